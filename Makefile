@@ -1,0 +1,52 @@
+# Two commands are all a reader needs: `make demo` and `make test`. Each creates .venv and installs what it uses.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: setup setup-dev demo test check format bench parity official clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# TORCH_INDEX=URL takes torch from that index first (PyTorch's CPU builds), where the registry's own brings CUDA.
+$(VENV)/.torch: $(BIN)/python
+	@if [ -n "$(TORCH_INDEX)" ]; then $(BIN)/python -m pip install "torch>=2.9,<2.14" --index-url "$(TORCH_INDEX)"; fi
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+setup: $(VENV)/.demo
+setup-dev: $(VENV)/.dev
+
+demo: setup
+	$(BIN)/florence2 demo
+
+test: setup-dev check
+	$(BIN)/python -m pytest -n $(JOBS)
+
+check: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_floors.py
+
+format: setup-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup-dev
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+parity: setup-dev
+	$(BIN)/python -m pytest tests/parity
+
+clean:
+	rm -rf $(VENV) build dist

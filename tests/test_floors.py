@@ -1,0 +1,127 @@
+"""The house keeps its floors: imports go down only, heavy libraries stay at home, importing costs nothing."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "florence2"
+
+FLOORS = {  # room -> floor; a room imports only from floors below its own
+    "records": 0, "geometry": 0, "pixels": 0,
+    "codec": 1, "formats": 1, "store": 1, "metrics": 1, "model": 1, "scenes": 1, "drawing": 1,
+    "decoding": 2, "sources": 2,
+    "predictor": 3,
+    "evaluation": 4,
+    "training": 5, "engine": 5,
+    "refinement": 6,
+    "serving": 7, "reporting": 7,
+    "cli": 8, "demo": 8, "__main__": 8, "__init__": 8,
+}  # fmt: skip
+
+HOMES = {  # heavy library -> the only places that may import it (prefixes of paths below florence2/)
+    "PIL": ("pixels.py", "drawing/", "scenes/"),
+    "tokenizers": ("codec/tokenizer.py",),
+    "pycocotools": ("metrics/coco.py",),
+    "hotcoco": ("metrics/coco.py",),
+    "pycocoevalcap": ("metrics/caption.py",),
+    "peft": ("training/lora.py",),
+    "spacy": ("engine/language.py",),
+    "cv2": ("engine/specialists/",),
+    "onnxruntime": ("engine/specialists/",),
+    "rapidocr": ("engine/specialists/",),
+    "tesserocr": ("engine/specialists/",),
+    "transformers": ("engine/specialists/",),
+    "ray": ("engine/runners/ray.py",),
+    "fastapi": ("serving/",),
+    "skimage": ("demo.py",),
+    "torchvision": (),
+    "timm": (),
+}
+NO_TORCH = ("records", "geometry", "pixels", "codec", "formats", "store", "metrics", "scenes", "drawing")
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path):
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path):
+    """Every (module, line) a file imports, lazy ones and strings like "florence2.x" in tables of names included."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write `from florence2.x import y`, not a relative import"
+            yield node.module, node.lineno
+            if node.module == "florence2":
+                yield from ((f"florence2.{alias.name}", node.lineno) for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.fullmatch(r"florence2\.[a-z_.]+(:\w+)?", node.value):
+                yield node.value.split(":")[0], node.lineno
+
+
+def test_every_room_has_a_floor():
+    unknown = {room_of(p) for p in modules()} - set(FLOORS)
+    assert not unknown, f"rooms without a floor: {unknown}"
+
+
+def test_imports_go_down():
+    wrong = []
+    for path in modules():
+        here = room_of(path)
+        for name, line in imports(path):
+            parts = name.split(".")
+            if parts[0] != "florence2" or len(parts) < 2:
+                continue
+            there = parts[1] if parts[1] in FLOORS else "__init__"
+            if there != here and there != "__init__" and FLOORS[there] >= FLOORS[here]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} (floor {FLOORS[here]}) imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_heavy_libraries_stay_at_home():
+    wrong = []
+    for path in modules():
+        place = path.relative_to(PACKAGE).as_posix()
+        for name, line in imports(path):
+            top = name.split(".")[0]
+            if top in HOMES and not place.startswith(HOMES[top]):
+                wrong.append(f"{place}:{line}: {top} belongs in {HOMES[top]}")
+            if top == "torch" and room_of(path) in NO_TORCH:
+                wrong.append(f"{place}:{line}: torch on a floor without torch")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_and_functions_stay_short():
+    wrong = []
+    for path in modules():
+        text = path.read_text()
+        lines = text.count("\n")
+        if lines > 450:
+            wrong.append(f"{path.relative_to(ROOT)}: {lines} lines")
+        if path.stem in {"utils", "common", "helpers", "base", "core", "misc"}:
+            wrong.append(f"{path.relative_to(ROOT)}: a drawer")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                size = (node.end_lineno or node.lineno) - node.lineno + 1
+                if size > 70 and path.relative_to(PACKAGE).as_posix() != "training/loop.py":
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.name}: {size} lines")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_import_and_help_load_no_torch():
+    code = (
+        "import sys, florence2, florence2.cli\n"
+        "florence2.cli.main(['--help'])\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'transformers', 'spacy', 'pyarrow'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
