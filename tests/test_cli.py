@@ -36,4 +36,3 @@ def test_exit_codes(argv, code, word, capsys):
 def test_planned_commands_are_refused_in_one_line(name, capsys):
     assert main([name]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
