@@ -82,7 +82,9 @@ def test_imports_go_down():
             if parts[0] != "florence2" or len(parts) < 2:
                 continue
             there = parts[1] if parts[1] in FLOORS else "__init__"
-            if there not in (here, "__init__") and FLOORS[there] >= FLOORS[here] < 8:  # the top floor may use everything
+            if (
+                there not in (here, "__init__") and FLOORS[there] >= FLOORS[here] < 8
+            ):  # the top floor may use everything
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} (floor {FLOORS[here]}) imports {name}")
     assert not wrong, "\n".join(wrong)
 
