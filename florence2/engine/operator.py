@@ -1,0 +1,142 @@
+"""What the engine runs: specialists that annotate, filters that judge, and how their work is named.
+
+Knows records only: no store, no process, no library of any specialist. The runner reads `Spec`; nothing else does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from florence2.records import Decision, Result, Sample
+
+# What a specialist may say it produces; a requirement names one of them, a whole family, or one of GROUPS.
+PRODUCTS = (
+    "text/brief",
+    "text/detailed",
+    "text/more_detailed",
+    "text/ocr",
+    "text/answer",
+    "region_text/object",
+    "region_text/ocr",
+    "region_text/mask",
+    "text_phrase_region",
+)
+GROUPS = {
+    "*": PRODUCTS,
+    "box": ("region_text/object", "region_text/ocr"),
+    "text/caption": ("text/brief", "text/detailed", "text/more_detailed"),
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an operator declares; name and version go into its fingerprint and into the source of what it writes."""
+
+    name: str
+    version: str
+    produces: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
+    batch_size: int = 8
+    num_gpus: float = 0
+    num_cpus: float = 1
+    deterministic: bool = True
+    billed: bool = False
+    max_pixels: int = 64_000_000
+    source_kind: str = "specialist"  # or "simulated", or "model" for the student
+
+
+@runtime_checkable
+class Specialist(Protocol):
+    """Annotates pictures. Opening one is cheap and loads nothing; `setup` loads, once per worker process.
+
+    `config` holds every setting that changes what it says (plain JSON types), `weights_sha256` the hash of its files.
+    """
+
+    spec: Spec
+    config: Mapping[str, Any]
+    weights_sha256: str
+
+    def setup(self, device: str) -> None:
+        """Load what it needs onto `device` ("cpu", "cuda")."""
+
+    def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
+        """One Parsed or Failure for each sample, in order; images are upright HWC uint8 RGB.
+
+        Ids inside a Parsed are names local to it; a name not in it is an id of the sample.
+        """
+
+    def close(self) -> None:
+        """Let go of what `setup` loaded."""
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """Judges annotations. It sees what stands of a sample so far, and answers kept or rejected, at most once an item.
+
+    An item it does not name stays as it is. The runner stamps rule (the spec's name), round and seq.
+    """
+
+    spec: Spec
+    config: Mapping[str, Any]
+    weights_sha256: str
+
+    def judge(self, sample: Sample) -> Sequence[Decision]:
+        """The verdicts on this sample's items."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One run whose annotations an operator reads: its fingerprint and round."""
+
+    fingerprint: str
+    round: int
+
+
+def fingerprint(operator: Specialist | Filter, reads: Iterable[Reading] = ()) -> str:
+    """32 hex digits that change when the operator's name, version, settings, weights or input changes."""
+    spec = operator.spec
+    inputs = sorted((r.fingerprint, r.round) for r in reads)
+    return digest([spec.name, spec.version, dict(operator.config), operator.weights_sha256, inputs])
+
+
+def run_id(operator_fingerprint: str, round: int) -> str:
+    """The name of one operator's work in one round, whatever command asked for it."""
+    return digest(["run", operator_fingerprint, round], size=8)
+
+
+def unit_id(image_ids: Iterable[str], operator_fingerprint: str, round: int) -> str:
+    """The name of one unit of work: these pictures, this operator, this round."""
+    return digest([sorted(image_ids), operator_fingerprint, round])
+
+
+def annotation_id(image_id: str, operator_fingerprint: str, round: int, ordinal: int) -> str:
+    """The id of the `ordinal`-th annotation of a picture in a run: the same on every retry, whatever the unit."""
+    return digest([image_id, operator_fingerprint, round, ordinal], size=12)
+
+
+def satisfies(produces: Iterable[str], requires: Iterable[str]) -> bool:
+    """Whether an operator that produces these is one that an operator with these requirements reads."""
+    wanted = {name for r in requires for name in GROUPS.get(r, (r,))}
+    return any(p == w or p.startswith(w + "/") for p in produces for w in wanted) or ("*" in requires)
+
+
+def digest(value: Any, size: int = 16) -> str:
+    """Hex BLAKE2b of a plain value, written as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a setting must be a plain JSON value, got {type(value).__name__}")

@@ -1,0 +1,1 @@
+"""Who runs the units of work: here, supervised processes of this machine."""
