@@ -1,0 +1,1 @@
+"""The network: sizes, tower, encoder-decoder, cache, preprocessing, checkpoints. Knows no task and no text."""

@@ -1,0 +1,202 @@
+"""The language model: a BART-shaped encoder-decoder (Lewis et al., arXiv 1910.13461), norms after each residual.
+
+Legend: B samples, R rows being decoded, M encoder positions (picture and prompt), T decoder tokens, C d_model, G heads,
+D = C/G, V vocabulary. It knows vectors and ids, not that some vectors were a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from florence2.model.cache import Cache
+from florence2.model.config import TextConfig
+
+OFFSET = 2  # position p is row p + 2 of the table, an inheritance of BART's
+FP16_LIMIT = 64504.0  # the reference clamps overflowing fp16 states to the largest number less 1,000
+
+
+class EncoderDecoder(nn.Module):
+    """Vectors and ids in, logits out. The head is the embedding unless the config says it is a matrix of its own."""
+
+    def __init__(self, config: TextConfig, pad_id: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model, pad_id)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.head = None if config.tied_head else nn.Linear(config.d_model, config.vocab_size, bias=False)
+
+    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, M, C) vectors and (B, M) bool, True where real, to (B, M, C)."""
+        if x.shape[1] > self.config.max_positions:
+            raise ValueError(
+                f"prompt: expected at most {self.config.max_positions} positions with the picture, got {x.shape[1]}; "
+                "shorten the prompt or use a smaller picture size"
+            )
+        return self.encoder(x, additive(mask, x.dtype))
+
+    def start(self, memory: Tensor, mask: Tensor | None) -> Cache:
+        """A cache over the encoder's output (B, M, C), before the first token."""
+        cross = [layer.cross.memory(memory) for layer in self.decoder.layers]
+        return Cache(cross, additive(mask, memory.dtype), self.config.d_model, self.config.decoder_heads)
+
+    def step(self, ids: Tensor, cache: Cache) -> Tensor:
+        """Logits (R, V) float32 after one more token a row, ids (R,)."""
+        if cache.length >= self.config.max_positions:
+            raise ValueError(f"answer: the model holds {self.config.max_positions} positions; ask for fewer new tokens")
+        x = self.decoder.step(self.embedding(ids[:, None]), cache)
+        return self.logits(x[:, 0]).float()
+
+    def forward(self, memory: Tensor, mask: Tensor | None, ids: Tensor) -> Tensor:
+        """Logits (B, T, V) after every token of ids (B, T) at once."""
+        if ids.shape[1] > self.config.max_positions:
+            raise ValueError(f"target: expected at most {self.config.max_positions} tokens, got {ids.shape[1]}")
+        return self.logits(self.decoder(self.embedding(ids), memory, additive(mask, memory.dtype)))
+
+    def logits(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.embed = PositionedInput(config)
+        self.layers = nn.ModuleList(
+            EncoderLayer(config, config.encoder_heads, config.encoder_ffn) for _ in range(config.encoder_layers)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.embed(x, 0)
+        for layer in self.layers:
+            x = layer(x, mask)
+            if x.dtype == torch.float16:
+                x = x.clamp(-FP16_LIMIT, FP16_LIMIT)
+        return x
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.embed = PositionedInput(config)
+        self.layers: Sequence[DecoderLayer] = nn.ModuleList(  # type: ignore[assignment]
+            DecoderLayer(config, config.decoder_heads, config.decoder_ffn) for _ in range(config.decoder_layers)
+        )
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.embed(x, 0)
+        for layer in self.layers:
+            x = layer(x, memory, mask)
+        return x
+
+    def step(self, x: Tensor, cache: Cache) -> Tensor:
+        x = self.embed(x, cache.length)
+        for number, layer in enumerate(self.layers):
+            x = layer.step(x, cache, number)
+        cache.length += 1
+        return x
+
+
+class PositionedInput(nn.Module):
+    """Add learned positions, norm, drop."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(config.max_positions + OFFSET, config.d_model)
+        self.norm = nn.LayerNorm(config.d_model)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, start: int) -> Tensor:
+        x = x + self.positions.weight[start + OFFSET : start + OFFSET + x.shape[1]]
+        return F.dropout(self.norm(x), self.dropout, self.training)
+
+
+class EncoderLayer(nn.Module):
+    """x = norm(x + attention(x)); x = norm(x + mlp(x))"""
+
+    def __init__(self, config: TextConfig, heads: int, ffn: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, heads)
+        self.attention_norm = nn.LayerNorm(config.d_model)
+        self.mlp = MLP(config, ffn)
+        self.mlp_norm = nn.LayerNorm(config.d_model)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.attention_norm(x + self.dropped(self.attention(x, mask)))
+        return self.mlp_norm(x + self.dropped(self.mlp(x)))
+
+    def dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class DecoderLayer(EncoderLayer):
+    """As the encoder's, the attention looking back only, with attention to the encoder's output between the two."""
+
+    def __init__(self, config: TextConfig, heads: int, ffn: int) -> None:
+        super().__init__(config, heads, ffn)
+        self.cross = Attention(config, heads)
+        self.cross_norm = nn.LayerNorm(config.d_model)
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
+        x = self.attention_norm(x + self.dropped(self.attention(x, causal=True)))
+        x = self.cross_norm(x + self.dropped(self.cross.look(x, *self.cross.memory(memory), mask)))
+        return self.mlp_norm(x + self.dropped(self.mlp(x)))
+
+    def step(self, x: Tensor, cache: Cache, number: int) -> Tensor:
+        own = cache.extend(number, *self.attention.memory(x))
+        x = self.attention_norm(x + self.attention.look(x, *own))
+        seated = x if cache.seats is None else x[cache.seats, 0]  # (B, most rows, C): beams side by side as tokens
+        seen = self.cross.look(seated, *cache.cross[number], cache.mask)
+        if cache.back is not None:
+            seen = seen.flatten(0, 1)[cache.back, None]  # (R, 1, C)
+        x = self.cross_norm(x + seen)
+        return self.mlp_norm(x + self.mlp(x))
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TextConfig, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(config.d_model, config.d_model)
+        self.k = nn.Linear(config.d_model, config.d_model)
+        self.v = nn.Linear(config.d_model, config.d_model)
+        self.out = nn.Linear(config.d_model, config.d_model)
+        self.dropout = config.attention_dropout
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        return self.look(x, *self.memory(x), mask, causal)
+
+    def memory(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What can be looked at: keys and values, (B, G, M, D) each."""
+        return self._split(self.k(x)), self._split(self.v(x))
+
+    def look(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(self._split(self.q(x)), keys, values, mask, dropout, causal)
+        return self.out(x.transpose(1, 2).flatten(2))  # (B, T, C)
+
+    def _split(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        return x.view(B, T, self.heads, C // self.heads).transpose(1, 2)  # (B, G, T, D)
+
+
+class MLP(nn.Module):
+    def __init__(self, config: TextConfig, ffn: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.d_model, ffn)
+        self.down = nn.Linear(ffn, config.d_model)
+        self.dropout = config.activation_dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.dropout(F.gelu(self.up(x)), self.dropout, self.training))
+
+
+def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """(B, M) bool, True where real, as (B, 1, 1, M) to add to scores; None where nothing is padding."""
+    if mask is None or bool(mask.all()):
+        return None
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))[:, None, None]

@@ -1,0 +1,112 @@
+"""The whole model: tower, projector, encoder-decoder. It knows pixels, vectors and ids; no task, no text, no search.
+
+Legend: B pictures or samples, P prompts, N picture vectors, L prompt tokens, T target tokens, C d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from florence2.model.bart import EncoderDecoder
+from florence2.model.cache import Cache
+from florence2.model.config import ModelConfig, VisionConfig
+from florence2.model.davit import DaViT
+
+
+class Florence(nn.Module):
+    """Florence-2 (Xiao et al., arXiv 2311.06242). Look once with `encode_image`, then ask any number of prompts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_tower = DaViT(config.vision)
+        self.projector = Projector(config.vision, config.text.d_model)
+        self.language = EncoderDecoder(config.text, config.pad_id)
+        self.apply(_initialise)
+
+    @property
+    def device(self) -> torch.device:
+        return self.language.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.language.embedding.weight.dtype
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) pixels to (B, N, C): the mean of the map first, then its cells row by row."""
+        return self.projector(self.vision_tower(pixels.to(self.device, self.dtype)))
+
+    def prefill(self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor | None = None) -> Cache:
+        """Read pictures' features (P, N, C) and prompts (P, L); a cache of one row each, ready for the start token."""
+        memory, mask = self._read(image_features, prompt_ids, prompt_mask)
+        return self.language.start(memory, mask)
+
+    def step(self, ids: Tensor, cache: Cache) -> Tensor:
+        """Logits (R, V) float32 of the token after `ids` (R,), one for each row of the cache."""
+        return self.language.step(ids.to(self.device), cache)
+
+    def forward(
+        self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor | None, decoder_ids: Tensor
+    ) -> Tensor:
+        """Logits (P, T, V) for training: decoder_ids (P, T) are the targets shifted right behind the start token."""
+        memory, mask = self._read(image_features, prompt_ids, prompt_mask)
+        return self.language(memory, mask, decoder_ids.to(self.device))
+
+    def _read(
+        self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        prompt = self.language.embedding(prompt_ids.to(self.device))  # (P, L, C)
+        x = torch.cat([image_features.to(prompt), prompt], 1)  # (P, N + L, C)
+        mask = None
+        if prompt_mask is not None:
+            seen = torch.ones(image_features.shape[:2], dtype=torch.bool, device=self.device)
+            mask = torch.cat([seen, prompt_mask.to(self.device, torch.bool)], 1)
+        return self.language.encode(x, mask), mask
+
+
+class Projector(nn.Module):
+    """A map (B, H, W, c) to vectors (B, 1 + H*W, C): position and time added, the mean put first, projected, normed."""
+
+    def __init__(self, config: VisionConfig, d_model: int) -> None:
+        super().__init__()
+        dim = config.dims[-1]
+        self.columns = nn.Embedding(config.max_side, dim - dim // 2)
+        self.rows = nn.Embedding(config.max_side, dim // 2)
+        self.register_buffer("frames", frame_table(config.max_frames, dim))
+        self.projection = nn.Linear(dim, d_model, bias=False)
+        self.norm = nn.LayerNorm(d_model)
+
+    frames: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, H, W, C = x.shape
+        limit = self.rows.num_embeddings
+        if max(H, W) > limit:
+            raise ValueError(
+                f"image: the model holds maps of at most {limit}x{limit} cells, got {H}x{W}; use smaller pictures"
+            )
+        columns = self.columns.weight[:W].expand(H, W, -1)
+        rows = self.rows.weight[:H, None].expand(H, W, -1)
+        x = x + torch.cat([columns, rows], 2)
+        x = x.reshape(B, H * W, C) + self.frames[0]  # A picture is frame 0, whose vector is 0, 1, 0, 1, ...
+        x = torch.cat([x.mean(1, keepdim=True), x], 1)  # (B, 1 + H*W, C)
+        return self.norm(self.projection(x))
+
+
+def frame_table(frames: int, dim: int) -> Tensor:
+    """(frames, dim): sines at even places, cosines at odd ones (Vaswani et al., arXiv 1706.03762)."""
+    rates = torch.exp(torch.arange(dim // 2).float() * -(torch.tensor(10000.0).log() / (dim // 2)))
+    angles = torch.arange(frames).float()[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """As the reference starts from nothing: std 0.02, biases zero, the padding row zero."""
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        with torch.no_grad():
+            module.weight[module.padding_idx].zero_()
