@@ -1,0 +1,62 @@
+"""One call from image features and prompts to token ids: which rules, which search, how long. Knows integers only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from florence2.decoding.constraints import BOS, EOS, Automaton, Constraint, Grammar, Official
+from florence2.decoding.search import Generated, Ranking, beam, greedy
+
+
+class Generator(Protocol):
+    """What is needed of a model: `prefill` once, then `step` a token at a time."""
+
+    def prefill(self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor) -> Any: ...
+    def step(self, ids: Tensor, cache: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The numbers that decide between answers. The defaults are the official ones (transformers' `generate`)."""
+
+    num_beams: int = 3
+    no_repeat_ngram_size: int = 3
+    length_penalty: float = 1.0
+    early_stopping: bool | str = True
+    forced_bos: int | None = BOS
+    forced_eos: int | None = EOS
+    start: int = EOS
+    eos: int = EOS
+
+
+def generate(
+    model: Generator,
+    image_features: Tensor,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    budgets: Sequence[int],
+    automata: Sequence[Automaton] | None = None,
+    rules: Rules = Rules(),
+) -> list[Generated]:
+    """Answer each prompt (B, L) about its image (B, N, d), with at most its budget of tokens (start token not counted).
+
+    With `automata` (one a prompt) the grammars decide what may be said, and of `rules` only the search is taken;
+    without, the official rules do.
+    """
+    constraint: Constraint
+    if automata is not None:
+        constraint = Grammar(automata, budgets)
+    else:
+        size = rules.no_repeat_ngram_size
+        constraint = Official(budgets, size, rules.forced_bos, rules.forced_eos, rules.start, rules.eos)
+    with torch.inference_mode():
+        cache = model.prefill(image_features, prompt_ids, prompt_mask)
+    if rules.num_beams == 1:
+        return greedy(model, cache, constraint, len(budgets), prompt_ids.device)
+    ranking = Ranking(rules.num_beams, rules.length_penalty, rules.early_stopping)
+    return beam(model, cache, constraint, len(budgets), ranking, prompt_ids.device)

@@ -1,0 +1,48 @@
+"""A model small enough to check by hand: what follows depends on the prompt and on all tokens so far, by a hash."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class MockCache:
+    """Each row's prompt and the tokens it has been fed."""
+
+    rows: list[list[int]]
+
+    def select(self, rows):
+        self.rows = [list(self.rows[int(row)]) for row in rows]
+
+
+class MockModel:
+    """Logits of V tokens drawn by a generator that the row's tokens seed; `eos` is added to the logit of `</s>`.
+
+    `steps` records how many rows each step had.
+    """
+
+    def __init__(self, vocab_size=40, eos=0.0, scale=2.0):
+        self.vocab_size, self.eos, self.scale = vocab_size, eos, scale
+        self.steps = []
+
+    def prefill(self, image_features, prompt_ids, prompt_mask):
+        return MockCache([row[mask.bool()].tolist() for row, mask in zip(prompt_ids, prompt_mask)])
+
+    def step(self, ids, cache):
+        assert len(ids) == len(cache.rows)
+        self.steps.append(len(ids))
+        for row, token in zip(cache.rows, ids.tolist()):
+            row.append(token)
+        return torch.stack([self.logits(row) for row in cache.rows])
+
+    def logits(self, row):
+        seed = hash(tuple(row)) % 2**31
+        out = torch.randn(self.vocab_size, generator=torch.Generator().manual_seed(seed)) * self.scale
+        out[2] += self.eos
+        return out
+
+
+def prompts(count, length=3):
+    """Prompt ids, their mask and empty image features for `count` different prompts."""
+    ids = torch.arange(3, 3 + count)[:, None].repeat(1, length)
+    return torch.zeros(count, 1, 1), ids, torch.ones_like(ids)

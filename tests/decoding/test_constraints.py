@@ -1,0 +1,101 @@
+"""Rows under a grammar with a budget: what they say is legal, whole, and `truncated` tells where the budget cut in."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from florence2.decoding.constraints import Grammar, Official
+from florence2.decoding.generate import Rules, generate
+from tests.decoding.mock import MockModel, prompts
+
+V = 40
+
+
+@dataclass
+class Allowed:
+    ids: frozenset
+    mask: np.ndarray = field(init=False, compare=False)
+
+    def __post_init__(self):
+        self.mask = np.zeros(V - 4, bool)  # the tokenizer knows fewer ids than the model has rows
+        self.mask[list(self.ids)] = True
+
+    @property
+    def key(self):
+        return self.ids
+
+
+class Items:
+    """Items of `size` tokens: a letter (3..9), then numbers (10..35). The state counts the tokens of the open item."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def start(self):
+        return 0
+
+    def allowed(self, state, remaining):
+        if state:
+            return Allowed(frozenset(range(10, 36)))
+        return Allowed(frozenset([2, *range(3, 10)]) if remaining > self.size else frozenset([2]))
+
+    def advance(self, state, token):
+        assert token in self.allowed(state, 10**6).ids
+        return (state + 1) % self.size
+
+
+def answer(count, budgets, sizes, beams=1, eos=-9.0, first=0):
+    features, ids, mask = prompts(first + count)
+    automata = [Items(size) for size in sizes]
+    model = MockModel(V, eos)
+    return generate(model, features[first:], ids[first:], mask[first:], budgets, automata, Rules(num_beams=beams))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_no_item_is_begun_that_cannot_be_closed(beams):
+    budgets, sizes = [2, 5, 6, 7, 8, 30, 11], [4, 4, 4, 5, 3, 3, 2]
+    for got, budget, size in zip(answer(7, budgets, sizes, beams), budgets, sizes):
+        assert got.ids[:2] == (2, 0) and got.ids[-1] == 2
+        assert len(got.ids) - 1 <= budget
+        assert (len(got.ids) - 3) % size == 0
+        assert got.truncated and len(got.ids) - 1 > budget - size  # this model never wants to end
+
+
+def test_not_truncated_where_the_model_ends_by_itself():
+    for got in answer(6, [200] * 6, [3] * 6, eos=4.0):
+        assert not got.truncated and got.ids[-1] == 2
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_rows_of_different_grammars_and_budgets_do_not_touch_each_other(beams):
+    budgets, sizes = [9, 30, 4, 17], [2, 5, 3, 4]
+    together = answer(4, budgets, sizes, beams, eos=1.0)
+    for n in range(4):
+        assert together[n] == answer(1, budgets[n : n + 1], sizes[n : n + 1], beams, 1.0, first=n)[0]
+
+
+def test_rows_of_the_model_that_no_token_names_are_barred():
+    grammar = Grammar([Items(3)], [9])
+    scores = torch.zeros(1, V)
+    grammar.apply(scores)
+    assert scores[0].isfinite().nonzero().flatten().tolist() == [0]
+    grammar.advance([0])
+    scores = torch.zeros(1, V)
+    assert grammar.apply(scores) == [False]
+    assert scores[0].isfinite().nonzero().flatten().tolist() == list(range(2, 10))
+
+
+def test_official_bans_then_forces_without_renormalising():
+    rules = Official([9, 1])
+    scores = torch.full((2, 5), -1.5)
+    assert rules.apply(scores) == [False, True]
+    assert scores[0].tolist() == [0.0] + [-np.inf] * 4  # <s> comes first
+    assert scores[1, 2] == 0.0 and scores[1, 0] == -np.inf  # the last token wins over the first
+    rules.select([0])
+    for token in (0, 3, 4, 0, 3):
+        rules.advance([token])
+    scores = torch.full((1, 5), -1.5)
+    rules.apply(scores)
+    assert scores[0].tolist() == [-1.5, -1.5, -1.5, -1.5, -np.inf]

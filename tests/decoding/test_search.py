@@ -1,0 +1,115 @@
+"""Greedy and beam search over a model made by hand: alone or in a batch the same answer, and the rules kept."""
+
+import itertools
+import math
+
+import pytest
+
+from florence2.decoding.generate import Rules, generate
+from tests.decoding.mock import MockModel, prompts
+
+GREEDY = Rules(num_beams=1)
+
+
+def run(model, count=1, budget=12, rules=GREEDY, automata=None, first=0):
+    features, ids, mask = prompts(first + count)
+    budgets = [budget] * count if isinstance(budget, int) else budget
+    return generate(model, features[first:], ids[first:], mask[first:], budgets, automata, rules)
+
+
+def free_run(model, prompt, budget):
+    """The plainest greedy search: argmax until `</s>`, no rule at all."""
+    row, logprobs = [*prompt, 2], []
+    while len(logprobs) < budget:
+        logits = model.logits(row)
+        row.append(int(logits.argmax()))
+        logprobs.append(float(logits.log_softmax(-1)[row[-1]]))
+        if row[-1] == 2:
+            break
+    return tuple(row[len(prompt) :]), logprobs
+
+
+def test_greedy_without_rules_is_the_plain_loop():
+    model = MockModel(eos=2.0)
+    free = Rules(num_beams=1, no_repeat_ngram_size=0, forced_bos=None, forced_eos=None)
+    for n, got in enumerate(run(model, 8, 20, free)):
+        ids, logprobs = free_run(model, [3 + n] * 3, 20)
+        assert got.ids == ids
+        assert got.logprobs == pytest.approx([0.0, *logprobs], abs=1e-5)
+        assert got.truncated == (ids[-1] != 2)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3, 5])
+@pytest.mark.parametrize("early", [True, False, "never"])
+def test_batched_is_single(beams, early):
+    rules = Rules(num_beams=beams, early_stopping=early)
+    budgets = [14, 3, 9, 14, 1, 2]
+    model = MockModel(eos=1.5)
+    batch = run(model, 6, budgets, rules)
+    for n, budget in enumerate(budgets):
+        assert batch[n] == run(model, 1, budget, rules, first=n)[0]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_finished_samples_leave_the_batch(beams):
+    model = MockModel(eos=3.0)
+    answers = run(model, 8, 30, Rules(num_beams=beams))
+    lengths = [len(a.ids) for a in answers]
+    assert len(set(lengths)) > 2, "the samples should end at different lengths"
+    assert model.steps[0] == 8
+    assert sum(model.steps) < len(model.steps) * 8 * beams
+    if beams == 1:
+        assert sum(model.steps) == sum(n - 1 for n in lengths)
+
+
+def test_log_probabilities_are_taken_before_any_rule():
+    model = MockModel(vocab_size=6, eos=-4.0)
+    answer = run(model, 1, 16)[0]
+    row = [3, 3, 3]
+    for token, logprob in zip(answer.ids, answer.logprobs):
+        if len(row) > 3:
+            assert logprob == pytest.approx(float(model.logits(row).log_softmax(-1)[token]), abs=1e-5)
+        row.append(token)
+    grams = list(zip(answer.ids, answer.ids[1:], answer.ids[2:]))
+    assert len(set(grams)) == len(grams)
+    assert answer.ids[:2] == (2, 0)
+
+
+def test_truncated_says_whether_the_model_would_have_gone_on():
+    seen = set()
+    for n in range(12):
+        model = MockModel(eos=3.0)
+        full = run(model, 1, 200, first=n)[0]
+        length = len(full.ids) - 1
+        assert not full.truncated
+        assert not run(model, 1, length, first=n)[0].truncated
+        if length > 2:
+            short = run(model, 1, length - 1, first=n)[0]
+            assert short.truncated and short.ids == (*full.ids[: length - 1], 2)
+            seen.add(length)
+    assert len(seen) > 3
+
+
+def best_of_all(model, prompt, length, rules):
+    """Every sequence of at most `length` tokens, scored; the best of those that end with `</s>`."""
+    best = (-math.inf, ())
+    for n in range(1, length + 1):
+        for middle in itertools.product([t for t in range(model.vocab_size) if t != 2], repeat=n - 1):
+            row, total = [*prompt, 2], 0.0
+            for token in (*middle, 2):
+                total += float(model.logits(row).log_softmax(-1)[token])
+                row.append(token)
+            best = max(best, (total / n**rules.length_penalty, tuple(row[len(prompt) :])))
+    return best
+
+
+def test_a_beam_as_wide_as_the_tree_finds_the_best_answer():
+    rules = Rules(num_beams=64, no_repeat_ngram_size=0, early_stopping=False, forced_bos=None, length_penalty=1.0)
+    for n in range(3):
+        model = MockModel(vocab_size=4, scale=1.0)
+        assert run(model, 1, 4, rules, first=n)[0].ids == best_of_all(model, [3 + n] * 3, 4, rules)[1]
+
+
+def test_budget_of_one_is_only_the_end():
+    for beams in (1, 3):
+        assert run(MockModel(), 1, 1, Rules(num_beams=beams))[0].ids == (2, 2)
