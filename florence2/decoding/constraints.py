@@ -160,5 +160,3 @@ class Official:
     def _force(row: Tensor, token: int) -> None:
         row.fill_(BARRED)
         row[token] = 0.0
-
-

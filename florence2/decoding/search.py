@@ -8,7 +8,6 @@ rule acts. R rows, V tokens; a sample has one row in greedy search and up to `wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
