@@ -1,0 +1,362 @@
+"""Boxes, polygons and masks as numpy arrays. Knows no record but `Rle`, no picture and no file.
+
+A box is x1, y1, x2, y2 in float pixels; many are an (N, 4) array. A polygon is flat x, y, x, y, ...; a mask is (H, W) bool.
+Run lengths and the rasterizer are COCO's, to the byte: https://github.com/cocodataset/cocoapi (common/maskApi.c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from florence2.records import Box, Polygon, Rle
+
+# ---- boxes
+
+
+def as_boxes(boxes: object) -> np.ndarray:
+    """Anything box-like as a float64 array (N, 4)."""
+    array = np.asarray(boxes, dtype=np.float64)
+    return array.reshape(0, 4) if array.size == 0 else array.reshape(-1, 4)
+
+
+def area(boxes: object) -> np.ndarray:
+    """(N,) areas; a box turned inside out has none."""
+    b = as_boxes(boxes)
+    return np.maximum(b[:, 2] - b[:, 0], 0) * np.maximum(b[:, 3] - b[:, 1], 0)
+
+
+def intersection(a: object, b: object) -> np.ndarray:
+    """(N, M) areas shared by each box of `a` with each of `b`."""
+    a, b = as_boxes(a), as_boxes(b)
+    wide = np.minimum(a[:, None, 2], b[None, :, 2]) - np.maximum(a[:, None, 0], b[None, :, 0])
+    high = np.minimum(a[:, None, 3], b[None, :, 3]) - np.maximum(a[:, None, 1], b[None, :, 1])
+    return np.maximum(wide, 0) * np.maximum(high, 0)
+
+
+def iou(a: object, b: object) -> np.ndarray:
+    """(N, M) intersection over union in [0, 1]; 0 where both boxes are empty."""
+    shared = intersection(a, b)
+    union = area(a)[:, None] + area(b)[None, :] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def clip(boxes: object, size_wh: tuple[float, float]) -> np.ndarray:
+    """(N, 4) boxes cut at the picture's edges."""
+    w, h = size_wh
+    return np.clip(as_boxes(boxes), 0, np.array([w, h, w, h], dtype=np.float64))
+
+
+def nms(boxes: object, scores: object, threshold: float, labels: Sequence[object] | None = None) -> np.ndarray:
+    """Indices kept, by descending score: a box goes when its IoU with a kept one (of its label) is above `threshold`."""
+    boxes, order = as_boxes(boxes), _descending(scores)
+    same = _same_label(labels, len(boxes))
+    kept = []
+    alive = np.ones(len(boxes), dtype=bool)
+    for i in order:
+        if alive[i]:
+            kept.append(int(i))
+            alive &= ~((iou(boxes[i], boxes)[0] > threshold) & same(i))
+    return np.array(kept, dtype=np.int64)
+
+
+def soft_nms(
+    boxes: object, scores: object, sigma: float = 0.5, floor: float = 0.001, labels: Sequence[object] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(indices, decayed scores) by descending decayed score: overlap lowers a score by exp(-iou^2 / sigma) instead of
+    removing the box; what falls below `floor` goes. Gaussian rule of https://arxiv.org/abs/1704.04503."""
+    boxes, left = as_boxes(boxes), np.array(scores, dtype=np.float64).reshape(-1)
+    same = _same_label(labels, len(boxes))
+    kept, final = [], []
+    while len(left) and left.max() >= floor:
+        i = int(left.argmax())
+        kept.append(i)
+        final.append(left[i])
+        left = np.where(same(i), left * np.exp(-(iou(boxes[i], boxes)[0] ** 2) / sigma), left)
+        left[i] = -np.inf
+    return np.array(kept, dtype=np.int64), np.array(final, dtype=np.float64)
+
+
+def _descending(scores: object) -> np.ndarray:
+    return np.argsort(-np.asarray(scores, dtype=np.float64).reshape(-1), kind="stable")
+
+
+def _same_label(labels: Sequence[object] | None, count: int):
+    if labels is None:
+        return lambda i: np.ones(count, dtype=bool)
+    numbers = {label: n for n, label in enumerate(dict.fromkeys(labels))}
+    codes = np.array([numbers[label] for label in labels], dtype=np.int64)
+    return lambda i: codes == codes[i]
+
+
+# ---- polygons
+
+
+def points(polygon: Sequence[float]) -> np.ndarray:
+    """A flat polygon as an (N, 2) array."""
+    return np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+
+
+def polygon_area(polygon: Sequence[float]) -> float:
+    """The area enclosed (shoelace), whatever the direction."""
+    x, y = points(polygon).T if len(polygon) else (np.zeros(0), np.zeros(0))
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def polygon_box(*polygons: Sequence[float]) -> Box:
+    """The box around one polygon or several."""
+    xy = np.concatenate([points(p) for p in polygons])
+    (x1, y1), (x2, y2) = xy.min(axis=0), xy.max(axis=0)
+    return float(x1), float(y1), float(x2), float(y2)
+
+
+def quad_box(quad: Sequence[float]) -> Box:
+    """The box around four corners."""
+    return polygon_box(quad)
+
+
+def box_quad(box: Sequence[float]) -> Polygon:
+    """The four corners of a box, clockwise from the top left."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    return x1, y1, x2, y1, x2, y2, x1, y2
+
+
+def simplify(polygon: Sequence[float], tolerance: float) -> Polygon:
+    """The ring with fewer corners, none dropped that lies over `tolerance` pixels off (Douglas-Peucker); 3 at least."""
+    xy = points(polygon)
+    if len(xy) <= 3:
+        return tuple(float(v) for v in xy.reshape(-1))
+    far = int(np.hypot(*(xy - xy[0]).T).argmax())
+    ring = np.concatenate([xy, xy[:1]])
+    keep = np.zeros(len(ring), dtype=bool)
+    keep[[0, far]] = True
+    off_most = (-1.0, 0)
+    stack = [(0, far), (far, len(xy))]
+    while stack:
+        start, end = stack.pop()
+        if end - start < 2:
+            continue
+        off = _distance_to_segment(ring[start + 1 : end], ring[start], ring[end])
+        middle = start + 1 + int(off.argmax())
+        off_most = max(off_most, (float(off.max()), middle))
+        if off.max() > tolerance:
+            keep[middle] = True
+            stack += [(start, middle), (middle, end)]
+    if keep[:-1].sum() < 3:
+        keep[off_most[1]] = True
+    return tuple(float(v) for v in ring[:-1][keep[:-1]].reshape(-1))
+
+
+def _distance_to_segment(xy: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    along = b - a
+    length2 = float(along @ along)
+    t = np.clip((xy - a) @ along / length2, 0, 1) if length2 else np.zeros(len(xy))
+    return np.hypot(*(xy - a - t[:, None] * along).T)
+
+
+# ---- masks
+
+
+def encode_rle(mask: np.ndarray) -> Rle:
+    """A (H, W) mask as COCO's compressed run lengths."""
+    mask = np.asarray(mask, dtype=bool)
+    if mask.ndim != 2:
+        raise ValueError(f"mask: expected shape (H, W), got {mask.shape}")
+    flat = mask.reshape(-1, order="F")
+    switches = np.flatnonzero(np.diff(flat, prepend=False))
+    return Rle(mask.shape[0], mask.shape[1], _counts_text(_runs(switches, flat.size)))
+
+
+def decode_rle(rle: Rle) -> np.ndarray:
+    """The (H, W) bool mask; ValueError where the runs do not fill it."""
+    counts = rle_counts(rle)
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape((rle.height, rle.width), order="F")
+
+
+def rle_area(rle: Rle) -> int:
+    """Pixels inside the mask."""
+    return int(rle_counts(rle)[1::2].sum())
+
+
+def rle_counts(rle: Rle) -> np.ndarray:
+    """The run lengths, beginning with a run of background."""
+    counts: list[int] = []
+    value = shift = 0
+    for letter in rle.counts:
+        code = ord(letter) - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"mask: run lengths hold {letter!r}; expected COCO's compressed letters '0' to 'o'")
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift or min(counts, default=0) < 0 or sum(counts) != rle.height * rle.width:
+        raise ValueError(
+            f"mask: run lengths fill {sum(counts)} pixels; expected {rle.height} x {rle.width} = {rle.height * rle.width}"
+        )
+    return np.array(counts, dtype=np.int64)
+
+
+def pack_counts(counts: Sequence[int]) -> str:
+    """Plain run lengths (COCO's uncompressed form) as the compressed letters."""
+    return _counts_text(np.asarray(counts, dtype=np.int64))
+
+
+def rle_from_polygons(polygons: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> Rle:
+    """The union of polygons as COCO draws them."""
+    w, h = size_wh
+    if len(polygons) == 1:
+        return Rle(h, w, _counts_text(_runs(_polygon_switches(polygons[0], h, w), h * w)))
+    return encode_rle(rasterize(polygons, size_wh))
+
+
+def rasterize(polygons: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool, the union of polygons as COCO draws them; inside one polygon even-odd."""
+    w, h = size_wh
+    union = np.zeros(h * w, dtype=bool)
+    for polygon in polygons:
+        toggles = np.zeros(h * w + 1, dtype=bool)
+        toggles[_polygon_switches(polygon, h, w)] = True
+        union |= np.logical_xor.accumulate(toggles)[:-1]
+    return union.reshape((h, w), order="F")
+
+
+def _runs(switches: np.ndarray, size: int) -> np.ndarray:
+    """Places where a column-major mask changes -> run lengths."""
+    inner = switches[switches < size]
+    return np.diff(np.concatenate([[0], inner, [size]])).astype(np.int64)
+
+
+def _counts_text(counts: np.ndarray) -> str:
+    letters = []
+    for i, count in enumerate(counts.tolist()):
+        value = count - int(counts[i - 2]) if i > 2 else count
+        more = True
+        while more:
+            code = value & 31
+            value >>= 5
+            more = value != -1 if code & 16 else value != 0
+            letters.append(chr(48 + (code | 32 if more else code)))
+    return "".join(letters)
+
+
+def _polygon_switches(polygon: Sequence[float], h: int, w: int) -> np.ndarray:
+    """Where the column-major mask of one polygon changes: rleFrPoly of maskApi.c, five steps to a pixel."""
+    scaled = np.trunc(5 * points(polygon) + 0.5).astype(np.int64)
+    if not len(scaled) or not h * w:
+        return np.zeros(0, dtype=np.int64)
+    u, v = _dense_outline(scaled)
+    turn = np.flatnonzero(u[1:] != u[:-1]) + 1
+    x = (np.where(u[turn] < u[turn - 1], u[turn], u[turn] - 1) + 0.5) / 5 - 0.5
+    y = (np.minimum(v[turn], v[turn - 1]) + 0.5) / 5 - 0.5
+    on_column = (np.floor(x) == x) & (x >= 0) & (x <= w - 1)
+    places = x[on_column].astype(np.int64) * h + np.ceil(np.clip(y[on_column], 0, h)).astype(np.int64)
+    unique, times = np.unique(places, return_counts=True)
+    return unique[times % 2 == 1]
+
+
+def _dense_outline(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every lattice point along the closed ring, corners counted for each of their edges."""
+    start, end = corners, np.roll(corners, -1, axis=0)
+    steps = np.abs(end - start).max(axis=1)
+    edge = np.repeat(np.arange(len(start)), steps + 1)
+    step = np.arange(len(edge)) - np.repeat(np.cumsum(steps + 1) - (steps + 1), steps + 1)
+    dx, dy = np.abs(end - start).T
+    along_x = dx >= dy
+    flip = np.where(along_x, start[:, 0] > end[:, 0], start[:, 1] > end[:, 1])
+    low = np.where(flip[:, None], end, start)
+    rise = np.where(flip[:, None], start, end) - low
+    t = np.where(flip[edge], steps[edge] - step, step)
+    main, cross = np.where(along_x, 0, 1), np.where(along_x, 1, 0)
+    rows = np.arange(len(start))
+    slope = rise[rows, cross] / np.maximum(steps, 1)
+    moved = t + low[rows, main][edge]
+    other = np.trunc(low[rows, cross][edge] + slope[edge] * t + 0.5).astype(np.int64)
+    return np.where(along_x[edge], moved, other), np.where(along_x[edge], other, moved)
+
+
+def mask_polygons(mask: np.ndarray) -> list[Polygon]:
+    """A polygon for each connected part (by sides), along the pixels' edges, so that `rasterize` gives the mask back.
+
+    A hole is joined to its outline by a cut of no width.
+    """
+    loops = _boundary_loops(np.asarray(mask, dtype=bool))
+    outlines = [loop for loop in loops if _signed_area(loop) > 0]
+    holes = sorted((min(loop), loop) for loop in loops if _signed_area(loop) < 0)
+    for (x, y), hole in holes:
+        outline, at = _outline_left_of(outlines, x, y)
+        first = hole.index((x, y))
+        turned = hole[first:] + hole[:first]
+        outline[at:at] = [outline[at], *turned, (x, y)]
+    return [_corners(loop) for loop in outlines]
+
+
+def _boundary_loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
+    """Closed walks over lattice points with the mask on the right hand; where two parts touch at a corner, turn right."""
+    padded = np.pad(mask, 1)
+    inside = padded[1:-1, 1:-1]
+    leave: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for neighbour, start, end in (
+        (padded[:-2, 1:-1], (0, 0), (1, 0)),  # nothing above: walk right along the top side
+        (padded[1:-1, 2:], (1, 0), (1, 1)),
+        (padded[2:, 1:-1], (1, 1), (0, 1)),
+        (padded[1:-1, :-2], (0, 1), (0, 0)),
+    ):
+        for y, x in np.argwhere(inside & ~neighbour).tolist():
+            leave.setdefault((x + start[0], y + start[1]), []).append((x + end[0], y + end[1]))
+    loops = []
+    while leave:
+        here = first = next(iter(leave))
+        loop, heading = [], (0, 0)
+        while True:
+            ways = leave[here]
+            right = (here[0] - heading[1], here[1] + heading[0])
+            there = ways.pop(ways.index(right) if right in ways else 0)
+            if not ways:
+                del leave[here]
+            loop.append(here)
+            heading, here = (there[0] - here[0], there[1] - here[1]), there
+            if here == first and _closes(leave.get(here), here, heading):
+                break
+        loops.append(loop)
+    return loops
+
+
+def _closes(ways: list[tuple[int, int]] | None, here: tuple[int, int], heading: tuple[int, int]) -> bool:
+    """Back at the start: over, unless the walk's own right turn is still to be taken from here."""
+    return not ways or (here[0] - heading[1], here[1] + heading[0]) not in ways
+
+
+def _outline_left_of(outlines: list[list[tuple[int, int]]], x: int, y: int) -> tuple[list[tuple[int, int]], int]:
+    """The outline met first when going left from a hole's leftmost point along the lattice line, and where in it."""
+    best: tuple[int, list[tuple[int, int]], int] | None = None
+    for outline in outlines:
+        for at, (px, py) in enumerate(outline):
+            if py != y or px > x or (best is not None and px <= best[0]):
+                continue
+            (bx, by), (ax, ay) = outline[at - 1], outline[(at + 1) % len(outline)]
+            # the walk must border a pixel to the right of the point: leave it up or right, or reach it from below
+            if (ax == px and ay < py) or (ay == py and ax > px) or (bx == px and by > py):
+                best = (px, outline, at)
+    assert best is not None, "a hole lies inside an outline"
+    return best[1], best[2]
+
+
+def _signed_area(loop: list[tuple[int, int]]) -> float:
+    xy = np.array(loop, dtype=np.float64)
+    return float((xy[:, 0] * np.roll(xy[:, 1], -1) - xy[:, 1] * np.roll(xy[:, 0], -1)).sum() / 2)
+
+
+def _corners(loop: list[tuple[int, int]]) -> Polygon:
+    xy = np.array(loop, dtype=np.float64)
+    moved = np.any(xy != np.roll(xy, 1, axis=0), axis=1)
+    xy = xy[moved]
+    into = np.sign(xy - np.roll(xy, 1, axis=0))
+    out = np.sign(np.roll(xy, -1, axis=0) - xy)
+    return tuple(float(v) for v in xy[np.any(into != out, axis=1)].reshape(-1))
