@@ -1,7 +1,8 @@
 """Boxes, polygons and masks as numpy arrays. Knows no record but `Rle`, no picture and no file.
 
-A box is x1, y1, x2, y2 in float pixels; many are an (N, 4) array. A polygon is flat x, y, x, y, ...; a mask is (H, W) bool.
-Run lengths and the rasterizer are COCO's, to the byte: https://github.com/cocodataset/cocoapi (common/maskApi.c).
+A box is x1, y1, x2, y2 in float pixels; many are an (N, 4) array. A polygon is flat x, y, x, y, ...; a mask is
+(H, W) bool. Run lengths and the rasterizer are COCO's, to the byte:
+https://github.com/cocodataset/cocoapi (common/maskApi.c).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def clip(boxes: object, size_wh: tuple[float, float]) -> np.ndarray:
 
 
 def nms(boxes: object, scores: object, threshold: float, labels: Sequence[object] | None = None) -> np.ndarray:
-    """Indices kept, by descending score: a box goes when its IoU with a kept one (of its label) is above `threshold`."""
+    """Indices kept, by descending score: a box goes whose IoU with a kept one (of its label) is above `threshold`."""
     boxes, order = as_boxes(boxes), _descending(scores)
     same = _same_label(labels, len(boxes))
     kept = []
@@ -197,9 +198,8 @@ def rle_counts(rle: Rle) -> np.ndarray:
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
         value = shift = 0
     if shift or min(counts, default=0) < 0 or sum(counts) != rle.height * rle.width:
-        raise ValueError(
-            f"mask: run lengths fill {sum(counts)} pixels; expected {rle.height} x {rle.width} = {rle.height * rle.width}"
-        )
+        expected = f"{rle.height} x {rle.width} = {rle.height * rle.width}"
+        raise ValueError(f"mask: run lengths fill {sum(counts)} pixels; expected {expected}")
     return np.array(counts, dtype=np.int64)
 
 
@@ -298,7 +298,7 @@ def mask_polygons(mask: np.ndarray) -> list[Polygon]:
 
 
 def _boundary_loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Closed walks over lattice points with the mask on the right hand; where two parts touch at a corner, turn right."""
+    """Closed walks over lattice points, the mask on the right hand; where two parts touch at a corner, turn right."""
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
     leave: dict[tuple[int, int], list[tuple[int, int]]] = {}

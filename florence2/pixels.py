@@ -21,7 +21,8 @@ MAX_PIXELS = 100_000_000
 
 # what Pillow's decoders raise on broken files, beside OSError
 _BROKEN = (
-    ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, struct.error,
+    ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError,
+    struct.error,
 )  # fmt: skip
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -134,7 +134,9 @@ def test_a_bad_file_is_named_with_its_reason(tmp_path, gradient, name):
     file.write_bytes(content)
     with pytest.raises(BadImage) as caught:
         pixels.load(file)
-    assert caught.value.reason in {reason, "not_an_image"} if name == "cut_header.png" else caught.value.reason == reason
+    assert (
+        caught.value.reason in {reason, "not_an_image"} if name == "cut_header.png" else caught.value.reason == reason
+    )
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
