@@ -1,0 +1,128 @@
+"""Putting a file in its place once and whole: write aside, sync, link if absent, sync the folder.
+
+Knows bytes and paths. The first writer of a name wins; a late one finds the name taken and changes nothing. Half-written
+files exist only in `tmp/`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP = 65_536  # rows; a fragment of a unit is far smaller
+STALE_S = 24 * 3600  # a file in tmp/ older than this belongs to nobody
+
+
+def commit(root: Path, relative: str, data: bytes) -> bool:
+    """Put `data` at root/relative unless something is there; says whether it was this call that did."""
+    final = root / relative
+    if final.exists():
+        return False
+    make_folder(root, final.parent)
+    aside = _write_aside(root, data, final.suffix)
+    try:
+        os.link(aside, final)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+            raise OSError(
+                error.errno, f"{root}: this file system has no hard links, which a store needs; put it on a local disk"
+            ) from None
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(final.parent)
+    return True
+
+
+def replace(root: Path, relative: str, data: bytes) -> None:
+    """Put `data` at root/relative, whole, in place of what is there: for journals, never for fragments."""
+    final = root / relative
+    make_folder(root, final.parent)
+    os.replace(_write_aside(root, data, final.suffix), final)
+    sync_folder(final.parent)
+
+
+def append_line(root: Path, relative: str, line: str) -> None:
+    """Append one line to a journal and sync it."""
+    path = root / relative
+    make_folder(root, path.parent)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sweep(root: Path, age_s: float = STALE_S) -> int:
+    """Remove files in tmp/ that are older than `age_s`; returns how many."""
+    removed = 0
+    for path in (root / "tmp").glob("*"):
+        try:
+            if time.time() - path.stat().st_mtime > age_s:
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:  # another process swept it
+            pass
+    return removed
+
+
+def make_folder(root: Path, folder: Path) -> None:
+    """Create `folder` below `root`, syncing each new level into its parent."""
+    if folder.is_dir():
+        return
+    if folder != root:
+        make_folder(root, folder.parent)
+    folder.mkdir(exist_ok=True, parents=folder == root)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's list of names durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def parquet_bytes(table: pa.Table, metadata: dict[str, Any] | None = None, row_group: int = ROW_GROUP) -> bytes:
+    """A table as Parquet: the same table and library give the same bytes. Nulls stay nulls, lists stay flat."""
+    if metadata:
+        table = table.replace_schema_metadata({key: str(value) for key, value in sorted(metadata.items())})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group, write_page_checksum=True)
+    return sink.getvalue()
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    value = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            value.update(piece)
+    return value.hexdigest()
+
+
+def _write_aside(root: Path, data: bytes, suffix: str) -> Path:
+    folder = root / "tmp"
+    make_folder(root, folder)
+    aside = folder / f"{socket.gethostname()}-{os.getpid()}-{os.urandom(6).hex()}{suffix}"
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return aside

@@ -1,0 +1,150 @@
+"""A store: a folder of Parquet fragments that holds a data set, every verdict on it and every earlier state of it.
+
+Knows files and records; what is worked out when, and by whom, is the engine's. The layout is told in docs/store.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from florence2.records import Sample
+from florence2.store import commit, scan, schema, snapshots, upkeep
+from florence2.store.snapshots import Fragment, Operator, Snapshot
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether a folder is a store."""
+    return (Path(path) / snapshots.FOLDER).is_dir()
+
+
+class Store:
+    """The data set in a folder. Reading never locks; writing adds fragments, and a snapshot makes them visible."""
+
+    def __init__(self, path: str | Path, create: bool = False):
+        self.root = Path(path)
+        if is_store(self.root):
+            return
+        if not create:
+            raise ValueError(f"{self.root}: not a store; make one with florence2 annotate FOLDER --out {self.root}")
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise ValueError(f"{self.root}: holds other files and is not a store; name a new or empty folder")
+        commit.make_folder(self.root, self.root)
+        commit.make_folder(self.root, self.root / snapshots.FOLDER)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r})"
+
+    # reading
+
+    def snapshots(self) -> list[int]:
+        """Numbers of its snapshots, oldest first."""
+        return snapshots.numbers(self.root)
+
+    def snapshot(self, number: int | None = None) -> Snapshot:
+        """One snapshot, the newest unless named."""
+        return snapshots.read(self.root, number)
+
+    def samples(
+        self, snapshot: int | None = None, view: str = "current", limit: int | None = None
+    ) -> Iterator[Sample]:
+        """Its good pictures in order: with what stands ("current"), or with all and every verdict ("all")."""
+        if view not in scan.VIEWS:
+            raise ValueError(f"view {view!r}: expected one of {', '.join(scan.VIEWS)}")
+        return islice(scan.samples(self.root, self.snapshot(snapshot), view), limit)
+
+    def random(self, snapshot: int | None = None, view: str = "current") -> scan.RandomSamples:
+        """Its samples by position, in bounded memory."""
+        return scan.RandomSamples(self.root, self.snapshot(snapshot), view)
+
+    def images(self, snapshot: int | None = None) -> Iterator[dict[str, Any]]:
+        """Every row of `images`, rejected and failed pictures included."""
+        for fragment in self.snapshot(snapshot).of("images"):
+            yield from schema.rows(scan.read_fragment(self.root, fragment))
+
+    def table(self, name: str, snapshot: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """One of the four tables as a whole: images, annotations, decisions or failures."""
+        return scan.read_table(self.root, name, self.snapshot(snapshot).of(name), columns)
+
+    def paths(self, name: str, snapshot: int | None = None) -> list[str]:
+        """The files of one table in a snapshot, for DuckDB, pandas, Polars."""
+        return [str(self.root / fragment.path) for fragment in self.snapshot(snapshot).of(name)]
+
+    def counts(self, snapshot: int | None = None) -> dict[str, Any]:
+        """Totals by status of images and annotations, failures and decisions."""
+        return scan.counts(self.root, self.snapshot(snapshot))
+
+    def reasons(self, snapshot: int | None = None) -> dict[str, dict[str, int]]:
+        """Reason words counted: of images, of failures, of annotations that fell."""
+        return scan.reasons(self.root, self.snapshot(snapshot))
+
+    def tally(self, snapshot: int | None = None) -> list[dict[str, Any]]:
+        """Annotations counted by source, round, family, status, rule and reason."""
+        return scan.tally(self.root, self.snapshot(snapshot))
+
+    # writing
+
+    def put(
+        self, path: str, rows: Sequence[schema.Row], units: Sequence[str], run_id: str, about: Mapping[str, Any]
+    ) -> Fragment:
+        """Commit rows as the fragment `path` (its first folder names the table), or take what is there already."""
+        name = path.split("/")[0]
+        data = commit.parquet_bytes(schema.table(name, rows), {f"florence2.{k}": v for k, v in about.items()})
+        commit.commit(self.root, path, data)
+        return self.fragment(path, units, run_id)
+
+    def fragment(self, path: str, units: Sequence[str], run_id: str) -> Fragment:
+        """The fragment that lies at `path`; ValueError if it cannot be read."""
+        probe = Fragment(path, 0, "", tuple(units), run_id)
+        rows = scan.read_fragment(self.root, probe).num_rows
+        return Fragment(path, rows, commit.sha256_of(self.root / path), tuple(units), run_id)
+
+    def save(
+        self,
+        base: Snapshot,
+        fragments: Iterable[Fragment],
+        operators: Iterable[Operator],
+        phase: Mapping[str, Any] | None = None,
+    ) -> Snapshot:
+        """Write the snapshot that ends a command; the base itself where the command added nothing."""
+        newest = self.snapshot()
+        if newest.number != base.number:  # another command ended meanwhile: both sets of fragments stand
+            base = newest
+        made = snapshots.extended(base, fragments, operators, phase)
+        if base.number and made.fragments == base.fragments and made.operators == base.operators:
+            return base
+        return snapshots.write(self.root, made)
+
+    def record_run(self, run_id: str, facts: Mapping[str, Any], start: Mapping[str, Any]) -> None:
+        """Add one start of a run to runs/<run_id>.json: what it is, then when, where and on what it was started."""
+        relative = f"runs/{run_id}.json"
+        kept = self.run(run_id) or {"run_id": run_id, **facts, "starts": []}
+        kept["starts"].append(dict(start))
+        data = json.dumps(kept, ensure_ascii=False, indent=1, sort_keys=False, default=str)
+        commit.replace(self.root, relative, (data + "\n").encode("utf-8", "replace"))
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """What runs/<run_id>.json says, if it is there."""
+        try:
+            return json.loads((self.root / "runs" / f"{run_id}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    # upkeep
+
+    def verify(self) -> list[upkeep.Damage]:
+        """Every damaged or missing fragment of any snapshot."""
+        return upkeep.verify(self.root)
+
+    def compact(self, snapshot: int | None = None, rows: int = upkeep.COMPACT_ROWS) -> Snapshot:
+        """A new snapshot with the same rows in few large files."""
+        return upkeep.compact(self.root, snapshot, rows)
+
+    def undo(self, to: int | None = None) -> Snapshot:
+        """A new snapshot that holds what an earlier one held."""
+        return upkeep.undo(self.root, to)

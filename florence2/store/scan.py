@@ -1,0 +1,201 @@
+"""Reading a snapshot: group by group of units, in bounded memory, in the order the pictures came in.
+
+A group is what one `images` fragment covers, with every fragment of the other tables that belongs to its units.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from florence2.records import Sample
+from florence2.store import schema
+from florence2.store.snapshots import Fragment, Snapshot
+
+VIEWS = ("current", "all")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The fragments of all four tables about the pictures of some units."""
+
+    units: tuple[str, ...]
+    fragments: dict[str, tuple[Fragment, ...]]
+
+
+def groups(snapshot: Snapshot) -> list[Group]:
+    """The snapshot's fragments sorted into groups; ValueError where one belongs to no pictures."""
+    order: list[tuple[str, ...]] = []
+    home: dict[str, int] = {}
+    parts: list[dict[str, list[Fragment]]] = []
+    for fragment in snapshot.of("images"):
+        for unit in fragment.units:
+            home[unit] = len(order)
+        order.append(fragment.units)
+        parts.append(defaultdict(list))
+    for fragment in snapshot.fragments:
+        for number in {home[unit] for unit in fragment.units if unit in home}:
+            parts[number][fragment.table].append(fragment)
+    return [Group(units, {name: tuple(found) for name, found in by.items()}) for units, by in zip(order, parts)]
+
+
+def read_fragment(root: Path, fragment: Fragment, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of one fragment; ValueError names a damaged or missing one."""
+    path = root / fragment.path
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True).read(columns=list(columns) if columns else None)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing; florence2 verify {root} --repair makes it again") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path}: damaged ({_first_line(error)}); florence2 verify {root} --repair makes it again"
+        ) from None
+
+
+def read_table(
+    root: Path, name: str, fragments: Sequence[Fragment], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The rows of several fragments of one table, in order."""
+    if not fragments:
+        empty = schema.SCHEMAS[name].empty_table()
+        return empty.select(columns) if columns else empty
+    tables = [read_fragment(root, fragment, columns).replace_schema_metadata(None) for fragment in fragments]
+    return pa.concat_tables(tables)
+
+
+def group_samples(root: Path, group: Group, view: str = "current") -> list[Sample]:
+    """The samples of a group's good pictures: what stands, or all with the verdicts."""
+    if view not in VIEWS:
+        raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
+    images = schema.rows(read_table(root, "images", group.fragments.get("images", ())))
+    ok = [row for row in images if row["status"] == "ok"]
+    found = schema.samples(
+        ok,
+        read_table(root, "annotations", group.fragments.get("annotations", ())),
+        read_table(root, "decisions", group.fragments.get("decisions", ())),
+    )
+    return [sample.current() for sample in found] if view == "current" else found
+
+
+def samples(root: Path, snapshot: Snapshot, view: str = "current") -> Iterator[Sample]:
+    """Every good picture's sample, group by group."""
+    for group in groups(snapshot):
+        yield from group_samples(root, group, view)
+
+
+class RandomSamples(Sequence[Sample]):
+    """The current samples of a snapshot by position, reading a group at a time and keeping a few of them.
+
+    Neighbours in position are neighbours on disk: shuffle by group first for speed (`group_sizes`).
+    """
+
+    def __init__(self, root: Path, snapshot: Snapshot, view: str = "current", keep: int = 8):
+        self.root, self.view, self.keep = root, view, keep
+        self.groups = groups(snapshot)
+        self.places: list[tuple[int, int]] = []
+        self.group_sizes: list[int] = []
+        for number, group in enumerate(self.groups):
+            status = read_table(root, "images", group.fragments["images"], ["status"])["status"].to_pylist()
+            count = status.count("ok")
+            self.group_sizes.append(count)
+            self.places += [(number, row) for row in range(count)]
+        self._cache: OrderedDict[int, list[Sample]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number, row = self.places[index]
+        if number not in self._cache:
+            self._cache[number] = group_samples(self.root, self.groups[number], self.view)
+            if len(self._cache) > self.keep:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(number)
+        return self._cache[number][row]
+
+
+TALLY = ("source_kind", "source", "source_version", "round", "family", "kind", "status", "rule", "reason")
+
+
+def tally(root: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """How many annotations stand and fall: a row for each combination of TALLY's columns, with `count`.
+
+    `status` is the last verdict's, kept where there is none; rule and reason are those of that verdict.
+    """
+    counts: Counter[tuple[Any, ...]] = Counter()
+    for group in groups(snapshot):
+        last = last_verdicts(
+            read_table(
+                root,
+                "decisions",
+                group.fragments.get("decisions", ()),
+                ["ann_id", "round", "seq", "status", "rule", "reason"],
+            )
+        )
+        wanted = ["ann_id", *TALLY[:6]]
+        table = read_table(root, "annotations", group.fragments.get("annotations", ()), wanted)
+        for ann_id, *made in zip(*(table[name].to_pylist() for name in wanted)):
+            key = (*made, *last.get(ann_id, ("kept", None, None)))
+            counts[key] += 1
+    return [
+        {**dict(zip(TALLY, key)), "count": count}
+        for key, count in sorted(counts.items(), key=lambda entry: [str(v or "") for v in entry[0]])
+    ]
+
+
+def last_verdicts(decisions: pa.Table) -> dict[str, tuple[str, str | None, str | None]]:
+    """For each judged annotation the status, rule and reason of its last verdict by (round, seq)."""
+    names = ("ann_id", "round", "seq", "status", "rule", "reason")
+    order = decisions.sort_by([("round", "ascending"), ("seq", "ascending")]) if decisions.num_rows else decisions
+    return {row[0]: (row[3], row[4], row[5]) for row in zip(*(order[name].to_pylist() for name in names))}
+
+
+def counts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
+    """Totals by status: images, annotations, and the rows of failures and decisions."""
+    images: Counter[str] = Counter()
+    for fragment in snapshot.of("images"):
+        images.update(read_fragment(root, fragment, ["status"])["status"].to_pylist())
+    annotations: Counter[str] = Counter()
+    for row in tally(root, snapshot):
+        annotations[row["status"]] += row["count"]
+    return {
+        "snapshot": snapshot.number,
+        "images": {"total": images.total(), **{name: images[name] for name in ("ok", "rejected", "failed")}},
+        "annotations": {
+            "total": annotations.total(),
+            **{name: annotations[name] for name in ("kept", "rejected", "superseded")},
+        },
+        "failures": sum(fragment.rows for fragment in snapshot.of("failures")),
+        "decisions": sum(fragment.rows for fragment in snapshot.of("decisions")),
+    }
+
+
+def reasons(root: Path, snapshot: Snapshot) -> dict[str, dict[str, int]]:
+    """Reason words counted, for images, failures and the annotations that fell."""
+    out: dict[str, Counter[str]] = {"images": Counter(), "failures": Counter(), "annotations": Counter()}
+    for name in ("images", "failures"):
+        for fragment in snapshot.of(name):
+            words = read_fragment(root, fragment, ["reason"])["reason"].to_pylist()
+            out[name].update(word for word in words if word)
+    for row in tally(root, snapshot):
+        if row["status"] != "kept":
+            out["annotations"][row["reason"] or row["rule"]] += row["count"]
+    return {name: dict(sorted(words.items())) for name, words in out.items()}
+
+
+def with_only(snapshot: Snapshot, tables: Sequence[str]) -> Snapshot:
+    """The snapshot without the fragments of other tables: cheaper to scan."""
+    return dataclasses.replace(snapshot, fragments=tuple(f for f in snapshot.fragments if f.table in tables))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

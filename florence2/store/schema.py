@@ -1,0 +1,420 @@
+"""How records become rows and rows records: four flat tables, one row an annotation. Knows no file and no folder.
+
+A region, a text and a grounding share the annotations table; `ANNOTATIONS` is the whole mapping, a line a column.
+Boxes and coordinates are float32 in the file and come back as the shortest decimal that names that float32.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from florence2.records import Coverage, Decision, Failure, Grounding, ImageRef, Item, Region, Rle, Sample, Source, Text
+
+STRING, INT32, INT64, FLOAT, BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+COORDS, INTS, STRINGS = pa.list_(pa.float32()), pa.list_(INT32), pa.list_(STRING)
+COVERAGE = pa.list_(pa.struct([("label_space", STRING), ("label", STRING), ("state", STRING)]))
+
+FAMILIES = {Text: "text", Region: "region_text", Grounding: "text_phrase_region"}
+
+
+class Column(NamedTuple):
+    """A column and the attribute of each record it holds ("" where that record has nothing to say)."""
+
+    name: str
+    type: pa.DataType
+    region: str = ""
+    text: str = ""
+    grounding: str = ""
+
+
+# fmt: off
+ANNOTATIONS = (  # column, type, then what it holds of a Region, a Text, a Grounding; * = worked out in _worked_out
+    Column("ann_id", STRING, "id", "id", "id"),
+    Column("image_id", STRING, "*", "*", "*"),
+    Column("family", STRING, "*", "*", "*"),
+    Column("task", STRING),
+    Column("granularity", STRING, "", "detail", ""),
+    Column("kind", STRING, "kind", "", ""),
+    Column("text", STRING, "label", "text", "phrase"),
+    Column("description", STRING, "description", "", ""),
+    Column("question", STRING, "", "question", ""),
+    Column("lang", STRING),
+    Column("parent_id", STRING, "refines", "", "text_id"),
+    Column("region_ids", STRINGS, "", "", "region_ids"),
+    Column("spans", INTS, "", "", "*"),
+    Column("label_space", STRING, "label_space", "", ""),
+    Column("label_id", STRING),
+    Column("geom", STRING, "*", "", ""),
+    Column("box", pa.list_(pa.float32(), 4), "*", "", ""),
+    Column("coords", COORDS, "*", "", ""),
+    Column("rings", INTS, "*", "", ""),
+    Column("rle", pa.binary(), "*", "", ""),
+    Column("rle_size", INTS, "*", "", ""),
+    Column("area", FLOAT, "*", "", ""),
+    Column("score", FLOAT, "score", "score", "score"),
+    Column("score_text", FLOAT),
+    Column("ignore", BOOL, "ignore", "", ""),
+    Column("attrs", pa.map_(STRING, STRING), "*", "", ""),
+    Column("source_kind", STRING, "*", "*", "*"),
+    Column("source", STRING, "*", "*", "*"),
+    Column("source_version", STRING, "*", "*", "*"),
+    Column("config_sha", STRING, "*", "*", "*"),
+    Column("run_id", STRING, "*", "*", "*"),
+    Column("round", INT32, "*", "*", "*"),
+    Column("derived_from", STRINGS, "derived_from", "", ""),
+)
+# fmt: on
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "images": pa.schema(
+        [
+            *((name, STRING) for name in ("id", "unit", "dataset", "uri", "member")),
+            *((name, INT64) for name in ("offset", "length")),
+            ("frame", INT32),
+            ("sha256", STRING),
+            *((name, INT32) for name in ("width", "height", "exif_orientation")),
+            *((name, STRING) for name in ("format", "licence", "split", "status", "reason")),
+            ("label_coverage", COVERAGE),
+        ]
+    ),
+    "annotations": pa.schema([(column.name, column.type) for column in ANNOTATIONS]),
+    "decisions": pa.schema(
+        [
+            *((name, STRING) for name in ("ann_id", "image_id")),
+            *((name, INT32) for name in ("round", "seq")),
+            *((name, STRING) for name in ("rule", "rule_version", "status", "reason")),
+            *((name, FLOAT) for name in ("value", "threshold")),
+            *((name, STRING) for name in ("by_ann_id", "run_id")),
+        ]
+    ),
+    "failures": pa.schema(
+        [
+            *((name, STRING) for name in ("image_id", "source", "source_version", "reason", "detail", "run_id")),
+            ("round", INT32),
+        ]
+    ),
+}
+TABLES = tuple(SCHEMAS)
+
+Row = dict[str, Any]
+
+
+def table(name: str, rows: Sequence[Row]) -> pa.Table:
+    """Rows as an Arrow table of the named schema; what a row lacks is null."""
+    schema = SCHEMAS[name]
+    return pa.Table.from_arrays(
+        [pa.array([row.get(f.name) for row in rows], type=f.type) for f in schema], schema=schema
+    )
+
+
+def image_row(sample: Sample, unit: str = "", status: str = "ok", reason: str = "", **more: Any) -> Row:
+    """One row of `images`; `more` holds columns a record does not have (dataset, format, exif_orientation)."""
+    ref = sample.image
+    return {
+        "id": ref.id,
+        "unit": unit or None,
+        "uri": ref.uri,
+        "member": ref.member or None,
+        "offset": ref.offset if ref.offset >= 0 else None,
+        "length": ref.length if ref.length >= 0 else None,
+        "frame": ref.frame,
+        "sha256": ref.sha256 or None,
+        "width": ref.width,
+        "height": ref.height,
+        "licence": ref.licence or None,
+        "split": sample.split or None,
+        "status": status,
+        "reason": reason or None,
+        "label_coverage": _coverage_rows(sample.coverage),
+        **more,
+    }
+
+
+def annotation_rows(sample: Sample, config_sha: str = "") -> list[Row]:
+    """One row for each region, text and grounding of a sample, in that order."""
+    text_of = {text.id: text.text for text in sample.texts}
+    return [_annotation_row(item, sample.image.id, config_sha, text_of) for item in items_of(sample)]
+
+
+def items_of(sample: Sample) -> list[Item]:
+    """Every region, text and grounding, in the order the store keeps."""
+    return [*sample.regions, *sample.texts, *sample.groundings]
+
+
+def decision_row(decision: Decision, image_id: str, rule_version: str, run_id: str) -> Row:
+    """One row of `decisions`."""
+    return {
+        "ann_id": decision.item_id,
+        "image_id": image_id,
+        "round": decision.round,
+        "seq": decision.seq,
+        "rule": decision.rule,
+        "rule_version": rule_version,
+        "status": decision.status,
+        "reason": decision.reason or None,
+        "value": decision.value,
+        "threshold": decision.threshold,
+        "by_ann_id": decision.by_id or None,
+        "run_id": run_id,
+    }
+
+
+def failure_row(failure: Failure, source: str, version: str, run_id: str, round: int) -> Row:
+    """One row of `failures`; the record's `id` is the image's."""
+    return {
+        "image_id": failure.id,
+        "source": source,
+        "source_version": version,
+        "reason": failure.reason,
+        "detail": failure.detail,
+        "run_id": run_id,
+        "round": round,
+    }
+
+
+def samples(images: Sequence[Row], annotations: pa.Table | None, decisions: pa.Table | None) -> list[Sample]:
+    """The samples of these image rows with all that the tables say of them, rejected items beside the kept."""
+    items: dict[str, dict[type, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    if annotations is not None:
+        for row in rows(annotations):
+            item = _item(row)
+            items[row["image_id"]][type(item)].append(item)
+    verdicts: dict[str, list[Decision]] = defaultdict(list)
+    if decisions is not None:
+        for row in rows(decisions):
+            verdicts[row["image_id"]].append(_decision(row))
+    out = []
+    for row in images:
+        found = items.get(row["id"], {})
+        out.append(
+            Sample(
+                id=row["id"],
+                image=image_ref(row),
+                regions=tuple(found.get(Region, ())),
+                texts=tuple(found.get(Text, ())),
+                groundings=tuple(found.get(Grounding, ())),
+                decisions=tuple(sorted(verdicts.get(row["id"], ()), key=lambda d: (d.round, d.seq))),
+                split=row.get("split") or "",
+                coverage=_coverage(row.get("label_coverage")),
+            )
+        )
+    return out
+
+
+def image_ref(row: Mapping[str, Any]) -> ImageRef:
+    """The ImageRef of a row of `images`."""
+    offset, length = row.get("offset"), row.get("length")
+    return ImageRef(
+        id=row["id"],
+        uri=row["uri"] or "",
+        member=row.get("member") or "",
+        frame=row.get("frame") or 0,
+        offset=-1 if offset is None else offset,
+        length=-1 if length is None else length,
+        width=row.get("width") or 0,
+        height=row.get("height") or 0,
+        sha256=row.get("sha256") or "",
+        licence=row.get("licence") or "",
+    )
+
+
+def rows(table: pa.Table) -> list[Row]:
+    """The rows of a table as dictionaries; columns that are null throughout are left out, coordinates shortened."""
+    names, columns = [], []
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        if column.null_count == len(column):
+            continue
+        names.append(name)
+        columns.append(_coordinates(column) if name in ("box", "coords") else column.to_pylist())
+    if not names:
+        return [{} for _ in range(table.num_rows)]
+    return [dict(zip(names, values)) for values in zip(*columns)]
+
+
+def _annotation_row(item: Item, image_id: str, config_sha: str, text_of: Mapping[str, str]) -> Row:
+    place = {Region: 2, Text: 3, Grounding: 4}[type(item)]
+    row: Row = {}
+    for column in ANNOTATIONS:
+        attribute = column[place]
+        if attribute and attribute != "*":
+            value = getattr(item, attribute)
+            row[column.name] = None if value in ("", ()) and column.name not in ("text", "ann_id") else value
+    row.update(_worked_out(item, image_id, config_sha))
+    if isinstance(item, Grounding) and item.spans and item.text_id in text_of:
+        row["text"] = " ".join(text_of[item.text_id][start:end] for start, end in item.spans)
+    return row
+
+
+def _worked_out(item: Item, image_id: str, config_sha: str) -> Row:
+    source = item.source
+    if source is None:
+        raise ValueError(f"annotation {item.id!r} of image {image_id}: has no source; nothing is stored without one")
+    row: Row = {
+        "image_id": image_id,
+        "family": FAMILIES[type(item)],
+        "source_kind": source.kind,
+        "source": source.name,
+        "source_version": source.version,
+        "config_sha": config_sha or None,
+        "run_id": source.run_id,
+        "round": source.round,
+    }
+    if isinstance(item, Grounding) and item.spans:
+        row["spans"] = [n for span in item.spans for n in span]
+    if isinstance(item, Region):
+        row.update(_geometry(item))
+    return row
+
+
+def _geometry(region: Region) -> Row:
+    """geom names the finest shape; a quad beside polygons goes to attrs, a mask beside either to rle."""
+    row: Row = {"box": region.box}
+    attrs: list[tuple[str, str]] = []
+    if region.polygons:
+        row["geom"] = "polygon"
+        row["coords"] = [v for polygon in region.polygons for v in polygon]
+        row["rings"] = np.cumsum([0, *(len(polygon) for polygon in region.polygons[:-1])]).tolist()
+        if region.quad:
+            attrs.append(("quad", " ".join(repr(float(v)) for v in region.quad)))
+    elif region.quad:
+        row["geom"], row["coords"] = "quad", list(region.quad)
+    elif region.mask is None:
+        row["geom"] = None if region.box is None else "box"
+    if region.mask is not None:
+        row.setdefault("geom", "rle")
+        row["rle"] = region.mask.counts.encode("ascii")
+        row["rle_size"] = [region.mask.height, region.mask.width]
+    if row["box"] is None and row.get("coords"):
+        x, y = row["coords"][0::2], row["coords"][1::2]
+        row["box"] = (min(x), min(y), max(x), max(y))
+    if row["box"] is not None:
+        x1, y1, x2, y2 = row["box"]
+        row["area"] = (x2 - x1) * (y2 - y1)
+    row["attrs"] = attrs or None
+    return row
+
+
+def _item(row: Row) -> Item:
+    get = row.get
+    source = Source(
+        row["source_kind"], row["source"], get("source_version") or "", row["round"], get("run_id") or ""
+    )
+    family = get("family")
+    if family == "text":
+        return Text(
+            row["ann_id"], get("text") or "", get("granularity") or "brief", get("question") or "", get("score"), source
+        )
+    if family == "text_phrase_region":
+        flat = get("spans") or ()
+        return Grounding(
+            id=row["ann_id"],
+            text_id=get("parent_id") or "",
+            phrase=get("text") or "",
+            spans=tuple(zip(flat[0::2], flat[1::2])),
+            region_ids=tuple(get("region_ids") or ()),
+            score=get("score"),
+            source=source,
+        )
+    return _region(row, source)
+
+
+def _region(row: Row, source: Source) -> Region:
+    get = row.get
+    geom, coords = get("geom"), get("coords") or ()
+    polygons: tuple[tuple[float, ...], ...] = ()
+    quad: tuple[float, ...] = tuple(coords) if geom == "quad" else ()
+    if geom == "polygon":
+        cuts = [*(get("rings") or [0]), len(coords)]
+        polygons = tuple(tuple(coords[a:b]) for a, b in zip(cuts, cuts[1:]))
+        kept = dict(get("attrs") or ()).get("quad")
+        quad = tuple(float(v) for v in kept.split()) if kept else ()
+    rle = get("rle")
+    size = get("rle_size") or (0, 0)
+    box = get("box")
+    return Region(
+        id=row["ann_id"],
+        kind=get("kind") or "object",
+        box=None if box is None else tuple(box),
+        label=get("text") or "",
+        label_space=get("label_space") or "",
+        description=get("description") or "",
+        polygons=polygons,
+        quad=quad,
+        mask=None if rle is None else Rle(size[0], size[1], rle.decode("ascii")),
+        score=get("score"),
+        ignore=bool(get("ignore")),
+        source=source,
+        refines=get("parent_id") or "",
+        derived_from=tuple(get("derived_from") or ()),
+    )
+
+
+def _decision(row: Row) -> Decision:
+    get = row.get
+    return Decision(
+        item_id=row["ann_id"],
+        status=row["status"],
+        rule=get("rule") or "",
+        reason=get("reason") or "",
+        value=get("value"),
+        threshold=get("threshold"),
+        by_id=get("by_ann_id") or "",
+        round=row["round"],
+        seq=row["seq"],
+    )
+
+
+def _coverage_rows(coverage: Mapping[str, Sequence[Coverage]]) -> list[Row] | None:
+    out = [
+        {"label_space": space, "label": label, "state": entry.state}
+        for space, entries in sorted(coverage.items())
+        for entry in entries
+        for label in (entry.labels or (None,))
+    ]
+    return out or None
+
+
+def _coverage(rows: Iterable[Mapping[str, Any]] | None) -> dict[str, tuple[Coverage, ...]]:
+    labels: dict[str, dict[tuple[str, bool], list[str]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows or ():
+        found = labels[row["label_space"]][row["state"], row["label"] is None]
+        if row["label"] is not None:
+            found.append(row["label"])
+    return {
+        space: tuple(Coverage(state, tuple(names)) for (state, _), names in entries.items())
+        for space, entries in labels.items()
+    }
+
+
+def _coordinates(column: pa.Array) -> list[list[float] | None]:
+    """Lists of float32 as Python floats, each the shortest decimal that names it."""
+    fixed = pa.types.is_fixed_size_list(column.type)
+    if not fixed:
+        flat = shortest(np.asarray(column.values)).tolist()
+        cuts = column.offsets.to_pylist()
+        return [flat[a:b] if ok else None for a, b, ok in zip(cuts, cuts[1:], column.is_valid().to_pylist())]
+    # flatten() leaves null lists out, so the valid ones are counted along
+    flat = shortest(np.asarray(column.flatten())).reshape(-1, column.type.list_size).tolist()
+    valid = iter(flat)
+    return [next(valid) if ok else None for ok in column.is_valid().to_pylist()]
+
+
+def shortest(values: np.ndarray) -> np.ndarray:
+    """float32 values as float64 with the fewest decimals (up to eight) that still name the same float32."""
+    single = np.asarray(values, dtype=np.float32)
+    out = single.astype(np.float64)
+    left = np.ones(single.shape, dtype=bool)
+    for decimals in range(9):
+        near = np.round(single.astype(np.float64), decimals)
+        same = left & (near.astype(np.float32) == single)
+        out[same] = near[same]
+        left &= ~same
+        if not left.any():
+            break
+    return out

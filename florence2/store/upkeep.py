@@ -1,0 +1,153 @@
+"""Keeping a store sound: verify its bytes, gather small fragments into large ones, step back to an earlier snapshot.
+
+Nothing here changes or removes a fragment that a snapshot names; a damaged one is moved to tmp/ so that it can be made
+again under its name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from florence2.store import commit, scan, snapshots
+from florence2.store.schema import TABLES
+from florence2.store.snapshots import Fragment, Snapshot
+
+COMPACT_ROWS = 200_000  # annotations in one compacted file
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A fragment that is not what its snapshot says, and how: missing, changed or unreadable."""
+
+    path: str
+    cause: str
+    fragment: Fragment | None = None
+
+
+def verify(root: Path, number: int | None = None) -> list[Damage]:
+    """Every fragment of every snapshot (or of one) that is damaged or missing, and strays that cannot be read."""
+    wanted: dict[str, Fragment] = {}
+    for n in snapshots.numbers(root) if number is None else [number]:
+        for fragment in snapshots.read(root, n).fragments:
+            wanted.setdefault(fragment.path, fragment)
+    found = []
+    for path, fragment in wanted.items():
+        cause = check(root, fragment)
+        if cause:
+            found.append(Damage(path, cause, fragment))
+    for path in strays(root, wanted):
+        if not readable(root / path):
+            found.append(Damage(path, "unreadable"))
+    return found
+
+
+def check(root: Path, fragment: Fragment) -> str:
+    """"" if the fragment is what the snapshot says, else one word."""
+    try:
+        return "" if commit.sha256_of(root / fragment.path) == fragment.sha256 else "changed"
+    except FileNotFoundError:
+        return "missing"
+    except OSError:
+        return "unreadable"
+
+
+def readable(path: Path) -> bool:
+    """Whether a Parquet file can be read through, its page checksums included."""
+    try:
+        for _ in pq.ParquetFile(path, page_checksum_verification=True).iter_batches():
+            pass
+    except (pa.ArrowException, OSError):
+        return False
+    return True
+
+
+def strays(root: Path, known: dict[str, Fragment]) -> Iterator[str]:
+    """Fragments that no snapshot names: what an interrupted command left, to be taken up by the next."""
+    for name in TABLES:
+        for path in sorted((root / name).glob("**/*.parquet")):
+            relative = path.relative_to(root).as_posix()
+            if relative not in known:
+                yield relative
+
+
+def set_aside(root: Path, relative: str) -> None:
+    """Move a damaged fragment into tmp/, so that its name is free to be made again."""
+    commit.make_folder(root, root / "tmp")
+    try:
+        os.replace(root / relative, root / "tmp" / f"damaged-{os.urandom(4).hex()}-{Path(relative).name}")
+    except FileNotFoundError:
+        pass
+
+
+def compact(root: Path, number: int | None = None, rows: int = COMPACT_ROWS) -> Snapshot:
+    """A new snapshot with the same rows in few large files, pictures in their order; the old files stay."""
+    base = snapshots.read(root, number)
+    if not base.fragments:
+        raise ValueError(f"{root}: no snapshot to compact; annotate something first")
+    fragments = []
+    for part, chunk in enumerate(_chunks(scan.groups(base), rows)):
+        units = tuple(unit for group in chunk for unit in group.units)
+        for name in TABLES:
+            parts = [fragment for group in chunk for fragment in group.fragments.get(name, ())]
+            if parts or name == "images":
+                fragments.append(_write_part(root, base.number, name, part, parts, units))
+    made = Snapshot(
+        parent=snapshots.numbers(root)[-1],
+        fragments=tuple(fragments),
+        operators=base.operators,
+        phase={"compact": base.number},
+        compacts=base.number,
+    )
+    return snapshots.write(root, made)
+
+
+def _chunks(groups: list[scan.Group], rows: int) -> Iterator[list[scan.Group]]:
+    chunk: list[scan.Group] = []
+    size = 0
+    for group in groups:
+        more = sum(fragment.rows for fragment in group.fragments.get("annotations", ()))
+        if chunk and size + more > rows:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(group)
+        size += more
+    if chunk:
+        yield chunk
+
+
+def _write_part(
+    root: Path, number: int, name: str, part: int, parts: list[Fragment], units: tuple[str, ...]
+) -> Fragment:
+    table = scan.read_table(root, name, parts)
+    path = f"compact/{number:06d}/{name}/part-{part:05d}.parquet"
+    if not commit.commit(root, path, commit.parquet_bytes(table)) and not readable(root / path):
+        set_aside(root, path)
+        commit.commit(root, path, commit.parquet_bytes(table))
+    return Fragment(path, table.num_rows, commit.sha256_of(root / path), units)
+
+
+def undo(root: Path, to: int | None = None) -> Snapshot:
+    """A new snapshot that holds what snapshot `to` held: the one before the newest, unless named."""
+    newest = snapshots.read(root)
+    if to is None:
+        done = newest
+        while "undo" in done.phase:  # a second undo goes one step further back
+            done = snapshots.read(root, done.phase["undo"])
+        to = done.parent
+    if not to:
+        raise ValueError(f"{root}: nothing to undo, snapshot {newest.number} is the first; remove the folder instead")
+    back = snapshots.read(root, to)
+    made = Snapshot(
+        parent=newest.number,
+        fragments=back.fragments,
+        operators=back.operators,
+        phase={"undo": to},
+        compacts=back.compacts,
+    )
+    return snapshots.write(root, made)
