@@ -1,7 +1,7 @@
 """Putting a file in its place once and whole: write aside, sync, link if absent, sync the folder.
 
-Knows bytes and paths. The first writer of a name wins; a late one finds the name taken and changes nothing. Half-written
-files exist only in `tmp/`.
+Knows bytes and paths. The first writer of a name wins; a late one finds the name taken and changes nothing.
+Half-written files exist only in `tmp/`.
 """
 
 from __future__ import annotations

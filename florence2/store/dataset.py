@@ -50,9 +50,7 @@ class Store:
         """One snapshot, the newest unless named."""
         return snapshots.read(self.root, number)
 
-    def samples(
-        self, snapshot: int | None = None, view: str = "current", limit: int | None = None
-    ) -> Iterator[Sample]:
+    def samples(self, snapshot: int | None = None, view: str = "current", limit: int | None = None) -> Iterator[Sample]:
         """Its good pictures in order: with what stands ("current"), or with all and every verdict ("all")."""
         if view not in scan.VIEWS:
             raise ValueError(f"view {view!r}: expected one of {', '.join(scan.VIEWS)}")

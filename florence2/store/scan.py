@@ -59,9 +59,7 @@ def read_fragment(root: Path, fragment: Fragment, columns: Sequence[str] | None 
         ) from None
 
 
-def read_table(
-    root: Path, name: str, fragments: Sequence[Fragment], columns: Sequence[str] | None = None
-) -> pa.Table:
+def read_table(root: Path, name: str, fragments: Sequence[Fragment], columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of several fragments of one table, in order."""
     if not fragments:
         empty = schema.SCHEMAS[name].empty_table()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from florence2.geometry import decode_rle, polygon_box
 from florence2.records import Coverage, Decision, Failure, Grounding, ImageRef, Item, Region, Rle, Sample, Source, Text
 
 STRING, INT32, INT64, FLOAT, BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -291,8 +292,9 @@ def _geometry(region: Region) -> Row:
         row["rle"] = region.mask.counts.encode("ascii")
         row["rle_size"] = [region.mask.height, region.mask.width]
     if row["box"] is None and row.get("coords"):
-        x, y = row["coords"][0::2], row["coords"][1::2]
-        row["box"] = (min(x), min(y), max(x), max(y))
+        row["box"] = polygon_box(row["coords"])
+    elif row["box"] is None and region.mask is not None:
+        row["box"] = _mask_box(region.mask)
     if row["box"] is not None:
         x1, y1, x2, y2 = row["box"]
         row["area"] = (x2 - x1) * (y2 - y1)
@@ -300,11 +302,14 @@ def _geometry(region: Region) -> Row:
     return row
 
 
+def _mask_box(mask: Rle) -> tuple[float, ...]:
+    y, x = np.nonzero(decode_rle(mask))
+    return (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)) if len(x) else (0.0,) * 4
+
+
 def _item(row: Row) -> Item:
     get = row.get
-    source = Source(
-        row["source_kind"], row["source"], get("source_version") or "", row["round"], get("run_id") or ""
-    )
+    source = Source(row["source_kind"], row["source"], get("source_version") or "", row["round"], get("run_id") or "")
     family = get("family")
     if family == "text":
         return Text(

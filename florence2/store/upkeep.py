@@ -48,7 +48,7 @@ def verify(root: Path, number: int | None = None) -> list[Damage]:
 
 
 def check(root: Path, fragment: Fragment) -> str:
-    """"" if the fragment is what the snapshot says, else one word."""
+    """ "" if the fragment is what the snapshot says, else one word."""
     try:
         return "" if commit.sha256_of(root / fragment.path) == fragment.sha256 else "changed"
     except FileNotFoundError:
