@@ -1,4 +1,4 @@
-"""Where things lie in a scene: kinds, colours and textures are chosen, sizes and places found. Paints nothing but masks.
+"""Where things lie in a scene: kinds, colours and textures are chosen, sizes and places found. Paints only masks.
 
 The rule of truth: boxes and polygons are a thing's full drawn extent, wholly inside the picture, and at least 60 % of
 each thing stays visible (counted in pixels, not estimated).
@@ -87,7 +87,7 @@ def fill(
     sides: tuple[float, float],
     away: tuple[Rgb, ...],
 ) -> bool:
-    """Place `count` things, shorter side at least sides[0] and longer at most sides[1] pixels where the shape allows it.
+    """Place `count` things, shorter side at least sides[0] pixels and longer at most sides[1] where the shape allows.
 
     Their colours stand out from each of `away`. False where no room was found.
     """

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from florence2.scenes.layout import SUPERSAMPLE, extent, turn, zoom
 from florence2.scenes.kinds import Path as Outline
+from florence2.scenes.layout import SUPERSAMPLE, turn
 from florence2.scenes.palette import Rgb
 
 # name -> the file in matplotlib's wheel; "" is Pillow's own Aileron

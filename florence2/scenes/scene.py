@@ -12,7 +12,7 @@ from florence2.scenes import lettering, paint, words
 from florence2.scenes.kinds import KINDS, SHAPES, WITHHELD_KINDS
 from florence2.scenes.layout import Box, Layout, Thing, extent, fill
 from florence2.scenes.palette import BACKGROUNDS, Rgb, brightness, jitter, mix
-from florence2.scenes.signs import Sign, plan_sign, paint_sign
+from florence2.scenes.signs import Sign, paint_sign, plan_sign
 
 VERSION = "1"  # of what a seed draws; new drawings, new version
 LABEL_SPACE = "scenes"
@@ -101,8 +101,8 @@ def _place(
             return layout
         most = max(sides[0], 0.7 * most)
     raise ValueError(
-        f"objects {objects}: no room for {objects[0]} with sides of {sides[0]:.0f} pixels in {size_wh[0]}x{size_wh[1]}; "
-        "ask for fewer, or a smaller min_side"
+        f"objects {objects}: no room for {objects[0]} with sides of {sides[0]:.0f} pixels in "
+        f"{size_wh[0]}x{size_wh[1]}; ask for fewer, or a smaller min_side"
     )
 
 
@@ -136,15 +136,14 @@ def tell(
         "detailed": words.detailed(facts, sign, ground),
         "more_detailed": words.more_detailed(rng, facts, sign, ground),
     }
-    texts, groundings = [], []
+    texts: list[Text] = []
+    groundings: list[Grounding] = []
     for detail, pieces in captions.items():
         text, phrases = words.join(pieces)
         texts.append(Text(f"{name}.t{len(texts)}", text, detail, source=SOURCE))
         for p in phrases:
             i = len(groundings)
-            groundings.append(
-                Grounding(f"{name}.g{i}", texts[-1].id, p.phrase, (p.span,), p.region_ids, source=SOURCE)
-            )
+            groundings.append(Grounding(f"{name}.g{i}", texts[-1].id, p.phrase, (p.span,), p.region_ids, source=SOURCE))
     if lines:
         texts.append(Text(f"{name}.t{len(texts)}", "\n".join(line.text for line in lines), "ocr", source=SOURCE))
     for fact in facts:

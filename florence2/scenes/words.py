@@ -148,9 +148,8 @@ def _expressions(target: Fact, things: Sequence[Fact]) -> list[tuple[str, Fits]]
     for order in orders:
         if all(word for word, _ in order):
             out.append((" ".join(("the", *(word for word, _ in order), target.kind)), _all_of(target.kind, order)))
-    out += [
-        (f"{spoken} {target.place}", lambda t, fits=fits: fits(t) and t.place == target.place) for spoken, fits in out
-    ]
+    place: _Said = (target.place, lambda t: t.place == target.place)
+    out += [(f"{spoken} {target.place}", _all_of(target.kind, (place, ("", fits)))) for spoken, fits in out]
     same = [t for t in things if t.kind == target.kind]
     for word, axis, sign in (("leftmost", 0, 1), ("rightmost", 0, -1), ("topmost", 1, 1), ("lowest", 1, -1)):
         ranked = sorted(sign * t.centre[axis] for t in same)
