@@ -87,6 +87,8 @@ class ModelConfig:
     bos_id: int = 0
     pad_id: int = 1
     eos_id: int = 2
+    image_id: int | None = None
+    """The placeholder `<image>` where the tokenizer has one; only transformers' layout uses it."""
     start_id: int = 2
     """The token that the decoder is started with; it is no part of the answer."""
     rules: str = "grammar"
@@ -101,7 +103,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.rules not in RULES:
             raise ValueError(f"rules: expected one of {', '.join(RULES)}, got {self.rules!r}")
-        for name in ("bos_id", "pad_id", "eos_id", "start_id", "forced_bos_id", "forced_eos_id"):
+        for name in ("bos_id", "pad_id", "eos_id", "image_id", "start_id", "forced_bos_id", "forced_eos_id"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < self.text.vocab_size:
                 raise ValueError(f"{name}: expected an id below vocab_size {self.text.vocab_size}, got {value}")

@@ -7,6 +7,8 @@ so nothing is ever copied to change the order. From Ding et al., "DaViT" (arXiv 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,18 +61,20 @@ class Stage(nn.Module):
         super().__init__()
         dim, hidden, heads, groups = config.dims[s], config.hidden_dims[s], config.heads[s], config.groups[s]
         self.embed = PatchEmbed(config, s)
-        blocks: list[nn.Module] = []
-        for spatial, channel in zip(rates[0::2], rates[1::2]):
-            blocks += [
-                Block(dim, hidden, WindowAttention(dim, heads, config.window), spatial),
-                Block(dim, hidden, ChannelAttention(dim, groups), channel),
-            ]
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks: Sequence[nn.ModuleDict] = nn.ModuleList(  # type: ignore[assignment]
+            nn.ModuleDict(
+                {
+                    "spatial": Block(dim, hidden, WindowAttention(dim, heads, config.window), spatial),
+                    "channel": Block(dim, hidden, ChannelAttention(dim, groups), channel),
+                }
+            )
+            for spatial, channel in zip(rates[0::2], rates[1::2])
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)  # (B, H, W, C)
         for block in self.blocks:
-            x = block(x)
+            x = block["channel"](block["spatial"](x))
         return x.permute(0, 3, 1, 2)  # (B, C, H, W), channels-last in memory
 
 

@@ -1,0 +1,260 @@
+"""Named tensors in files: safetensors or a pickle of nothing but tensors, in one file or in shards behind an index.
+
+Opening reads headers only and checks them; values are mapped from disk when asked for. Knows no model: names, shapes,
+types and bytes. Every refusal names the file, and the key as that file spells it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+SINGLE = ("model.safetensors", "pytorch_model.bin")  # the first that a folder has is read
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+LARGEST = 65504.0  # no weight in use comes near; a flipped bit in an exponent goes far beyond
+
+
+class TensorFile:
+    """One file: `shapes` and `dtypes` by name at once, a tensor by `read`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
+        self.checksum: str | None = None
+        self._pickled: dict[str, Tensor] | None = None
+        self._mapped: Any = None
+        if path.suffix == ".safetensors":
+            self._open_safetensors()
+        else:
+            self._open_pickle()
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, mapped from disk: it takes memory as it is touched, and a write to it does not reach the file."""
+        if self._pickled is not None:
+            return self._pickled[name]
+        try:
+            if self._mapped is None:
+                self._mapped = safe_open(self.path, framework="pt")
+            return self._mapped.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{self.path}: {name}: cannot be read ({error}); fetch the file again") from None
+
+    def verify(self) -> None:
+        """Compare the bytes with the checksum that `write` left, where there is one."""
+        if self.checksum is not None and checksum({name: self.read(name) for name in self.shapes}) != self.checksum:
+            raise ValueError(
+                f"{self.path}: damaged: its tensors do not match the checksum in its header; copy it again"
+            )
+
+    def _open_safetensors(self) -> None:
+        header, start = _header(self.path)
+        size = self.path.stat().st_size
+        for name, row in header.items():
+            if name == "__metadata__":
+                self.checksum = row.get("crc32") if isinstance(row, dict) else None
+                continue
+            shape, dtype, end = _entry(self.path, name, row)
+            if start + end > size:
+                raise ValueError(
+                    f"{self.path}: {name}: truncated: expected {start + end} bytes for it, the file has {size}; "
+                    "fetch the file again"
+                )
+            self.shapes[name], self.dtypes[name] = shape, dtype
+
+    def _open_pickle(self) -> None:
+        zipped = zipfile.is_zipfile(self.path)
+        try:
+            damaged = zipfile.ZipFile(self.path).testzip() if zipped else None
+            if damaged is not None:
+                raise ValueError(
+                    f"{self.path}: {damaged}: damaged: its bytes do not match its checksum; fetch it again"
+                )
+            data = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipped)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{self.path}: refused: {_culprit(error)}; ask for the weights as safetensors") from None
+        except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path}: damaged or truncated ({_first_line(error)}); fetch it again") from None
+        if not isinstance(data, dict):
+            raise ValueError(f"{self.path}: expected tensors by name, got {type(data).__name__}")
+        for name, value in data.items():
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{self.path}: {name}: expected a tensor, got {type(value).__name__}")
+            self.shapes[name], self.dtypes[name] = tuple(value.shape), value.dtype
+        self._pickled = dict(data)
+
+
+class TensorFolder(Mapping[str, Tensor]):
+    """The tensors of a folder by name, whether in one file or in shards. Iterating reads nothing."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...] = SINGLE, indexes: tuple[str, ...] = INDEXES) -> None:
+        self.folder = folder
+        self.files: dict[str, TensorFile] = {}
+        """Tensor name -> the file that holds it."""
+        found = [name for pair in zip(names, (*indexes, "")) for name in pair if name and (folder / name).is_file()]
+        if not found:
+            raise ValueError(f"{folder}: no weights: expected one of {', '.join((*names, *indexes))}")
+        if found[0] in indexes:
+            self._open_index(folder / found[0])
+        else:
+            file = TensorFile(folder / found[0])
+            self.files = dict.fromkeys(file.shapes, file)
+        self.source = folder / found[0]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.files[name].read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.files
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.files[name].shapes[name]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self.files[name].dtypes[name]
+
+    def where(self, name: str) -> str:
+        """The file and the key, as a refusal names them."""
+        return f"{self.files[name].path}: {name}"
+
+    def verify(self) -> None:
+        for file in dict.fromkeys(self.files.values()):
+            file.verify()
+
+    def _open_index(self, index: Path) -> None:
+        rows = read_json(index).get("weight_map")
+        if not isinstance(rows, dict) or not rows:
+            raise ValueError(f"{index}: weight_map: expected an object from keys to files, got {rows!r:.60}")
+        shards: dict[str, TensorFile] = {}
+        for key, name in rows.items():
+            if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+                raise ValueError(f"{index}: {key}: expected the name of a file beside the index, got {name!r:.80}")
+            if name not in shards:
+                if not (index.parent / name).is_file():
+                    raise ValueError(f"{index}: {key}: its shard {name} is missing; fetch the folder again")
+                shards[name] = TensorFile(index.parent / name)
+            if key not in shards[name].shapes:
+                raise ValueError(f"{index}: {key}: expected in {name}, which does not hold it; fetch both again")
+            self.files[key] = shards[name]
+        for name, shard in shards.items():
+            for key in shard.shapes:
+                if rows.get(key) != name:
+                    raise ValueError(f"{shard.path}: {key}: unexpected: {index.name} does not name it")
+
+
+def write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """One safetensors file with a checksum in its header, written aside and moved into place."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(whole, aside, metadata={"format": "pt", "crc32": checksum(whole)})
+        aside.chmod(0o644)
+        os.replace(aside, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({error})") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the tensors' bytes in the order of their names."""
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()), value)
+    return f"{value:08x}"
+
+
+def check_finite(tensor: Tensor, where: str) -> None:
+    """Refuse a tensor with a value that is no number, infinite, or absurdly large."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return
+    low, high = (float(v) for v in tensor.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            f"{where}: expected finite numbers, got {high if math.isfinite(low) else low}; the file is damaged"
+        )
+    if max(-low, high) > LARGEST:
+        raise ValueError(
+            f"{where}: expected weights within {LARGEST:.0f}, got {max(-low, high):.3g}; the file is damaged"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; ValueError says what else was there."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing; expected a JSON object") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected a JSON object ({_first_line(error)})") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and where its data starts."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or 8 + length > size:
+            raise ValueError(
+                f"{path}: truncated: its header claims {length} bytes, the file has {size}; fetch it again"
+            )
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: its header is no JSON ({_first_line(error)}); fetch it again") from None
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: its header is no JSON object; fetch it again")
+    return header, 8 + length
+
+
+def _entry(path: Path, name: str, row: Any) -> tuple[tuple[int, ...], torch.dtype, int]:
+    """One line of the header: shape, type and where its bytes end."""
+    try:
+        shape, kind, (start, end) = tuple(row["shape"]), row["dtype"], row["data_offsets"]
+        whole = all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(
+            f"{path}: {name}: expected dtype, shape and data_offsets in the header, got {row!r:.80}"
+        ) from None
+    if kind not in DTYPES:
+        raise ValueError(f"{path}: {name}: expected one of {', '.join(DTYPES)}, got {kind!r:.20}; save it unquantised")
+    size = math.prod(shape) * DTYPES[kind].itemsize if whole else -1
+    if end - start != size:
+        raise ValueError(f"{path}: {name}: shape {shape} of {kind} takes {size} bytes, its offsets hold {end - start}")
+    return shape, DTYPES[kind], end
+
+
+def _culprit(error: Exception) -> str:
+    """Which global a pickle wanted to run, out of torch's long advice."""
+    text = str(error)
+    if "GLOBAL " in text:
+        return f"it holds code or objects beside tensors ({text.split('GLOBAL ')[1].split()[0]})"
+    return f"it is no plain pickle of tensors ({_first_line(error)})"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
