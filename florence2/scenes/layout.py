@@ -17,6 +17,7 @@ from florence2.scenes.palette import COLOURS, TEXTURES, Rgb, distance, jitter
 
 SUPERSAMPLE = 2  # everything is drawn at twice the size and reduced: anti-aliasing
 VISIBLE = 0.6  # the least part of a thing that stays uncovered
+REPEATS = 0.25  # the share of things that take the kind of an earlier one, so that counts, colours and places matter
 Box = tuple[float, float, float, float]
 
 
@@ -94,6 +95,8 @@ def fill(
     least, most = sides
     for _ in range(count):
         kind, texture = rng.choice(kinds), rng.choice(TEXTURES)
+        if layout.things and rng.random() < REPEATS:
+            kind = rng.choice(layout.things).kind
         colour, rgb = _colour(rng, away)
         ceiling = max(least, most)
         for _ in range(40):
@@ -170,7 +173,7 @@ def _colour(rng: random.Random, away: tuple[Rgb, ...]) -> tuple[str, Rgb]:
     while True:
         name = rng.choice(tuple(COLOURS))
         rgb = jitter(rng, COLOURS[name])
-        if all(distance(rgb, other) > 110 for other in away):
+        if all(distance(rgb, other) > 150 for other in away):
             return name, rgb
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -115,44 +116,31 @@ def tell(
     ground: str,
 ) -> Sample:
     """The record of a drawn scene."""
-    width, height = size_wh
-    regions, facts = [], []
-    for i, thing in enumerate(things):
-        region = _object(f"{name}.r{i}", thing)
-        regions.append(region)
-        assert region.box
-        x1, y1, x2, y2 = region.box
-        side = ((x2 - x1) * (y2 - y1)) ** 0.5 / min(size_wh)
-        centre = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height)
-        facts.append(words.Fact(region.id, thing.kind, thing.colour, thing.texture, centre, side))
-    read = [text_region(f"{name}.r{len(regions) + i}", line) for i, line in enumerate(lines)]
+    facts = [_fact(f"{name}.r{i}", thing, size_wh) for i, thing in enumerate(things)]
+    objects = [_object(thing, fact) for thing, fact in zip(things, facts)]
+    read = [text_region(f"{name}.r{len(facts) + i}", line) for i, line in enumerate(lines)]
     sign = None
     if lines:
-        x1, y1, x2, y2 = extent(tuple(point for line in lines for point in line.quad))
-        centre = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height)
-        sign = words.SignFact(tuple(r.id for r in read), " ".join(line.text for line in lines), centre)
+        box = extent(tuple(point for line in lines for point in line.quad))
+        ids = tuple(region.id for region in read)
+        sign = words.SignFact(ids, " ".join(line.text for line in lines), _centre(box, size_wh))
     captions = {
         "brief": words.brief(facts, sign, ground),
         "detailed": words.detailed(facts, sign, ground),
         "more_detailed": words.more_detailed(rng, facts, sign, ground),
     }
     texts: list[Text] = []
-    groundings: list[Grounding] = []
+    said: list[tuple[str, str, tuple[tuple[int, int], ...], tuple[str, ...]]] = []  # text id, phrase, spans, region ids
     for detail, pieces in captions.items():
         text, phrases = words.join(pieces)
         texts.append(Text(f"{name}.t{len(texts)}", text, detail, source=SOURCE))
-        for p in phrases:
-            i = len(groundings)
-            groundings.append(Grounding(f"{name}.g{i}", texts[-1].id, p.phrase, (p.span,), p.region_ids, source=SOURCE))
+        said += [(texts[-1].id, p.phrase, (p.span,), p.region_ids) for p in phrases]
     if lines:
         texts.append(Text(f"{name}.t{len(texts)}", "\n".join(line.text for line in lines), "ocr", source=SOURCE))
-    for fact in facts:
-        for phrase in words.refer(rng, fact, facts, 3):
-            i = len(groundings)
-            groundings.append(Grounding(f"{name}.g{i}", "", phrase, (), (fact.region_id,), source=SOURCE))
-    image = ImageRef(name, width=width, height=height)
-    coverage = {LABEL_SPACE: (Coverage("exhaustive"),)}
-    return Sample(name, image, tuple(texts), (*regions, *read), tuple(groundings), coverage=coverage)
+    said += [("", phrase, (), (fact.region_id,)) for fact in facts for phrase in words.refer(rng, fact, facts, 3)]
+    groundings = tuple(Grounding(f"{name}.g{i}", *row, source=SOURCE) for i, row in enumerate(said))
+    image = ImageRef(name, width=size_wh[0], height=size_wh[1])
+    return Sample(name, image, tuple(texts), (*objects, *read), groundings, coverage=_coverage(rng, things))
 
 
 def text_region(name: str, line: lettering.Line) -> Region:
@@ -161,8 +149,29 @@ def text_region(name: str, line: lettering.Line) -> Region:
     return Region(name, "text", extent(line.quad), line.text, quad=quad, source=SOURCE)
 
 
-def _object(name: str, thing: Thing) -> Region:
+def _coverage(rng: random.Random, things: Sequence[Thing]) -> dict[str, tuple[Coverage, ...]]:
+    """All is told, text too; two kinds that are not there are named, so that one may ask for them."""
+    present = {thing.kind for thing in things}
+    others = [kind for kind in KINDS if kind not in present]
+    absent = tuple(rng.sample(others, min(2, len(others))))
+    return {
+        LABEL_SPACE: (Coverage("exhaustive"), Coverage("negatives", absent)),
+        "text": (Coverage("exhaustive"),),
+    }
+
+
+def _object(thing: Thing, fact: words.Fact) -> Region:
     polygon = tuple(number for point in thing.polygon for number in point)
-    description = " ".join(w for w in (thing.colour, thing.texture.replace("plain", ""), thing.kind) if w)
-    box: Box = thing.box
-    return Region(name, "object", box, thing.kind, LABEL_SPACE, description, (polygon,), source=SOURCE)
+    return Region(
+        fact.region_id, "object", thing.box, thing.kind, LABEL_SPACE, fact.description, (polygon,), source=SOURCE
+    )
+
+
+def _fact(region_id: str, thing: Thing, size_wh: tuple[int, int]) -> words.Fact:
+    x1, y1, x2, y2 = thing.box
+    side = math.sqrt((x2 - x1) * (y2 - y1)) / min(size_wh)
+    return words.Fact(region_id, thing.kind, thing.colour, thing.texture, _centre(thing.box, size_wh), side)
+
+
+def _centre(box: Box, size_wh: tuple[int, int]) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2 / size_wh[0], (box[1] + box[3]) / 2 / size_wh[1]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Union
 
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _PLURALS = {"cross": "crosses", "leaf": "leaves", "butterfly": "butterflies", "cactus": "cacti", "fish": "fish",
             "snowman": "snowmen"}  # fmt: skip
 _PLACES = (  # [row][column] by thirds of the picture
