@@ -1,0 +1,271 @@
+"""Answers as targets and back: render(Parsed) -> target, parse(target) -> Parsed, for every answer kind.
+
+Both work on pieces (letters, a location, a special token), so a label may hold any letters: `<loc_5>` inside a text is
+encoded as plain letters and read back as such. Only the form as one string cannot tell the two apart, and refuses.
+
+    parse(render(p, size_wh), size_wh, ask) == canonical(p, size_wh, ask), and canonical is idempotent
+
+The items' order is kept (truths.py decides it for training); only equal labels are brought together where a label is
+written once. Knows no model and no scores; `ItemSpan` says which ids an item was read from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from florence2.codec import truths as rules
+from florence2.codec.locations import dequantize, location, quantize
+from florence2.codec.pieces import TOKENS, Letters, Piece, Special, pieces_of_ids, pieces_of_text
+from florence2.codec.reading import BLANKS, ItemSpan, Seek, Size, asked_box, box_at, named, outlined, read
+from florence2.codec.tasks import Task, task_of
+from florence2.codec.tokenizer import Tokenizer
+from florence2.records import Ask, Box, Grounding, Parsed, Polygon, Region, Text
+
+__all__ = ["ItemSpan", "canonical", "encode", "leftover", "parse", "parse_ids", "pieces", "render"]
+
+
+def render(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None = None) -> str:
+    """The target as one string; ValueError where a text holds the letters of a special token (`encode` takes those)."""
+    written = pieces(parsed, task, size_wh, ask)
+    for piece in written:
+        token = TOKENS.search(piece) if isinstance(piece, Letters) else None
+        if token:
+            raise ValueError(
+                f"text {str(piece)!r:.80}: in one string {token.group()} would read back as a token; encode to ids instead"
+            )
+    return "".join(location(piece) if isinstance(piece, int) else piece for piece in written)
+
+
+def encode(
+    parsed: Parsed, task: Task | str, tokenizer: Tokenizer, size_wh: Size, ask: Ask | None = None
+) -> list[int]:
+    """The target as ids, without `<s>` and `</s>`; each text is encoded by itself, special strings as plain letters."""
+    ids: list[int] = []
+    for piece in pieces(parsed, task, size_wh, ask):
+        if isinstance(piece, int):
+            ids.append(tokenizer.loc0 + piece)
+        elif isinstance(piece, Special):
+            ids.append(tokenizer.id_of(piece))
+        else:
+            ids.extend(tokenizer.encode(piece, specials=False))
+    return ids
+
+
+def pieces(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None = None) -> list[Piece]:
+    """The target as pieces."""
+    task = task_of(task)
+    return list(_WRITERS[task.gives](canonical(parsed, task, size_wh, ask), task, size_wh))
+
+
+def parse(text: str, task: Task | str, size_wh: Size, ask: Ask | None = None) -> Parsed:
+    """The answer that a generated text holds, special tokens in; what fits no item is left out."""
+    return read(pieces_of_text(text), task_of(task), size_wh, ask).parsed
+
+
+def parse_ids(
+    ids: Sequence[int], tokenizer: Tokenizer, task: Task | str, size_wh: Size, ask: Ask | None = None
+) -> tuple[Parsed, dict[str, ItemSpan]]:
+    """The answer that generated ids hold, and for each of its items where in the ids it stands."""
+    reading = read(pieces_of_ids(ids, tokenizer), task_of(task), size_wh, ask)
+    return reading.parsed, reading.spans
+
+
+def leftover(ids: Sequence[int], tokenizer: Tokenizer, task: Task | str) -> list[int]:
+    """Positions of the ids that no item uses; none in an answer that the grammar accepts."""
+    return sorted(read(pieces_of_ids(ids, tokenizer), task_of(task), (1000, 1000), None).unused)
+
+
+def canonical(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None = None) -> Parsed:
+    """The answer as a target can say it: places at bin centres, equal labels together, ids r0, g0, t0, no scores.
+
+    What no target can say (a box without a label, a region without a place, broken Unicode) raises ValueError.
+    """
+    task = task_of(task)
+    return _CANONICAL[task.gives](parsed, task, size_wh, ask or Ask(task.token))
+
+
+# ---- canonical --------------------------------------------------------------------------------------------------
+
+
+def _canonical_text(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
+    if len(parsed.texts) > 1:
+        raise ValueError(f"{task.name}: expected one text in a target, got {len(parsed.texts)}; render them one by one")
+    question = ask.text if task.keeps == "answer" else ""
+    texts = (_clean(task, text.text, "text") for text in parsed.texts if text.text.strip(BLANKS))
+    return Parsed(texts=tuple(Text(id="t0", text=text, detail=task.keeps, question=question) for text in texts))
+
+
+def _canonical_quads(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
+    out = []
+    for region in parsed.regions:
+        corners = rules.quad_of(region)
+        if len(corners) != 8:
+            raise ValueError(f"{task.name}: region {region.id!r}: expected a quad of 8 numbers, got {corners!r:.80}")
+        quad = dequantize(quantize(corners, size_wh), size_wh)
+        out.append(Region(kind="text", label=_label(task, region), quad=quad, box=rules.bounds(quad)))
+    return _numbered(out)
+
+
+def _canonical_labelled(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
+    together: dict[str, list[Region]] = {}
+    for region in parsed.regions:
+        label = _label(task, region)
+        together.setdefault(label, []).append(named(task, label, _box(task, region, size_wh)))
+    return _numbered(region for regions in together.values() for region in regions)
+
+
+def _canonical_boxes(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
+    return _numbered(Region(box=_box(task, region, size_wh)) for region in parsed.regions)
+
+
+def _canonical_phrases(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
+    by_id = {region.id: region for region in parsed.regions}
+    seek = Seek(ask.text)
+    regions: list[Region] = []
+    groundings: list[Grounding] = []
+    for grounding in parsed.groundings:
+        phrase = _clean(task, grounding.phrase, f"grounding {grounding.id!r}: phrase")
+        if not grounding.region_ids or not set(grounding.region_ids) <= set(by_id):
+            raise ValueError(f"{task.name}: grounding {grounding.id!r}: expected ids of regions, got {grounding.region_ids!r}")
+        first = len(regions)
+        regions.extend(Region(box=_box(task, by_id[i], size_wh)) for i in grounding.region_ids)
+        ids = tuple(f"r{i}" for i in range(first, len(regions)))
+        said = Grounding(f"g{len(groundings)}", ask.text_id, phrase, seek(phrase), ids)
+        groundings.append(said)
+    return replace(_numbered(regions), groundings=tuple(groundings))
+
+
+def _canonical_polygons(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
+    said = _numbered(outlined("", _polygons(task, region, size_wh)) for region in parsed.regions)
+    if task.keeps == "expression" and said.regions and ask.text:
+        ids = tuple(region.id for region in said.regions)
+        said = replace(said, groundings=(Grounding(id="g0", phrase=ask.text, region_ids=ids),))
+    return said
+
+
+def _canonical_open(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
+    out = []
+    for region in parsed.regions:
+        label = _label(task, region)
+        if region.polygons or (region.box is None and region.mask):
+            out.append(outlined(label, _polygons(task, region, size_wh)))
+        else:
+            out.append(named(task, label, _box(task, region, size_wh)))
+    return _numbered(out)
+
+
+def _canonical_region_text(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
+    if len(parsed.regions) > 1:
+        raise ValueError(f"{task.name}: expected one region in a target, got {len(parsed.regions)}; render them one by one")
+    asked = asked_box(ask, size_wh)
+    out = []
+    for region in parsed.regions:
+        box = asked if rules.box_of(region) is None and asked else _box(task, region, size_wh)
+        out.append(named(task, _label(task, region), box))
+    return _numbered(out)
+
+
+_CANONICAL: dict[str, Callable[[Parsed, Task, Size, Ask], Parsed]] = {
+    "text": _canonical_text,
+    "quads": _canonical_quads,
+    "labelled_boxes": _canonical_labelled,
+    "boxes": _canonical_boxes,
+    "phrases": _canonical_phrases,
+    "polygons": _canonical_polygons,
+    "open_boxes": _canonical_open,
+    "region_text": _canonical_region_text,
+}
+
+
+def _numbered(regions: Iterable[Region]) -> Parsed:
+    return Parsed(regions=tuple(replace(region, id=f"r{index}") for index, region in enumerate(regions)))
+
+
+def _clean(task: Task, text: str, what: str) -> str:
+    clean = text.strip(BLANKS)
+    if not clean:
+        raise ValueError(f"{task.name}: {what}: expected letters, got {text!r}; drop the item or name it")
+    try:
+        clean.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{task.name}: {what}: expected Unicode, got a lone surrogate in {text!r:.80}") from None
+    return clean
+
+
+def _label(task: Task, region: Region) -> str:
+    name = "description" if task.keeps == "description" else "label"
+    return _clean(task, getattr(region, name), f"region {region.id!r}: {name}")
+
+
+def _box(task: Task, region: Region, size_wh: Size) -> Box:
+    box = rules.box_of(region)
+    if box is None:
+        raise ValueError(f"{task.name}: region {region.id!r}: expected a box, a quad or polygons, got no place at all")
+    return box_at(quantize(box, size_wh), size_wh)
+
+
+def _polygons(task: Task, region: Region, size_wh: Size) -> tuple[Polygon, ...]:
+    polygons = rules.polygons_of(region)
+    for part in polygons or ((),):
+        if len(part) < 6 or len(part) % 2:
+            raise ValueError(
+                f"{task.name}: region {region.id!r}: expected polygons of three or more x, y points, got {part!r:.80}"
+            )
+    return tuple(dequantize(quantize(part, size_wh), size_wh) for part in polygons)
+
+
+# ---- writers: canonical answers to pieces -----------------------------------------------------------------------
+
+
+def _write_text(said: Parsed, task: Task, size_wh: Size) -> Iterable[Piece]:
+    return [Letters(text.text) for text in said.texts]
+
+
+def _write_places(said: Parsed, task: Task, size_wh: Size) -> Iterable[Piece]:
+    """Every region with its text in front, boxes of one label but once (`labelled_boxes`)."""
+    written = ""
+    for region in said.regions:
+        text = region.description if task.keeps == "description" else region.label
+        if text and (text != written or task.gives != "labelled_boxes"):
+            yield Letters(text)
+        written = text
+        if task.gives == "open_boxes" and region.polygons:
+            yield from _write_instance(region, size_wh)
+        else:
+            yield from quantize(region.quad or region.box or (), size_wh)
+
+
+def _write_phrases(said: Parsed, task: Task, size_wh: Size) -> Iterable[Piece]:
+    by_id = {region.id: region for region in said.regions}
+    for grounding in said.groundings:
+        yield Letters(grounding.phrase)
+        for region_id in grounding.region_ids:
+            yield from quantize(by_id[region_id].box or (), size_wh)
+
+
+def _write_polygons(said: Parsed, task: Task, size_wh: Size) -> Iterable[Piece]:
+    if len(said.regions) == 1:
+        return list(_write_instance(said.regions[0], size_wh))[1:-1]
+    return [piece for region in said.regions for piece in _write_instance(region, size_wh)]
+
+
+def _write_instance(region: Region, size_wh: Size) -> Iterable[Piece]:
+    yield Special("<poly>")
+    for index, part in enumerate(region.polygons):
+        if index:
+            yield Special("<sep>")
+        yield from quantize(part, size_wh)
+    yield Special("</poly>")
+
+
+_WRITERS: dict[str, Callable[[Parsed, Task, Size], Iterable[Piece]]] = {
+    "text": _write_text,
+    "quads": _write_places,
+    "labelled_boxes": _write_places,
+    "boxes": _write_places,
+    "phrases": _write_phrases,
+    "polygons": _write_polygons,
+    "open_boxes": _write_places,
+    "region_text": _write_places,
+}

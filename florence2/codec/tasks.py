@@ -1,0 +1,214 @@
+"""The table of tasks: 15 official rows, two shipped questions, and a user's own. A row is the whole truth of a task.
+
+A row is strings only. What it gives (the answer kind) tells how an answer is written and read (answers.py, grammar.py);
+what it keeps tells where a Sample holds its truth (truths.py).
+
+    gives            target between <s> and </s>                     keeps
+    text             letters                                         brief, detailed, more_detailed, ocr, answer
+    quads            (text 8 locations)*                             text
+    labelled_boxes   (label (4 locations)+)*                         label, description
+    boxes            (4 locations)*                                  box
+    phrases          (phrase (4 locations)+)*                        caption
+    polygons         part (<sep> part)*, or (<poly> .. </poly>)*     expression, region
+    open_boxes       (label 4 locations | label <poly> .. </poly>)*  query
+    region_text      text 4 locations                                label, description, text
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from florence2.codec import truths as rules
+from florence2.codec.locations import location, quantize
+from florence2.records import Ask, Parsed, Sample, Source
+
+KEEPS: dict[str, dict[str, str]] = {  # answer kind -> named rule -> what its prompt takes
+    "text": {"brief": "", "detailed": "", "more_detailed": "", "ocr": "", "answer": "text"},
+    "quads": {"text": ""},
+    "labelled_boxes": {"label": "", "description": ""},
+    "boxes": {"box": ""},
+    "phrases": {"caption": "text"},
+    "polygons": {"expression": "text", "region": "region"},
+    "open_boxes": {"query": "text"},
+    "region_text": {"label": "region", "description": "region", "text": "region"},
+}
+CLOSED = ("labelled_boxes", "phrases", "open_boxes", "region_text")  # kinds that a set of labels can close
+INPUT = "{input}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. `gives` is the answer kind, `keeps` the named rule that says where a Sample keeps its truth."""
+
+    token: str
+    prompt: str
+    gives: str
+    keeps: str
+
+    @property
+    def name(self) -> str:
+        """The token without brackets."""
+        return self.token.strip("<>")
+
+    @property
+    def takes(self) -> str:
+        """What the prompt needs beside the picture: "", "text" or "region"."""
+        return KEEPS[self.gives][self.keeps] if INPUT in self.prompt else ""
+
+    def truths(self, sample: Sample) -> list[tuple[Ask, Parsed]]:
+        """All (ask, true answer) pairs that the sample's current view holds, boxes and labels in target order.
+
+        Equal asks are alternatives: five captions of one picture are five pairs. An empty answer is a truth only where
+        the sample's coverage says so. The answers keep the ids of the sample's items.
+        """
+        return rules.truths(self, sample)
+
+    def add(self, sample: Sample, ask: Ask, parsed: Parsed, source: Source) -> Sample:
+        """The sample with an answer's items appended under ids of their own and `source`; nothing is replaced."""
+        return rules.add(self, sample, ask, parsed, source)
+
+
+def _table(*rows: tuple[str, str, str, str]) -> dict[str, Task]:
+    return {row[0]: Task(*row) for row in rows}
+
+
+TASKS: dict[str, Task] = _table(  # in the order in which the official processor looks for them
+    ("<OCR>", "What is the text in the image?", "text", "ocr"),
+    ("<OCR_WITH_REGION>", "What is the text in the image, with regions?", "quads", "text"),
+    ("<CAPTION>", "What does the image describe?", "text", "brief"),
+    ("<DETAILED_CAPTION>", "Describe in detail what is shown in the image.", "text", "detailed"),
+    ("<MORE_DETAILED_CAPTION>", "Describe with a paragraph what is shown in the image.", "text", "more_detailed"),
+    ("<OD>", "Locate the objects with category name in the image.", "labelled_boxes", "label"),
+    ("<DENSE_REGION_CAPTION>", "Locate the objects in the image, with their descriptions.", "labelled_boxes", "description"),
+    ("<REGION_PROPOSAL>", "Locate the region proposals in the image.", "boxes", "box"),
+    ("<CAPTION_TO_PHRASE_GROUNDING>", "Locate the phrases in the caption: {input}", "phrases", "caption"),
+    ("<REFERRING_EXPRESSION_SEGMENTATION>", "Locate {input} in the image with mask", "polygons", "expression"),
+    ("<REGION_TO_SEGMENTATION>", "What is the polygon mask of region {input}", "polygons", "region"),
+    ("<OPEN_VOCABULARY_DETECTION>", "Locate {input} in the image.", "open_boxes", "query"),
+    ("<REGION_TO_CATEGORY>", "What is the region {input}?", "region_text", "label"),
+    ("<REGION_TO_DESCRIPTION>", "What does the region {input} describe?", "region_text", "description"),
+    ("<REGION_TO_OCR>", "What text is in the region {input}?", "region_text", "text"),
+)
+
+QUESTIONS: dict[str, Task] = _table(  # conventions of public fine-tunes, no task of the released checkpoints
+    ("<DocVQA>", "<DocVQA>{input}", "text", "answer"),
+    ("<VQA>", "<VQA>{input}", "text", "answer"),
+)
+
+RAW = Task("", INPUT, "text", "answer")  # a prompt without a known task: its answer is plain text, as the reference has it
+
+REGISTERED: dict[str, Task] = {}  # a user's own rows, by `register`
+
+
+def register(token: str, prompt: str, gives: str, keeps: str) -> Task:
+    """Add a task of one's own: four strings, as in the table; {input} in the prompt is where text or region goes."""
+    task = checked(Task(token, prompt, gives, keeps))
+    known = {**TASKS, **QUESTIONS, **REGISTERED}.get(token)
+    if known is not None and known != task:
+        raise ValueError(f"task {token}: already there with the prompt {known.prompt!r}; choose another token")
+    if known is None:
+        REGISTERED[token] = task
+    return task
+
+
+def checked(task: Task) -> Task:
+    """The task, or ValueError saying which of its strings does not fit."""
+    if len(task.token) < 3 or task.token[0] != "<" or task.token[-1] != ">" or set(task.token[1:-1]) & set("<> \n"):
+        raise ValueError(f"task token: expected letters in angle brackets as <COUNT>, got {task.token!r}")
+    if task.gives not in KEEPS:
+        raise ValueError(f"task {task.token}: gives: expected one of {', '.join(KEEPS)}, got {task.gives!r}")
+    if task.keeps not in KEEPS[task.gives]:
+        expected = ", ".join(KEEPS[task.gives])
+        raise ValueError(f"task {task.token}: keeps: expected one of {expected} for {task.gives}, got {task.keeps!r}")
+    needs = KEEPS[task.gives][task.keeps]
+    if (INPUT in task.prompt) != bool(needs) and task.keeps != "answer":
+        wanted = f"{INPUT} for the {needs}" if needs else f"no {INPUT}"
+        raise ValueError(f"task {task.token}: prompt: expected {wanted}, got {task.prompt!r}")
+    return task
+
+
+def task_of(name: str | Task, tasks: Mapping[str, Task] | None = None) -> Task:
+    """The task of a token or a name without brackets, from `tasks` first, then the shipped and registered rows."""
+    if isinstance(name, Task):
+        return name
+    if not name:
+        return RAW
+    token = name if name.startswith("<") else f"<{name}>"
+    table = {**REGISTERED, **QUESTIONS, **TASKS, **(tasks or {})}
+    if token not in table:
+        raise ValueError(f"task {name!r}: unknown; expected one of {', '.join(t.strip('<>') for t in table)}")
+    return table[token]
+
+
+def save_tasks(tasks: Mapping[str, Task], folder: str | Path) -> None:
+    """Write the rows that are not official as tasks.json; nothing where there are none."""
+    rows = [dataclasses.asdict(task) for token, task in tasks.items() if TASKS.get(token) != task]
+    if rows:
+        (Path(folder) / "tasks.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def load_tasks(folder: str | Path) -> dict[str, Task]:
+    """The official and shipped rows, and those of the folder's tasks.json."""
+    path = Path(folder) / "tasks.json"
+    table = {**TASKS, **QUESTIONS}
+    if not path.is_file():
+        return table
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        tasks = [checked(Task(**row)) for row in rows]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: expected a list of rows token, prompt, gives, keeps; {error}") from None
+    return {**table, **{task.token: task for task in tasks}}
+
+
+def ask_of(prompt: str, tasks: Mapping[str, Task] | None = None) -> Ask:
+    """The Ask of a prompt as a user wrote it, sent as the official processor sends it.
+
+    The first token of the table that occurs anywhere decides; a task without input must be the whole string; for the
+    others every occurrence of the token is taken out and the rest, stripped, is the input.
+    """
+    for token, task in {**REGISTERED, **QUESTIONS, **TASKS, **(tasks or {})}.items():
+        if token not in TASKS and prompt.startswith(token):
+            return Ask(task=token, text=prompt[len(token) :], prompt=prompt)
+    for token, task in TASKS.items():
+        if token in prompt:
+            text = prompt.replace(token, "").strip()
+            if not task.takes and prompt != token:
+                raise ValueError(f"prompt: expected {token} alone (it takes no input), got {prompt!r:.200}")
+            return Ask(task=token, text=text, prompt=task.prompt.replace(INPUT, text))
+    return Ask(prompt=prompt)
+
+
+def prompt_text(ask: Ask, size_wh: tuple[int, int], tasks: Mapping[str, Task] | None = None) -> str:
+    """The prompt as it goes to the tokenizer: `ask.prompt` as written, else the task's with the ask's input in it."""
+    if ask.prompt:
+        return ask.prompt
+    task = task_of(ask.task, tasks)
+    if ask.labels and task.gives not in CLOSED:
+        raise ValueError(f"{task.name}: takes no labels; they close detection, grounding and region-to-category only")
+    if ask.region and task.takes != "region":
+        raise ValueError(f"{task.name}: takes no region; expected one of the REGION_TO_ tasks")
+    if not task.takes:
+        if ask.text:
+            raise ValueError(f"{task.name}: takes no text, got {ask.text!r:.80}; give the task alone")
+        return task.prompt
+    return task.prompt.replace(INPUT, _input(task, ask, size_wh))
+
+
+def _input(task: Task, ask: Ask, size_wh: tuple[int, int]) -> str:
+    if task.takes == "region" and ask.region:
+        if len(ask.region) < 4 or len(ask.region) % 2:
+            raise ValueError(f"{task.name}: region: expected x1, y1, x2, y2 or a flat polygon, got {ask.region!r:.100}")
+        corners = rules.ordered(ask.region) if len(ask.region) == 4 else ask.region
+        return "".join(location(index) for index in quantize(corners, size_wh))
+    if task.gives == "open_boxes" and ask.labels:
+        return "<and>".join(ask.labels)
+    text = ask.text.strip()
+    if not text:
+        wanted = "a region (x1, y1, x2, y2 in pixels)" if task.takes == "region" else "a text"
+        raise ValueError(f"{task.name}: expected {wanted} beside the picture, got none")
+    return text

@@ -1,0 +1,380 @@
+"""Where a Sample keeps the truth of a task, and where a task's answer goes in a Sample: one pair a kind.
+
+Knows records only: neither tokens nor prompts. Order is decided here and nowhere else: labels by code point, boxes by
+descending area in pixels, text in reading order, phrases as the caption has them; what is written as a target keeps it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from florence2.records import Ask, Box, Grounding, Item, Parsed, Polygon, Region, Sample, Source, Text
+
+if TYPE_CHECKING:
+    from florence2.codec.tasks import Task
+
+Pairs = list[tuple[Ask, Parsed]]
+K = TypeVar("K")
+
+
+def truths(task: Task, sample: Sample) -> Pairs:
+    """All (ask, answer) pairs of the task; a pair that says the same twice is given once."""
+    pairs = _TRUTHS[task.gives](task, sample.current())
+    return list({(ask, _said(parsed)): (ask, parsed) for ask, parsed in reversed(pairs)}.values())[::-1]
+
+
+def add(task: Task, sample: Sample, ask: Ask, parsed: Parsed, source: Source) -> Sample:
+    """The sample with the answer's items appended, ids made unique, `source` stamped."""
+    texts, regions, groundings = _ADDED[task.gives](task, sample, ask, parsed)
+    there: list[Item] = [*sample.texts, *sample.regions, *sample.groundings]
+    coming: list[Item] = [*texts, *regions, *groundings]
+    taken = {item.id for item in there}
+    names: dict[str, str] = {}
+    for item in coming:
+        stem = f"{source.kind}:{source.name}:{source.round}:{task.name or 'RAW'}:{item.id}"
+        name, count = stem, 1
+        while name in taken:
+            name, count = f"{stem}.{count}", count + 1
+        taken.add(name)
+        names[item.id] = name
+    return replace(
+        sample,
+        texts=(*sample.texts, *(replace(t, id=names[t.id], source=source) for t in texts)),
+        regions=(*sample.regions, *(replace(r, id=names[r.id], source=source) for r in regions)),
+        groundings=(
+            *sample.groundings,
+            *(
+                replace(
+                    g,
+                    id=names[g.id],
+                    source=source,
+                    text_id=names.get(g.text_id, g.text_id),
+                    region_ids=tuple(names[i] for i in g.region_ids),
+                )
+                for g in groundings
+            ),
+        ),
+    )
+
+
+# ---- places -----------------------------------------------------------------------------------------------------
+
+
+def ordered(box: Sequence[float]) -> Box:
+    """The box with its corners in order."""
+    x1, y1, x2, y2 = box
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+
+def bounds(points: Sequence[float]) -> Box:
+    """The box around flat x, y points."""
+    return min(points[0::2]), min(points[1::2]), max(points[0::2]), max(points[1::2])
+
+
+def box_of(region: Region) -> Box | None:
+    """The region's box, else the box around its quad, its polygons or its mask."""
+    if region.box is not None:
+        return region.box
+    points = region.quad or tuple(value for part in polygons_of(region) for value in part)
+    return bounds(points) if points else None
+
+
+def polygons_of(region: Region) -> tuple[Polygon, ...]:
+    """The region's polygons, else those around its mask, simplified to half a bin."""
+    if region.polygons or region.mask is None:
+        return region.polygons
+    from florence2 import geometry
+
+    tolerance = max(region.mask.width, region.mask.height) / 2000
+    parts = geometry.mask_polygons(geometry.decode_rle(region.mask))
+    return tuple(tuple(map(float, geometry.simplify(part, tolerance))) for part in parts)
+
+
+def quad_of(region: Region) -> Polygon:
+    """The region's quad, else the corners of its box."""
+    if region.quad or region.box is None:
+        return region.quad
+    x1, y1, x2, y2 = region.box
+    return x1, y1, x2, y1, x2, y2, x1, y2
+
+
+def by_area(regions: Iterable[Region]) -> list[Region]:
+    """Largest box first; equal ones stay as they came."""
+
+    def area(region: Region) -> float:
+        x1, y1, x2, y2 = region.box or (0.0, 0.0, 0.0, 0.0)
+        return abs((x2 - x1) * (y2 - y1))
+
+    return sorted(regions, key=area, reverse=True)
+
+
+def reading_order(regions: Iterable[Region]) -> list[Region]:
+    """Lines from top to bottom, each from left to right; a line shares at least half a height with its first region."""
+
+    def span(region: Region) -> Box:
+        return box_of(region) or (0.0, 0.0, 0.0, 0.0)
+
+    lines: list[list[Region]] = []
+    for region in sorted(regions, key=lambda r: (span(r)[1] + span(r)[3], span(r)[0])):
+        _, top, _, bottom = span(region)
+        if lines:
+            _, first_top, _, first_bottom = span(lines[-1][0])
+            shared = min(bottom, first_bottom) - max(top, first_top)
+            if 2 * shared >= min(bottom - top, first_bottom - first_top) > 0:
+                lines[-1].append(region)
+                continue
+        lines.append([region])
+    return [region for line in lines for region in sorted(line, key=lambda r: span(r)[0])]
+
+
+# ---- sample -> truths -------------------------------------------------------------------------------------------
+
+
+def _text_truths(task: Task, sample: Sample) -> Pairs:
+    asked = "answer" == task.keeps
+    texts = [text for text in sample.texts if text.detail == task.keeps and text.text.strip()]
+    if asked and not task.takes:
+        texts = [text for text in texts if text.question in ("", task.token, task.prompt)]
+    elif asked:
+        texts = [text for text in texts if text.question.strip()]
+    if task.keeps == "ocr" and not texts:
+        lines = "\n".join(region.label for region in reading_order(_text_regions(sample)))
+        texts = [Text(id="t0", text=lines, detail="ocr")] if lines else []
+    return [(Ask(task.token, text=text.question if task.takes else ""), Parsed(texts=(text,))) for text in texts]
+
+
+def _quad_truths(task: Task, sample: Sample) -> Pairs:
+    regions = reading_order(_text_regions(sample))
+    return _if_any(task, sample, [replace(region, quad=quad_of(region)) for region in regions])
+
+
+def _labelled_truths(task: Task, sample: Sample) -> Pairs:
+    return _if_any(task, sample, _by_label(_objects(sample, task.keeps), task.keeps))
+
+
+def _box_truths(task: Task, sample: Sample) -> Pairs:
+    present = {region.id for region in sample.regions if region.id}
+    regions = [region for region in _objects(sample) if region.refines not in present]
+    return _if_any(task, sample, by_area(_distinct(regions)))
+
+
+def _phrase_truths(task: Task, sample: Sample) -> Pairs:
+    pairs = []
+    for text in sample.texts:
+        found = []
+        for grounding in sample.groundings:
+            if grounding.text_id != text.id or not text.id:
+                continue
+            phrase = grounding.phrase or (text.text[slice(*grounding.spans[0])] if grounding.spans else "")
+            regions = by_area(_grounded(sample, grounding))
+            if phrase.strip() and regions:
+                start = grounding.spans[0][0] if grounding.spans else text.text.find(phrase) % (len(text.text) + 1)
+                found.append((start, replace(grounding, phrase=phrase, region_ids=_ids(regions)), regions))
+        if found and text.text.strip():
+            found.sort(key=lambda row: row[0])
+            regions = list({region.id: region for row in found for region in row[2]}.values())
+            parsed = Parsed(regions=tuple(regions), groundings=tuple(row[1] for row in found))
+            pairs.append((Ask(task.token, text=text.text, text_id=text.id), parsed))
+    return pairs
+
+
+def _polygon_truths(task: Task, sample: Sample) -> Pairs:
+    if task.keeps == "region":
+        outlined = _outlined(sample, [region for region in _objects(sample) if region.refines == ""])
+        lone = _outlined(sample, [r for r in _objects(sample) if r.refines and not _base(sample, r)])
+        return [(Ask(task.token, region=_box(r)), Parsed(regions=(r,))) for r in (*outlined, *lone)]
+    phrases = _grouped(sample.groundings, lambda grounding: grounding.phrase)
+    pairs = []
+    for phrase, groundings in phrases.items():
+        own = [grounding for grounding in groundings if not grounding.text_id]
+        used = own or (groundings if len(groundings) == 1 else [])  # a caption's phrase refers only where it is unique
+        grounded = list({r.id: r for grounding in used for r in _grounded(sample, grounding)}.values())
+        regions = by_area(_outlined(sample, grounded))
+        if phrase.strip() and regions and len(regions) == len(grounded):
+            said = Grounding(id=used[0].id, phrase=phrase, region_ids=_ids(regions))
+            pairs.append((Ask(task.token, text=phrase), Parsed(regions=tuple(regions), groundings=(said,))))
+    return pairs
+
+
+def _open_truths(task: Task, sample: Sample) -> Pairs:
+    named = _grouped(_objects(sample, "label"), lambda region: region.label)
+    asked = {label: _by_label(named[label], "label") for label in sorted(named)}
+    for grounding in sample.groundings:
+        if not grounding.text_id and grounding.phrase.strip() and grounding.phrase not in named:
+            regions = [replace(region, label=grounding.phrase) for region in _grounded(sample, grounding)]
+            asked[grounding.phrase] = _by_label([*asked.get(grounding.phrase, []), *regions], "label")
+    for states in sample.coverage.values():
+        for coverage in states:
+            for label in coverage.labels if coverage.state == "negatives" else ():
+                asked.setdefault(label, [])
+    asked = {label: [replace(r, polygons=(), mask=None) for r in asked[label]] for label in asked}  # boxes are the answer
+    pairs = [(Ask(task.token, text=label), Parsed(regions=tuple(regions))) for label, regions in asked.items()]
+    if len(named) > 1:
+        everything = [region for label in sorted(named) for region in asked[label]]
+        pairs.append((Ask(task.token, labels=tuple(sorted(named))), Parsed(regions=tuple(everything))))
+    return pairs
+
+
+def _region_truths(task: Task, sample: Sample) -> Pairs:
+    regions = _text_regions(sample) if task.keeps == "text" else _objects(sample, task.keeps)
+    boxed = [replace(region, box=ordered(_box(region))) for region in regions if box_of(region)]
+    return [(Ask(task.token, region=_box(region)), Parsed(regions=(region,))) for region in boxed]
+
+
+_TRUTHS: dict[str, Callable[[Task, Sample], Pairs]] = {
+    "text": _text_truths,
+    "quads": _quad_truths,
+    "labelled_boxes": _labelled_truths,
+    "boxes": _box_truths,
+    "phrases": _phrase_truths,
+    "polygons": _polygon_truths,
+    "open_boxes": _open_truths,
+    "region_text": _region_truths,
+}
+
+
+def _objects(sample: Sample, field: str = "") -> list[Region]:
+    """Object regions with a box (and with `field` filled) that are neither ignored nor said again by a refinement."""
+    by_id = {region.id: region for region in sample.regions if region.id}
+    out = []
+    for region in sample.regions:
+        box = box_of(region)
+        if region.kind != "object" or region.ignore or box is None:
+            continue
+        base = by_id.get(region.refines)
+        if field and (
+            not getattr(region, field).strip() or (base and getattr(base, field) == getattr(region, field))
+        ):
+            continue
+        out.append(replace(region, box=box))
+    return out
+
+
+def _text_regions(sample: Sample) -> list[Region]:
+    return [r for r in sample.regions if r.kind == "text" and not r.ignore and r.label.strip() and box_of(r)]
+
+
+def _by_label(regions: Iterable[Region], field: str) -> list[Region]:
+    groups = _grouped(regions, lambda region: getattr(region, field))
+    return [region for label in sorted(groups) for region in by_area(_distinct(groups[label]))]
+
+
+def _distinct(regions: Iterable[Region]) -> list[Region]:
+    """The first region of each box."""
+    first: dict[Box | None, Region] = {}
+    for region in regions:
+        first.setdefault(region.box, region)
+    return list(first.values())
+
+
+def _grounded(sample: Sample, grounding: Grounding) -> list[Region]:
+    by_id = {region.id: region for region in sample.regions}
+    regions = [by_id[i] for i in grounding.region_ids if i in by_id]
+    return [replace(r, box=box_of(r)) for r in regions if not r.ignore and box_of(r)]
+
+
+def _outlined(sample: Sample, regions: Iterable[Region]) -> list[Region]:
+    """The regions that have polygons, their own or those of a region that refines them."""
+    refined = {r.refines: r for r in reversed(sample.regions) if r.refines and (r.polygons or r.mask) and not r.ignore}
+    out = []
+    for region in regions:
+        polygons = polygons_of(region) or (polygons_of(refined[region.id]) if region.id in refined else ())
+        if polygons:
+            out.append(replace(region, polygons=polygons))
+    return out
+
+
+def _base(sample: Sample, region: Region) -> bool:
+    return any(region.refines == other.id for other in sample.regions)
+
+
+def _box(region: Region) -> Box:
+    box = box_of(region)
+    assert box is not None
+    return box
+
+
+def _ids(regions: Iterable[Region]) -> tuple[str, ...]:
+    return tuple(region.id for region in regions)
+
+
+def _grouped(items: Iterable[K], key: Callable[[K], str]) -> dict[str, list[K]]:
+    groups: dict[str, list[K]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _if_any(task: Task, sample: Sample, regions: Sequence[Region]) -> Pairs:
+    """One pair; with no regions only where the sample says that it was looked for all over and nothing is there."""
+    spaces = {space for space, states in sample.coverage.items() for c in states if c.state == "exhaustive"}
+    searched = "text" in spaces if task.gives == "quads" else spaces - {"text"} and task.keeps != "description"
+    return [(Ask(task.token), Parsed(regions=tuple(regions)))] if regions or searched else []
+
+
+def _said(parsed: Parsed) -> str:
+    """What an answer says, ids and makers aside."""
+    place = {region.id: index for index, region in enumerate(parsed.regions)}
+    texts = [(text.text, text.question) for text in parsed.texts]
+    regions = [(r.box, r.label, r.description, r.quad, r.polygons) for r in parsed.regions]
+    phrases = [(g.phrase, g.spans, tuple(place[i] for i in g.region_ids)) for g in parsed.groundings]
+    return repr((texts, regions, phrases))
+
+
+# ---- answer -> sample -------------------------------------------------------------------------------------------
+
+Items = tuple[Sequence[Text], Sequence[Region], Sequence[Grounding]]
+
+
+def _add_texts(task: Task, sample: Sample, ask: Ask, parsed: Parsed) -> Items:
+    question = ask.text if task.keeps == "answer" else ""
+    return [replace(text, detail=task.keeps, question=question) for text in parsed.texts], (), ()
+
+
+def _add_regions(task: Task, sample: Sample, ask: Ask, parsed: Parsed) -> Items:
+    kind = "text" if task.keeps == "text" else "object"
+    return (), [replace(region, kind=kind) for region in parsed.regions], ()
+
+
+def _add_phrases(task: Task, sample: Sample, ask: Ask, parsed: Parsed) -> Items:
+    """The phrases hang on the sample's text; a caption that the sample lacks comes with them."""
+    known = [text.id for text in sample.texts if text.id and ask.text_id in ("", text.id) and text.text == ask.text]
+    new = [] if known else [Text(id="caption", text=ask.text, detail="brief")]
+    text_id = known[0] if known else "caption"
+    return new, parsed.regions, [dataclasses.replace(g, text_id=text_id) for g in parsed.groundings]
+
+
+def _add_polygons(task: Task, sample: Sample, ask: Ask, parsed: Parsed) -> Items:
+    if task.keeps == "region":
+        return (), _refining(sample, ask, parsed), ()
+    said = Grounding(id="g0", phrase=ask.text, region_ids=_ids(parsed.regions))
+    return (), parsed.regions, parsed.groundings or ([said] if parsed.regions else [])
+
+
+def _add_region_text(task: Task, sample: Sample, ask: Ask, parsed: Parsed) -> Items:
+    kind = "text" if task.keeps == "text" else "object"
+    return (), [replace(region, kind=kind) for region in _refining(sample, ask, parsed)], ()
+
+
+def _refining(sample: Sample, ask: Ask, parsed: Parsed) -> list[Region]:
+    """The answer's regions at the place asked for, naming the sample's region of that very box."""
+    if not ask.region:
+        return list(parsed.regions)
+    box = ordered(ask.region) if len(ask.region) == 4 else bounds(ask.region)
+    known = [r.id for r in sample.regions if r.id and not r.refines and box_of(r) == box]
+    return [replace(region, box=box, refines=known[0] if known else "") for region in parsed.regions]
+
+
+_ADDED: dict[str, Callable[[Task, Sample, Ask, Parsed], Items]] = {
+    "text": _add_texts,
+    "quads": _add_regions,
+    "labelled_boxes": _add_regions,
+    "boxes": _add_regions,
+    "phrases": _add_phrases,
+    "polygons": _add_polygons,
+    "open_boxes": _add_regions,
+    "region_text": _add_region_text,
+}
