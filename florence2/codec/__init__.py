@@ -1,1 +1,1 @@
-"""Between records and tokens: locations, tasks, answers, grammar, the official dictionaries, the tokenizer. No torch."""
+"""Between records and tokens: locations, tasks, answers, grammar, official dictionaries, the tokenizer. No torch."""

@@ -32,14 +32,12 @@ def render(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None = No
         token = TOKENS.search(piece) if isinstance(piece, Letters) else None
         if token:
             raise ValueError(
-                f"text {str(piece)!r:.80}: in one string {token.group()} would read back as a token; encode to ids instead"
+                f"text {str(piece)!r:.80}: as one string {token.group()} would read back as a token; encode it to ids"
             )
     return "".join(location(piece) if isinstance(piece, int) else piece for piece in written)
 
 
-def encode(
-    parsed: Parsed, task: Task | str, tokenizer: Tokenizer, size_wh: Size, ask: Ask | None = None
-) -> list[int]:
+def encode(parsed: Parsed, task: Task | str, tokenizer: Tokenizer, size_wh: Size, ask: Ask | None = None) -> list[int]:
     """The target as ids, without `<s>` and `</s>`; each text is encoded by itself, special strings as plain letters."""
     ids: list[int] = []
     for piece in pieces(parsed, task, size_wh, ask):
@@ -127,7 +125,9 @@ def _canonical_phrases(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> P
     for grounding in parsed.groundings:
         phrase = _clean(task, grounding.phrase, f"grounding {grounding.id!r}: phrase")
         if not grounding.region_ids or not set(grounding.region_ids) <= set(by_id):
-            raise ValueError(f"{task.name}: grounding {grounding.id!r}: expected ids of regions, got {grounding.region_ids!r}")
+            raise ValueError(
+                f"{task.name}: grounding {grounding.id!r}: expected ids of regions, got {grounding.region_ids!r}"
+            )
         first = len(regions)
         regions.extend(Region(box=_box(task, by_id[i], size_wh)) for i in grounding.region_ids)
         ids = tuple(f"r{i}" for i in range(first, len(regions)))
@@ -157,7 +157,9 @@ def _canonical_open(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Pars
 
 def _canonical_region_text(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
     if len(parsed.regions) > 1:
-        raise ValueError(f"{task.name}: expected one region in a target, got {len(parsed.regions)}; render them one by one")
+        raise ValueError(
+            f"{task.name}: expected one region in a target, got {len(parsed.regions)}; render them one by one"
+        )
     asked = asked_box(ask, size_wh)
     out = []
     for region in parsed.regions:

@@ -17,7 +17,9 @@ def bin_widths(size_wh: tuple[int, int]) -> np.ndarray:
     """Width and height of one bin in pixels, float32 (2,)."""
     width, height = size_wh
     if not (width > 0 and height > 0):
-        raise ValueError(f"size_wh: expected a positive (width, height), got {size_wh!r}; give the upright image's size")
+        raise ValueError(
+            f"size_wh: expected a positive (width, height), got {size_wh!r}; give the upright image's size"
+        )
     return np.array([width / BINS, height / BINS], dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Targets to answers: one reader an answer kind, from groups of pieces to items. Linear in length; nothing in it raises."""
+"""Targets to answers: one reader an answer kind, from groups of pieces to items. Linear in length."""
 
 from __future__ import annotations
 

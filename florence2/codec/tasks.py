@@ -83,7 +83,12 @@ TASKS: dict[str, Task] = _table(  # in the order in which the official processor
     ("<DETAILED_CAPTION>", "Describe in detail what is shown in the image.", "text", "detailed"),
     ("<MORE_DETAILED_CAPTION>", "Describe with a paragraph what is shown in the image.", "text", "more_detailed"),
     ("<OD>", "Locate the objects with category name in the image.", "labelled_boxes", "label"),
-    ("<DENSE_REGION_CAPTION>", "Locate the objects in the image, with their descriptions.", "labelled_boxes", "description"),
+    (
+        "<DENSE_REGION_CAPTION>",
+        "Locate the objects in the image, with their descriptions.",
+        "labelled_boxes",
+        "description",
+    ),
     ("<REGION_PROPOSAL>", "Locate the region proposals in the image.", "boxes", "box"),
     ("<CAPTION_TO_PHRASE_GROUNDING>", "Locate the phrases in the caption: {input}", "phrases", "caption"),
     ("<REFERRING_EXPRESSION_SEGMENTATION>", "Locate {input} in the image with mask", "polygons", "expression"),
@@ -99,7 +104,9 @@ QUESTIONS: dict[str, Task] = _table(  # conventions of public fine-tunes, no tas
     ("<VQA>", "<VQA>{input}", "text", "answer"),
 )
 
-RAW = Task("", INPUT, "text", "answer")  # a prompt without a known task: its answer is plain text, as the reference has it
+RAW = Task(
+    "", INPUT, "text", "answer"
+)  # a prompt without a known task: its answer is plain text, as the reference has it
 
 REGISTERED: dict[str, Task] = {}  # a user's own rows, by `register`
 
@@ -148,7 +155,9 @@ def save_tasks(tasks: Mapping[str, Task], folder: str | Path) -> None:
     """Write the rows that are not official as tasks.json; nothing where there are none."""
     rows = [dataclasses.asdict(task) for token, task in tasks.items() if TASKS.get(token) != task]
     if rows:
-        (Path(folder) / "tasks.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        (Path(folder) / "tasks.json").write_text(
+            json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def load_tasks(folder: str | Path) -> dict[str, Task]:
@@ -171,7 +180,7 @@ def ask_of(prompt: str, tasks: Mapping[str, Task] | None = None) -> Ask:
     The first token of the table that occurs anywhere decides; a task without input must be the whole string; for the
     others every occurrence of the token is taken out and the rest, stripped, is the input.
     """
-    for token, task in {**REGISTERED, **QUESTIONS, **TASKS, **(tasks or {})}.items():
+    for token in {**REGISTERED, **QUESTIONS, **(tasks or {})}:
         if token not in TASKS and prompt.startswith(token):
             return Ask(task=token, text=prompt[len(token) :], prompt=prompt)
     for token, task in TASKS.items():

@@ -39,7 +39,7 @@ class Tokenizer:
         for index, token in enumerate(CONTROL_TOKENS):
             if backend.token_to_id(token) != index:
                 raise ValueError(
-                    f"{where}: expected {token} at id {index}, got {backend.token_to_id(token)}; is it a BART vocabulary?"
+                    f"{where}: expected {token} at id {index}, got {backend.token_to_id(token)}; is it BART's?"
                 )
         self.appended = tuple(token for token in ADDED_TOKENS if backend.token_to_id(token) is None)
         backend.add_special_tokens([_special(token) for token in CONTROL_TOKENS])
@@ -122,7 +122,9 @@ class Tokenizer:
         model = files["tokenizer.json"]["model"]
         added = {token.content: index for index, token in backend.get_added_tokens_decoder().items()}
         files["vocab.json"] = model["vocab"]
-        files["added_tokens.json"] = {t: i for t, i in sorted(added.items(), key=lambda x: x[1]) if t not in model["vocab"]}
+        files["added_tokens.json"] = {
+            t: i for t, i in sorted(added.items(), key=lambda x: x[1]) if t not in model["vocab"]
+        }
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
@@ -156,7 +158,9 @@ class Tokenizer:
         """The id of one token; KeyError is never raised for the 1,024 added ones."""
         index = self._backend.token_to_id(token)
         if index is None:
-            raise ValueError(f"{token!r}: not in the vocabulary of {self.vocab_size} tokens; expected a token, not a text")
+            raise ValueError(
+                f"{token!r}: not in the vocabulary of {self.vocab_size} tokens; expected a token, not a text"
+            )
         return index
 
     @property
@@ -206,7 +210,7 @@ def _append(backend: tokenizers.Tokenizer, added: dict[str, int]) -> None:
         backend.add_special_tokens([_special(token)])
         if backend.token_to_id(token) != index:
             raise ValueError(
-                f"added_tokens.json: {token!r}: expected id {backend.token_to_id(token)} (the next free one), got {index}; "
+                f"added_tokens.json: {token!r}: expected the next free id {backend.token_to_id(token)}, got {index}; "
                 "use the tokenizer.json that came with the weights"
             )
 

@@ -210,7 +210,9 @@ def _open_truths(task: Task, sample: Sample) -> Pairs:
         for coverage in states:
             for label in coverage.labels if coverage.state == "negatives" else ():
                 asked.setdefault(label, [])
-    asked = {label: [replace(r, polygons=(), mask=None) for r in asked[label]] for label in asked}  # boxes are the answer
+    asked = {
+        label: [replace(r, polygons=(), mask=None) for r in asked[label]] for label in asked
+    }  # boxes are the answer
     pairs = [(Ask(task.token, text=label), Parsed(regions=tuple(regions))) for label, regions in asked.items()]
     if len(named) > 1:
         everything = [region for label in sorted(named) for region in asked[label]]
@@ -245,9 +247,7 @@ def _objects(sample: Sample, field: str = "") -> list[Region]:
         if region.kind != "object" or region.ignore or box is None:
             continue
         base = by_id.get(region.refines)
-        if field and (
-            not getattr(region, field).strip() or (base and getattr(base, field) == getattr(region, field))
-        ):
+        if field and (not getattr(region, field).strip() or (base and getattr(base, field) == getattr(region, field))):
             continue
         out.append(replace(region, box=box))
     return out

@@ -22,7 +22,9 @@ def tokenizer():
 
 # ---- any answer of any task
 
-hard = st.text(alphabet=st.one_of(st.sampled_from("ab <>/_\n　é汽🚗\t0"), st.characters(exclude_categories=["Cs"])), max_size=12)
+hard = st.text(
+    alphabet=st.one_of(st.sampled_from("ab <>/_\n　é汽🚗\t0"), st.characters(exclude_categories=["Cs"])), max_size=12
+)
 special = st.sampled_from(["<loc_5>", "</s>", "<poly>", "a<sep>b", "<s>", "<loc_1000>", "<OD>", "loc_3>cat", "<"])
 words = st.one_of(hard, special, st.sampled_from(["car", "cat", "a cat"])).filter(lambda t: t.strip(" \t\n\r\f\v"))
 number = st.one_of(st.floats(-50, 5000, width=32), st.sampled_from([0.0, 639.99, 640.0, 1e30, -1e30]))
@@ -94,12 +96,16 @@ def test_parse_of_render_is_canonical(task, tokenizer):
 
 @pytest.mark.parametrize("task", ROWS, ids=lambda t: t.name)
 def test_anything_parses_and_what_was_read_renders(task, tokenizer):
-    token = st.one_of(st.integers(0, 5), st.integers(250, 330), st.integers(tokenizer.loc0 - 8, tokenizer.vocab_size - 1))
+    token = st.one_of(
+        st.integers(0, 5), st.integers(250, 330), st.integers(tokenizer.loc0 - 8, tokenizer.vocab_size - 1)
+    )
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(token, max_size=40))
     def law(ids):
-        ask = Ask(task.token, text="a" if task.takes == "text" else "", region=(0, 0, 9, 9) if task.takes == "region" else ())
+        ask = Ask(
+            task.token, text="a" if task.takes == "text" else "", region=(0, 0, 9, 9) if task.takes == "region" else ()
+        )
         read, spans = answers.parse_ids(ids, tokenizer, task, (640, 480), ask)
         again = answers.canonical(read, task, (640, 480), ask)
         assert len(again.regions) == len(read.regions) and len(again.texts) == len(read.texts)

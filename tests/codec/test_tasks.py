@@ -53,7 +53,11 @@ SCENE = sample(
         Grounding("g1", "t1", "a dog", ((0, 5),), ("r1", "r2")),
         Grounding("g3", "", "the big dog", (), ("r2",)),
     ),
-    decisions=(Decision("r6", "rejected", "score"), Decision("t2", "rejected", "x"), Decision("t2", "kept", "y", seq=1)),
+    decisions=(
+        Decision("r6", "rejected", "score"),
+        Decision("t2", "rejected", "x"),
+        Decision("t2", "kept", "y", seq=1),
+    ),
 )
 
 TRUTHS = [
@@ -87,7 +91,9 @@ def test_targets_are_in_order():
     assert target("OD") == f"cat{cat}dog{dog[0]}{dog[1]}"  # code points; larger first
     assert target("DENSE_REGION_CAPTION") == f"a cat that sleeps{cat}a grey cat{cat}"
     assert target("CAPTION_TO_PHRASE_GROUNDING") == f"a dog{dog[0]}{dog[1]}a cat{cat}"  # as the caption has them
-    assert target("OCR_WITH_REGION").startswith("hello<loc_0><loc_0><loc_40><loc_0><loc_40><loc_10><loc_0><loc_10>world<")
+    assert target("OCR_WITH_REGION").startswith(
+        "hello<loc_0><loc_0><loc_40><loc_0><loc_40><loc_10><loc_0><loc_10>world<"
+    )
 
 
 def test_nothing_is_a_truth_only_where_it_was_looked_for():
