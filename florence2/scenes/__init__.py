@@ -1,7 +1,14 @@
-"""Labelled pictures drawn from a seed, their truth complete: for training, tests and the demo."""
+"""Labelled pictures drawn from a seed, their truth complete: for training, tests and the demo.
 
+Training seeds stay below TRAINING_SEEDS; what is held out is drawn from seeds at or above it.
+"""
+
+from florence2.scenes.files import write
 from florence2.scenes.kinds import KINDS, WITHHELD_KINDS
 from florence2.scenes.lettering import FONTS, WITHHELD_FONTS
+from florence2.scenes.page import draw_page
 from florence2.scenes.scene import draw
 
-__all__ = ["FONTS", "KINDS", "WITHHELD_FONTS", "WITHHELD_KINDS", "draw"]
+TRAINING_SEEDS = 2**31
+
+__all__ = ["FONTS", "KINDS", "TRAINING_SEEDS", "WITHHELD_FONTS", "WITHHELD_KINDS", "draw", "draw_page", "write"]

@@ -65,16 +65,16 @@ def size_for(name: str, text: str, height: float) -> int:
     return -int(-height * SUPERSAMPLE * 100 // (bottom - top))
 
 
-def measure(name: str, text: str, size: int) -> tuple[float, float]:
-    """Width and height of the ink in picture pixels."""
+def ink_box(name: str, text: str, size: int) -> tuple[float, float, float, float]:
+    """The ink of `text` in picture pixels from the start of its line's top."""
     left, top, right, bottom = font(name, size).getbbox(text)
-    return (right - left) / SUPERSAMPLE, (bottom - top) / SUPERSAMPLE
+    return left / SUPERSAMPLE, top / SUPERSAMPLE, right / SUPERSAMPLE, bottom / SUPERSAMPLE
 
 
 def write(
     canvas: Image.Image, text: str, name: str, size: int, centre: tuple[float, float], degrees: float, rgb: Rgb
 ) -> Line:
-    """Set `text` about a centre (picture pixels) on the supersampled canvas."""
+    """Set `text`, the middle of its ink at `centre` (picture pixels), on the supersampled canvas."""
     face = font(name, size)
     left, top, right, bottom = face.getbbox(text)
     width, height = right - left, bottom - top

@@ -1,23 +1,20 @@
-"""Draw a scene and tell all about it: joins places, paint, letters and words into (picture, Sample)."""
+"""Draw a scene: joins places, signs and paint into a picture, and has its truth told. The whole room from above."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 
 import numpy as np
 
-from florence2.records import Coverage, Grounding, ImageRef, Region, Sample, Source, Text
-from florence2.scenes import lettering, paint, words
+from florence2.records import Sample
+from florence2.scenes import lettering, paint
 from florence2.scenes.kinds import KINDS, SHAPES, WITHHELD_KINDS
-from florence2.scenes.layout import Box, Layout, Thing, extent, fill
+from florence2.scenes.layout import Layout, extent, fill
 from florence2.scenes.palette import BACKGROUNDS, Rgb, brightness, jitter, mix
 from florence2.scenes.signs import Sign, paint_sign, plan_sign
+from florence2.scenes.truth import tell
 
-VERSION = "1"  # of what a seed draws; new drawings, new version
-LABEL_SPACE = "scenes"
-SOURCE = Source(kind="simulated", name="scenes", version=VERSION)
 STYLES = ("flat", "flat", "gradient", "noise", "split")  # of backgrounds, as often as they stand here
 
 
@@ -105,73 +102,3 @@ def _place(
         f"objects {objects}: no room for {objects[0]} with sides of {sides[0]:.0f} pixels in "
         f"{size_wh[0]}x{size_wh[1]}; ask for fewer, or a smaller min_side"
     )
-
-
-def tell(
-    rng: random.Random,
-    name: str,
-    size_wh: tuple[int, int],
-    things: Sequence[Thing],
-    lines: Sequence[lettering.Line],
-    ground: str,
-) -> Sample:
-    """The record of a drawn scene."""
-    facts = [_fact(f"{name}.r{i}", thing, size_wh) for i, thing in enumerate(things)]
-    objects = [_object(thing, fact) for thing, fact in zip(things, facts)]
-    read = [text_region(f"{name}.r{len(facts) + i}", line) for i, line in enumerate(lines)]
-    sign = None
-    if lines:
-        box = extent(tuple(point for line in lines for point in line.quad))
-        ids = tuple(region.id for region in read)
-        sign = words.SignFact(ids, " ".join(line.text for line in lines), _centre(box, size_wh))
-    captions = {
-        "brief": words.brief(facts, sign, ground),
-        "detailed": words.detailed(facts, sign, ground),
-        "more_detailed": words.more_detailed(rng, facts, sign, ground),
-    }
-    texts: list[Text] = []
-    said: list[tuple[str, str, tuple[tuple[int, int], ...], tuple[str, ...]]] = []  # text id, phrase, spans, region ids
-    for detail, pieces in captions.items():
-        text, phrases = words.join(pieces)
-        texts.append(Text(f"{name}.t{len(texts)}", text, detail, source=SOURCE))
-        said += [(texts[-1].id, p.phrase, (p.span,), p.region_ids) for p in phrases]
-    if lines:
-        texts.append(Text(f"{name}.t{len(texts)}", "\n".join(line.text for line in lines), "ocr", source=SOURCE))
-    said += [("", phrase, (), (fact.region_id,)) for fact in facts for phrase in words.refer(rng, fact, facts, 3)]
-    groundings = tuple(Grounding(f"{name}.g{i}", *row, source=SOURCE) for i, row in enumerate(said))
-    image = ImageRef(name, width=size_wh[0], height=size_wh[1])
-    return Sample(name, image, tuple(texts), (*objects, *read), groundings, coverage=_coverage(rng, things))
-
-
-def text_region(name: str, line: lettering.Line) -> Region:
-    """A line of text as a region: its label is what it says."""
-    quad = tuple(number for point in line.quad for number in point)
-    return Region(name, "text", extent(line.quad), line.text, quad=quad, source=SOURCE)
-
-
-def _coverage(rng: random.Random, things: Sequence[Thing]) -> dict[str, tuple[Coverage, ...]]:
-    """All is told, text too; two kinds that are not there are named, so that one may ask for them."""
-    present = {thing.kind for thing in things}
-    others = [kind for kind in KINDS if kind not in present]
-    absent = tuple(rng.sample(others, min(2, len(others))))
-    return {
-        LABEL_SPACE: (Coverage("exhaustive"), Coverage("negatives", absent)),
-        "text": (Coverage("exhaustive"),),
-    }
-
-
-def _object(thing: Thing, fact: words.Fact) -> Region:
-    polygon = tuple(number for point in thing.polygon for number in point)
-    return Region(
-        fact.region_id, "object", thing.box, thing.kind, LABEL_SPACE, fact.description, (polygon,), source=SOURCE
-    )
-
-
-def _fact(region_id: str, thing: Thing, size_wh: tuple[int, int]) -> words.Fact:
-    x1, y1, x2, y2 = thing.box
-    side = math.sqrt((x2 - x1) * (y2 - y1)) / min(size_wh)
-    return words.Fact(region_id, thing.kind, thing.colour, thing.texture, _centre(thing.box, size_wh), side)
-
-
-def _centre(box: Box, size_wh: tuple[int, int]) -> tuple[float, float]:
-    return (box[0] + box[2]) / 2 / size_wh[0], (box[1] + box[3]) / 2 / size_wh[1]

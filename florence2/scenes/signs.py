@@ -46,7 +46,8 @@ def plan_sign(
         degrees = rng.uniform(-15, 15) if rng.random() < 0.6 else 0.0
         grow = rng.uniform(1, 1.8)
         sizes = [lettering.size_for(face, text, letters * height * grow) for text in texts]
-        inks = [lettering.measure(face, text, size) for text, size in zip(texts, sizes)]
+        boxes = [lettering.ink_box(face, text, size) for text, size in zip(texts, sizes)]
+        inks = [(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]
         gap = 0.5 * min(h for _, h in inks)
         plate_w, plate_h = max(w for w, _ in inks) + 1.4 * gap, sum(h for _, h in inks) + gap * (len(texts) + 0.6)
         x1, y1, x2, y2 = extent(lettering.plate((0, 0), plate_w, plate_h, degrees))

@@ -108,7 +108,7 @@ def detailed(things: Sequence[Fact], sign: SignFact | None, ground: str) -> list
 def more_detailed(rng: random.Random, things: Sequence[Fact], sign: SignFact | None, ground: str) -> list[Piece]:
     """Several sentences: how many there are, each with its size and place, how they lie to each other, the ground."""
     one = len(things) == 1
-    out: list[Piece] = [f"there {'is' if one else 'are'} {_number(len(things))} object{'' if one else 's'}"]
+    out: list[Piece] = [f"there {'is' if one else 'are'} {number(len(things))} object{'' if one else 's'}"]
     out.append(f" in the picture, on {article(ground)} background.")
     for group in _groups(things, lambda fact: f"{fact.size} {fact.description}".strip()):
         phrase = (_count(group, f"{group[0].size} {group[0].description}".strip()), _ids(group))
@@ -199,10 +199,11 @@ def _count(group: Sequence[Fact], noun: str) -> str:
     if len(group) == 1:
         return article(noun)
     head, _, kind = noun.rpartition(" ")
-    return " ".join(word for word in (_number(len(group)), head, _PLURALS.get(kind, f"{kind}s")) if word)
+    return " ".join(word for word in (number(len(group)), head, _PLURALS.get(kind, f"{kind}s")) if word)
 
 
-def _number(n: int) -> str:
+def number(n: int) -> str:
+    """Such as "three"."""
     return _NUMBERS[n] if n < len(_NUMBERS) else str(n)
 
 
