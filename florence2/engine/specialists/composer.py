@@ -1,0 +1,138 @@
+"""Writes captions from the regions that others found: one brief sentence, and a detailed text with places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from florence2.engine.operator import Spec
+from florence2.geometry import iou
+from florence2.records import Box, Parsed, Region, Result, Sample, Text
+
+MIN_SCORE = 0.5  # a region below is not spoken of; one without a score is
+MAX_OVERLAP = 0.5  # IoU over which two regions of one label are one thing
+MAX_LABELS, MAX_WORDS = 6, 12  # kinds of things, and words of read text, that a sentence names
+
+NUMBERS = ("no", "a", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+IRREGULAR = {
+    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "sheep": "sheep",
+    "knife": "knives", "goose": "geese", "tooth": "teeth", "foot": "feet", "leaf": "leaves", "scissors": "scissors",
+    "skis": "skis", "deer": "deer", "fish": "fish",
+}  # fmt: skip
+
+
+class Composer:
+    """One brief and one detailed Text for a picture in which something was found; none for the others."""
+
+    def __init__(self) -> None:
+        self.spec = Spec(
+            "composer", "1", produces=frozenset({"text/brief", "text/detailed"}), requires=frozenset({"*"}), batch_size=64
+        )
+        self.config = {"min_score": MIN_SCORE, "max_overlap": MAX_OVERLAP}
+        self.weights_sha256 = ""
+
+    def setup(self, device: str) -> None:
+        """Nothing to load."""
+
+    def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
+        """Captions of each sample's current regions."""
+        return [compose(sample, image.shape[1], image.shape[0]) for sample, image in zip(samples, images)]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def compose(sample: Sample, width: int, height: int) -> Parsed:
+    """The two captions; their score is the mean of the scores of what they name."""
+    regions = _distinct([r for r in sample.current().regions if r.box and r.label.strip() and not r.ignore])
+    objects = [r for r in regions if r.kind == "object"]
+    lines = [r for r in regions if r.kind == "text"]
+    groups: dict[str, list[Region]] = {}
+    for region in sorted(objects, key=lambda r: -_area(r)):
+        groups.setdefault(region.label.strip().lower(), []).append(region)
+    groups = dict(list(groups.items())[:MAX_LABELS])
+    if not groups and not lines:
+        return Parsed()
+    words = " ".join(" ".join(r.label for r in lines).split()[:MAX_WORDS]).replace('"', "'")
+    brief = join([counted(label, len(found)) for label, found in groups.items()] or [f'a text that says "{words}"'])
+    detailed = [
+        f"{_capital(counted(label, len(found)))} {'is' if len(found) == 1 else 'are'} {_places(found, width, height)}."
+        for label, found in groups.items()
+    ]
+    if words:
+        detailed.append(f'A text {_places(lines, width, height)} says "{words}".')
+    named = [r for found in groups.values() for r in found] + (lines if words else [])
+    scores = [r.score for r in named if r.score is not None]
+    score = sum(scores) / len(scores) if scores else None
+    return Parsed(
+        texts=(
+            Text(id="brief", text=_capital(brief) + ".", detail="brief", score=score),
+            Text(id="detailed", text=" ".join(detailed), detail="detailed", score=score),
+        )
+    )
+
+
+def counted(label: str, count: int) -> str:
+    """A label with its article or number: "an apple", "two people", "many cars"."""
+    if count == 1:
+        return ("an " if label[0] in "aeiou" else "a ") + label
+    return f"{NUMBERS[count] if count < len(NUMBERS) else 'many'} {plural(label)}"
+
+
+def plural(label: str) -> str:
+    """The plural of a phrase by its last word."""
+    head, _, word = label.rpartition(" ")
+    if word in IRREGULAR:
+        word = IRREGULAR[word]
+    elif word.endswith(("s", "x", "z", "ch", "sh")):
+        word += "es"
+    elif word.endswith("y") and word[-2:-1] not in tuple("aeiou"):
+        word = word[:-1] + "ies"
+    else:
+        word += "s"
+    return f"{head} {word}".strip()
+
+
+def join(phrases: Sequence[str]) -> str:
+    """Phrases as an English list."""
+    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+
+
+def _distinct(regions: Sequence[Region]) -> list[Region]:
+    sure = [r for r in regions if r.score is None or r.score >= MIN_SCORE]
+    kept: list[Region] = []
+    for region in sorted(sure, key=lambda r: (-(r.score if r.score is not None else 1.0), r.box or ())):
+        same = [k.box for k in kept if k.label.lower() == region.label.lower() and k.kind == region.kind]
+        if not same or iou(np.array([region.box]), np.array(same)).max() <= MAX_OVERLAP:
+            kept.append(region)
+    return sorted(kept, key=lambda r: (r.box[1], r.box[0]) if r.box else ())
+
+
+def _area(region: Region) -> float:
+    x1, y1, x2, y2 = region.box or (0, 0, 0, 0)
+    return (x2 - x1) * (y2 - y1)
+
+
+def _places(regions: Sequence[Region], width: int, height: int) -> str:
+    """Where the regions are; each place is named once."""
+    places = list(dict.fromkeys(_place(r.box, width, height) for r in regions if r.box))
+    return join(places) if len(places) < 4 else "in several places"
+
+
+def _place(box: Box, width: int, height: int) -> str:
+    column = _third((box[0] + box[2]) / 2 / max(width, 1))
+    row = _third((box[1] + box[3]) / 2 / max(height, 1))
+    side = ("on the left", "in the middle", "on the right")[column]
+    if row == 1:
+        return side
+    edge = ("at the top", "", "at the bottom")[row]
+    return edge if column == 1 else f"{edge} {('left', '', 'right')[column]}"
+
+
+def _third(position: float) -> int:
+    return min(max(int(position * 3), 0), 2)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
