@@ -11,14 +11,103 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import random
 import tempfile
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from florence2.engine.phrases import Chunk, Measures, Word, measure, noun_chunks
+
+BUNDLED = Path(__file__).parents[1] / "weights" / "parser"
+INSTALLED = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")  # the first one found is used
+REMEMBERED = 4096  # parsed texts kept, since several rules judge the same text
 HELD_OUT = 25  # every 25th group of training sentences chooses the best step, so that dev is only ever scored
+
+
+class Parser:
+    """Parses English. `pipeline` is "auto" (an installed `en_core_web_*`, else ours), "bundled", a name or a folder."""
+
+    def __init__(self, pipeline: str = "auto") -> None:
+        self.pipeline = _resolve(pipeline)
+        self._nlp: Any = None
+        self._parsed: OrderedDict[str, tuple[Word, ...]] = OrderedDict()
+
+    @property
+    def weights_sha256(self) -> str:
+        """The hash of the pipeline's files, or of an installed package's name and version."""
+        folder = Path(self.pipeline)
+        if not folder.is_dir():
+            named = f"{self.pipeline}=={importlib.metadata.version(self.pipeline.replace('_', '-'))}"
+            return hashlib.sha256(named.encode()).hexdigest()
+        total = hashlib.sha256()
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md"):
+            total.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+        return total.hexdigest()
+
+    def parse(self, text: str) -> tuple[Word, ...]:
+        """The words of a text with their tags and edges."""
+        self.read([text])
+        return self._parsed[text]
+
+    def read(self, texts: Iterable[str]) -> None:
+        """Parse many texts at once, to be asked for one by one."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._parsed]
+        if not new:
+            return
+        if self._nlp is None:
+            import spacy
+
+            self._nlp = spacy.load(self.pipeline, exclude=["ner", "lemmatizer"])
+        for text, doc in zip(new, self._nlp.pipe(new)):
+            self._parsed[text] = _words(doc)
+        while len(self._parsed) > max(REMEMBERED, len(new)):
+            self._parsed.popitem(last=False)
+
+    def noun_chunks(self, text: str) -> list[Chunk]:
+        """The noun chunks of a text."""
+        return noun_chunks(self.parse(text), text)
+
+    def measure(self, text: str) -> Measures:
+        """The semantic measures of a text."""
+        return measure(self.parse(text), text)
+
+
+def _resolve(pipeline: str) -> str:
+    if pipeline == "auto":
+        found = [name for name in INSTALLED if importlib.util.find_spec(name) is not None]
+        return found[0] if found else str(BUNDLED)
+    if pipeline == "bundled":
+        return str(BUNDLED)
+    if not Path(pipeline).is_dir() and importlib.util.find_spec(pipeline) is None:
+        raise ValueError(
+            f"parser {pipeline!r}: expected auto, bundled, a pipeline's folder or an installed package's name"
+        )
+    return pipeline
+
+
+def _words(doc: Any) -> tuple[Word, ...]:
+    """The words of a spaCy doc; tokens of white space are left out, their dependents go to the next word up."""
+    place = {t.i: k for k, t in enumerate(t for t in doc if not t.is_space)}
+    words = []
+    for token in doc:
+        if token.is_space:
+            continue
+        head = token.head
+        while head.is_space and head.head.i != head.i:
+            head = head.head
+        root = head.i == token.i or head.is_space
+        label = "root" if root else token.dep_.lower()
+        at = place[token.i]
+        words.append(
+            Word(token.text, token.idx, token.idx + len(token.text), token.pos_, label, at if root else place[head.i])
+        )
+    return tuple(words)
 
 
 def read_conllu(path: Path) -> Iterator[list[tuple[str, str, str, int, str, bool]]]:
@@ -50,7 +139,9 @@ def read_conllu(path: Path) -> Iterator[list[tuple[str, str, str, int, str, bool
 def _treebank_part(folder: Path, part: str) -> Path:
     found = sorted(p for p in folder.glob(f"*-ud-{part}.conllu*") if p.suffix in (".conllu", ".gz"))
     if not found:
-        raise FileNotFoundError(f"{folder}: expected a file *-ud-{part}.conllu or .conllu.gz; give a UD treebank's folder")
+        raise FileNotFoundError(
+            f"{folder}: expected a file *-ud-{part}.conllu or .conllu.gz; give a UD treebank's folder"
+        )
     return found[0]
 
 
@@ -92,7 +183,12 @@ def _config(steps: int, seed: int, train: Path, held_out: Path) -> dict[str, Any
     config["training"] |= {"max_steps": steps, "patience": 0, "eval_frequency": 500}
     config["training"]["optimizer"] |= {
         "use_averages": True,
-        "learn_rate": {"@schedules": "warmup_linear.v1", "warmup_steps": 250, "total_steps": steps, "initial_rate": 0.002},
+        "learn_rate": {
+            "@schedules": "warmup_linear.v1",
+            "warmup_steps": 250,
+            "total_steps": steps,
+            "initial_rate": 0.002,
+        },
     }
     config["training"]["score_weights"] |= {"tag_acc": 0.1, "pos_acc": 0.1, "dep_uas": 0.5, "dep_las": 0.3}
     config["corpora"]["train"]["augmenter"] = {"@augmenters": "spacy.lower_case.v1", "level": 0.15}
@@ -100,7 +196,7 @@ def _config(steps: int, seed: int, train: Path, held_out: Path) -> dict[str, Any
 
 
 def train_parser(data: Path, out: Path, steps: int = 6000, seed: int = 0) -> dict[str, float]:
-    """Train tagger, morphologizer and parser on the train part of a UD treebank; write the pipeline, give dev scores."""
+    """Train tagger, morphologizer and parser on a UD treebank's train part; write the pipeline, give its dev scores."""
     import spacy
     from spacy.tokens import DocBin
     from spacy.training.initialize import init_nlp
@@ -120,16 +216,21 @@ def train_parser(data: Path, out: Path, steps: int = 6000, seed: int = 0) -> dic
 
 
 def strip(nlp: Any, out: Path) -> None:
-    """Write the pipeline without what parsing does not need: the strings of the training words, lookups, vectors."""
+    """Write the pipeline without what parsing does not need: the words it was trained on, and paths of this machine."""
+    import spacy
+
     nlp.config["paths"] = {"train": None, "dev": None, "vectors": None, "init_tok2vec": None}
     nlp.to_disk(out)
+    labels = {label for name in nlp.pipe_names for label in nlp.pipe_labels.get(name, ())}
+    needed = sorted(set(spacy.blank("en").vocab.strings) | labels | {"ROOT", "dep"})
+    (out / "vocab" / "strings.json").write_text(json.dumps(needed, indent=0), encoding="utf-8")
 
 
 def score(data: Path, model: Path) -> dict[str, float]:
     """Dev scores in percent, on the treebank's own tokens and on raw text."""
     import spacy
-    from spacy.training import Corpus
     from spacy.tokens import DocBin
+    from spacy.training import Corpus
 
     nlp = spacy.load(model)
     scores: dict[str, float] = {}
@@ -138,7 +239,9 @@ def score(data: Path, model: Path) -> dict[str, float]:
         DocBin(docs=list(_docs(_treebank_part(data, "dev"), nlp.vocab, 0))).to_disk(path)
         for name, gold in (("gold", True), ("raw", False)):
             found = nlp.evaluate(list(Corpus(path, gold_preproc=gold)(nlp)))
-            scores |= {f"{key}_{name}": round(100 * found[key], 2) for key in ("tag_acc", "pos_acc", "dep_uas", "dep_las")}
+            scores |= {
+                f"{key}_{name}": round(100 * found[key], 2) for key in ("tag_acc", "pos_acc", "dep_uas", "dep_las")
+            }
     return scores
 
 

@@ -1,10 +1,10 @@
 """Every specialist by name. One file a specialist; a heavy library is imported by its file alone, when it is set up.
 
-    rapidocr, opencv, composer      by their name
-    simulated:TRUTH.jsonl           a file's truth, with a stated noise
-    student:MODEL                   any Florence-2 that `florence2.load` opens
-    detector.yaml                   an ONNX detector described by a card
-    my_file.py:MyClass              your own
+rapidocr, opencv, composer      by their name
+simulated:TRUTH.jsonl           a file's truth, with a stated noise
+student:MODEL                   any Florence-2 that `florence2.load` opens
+detector.yaml                   an ONNX detector described by a card
+my_file.py:MyClass              your own
 """
 
 from __future__ import annotations

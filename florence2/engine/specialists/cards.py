@@ -1,13 +1,13 @@
 """The card of an ONNX detector: a small YAML that says how pictures go in and how boxes come out.
 
-    name: yolox-nano
-    version: "1"
-    model: yolox_nano.onnx        # paths are relative to the card
-    classes: coco.names           # a file, one a line, or a list
-    input: {size: [416, 416], channels: bgr, scale: 1, letterbox: top-left, pad: 114}
-    output: {decode: yolox, strides: [8, 16, 32]}
-    score: 0.3
-    nms: 0.45
+name: yolox-nano
+version: "1"
+model: yolox_nano.onnx        # paths are relative to the card
+classes: coco.names           # a file, one a line, or a list
+input: {size: [416, 416], channels: bgr, scale: 1, letterbox: top-left, pad: 114}
+output: {decode: yolox, strides: [8, 16, 32]}
+score: 0.3
+nms: 0.45
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def _classes(path: Path, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         file = path.parent / value
         if not file.is_file():
-            raise FileNotFoundError(f"{path}: classes: no file {value!r} beside the card; give a list, or a file of lines")
+            raise FileNotFoundError(
+                f"{path}: classes: no file {value!r} beside the card; give a list, or a file of lines"
+            )
         value = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     if isinstance(value, Mapping):  # {0: person, 1: bicycle}, as YOLO's data.yaml has it
         value = [value[key] for key in sorted(value)]

@@ -27,7 +27,11 @@ class Composer:
 
     def __init__(self) -> None:
         self.spec = Spec(
-            "composer", "1", produces=frozenset({"text/brief", "text/detailed"}), requires=frozenset({"*"}), batch_size=64
+            "composer",
+            "1",
+            produces=frozenset({"text/brief", "text/detailed"}),
+            requires=frozenset({"*"}),
+            batch_size=64,
         )
         self.config = {"min_score": MIN_SCORE, "max_overlap": MAX_OVERLAP}
         self.weights_sha256 = ""

@@ -46,14 +46,16 @@ def yolov8(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
 
 
 def yunet(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
-    """Maps `cls_S`, `obj_S`, `bbox_S` for each stride S (YuNet, Wu et al. 2023), read as OpenCV's FaceDetectorYN does."""
+    """Maps `cls_S`, `obj_S`, `bbox_S` for each stride S (YuNet, Wu et al. 2023), as OpenCV's FaceDetectorYN."""
     boxes, scores = [], []
     for stride in card.output.strides:
         maps = {kind: _output(outputs, card, f"{kind}_{stride}")[0] for kind in ("cls", "obj", "bbox")}
         cells = _cells(card, stride)
         if len(maps["bbox"]) != len(cells):
-            raise ValueError(f"{card.path}: input.size: stride {stride} makes {len(cells)} cells, the model gave "
-                             f"{len(maps['bbox'])}")  # fmt: skip
+            given = len(maps["bbox"])
+            raise ValueError(
+                f"{card.path}: input.size: stride {stride} makes {len(cells)} cells, the model gave {given}"
+            )
         centres = (cells + maps["bbox"][:, :2]) * stride
         boxes.append(_corners(centres, np.exp(maps["bbox"][:, 2:4]) * stride))
         scores.append(np.sqrt(np.clip(maps["cls"], 0, 1) * np.clip(maps["obj"][:, :1], 0, 1)))
@@ -68,8 +70,10 @@ def detr(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
     if logits.shape[1] == len(card.classes) + 1 and softmax is not False:
         softmax = True
     elif logits.shape[1] != len(card.classes):
-        raise ValueError(f"{card.path}: classes: the model has {logits.shape[1]} logits, the card names {len(card.classes)}"
-                         " classes (one more, the last, may mean no object)")  # fmt: skip
+        raise ValueError(
+            f"{card.path}: classes: the model has {logits.shape[1]} logits, the card names {len(card.classes)} classes "
+            "(one more, the last, may mean no object)"
+        )
     if softmax:
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores = (scores / scores.sum(axis=1, keepdims=True))[:, : len(card.classes)]

@@ -48,12 +48,18 @@ class OnnxDetector:
         inputs = {i.name: i for i in self._session.get_inputs()}
         self._input = self.card.input.name or next(iter(inputs))
         if self._input not in inputs:
-            raise ValueError(f"{self.card.path}: input.name: no input {self._input!r}; the model has {', '.join(inputs)}")
+            raise ValueError(
+                f"{self.card.path}: input.name: no input {self._input!r}; the model has {', '.join(inputs)}"
+            )
         shape = inputs[self._input].shape[-2:]
-        fixed = [(got, want) for got, want in zip(shape, self.card.input.size[::-1]) if isinstance(got, int) and got != want]
+        fixed = [
+            (got, want) for got, want in zip(shape, self.card.input.size[::-1]) if isinstance(got, int) and got != want
+        ]
         if fixed:
-            raise ValueError(f"{self.card.path}: input.size: the model takes {shape[1]}x{shape[0]} pixels, the card says "
-                             f"{self.card.input.size[0]}x{self.card.input.size[1]}")  # fmt: skip
+            width, height = self.card.input.size
+            raise ValueError(
+                f"{self.card.path}: input.size: the model takes {shape[1]}x{shape[0]} pixels, the card says {width}x{height}"
+            )
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """What the model finds in each picture."""
@@ -65,7 +71,9 @@ class OnnxDetector:
         outputs = dict(zip(names, self._session.run(names, {self._input: tensor})))
         boxes, scores, labels = (np.asarray(a) for a in self._decode(outputs, self.card))
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            return Failure(index, sample.id, sample.image.uri, "not_finite", f"{self.card.name} gave NaN or infinite boxes")
+            return Failure(
+                index, sample.id, sample.image.uri, "not_finite", f"{self.card.name} gave NaN or infinite boxes"
+            )
         sure = (scores >= self.card.score) & (labels < len(self.card.classes))
         boxes, scores, labels = (boxes[sure] - np.tile(offset, 2)) / np.tile(scale, 2), scores[sure], labels[sure]
         boxes = geometry.clip(boxes, (image.shape[1], image.shape[0]))

@@ -23,7 +23,7 @@ HOG_MIDDLE, HOG_SPREAD = 0.6, 0.3
 
 @dataclass(frozen=True)
 class Cascade:
-    """One Haar cascade: its file, the label of what it finds, and the stage weight at which half its finds are right."""
+    """One Haar cascade: its file, its label, and the stage weight at which about half of what it finds is right."""
 
     file: str
     label: str
@@ -45,7 +45,11 @@ class OpenCv:
     def __init__(self) -> None:
         version = version_of("opencv-python-headless", "opencv", "demo")
         self.spec = Spec("opencv", version, produces=frozenset({"region_text/object"}), batch_size=16)
-        self.config = {"max_side": MAX_SIDE, "cascades": [c.__dict__ for c in CASCADES], "hog": [HOG_MIDDLE, HOG_SPREAD]}
+        self.config = {
+            "max_side": MAX_SIDE,
+            "cascades": [c.__dict__ for c in CASCADES],
+            "hog": [HOG_MIDDLE, HOG_SPREAD],
+        }
         self.weights_sha256 = ""  # they come in the wheel: its version names them
         self._cascades: dict[str, Any] = {}
         self._people: Any = None
@@ -55,8 +59,10 @@ class OpenCv:
         import cv2
 
         if not hasattr(cv2, "CascadeClassifier"):
-            raise ValueError(f"specialist opencv: expected OpenCV 4, got {cv2.__version__}, which has no cascades; "
-                             "pip install 'opencv-python-headless<5'")  # fmt: skip
+            raise ValueError(
+                f"specialist opencv: expected OpenCV 4, got {cv2.__version__}, which has no cascades; "
+                "pip install 'opencv-python-headless<5'"
+            )
         cv2.setNumThreads(1)
         self._cascades = {c.file: cv2.CascadeClassifier(cv2.data.haarcascades + c.file) for c in CASCADES}
         self._people = cv2.HOGDescriptor()

@@ -1,8 +1,8 @@
 """A user's own specialist: a class in a file, named FILE.py:CLASS on the command line.
 
-The class has `name`, `version` and `annotate(samples, images)`; it may have `requires`, `produces`, `weights` (files whose
-hash enters the fingerprint, relative to its own), `setup(device)` and `close()`. For a picture it returns a Parsed, a
-plain list of Regions, Texts and Groundings, or a Failure.
+The class has `name`, `version` and `annotate(samples, images)`; it may have `requires`, `produces`, `weights` (files,
+relative to its own, whose hash enters the fingerprint), `setup(device)` and `close()`. For a picture it returns a
+Parsed, a plain list of Regions, Texts and Groundings, or a Failure.
 """
 
 from __future__ import annotations
@@ -29,13 +29,19 @@ class Own:
         module = load_file(file)
         kind = getattr(module, class_name, None)
         if not isinstance(kind, type):
-            classes = sorted(n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__)
-            raise ValueError(f"{path}: expected a class {class_name!r}, the file defines {', '.join(classes) or 'none'}")
+            classes = sorted(
+                n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__
+            )
+            raise ValueError(
+                f"{path}: expected a class {class_name!r}, the file defines {', '.join(classes) or 'none'}"
+            )
         self._own: Any = kind()
         for attribute in ("name", "version", "annotate"):
             if not hasattr(self._own, attribute):
-                raise ValueError(f"{path}: expected {class_name}.{attribute}, found none; a specialist has name, version "
-                                 "and annotate(samples, images)")  # fmt: skip
+                raise ValueError(
+                    f"{path}: expected {class_name}.{attribute}, found none; "
+                    "a specialist has name, version and annotate(samples, images)"
+                )
         self.where = f"{path}:{class_name}"
         self.spec = Spec(
             str(self._own.name),

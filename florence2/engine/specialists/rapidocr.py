@@ -17,7 +17,10 @@ class RapidOcr:
 
     def __init__(self) -> None:
         self.spec = Spec(
-            "rapidocr", version_of("rapidocr", "rapidocr", "demo"), produces=frozenset({"region_text/ocr"}), batch_size=16
+            "rapidocr",
+            version_of("rapidocr", "rapidocr", "demo"),
+            produces=frozenset({"region_text/ocr"}),
+            batch_size=16,
         )
         self.config = {"max_side": MAX_SIDE}
         self.weights_sha256 = ""  # they come in the wheel: its version names them

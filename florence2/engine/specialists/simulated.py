@@ -1,9 +1,9 @@
 """A specialist that knows the truth and reports it with a stated noise: what a demo or a claim is measured with.
 
-Of the objects of each picture 30 % are missed; the edges of a found box move by up to 10 % of its side; 10 % get another
-label of the file; and 0.3 objects a picture are invented. Scores mean something: a right object's are drawn from
-Beta(6, 2), a wrongly named one's from Beta(3, 3), an invented one's from Beta(2, 6), so that a threshold helps and never
-separates them. The noise is a function of the seed and the image id alone.
+Of the objects of each picture 30 % are missed; the edges of a found box move by up to 10 % of its side; 10 % get
+another label of the file; and 0.3 objects a picture are invented. Scores mean something: a right object's are drawn
+from Beta(6, 2), a wrongly named one's from Beta(3, 3), an invented one's from Beta(2, 6), so that a threshold helps and
+never separates them. The noise is a function of the seed and the image id alone.
 """
 
 from __future__ import annotations
@@ -108,7 +108,10 @@ def _keys(sample: Sample) -> list[str]:
     keys = [f"id:{image.id}", f"sample:{sample.id}", f"sha256:{image.sha256}" if image.sha256 else ""]
     if image.uri:
         path = Path(image.uri)
-        keys += [f"path:{path.resolve()}", f"member:{path.name}/{image.member}" if image.member else f"name:{path.name}"]
+        keys += [
+            f"path:{path.resolve()}",
+            f"member:{path.name}/{image.member}" if image.member else f"name:{path.name}",
+        ]
     return [key for key in keys if key]
 
 

@@ -1,0 +1,96 @@
+"""The student: any Florence-2 as one more specialist. That is what makes the loop a loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from florence2.codec.tasks import task_of
+from florence2.engine.operator import Spec
+from florence2.engine.specialists.libraries import sha256_of
+from florence2.records import Ask, Failure, ImageRef, Parsed, Result, Sample, Source
+
+TASKS = ("<OD>", "<OCR_WITH_REGION>", "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
+GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"  # asked of the student's own captions
+PRODUCES = {
+    "label": "region_text/object",
+    "description": "region_text/object",
+    "box": "region_text/object",
+    "text": "region_text/ocr",
+    "caption": "text_phrase_region",
+    "brief": "text/brief",
+    "detailed": "text/detailed",
+    "more_detailed": "text/more_detailed",
+    "ocr": "text/ocr",
+}  # what an answer is kept as (the task's rule) -> what the engine calls it
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+class Student:
+    """Asks a model the tasks that need no input, and where GROUNDING is among them, its own captions' phrases."""
+
+    def __init__(self, model: str, tasks: Sequence[str] = TASKS, batch_size: int = 16) -> None:
+        self.model = model
+        rows = [task_of(name) for name in tasks]
+        wrong = [row.token for row in rows if row.takes and row.token != GROUNDING]
+        if wrong:
+            raise ValueError(f"student: {wrong[0]} needs an input; expected tasks without one, or {GROUNDING}")
+        self._asks = [Ask(row.token) for row in rows if not row.takes]
+        self._grounds = any(row.token == GROUNDING for row in rows)
+        files = _weights(model)
+        self.weights_sha256 = sha256_of(files) if files else hashlib.sha256(model.encode()).hexdigest()
+        self.spec = Spec(
+            "student",
+            self.weights_sha256[:12],
+            produces=frozenset(PRODUCES[row.keeps] for row in rows),
+            batch_size=batch_size,
+            source_kind="model",
+        )
+        self.config = {"tasks": [row.token for row in rows]}
+        self._loaded: Any = None
+
+    def setup(self, device: str) -> None:
+        """Load the model."""
+        from florence2 import predictor
+
+        self._loaded = predictor.load(self.model, device=device)
+
+    def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
+        """All answers about a picture as one Parsed, each item with the model's score."""
+        answers = self._loaded.predict_many(list(images), self._asks, batch_size=self.spec.batch_size, on_error="yield")
+        results: list[Result] = []
+        for index, (sample, image, found) in enumerate(zip(samples, images, answers)):
+            if isinstance(found, Failure):
+                results.append(dataclasses.replace(found, index=index, id=sample.id, image=sample.image.uri))
+                continue
+            height, width = image.shape[:2]
+            bare = Sample(sample.id, ImageRef(sample.image.id, width=width, height=height))
+            for ask, answer in zip(self._asks, found):
+                bare = self._add(bare, ask, answer)
+            if self._grounds and bare.texts:
+                asks = [Ask(GROUNDING, text=text.text, text_id=text.id) for text in bare.texts if text.text]
+                for ask, answer in zip(asks, self._loaded.predict(image, asks)):
+                    bare = self._add(bare, ask, answer)
+            results.append(Parsed(bare.texts, bare.regions, bare.groundings))
+        return results
+
+    def _add(self, sample: Sample, ask: Ask, answer: Any) -> Sample:
+        parsed = Parsed(answer.texts, answer.regions, answer.groundings, answer.truncated)
+        return task_of(ask.task).add(sample, ask, parsed, Source("model", self.spec.name, self.spec.version))
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._loaded = None
+
+
+def _weights(model: str) -> list[Path]:
+    """The files whose hash names the student: of a folder, or of the model that comes with the package."""
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = Path(__file__).parents[2] / "weights" / model
+    return sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)) if folder.is_dir() else []
