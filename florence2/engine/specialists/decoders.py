@@ -54,7 +54,7 @@ def yunet(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
         if len(maps["bbox"]) != len(cells):
             given = len(maps["bbox"])
             raise ValueError(
-                f"{card.path}: input.size: stride {stride} makes {len(cells)} cells, the model gave {given}"
+                f"{card.path}: input.size: stride {stride} makes {len(cells)} cells, got {given}"
             )
         centres = (cells + maps["bbox"][:, :2]) * stride
         boxes.append(_corners(centres, np.exp(maps["bbox"][:, 2:4]) * stride))

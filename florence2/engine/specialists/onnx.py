@@ -58,7 +58,7 @@ class OnnxDetector:
         if fixed:
             width, height = self.card.input.size
             raise ValueError(
-                f"{self.card.path}: input.size: the model takes {shape[1]}x{shape[0]} pixels, the card says {width}x{height}"
+                f"{self.card.path}: input.size: expected {shape[1]}x{shape[0]}, as the model has it, got {width}x{height}"
             )
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
