@@ -169,11 +169,11 @@ def _docs(path: Path, vocab: Any, seed: int) -> Iterator[Any]:
                 for column, value in zip(columns, (form, upos, xpos, head + offset, label, space)):
                     column.append(value)
             columns[5][-1] = True
-        forms, upos, xpos, heads, labels, spaces = columns
-        yield Doc(vocab, words=forms, pos=upos, tags=xpos, heads=heads, deps=labels, spaces=spaces)
+        fields: Any = dict(zip(("words", "pos", "tags", "heads", "deps", "spaces"), columns))
+        yield Doc(vocab, **fields)
 
 
-def _config(steps: int, seed: int, train: Path, held_out: Path) -> dict[str, Any]:
+def _config(steps: int, seed: int, train: Path, held_out: Path) -> Any:
     """spaCy's own CPU "efficiency" settings, with averaged weights and a falling learning rate."""
     from spacy.cli.init_config import init_config
 

@@ -54,7 +54,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             "objects whose box is nearly the whole picture",
         ),
         "nms": Rule(
-            f"{_REGIONS}:nms", "overlap", "IoU", {"max": 0.6, "per_label": True, "soft": False, "sigma": 0.5, "floor": 0.2},
+            f"{_REGIONS}:nms", "overlap", "IoU",
+            {"max": 0.6, "per_label": True, "soft": False, "sigma": 0.5, "floor": 0.2},
             "of one source's overlapping boxes, all but the best; soft: those whose decayed score falls below `floor`",
         ),
         "crowd": Rule(
@@ -173,7 +174,9 @@ def open_chain(settings: str | Path | Mapping[str, Any] | None = None) -> list[R
         change = chosen.get(name)
         if change is False:
             continue
-        chain.append(RuleFilter(name, _merged(f"{where}: {name}", rule.settings, {} if change in (None, True) else change)))
+        chain.append(
+            RuleFilter(name, _merged(f"{where}: {name}", rule.settings, {} if change in (None, True) else change))
+        )
     return chain
 
 
@@ -225,5 +228,3 @@ def _value(where: str, default: Any, value: Any) -> Any:
     if not fits:
         raise ValueError(f"{where}: expected {wanted}, got {value!r:.60}")
     return value
-
-

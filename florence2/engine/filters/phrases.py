@@ -14,13 +14,17 @@ OFFICIAL = frozenset(
     "it,I,me,mine,you,your,yours,he,him,his,she,her,hers,they,them,their,theirs,one,oneself,we,us,our,ours,its,myself,"
     "yourself,himself,herself,itself,ourselves,yourselves,themselves,this,that,these,those,who,whom,whose,which,what,all,"
     "another,any,anybody,anyone,anything,each,everybody,everyone,everything,few,many,nobody,none,several,some,somebody,"
-    "someone,something,each other,one another,the image,image,images,the,a,an,a group,other objects,lots,a set".split(",")
+    "someone,something,each other,one another,the image,image,images,the,a,an,a group,other objects,lots,a set".split(
+        ","
+    )
 )
 # what cannot be pointed at: parts of a picture's composition, and abstractions
 ABSTRACT = frozenset(
     "photo,picture,view,scene,shot,close-up,closeup,top,front,back,side,middle,center,centre,left,right,bottom,edge,"
     "corner,background,foreground,distance,couple,bunch,pair,variety,lot,number,piece,pieces,kind,type,way,part,"
-    "time,day,moment,love,freedom,life,fun,peace,beauty,joy,happiness,idea,memory,history,attempt,motion,air,there".split(",")
+    "time,day,moment,love,freedom,life,fun,peace,beauty,joy,happiness,idea,memory,history,attempt,motion,air,there".split(
+        ","
+    )
 )
 _FOLDED = {word.casefold() for word in OFFICIAL}
 _ARTICLE = re.compile(r"^(the|a|an|this|that|these|those|some|its|his|her|their|my|our|your) ")

@@ -29,19 +29,21 @@ MARKS = re.compile(
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
 
 ENGLISH = frozenset(
-    "the of and with is are that which who on in at to for from by near next into over under up down out off it its his her "
-    "their there this these those has have while through around behind above below between some several two three one "
-    "a an be being been was were not but or as front standing sitting".split()
+    "the of and with is are that which who on in at to for from by near next into over under up down out off it its "
+    "his her their there this these those has have while through around behind above below between some several two "
+    "three one a an be being been was were not but or as front standing sitting".split()
 )
-FOREIGN = frozenset(  # function words that English does not know: Spanish, French, German, Italian, Portuguese, Dutch, ...
-    "el la los las una unos unas de del con y que por su sus sobre está están para muy entre junto "
-    "le les des du et dans avec sont qui au aux une est ses sur il elle près deux "
-    "der das ein eine einen einem einer und mit auf im ist sind neben von vor zwei dem den zum am "
-    "lo gli uno di della dello nel nella che è sono alla sul sulla due "
-    "os um uma dos das em na com estão ao duas sob "
-    "het een en met op van zijn aan bij naar twee voor "
-    "ett och på med av som bredvid är med på et er ved siden og "
-    "na w z i jest się obok dwa bir ve bir yanında üzerinde".split()
+FOREIGN = (
+    frozenset(  # function words that English does not know: Spanish, French, German, Italian, Portuguese, Dutch, ...
+        "el la los las una unos unas de del con y que por su sus sobre está están para muy entre junto "
+        "le les des du et dans avec sont qui au aux une est ses sur il elle près deux "
+        "der das ein eine einen einem einer und mit auf im ist sind neben von vor zwei dem zum "
+        "lo gli uno di della dello nel nella che è sono alla sul sulla due "
+        "os um uma dos das em na com estão ao duas sob "
+        "het een en met op zijn aan bij naar twee voor "
+        "ett och på med av som bredvid är med på et er ved siden og "
+        "na w z jest się obok dwa bir ve bir yanında üzerinde".split()
+    )
 )
 
 
@@ -147,9 +149,7 @@ def _read(sample: Sample, settings: Mapping[str, Any]) -> Parser:
     return parser
 
 
-def _measured(
-    sample: Sample, settings: Mapping[str, Any], pick: Callable[[Measures], float]
-) -> Callable[[str], float]:
+def _measured(sample: Sample, settings: Mapping[str, Any], pick: Callable[[Measures], float]) -> Callable[[str], float]:
     parser = _read(sample, settings)
     return lambda text: pick(parser.measure(text))
 

@@ -53,9 +53,7 @@ def yunet(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
         cells = _cells(card, stride)
         if len(maps["bbox"]) != len(cells):
             given = len(maps["bbox"])
-            raise ValueError(
-                f"{card.path}: input.size: stride {stride} makes {len(cells)} cells, got {given}"
-            )
+            raise ValueError(f"{card.path}: input.size: stride {stride} makes {len(cells)} cells, got {given}")
         centres = (cells + maps["bbox"][:, :2]) * stride
         boxes.append(_corners(centres, np.exp(maps["bbox"][:, 2:4]) * stride))
         scores.append(np.sqrt(np.clip(maps["cls"], 0, 1) * np.clip(maps["obj"][:, :1], 0, 1)))

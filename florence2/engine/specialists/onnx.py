@@ -58,7 +58,7 @@ class OnnxDetector:
         if fixed:
             width, height = self.card.input.size
             raise ValueError(
-                f"{self.card.path}: input.size: expected {shape[1]}x{shape[0]}, as the model has it, got {width}x{height}"
+                f"{self.card.path}: input.size: the model takes {shape[1]}x{shape[0]}, the card says {width}x{height}"
             )
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
@@ -79,7 +79,7 @@ class OnnxDetector:
         boxes = geometry.clip(boxes, (image.shape[1], image.shape[0]))
         solid = geometry.area(boxes) > 0
         boxes, scores, labels = boxes[solid], scores[solid], labels[solid]
-        kept = geometry.nms(boxes, scores, self.card.nms, labels)
+        kept = geometry.nms(boxes, scores, self.card.nms, labels.tolist())
         regions = tuple(
             Region(
                 id=f"object-{i}",
@@ -112,6 +112,6 @@ def prepare(image: np.ndarray, card: InputCard) -> tuple[np.ndarray, np.ndarray,
     canvas[offset[1] : offset[1] + resized_wh[1], offset[0] : offset[0] + resized_wh[0]] = resized
     if card.channels == "bgr":
         canvas = canvas[..., ::-1]
-    canvas = (canvas * card.scale - np.array(card.mean, dtype=np.float32)) / np.array(card.std, dtype=np.float32)
-    tensor = np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], dtype=np.float32)  # (1, 3, H, W)
+    scaled = (canvas * np.float32(card.scale) - np.array(card.mean, np.float32)) / np.array(card.std, np.float32)
+    tensor = np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], dtype=np.float32)  # (1, 3, H, W)
     return tensor, np.array(resized_wh) / np.array([width, height]), offset.astype(float)

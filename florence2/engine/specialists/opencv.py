@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,8 @@ class OpenCv:
                 "pip install 'opencv-python-headless<5'"
             )
         cv2.setNumThreads(1)
-        self._cascades = {c.file: cv2.CascadeClassifier(cv2.data.haarcascades + c.file) for c in CASCADES}
+        folder = Path(cv2.__file__).parent / "data"
+        self._cascades = {c.file: cv2.CascadeClassifier(str(folder / c.file)) for c in CASCADES}
         self._people = cv2.HOGDescriptor()
         self._people.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
 

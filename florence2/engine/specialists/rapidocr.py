@@ -47,7 +47,7 @@ class RapidOcr:
         found = self._reader(np.ascontiguousarray(image[..., ::-1]))  # it takes BGR
         if found.boxes is None:
             return Parsed()
-        regions = []
+        regions: list[Region] = []
         for corners, text, score in zip(found.boxes, found.txts, found.scores):
             if not text.strip():
                 continue
