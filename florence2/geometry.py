@@ -94,12 +94,12 @@ def _same_label(labels: Sequence[object] | None, count: int):
 # ---- polygons
 
 
-def points(polygon: Sequence[float]) -> np.ndarray:
+def points(polygon: Sequence[float] | np.ndarray) -> np.ndarray:
     """A flat polygon as an (N, 2) array."""
     return np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
 
 
-def polygon_area(polygon: Sequence[float]) -> float:
+def polygon_area(polygon: Sequence[float] | np.ndarray) -> float:
     """The area enclosed (shoelace), whatever the direction."""
     x, y = points(polygon).T if len(polygon) else (np.zeros(0), np.zeros(0))
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
@@ -123,7 +123,58 @@ def box_quad(box: Sequence[float]) -> Polygon:
     return x1, y1, x2, y1, x2, y2, x1, y2
 
 
-def simplify(polygon: Sequence[float], tolerance: float) -> Polygon:
+def convex_hull(polygon: Sequence[float]) -> np.ndarray:
+    """(N, 2) corners of the hull in order of increasing angle (Andrew's chains); fewer than 3 for a line."""
+    corners = sorted(set(map(tuple, points(polygon).tolist())))
+
+    def chain(row: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        out: list[tuple[float, float]] = []
+        for x, y in row:
+            while len(out) > 1:
+                (ax, ay), (bx, by) = out[-2], out[-1]
+                if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0:
+                    break
+                out.pop()
+            out.append((x, y))
+        return out[:-1]
+
+    return np.array(chain(corners) + chain(corners[::-1]), dtype=np.float64).reshape(-1, 2)
+
+
+def convex_area(polygon: Sequence[float]) -> float:
+    """The area of the hull: of a quad whose corners are out of order, the place it means."""
+    return polygon_area(convex_hull(polygon).reshape(-1))
+
+
+def quad_intersection(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> np.ndarray:
+    """(N, M) areas shared by the hulls of each polygon of `a` with each of `b` (Sutherland-Hodgman)."""
+    out = np.zeros((len(a), len(b)))
+    if not out.size:
+        return out
+    close = intersection([polygon_box(p) for p in a], [polygon_box(p) for p in b]) > 0
+    hulls_a, hulls_b = [convex_hull(p) for p in a], [convex_hull(p) for p in b]
+    for i, j in np.argwhere(close).tolist():
+        out[i, j] = polygon_area(_cut(hulls_a[i], hulls_b[j]).reshape(-1))
+    return out
+
+
+def _cut(subject: np.ndarray, hull: np.ndarray) -> np.ndarray:
+    for start, end in zip(hull, np.roll(hull, -1, axis=0)):
+        if not len(subject):
+            break
+        along = end - start
+        side = along[0] * (subject[:, 1] - start[1]) - along[1] * (subject[:, 0] - start[0])
+        kept = []
+        for p, q, sp, sq in zip(np.roll(subject, 1, axis=0), subject, np.roll(side, 1), side):
+            if (sp > 0 > sq) or (sp < 0 < sq):
+                kept.append(p + (q - p) * (sp / (sp - sq)))
+            if sq >= 0:
+                kept.append(q)
+        subject = np.array(kept).reshape(-1, 2)
+    return subject
+
+
+def simplify(polygon: Sequence[float] | np.ndarray, tolerance: float) -> Polygon:
     """The ring with fewer corners, none dropped that lies over `tolerance` pixels off (Douglas-Peucker); 3 at least."""
     xy = points(polygon)
     if len(xy) <= 3:
@@ -246,7 +297,7 @@ def _counts_text(counts: np.ndarray) -> str:
     return "".join(letters)
 
 
-def _polygon_switches(polygon: Sequence[float], h: int, w: int) -> np.ndarray:
+def _polygon_switches(polygon: Sequence[float] | np.ndarray, h: int, w: int) -> np.ndarray:
     """Where the column-major mask of one polygon changes: rleFrPoly of maskApi.c, five steps to a pixel."""
     scaled = np.trunc(5 * points(polygon) + 0.5).astype(np.int64)
     if not len(scaled) or not h * w:

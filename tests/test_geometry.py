@@ -154,3 +154,18 @@ def test_boxes_of_polygons_and_quads():
     assert geometry.polygon_box((1, 2, 5, 0), (9, 9)) == (1, 0, 9, 9)
     assert geometry.quad_box(geometry.box_quad((1, 2, 3, 4))) == (1, 2, 3, 4)
     assert geometry.polygon_area(geometry.box_quad((1, 2, 3, 5))) == 6
+
+
+def test_the_intersection_of_quads_equals_drawn_ones():
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        a, b = (geometry.convex_hull(rng.uniform(5, 95, 8)).reshape(-1) for _ in range(2))
+        fine = 8
+        drawn = geometry.rasterize([a * fine], (800, 800)) & geometry.rasterize([b * fine], (800, 800))
+        (shared,) = geometry.quad_intersection([a], [b])[0]
+        assert shared == pytest.approx(drawn.sum() / fine**2, abs=12)
+    square = geometry.box_quad((0, 0, 10, 10))
+    assert geometry.quad_intersection([square], [square]).tolist() == [[100]]
+    assert geometry.convex_area((0, 0, 10, 10, 10, 0, 0, 10)) == 100  # corners out of order
+    assert geometry.quad_intersection([(0, 0, 5, 5, 9, 9, 2, 2)], [square]).tolist() == [[0]]  # a line
+    assert geometry.quad_intersection([], [square]).shape == (0, 1)
