@@ -147,5 +147,6 @@ def _truth_area(region: Region) -> float:
 def _results(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     shape = "segmentation" if kind == "segm" else "bbox"
     return [
-        {"image_id": d["image_id"], "category_id": d["category_id"], shape: d[shape], "score": d["score"]} for d in found
+        {"image_id": d["image_id"], "category_id": d["category_id"], shape: d[shape], "score": d["score"]}
+        for d in found
     ]

@@ -11,7 +11,7 @@ import re
 DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 
-_DASHES_AND_QUOTES = frozenset(".-\u2013\u2014\u2026\"\u201c\u201d")
+_DASHES_AND_QUOTES = frozenset('.-\u2013\u2014\u2026"\u201c\u201d')
 
 _ABBREVIATION = r"""(?:mr|mrs|ms|dr|prof|st|ave|blvd|rd|jr|sr|inc|co|corp|ltd|vs|etc|mt|ft|gen|col|capt|lt|sgt|gov|sen
  |rep|rev|hon|jan|feb|aug|sept?|oct|nov|dec|bros|assn|dept|est|fig|al|ed|cf|ph\.d|e\.g|i\.e)\."""
