@@ -76,11 +76,13 @@ def write(
 ) -> Line:
     """Set `text`, the middle of its ink at `centre` (picture pixels), on the supersampled canvas."""
     face = font(name, size)
-    left, top, right, bottom = face.getbbox(text)
-    width, height = right - left, bottom - top
+    left, top, right, bottom = (round(side) for side in face.getbbox(text))  # with the space at its ends
     pad = 2  # room for the filter that turns it
-    ink = Image.new("L", (round(width) + 2 * pad, round(height) + 2 * pad))
+    ink = Image.new("L", (right - left + 2 * pad, bottom - top + 2 * pad))
     ImageDraw.Draw(ink).text((pad - left, pad - top), text, fill=255, font=face)
+    left, top, right, bottom = ink.getbbox() or (0, 0, *ink.size)
+    width, height = right - left, bottom - top
+    ink = ink.crop((left - pad, top - pad, right + pad, bottom + pad))
     if degrees:
         ink = ink.rotate(-degrees, Image.Resampling.BICUBIC, expand=True)
     x, y = round(centre[0] * SUPERSAMPLE - ink.width / 2), round(centre[1] * SUPERSAMPLE - ink.height / 2)

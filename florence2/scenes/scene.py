@@ -47,7 +47,8 @@ def draw(
     ground, rgb, other, style = _ground(rng, clutter)
     unit = min(size_wh)
     sign = plan_sign(rng, size_wh, fonts, letters, rgb) if rng.random() < signs else None
-    layout = _place(rng, size_wh, objects, kinds, (min_side * unit, max(min_side, max_side) * unit), (rgb, other), sign)
+    sides = min_side * unit, max(min_side, max_side) * unit
+    layout, sign = _place(rng, size_wh, objects, kinds, sides, (rgb, other), sign)
     canvas = paint.background(rng, size_wh, style, rgb, other)
     paint.specks(rng, canvas, rng.randint(0, round(24 * clutter)), rgb)
     lines = paint_sign(canvas, sign) if sign else ()
@@ -88,16 +89,16 @@ def _place(
     sides: tuple[float, float],
     away: tuple[Rgb, Rgb],
     sign: Sign | None,
-) -> Layout:
-    """Find room for the things; tries again with smaller ones, then with fewer, before giving up."""
+) -> tuple[Layout, Sign | None]:
+    """Find room for the things: tries again with smaller ones, then with fewer, then without the sign."""
     count = rng.randint(*objects)
-    most = sides[1]
-    reserved = (extent(sign.plate),) if sign else ()
-    for _ in range(12):
-        layout = Layout(size_wh, reserved)
-        if fill(rng, layout, count, kinds, (sides[0], most), away) or len(layout.things) >= max(1, objects[0]):
-            return layout
-        most = max(sides[0], 0.7 * most)
+    for kept in (sign, None) if sign else (None,):
+        most = sides[1]
+        for _ in range(12):
+            layout = Layout(size_wh, (extent(kept.plate),) if kept else ())
+            if fill(rng, layout, count, kinds, (sides[0], most), away) or len(layout.things) >= max(1, objects[0]):
+                return layout, kept
+            most = max(sides[0], 0.7 * most)
     raise ValueError(
         f"objects {objects}: no room for {objects[0]} with sides of {sides[0]:.0f} pixels in "
         f"{size_wh[0]}x{size_wh[1]}; ask for fewer, or a smaller min_side"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Union
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -32,17 +33,17 @@ class Fact:
     centre: tuple[float, float]
     side: float
 
-    @property
+    @cached_property
     def description(self) -> str:
         """Such as "red striped star"."""
         return " ".join(word for word in (self.colour, _texture(self.texture), self.kind) if word)
 
-    @property
+    @cached_property
     def place(self) -> str:
         """Such as "at the top left": the third of the picture that holds its centre."""
         return _place(self.centre)
 
-    @property
+    @cached_property
     def size(self) -> str:
         """Either "small", "large" or nothing."""
         return "small" if self.side < 0.22 else "large" if self.side > 0.38 else ""
