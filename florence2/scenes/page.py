@@ -38,7 +38,7 @@ def draw_page(
     size: int | tuple[int, int] = (384, 512),
     *,
     lines: tuple[int, int] = (6, 12),
-    tilt: float = 2.5,
+    tilt: float = 2.0,
     fonts: Sequence[str] | None = None,
     withheld: bool = False,
 ) -> tuple[np.ndarray, Sample]:
