@@ -78,8 +78,9 @@ def trimmed(placed: Iterable[Placed]) -> Body:
     for index in range(first, len(pieces)):
         if _is(pieces[index], "</s>"):
             return Body(pieces[first:index], open_end=False)
-    ended_empty = first == len(pieces) and any(_is(piece, "</s>") for piece in pieces[1:])
-    return Body(pieces[first:], open_end=first > 0 and not ended_empty)
+    start = [piece for piece in pieces[:first] if not _is(piece, "<pad>")]
+    empty = first == len(pieces) and bool(start) and _is(start[-1], "</s>")
+    return Body(pieces[first:], open_end=bool(start) and not empty)
 
 
 def _is(placed: Placed, *tokens: str) -> bool:
