@@ -54,7 +54,7 @@ SHAPES = {
 
 
 class State(NamedTuple):
-    """Where in an answer: `done` locations into a place or polygon, a box's first corner, the node of a closed label."""
+    """Where in an answer: `done` locations into a place, a box's first corner, the node of a closed label."""
 
     phase: str
     done: int = 0
@@ -207,7 +207,9 @@ class Automaton:
             legal = token != "text" or (0 <= token_id < len(letters) and bool(letters[token_id]))
         after = next((after for step, after in self._steps(state) if step == token), None) if legal else None
         if after is None:
-            raise ValueError(f"{self.task.name}: id {token_id} is not legal after {state}; choose one that `allowed` has")
+            raise ValueError(
+                f"{self.task.name}: id {token_id} is not legal after {state}; choose one that `allowed` has"
+            )
         if token == "text" and self._labels:
             return after._replace(node=self._labels.next[state.node if state.phase == TEXT else 0][token_id])
         if after.phase == PLACE and after.done == 1:
