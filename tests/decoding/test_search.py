@@ -91,12 +91,13 @@ def test_truncated_says_whether_the_model_would_have_gone_on():
 
 
 def best_of_all(model, prompt, length, rules):
-    """Every sequence of at most `length` tokens, scored; the best of those that end with `</s>`."""
+    """Every sequence that ends with `</s>` or is `length` tokens long, scored; the best."""
     best = (-math.inf, ())
+    others = [t for t in range(model.vocab_size) if t != 2]
     for n in range(1, length + 1):
-        for middle in itertools.product([t for t in range(model.vocab_size) if t != 2], repeat=n - 1):
+        for tokens in itertools.product(*[others] * (n - 1), [2] if n < length else range(model.vocab_size)):
             row, total = [*prompt, 2], 0.0
-            for token in (*middle, 2):
+            for token in tokens:
                 total += float(model.logits(row).log_softmax(-1)[token])
                 row.append(token)
             best = max(best, (total / n**rules.length_penalty, tuple(row[len(prompt) :])))
@@ -104,8 +105,8 @@ def best_of_all(model, prompt, length, rules):
 
 
 def test_a_beam_as_wide_as_the_tree_finds_the_best_answer():
-    rules = Rules(num_beams=64, no_repeat_ngram_size=0, early_stopping=False, forced_bos=None, length_penalty=1.0)
-    for n in range(3):
+    rules = Rules(num_beams=64, no_repeat_ngram_size=0, early_stopping="never", forced_bos=None, forced_eos=None)
+    for n in range(4):
         model = MockModel(vocab_size=4, scale=1.0)
         assert run(model, 1, 4, rules, first=n)[0].ids == best_of_all(model, [3 + n] * 3, 4, rules)[1]
 
