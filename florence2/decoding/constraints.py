@@ -21,12 +21,17 @@ BARRED = float("-inf")
 
 
 class TokenSet(Protocol):
-    """The tokens allowed in one place: `mask` is (V,) bool, equal keys mean equal masks."""
+    """The tokens allowed in one place: `mask` is (V,) bool, equal keys mean equal masks.
+
+    `limited` says that the budget took tokens out of it.
+    """
 
     @property
     def mask(self) -> Any: ...
     @property
     def key(self) -> Hashable: ...
+    @property
+    def limited(self) -> bool: ...
 
 
 class Automaton(Protocol):
@@ -73,9 +78,9 @@ class Grammar:
                 continue
             allowed = automaton.allowed(state, remaining)
             barred.append(self._bar(allowed, scores))
-            free = automaton.allowed(state, UNLIMITED)
-            if free.key != allowed.key:
-                wanted = int(scores[row].masked_fill(self._bar(free, scores), BARRED).argmax())
+            if allowed.limited:
+                free = self._bar(automaton.allowed(state, UNLIMITED), scores)
+                wanted = int(scores[row].masked_fill(free, BARRED).argmax())
                 cut[row] = bool(barred[-1][wanted])
         scores.masked_fill_(torch.stack(barred), BARRED)
         return cut

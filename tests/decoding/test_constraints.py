@@ -16,6 +16,7 @@ V = 40
 @dataclass
 class Allowed:
     ids: frozenset
+    limited: bool = False
     mask: np.ndarray = field(init=False, compare=False)
 
     def __post_init__(self):
@@ -39,7 +40,7 @@ class Items:
     def allowed(self, state, remaining):
         if state:
             return Allowed(frozenset(range(10, 36)))
-        return Allowed(frozenset([2, *range(3, 10)]) if remaining > self.size else frozenset([2]))
+        return Allowed(frozenset([2, *range(3, 10)])) if remaining > self.size else Allowed(frozenset([2]), limited=True)
 
     def advance(self, state, token):
         assert token in self.allowed(state, 10**6).ids

@@ -1,0 +1,279 @@
+"""An answer: what the model said, read into records, and the forms in which people take it further.
+
+Knows no model. Coordinates are pixels of the upright picture; `text` and `token_ids` are as generated, the decoder's
+start token first (transformers' `generate` returns the same).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Union
+
+import numpy as np
+
+from florence2 import geometry, pixels
+from florence2.codec import answers, official
+from florence2.codec.tasks import Task, task_of
+from florence2.records import Ask, Parsed, Polygon, Region, Text, to_json
+
+
+@dataclass(frozen=True)
+class Answer(Parsed):
+    """One answer to one ask about one picture: regions, texts, phrases, scores, and the tokens they were read from.
+
+    `len` and iteration go over the regions, or over the texts of a task that answers in words.
+    """
+
+    task: str = ""
+    prompt: str = ""
+    size_wh: tuple[int, int] = (0, 0)
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    token_logprobs: tuple[float, ...] = ()
+    ask: Ask = field(default_factory=Ask)
+    row: Task | None = field(default=None, repr=False, compare=False)
+    image: Any = field(default=None, repr=False, compare=False)
+    """What the user gave as the picture, for drawing; of many pictures only the path is kept."""
+
+    # ---- as numpy ----
+
+    @property
+    def boxed(self) -> tuple[Region, ...]:
+        """The regions that have a place, in the order of the arrays below."""
+        return tuple(region for region in self.regions if _box(region) is not None)
+
+    @property
+    def xyxy(self) -> np.ndarray:
+        """(N, 4) float32 boxes; around the quad or the polygons where the answer has no box."""
+        return np.array([_box(region) for region in self.boxed], np.float32).reshape(-1, 4)
+
+    @property
+    def labels(self) -> list[str]:
+        """What each region was called: its label, its description, or the phrase it was found for."""
+        phrases = {i: grounding.phrase for grounding in self.groundings for i in grounding.region_ids}
+        return [region.label or region.description or phrases.get(region.id, "") for region in self.boxed]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(N,) float32 in [0, 1]; NaN where there is none, as in an answer parsed from text."""
+        return np.array([np.nan if r.score is None else r.score for r in self.boxed], np.float32)
+
+    @property
+    def classes(self) -> list[str]:
+        """The set of labels that was asked for, else the labels in the order in which they come up."""
+        return list(self.ask.labels) or list(dict.fromkeys(self.labels))
+
+    @property
+    def class_ids(self) -> np.ndarray:
+        """(N,) int64: each label's place in `classes`; -1 for one outside the set asked for."""
+        place = {label: index for index, label in enumerate(self.classes)}
+        return np.array([place.get(label, -1) for label in self.labels], np.int64)
+
+    def masks(self) -> np.ndarray:
+        """(N, H, W) bool: the inside of each region's mask, polygons, quad or box."""
+        width, height = self.size_wh
+        out = np.zeros((len(self.boxed), height, width), bool)
+        for mask, region in zip(out, self.boxed):
+            if region.mask is not None:
+                mask[:] = geometry.decode_rle(region.mask)
+            else:
+                mask[:] = geometry.rasterize(_outline(region), self.size_wh)
+        return out
+
+    # ---- as others have it ----
+
+    def official(self, style: str = "microsoft") -> dict[str, Any]:
+        """{task: ...} as the reference's post-processing returns it: "microsoft" (floats) or "transformers" (ints)."""
+        return official.official(self.text, self._task(), self.size_wh, style)
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as plain JSON types: what was asked, what was said, and the tokens."""
+        out: dict[str, Any] = {"task": self.task, "prompt": self.prompt, "size_wh": list(self.size_wh)}
+        for name in ("texts", "regions", "groundings"):
+            out[name] = [to_json(item) for item in getattr(self, name)]
+        return {
+            **out,
+            "truncated": self.truncated,
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "token_logprobs": list(self.token_logprobs),
+        }
+
+    def to_supervision(self) -> Any:
+        """A `supervision.Detections`, its labels under `class_name`; needs that library."""
+        import supervision
+
+        regions = self.boxed
+        outlined = any(region.polygons or region.mask for region in regions)
+        scored = regions and all(region.score is not None for region in regions)
+        return supervision.Detections(
+            xyxy=self.xyxy,
+            mask=self.masks() if outlined else None,
+            confidence=self.scores if scored else None,
+            class_id=self.class_ids,
+            data={"class_name": np.array(self.labels, dtype=str)},
+        )
+
+    def to_coco(self, image_id: int = 1, categories: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """A COCO data set of this one picture; `categories` gives ids to labels (else 1, 2, ... in order).
+
+        Its "annotations" carry scores, so they serve as results too.
+        """
+        width, height = self.size_wh
+        ids = dict(categories or {label: n for n, label in enumerate(self.classes, 1)})
+        missing = sorted(set(self.labels) - set(ids))
+        if missing:
+            raise ValueError(f"categories: {missing[0]!r} has no id; expected one for each label of the answer")
+        name = str(self.image) if is_path(self.image) else ""
+        return {
+            "images": [{"id": image_id, "file_name": name, "width": width, "height": height}],
+            "annotations": [
+                _coco_annotation(region, number, image_id, ids[label])
+                for number, (region, label) in enumerate(zip(self.boxed, self.labels), 1)
+            ],
+            "categories": [{"id": number, "name": label} for label, number in ids.items()],
+        }
+
+    def to_label_studio(self) -> dict[str, Any]:
+        """A Label Studio task with this answer as its prediction: rectangles, polygons and a text, in percent."""
+        width, height = self.size_wh
+        results: list[dict[str, Any]] = []
+        for region, label in zip(self.boxed, self.labels):
+            for kind, value in _label_studio_shapes(region, self.size_wh):
+                result = {
+                    "id": f"{region.id or len(results)}-{len(results)}",
+                    "type": kind,
+                    "from_name": "label",
+                    "to_name": "image",
+                    "original_width": width,
+                    "original_height": height,
+                    "image_rotation": 0,
+                    "value": {**value, kind: [label]},
+                }
+                results.append(result if region.score is None else {**result, "score": region.score})
+        for text in self.texts:
+            value = {"text": [text.text]}
+            results.append({"type": "textarea", "from_name": "text", "to_name": "image", "value": value})
+        scores = [item.score for item in (*self.regions, *self.texts) if item.score is not None]
+        prediction: dict[str, Any] = {"model_version": "florence2", "result": results}
+        if scores:
+            prediction["score"] = float(np.mean(scores))
+        return {"data": {"image": str(self.image) if is_path(self.image) else ""}, "predictions": [prediction]}
+
+    # ---- to look at ----
+
+    def draw(self, image: Any = None) -> Any:
+        """The picture with the answer drawn on it, a PIL image; `image` is needed where the answer was parsed."""
+        from florence2 import drawing
+
+        return drawing.draw(self._pixels(image), self)
+
+    def _repr_html_(self) -> str:
+        from florence2 import drawing
+
+        try:
+            return drawing.fragment(self._pixels(None), self, caption=self.prompt)
+        except ValueError:  # no picture at hand: words alone
+            return drawing.fragment(None, self, caption=self.prompt)
+
+    def __len__(self) -> int:
+        return len(self._items())
+
+    def __iter__(self) -> Iterator[Union[Region, Text]]:
+        return iter(self._items())
+
+    def __str__(self) -> str:
+        lines = [text.text for text in self.texts]
+        for region, label in zip(self.boxed, self.labels):
+            box = ", ".join(f"{value:.0f}" for value in _box(region) or ())
+            score = "" if region.score is None else f"  {region.score:.2f}"
+            lines.append(f"{label or 'region'}  ({box}){score}")
+        if self.truncated:
+            lines.append("... (cut: the token limit was reached)")
+        return "\n".join(lines) or "(nothing found)"
+
+    def _items(self) -> Sequence[Union[Region, Text]]:
+        return self.regions or self.texts
+
+    def _task(self) -> Task:
+        return self.row or task_of(self.task)
+
+    def _pixels(self, image: Any) -> np.ndarray:
+        image = self.image if image is None else image
+        if image is None:
+            raise ValueError("draw: the answer does not hold its picture; give it as draw(image)")
+        return pixels.load(image)
+
+
+def parse(task: str, text: str, size_wh: tuple[int, int], ask: Ask | None = None) -> Answer:
+    """The answer that a generated text holds, special tokens in; `size_wh` is the upright picture's."""
+    row = task_of(task)
+    ask = ask or Ask(task=row.token)
+    return answer_of(answers.parse(text, row, size_wh, ask), task=row.token, row=row, ask=ask, size_wh=size_wh, text=text)
+
+
+def render(answer: Answer) -> str:
+    """The target text of an answer, as a model would be trained to say it."""
+    return answers.render(answer, answer._task(), answer.size_wh, answer.ask)
+
+
+def answer_of(parsed: Parsed, **fields: Any) -> Answer:
+    """An Answer with the items of `parsed`."""
+    items = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Parsed)}
+    return replace(Answer(**items), **fields)
+
+
+def _box(region: Region) -> tuple[float, float, float, float] | None:
+    if region.box is not None:
+        return region.box
+    if region.quad or region.polygons:
+        return geometry.polygon_box(*([region.quad] if region.quad else region.polygons))
+    return None
+
+
+def _outline(region: Region) -> tuple[Polygon, ...]:
+    if region.polygons:
+        return region.polygons
+    return (region.quad or geometry.box_quad(_box(region) or (0, 0, 0, 0)),)
+
+
+def is_path(image: Any) -> bool:
+    """Whether a picture was given as a path."""
+    return isinstance(image, str) or hasattr(image, "__fspath__")
+
+
+def _coco_annotation(region: Region, number: int, image_id: int, category_id: int) -> dict[str, Any]:
+    x1, y1, x2, y2 = _box(region) or (0, 0, 0, 0)
+    out: dict[str, Any] = {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": (x2 - x1) * (y2 - y1),
+        "iscrowd": 0,
+        "segmentation": [],
+    }
+    if region.mask is not None:
+        out["segmentation"] = {"size": [region.mask.height, region.mask.width], "counts": region.mask.counts}
+        out["area"] = float(geometry.rle_area(region.mask))
+    elif region.polygons or region.quad:
+        outline = _outline(region)
+        out["segmentation"] = [list(polygon) for polygon in outline]
+        out["area"] = sum(geometry.polygon_area(polygon) for polygon in outline)
+    if region.score is not None:
+        out["score"] = region.score
+    return out
+
+
+def _label_studio_shapes(region: Region, size_wh: tuple[int, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The region as shapes whose numbers are percent of the picture."""
+    percent = 100 / np.array(size_wh, float)
+    if region.polygons or region.quad:
+        for polygon in _outline(region):
+            yield "polygonlabels", {"points": (geometry.points(polygon) * percent).tolist(), "closed": True}
+        return
+    x1, y1, x2, y2 = _box(region) or (0, 0, 0, 0)
+    (x, y), (width, height) = (x1, y1) * percent, (x2 - x1, y2 - y1) * percent
+    yield "rectanglelabels", {"x": x, "y": y, "width": width, "height": height, "rotation": 0}

@@ -1,0 +1,160 @@
+"""What a call of `predict` asks and how it is to be decoded, checked: every contradiction is refused here, in one line.
+
+Knows tasks and a model's config; no pixels, no weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+from florence2.codec.tasks import Task, ask_of, prompt_text, task_of
+from florence2.decoding.generate import Rules
+from florence2.model.config import ModelConfig
+from florence2.records import Ask
+
+AskLike = Union[str, Ask]
+MAX_NEW_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How one call decodes: the search and its numbers, the most tokens an answer may take, grammar or official rules."""
+
+    rules: Rules
+    budget: int
+    by_grammar: bool
+
+
+def asks_of(
+    tasks: Mapping[str, Task],
+    task: AskLike | Sequence[AskLike] | None,
+    prompt: str | None = None,
+    text: str | None = None,
+    labels: Sequence[str] | None = None,
+    region: Sequence[float] | None = None,
+) -> tuple[list[Ask], bool]:
+    """The asks of a call as records, and whether it gave a list."""
+    given = {"prompt": prompt, "text": text, "labels": labels, "region": region}
+    named = [name for name, value in given.items() if value is not None]
+    if isinstance(task, (list, tuple)):
+        if named:
+            raise ValueError(f"{named[0]}: goes with one task, not with a list; write Ask(task, {named[0]}=...) in it")
+        if not task:
+            raise ValueError("task: expected at least one ask, got an empty list")
+        return [_ask(one, tasks) for one in task], True
+    if prompt is not None:
+        others = ["task"] * (task is not None) + named[1:]
+        if others:
+            raise ValueError(f"prompt: is sent as written and goes with nothing else; drop prompt or {others[0]}")
+        if not isinstance(prompt, str) or not prompt:
+            raise ValueError(f"prompt: expected a text, got {prompt!r:.80}")
+        return [ask_of(prompt, tasks)], False
+    if task is None:
+        raise ValueError(f"task: expected one of {', '.join(tasks)}; or give prompt=")
+    ask = _ask(task, tasks)
+    for name in named:
+        if getattr(ask, name):
+            raise ValueError(f"{name}: given twice, in the ask and beside it; drop one")
+    fields = {"text": text, "labels": labels and _labels(labels), "region": region and _region(region)}
+    return [dataclasses.replace(ask, **{name: fields[name] for name in named})], False
+
+
+def prompt_of(ask: Ask, size_wh: tuple[int, int], tasks: Mapping[str, Task]) -> str:
+    """The prompt that is sent; a region must lie in the picture."""
+    if ask.region and not ask.prompt:
+        x, y = ask.region[0::2], ask.region[1::2]
+        if max(x) <= 0 or max(y) <= 0 or min(x) >= size_wh[0] or min(y) >= size_wh[1]:
+            raise ValueError(
+                f"region: {tuple(ask.region)} lies outside the picture of {size_wh[0]} x {size_wh[1]} pixels; "
+                "expected x1, y1, x2, y2 in pixels of the upright picture"
+            )
+    return prompt_text(ask, size_wh, tasks)
+
+
+def decoding_of(
+    config: ModelConfig,
+    asks: Iterable[Ask],
+    num_beams: int | None,
+    max_new_tokens: int | None,
+    official: bool | None,
+    grammar: bool | None,
+) -> Decoding:
+    """How to decode: the arguments of the call, the checkpoint's rules where they say nothing; labels ask for grammar."""
+    if official is not None and grammar is not None and bool(official) == bool(grammar):
+        raise ValueError(f"official, grammar: one excludes the other, got both {bool(official)}; drop one")
+    if any(ask.labels for ask in asks):
+        if official or grammar is False:
+            raise ValueError("labels: only the grammar can hold an answer to them; drop labels, or official and grammar")
+        grammar = True
+    if grammar is None:
+        grammar = not official if official is not None else config.rules == "grammar"
+    limit = config.text.max_positions
+    budget = min(MAX_NEW_TOKENS, limit) if max_new_tokens is None else _whole("max_new_tokens", max_new_tokens)
+    least = 2 if grammar else 1
+    if not least <= budget <= limit:
+        raise ValueError(
+            f"max_new_tokens: expected {least} to {limit} (the model's positions), got {budget}; "
+            "the leading <s> and the final </s> count"
+        )
+    beams = (1 if grammar else config.num_beams) if num_beams is None else _whole("num_beams", num_beams)
+    if beams < 1:
+        raise ValueError(f"num_beams: expected at least 1, got {beams}")
+    rules = Rules(
+        num_beams=beams,
+        no_repeat_ngram_size=config.no_repeat_ngram_size,
+        length_penalty=config.length_penalty,
+        early_stopping=config.early_stopping,
+        forced_bos=config.forced_bos_id,
+        forced_eos=config.forced_eos_id,
+        start=config.start_id,
+        eos=config.eos_id,
+    )
+    return Decoding(rules, budget, bool(grammar))
+
+
+def refuse_planned(**arguments: Any) -> None:
+    """Refuse what is planned and not built yet."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{name}: is planned and not built yet; leave it out")
+
+
+def _ask(ask: Any, tasks: Mapping[str, Task]) -> Ask:
+    """A task's token or name (its text may follow, as the official processor takes it), or an Ask."""
+    if isinstance(ask, Ask):
+        if ask.prompt and not ask.task:
+            return ask_of(ask.prompt, tasks)
+        return dataclasses.replace(ask, task=task_of(ask.task, tasks).token)
+    if not isinstance(ask, str) or not ask:
+        raise ValueError(f"task: expected one of {', '.join(tasks)}, or an Ask; got {ask!r:.80}")
+    name, bracket, rest = ask.partition(">")
+    if rest and name + bracket in tasks:
+        return Ask(task=name + bracket, text=rest.strip())
+    return Ask(task=task_of(ask, tasks).token)
+
+
+def _labels(labels: Iterable[str]) -> tuple[str, ...]:
+    names = () if isinstance(labels, str) else tuple(labels)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"labels: expected a list of names, got {labels!r:.100}")
+    return names
+
+
+def _region(region: Iterable[float]) -> tuple[float, ...]:
+    try:
+        flat = tuple(float(value) for value in region)
+    except TypeError:
+        flat = ()
+    if len(flat) < 4 or len(flat) % 2 or not all(map(math.isfinite, flat)):
+        raise ValueError(f"region: expected (x1, y1, x2, y2) or a flat polygon in pixels, got {region!r:.100}")
+    return flat
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}: expected a whole number, got {value!r:.40}")
+    return value
