@@ -14,7 +14,7 @@ from typing import Any, Union
 import numpy as np
 
 from florence2 import geometry, pixels
-from florence2.codec import answers, official
+from florence2.codec import answers
 from florence2.codec.tasks import Task, task_of
 from florence2.records import Ask, Parsed, Polygon, Region, Text, to_json
 
@@ -86,6 +86,8 @@ class Answer(Parsed):
 
     def official(self, style: str = "microsoft") -> dict[str, Any]:
         """{task: ...} as the reference's post-processing returns it: "microsoft" (floats) or "transformers" (ints)."""
+        from florence2.codec import official
+
         return official.official(self.text, self._task(), self.size_wh, style)
 
     def to_json(self) -> dict[str, Any]:
@@ -211,7 +213,9 @@ def parse(task: str, text: str, size_wh: tuple[int, int], ask: Ask | None = None
     """The answer that a generated text holds, special tokens in; `size_wh` is the upright picture's."""
     row = task_of(task)
     ask = ask or Ask(task=row.token)
-    return answer_of(answers.parse(text, row, size_wh, ask), task=row.token, row=row, ask=ask, size_wh=size_wh, text=text)
+    return answer_of(
+        answers.parse(text, row, size_wh, ask), task=row.token, row=row, ask=ask, size_wh=size_wh, text=text
+    )
 
 
 def render(answer: Answer) -> str:

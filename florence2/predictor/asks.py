@@ -88,7 +88,9 @@ def decoding_of(
         raise ValueError(f"official, grammar: one excludes the other, got both {bool(official)}; drop one")
     if any(ask.labels for ask in asks):
         if official or grammar is False:
-            raise ValueError("labels: only the grammar can hold an answer to them; drop labels, or official and grammar")
+            raise ValueError(
+                "labels: only the grammar can hold an answer to them; drop labels, or official and grammar"
+            )
         grammar = True
     if grammar is None:
         grammar = not official if official is not None else config.rules == "grammar"

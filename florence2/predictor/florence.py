@@ -1,6 +1,6 @@
 """The public heart: a picture and an ask in, an Answer out. Joins pixels, codec, model and decoding.
 
-    predict = load the picture -> encode_image -> prompts -> generate (grammar or official rules) -> parse -> score
+predict = load the picture -> encode_image -> prompts -> generate (grammar or official rules) -> parse -> score
 """
 
 from __future__ import annotations

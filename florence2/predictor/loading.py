@@ -73,9 +73,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     return folder
 
 
-def load_ahead(
-    images: Iterable[Any], prepare: Callable[[Any], Loaded], ahead: int
-) -> Iterator[Union[Loaded, Bad]]:
+def load_ahead(images: Iterable[Any], prepare: Callable[[Any], Loaded], ahead: int) -> Iterator[Union[Loaded, Bad]]:
     """Each picture prepared, in order, by threads that run at most `ahead` pictures in front."""
     images = enumerate(images)
     waiting: deque[tuple[int, Any, Future[Loaded]]] = deque()

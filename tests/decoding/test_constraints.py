@@ -40,7 +40,9 @@ class Items:
     def allowed(self, state, remaining):
         if state:
             return Allowed(frozenset(range(10, 36)))
-        return Allowed(frozenset([2, *range(3, 10)])) if remaining > self.size else Allowed(frozenset([2]), limited=True)
+        return (
+            Allowed(frozenset([2, *range(3, 10)])) if remaining > self.size else Allowed(frozenset([2]), limited=True)
+        )
 
     def advance(self, state, token):
         assert token in self.allowed(state, 10**6).ids

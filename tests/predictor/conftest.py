@@ -12,7 +12,12 @@ from florence2.model.config import SIZES, with_vocab
 from florence2.model.florence import Florence
 from florence2.predictor import load
 
-LINES = ["a red car beside a green tree", "two dogs on a blue sofa", "What does the image describe?", "Locate the objects"]
+LINES = [
+    "a red car beside a green tree",
+    "two dogs on a blue sofa",
+    "What does the image describe?",
+    "Locate the objects",
+]
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +27,9 @@ def folder(tmp_path_factory):
     tokenizer = Tokenizer.train(LINES * 4, 320)
     nano = with_vocab(SIZES["nano"], tokenizer.vocab_size)
     vision = dataclasses.replace(nano.vision, dims=(8, 16, 24, 32), heads=(1, 2, 3, 4), groups=(1, 2, 3, 4))
-    text = dataclasses.replace(nano.text, d_model=48, encoder_heads=4, decoder_heads=4, decoder_layers=2, max_positions=256)
+    text = dataclasses.replace(
+        nano.text, d_model=48, encoder_heads=4, decoder_heads=4, decoder_layers=2, max_positions=256
+    )
     config = dataclasses.replace(nano, vision=vision, text=text, image_size_wh=(64, 64))
     torch.manual_seed(0)
     model = Florence(config)

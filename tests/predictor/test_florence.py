@@ -1,0 +1,227 @@
+"""A picture and an ask in, an answer out: alone, in lists and over many pictures the same; wrong use told in one line."""
+
+import dataclasses
+import io
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from florence2.codec.grammar import automaton
+from florence2.codec.tasks import TASKS
+from florence2.pixels import BadImage, encode
+from florence2.predictor import Answer, load
+from florence2.predictor.loading import load_ahead
+from florence2.records import Ask, Failure
+
+ASKS = [
+    "<CAPTION>",
+    Ask("<OD>"),
+    Ask("OPEN_VOCABULARY_DETECTION", text="red car"),
+    Ask("REGION_TO_CATEGORY", region=(1, 2, 30, 20)),
+    Ask("REFERRING_EXPRESSION_SEGMENTATION", text="two dogs on a blue sofa beside a green tree"),
+    Ask(prompt="<DocVQA>What is the total?"),
+]
+
+
+def ask_for(task):
+    """An ask of a task, with what it takes."""
+    given = {"text": {"text": "a red car"}, "region": {"region": (1, 2, 30, 20)}, "": {}}
+    return Ask(task.token, **given[task.takes])
+
+
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_list_of_asks_equals_separate_calls(tiny, pictures, official, beams):
+    how = dict(official=official, num_beams=beams, max_new_tokens=24)
+    together = tiny.predict(pictures[0], ASKS, **how)
+    encoded = tiny.encode_image(pictures[0])
+    assert encoded.size_wh == (5, 40) or encoded.size_wh == pictures[0].shape[1::-1]
+    for ask, answer in zip(ASKS, together):
+        assert answer == dataclasses.replace(
+            tiny.predict(encoded, ask, **how), token_logprobs=answer.token_logprobs
+        ) or (answer.token_ids == tiny.predict(encoded, ask, **how).token_ids)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_every_answer_keeps_its_grammar_and_its_budget(tiny, pictures, task):
+    ask = ask_for(task)
+    for budget in (2, 3, 9, 31):
+        answer = tiny.predict(pictures[1], ask, max_new_tokens=budget)
+        assert answer.token_ids[:2] in ((2, 0), (2, 2)) and answer.token_ids[-1] == 2
+        assert len(answer.token_ids) - 1 <= budget
+        legal = automaton(task, tiny.tokenizer)
+        state = legal.start()
+        for token in answer.token_ids[2:]:
+            state = legal.advance(state, token)
+        assert legal.accepts(state)
+        items = (*answer.texts, *answer.regions, *answer.groundings)
+        assert all(0 < item.score <= 1 for item in items)
+        height, width = pictures[1].shape[:2]
+        assert (answer.xyxy >= 0).all() and (answer.xyxy <= [width, height] * 2).all()
+
+
+def test_scores_are_the_mean_of_the_item_s_own_tokens(tiny, pictures):
+    answer = tiny.predict(pictures[0], "<OD>", max_new_tokens=30)
+    loc0 = tiny.tokenizer.loc0
+    first = next(i for i, token in enumerate(answer.token_ids) if token >= loc0)
+    own = answer.token_logprobs[2 : first + 4]
+    assert answer.regions[0].score == pytest.approx(math.exp(sum(own) / len(own)))
+    text = tiny.predict(pictures[0], "<CAPTION>", max_new_tokens=12)
+    assert text.texts[0].score == pytest.approx(math.exp(sum(text.token_logprobs[2:-1]) / len(text.token_ids[2:-1])))
+
+
+def test_log_probabilities_equal_the_training_forward(tiny, pictures):
+    encoded = tiny.encode_image(pictures[0])
+    for official in (False, True):
+        answer = tiny.predict(encoded, "<OD>", official=official, num_beams=1, max_new_tokens=20)
+        ids = torch.tensor([answer.token_ids])
+        prompt = torch.tensor([tiny.tokenizer.prompt_ids(answer.prompt)])
+        with torch.no_grad():
+            logits = tiny.model(encoded.features[None], prompt, None, ids[:, :-1])
+        expected = logits.log_softmax(-1)[0].gather(1, ids[0, 1:, None])[:, 0]
+        assert answer.token_logprobs[1:] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_many_pictures_in_order_with_the_bad_ones_in_place(tiny, pictures, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    good = tmp_path / "good.png"
+    good.write_bytes(encode(pictures[2]))
+    images = [*pictures, tmp_path / "bad.png", str(good), tmp_path / "missing.png", pictures[3]]
+    asks = ["<OD>", "<CAPTION>"]
+    found = list(tiny.predict_many(images, asks, batch_size=3, max_new_tokens=16))
+    assert [f.index for f in found if isinstance(f, Failure)] == [6, 8]
+    assert found[6] == Failure(6, "", str(tmp_path / "bad.png"), "not_an_image", found[6].detail)
+    for image, answers in zip(images, found):
+        if not isinstance(answers, Failure):
+            alone = tiny.predict(image, asks, max_new_tokens=16)
+            assert [a.token_ids for a in answers] == [a.token_ids for a in alone]
+            assert answers[0].size_wh == alone[0].size_wh
+    assert found[7][0].image == str(good) and found[0][0].image is None  # of pixels nothing is kept
+    single = list(tiny.predict_many(pictures[:2], "<OD>", max_new_tokens=16))
+    assert all(isinstance(a, Answer) for a in single)
+
+
+def test_on_error_raise_comes_after_the_answers_before_it(tiny, pictures):
+    found = tiny.predict_many([pictures[0], b"junk", pictures[1]], "<OD>", on_error="raise", max_new_tokens=8)
+    assert isinstance(next(found), Answer)
+    with pytest.raises(BadImage, match="not a picture"):
+        next(found)
+
+
+def test_a_region_outside_one_picture_fails_that_picture_alone(tiny, pictures):
+    wide = np.zeros((10, 200, 3), np.uint8)
+    ask = Ask("REGION_TO_OCR", region=(150, 1, 190, 8))
+    first, second = tiny.predict_many([pictures[0], wide], ask, max_new_tokens=12)
+    assert isinstance(first, Failure) and first.reason == "bad_ask" and "region" in first.detail
+    assert isinstance(second, Answer)
+
+
+def test_pictures_are_loaded_ahead_and_no_further():
+    lock, loaded, taken = threading.Lock(), [], []
+
+    def prepare(image):
+        with lock:
+            loaded.append(image)
+        return image
+
+    for one in load_ahead(iter(range(50)), prepare, 6):
+        taken.append(one)
+        with lock:
+            assert len(loaded) <= len(taken) + 5
+    assert taken == list(range(50))
+
+
+def test_every_form_of_picture_is_the_same_picture(tiny, pictures, tmp_path):
+    data = encode(pictures[0])
+    (tmp_path / "x.png").write_bytes(data)
+    from PIL import Image
+
+    ids = {
+        tiny.predict(image, "<OD>", max_new_tokens=16).token_ids
+        for image in (pictures[0], data, tmp_path / "x.png", str(tmp_path / "x.png"), Image.open(io.BytesIO(data)))
+    }
+    assert len(ids) == 1
+
+
+def test_text_may_stand_behind_the_token_or_beside_it(tiny, pictures):
+    task = "<CAPTION_TO_PHRASE_GROUNDING>"
+    beside = tiny.predict(pictures[0], task, text="a red car", max_new_tokens=9)
+    assert beside.prompt == "Locate the phrases in the caption: a red car"
+    assert tiny.predict(pictures[0], task + " a red car", max_new_tokens=9) == beside
+    assert tiny.predict(pictures[0], Ask(task, text="a red car"), max_new_tokens=9) == beside
+    raw = tiny.predict(pictures[0], prompt="<DocVQA>What is the total?", max_new_tokens=9)
+    assert raw.prompt == "<DocVQA>What is the total?" and raw.texts[0].question == "What is the total?"
+
+
+def test_labels_hold_the_answer_to_a_closed_set(tiny, pictures):
+    labels = ["red car", "two dogs", "sofa"]
+    answer = tiny.predict(pictures[0], "<OD>", labels=labels, max_new_tokens=60)
+    assert answer.classes == labels and set(answer.labels) <= set(labels) and len(answer) > 0
+    assert [labels[i] for i in answer.class_ids] == answer.labels
+
+
+# what is asked -> words the one-line refusal must hold
+WRONG = {
+    "unknown task": (dict(task="<DETECT>"), "DETECT", "CAPTION"),
+    "no task": (dict(), "task", "<OD>"),
+    "empty list": (dict(task=[]), "task", "empty"),
+    "not a task": (dict(task=3), "task", "3"),
+    "text for a task without": (dict(task="OD", text="cat"), "OD", "takes no text"),
+    "text missing": (dict(task="CAPTION_TO_PHRASE_GROUNDING"), "CAPTION_TO_PHRASE_GROUNDING", "text"),
+    "region missing": (dict(task="REGION_TO_OCR"), "REGION_TO_OCR", "region"),
+    "region for a task without": (dict(task="OD", region=(0, 0, 9, 9)), "OD", "region"),
+    "region of three": (dict(task="REGION_TO_OCR", region=(0, 0, 9)), "region", "x1, y1, x2, y2"),
+    "region not finite": (dict(task="REGION_TO_OCR", region=(0, 0, 9, math.nan)), "region", "nan"),
+    "region outside": (dict(task="REGION_TO_OCR", region=(900, 0, 990, 9)), "region", "outside"),
+    "prompt and task": (dict(task="OD", prompt="x"), "prompt", "task"),
+    "prompt and text": (dict(prompt="x", text="y"), "prompt", "text"),
+    "text beside a list": (dict(task=["OD"], text="y"), "text", "Ask("),
+    "text twice": (dict(task=Ask("VQA", text="a"), text="b"), "text", "twice"),
+    "both rules": (dict(task="OD", official=True, grammar=True), "official", "grammar"),
+    "neither rule": (dict(task="OD", official=False, grammar=False), "official", "grammar"),
+    "labels under official rules": (dict(task="OD", labels=["a"], official=True), "labels", "official"),
+    "labels without grammar": (dict(task="OD", labels=["a"], grammar=False), "labels", "grammar"),
+    "labels for a caption": (dict(task="CAPTION", labels=["a"]), "CAPTION", "labels"),
+    "labels as a string": (dict(task="OD", labels="cat"), "labels", "list"),
+    "beams": (dict(task="OD", num_beams=0), "num_beams", "at least 1"),
+    "beams of text": (dict(task="OD", num_beams="3"), "num_beams", "'3'"),
+    "too many tokens": (dict(task="OD", max_new_tokens=257), "max_new_tokens", "256"),
+    "too few tokens": (dict(task="OD", max_new_tokens=1), "max_new_tokens", "2"),
+    "tiles": (dict(task="OD", tiles="auto"), "tiles", "planned"),
+    "continue_from": (dict(task="OD", continue_from=1), "continue_from", "planned"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_use_is_refused_in_one_line(tiny, pictures, case):
+    arguments, *words = WRONG[case]
+    with pytest.raises(ValueError) as caught:
+        tiny.predict(pictures[0], **arguments)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) <= 1000
+    for word in words:
+        assert word in message
+
+
+def test_wrong_use_of_predict_many_is_refused_before_any_picture(tiny):
+    for arguments in (dict(asks="OD", on_error="skip"), dict(asks="OD", batch_size=0), dict(asks="X")):
+        with pytest.raises(ValueError):
+            tiny.predict_many([], **arguments)
+
+
+@pytest.mark.parametrize("name", ["adapter", "calibration", "quantize"])
+def test_planned_arguments_of_load_are_refused(folder, name):
+    with pytest.raises(ValueError, match=f"{name}: is planned"):
+        load(folder, **{name: "int8"})
+
+
+def test_what_cannot_be_loaded_says_how(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no such folder"):
+        load(tmp_path / "absent")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(OSError, match="give the folder") as caught:
+        load("someone/florence-2-that-is-not-there")
+    assert "\n" not in str(caught.value)
