@@ -158,7 +158,8 @@ class Answer(Parsed):
         for text in self.texts:
             value = {"text": [text.text]}
             results.append({"type": "textarea", "from_name": "text", "to_name": "image", "value": value})
-        scores = [item.score for item in (*self.regions, *self.texts) if item.score is not None]
+        items: tuple[Union[Region, Text], ...] = (*self.regions, *self.texts)
+        scores = [item.score for item in items if item.score is not None]
         prediction: dict[str, Any] = {"model_version": "florence2", "result": results}
         if scores:
             prediction["score"] = float(np.mean(scores))

@@ -22,7 +22,7 @@ MAX_NEW_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Decoding:
-    """How one call decodes: the search and its numbers, the most tokens an answer may take, grammar or official rules."""
+    """How one call decodes: the search, the most tokens an answer may take, the grammar or the official rules."""
 
     rules: Rules
     budget: int
@@ -59,7 +59,7 @@ def asks_of(
     for name in named:
         if getattr(ask, name):
             raise ValueError(f"{name}: given twice, in the ask and beside it; drop one")
-    fields = {"text": text, "labels": labels and _labels(labels), "region": region and _region(region)}
+    fields: dict[str, Any] = {"text": text, "labels": labels and _labels(labels), "region": region and _region(region)}
     return [dataclasses.replace(ask, **{name: fields[name] for name in named})], False
 
 
@@ -83,7 +83,7 @@ def decoding_of(
     official: bool | None,
     grammar: bool | None,
 ) -> Decoding:
-    """How to decode: the arguments of the call, the checkpoint's rules where they say nothing; labels ask for grammar."""
+    """How to decode: as the call says, else as the checkpoint does; labels ask for the grammar."""
     if official is not None and grammar is not None and bool(official) == bool(grammar):
         raise ValueError(f"official, grammar: one excludes the other, got both {bool(official)}; drop one")
     if any(ask.labels for ask in asks):

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     model = Florence(config)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if weight.ndim > 1:
                 weight.normal_().mul_(1.5 / weight[0].numel() ** 0.5)
         model.language.embedding.weight[2] *= 1.5  # answers end
