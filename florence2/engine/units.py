@@ -1,0 +1,291 @@
+"""One unit of work: these pictures, this specialist. Decodes, asks in batches, stamps, checks, commits two fragments.
+
+Whatever a specialist does, each picture ends as annotations or as one Failure with a reason word. Failures are
+committed first: the annotations fragment, even one of no rows, says that the unit is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from florence2 import pixels
+from florence2.engine.operator import Specialist, annotation_id, digest
+from florence2.engine.pictures import load_pixels
+from florence2.engine.runners.local import Watch
+from florence2.records import Failure, Grounding, Item, Parsed, Region, Sample, Source, Text
+from florence2.store import Store, scan, schema
+from florence2.store.snapshots import Fragment
+
+
+STRINGS = ("id", "label", "label_space", "description", "text", "question", "phrase", "kind", "detail")
+
+
+@dataclass(frozen=True)
+class AnnotateUnit:
+    """What a worker needs to know to annotate a unit; references only, never pixels."""
+
+    specialist: int  # index into the work's list
+    unit: str  # of the images table
+    samples: tuple[Sample, ...]  # bare: the good pictures that this operator takes
+    reads: tuple[Fragment, ...]  # annotations to show it ...
+    read_runs: frozenset[str]  # ... of these runs
+    fingerprint: str
+    run_id: str
+    round: int
+    path: str  # of the annotations fragment
+    failures_path: str
+    max_pixels: int
+
+    def do(self, store: Store, specialist: Specialist | None, watch: Watch) -> Outcome:
+        """Annotate and commit."""
+        assert specialist is not None
+        return do_unit(store, specialist, self, watch)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a unit: its fragments, and the seconds that went into decoding, annotating and the rest."""
+
+    fragments: tuple[Fragment, ...]
+    decode_s: float = 0.0
+    annotate_s: float = 0.0
+    other_s: float = 0.0
+
+
+def do_unit(store: Store, specialist: Specialist, task: AnnotateUnit, watch: Watch) -> Outcome:
+    """Annotate a unit and commit it."""
+    begun = time.perf_counter()
+    asking = Asking(specialist, task, watch)
+    samples = _with_annotations(store.root, task)
+    results = asking.all(samples)
+    watch.writing()
+    annotations, failures = [], []
+    spec = specialist.spec
+    source = Source(spec.source_kind, spec.name, spec.version, task.round, task.run_id)
+    config_sha = digest(dict(specialist.config))
+    for sample, result in zip(samples, results):
+        if isinstance(result, Parsed):
+            try:
+                stamped = stamp(result, sample, source, task.fingerprint)
+                annotations += schema.annotation_rows(stamped, config_sha)
+            except ValueError as error:
+                result = Failure(reason="invalid", detail=str(error))
+        if isinstance(result, Failure):
+            detail = " ".join(result.detail.split()).encode("utf-8", "replace").decode()[:1000]
+            failure = Failure(id=sample.image.id, reason=result.reason or "error", detail=detail)
+            failures.append(schema.failure_row(failure, spec.name, spec.version, task.run_id, task.round))
+    about = {"operator": spec.name, "version": spec.version, "fingerprint": task.fingerprint, "round": task.round}
+    fragments = []
+    if failures:
+        fragments.append(store.put(task.failures_path, failures, [task.unit], task.run_id, about))
+    fragments.append(store.put(task.path, annotations, [task.unit], task.run_id, about))
+    other = time.perf_counter() - begun - asking.decode_s - asking.annotate_s
+    return Outcome(tuple(fragments), asking.decode_s, asking.annotate_s, other)
+
+
+def _with_annotations(root: Path, task: AnnotateUnit) -> list[Sample]:
+    """The unit's samples with what its operator reads of the annotations made before, verdicts aside."""
+    if not task.reads:
+        return list(task.samples)
+    table = scan.read_table(root, "annotations", task.reads)
+    wanted = [i for i, run in enumerate(table["run_id"].to_pylist()) if run in task.read_runs]
+    bare = {sample.image.id: sample for sample in task.samples}
+    images = [schema.image_row(sample) for sample in task.samples]
+    found = schema.samples(images, table.take(wanted), None)
+    return [dataclasses.replace(bare[s.id], regions=s.regions, texts=s.texts, groundings=s.groundings) for s in found]
+
+
+class Asking:
+    """Puts pictures to a specialist in batches, and finds the one at fault where a batch raises."""
+
+    def __init__(self, specialist: Specialist, task: AnnotateUnit, watch: Watch):
+        self.specialist, self.watch = specialist, watch
+        self.max_pixels = min(task.max_pixels, specialist.spec.max_pixels)
+        self.decode_s = self.annotate_s = 0.0
+
+    def all(self, samples: Sequence[Sample]) -> list[Parsed | Failure]:
+        """A result for each sample, in order."""
+        size = 1 if self.watch.alone else max(1, self.specialist.spec.batch_size)
+        out: list[Parsed | Failure] = []
+        for start in range(0, len(samples), size):
+            out += self._some(samples[start : start + size], start)
+        return out
+
+    def _some(self, samples: Sequence[Sample], start: int) -> list[Parsed | Failure]:
+        if self.watch.alone:
+            if start in self.watch.culprits:
+                reason = self.watch.culprits[start]
+                return [Failure(reason=reason, detail="gave no answer, alone, after its unit had failed repeatedly")]
+            self.watch.picture(start)
+        begun = time.perf_counter()
+        out: list[Parsed | Failure | None] = [None] * len(samples)
+        images = []
+        for i, sample in enumerate(samples):
+            try:
+                images.append((i, load_pixels(sample.image, self.max_pixels)))
+            except pixels.BadImage as error:
+                out[i] = Failure(reason=error.reason, detail=str(error))
+        loaded = time.perf_counter()
+        self.decode_s += loaded - begun
+        answers = self._ask([samples[i] for i, _ in images], [array for _, array in images])
+        self.annotate_s += time.perf_counter() - loaded
+        for (i, _), answer in zip(images, answers):
+            out[i] = answer
+        return [result for result in out if result is not None]
+
+    def _ask(self, samples: list[Sample], images: list[np.ndarray]) -> list[Parsed | Failure]:
+        if not samples:
+            return []
+        try:
+            answers = list(self.specialist.annotate(samples, images))
+            if len(answers) != len(samples):
+                raise ValueError(f"annotate returned {len(answers)} results for {len(samples)} pictures")
+        except Exception as error:  # a specialist may raise anything; its pictures answer for it one by one
+            if len(samples) == 1:
+                return [Failure(reason="error", detail=f"{type(error).__name__}: {error}")]
+            # out of memory halves the batch, anything else goes to single pictures
+            step = (len(samples) + 1) // 2 if _out_of_memory(error) else 1
+            out: list[Parsed | Failure] = []
+            for start in range(0, len(samples), step):
+                out += self._ask(samples[start : start + step], images[start : start + step])
+            return out
+        return [_result(answer) for answer in answers]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def _result(answer: Any) -> Parsed | Failure:
+    """A specialist's answer as a record: a Parsed, a Failure, or a plain list of regions, texts and groundings."""
+    if isinstance(answer, (Parsed, Failure)):
+        return answer
+    kinds: dict[type, list[Any]] = {Region: [], Text: [], Grounding: []}
+    if not isinstance(answer, (list, tuple)) or any(type(item) not in kinds for item in answer):
+        what = type(answer).__name__ if not isinstance(answer, (list, tuple)) else "a list of other things"
+        return Failure(
+            reason="invalid", detail=f"expected a Parsed, a list of Regions or Texts, or a Failure, got {what}"
+        )
+    for item in answer:
+        kinds[type(item)].append(item)
+    return Parsed(regions=tuple(kinds[Region]), texts=tuple(kinds[Text]), groundings=tuple(kinds[Grounding]))
+
+
+def stamp(parsed: Parsed, sample: Sample, source: Source, fingerprint: str) -> Sample:
+    """The sample with only these items, checked, clipped, named and signed; ValueError says what cannot stand."""
+    items: list[Item] = [*parsed.regions, *parsed.texts, *parsed.groundings]
+    named = [item.id for item in items if item.id]
+    if len(set(named)) != len(named):
+        raise ValueError("two items of one answer have the same id")
+    fresh = [annotation_id(sample.image.id, fingerprint, source.round, n) for n in range(len(items))]
+    ids = {item.id: new for item, new in zip(items, fresh) if item.id}
+    known = {item.id for item in schema.items_of(sample)}
+
+    def resolve(name: str) -> str:
+        if name and name not in ids and name not in known:
+            raise ValueError(f"an item refers to {name!r}, which is neither in the answer nor in the sample")
+        return ids.get(name, name)
+
+    texts = {text.id: text.text for text in (*sample.texts, *parsed.texts)}
+    new = iter(fresh)
+    regions = tuple(
+        dataclasses.replace(
+            checked_region(region, sample.image.size_wh),
+            id=next(new),
+            source=source,
+            refines=resolve(region.refines),
+            derived_from=tuple(resolve(i) for i in region.derived_from),
+        )
+        for region in parsed.regions
+    )
+    stamped = tuple(dataclasses.replace(_checked(text), id=next(new), source=source) for text in parsed.texts)
+    groundings = tuple(
+        dataclasses.replace(
+            checked_grounding(grounding, texts),
+            id=next(new),
+            source=source,
+            text_id=resolve(grounding.text_id),
+            region_ids=tuple(resolve(i) for i in grounding.region_ids),
+        )
+        for grounding in parsed.groundings
+    )
+    return dataclasses.replace(sample, regions=regions, texts=(*stamped,), groundings=groundings, decisions=())
+
+
+def checked_region(region: Region, size_wh: tuple[int, int]) -> Region:
+    """The region with all its coordinates finite and inside the picture; ValueError where they are not numbers."""
+    region = _checked(region)
+    shapes = [("box", region.box or ()), ("quad", region.quad), *(("polygon", p) for p in region.polygons)]
+    for name, values in shapes:
+        if not all(isinstance(v, (int, float, np.number)) and math.isfinite(v) for v in values):
+            raise ValueError(
+                f"region {region.label!r:.40}: {name} {list(values)!r:.80} holds a value that is no number"
+            )
+    box = None
+    if region.box is not None:
+        if len(region.box) != 4:
+            raise ValueError(
+                f"region {region.label!r:.40}: expected a box x1, y1, x2, y2, got {len(region.box)} values"
+            )
+        x1, y1, x2, y2 = clipped(region.box, size_wh)
+        if x2 < x1 or y2 < y1:
+            raise ValueError(
+                f"region {region.label!r:.40}: box {list(region.box)!r:.80} is inside out, not x1, y1, x2, y2"
+            )
+        box = (x1, y1, x2, y2)
+    if region.quad and len(region.quad) != 8:
+        raise ValueError(f"region {region.label!r:.40}: expected a quad of 8 values, got {len(region.quad)}")
+    if any(len(p) < 6 or len(p) % 2 for p in region.polygons):
+        raise ValueError(f"region {region.label!r:.40}: a polygon needs three corners or more, as flat x, y pairs")
+    return dataclasses.replace(
+        region,
+        box=box,
+        quad=clipped(region.quad, size_wh),
+        polygons=tuple(clipped(polygon, size_wh) for polygon in region.polygons),
+    )
+
+
+def checked_grounding(grounding: Grounding, texts: dict[str, str]) -> Grounding:
+    """The grounding with its phrase read from its text; ValueError where a span is not in it."""
+    grounding = _checked(grounding)
+    if not grounding.spans or not grounding.text_id:
+        return grounding
+    text = texts.get(grounding.text_id)
+    if text is None:
+        raise ValueError(f"phrase {grounding.phrase!r:.40}: its text {grounding.text_id!r} is not there")
+    for start, end in grounding.spans:
+        if not 0 <= start < end <= len(text):
+            raise ValueError(
+                f"phrase {grounding.phrase!r:.40}: span {start}..{end} is not in a text of {len(text)} letters"
+            )
+    return dataclasses.replace(grounding, phrase=" ".join(text[start:end] for start, end in grounding.spans))
+
+
+def clipped(xy: Sequence[float], size_wh: tuple[int, int]) -> tuple[float, ...]:
+    """Flat x, y values cut at the picture's edges."""
+    return tuple(float(min(max(v, 0.0), size_wh[i % 2])) for i, v in enumerate(xy))
+
+
+def _checked(item: Any) -> Any:
+    """The item with a plain float for its score; ValueError where a field holds what its column cannot."""
+    for name in STRINGS:
+        value = getattr(item, name, "")
+        if not isinstance(value, str):
+            raise ValueError(f"{type(item).__name__}.{name}: expected a string, got {value!r:.40}")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{type(item).__name__}.{name}: {value!r:.40} is not valid Unicode") from None
+    if item.score is None:
+        return item
+    if not isinstance(item.score, (int, float, np.number)) or not math.isfinite(item.score):
+        raise ValueError(f"score {item.score!r:.40} is no number")
+    return dataclasses.replace(item, score=float(item.score))
