@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class ImageRules:
-    """Which pictures may be annotated. A picture that breaks a rule is a row with status rejected and the rule's word."""
+    """Which pictures may be annotated; one that breaks a rule is rejected for the reason that the rule names."""
 
     max_pixels: int = MAX_PIXELS
     """Over this a picture fails as too_large, before it is decoded."""
@@ -222,28 +221,6 @@ def rules_config(rules: ImageRules) -> dict[str, Any]:
         path, _, function = rules.accept.rpartition(":")
         config["accept"] = [function, hashlib.sha256(Path(path).read_bytes()).hexdigest()]
     return config
-
-
-def duplicates_within(hashes: Sequence[str], bits: int, known: Iterable[str] = ()) -> list[int]:
-    """For each perceptual hash the index of the first earlier one within `bits` (-1 - k for the k-th known), or its own."""
-    out = []
-    seen = [int(value, 16) for value in known]
-    offset = len(seen)
-    table = np.array(seen, dtype=np.uint64)
-    values = np.array([int(value, 16) for value in hashes], dtype=np.uint64)
-    for i, value in enumerate(values):
-        everything = np.concatenate([table, values[:i]])
-        near = np.flatnonzero(_bit_counts(everything ^ value) <= bits)
-        if not len(near):
-            out.append(i)
-        else:
-            first = int(near[0])
-            out.append(first - offset if first >= offset else -1 - first)
-    return out
-
-
-def _bit_counts(values: np.ndarray) -> np.ndarray:
-    return np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1)
 
 
 def _undecoded(found: Found) -> dict[str, Any]:

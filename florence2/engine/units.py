@@ -24,7 +24,6 @@ from florence2.records import Failure, Grounding, Item, Parsed, Region, Sample, 
 from florence2.store import Store, scan, schema
 from florence2.store.snapshots import Fragment
 
-
 STRINGS = ("id", "label", "label_space", "description", "text", "question", "phrase", "kind", "detail")
 
 

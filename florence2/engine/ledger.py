@@ -1,0 +1,170 @@
+"""What one command adds to a store: finds the work that is done already, collects the rest, ends with one snapshot.
+
+A fragment is taken as done when it is what the snapshot says it is, or, if no snapshot names it (an interrupted command
+left it), when it can be read through. A damaged one is set aside and made again under its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+
+from florence2.engine.operator import Reading
+from florence2.records import Sample
+from florence2.store import Store, commit, scan, schema, upkeep
+from florence2.store.schema import TABLES
+from florence2.store.snapshots import Fragment, Operator, Snapshot, extended
+
+ANNOTATORS = ("specialist", "simulated", "model", "import", "human", "merge")  # kinds that write annotations
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A unit's good pictures as bare samples, and the snapshot's fragments about it."""
+
+    uid: str
+    samples: tuple[Sample, ...]
+    group: scan.Group
+
+
+class Ledger:
+    """One command's view of a store: the snapshot it started from and what it has added since."""
+
+    def __init__(self, store: Store, base: Snapshot | None = None):
+        commit.sweep(store.root)
+        self.store = store
+        self.base = store.snapshot() if base is None else base
+        self.fragments: list[Fragment] = []
+        self.operators: dict[str, Operator] = {operator.run_id: operator for operator in self.base.operators}
+        self._named = {fragment.path: fragment for fragment in self.base.fragments}
+        self._compacted = self._covered()
+
+    def _covered(self) -> dict[str, Fragment]:
+        """Fragments whose rows the base holds in compacted files."""
+        out: dict[str, Fragment] = {}
+        number = self.base.compacts
+        while number:
+            earlier = self.store.snapshot(number)
+            out.update({fragment.path: fragment for fragment in earlier.fragments})
+            number = earlier.compacts
+        return out
+
+    def done(self, path: str, units: Iterable[str], run_id: str) -> Fragment | None:
+        """The fragment at `path` if it is there and whole; noted as part of this command's snapshot."""
+        if path in self._compacted:
+            return self._compacted[path]
+        known = self._named.get(path)
+        if known is not None:
+            if not upkeep.check(self.store.root, known):
+                return known
+            upkeep.set_aside(self.store.root, path)
+            return None
+        if not (self.store.root / path).exists():
+            return None
+        try:
+            fragment = self.store.fragment(path, tuple(units), run_id)
+        except ValueError:
+            upkeep.set_aside(self.store.root, path)
+            return None
+        self.fragments.append(fragment)
+        return fragment
+
+    def add(self, fragments: Iterable[Fragment]) -> None:
+        """Note fragments that this command made."""
+        self.fragments += fragments
+
+    def current(self) -> Snapshot:
+        """The base with all that was added so far."""
+        return extended(self.base, self._in_order(), self.operators.values())
+
+    def _in_order(self) -> list[Fragment]:
+        """What was added, by table, operator and unit: the same whatever finished first."""
+        images = [f for f in (*self.base.of("images"), *self.fragments) if f.table == "images"]
+        place = {unit: n for n, unit in enumerate(dict.fromkeys(u for f in images for u in f.units))}
+        turn = {run: n for n, run in enumerate(self.operators)}
+        return sorted(
+            self.fragments,
+            key=lambda f: (TABLES.index(f.table), turn.get(f.run_id, -1), min(place.get(u, -1) for u in f.units)),
+        )
+
+    def units(self) -> Iterator[Unit]:
+        """Every unit of the store with its good pictures, in the order they came in."""
+        for group in scan.groups(self.current()):
+            table = scan.read_table(self.store.root, "images", group.fragments["images"])
+            rows: dict[str, list[schema.Row]] = {uid: [] for uid in group.units}
+            for row in schema.rows(table):
+                if row["status"] == "ok":
+                    rows[row["unit"]].append(row)
+            for uid, found in rows.items():
+                yield Unit(uid, tuple(schema.samples(found, None, None)), group)
+
+    def samples(self, unit: Unit, runs: Iterable[str] | None = None) -> list[Sample]:
+        """A unit's samples with annotations and verdicts; only the annotations of some runs where they are named."""
+        root = self.store.root
+        annotations = scan.read_table(root, "annotations", unit.group.fragments.get("annotations", ()))
+        if runs is not None:
+            annotations = annotations.filter(pc.field("run_id").isin(sorted(runs)))
+        decisions = scan.read_table(root, "decisions", unit.group.fragments.get("decisions", ()))
+        return schema.samples([schema.image_row(sample) for sample in unit.samples], annotations, decisions)
+
+    def live(self) -> list[Operator]:
+        """The operators whose annotations stand, in the order they came."""
+        return [o for o in self.operators.values() if not o.replaced and o.kind in ANNOTATORS]
+
+    def names(self, path: str) -> bool:
+        """Whether the snapshot this command started from names a fragment."""
+        return path in self._named or path in self._compacted
+
+    def newest_round(self, table: str) -> int:
+        """The highest round of a table's fragments, -1 where there are none."""
+        rounds = [round_of(f.path) for f in (*self.base.of(table), *self._compacted.values()) if f.table == table]
+        return max(rounds, default=-1)
+
+    def start(self, operator: Operator, facts: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        """Enter an operator, and this start of it in runs/."""
+        self.operators[operator.run_id] = operator
+        about = {"operator": dataclasses.asdict(operator), **facts}
+        self.store.record_run(operator.run_id, about, {**where_and_when(), **inputs})
+
+    def finish(self, phase: Mapping[str, Any] | None = None) -> Snapshot:
+        """Write the snapshot that ends the command."""
+        return self.store.save(self.base, self._in_order(), self.operators.values(), phase)
+
+
+def fragment_path(table: str, round: int, name: str, version: str, uid: str) -> str:
+    """The path of a fragment; `uid` names the unit's work by this operator in this round."""
+    return f"{table}/round-{round}/{safe(name)}@{safe(version)}/unit-{uid}.parquet"
+
+
+def round_of(path: str) -> int:
+    """The round in a fragment's path, -1 where it has none."""
+    found = re.search(r"/round-(\d+)/", path)
+    return int(found[1]) if found else -1
+
+
+def safe(name: str) -> str:
+    """A name that can be a folder's: no slash, no equals sign."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "-"
+
+
+def reading(operators: Iterable[Operator]) -> list[Reading]:
+    """What an operator that reads these runs takes into its fingerprint."""
+    return [Reading(operator.fingerprint, operator.round) for operator in operators]
+
+
+def where_and_when() -> dict[str, Any]:
+    """The facts of a start that must stay out of fragments."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,232 @@
+"""The phases of the engine over a store: annotate by specialists, judge by filters. Each ends with one snapshot.
+
+Knows plans, not processes: which units lack whose work, what each operator reads, and what a new version replaces.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from florence2.engine import intake
+from florence2.engine.ledger import Ledger, Unit, fragment_path, reading
+from florence2.engine.operator import Specialist, fingerprint, run_id, satisfies, unit_id
+from florence2.engine.pictures import Found, ImageRules, find
+from florence2.engine.runners.local import ATTEMPTS, Here, Job, Local
+from florence2.engine.units import AnnotateUnit, Outcome
+from florence2.engine.verdicts import supersede_replaced
+from florence2.engine.work import EngineWork, opened
+from florence2.records import Sample
+from florence2.store import Store, is_store
+from florence2.store.snapshots import Fragment, Operator
+
+DEFAULT_WITH = ("rapidocr", "opencv")
+UNIT = 64  # pictures
+
+Progress = Callable[[str, int, int], None]  # what is being done, pictures done, pictures in all
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How units are run: processes (0 = in this one), how long a unit may take, how often it may kill its worker."""
+
+    workers: int | None = None
+    lease_s: float | None = None
+    attempts: int = ATTEMPTS
+    device: str = "cpu"
+    progress: Progress | None = None
+    say: Callable[[str], None] | None = None
+
+    def pool(self, work: EngineWork, pictures: int, unit: int) -> Here | Local:
+        """The runner for this much work."""
+        if self.workers == 0:
+            return Here(work)
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers: expected 0 (none) or more, got {self.workers}")
+        limit = self.workers or os.cpu_count() or 1
+        needed = max(1, -(-pictures // unit))
+        return Local(work, work.root, min(limit, needed), self.attempts, self.lease_s)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A specialist's place in a plan: its operator entry, and which live operators it reads."""
+
+    index: int
+    name: str  # as given on the command line; "" for an object
+    specialist: Specialist
+    operator: Operator
+    reads: tuple[Operator, ...] = ()
+    takes: Callable[[str], bool] | None = field(default=None, compare=False)  # of image ids
+
+
+def annotate(
+    src: str | Path | Sequence[Sample],
+    out: str | Path | None = None,
+    with_: Sequence[str | Specialist] = DEFAULT_WITH,
+    *,
+    unit: int = UNIT,
+    workers: int | None = None,
+    rules: ImageRules | None = None,
+    lease_s: float | None = None,
+    attempts: int = ATTEMPTS,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Store:
+    """Run specialists over a folder of pictures, a tar, a list of samples, or a store's own pictures.
+
+    Specialists are named as on the command line, or are objects. Run again, it finds what is done and goes on.
+    """
+    execution = Execution(workers, lease_s, attempts, device, progress, say)
+    names = [with_] if isinstance(with_, str) else list(with_)
+    specialists = [opened(name) for name in names]
+    rules = rules or ImageRules()
+    store, source, listing, samples = _source(src, out, execution)
+    ledger = Ledger(store)
+    work = EngineWork(store.root, names, device)
+    pictures = len(listing) or sum(fragment.rows for fragment in ledger.base.of("images"))
+    with execution.pool(work, pictures, unit) as pool:
+        if listing:
+            intake.take_in(ledger, source, listing, pool.run, unit, rules, progress, samples)
+        planned = plan(ledger, list(zip(names, specialists)))
+        for step in planned:
+            run_specialist(ledger, step, pool, rules.max_pixels, progress)
+    supersede_replaced(ledger, [(step.operator, step.takes) for step in planned])
+    ledger.finish({"phase": "annotate", "round": 0})
+    return store
+
+
+def _source(
+    src: str | Path | Sequence[Sample], out: str | Path | None, execution: Execution
+) -> tuple[Store, Path, list[Found], dict[str, Sample]]:
+    """The store to write, and the pictures to take in: none where the store's own are meant."""
+    if not isinstance(src, (str, Path)):
+        samples = list(src)
+        if out is None:
+            raise ValueError("annotate: samples need `out`, the folder of the store")
+        if not samples:
+            raise ValueError("annotate: got an empty list of samples; expected at least one")
+        root = Path(os.path.commonpath([Path(s.image.uri).absolute().parent for s in samples]))
+        by_name = {intake.relative_name(sample.image, root): sample for sample in samples}
+        return Store(out, create=True), root, intake.references(samples, root), by_name
+    path = Path(src)
+    if is_store(path):
+        if out is not None and Path(out).resolve() != path.resolve():
+            raise ValueError(f"{path}: is a store and is annotated in place; leave out {str(out)!r}")
+        return Store(path), path, [], {}
+    if out is None:
+        raise ValueError(f"{path}: is not a store; name the store to write (out=, --out)")
+    listing, skipped = find(path, leave_out=Path(out))
+    if not listing:
+        more = f"; {len(skipped)} other files, such as {skipped[0]}" if skipped else ""
+        raise ValueError(f"{path}: no pictures found{more}; expected files such as .jpg or .png, in subfolders too")
+    if skipped and execution.say:
+        names = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
+        execution.say(f"skipped {len(skipped)} files that are no pictures: {names}")
+    return Store(out, create=True), path, listing, {}
+
+
+def plan(
+    ledger: Ledger,
+    specialists: Sequence[tuple[str | Specialist, Specialist]],
+    round: int = 0,
+    takes: Sequence[Callable[[str], bool] | None] | None = None,
+) -> list[Planned]:
+    """Each specialist's fingerprint and readings: of those before it, and of the store's that are not asked for again."""
+    asked = {specialist.spec.name for _, specialist in specialists}
+    earlier = [o for o in ledger.live() if o.kind != "merge" and o.round <= round]
+    earlier = [o for o in earlier if o.name not in asked or o.round < round]
+    out: list[Planned] = []
+    for index, (name, specialist) in enumerate(specialists):
+        spec = specialist.spec
+        seen = [*earlier, *(step.operator for step in out)]
+        reads = tuple(o for o in seen if spec.requires and satisfies(o.produces, spec.requires))
+        made_by = fingerprint(specialist, reading(reads))
+        operator = Operator(
+            run_id(made_by, round),
+            spec.name,
+            spec.version,
+            made_by,
+            round,
+            spec.source_kind,
+            tuple(sorted(spec.produces)),
+        )
+        chosen = takes[index] if takes else None
+        out.append(Planned(index, name if isinstance(name, str) else "", specialist, operator, reads, chosen))
+    return out
+
+
+def run_specialist(
+    ledger: Ledger, step: Planned, pool: Here | Local, max_pixels: int, progress: Progress | None = None
+) -> dict[str, float]:
+    """Have one specialist annotate every unit that lacks its work; returns the seconds by what they went into."""
+    operator = step.operator
+    facts = {
+        "with": step.name,
+        "config": dict(step.specialist.config),
+        "weights_sha256": step.specialist.weights_sha256,
+        "reads": [read.run_id for read in step.reads],
+        "max_pixels": max_pixels,
+    }
+    ledger.start(operator, facts, {})
+    slots: dict[str, Sequence[Fragment]] = {}
+    total = sum(f.rows for f in ledger.current().of("images"))
+    done = 0
+    seconds = {"decode": 0.0, "annotate": 0.0, "other": 0.0}
+
+    def lacking() -> Iterator[Job]:
+        nonlocal done
+        for unit in ledger.units():
+            samples = tuple(s for s in unit.samples if step.takes is None or step.takes(s.image.id))
+            if not samples:
+                continue
+            task = _task(step, unit, samples, max_pixels)
+            uid = unit_id([sample.image.id for sample in samples], operator.fingerprint, operator.round)
+            slots[uid] = ()
+            if _is_done(ledger, task):
+                done += len(samples)
+                continue
+            yield Job(uid, len(samples), task)
+
+    for job, outcome in pool.run(lacking()):
+        assert isinstance(outcome, Outcome)
+        slots[job.key] = outcome.fragments
+        seconds["decode"] += outcome.decode_s
+        seconds["annotate"] += outcome.annotate_s
+        seconds["other"] += outcome.other_s
+        done += job.size
+        if progress:
+            progress(operator.name, done, total)
+    ledger.add(fragment for fragments in slots.values() for fragment in fragments)
+    return seconds
+
+
+def _task(step: Planned, unit: Unit, samples: tuple[Sample, ...], max_pixels: int) -> AnnotateUnit:
+    operator = step.operator
+    uid = unit_id([sample.image.id for sample in samples], operator.fingerprint, operator.round)
+    runs = frozenset(read.run_id for read in step.reads)
+    reads = [f for f in unit.group.fragments.get("annotations", ()) if not f.run_id or f.run_id in runs]
+    return AnnotateUnit(
+        specialist=step.index,
+        unit=unit.uid,
+        samples=samples,
+        reads=tuple(reads) if runs else (),
+        read_runs=runs,
+        fingerprint=operator.fingerprint,
+        run_id=operator.run_id,
+        round=operator.round,
+        path=fragment_path("annotations", operator.round, operator.name, operator.version, uid),
+        failures_path=fragment_path("failures", operator.round, operator.name, operator.version, uid),
+        max_pixels=max_pixels,
+    )
+
+
+def _is_done(ledger: Ledger, task: AnnotateUnit) -> bool:
+    """Whether a unit's annotations, and its failures where it had any, are there and whole."""
+    named = ledger.names(task.failures_path)
+    failures = ledger.done(task.failures_path, [task.unit], task.run_id)
+    annotations = ledger.done(task.path, [task.unit], task.run_id)
+    return annotations is not None and (failures is not None or not named)

@@ -1,0 +1,191 @@
+"""Decisions and where they go: a chain of filters over a store, and the verdict on rows that a new version replaces.
+
+A round of judging starts afresh: what earlier rounds rejected is reopened, then each rule in turn sees what stands.
+The same rules over the same annotations are the same round, and add nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+from florence2.engine.ledger import Ledger, Unit, fragment_path, reading
+from florence2.engine.operator import Filter, Reading, digest, fingerprint, run_id, unit_id
+from florence2.records import Decision, Sample
+from florence2.store import scan, schema
+from florence2.store.snapshots import Fragment, Operator
+
+REOPEN, RECOMPUTED = "reopen", "recomputed"
+
+Progress = Callable[[str, int, int], None]
+
+
+def judge(ledger: Ledger, filters: Sequence[Filter], progress: Progress | None = None) -> int:
+    """Judge every unit by a chain of filters; returns the round of the verdicts."""
+    if not filters:
+        raise ValueError("filter: got no rules; name at least one")
+    names = [f.spec.name for f in filters]
+    if len(set(names)) != len(names):
+        raise ValueError(f"filter: the rule {max(names, key=names.count)!r} is named twice; name each once")
+    live = ledger.live()
+    if not live:
+        raise ValueError(f"{ledger.store.root}: has no annotations to judge; run florence2 annotate first")
+    round, chain = _round_of(ledger, filters, reading(live))
+    for operator, maker in zip(chain, (None, *filters)):
+        if maker is not None or round:
+            ledger.start(operator, {"config": dict(maker.config) if maker else {}}, {})
+    total, done = sum(f.rows for f in ledger.current().of("images")), 0
+    for unit in ledger.units():
+        if not unit.samples:
+            continue
+        steps = list(zip(chain, (None, *filters))) if round else list(zip(chain[1:], filters))
+        paths = [_path(operator, unit) for operator, _ in steps]
+        if not all([ledger.done(p, [unit.uid], o.run_id) for p, (o, _) in zip(paths, steps)]):
+            ledger.add(_judge_unit(ledger, unit, steps, 0 if round else 1))
+        done += len(unit.samples)
+        if progress:
+            progress("judging", done, total)
+    return round
+
+
+def _round_of(ledger: Ledger, filters: Sequence[Filter], reads: list[Reading]) -> tuple[int, list[Operator]]:
+    """The newest round of judging if it was by these rules over these annotations, else the next; and its operators."""
+    made_by = [digest([REOPEN, "1", sorted((r.fingerprint, r.round) for r in reads)])]
+    for item in filters:  # a rule's verdicts depend on the rules before it
+        made_by.append(fingerprint(item, [*reads, *(Reading(earlier, 0) for earlier in made_by)]))
+    judged = [o.round for o in ledger.base.operators if o.kind == "filter"]
+    newest = max(judged, default=-1)
+    for round in dict.fromkeys((newest, ledger.newest_round("decisions") + 1)):
+        chain = [Operator(run_id(first, round), REOPEN, "1", first, round, "filter") for first in made_by[:1]]
+        chain += [
+            Operator(run_id(made, round), item.spec.name, item.spec.version, made, round, "filter")
+            for made, item in zip(made_by[1:], filters)
+        ]
+        wanted = {operator.run_id for operator in (chain if round else chain[1:])}
+        if round >= 0 and wanted == {
+            o.run_id for o in ledger.base.operators if o.kind == "filter" and o.round == round
+        }:
+            return round, chain
+    return round, chain
+
+
+def _judge_unit(
+    ledger: Ledger, unit: Unit, steps: Sequence[tuple[Operator, Filter | None]], first_seq: int
+) -> list[Fragment]:
+    samples = ledger.samples(unit)
+    fragments = []
+    for seq, (operator, item) in enumerate(steps, first_seq):
+        rows = []
+        judged = []
+        for sample in samples:
+            verdicts = _reopened(sample) if item is None else verdicts_of(item, sample)
+            stamped = [dataclasses.replace(d, rule=operator.name, round=operator.round, seq=seq) for d in verdicts]
+            rows += [schema.decision_row(d, sample.image.id, operator.version, operator.run_id) for d in stamped]
+            judged.append(dataclasses.replace(sample, decisions=(*sample.decisions, *stamped)))
+        samples = judged
+        fragments.append(put_decisions(ledger, operator, unit, rows))
+    return fragments
+
+
+def verdicts_of(item: Filter, sample: Sample) -> list[Decision]:
+    """A filter's verdicts on what stands of a sample, checked, with what falls along with a rejected item."""
+    standing = sample.current()
+    known = {each.id for each in schema.items_of(standing)}
+    verdicts = list(item.judge(standing))
+    seen: set[str] = set()
+    for decision in verdicts:
+        where = f"filter {item.spec.name}, image {sample.image.id}"
+        if decision.item_id not in known or decision.item_id in seen:
+            what = "twice" if decision.item_id in seen else "though it does not stand"
+            raise ValueError(f"{where}: judged {decision.item_id!r} {what}; expected at most one verdict on an item")
+        if decision.status not in ("kept", "rejected", "superseded"):
+            raise ValueError(f"{where}: status {decision.status!r}; expected kept or rejected")
+        seen.add(decision.item_id)
+    fallen = {decision.item_id for decision in verdicts if decision.status != "kept"}
+    return verdicts + dependents(standing, fallen, seen)
+
+
+def dependents(sample: Sample, fallen: set[str], judged: Iterable[str] = ()) -> list[Decision]:
+    """Rejections of what cannot stand alone: phrases of a fallen text, details of a fallen region."""
+    judged = set(judged)
+    leaning = [(g.id, g.text_id) for g in sample.groundings] + [(r.id, r.refines) for r in sample.regions]
+    return [
+        Decision(item, "rejected", "", "orphan", by_id=parent)
+        for item, parent in leaning
+        if parent in fallen and item not in fallen and item not in judged
+    ]
+
+
+def _reopened(sample: Sample) -> list[Decision]:
+    last = {d.item_id: d for d in sample.decisions}
+    return [Decision(i, "kept", REOPEN, REOPEN) for i, d in last.items() if d.status == "rejected"]
+
+
+def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Callable[[str], bool] | None]]) -> None:
+    """Decide on rows whose operator's fingerprint changed: superseded; kept again where it changed back."""
+    now = {operator.run_id for operator, _ in made}
+    before = {operator.run_id: operator for operator in ledger.base.operators}
+    pairs = [
+        (old, new, takes)
+        for new, takes in made
+        for old in ledger.base.operators
+        if old.kind == new.kind and (old.name, old.round) == (new.name, new.round)
+        if old.run_id not in now and not old.replaced
+    ]
+    back = [new for new, _ in made if new.run_id in before and before[new.run_id].replaced]
+    if not pairs and not back:
+        return
+    round = max(ledger.newest_round("decisions"), 0)
+    seq = 1 + _highest_seq(ledger, round)
+    made_by = digest([RECOMPUTED, [(o.run_id, n.run_id) for o, n, _ in pairs], [n.run_id for n in back], round, seq])
+    operator = Operator(run_id(made_by, round), RECOMPUTED, "1", made_by, round, RECOMPUTED)
+    ledger.start(operator, {"replaced": {old.run_id: new.run_id for old, new, _ in pairs}}, {})
+    takes_of = {old.run_id: takes for old, _, takes in pairs}
+    returned = {new.run_id for new in back}
+    for unit in ledger.units():
+        if not unit.samples or ledger.done(_path(operator, unit), [unit.uid], operator.run_id):
+            continue
+        rows = []
+        for sample in ledger.samples(unit, [*takes_of, *returned]):
+            last = {d.item_id: d for d in sample.decisions}
+            for item in schema.items_of(sample):
+                assert item.source is not None
+                run, verdict = item.source.run_id, last.get(item.id)
+                again = verdict is not None and verdict.rule == RECOMPUTED
+                if run in takes_of and not again:
+                    takes = takes_of[run]
+                    if takes is None or takes(sample.image.id):
+                        decision = Decision(item.id, "superseded", RECOMPUTED, RECOMPUTED, round=round, seq=seq)
+                        rows.append(schema.decision_row(decision, sample.image.id, "1", operator.run_id))
+                elif run in returned and again:
+                    decision = Decision(item.id, "kept", RECOMPUTED, RECOMPUTED, round=round, seq=seq)
+                    rows.append(schema.decision_row(decision, sample.image.id, "1", operator.run_id))
+        ledger.add([put_decisions(ledger, operator, unit, rows)])
+    for old, _, _ in pairs:
+        ledger.operators[old.run_id] = dataclasses.replace(old, replaced=True)
+
+
+def put_decisions(ledger: Ledger, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Fragment:
+    """Commit an operator's verdicts on a unit."""
+    about = {
+        "operator": operator.name,
+        "version": operator.version,
+        "fingerprint": operator.fingerprint,
+        "round": operator.round,
+    }
+    return ledger.store.put(_path(operator, unit), rows, [unit.uid], operator.run_id, about)
+
+
+def _path(operator: Operator, unit: Unit) -> str:
+    uid = unit_id([sample.image.id for sample in unit.samples], operator.fingerprint, operator.round)
+    return fragment_path("decisions", operator.round, operator.name, operator.version, uid)
+
+
+def _highest_seq(ledger: Ledger, round: int) -> int:
+    highest = -1
+    for fragment in ledger.base.of("decisions"):
+        table = scan.read_fragment(ledger.store.root, fragment, ["round", "seq"])
+        for r, seq in zip(table["round"].to_pylist(), table["seq"].to_pylist()):
+            if r == round:
+                highest = max(highest, seq)
+    return highest
