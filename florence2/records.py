@@ -170,17 +170,30 @@ class Sample:
     coverage: Mapping[str, tuple[Coverage, ...]] = field(default_factory=dict)
 
     def current(self) -> Sample:
-        """The sample with only what the last verdict on each item keeps (kept where there is none)."""
-        last = {d.item_id: d.status for d in sorted(self.decisions, key=lambda d: (d.round, d.seq))}
+        """The sample with only what the last verdict on each item keeps (kept where there is none).
+
+        What leaned on a superseded region leans on its winner.
+        """
+        last = {d.item_id: d for d in sorted(self.decisions, key=lambda d: (d.round, d.seq))}
 
         def keep(items: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tuple(item for item in items if last.get(item.id, "kept") == "kept")
+            return tuple(item for item in items if item.id not in last or last[item.id].status == "kept")
 
-        regions = keep(self.regions)
+        def stands_for(name: str) -> str:
+            seen = set()
+            while name in last and last[name].status == "superseded" and last[name].by_id and name not in seen:
+                seen.add(name)
+                name = last[name].by_id
+            return name
+
+        regions = tuple(
+            dataclasses.replace(r, refines=stands_for(r.refines)) if r.refines in last else r
+            for r in keep(self.regions)
+        )
         present = {region.id for region in regions}
         groundings = []
         for grounding in keep(self.groundings):
-            region_ids = tuple(i for i in grounding.region_ids if i in present)
+            region_ids = tuple(dict.fromkeys(i for i in map(stands_for, grounding.region_ids) if i in present))
             if region_ids or not grounding.region_ids:
                 groundings.append(dataclasses.replace(grounding, region_ids=region_ids))
         return dataclasses.replace(
