@@ -1,1 +1,14 @@
-"""The data engine: specialists annotate, filters judge, merge decides; a store holds what each of them said."""
+"""The data engine: specialists annotate, filters judge, sources are merged; a store holds what each of them said."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {"annotate": "florence2.engine.phases", "filter": "florence2.engine.phases"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'florence2.engine' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

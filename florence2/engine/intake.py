@@ -63,7 +63,7 @@ def take_in(
     progress: Progress | None = None,
     samples: dict[str, Sample] | None = None,
 ) -> None:
-    """Add the pictures of `listing` that the store does not have; `samples` (by relative name) give split and coverage."""
+    """Add the pictures of `listing` that the store lacks; `samples`, by relative name, give split and coverage."""
     if unit < 1:
         raise ValueError(f"unit: expected a number of pictures, at least 1, got {unit}")
     made_by = digest([NAME, VERSION, rules_config(rules)])
@@ -127,8 +127,7 @@ def _known(ledger: Ledger, operator: Operator, listing: Sequence[Found]) -> Know
     place = {(found.uri, found.member): n for n, found in enumerate(listing)}
     left.sort(key=lambda entry: place[entry[0][0]["uri"], entry[0][0].get("member") or ""])
     for rows, relative in left:
-        fragment = ledger.done(relative, [rows[0]["unit"]], operator.run_id)
-        if fragment:
+        if ledger.done(relative, [rows[0]["unit"]], operator.run_id):
             ledger.done(_failures_path(rows[0]["unit"]), [rows[0]["unit"]], operator.run_id)
             for row in rows:
                 known.add(row)

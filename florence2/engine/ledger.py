@@ -12,7 +12,7 @@ import platform
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -106,13 +106,18 @@ class Ledger:
             for uid, found in rows.items():
                 yield Unit(uid, tuple(schema.samples(found, None, None)), group)
 
-    def samples(self, unit: Unit, runs: Iterable[str] | None = None) -> list[Sample]:
-        """A unit's samples with annotations and verdicts; only the annotations of some runs where they are named."""
+    def samples(
+        self, unit: Unit, runs: Iterable[str] | None = None, before: tuple[int, int] | None = None
+    ) -> list[Sample]:
+        """A unit's samples with annotations (of some runs only) and verdicts (given before a (round, seq) only)."""
         root = self.store.root
         annotations = scan.read_table(root, "annotations", unit.group.fragments.get("annotations", ()))
         if runs is not None:
             annotations = annotations.filter(pc.field("run_id").isin(sorted(runs)))
         decisions = scan.read_table(root, "decisions", unit.group.fragments.get("decisions", ()))
+        if before is not None:
+            round, seq = pc.field("round"), pc.field("seq")
+            decisions = decisions.filter((round < before[0]) | ((round == before[0]) & (seq < before[1])))
         return schema.samples([schema.image_row(sample) for sample in unit.samples], annotations, decisions)
 
     def live(self) -> list[Operator]:
@@ -133,6 +138,11 @@ class Ledger:
         self.operators[operator.run_id] = operator
         about = {"operator": dataclasses.asdict(operator), **facts}
         self.store.record_run(operator.run_id, about, {**where_and_when(), **inputs})
+
+    def put(self, path: str, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Fragment:
+        """Commit an operator's rows about a unit."""
+        about = {name: getattr(operator, name) for name in ("name", "version", "fingerprint", "round")}
+        return self.store.put(path, rows, [unit.uid], operator.run_id, about)
 
     def finish(self, phase: Mapping[str, Any] | None = None) -> Snapshot:
         """Write the snapshot that ends the command."""

@@ -58,9 +58,17 @@ class Specialist(Protocol):
     `config` holds every setting that changes what it says (plain JSON types), `weights_sha256` the hash of its files.
     """
 
-    spec: Spec
-    config: Mapping[str, Any]
-    weights_sha256: str
+    @property
+    def spec(self) -> Spec:
+        """What it declares."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its settings."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """The hash of its weights, "" without any."""
 
     def setup(self, device: str) -> None:
         """Load what it needs onto `device` ("cpu", "cuda")."""
@@ -82,9 +90,17 @@ class Filter(Protocol):
     An item it does not name stays as it is. The runner stamps rule (the spec's name), round and seq.
     """
 
-    spec: Spec
-    config: Mapping[str, Any]
-    weights_sha256: str
+    @property
+    def spec(self) -> Spec:
+        """What it declares."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its settings."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """The hash of its weights, "" without any."""
 
     def judge(self, sample: Sample) -> Sequence[Decision]:
         """The verdicts on this sample's items."""

@@ -6,17 +6,20 @@ Knows plans, not processes: which units lack whose work, what each operator read
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from florence2.engine import intake
+from florence2.engine.filters import open_chain
 from florence2.engine.ledger import Ledger, Unit, fragment_path, reading
-from florence2.engine.operator import Specialist, fingerprint, run_id, satisfies, unit_id
+from florence2.engine.merge import Merging, merge
+from florence2.engine.operator import Filter, Specialist, fingerprint, run_id, satisfies, unit_id
 from florence2.engine.pictures import Found, ImageRules, find
 from florence2.engine.runners.local import ATTEMPTS, Here, Job, Local
 from florence2.engine.units import AnnotateUnit, Outcome
-from florence2.engine.verdicts import supersede_replaced
+from florence2.engine.verdicts import judge, supersede_replaced
 from florence2.engine.work import EngineWork, opened
 from florence2.records import Sample
 from florence2.store import Store, is_store
@@ -99,6 +102,33 @@ def annotate(
     return store
 
 
+def filter(
+    store: str | Path | Store,
+    rules: str | Path | Mapping[str, Any] | Sequence[Filter] | None = None,
+    *,
+    merging: Merging | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Judge a store's annotations by the shipped rules, by those of a YAML file or mapping, or by filters given.
+
+    With `merging`, sources that agree are then merged. The same rules over the same annotations add nothing.
+    """
+    store = store if isinstance(store, Store) else Store(store)
+    ledger = Ledger(store)
+    round = judge(ledger, chain_of(rules), progress)
+    if merging is not None:
+        merge(ledger, merging, round, progress)
+    ledger.finish({"phase": "filter" if merging is None else "merge", "round": round})
+    return store
+
+
+def chain_of(rules: str | Path | Mapping[str, Any] | Sequence[Filter] | None) -> list[Filter]:
+    """Filters as given, or the chain that a YAML file or a mapping describes."""
+    if rules is None or isinstance(rules, (str, Path, Mapping)):
+        return list(open_chain(rules))
+    return list(rules)
+
+
 def _source(
     src: str | Path | Sequence[Sample], out: str | Path | None, execution: Execution
 ) -> tuple[Store, Path, list[Found], dict[str, Sample]]:
@@ -135,7 +165,7 @@ def plan(
     round: int = 0,
     takes: Sequence[Callable[[str], bool] | None] | None = None,
 ) -> list[Planned]:
-    """Each specialist's fingerprint and readings: of those before it, and of the store's that are not asked for again."""
+    """Each specialist's fingerprint, and what it reads: those before it, and the store's that are not asked for now."""
     asked = {specialist.spec.name for _, specialist in specialists}
     earlier = [o for o in ledger.live() if o.kind != "merge" and o.round <= round]
     earlier = [o for o in earlier if o.name not in asked or o.round < round]

@@ -30,49 +30,55 @@ def judge(ledger: Ledger, filters: Sequence[Filter], progress: Progress | None =
     live = ledger.live()
     if not live:
         raise ValueError(f"{ledger.store.root}: has no annotations to judge; run florence2 annotate first")
-    round, chain = _round_of(ledger, filters, reading(live))
+    round, chain, reads = _round_of(ledger, filters, live)
+    runs = [o.run_id for o in reads]
     for operator, maker in zip(chain, (None, *filters)):
         if maker is not None or round:
-            ledger.start(operator, {"config": dict(maker.config) if maker else {}}, {})
+            ledger.start(operator, {"config": dict(maker.config) if maker else {}, "reads": runs}, {})
     total, done = sum(f.rows for f in ledger.current().of("images")), 0
     for unit in ledger.units():
         if not unit.samples:
             continue
         steps = list(zip(chain, (None, *filters))) if round else list(zip(chain[1:], filters))
-        paths = [_path(operator, unit) for operator, _ in steps]
+        paths = [path_of("decisions", operator, unit) for operator, _ in steps]
         if not all([ledger.done(p, [unit.uid], o.run_id) for p, (o, _) in zip(paths, steps)]):
-            ledger.add(_judge_unit(ledger, unit, steps, 0 if round else 1))
+            samples = ledger.samples(unit, runs, (round, 0))
+            ledger.add(_judge_unit(ledger, unit, samples, steps, 0 if round else 1))
         done += len(unit.samples)
         if progress:
             progress("judging", done, total)
     return round
 
 
-def _round_of(ledger: Ledger, filters: Sequence[Filter], reads: list[Reading]) -> tuple[int, list[Operator]]:
-    """The newest round of judging if it was by these rules over these annotations, else the next; and its operators."""
-    made_by = [digest([REOPEN, "1", sorted((r.fingerprint, r.round) for r in reads)])]
-    for item in filters:  # a rule's verdicts depend on the rules before it
-        made_by.append(fingerprint(item, [*reads, *(Reading(earlier, 0) for earlier in made_by)]))
+def _round_of(
+    ledger: Ledger, filters: Sequence[Filter], live: Sequence[Operator]
+) -> tuple[int, list[Operator], list[Operator]]:
+    """The newest round of judging if it was by these rules over these annotations, else the next.
+
+    With it the operators of its rules (reopening first), and those whose annotations they judge.
+    """
     judged = [o.round for o in ledger.base.operators if o.kind == "filter"]
-    newest = max(judged, default=-1)
-    for round in dict.fromkeys((newest, ledger.newest_round("decisions") + 1)):
-        chain = [Operator(run_id(first, round), REOPEN, "1", first, round, "filter") for first in made_by[:1]]
-        chain += [
-            Operator(run_id(made, round), item.spec.name, item.spec.version, made, round, "filter")
-            for made, item in zip(made_by[1:], filters)
-        ]
+    for round in (max(judged, default=-1), ledger.newest_round("decisions") + 1):
+        seen = [o for o in live if o.kind != "merge" or o.round < round]  # a round's merging comes after its rules
+        reads = reading(seen)
+        made_by = [digest([REOPEN, "1", sorted((r.fingerprint, r.round) for r in reads)])]
+        for item in filters:  # a rule's verdicts depend on the rules before it
+            made_by.append(fingerprint(item, [*reads, *(Reading(earlier, 0) for earlier in made_by)]))
+        names = [(REOPEN, "1"), *((item.spec.name, item.spec.version) for item in filters)]
+        chain = [Operator(run_id(m, round), *name, m, round, "filter") for m, name in zip(made_by, names)]
         wanted = {operator.run_id for operator in (chain if round else chain[1:])}
-        if round >= 0 and wanted == {
-            o.run_id for o in ledger.base.operators if o.kind == "filter" and o.round == round
-        }:
-            return round, chain
-    return round, chain
+        if wanted == {o.run_id for o in ledger.base.operators if o.kind == "filter" and o.round == round}:
+            break
+    return round, chain, seen
 
 
 def _judge_unit(
-    ledger: Ledger, unit: Unit, steps: Sequence[tuple[Operator, Filter | None]], first_seq: int
+    ledger: Ledger,
+    unit: Unit,
+    samples: list[Sample],
+    steps: Sequence[tuple[Operator, Filter | None]],
+    first_seq: int,
 ) -> list[Fragment]:
-    samples = ledger.samples(unit)
     fragments = []
     for seq, (operator, item) in enumerate(steps, first_seq):
         rows = []
@@ -106,13 +112,16 @@ def verdicts_of(item: Filter, sample: Sample) -> list[Decision]:
 
 
 def dependents(sample: Sample, fallen: set[str], judged: Iterable[str] = ()) -> list[Decision]:
-    """Rejections of what cannot stand alone: phrases of a fallen text, details of a fallen region."""
-    judged = set(judged)
-    leaning = [(g.id, g.text_id) for g in sample.groundings] + [(r.id, r.refines) for r in sample.regions]
+    """Rejections of what cannot stand alone: a phrase without its text or any of its regions, a detail of a region."""
+    parents: list[tuple[str, str]] = [(region.id, region.refines) for region in sample.regions]
+    for grounding in sample.groundings:
+        regionless = grounding.region_ids and fallen.issuperset(grounding.region_ids)
+        parents.append((grounding.id, grounding.region_ids[0] if regionless else grounding.text_id))
+    aside = fallen.union(judged)
     return [
         Decision(item, "rejected", "", "orphan", by_id=parent)
-        for item, parent in leaning
-        if parent in fallen and item not in fallen and item not in judged
+        for item, parent in parents
+        if parent in fallen and item not in aside
     ]
 
 
@@ -139,14 +148,15 @@ def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Callable[[
     seq = 1 + _highest_seq(ledger, round)
     made_by = digest([RECOMPUTED, [(o.run_id, n.run_id) for o, n, _ in pairs], [n.run_id for n in back], round, seq])
     operator = Operator(run_id(made_by, round), RECOMPUTED, "1", made_by, round, RECOMPUTED)
-    ledger.start(operator, {"replaced": {old.run_id: new.run_id for old, new, _ in pairs}}, {})
+    facts = {"replaced": {o.run_id: n.run_id for o, n, _ in pairs}, "returned": [n.run_id for n in back], "seq": seq}
+    ledger.start(operator, facts, {})
     takes_of = {old.run_id: takes for old, _, takes in pairs}
     returned = {new.run_id for new in back}
     for unit in ledger.units():
-        if not unit.samples or ledger.done(_path(operator, unit), [unit.uid], operator.run_id):
+        if not unit.samples or ledger.done(path_of("decisions", operator, unit), [unit.uid], operator.run_id):
             continue
         rows = []
-        for sample in ledger.samples(unit, [*takes_of, *returned]):
+        for sample in ledger.samples(unit, [*takes_of, *returned], (round, seq)):
             last = {d.item_id: d for d in sample.decisions}
             for item in schema.items_of(sample):
                 assert item.source is not None
@@ -167,18 +177,13 @@ def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Callable[[
 
 def put_decisions(ledger: Ledger, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Fragment:
     """Commit an operator's verdicts on a unit."""
-    about = {
-        "operator": operator.name,
-        "version": operator.version,
-        "fingerprint": operator.fingerprint,
-        "round": operator.round,
-    }
-    return ledger.store.put(_path(operator, unit), rows, [unit.uid], operator.run_id, about)
+    return ledger.put(path_of("decisions", operator, unit), operator, unit, rows)
 
 
-def _path(operator: Operator, unit: Unit) -> str:
+def path_of(table: str, operator: Operator, unit: Unit) -> str:
+    """Where an operator's work on a unit lies."""
     uid = unit_id([sample.image.id for sample in unit.samples], operator.fingerprint, operator.round)
-    return fragment_path("decisions", operator.round, operator.name, operator.version, uid)
+    return fragment_path(table, operator.round, operator.name, operator.version, uid)
 
 
 def _highest_seq(ledger: Ledger, round: int) -> int:
