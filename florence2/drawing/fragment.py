@@ -1,0 +1,75 @@
+"""A picture with what was said of it as one piece of HTML: inline SVG over the pixels, every text escaped.
+
+Needs nothing but itself: no script, no style sheet, no network.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from florence2 import pixels
+from florence2.drawing.marks import Mark, ink_on, marks_of, texts_of
+from florence2.records import Parsed, Region
+
+
+def fragment(
+    image: np.ndarray,
+    shown: Parsed | Sequence[Region],
+    title: str = "",
+    rejected: Mapping[str, str] | None = None,
+    width: int = 480,
+    format: str = "JPEG",
+) -> str:
+    """A <figure>: the picture `width` CSS pixels wide at most, its marks, the title and the texts beneath."""
+    height, wide = image.shape[:2]
+    shrink = min(1.0, 2 * width / max(wide, height))  # twice the shown size, for sharp screens
+    if shrink < 1:
+        image = pixels.resize(image, (max(1, round(wide * shrink)), max(1, round(height * shrink))))
+    options = {"quality": 85} if format == "JPEG" else {}
+    data = base64.b64encode(pixels.encode(image, format, **options)).decode()
+    unit = max(wide, height) / width  # picture pixels in one CSS pixel
+    marks = "".join(_svg(mark, unit) for mark in marks_of(shown, rejected))
+    smooth = "pixelated" if wide * 3 < width else "auto"
+    return (
+        f'<figure style="display:inline-block;margin:4px;max-width:{width}px;font:13px sans-serif;vertical-align:top">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {height}" width="{round(wide / unit)}" '
+        f'style="max-width:100%;height:auto;display:block" role="img" aria-label="{html.escape(title)}">'
+        f'<image href="data:image/{format.lower()};base64,{data}" width="{wide}" height="{height}" '
+        f'preserveAspectRatio="none" style="image-rendering:{smooth}"/>{marks}</svg>'
+        f"<figcaption>{_words(shown, title)}</figcaption></figure>"
+    )
+
+
+def _svg(mark: Mark, unit: float) -> str:
+    color, ink = ("#{:02x}{:02x}{:02x}".format(*c) for c in (mark.color, ink_on(mark.color)))
+    dashes = f' stroke-dasharray="{4 * unit:.1f} {3 * unit:.1f}"' if mark.rejected else ""
+    fill = f'fill="{color}" fill-opacity="0.3"' if mark.filled and not mark.rejected else 'fill="none"'
+    path = " ".join(_path(outline) for outline in mark.outlines)
+    x = min(v for outline in mark.outlines for v in outline[::2])
+    y = min(v for outline in mark.outlines for v in outline[1::2])
+    size = 12 * unit
+    caption = html.escape(mark.caption)
+    shape = f'<path d="{path}" {fill} stroke="{color}" stroke-width="{2 * unit:.2f}"{dashes} fill-rule="evenodd"/>'
+    label = (
+        f'<text x="{max(x, 0) + unit:.1f}" y="{max(y - 3 * unit, size):.1f}" font-family="sans-serif" '
+        f'font-size="{size:.1f}" fill="{ink}" stroke="{color}" stroke-width="{3 * unit:.1f}" '
+        f'stroke-linejoin="round" paint-order="stroke">{caption}</text>'
+    )
+    return f"<g><title>{caption}</title>{shape}{label if caption else ''}</g>"
+
+
+def _path(outline: Sequence[float]) -> str:
+    corners = " L".join(f"{x:.1f} {y:.1f}" for x, y in zip(outline[::2], outline[1::2]))
+    return f"M{corners} Z"
+
+
+def _words(shown: Parsed | Sequence[Region], title: str) -> str:
+    parts = [f"<b>{html.escape(title)}</b>"] if title else []
+    parts += [html.escape(text.text).replace("\n", "<br>") for text in texts_of(shown) if text.text]
+    if getattr(shown, "truncated", False):
+        parts.append("<i>truncated</i>")
+    return "<br>".join(parts)

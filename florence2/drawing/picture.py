@@ -1,0 +1,154 @@
+"""Regions, quads, polygons and texts drawn on pixels with Pillow's own font."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from florence2.drawing.marks import Mark, ink_on, marks_of, texts_of
+from florence2.records import Parsed, Region
+
+BLACK, PAPER = (20, 20, 20), (245, 245, 242)
+
+
+def draw(
+    image: np.ndarray,
+    shown: Parsed | Sequence[Region],
+    rejected: Mapping[str, str] | None = None,
+    scores: bool = True,
+    min_side: int = 480,
+) -> np.ndarray:
+    """HWC uint8: the picture with what was said of it; texts stand in a strip below.
+
+    A picture whose longer side is under `min_side` is enlarged by a whole factor first, so that labels can be read.
+    `rejected` maps ids to the reason they were thrown out: those are drawn dashed.
+    """
+    height, width = image.shape[:2]
+    scale = max(1, -(-min_side // max(height, width)))
+    canvas = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST).convert("RGBA")
+    marks = marks_of(shown, rejected, scores)
+    for mark in marks:
+        canvas = _fill(canvas, mark, scale)
+    pen = ImageDraw.Draw(canvas)
+    thick = max(2, round(max(canvas.size) / 320))
+    font = ImageFont.load_default(size=max(12, min(28, round(max(canvas.size) / 45))))
+    for mark in marks:
+        for outline in mark.outlines:
+            _outline(pen, _scaled(outline, scale), mark, thick)
+    taken: list[tuple[float, float, float, float]] = []
+    for mark in marks:
+        if mark.caption:
+            _caption(pen, mark, scale, font, canvas.size, taken)
+    return np.array(_with_strip(canvas.convert("RGB"), [t.text for t in texts_of(shown) if t.text], font))
+
+
+def contact_sheet(
+    pictures: Sequence[np.ndarray], captions: Sequence[str] = (), columns: int = 4, cell: int = 320
+) -> np.ndarray:
+    """HWC uint8: pictures of any size in a grid of square cells, a line of caption under each."""
+    font = ImageFont.load_default(size=14)
+    rows = -(-len(pictures) // columns)
+    line = 22 if captions else 4
+    sheet = Image.new("RGB", (columns * (cell + 4) + 4, max(rows, 1) * (cell + line + 4) + 4), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for n, array in enumerate(pictures):
+        picture = Image.fromarray(array)
+        factor = min(cell / picture.width, cell / picture.height)
+        picture = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))))
+        x, y = 4 + n % columns * (cell + 4), 4 + n // columns * (cell + line + 4)
+        sheet.paste(picture, (x + (cell - picture.width) // 2, y + (cell - picture.height) // 2))
+        if n < len(captions):
+            pen.text((x + 2, y + cell + 2), _cut(captions[n], font, cell - 4), fill=BLACK, font=font)
+    return np.array(sheet)
+
+
+def _scaled(outline: Sequence[float], scale: int) -> list[tuple[float, float]]:
+    return [(x * scale, y * scale) for x, y in zip(outline[::2], outline[1::2])]
+
+
+def _fill(canvas: Image.Image, mark: Mark, scale: int) -> Image.Image:
+    if not mark.filled or mark.rejected:
+        return canvas
+    layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
+    pen = ImageDraw.Draw(layer)
+    for outline in mark.outlines:
+        if len(outline) >= 6:
+            pen.polygon(_scaled(outline, scale), fill=(*mark.color, 90))
+    return Image.alpha_composite(canvas, layer)
+
+
+def _outline(pen: ImageDraw.ImageDraw, corners: list[tuple[float, float]], mark: Mark, thick: int) -> None:
+    for start, end in zip(corners, corners[1:] + corners[:1]):
+        if mark.rejected:
+            _dashes(pen, start, end, mark.color, max(1, thick // 2))
+        else:
+            pen.line([start, end], fill=mark.color, width=thick)
+
+
+def _dashes(pen: ImageDraw.ImageDraw, start: tuple, end: tuple, color: tuple, thick: int) -> None:
+    count = max(1, int(np.hypot(end[0] - start[0], end[1] - start[1]) // 12))
+    places = np.linspace(0, 1, 2 * count)
+    at = [(start[0] + (end[0] - start[0]) * t, start[1] + (end[1] - start[1]) * t) for t in places]
+    for a, b in zip(at[::2], at[1::2]):
+        pen.line([a, b], fill=color, width=thick)
+
+
+def _caption(
+    pen: ImageDraw.ImageDraw,
+    mark: Mark,
+    scale: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    size_wh: tuple[int, int],
+    taken: list[tuple[float, float, float, float]],
+) -> None:
+    """The label in a box of its colour above the outline, moved down while it would cover another."""
+    corners = _scaled([v for outline in mark.outlines for v in outline], scale)
+    left, top = min(x for x, _ in corners), min(y for _, y in corners)
+    text = _cut(mark.caption, font, max(size_wh[0] // 2, 60))
+    x1, y1, x2, y2 = pen.textbbox((0, 0), text, font=font)
+    wide, high = x2 - x1 + 6, y2 - y1 + 6
+    x = min(max(left, 0), max(size_wh[0] - wide, 0))
+    y = top - high if top >= high else top
+    for _ in range(20):
+        y = min(max(y, 0), max(size_wh[1] - high, 0))
+        if not any(x < b[2] and b[0] < x + wide and y < b[3] and b[1] < y + high for b in taken):
+            break
+        y += high
+    taken.append((x, y, x + wide, y + high))
+    pen.rectangle((x, y, x + wide, y + high), fill=mark.color)
+    pen.text((x + 3 - x1, y + 3 - y1), text, fill=ink_on(mark.color), font=font)
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """One line that fits, with an ellipsis where it was cut."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[: len(text) * 9 // 10]
+    return text.rstrip() + "..."
+
+
+def _with_strip(canvas: Image.Image, texts: list[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+    lines = [line for text in texts for part in text.splitlines() for line in _wrapped(part, font, canvas.width - 16)]
+    if not lines:
+        return canvas
+    line_height = round(font.getbbox("Ag")[3] * 1.3)
+    sheet = Image.new("RGB", (canvas.width, canvas.height + line_height * len(lines) + 16), PAPER)
+    sheet.paste(canvas, (0, 0))
+    pen = ImageDraw.Draw(sheet)
+    for n, line in enumerate(lines):
+        pen.text((8, canvas.height + 8 + n * line_height), line, fill=BLACK, font=font)
+    return sheet
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] = f"{lines[-1]} {word}"
+        else:
+            lines.append(_cut(word, font, width))
+    return lines
