@@ -131,7 +131,9 @@ def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: f
     return text.rstrip() + "..."
 
 
-def _with_strip(canvas: Image.Image, texts: list[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+def _with_strip(
+    canvas: Image.Image, texts: list[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> Image.Image:
     lines = [line for text in texts for part in text.splitlines() for line in _wrapped(part, font, canvas.width - 16)]
     if not lines:
         return canvas

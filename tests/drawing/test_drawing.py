@@ -47,7 +47,9 @@ def test_a_label_has_one_colour_everywhere():
 
 
 def test_a_grounded_region_is_named_by_its_phrase():
-    parsed = Parsed(regions=(Region(id="r", box=(0, 0, 9, 9)),), groundings=(Grounding(phrase="a hat", region_ids=("r",)),))
+    parsed = Parsed(
+        regions=(Region(id="r", box=(0, 0, 9, 9)),), groundings=(Grounding(phrase="a hat", region_ids=("r",)),)
+    )
     assert [m.caption for m in marks_of(parsed)] == ["a hat"]
     assert [m.caption for m in marks_of([BOX])] == ["cat 0.50"]
     assert [m.caption for m in marks_of([BOX], {"a": "low_score"})] == ["cat 0.50 (low_score)"]
@@ -61,9 +63,12 @@ def test_texts_stand_below_and_long_ones_wrap():
 
 def test_odd_input_is_drawn():
     strange = [
-        Region(label="nowhere"), Region(box=(-50, -50, 500, 500), label="beyond"), Region(box=(5, 5, 5, 5), label="a point"),
-        Region(polygons=((1.0, 2.0),), label="one corner"), Region(box=(0, 0, 9, 9), label="汽车 <b>" * 40),
-    ]  # fmt: skip
+        Region(label="nowhere"),
+        Region(box=(-50, -50, 500, 500), label="beyond"),
+        Region(box=(5, 5, 5, 5), label="a point"),
+        Region(polygons=((1.0, 2.0),), label="one corner"),
+        Region(box=(0, 0, 9, 9), label="汽车 <b>" * 40),
+    ]
     assert draw(GREY, strange).shape == (400, 480, 3)
     assert draw(GREY, strange, rejected={"": "odd"}).shape == (400, 480, 3)
     assert fragment(GREY, strange).count("<g>") == 4

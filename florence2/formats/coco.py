@@ -1,0 +1,285 @@
+"""COCO's JSON: instances (boxes, polygons, run lengths, crowds) and captions. Twin: reads and writes.
+
+A file, or a folder of them: records of one picture in several files become one sample. A crowd is an ignored region.
+Lost in writing: quads, questions, groundings, sources, decisions; category numbers are given anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from florence2 import geometry
+from florence2.formats import checks, placing
+from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, to_json
+
+SOURCE = Source("import", "coco")
+
+
+def is_coco(path: Path) -> bool:
+    """Whether a .json file begins as COCO's do: an object that names images."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(4096).lstrip(b"\xef\xbb\xbf \r\n\t")
+        if not start.startswith(b"{"):
+            return False
+        return any(key in start for key in (b'"images"', b'"annotations"', b'"categories"', b'"licenses"', b'"info"'))
+
+
+def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+    """The samples of a file, or of the COCO files of a folder, in the order of their pictures' numbers."""
+    path = Path(path)
+    files = sorted(p for p in path.glob("*.json") if is_coco(p)) if path.is_dir() else [path]
+    samples: dict[tuple[str, Any], Sample] = {}
+    for file in files:
+        data = checks.read_json(file)
+        if path.is_dir() and not _holds_coco(data):
+            continue  # panoptic segments, or another JSON beside the annotations
+        for sample in _samples(file, data, Path(images) if images else None):
+            key = (sample.image.id, sample.id)
+            samples[key] = _joined(samples[key], sample) if key in samples else sample
+    if not samples and path.is_dir():
+        raise ValueError(f"{path}: holds no COCO file with images and annotations")
+    ids = Counter(sample.id for sample in samples.values())
+    for sample in sorted(samples.values(), key=lambda s: (0, int(s.id), "") if s.id.isdigit() else (1, 0, s.id)):
+        yield dataclasses.replace(sample, id=sample.image.id) if ids[sample.id] > 1 else sample
+
+
+def _holds_coco(data: Any) -> bool:
+    if not isinstance(data, Mapping) or not isinstance(data.get("images"), list):
+        return False
+    first = next(iter(data.get("annotations") or [{}]), {})
+    return isinstance(data.get("annotations"), list) and "segments_info" not in first
+
+
+def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
+    records = checks.field(data, "images", str(file))
+    annotations = checks.field(data, "annotations", str(file))
+    if not isinstance(records, list) or not isinstance(annotations, list):
+        raise ValueError(f"{file}: expected lists under 'images' and 'annotations'")
+    categories = _categories(file, data)
+    licences = {row.get("id"): row.get("name", "") for row in data.get("licenses") or [] if isinstance(row, Mapping)}
+    space = _space(file, data)
+    by_image: dict[Any, list[tuple[str, Mapping]]] = {}
+    seen: dict[Any, str] = {}
+    for n, record in enumerate(records):
+        where = f"{file}: images[{n}]"
+        key = checks.field(record, "id", where)
+        checks.once(seen, key, where)
+        by_image[key] = []
+    seen = {}
+    for n, annotation in enumerate(annotations):
+        where = f"{file}: annotations[{n}]"
+        if "id" in annotation:
+            checks.once(seen, annotation["id"], where)
+            where = f"{file}: annotation {annotation['id']}"
+        key = checks.field(annotation, "image_id", where)
+        if key not in by_image:
+            raise ValueError(f"{where}: image_id {key!r} is not among the file's images")
+        by_image[key].append((where, annotation))
+    coverage = {space: (Coverage("exhaustive", tuple(categories.values())),)} if categories else {}
+    folders = _folders(file, pictures)
+    for n, record in enumerate(records):
+        where = f"{file}: images[{n}]"
+        name = str(checks.field(record, "file_name", where))
+        width, height = (checks.whole(record.get(side, 0), f"{where}: {side}") for side in ("width", "height"))
+        licence = licences.get(record.get("license"), "")
+        image = checks.image_ref(name, checks.find_picture(name, folders), width, height, licence)
+        texts, regions = _items(by_image[record["id"]], categories, space, image.size_wh)
+        yield Sample(str(record["id"]), image, tuple(texts), tuple(regions), coverage=coverage)
+
+
+def _categories(file: Path, data: Mapping) -> dict[Any, str]:
+    out: dict[Any, str] = {}
+    seen: dict[Any, str] = {}
+    for n, row in enumerate(data.get("categories") or []):
+        where = f"{file}: categories[{n}]"
+        key = checks.field(row, "id", where)
+        checks.once(seen, key, where)
+        out[key] = str(checks.field(row, "name", where))
+    return out
+
+
+def _space(file: Path, data: Mapping) -> str:
+    """The label space: what the file calls itself, else its name."""
+    info = data.get("info")
+    told = info.get("description", "") if isinstance(info, Mapping) else ""
+    return "-".join(str(told).casefold().split()) or file.stem
+
+
+def _folders(file: Path, pictures: Path | None) -> list[Path]:
+    """Where a file's pictures may lie: beside it, in images/, or as COCO is unpacked (annotations/ beside val2017/)."""
+    if pictures is not None:
+        return [pictures, pictures / file.stem.rpartition("_")[2]]
+    here, part = file.parent, file.stem.rpartition("_")[2]
+    return [
+        here,
+        here / "images",
+        here / part,
+        here.parent / part,
+        here.parent / "images" / part,
+        here.parent / "images",
+    ]
+
+
+def _items(
+    rows: list[tuple[str, Mapping]], categories: Mapping[Any, str], space: str, size_wh: tuple[int, int]
+) -> tuple[list[Text], list[Region]]:
+    texts, regions = [], []
+    for n, (where, annotation) in enumerate(rows):
+        name = str(annotation.get("id", f"a{n}"))
+        if "caption" in annotation:
+            texts.append(Text(name, str(annotation["caption"]).strip(), source=SOURCE))
+            continue
+        if "segments_info" in annotation:
+            raise ValueError(f"{where}: panoptic segments are not read; give the instances file instead")
+        category = checks.field(annotation, "category_id", where)
+        if category not in categories:
+            raise ValueError(f"{where}: category_id {category!r} is not among the file's categories")
+        polygons, mask = _outline(annotation.get("segmentation"), where, size_wh)
+        box = annotation.get("bbox")
+        if box is None and not polygons and mask is None:
+            raise ValueError(f"{where}: has neither 'bbox' nor 'segmentation'")
+        corners = checks.box_from_xywh(box, f"{where}: bbox") if box is not None else _around(polygons, mask)
+        score = checks.number(annotation["score"], f"{where}: score") if annotation.get("score") is not None else None
+        crowd = bool(annotation.get("iscrowd"))
+        regions.append(
+            Region(name, "object", corners, categories[category], space, polygons=polygons, mask=mask, score=score,
+                   ignore=crowd, source=SOURCE)
+        )  # fmt: skip
+    return texts, regions
+
+
+def _outline(segmentation: Any, where: str, size_wh: tuple[int, int]) -> tuple[tuple[Polygon, ...], Rle | None]:
+    where = f"{where}: segmentation"
+    if not segmentation:
+        return (), None
+    if isinstance(segmentation, Mapping):
+        height, width = (checks.whole(v, where) for v in checks.numbers(segmentation.get("size"), where, 2))
+        counts = checks.field(segmentation, "counts", where)
+        if not isinstance(counts, str):
+            counts = geometry.pack_counts([checks.whole(c, where) for c in counts])
+        rle = Rle(height, width, counts)
+        try:
+            geometry.rle_counts(rle)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        return (), rle
+    polygons = [checks.numbers(part, where) for part in segmentation]
+    for part in polygons:
+        if len(part) < 6 or len(part) % 2:
+            raise ValueError(f"{where}: expected at least three x, y pairs, got {len(part)} numbers")
+    return tuple(polygons), None
+
+
+def _around(polygons: tuple[Polygon, ...], mask: Rle | None) -> tuple[float, float, float, float] | None:
+    outlines = polygons or tuple(geometry.mask_polygons(geometry.decode_rle(mask))) if mask or polygons else ()
+    return geometry.polygon_box(*outlines) if outlines else None
+
+
+def _joined(a: Sample, b: Sample) -> Sample:
+    """What two files say of one picture; an item of the second that bears a name of the first gets one of its own."""
+    taken = {item.id for item in (*a.texts, *a.regions)}
+
+    def fresh(item: Any) -> Any:
+        return dataclasses.replace(item, id=f"{item.id}b") if item.id in taken else item
+
+    return dataclasses.replace(
+        a,
+        texts=a.texts + tuple(fresh(t) for t in b.texts),
+        regions=a.regions + tuple(fresh(r) for r in b.regions),
+        coverage={**a.coverage, **b.coverage},
+    )
+
+
+def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
+    """FOLDER/instances.json and FOLDER/captions.json with the pictures in FOLDER/images; counts what is lost."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    lost: Counter[str] = Counter()
+    names, numbers = placing.Names(), _Numbers()
+    images: list[dict] = []
+    instances: list[dict] = []
+    captions: list[dict] = []
+    categories: dict[str, int] = {}
+    space = ""
+    for n, sample in enumerate(samples, 1):
+        width, height = placing.size_of(sample)
+        number = numbers.of(sample.id, n)
+        name = names.of(sample)
+        placing.place_picture(sample, folder / "images" / name, lost)
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        sample = placing.count_lost(sample, lost, frozenset(("texts", "regions")))
+        for part, states in sample.coverage.items():
+            space = space or part
+            for label in (label for state in states if state.state == "exhaustive" for label in state.labels):
+                categories.setdefault(label, len(categories) + 1)
+        for region in sample.regions:
+            row = _annotation(region, lost)
+            if row is not None:
+                number_of = categories.setdefault(region.label, len(categories) + 1)
+                instances.append({"id": len(instances) + 1, "image_id": number, "category_id": number_of, **row})
+        for text in sample.texts:
+            if text.detail != "brief":
+                lost[f"text_{text.detail}"] += 1
+                continue
+            captions.append({"id": len(captions) + 1, "image_id": number, "caption": text.text})
+    rows = [{"id": n, "name": name} for name, n in categories.items()]
+    info = {"description": space} if space else {}
+    _save(folder / "instances.json", {"info": info, "images": images, "annotations": instances, "categories": rows})
+    if captions:
+        _save(folder / "captions.json", {"info": info, "images": images, "annotations": captions})
+    return lost
+
+
+class _Numbers:
+    """Picture numbers: the sample's own where all of them are numbers, else counted."""
+
+    def __init__(self) -> None:
+        self.taken: set[int] = set()
+
+    def of(self, name: str, count: int) -> int:
+        number = int(name) if name.isdigit() and name == str(int(name)) else count
+        while number in self.taken:
+            number += 1_000_000_007
+        self.taken.add(number)
+        return number
+
+
+def _annotation(region: Region, lost: Counter[str]) -> dict[str, Any] | None:
+    box = region.box
+    if box is None:
+        outlines = [region.quad] if region.quad else list(region.polygons)
+        box = geometry.polygon_box(*outlines) if outlines else None
+    if box is None and region.mask is not None:
+        box = _around((), region.mask)
+    if box is None:
+        lost["region_without_place"] += 1
+        return None
+    for field in ("quad", "description"):
+        lost[field] += bool(getattr(region, field))
+    x1, y1, x2, y2 = box
+    row: dict[str, Any] = {"bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": int(region.ignore)}
+    row["area"] = float(geometry.area(box)[0])
+    if region.polygons:
+        row["segmentation"] = [list(part) for part in region.polygons]
+        row["area"] = sum(geometry.polygon_area(part) for part in region.polygons)
+    elif region.mask is not None:
+        mask = to_json(region.mask)
+        row["segmentation"] = {"size": [mask["height"], mask["width"]], "counts": mask["counts"]}
+        row["area"] = float(geometry.rle_area(region.mask))
+    if region.score is not None:
+        row["score"] = region.score
+    return row
+
+
+def _save(file: Path, data: dict[str, Any]) -> None:
+    aside = file.with_name(f".{file.name}.part")
+    aside.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    os.replace(aside, file)

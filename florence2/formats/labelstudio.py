@@ -1,0 +1,221 @@
+"""Label Studio's JSON export: rectangles (turned ones too), polygons, transcriptions, captions. Twin: reads and writes.
+
+Places are percents of the picture. `annotations` are a human's, `predictions` a model's. Brush masks (their own run
+lengths), relations and other controls are not read: a result of another type is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from florence2 import geometry
+from florence2.formats import checks, placing
+from florence2.records import Coverage, Region, Sample, Source, Text
+
+HUMAN = Source("human", "labelstudio")
+SHAPES = {"rectanglelabels": "rectangle", "rectangle": "rectangle", "polygonlabels": "polygon", "polygon": "polygon"}
+DETAILS = {"caption": "brief", "brief": "brief", "detailed": "detailed", "more_detailed": "more_detailed", "ocr": "ocr"}
+
+
+def is_labelstudio(path: Path) -> bool:
+    """Whether a .json file begins as an export does: a list of tasks."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(65536).lstrip(b"\xef\xbb\xbf \r\n\t")
+    return start.startswith(b"[") and (start[1:].strip() in (b"", b"]") or b'"data"' in start)
+
+
+def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+    """The samples of an export file, or of every one in a folder."""
+    path = Path(path)
+    files = sorted(p for p in path.glob("*.json") if is_labelstudio(p)) if path.is_dir() else [path]
+    seen: dict[Any, str] = {}
+    for file in files:
+        tasks = checks.read_json(file)
+        if not isinstance(tasks, list):
+            raise ValueError(f"{file}: expected a list of tasks, as Label Studio's JSON export")
+        for n, task in enumerate(tasks):
+            where = f"{file}: task {task.get('id', n) if isinstance(task, Mapping) else n}"
+            name = str(task.get("id", n)) if isinstance(task, Mapping) else str(n)
+            checks.once(seen, name, where)
+            yield _sample(task, where, name, Path(images) if images else file.parent)
+
+
+def _sample(task: Any, where: str, name: str, folder: Path) -> Sample:
+    data = checks.field(task, "data", where)
+    url = next((v for k, v in data.items() if k in ("image", "img", "ocr", "captioning") and isinstance(v, str)), None)
+    if url is None:
+        raise ValueError(f"{where}: data: expected an 'image' with a path or address")
+    texts: list[Text] = []
+    regions: list[Region] = []
+    size = (0, 0)
+    for said in task.get("annotations") or []:
+        if not said.get("was_cancelled"):
+            size = _read_results(said.get("result") or [], where, HUMAN, None, texts, regions) or size
+    for said in task.get("predictions") or []:
+        source = Source("model", "labelstudio", str(said.get("model_version") or ""))
+        score = checks.number(said["score"], f"{where}: score") if said.get("score") is not None else None
+        size = _read_results(said.get("result") or [], where, source, score, texts, regions) or size
+    local = _local_name(url)
+    picture = checks.find_picture(local, [folder, folder / "images"])
+    if not picture.is_file():
+        picture = checks.find_picture(Path(local).name, [folder, folder / "images"])
+    image = checks.image_ref(url, picture, *size)
+    space = "labelstudio"
+    return Sample(
+        name, image, tuple(texts), tuple(regions), coverage={space: (Coverage("partial"),)} if regions else {}
+    )
+
+
+def _local_name(url: str) -> str:
+    """The path that an address of Label Studio's means: /data/local-files/?d=a/b.jpg, /data/upload/3/b.jpg, s3://..."""
+    parsed = urlparse(url)
+    if parsed.query.startswith("d="):
+        return unquote(parsed.query[2:])
+    return unquote(parsed.path).lstrip("/") if parsed.scheme or url.startswith("/data/") else url
+
+
+def _read_results(
+    results: list, where: str, source: Source, score: float | None, texts: list[Text], regions: list[Region]
+) -> tuple[int, int] | None:
+    """Add what one person or model said; the picture's size where a result tells it."""
+    by_id: dict[str, Region] = {}
+    words: dict[str, str] = {}
+    size = None
+    for n, result in enumerate(results):
+        place = f"{where}: result {result.get('id', n) if isinstance(result, Mapping) else n}"
+        kind = str(checks.field(result, "type", place))
+        value = checks.field(result, "value", place)
+        key = str(result.get("id", f"{len(regions)}-{n}"))
+        if kind in SHAPES:
+            sides = (checks.whole(checks.field(result, f"original_{s}", place), place) for s in ("width", "height"))
+            size = (next(sides), next(sides))
+            labels = value.get(kind) or []
+            shape = _region(SHAPES[kind], value, place, size)
+            label = str(labels[0]) if labels else by_id[key].label if key in by_id else ""
+            own = checks.number(result["score"], place) if result.get("score") is not None else score
+            by_id[key] = Region(
+                key, "object", label=label, label_space="labelstudio", score=own, source=source, **shape
+            )
+        elif kind == "labels" and key in by_id:
+            continue
+        elif kind == "textarea":
+            said = value.get("text")
+            said = "\n".join(map(str, said)) if isinstance(said, list) else str(said or "")
+            words[key] = said
+            if "x" not in value and "points" not in value:
+                detail = DETAILS.get(str(result.get("from_name")), "brief")
+                texts.append(Text(f"t{len(texts)}", said, detail, source=source))
+        else:
+            raise ValueError(f"{place}: type {kind!r} is not read; expected one of {', '.join(SHAPES)}, textarea")
+    for key, region in by_id.items():
+        if key in words:
+            quad = region.quad or (geometry.box_quad(region.box) if region.box and not region.polygons else ())
+            region = Region(**{**vars(region), "kind": "text", "label": words[key], "quad": quad})
+        elif region.quad:  # a turned rectangle around a thing
+            region = Region(**{**vars(region), "polygons": (region.quad,), "quad": ()})
+        taken = {other.id for other in regions}
+        regions.append(Region(**{**vars(region), "id": key if key not in taken else f"{key}-{len(regions)}"}))
+    return size
+
+
+def _region(shape: str, value: Mapping, where: str, size_wh: tuple[int, int]) -> dict[str, Any]:
+    width, height = size_wh
+    if shape == "polygon":
+        points = [checks.numbers(p, f"{where}: points", 2) for p in checks.field(value, "points", where)]
+        if len(points) < 3:
+            raise ValueError(f"{where}: points: expected at least 3, got {len(points)}")
+        outline = tuple(v for x, y in points for v in (x * width / 100, y * height / 100))
+        return {"box": geometry.polygon_box(outline), "polygons": (outline,)}
+    x, y, w, h = (checks.number(checks.field(value, key, where), where) for key in ("x", "y", "width", "height"))
+    left, top, wide, high = x * width / 100, y * height / 100, w * width / 100, h * height / 100
+    angle = checks.number(value.get("rotation") or 0, where)
+    if not angle:
+        return {"box": (left, top, left + wide, top + high)}
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))  # turned clockwise about the top left
+    corners = ((0.0, 0.0), (wide, 0.0), (wide, high), (0.0, high))
+    quad = tuple(v for dx, dy in corners for v in (left + dx * cos - dy * sin, top + dx * sin + dy * cos))
+    return {"box": geometry.quad_box(quad), "quad": quad}
+
+
+def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
+    """FOLDER/tasks.json for Label Studio's import, the pictures in FOLDER/images; counts what is lost.
+
+    Human items become an annotation, all others predictions by source. A quad is written as a polygon.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    lost: Counter[str] = Counter()
+    names = placing.Names()
+    tasks = []
+    for sample in samples:
+        size_wh = placing.size_of(sample)
+        name = names.of(sample)
+        placing.place_picture(sample, folder / "images" / name, lost)
+        sample = placing.count_lost(sample, lost, frozenset(("texts", "regions")))
+        said: dict[tuple[bool, str], list[dict]] = {}
+        for item in (*sample.regions, *sample.texts):
+            human = item.source is None or item.source.kind == "human"
+            version = "" if human or item.source is None else item.source.version or item.source.name
+            rows = _results(item, size_wh, lost) if isinstance(item, Region) else _text_results(item, lost)
+            said.setdefault((human, version), []).extend(rows)
+        task: dict[str, Any] = {"id": int(sample.id) if sample.id.isdigit() else sample.id}
+        task["data"] = {"image": f"images/{name}"}
+        task["annotations"] = [{"result": rows} for (human, _), rows in said.items() if human]
+        models = [{"model_version": v, "result": rows} for (human, v), rows in said.items() if not human]
+        tasks.append({**task, "predictions": models})
+    aside = folder / ".tasks.json.part"
+    aside.write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
+    os.replace(aside, folder / "tasks.json")
+    return lost
+
+
+def _results(region: Region, size_wh: tuple[int, int], lost: Counter[str]) -> list[dict[str, Any]]:
+    width, height = size_wh
+    shared: dict[str, Any] = {"id": region.id, "original_width": width, "original_height": height, "to_name": "image"}
+    shared.update({"image_rotation": 0}, **({"score": region.score} if region.score is not None else {}))
+    polygons = list(region.polygons) or ([region.quad] if region.quad else [])
+    if region.mask is not None and not polygons:
+        polygons = list(geometry.mask_polygons(geometry.decode_rle(region.mask)))
+    polygons = [p for p in polygons if len(p) >= 6]
+    lost["description"] += bool(region.description)
+    lost["ignore"] += region.ignore
+    box = region.box
+    if polygons and not (region.kind == "text" and box and polygons[0] == geometry.box_quad(box)):
+        lost["parts"] += len(polygons) - 1
+        part = polygons[0]
+        points = [[x * 100 / width, y * 100 / height] for x, y in zip(part[::2], part[1::2])]
+        value: dict[str, Any] = {"points": points, "closed": True}
+        kind = "polygon"
+    elif box is not None:
+        x1, y1, x2, y2 = box
+        sides = {"width": (x2 - x1) * 100 / width, "height": (y2 - y1) * 100 / height}
+        value = {"x": x1 * 100 / width, "y": y1 * 100 / height, **sides, "rotation": 0}
+        kind = "rectangle"
+    else:
+        lost["region_without_place"] += 1
+        return []
+    if region.kind == "text":
+        words = {**shared, "from_name": "transcription", "type": "textarea", "value": {**value, "text": [region.label]}}
+        return [{**shared, "from_name": kind, "type": kind, "value": value}, words]
+    key = f"{kind}labels"
+    return [
+        {**shared, "from_name": "label", "type": key, "value": {**value, key: [region.label] if region.label else []}}
+    ]
+
+
+def _text_results(text: Text, lost: Counter[str]) -> list[dict[str, Any]]:
+    if text.detail == "answer":
+        lost["text_answer"] += 1
+        return []
+    name = {"brief": "caption"}.get(text.detail, text.detail)
+    shared = {"id": text.id, "from_name": name, "to_name": "image", "type": "textarea"}
+    return [{**shared, "value": {"text": [text.text]}}]

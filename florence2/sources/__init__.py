@@ -1,0 +1,11 @@
+"""Opens any data: a foreign format, a store, drawn scenes; and the pixels behind a reference.
+
+`open(path)` tells the format by the files, `pixels(ref)` reads a picture wherever it is, `in_split` is the one rule by
+which a set without lists of its own is divided.
+"""
+
+from florence2.sources.pictures import pixels
+from florence2.sources.reading import FORMATS, format_of, open
+from florence2.sources.splits import in_split, split_of
+
+__all__ = ["FORMATS", "format_of", "in_split", "open", "pixels", "split_of"]

@@ -1,0 +1,98 @@
+"""Opens a path as samples. Its files tell the format; a store and drawn scenes are sources like any other."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from florence2.formats import coco, labelstudio, reading
+from florence2.records import Sample
+from florence2.sources import scenes, splits
+from florence2.store import Store, is_store
+
+# format -> the reader, opened when first used
+READERS = {
+    "jsonl": "florence2.formats.jsonl:read",
+    "coco": "florence2.formats.coco:read",
+    "voc": "florence2.formats.voc:read",
+    "yolo": "florence2.formats.yolo:read",
+    "labelstudio": "florence2.formats.labelstudio:read",
+    "sroie": "florence2.formats.reading:read_sroie",
+    "icdar": "florence2.formats.reading:read_icdar",
+    "docvqa": "florence2.formats.reading:read_docvqa",
+}
+FORMATS = (*READERS, "store", "scenes")
+WRITERS = ("jsonl", "coco", "voc", "yolo", "labelstudio")
+
+
+def open(
+    path: str | Path,
+    split: str | None = None,
+    format: str | None = None,
+    limit: int | None = None,
+    images: str | Path | None = None,
+) -> Iterator[Sample]:
+    """The samples of anything: a data set in one of FORMATS, a store, or `scenes:COUNT`.
+
+    `split` names a part (the set's own lists, else the rule of `split_of`); `images` says where the pictures are when
+    they are not beside their annotations. The first `limit` samples are given. A wrong path or format raises at once.
+    """
+    format = format or format_of(path)
+    if format not in FORMATS:
+        raise ValueError(f"{path}: format {format!r}: expected one of {', '.join(FORMATS)}")
+    if format == "scenes":
+        samples: Iterable[Sample] = scenes.read(str(path), split)
+    elif format == "store":
+        samples = Store(path).samples()
+    else:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path}: does not exist; expected a data set in one of {', '.join(FORMATS)}")
+        samples = reader(format)(path, images)
+    if split is not None and format != "scenes":
+        samples = (sample for sample in samples if splits.in_split(sample, split))
+    return islice(samples, limit)
+
+
+def reader(format: str) -> Callable[..., Iterator[Sample]]:
+    """The `read` of a format."""
+    module, _, name = READERS[format].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def format_of(path: str | Path) -> str:
+    """The format that a path's files tell; ValueError says what was looked for."""
+    if str(path).startswith(scenes.PREFIX):
+        return "scenes"
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: does not exist; expected a data set in one of {', '.join(FORMATS)}")
+    for format, holds in _MARKS.items():
+        if holds(path):
+            return format
+    raise ValueError(
+        f"{path}: no known data set; expected Annotations/ JPEGImages/ (voc), a COCO .json, data.yaml (yolo), "
+        "img/ box/ key/ (sroie), img/ gt/ (icdar), val_v1.0.json documents/ (docvqa), a .jsonl or a store; or name --format"
+    )
+
+
+def _folders(*names: str) -> Callable[[Path], bool]:
+    return lambda path: all((path / name).is_dir() for name in names)
+
+
+# in the order in which they are looked for
+_MARKS: dict[str, Callable[[Path], bool]] = {
+    "store": is_store,
+    "voc": _folders("Annotations"),
+    "yolo": lambda path: (path / "data.yaml").is_file() or path.suffix in (".yaml", ".yml"),
+    "sroie": _folders("img", "box"),
+    "icdar": _folders("img", "gt"),
+    "docvqa": reading.is_docvqa,
+    "jsonl": lambda path: path.suffix == ".jsonl" or (path.is_dir() and any(path.glob("*.jsonl"))),
+    "coco": lambda path: coco.is_coco(path) or (path.is_dir() and any(map(coco.is_coco, path.glob("*.json")))),
+    "labelstudio": lambda path: (
+        labelstudio.is_labelstudio(path)
+        or (path.is_dir() and any(map(labelstudio.is_labelstudio, path.glob("*.json"))))
+    ),
+}

@@ -1,0 +1,76 @@
+"""Drawn scenes as data: `scenes:COUNT` or `scenes:count=500,seed=7,objects=1-3,min_side=0.15,size=128`.
+
+A scene's reference holds all it is drawn from, so that its pixels are drawn again when they are asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from florence2.records import Sample
+from florence2.scenes import TRAINING_SEEDS, draw, draw_page
+
+PREFIX = "scenes:"
+KEYS = ("count", "seed", "objects", "min_side", "max_side", "size", "clutter", "signs", "withheld", "pages")
+
+
+def read(spec: str, split: str | None = None) -> Iterator[Sample]:
+    """The scenes of a spec; without a seed, held-out ones (training ones for the split train)."""
+    options = parse(spec)
+    count = options.pop("count", 100)
+    first = options.pop("seed", 0 if split == "train" else TRAINING_SEEDS)
+    for seed in range(first, first + count):
+        yield _drawn({"seed": seed, **options})[1]
+
+
+def pixels(uri: str) -> np.ndarray:
+    """The picture of one scene, HWC uint8 RGB."""
+    return _drawn(parse(uri))[0]
+
+
+def parse(spec: str) -> dict[str, Any]:
+    """The keys of a spec; ValueError names an unknown one."""
+    body = spec.removeprefix(PREFIX)
+    parts = [part for part in body.split(",") if part]
+    if parts and parts[0].isdigit():
+        parts[0] = f"count={parts[0]}"
+    options: dict[str, Any] = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key not in KEYS:
+            raise ValueError(f"{spec}: {key!r}: expected scenes:COUNT or some of {', '.join(KEYS)} as key=value")
+        try:
+            options[key] = _value(key, value)
+        except ValueError:
+            raise ValueError(f"{spec}: {key}: cannot read {value!r}; as in objects=1-3 or min_side=0.15") from None
+    return options
+
+
+def _value(key: str, value: str) -> Any:
+    if key == "objects":
+        low, _, high = value.partition("-")
+        return int(low), int(high or low)
+    if key == "size" and "x" in value:
+        width, _, height = value.partition("x")
+        return int(width), int(height)
+    if key in ("withheld", "pages"):
+        return bool(int(value))
+    return float(value) if key in ("min_side", "max_side", "clutter", "signs") else int(value)
+
+
+def _drawn(options: dict[str, Any]) -> tuple[np.ndarray, Sample]:
+    options = dict(options)
+    spec = PREFIX + ",".join(f"{key}={_text(value)}" for key, value in options.items())
+    seed, pages = options.pop("seed"), options.pop("pages", False)
+    array, sample = (draw_page if pages else draw)(seed, **options)
+    return array, dataclasses.replace(sample, image=dataclasses.replace(sample.image, uri=spec))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{value[0]}-{value[1]}" if value[0] <= 250 and value[1] <= 250 else f"{value[0]}x{value[1]}"
+    return str(int(value)) if isinstance(value, bool) else str(value)

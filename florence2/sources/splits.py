@@ -1,0 +1,23 @@
+"""The one split rule. A set's own lists come first; else a picture's base name decides, the same on every machine."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from pathlib import PurePosixPath
+
+from florence2.records import Sample
+
+TRAIN_SHARE = 0.7
+
+
+def split_of(name: str) -> str:
+    """train or test, from a picture's base name with its suffix."""
+    base = PurePosixPath(name.replace("\\", "/")).name
+    number = int.from_bytes(blake2b(base.encode(), digest_size=8).digest(), "big")
+    return "train" if number / 2**64 < TRAIN_SHARE else "test"
+
+
+def in_split(sample: Sample, split: str) -> bool:
+    """Whether a sample belongs to `split`: by the split it names, else by the rule."""
+    image = sample.image
+    return (sample.split or split_of(image.member or image.uri or image.id)) == split
