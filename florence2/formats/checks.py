@@ -1,4 +1,4 @@
-"""What every reader checks alike: numbers, names, pictures. A problem is one line: where, what was expected, what came."""
+"""What every reader checks: numbers, names, pictures. A problem is one line: where, what was wanted, what came."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
 def _holds_coco(data: Any) -> bool:
     if not isinstance(data, Mapping) or not isinstance(data.get("images"), list):
         return False
-    first = next(iter(data.get("annotations") or [{}]), {})
-    return isinstance(data.get("annotations"), list) and "segments_info" not in first
+    annotations = data.get("annotations")
+    return isinstance(annotations, list) and not any("segments_info" in row for row in annotations[:1])
 
 
 def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
@@ -179,13 +179,13 @@ def _outline(segmentation: Any, where: str, size_wh: tuple[int, int]) -> tuple[t
 
 
 def _around(polygons: tuple[Polygon, ...], mask: Rle | None) -> tuple[float, float, float, float] | None:
-    outlines = polygons or tuple(geometry.mask_polygons(geometry.decode_rle(mask))) if mask or polygons else ()
+    outlines = polygons or (tuple(geometry.mask_polygons(geometry.decode_rle(mask))) if mask else ())
     return geometry.polygon_box(*outlines) if outlines else None
 
 
 def _joined(a: Sample, b: Sample) -> Sample:
     """What two files say of one picture; an item of the second that bears a name of the first gets one of its own."""
-    taken = {item.id for item in (*a.texts, *a.regions)}
+    taken = {text.id for text in a.texts} | {region.id for region in a.regions}
 
     def fresh(item: Any) -> Any:
         return dataclasses.replace(item, id=f"{item.id}b") if item.id in taken else item

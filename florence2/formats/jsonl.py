@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from florence2.formats import checks
-from florence2.records import ImageRef, Sample, from_json, to_json
+from florence2.records import ImageRef, Item, Sample, from_json, to_json
 
 LOCAL = "://"  # what a uri holds that is no path
 
@@ -80,7 +80,8 @@ def _placed(image: ImageRef, folder: Path) -> ImageRef:
 def check_sample(sample: Sample, where: str) -> None:
     """Refuse what no reader of samples could use: ids met twice, names without an owner, numbers that are none."""
     seen: dict[str, str] = {}
-    for item in (*sample.texts, *sample.regions, *sample.groundings):
+    items: tuple[Item, ...] = (*sample.texts, *sample.regions, *sample.groundings)
+    for item in items:
         if item.id:
             checks.once(seen, item.id, f"{where}: {type(item).__name__}")
         if item.score is not None:
@@ -95,7 +96,7 @@ def check_sample(sample: Sample, where: str) -> None:
             checks.numbers(polygon, f"{place}: polygons")
             if len(polygon) % 2:
                 raise ValueError(f"{place}: polygons: expected x, y pairs, got {len(polygon)} numbers")
-    known = {item.id for item in (*sample.texts, *sample.regions)}
+    known = {text.id for text in sample.texts} | {region.id for region in sample.regions}
     texts = {text.id: text.text for text in sample.texts}
     for grounding in sample.groundings:
         place = f"{where}: grounding {grounding.id!r}"

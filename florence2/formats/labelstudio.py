@@ -162,7 +162,8 @@ def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
         placing.place_picture(sample, folder / "images" / name, lost)
         sample = placing.count_lost(sample, lost, frozenset(("texts", "regions")))
         said: dict[tuple[bool, str], list[dict]] = {}
-        for item in (*sample.regions, *sample.texts):
+        items: tuple[Region | Text, ...] = (*sample.regions, *sample.texts)
+        for item in items:
             human = item.source is None or item.source.kind == "human"
             version = "" if human or item.source is None else item.source.version or item.source.name
             rows = _results(item, size_wh, lost) if isinstance(item, Region) else _text_results(item, lost)

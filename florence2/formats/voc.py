@@ -39,7 +39,7 @@ def _splits(lists: Path) -> dict[str, str]:
         file = next((lists / f"{n}.txt" for n in names if (lists / f"{n}.txt").is_file()), None)
         for line in checks.read_text(file).splitlines() if file else ():
             if line.strip():
-                out.setdefault(line.split()[0], split)
+                out.setdefault(line.strip(), split)
     return out
 
 

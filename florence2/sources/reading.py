@@ -73,7 +73,8 @@ def format_of(path: str | Path) -> str:
             return format
     raise ValueError(
         f"{path}: no known data set; expected Annotations/ JPEGImages/ (voc), a COCO .json, data.yaml (yolo), "
-        "img/ box/ key/ (sroie), img/ gt/ (icdar), val_v1.0.json documents/ (docvqa), a .jsonl or a store; or name --format"
+        "img/ box/ key/ (sroie), img/ gt/ (icdar), val_v1.0.json documents/ (docvqa), a .jsonl or a store; "
+        "or name --format"
     )
 
 
@@ -84,7 +85,7 @@ def _folders(*names: str) -> Callable[[Path], bool]:
 # in the order in which they are looked for
 _MARKS: dict[str, Callable[[Path], bool]] = {
     "store": is_store,
-    "voc": _folders("Annotations"),
+    "voc": lambda path: (path / "Annotations").is_dir() or (path.is_dir() and any(path.glob("*.xml"))),
     "yolo": lambda path: (path / "data.yaml").is_file() or path.suffix in (".yaml", ".yml"),
     "sroie": _folders("img", "box"),
     "icdar": _folders("img", "gt"),

@@ -64,13 +64,13 @@ def _value(key: str, value: str) -> Any:
 
 def _drawn(options: dict[str, Any]) -> tuple[np.ndarray, Sample]:
     options = dict(options)
-    spec = PREFIX + ",".join(f"{key}={_text(value)}" for key, value in options.items())
+    spec = PREFIX + ",".join(f"{key}={_text(key, value)}" for key, value in options.items())
     seed, pages = options.pop("seed"), options.pop("pages", False)
     array, sample = (draw_page if pages else draw)(seed, **options)
     return array, dataclasses.replace(sample, image=dataclasses.replace(sample.image, uri=spec))
 
 
-def _text(value: Any) -> str:
+def _text(key: str, value: Any) -> str:
     if isinstance(value, tuple):
-        return f"{value[0]}-{value[1]}" if value[0] <= 250 and value[1] <= 250 else f"{value[0]}x{value[1]}"
+        return ("x" if key == "size" else "-").join(map(str, value))
     return str(int(value)) if isinstance(value, bool) else str(value)

@@ -1,0 +1,100 @@
+"""Opening data: formats told by files, splits, pixels wherever they lie."""
+
+import dataclasses
+import hashlib
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from florence2 import pixels, scenes, sources
+from florence2.pixels import BadImage
+from florence2.records import ImageRef, Sample
+from florence2.store import Store
+from tests.shared import shared
+
+
+def test_the_split_rule_is_the_same_everywhere():
+    assert [sources.split_of(f"{n}.jpg") for n in range(10)] == [
+        sources.split_of(f"/some/where\\{n}.jpg") for n in range(10)
+    ]
+    shares = [sources.split_of(f"{n:012d}.jpg") for n in range(2000)].count("train") / 2000
+    assert 0.67 < shares < 0.73
+    number = int.from_bytes(hashlib.blake2b(b"img_1.jpg", digest_size=8).digest(), "big")
+    assert sources.split_of("gt/img_1.jpg") == ("train" if number / 2**64 < 0.7 else "test")
+
+
+def test_a_sets_own_lists_come_first():
+    sample = Sample("a", ImageRef("a.jpg"))
+    assert sources.in_split(dataclasses.replace(sample, split="test"), "test")
+    assert not sources.in_split(dataclasses.replace(sample, split="val"), "test")
+    assert sources.in_split(sample, sources.split_of("a.jpg"))
+
+
+def test_bccd_is_split_by_its_lists():
+    root = shared("data/bccd/BCCD")
+    lists = {name: set((root / f"ImageSets/Main/{name}.txt").read_text().split()) for name in ("train", "val")}
+    for split, name in (("train", "train"), ("test", "val")):
+        assert {s.id for s in sources.open(root, split=split)} == lists[name]
+
+
+def test_parts_never_share_a_picture():
+    for folder in ("nuts", "cards/train", "sroie/dev", "icdar2015/dev", "coco_open/dev"):
+        parts = [{s.image.id for s in sources.open(shared(f"data/{folder}"), split=p)} for p in ("train", "test")]
+        assert parts[0] and parts[1] and not parts[0] & parts[1]
+
+
+def test_scenes_are_a_source():
+    first, second = sources.open("scenes:2")
+    assert first.id != second.id and int(first.id.rpartition("-")[2]) >= scenes.TRAINING_SEEDS
+    array, drawn = scenes.draw(scenes.TRAINING_SEEDS)
+    assert np.array_equal(sources.pixels(first.image), array) and first.regions == drawn.regions
+    (train,) = sources.open("scenes:1", split="train")
+    assert train.id == "scene-0"
+    (own,) = sources.open("scenes:count=1,seed=5,objects=2-2,size=96x64")
+    assert own.image.size_wh == (96, 64) and sources.pixels(own.image).shape == (64, 96, 3)
+    with pytest.raises(ValueError, match="'colour': expected"):
+        list(sources.open("scenes:1,colour=2"))
+
+
+def test_limit_and_a_wrong_path(tmp_path):
+    assert len(list(sources.open("scenes:50", limit=3))) == 3
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        sources.open(tmp_path / "none")
+    with pytest.raises(ValueError, match="no known data set; expected"):
+        sources.open(tmp_path)
+    with pytest.raises(ValueError, match="format 'xml': expected one of"):
+        sources.open(tmp_path, format="xml")
+
+
+def test_a_store_is_a_source(tmp_path):
+    Store(tmp_path / "store", create=True)
+    assert sources.format_of(tmp_path / "store") == "store"
+
+
+def test_pixels_of_files_archives_and_stretches(tmp_path):
+    array = np.random.default_rng(0).integers(0, 255, (8, 6, 3), dtype=np.uint8)
+    png = pixels.encode(array)
+    (tmp_path / "a.png").write_bytes(png)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        info = tarfile.TarInfo("in/a.png")
+        info.size = len(png)
+        tar.addfile(info, io.BytesIO(png))
+    (tmp_path / "blob").write_bytes(b"xxx" + png + b"yyy")
+    for ref in (
+        ImageRef("a", str(tmp_path / "a.png")),
+        ImageRef("a", str(tmp_path / "a.tar"), member="in/a.png"),
+        ImageRef("a", str(tmp_path / "blob"), offset=3, length=len(png)),
+    ):
+        assert np.array_equal(sources.pixels(ref), array)
+    for ref, reason in (
+        (ImageRef("a"), "missing"),
+        (ImageRef("a", str(tmp_path / "none.png")), "missing"),
+        (ImageRef("a", str(tmp_path / "a.tar"), member="none"), "missing"),
+        (ImageRef("a", str(tmp_path / "blob"), member="none"), "unreadable"),
+        (ImageRef("a", str(tmp_path / "blob"), offset=0, length=9), "not_an_image"),
+    ):
+        with pytest.raises(BadImage) as caught:
+            sources.pixels(ref)
+        assert caught.value.reason == reason
