@@ -25,6 +25,22 @@ def fragment(
     format: str = "JPEG",
 ) -> str:
     """A <figure>: the picture `width` CSS pixels wide at most, its marks, the title and the texts beneath."""
+    return (
+        f'<figure style="display:inline-block;margin:4px;max-width:{width}px;font:13px sans-serif;vertical-align:top">'
+        f"{svg(image, marks_of(shown, rejected), width, format, title)}"
+        f"<figcaption>{_words(shown, title)}</figcaption></figure>"
+    )
+
+
+def svg(
+    image: np.ndarray,
+    marks: Sequence[Mark],
+    width: int = 480,
+    format: str = "JPEG",
+    title: str = "",
+    class_name: str = "picture",
+) -> str:
+    """The picture, `width` CSS pixels wide at most, under its marks; for a page that brings words of its own."""
     height, wide = image.shape[:2]
     shrink = min(1.0, 2 * width / max(wide, height))  # twice the shown size, for sharp screens
     if shrink < 1:
@@ -32,34 +48,40 @@ def fragment(
     options = {"quality": 85} if format == "JPEG" else {}
     data = base64.b64encode(pixels.encode(image, format, **options)).decode()
     unit = max(wide, height) / width  # picture pixels in one CSS pixel
-    marks = "".join(_svg(mark, unit) for mark in marks_of(shown, rejected))
     smooth = "pixelated" if wide * 3 < width else "auto"
+    taken: list[tuple[float, float, float]] = []
+    inside = "".join(_svg(mark, unit, height, taken) for mark in marks)
     return (
-        f'<figure style="display:inline-block;margin:4px;max-width:{width}px;font:13px sans-serif;vertical-align:top">'
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {height}" width="{round(wide / unit)}" '
-        f'style="max-width:100%;height:auto;display:block" role="img" aria-label="{html.escape(title)}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="{class_name}" viewBox="0 0 {wide} {height}" '
+        f'width="{round(wide / unit)}" style="max-width:100%;height:auto;display:block" role="img" '
+        f'aria-label="{html.escape(title)}">'
         f'<image href="data:image/{format.lower()};base64,{data}" width="{wide}" height="{height}" '
-        f'preserveAspectRatio="none" style="image-rendering:{smooth}"/>{marks}</svg>'
-        f"<figcaption>{_words(shown, title)}</figcaption></figure>"
+        f'preserveAspectRatio="none" style="image-rendering:{smooth}"/>{inside}</svg>'
     )
 
 
-def _svg(mark: Mark, unit: float) -> str:
+def _svg(mark: Mark, unit: float, height: float, taken: list[tuple[float, float, float]]) -> str:
+    """The mark's outline and label; `taken` holds left, right and foot of the labels so far."""
     color, ink = ("#{:02x}{:02x}{:02x}".format(*c) for c in (mark.color, ink_on(mark.color)))
     dashes = f' stroke-dasharray="{4 * unit:.1f} {3 * unit:.1f}"' if mark.rejected else ""
     fill = f'fill="{color}" fill-opacity="0.3"' if mark.filled and not mark.rejected else 'fill="none"'
     path = " ".join(_path(outline) for outline in mark.outlines)
-    x = min(v for outline in mark.outlines for v in outline[::2])
-    y = min(v for outline in mark.outlines for v in outline[1::2])
     size = 12 * unit
+    x = max(min(v for outline in mark.outlines for v in outline[::2]), 0) + unit
+    y = max(min(v for outline in mark.outlines for v in outline[1::2]) - 3 * unit, size)
+    end = x + 0.56 * size * len(mark.caption)
+    while y < height and any(x < right and left < end and abs(y - foot) < size for left, right, foot in taken):
+        y += size  # down, past a label that is there already
+    taken.append((x, end, y))
     caption = html.escape(mark.caption)
     shape = f'<path d="{path}" {fill} stroke="{color}" stroke-width="{2 * unit:.2f}"{dashes} fill-rule="evenodd"/>'
     label = (
-        f'<text x="{max(x, 0) + unit:.1f}" y="{max(y - 3 * unit, size):.1f}" font-family="sans-serif" '
+        f'<text x="{x:.1f}" y="{y:.1f}" font-family="sans-serif" '
         f'font-size="{size:.1f}" fill="{ink}" stroke="{color}" stroke-width="{3 * unit:.1f}" '
         f'stroke-linejoin="round" paint-order="stroke">{caption}</text>'
     )
-    return f"<g><title>{caption}</title>{shape}{label if caption else ''}</g>"
+    named = f' class="{mark.status}"' if mark.status else ""
+    return f"<g{named}><title>{html.escape(mark.hint or mark.caption)}</title>{shape}{label if caption else ''}</g>"
 
 
 def _path(outline: Sequence[float]) -> str:

@@ -13,18 +13,23 @@ from florence2.records import Grounding, Parsed, Polygon, Region, Text
 
 @dataclass(frozen=True)
 class Mark:
-    """One region as it is drawn: closed outlines, filled or not; `rejected` says why it was thrown out."""
+    """One region as it is drawn: closed outlines, filled or not; `rejected` says why it was thrown out.
+
+    On a page `hint` is its whole story, shown on hover, and `status` the class it is styled and hidden by.
+    """
 
     outlines: tuple[Polygon, ...]
     filled: bool
     caption: str
     color: tuple[int, int, int]
     rejected: str = ""
+    hint: str = ""
+    status: str = ""
 
 
 def color_of(label: str) -> tuple[int, int, int]:
     """A colour that is the same for a label in every picture and on every machine."""
-    key = zlib.crc32(" ".join(label.casefold().split()).encode())
+    key = zlib.crc32(" ".join(label.casefold().split()).encode("utf-8", "replace"))
     red, green, blue = colorsys.hls_to_rgb((key % 997) / 997, (0.42, 0.5, 0.36)[key // 997 % 3], 0.85)
     return round(red * 255), round(green * 255), round(blue * 255)
 

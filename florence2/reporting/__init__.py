@@ -1,0 +1,23 @@
+"""Pages to look at: a store, a run, or any sections. One file, no network, readable without JavaScript."""
+
+from florence2.reporting.page import Html, Section, element, escape, page, paragraph, save, table, tiles
+from florence2.reporting.pictures import answer_card, cards, sample_card
+from florence2.reporting.report import report
+from florence2.reporting.stores import store_sections
+
+__all__ = [
+    "Html",
+    "Section",
+    "answer_card",
+    "cards",
+    "element",
+    "escape",
+    "page",
+    "paragraph",
+    "report",
+    "sample_card",
+    "save",
+    "store_sections",
+    "table",
+    "tiles",
+]

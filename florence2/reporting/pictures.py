@@ -1,0 +1,170 @@
+"""Pictures with all that was said of them, kept and rejected, as cards of a page. Knows records, no store."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from florence2.drawing.fragment import svg
+from florence2.drawing.marks import Mark, color_of, marks_of
+from florence2.pixels import BadImage
+from florence2.records import Decision, Grounding, Item, Parsed, Polygon, Region, Sample, Text
+from florence2.reporting.page import Html, element, join
+
+MARKS = 150  # a picture shows at most this many, and says how many it does not
+DENSE = 14  # beyond this many, labels show on hover only
+WORDS = 1200  # letters of one text that are shown
+
+Load = Callable[[Any], np.ndarray]  # an ImageRef -> HWC uint8 RGB
+
+
+def cards(items: Iterable[Html], switches: bool = False) -> Html:
+    """Cards in a grid, with switches for what was kept, rejected and superseded."""
+    grid = element("div", *items, class_="cards")
+    if not switches:
+        return grid
+    shown = (("kept", True), ("rejected", True), ("superseded", False), ("labels", True))
+    boxes = (
+        element(
+            "label",
+            Html(f'<input type="checkbox" class="show-{name}"{" checked" if on else ""}>'),
+            element("i", class_=f"key {name}") if name != "labels" else "",
+            name,
+        )
+        for name, on in shown
+    )
+    return join([element("div", *boxes, class_="switches"), grid])
+
+
+def sample_card(sample: Sample, load: Load) -> Html:
+    """One picture with its regions, texts and verdicts; `sample` holds rejected items too."""
+    verdicts = _last(sample.decisions)
+    regions = sample.regions[:MARKS]
+    marks = [mark for region in regions for mark in _marks(region, verdicts.get(region.id), sample.groundings)]
+    name = sample.image.uri.rsplit("/", 1)[-1] or sample.id
+    words: list[Html] = [element("b", name)]
+    try:
+        picture = _picture(load(sample.image), marks)
+    except (BadImage, OSError) as error:
+        picture = element("p", f"The picture cannot be shown: {error}", class_="words")
+    for text in sample.texts:
+        verdict = verdicts.get(text.id)
+        words.append(_text(text, [g for g in sample.groundings if g.text_id == text.id], sample.regions, verdict))
+    words.append(_listing(sample, verdicts))
+    if len(sample.regions) > MARKS:
+        words.append(element("p", f"{len(sample.regions) - MARKS} more regions are not drawn.", class_="small"))
+    return element("figure", picture, element("figcaption", *words, class_="words"), class_="card")
+
+
+def answer_card(image: np.ndarray, title: str, asked: str, answer: Parsed, region: Polygon = ()) -> Html:
+    """One answer of a model drawn on its picture; `asked` is the prompt, `region` the place that was asked about."""
+    marks = list(marks_of(answer))[:MARKS]
+    if region:
+        where = Region(box=(region[0], region[1], region[2], region[3])) if len(region) == 4 else Region(quad=region)
+        marks = [
+            dataclasses.replace(mark, color=(128, 128, 128), rejected="asked") for mark in marks_of([where])
+        ] + marks
+    words = [element("h3", title), element("p", asked, class_="small")]
+    for text in answer.texts:
+        words.append(_text(text, [], (), None))
+    said = _said(answer)
+    if said:
+        words.append(element("p", said))
+    if not answer.texts and not said:
+        words.append(element("p", "An empty answer.", class_="small"))
+    if answer.truncated:
+        words.append(element("p", "Cut off at the token limit.", class_="small"))
+    return element("figure", _picture(image, marks), element("figcaption", *words, class_="words"), class_="card")
+
+
+def verdict_words(verdict: Decision) -> str:
+    """Such as "rejected: low_score (confidence 0.21, limit 0.3)"."""
+    numbers = "" if verdict.value is None else f" {verdict.value:.3g}"
+    limit = "" if verdict.threshold is None else f", limit {verdict.threshold:.3g}"
+    return f"{verdict.status}: {verdict.reason or verdict.rule} ({verdict.rule}{numbers}{limit})"
+
+
+def _picture(image: np.ndarray, marks: Sequence[Mark]) -> Html:
+    return Html(svg(image, marks, width=480, class_name="picture dense" if len(marks) > DENSE else "picture"))
+
+
+def _marks(region: Region, verdict: Decision | None, groundings: Sequence[Grounding]) -> list[Mark]:
+    """The region's mark, its status as class, its whole story as hint."""
+    named = region
+    if not (region.label or region.description):
+        phrases = [g.phrase for g in groundings if region.id in g.region_ids]
+        named = dataclasses.replace(region, label=phrases[0] if phrases else "")
+    status = verdict.status if verdict else "kept"
+    told = " \u00b7 ".join(
+        part for part in (named.label or region.kind, region.description, *_story(region, verdict)) if part
+    )
+    rejected = "" if status == "kept" else verdict.reason if verdict else ""
+    return [
+        dataclasses.replace(mark, status=status, hint=told, caption=_cut(mark.caption))
+        for mark in marks_of([named], {region.id: rejected} if rejected else None)
+    ]
+
+
+def _story(item: Item, verdict: Decision | None) -> list[str]:
+    """Score, maker and verdict of an item in words."""
+    source = item.source
+    made = f"{source.name} {source.version}".strip() + f", round {source.round}" if source else ""
+    score = "" if item.score is None else f"score {item.score:.2f}"
+    return [
+        part for part in (score, made, verdict_words(verdict) if verdict and verdict.status != "kept" else "") if part
+    ]
+
+
+def _text(text: Text, groundings: Sequence[Grounding], regions: Sequence[Region], verdict: Decision | None) -> Html:
+    """A text with its phrases underlined in the colours of their regions."""
+    status = verdict.status if verdict else "kept"
+    shown, at, parts = text.text[:WORDS], 0, []
+    names = {region.id: region.label or region.description for region in regions}
+    spans = sorted((span, g) for g in groundings for span in g.spans) if groundings else []
+    for (start, end), grounding in sorted(spans, key=lambda row: row[0]):
+        if at <= start < end <= len(shown):
+            label = next((names[i] for i in grounding.region_ids if names.get(i)), grounding.phrase)
+            color = "#{:02x}{:02x}{:02x}".format(*color_of(label))
+            parts += [shown[at:start], element("mark", shown[start:end], style=f"text-decoration-color:{color}")]
+            at = end
+    parts.append(shown[at:])
+    if len(text.text) > WORDS:
+        parts.append(f"\u2026 ({len(text.text) - WORDS} more letters)")
+    kind = f"{text.detail.replace('_', ' ')}: "
+    told = " \u00b7 ".join(_story(text, verdict))
+    tag = "pre" if text.detail == "ocr" else "p"
+    return element(tag, element("span", kind, class_="small"), *parts, class_=status, title=told)
+
+
+def _listing(sample: Sample, verdicts: dict[str, Decision]) -> Html:
+    """All regions in words, folded away."""
+    if not sample.regions:
+        return Html("")
+    rows = []
+    for region in sample.regions[:MARKS]:
+        verdict = verdicts.get(region.id)
+        told = " \u00b7 ".join([region.label or region.description or region.kind, *_story(region, verdict)])
+        rows.append(element("li", told, class_=verdict.status if verdict else "kept"))
+    fallen = sum(verdicts[r.id].status != "kept" for r in sample.regions if r.id in verdicts)
+    summary = f"{len(sample.regions)} regions" + (f", {fallen} fell" if fallen else "")
+    return element("details", element("summary", summary), element("ul", *rows, class_="small"))
+
+
+def _said(answer: Parsed) -> str:
+    """What an answer says beside its drawing: labels counted."""
+    named = [r.label or r.description for r in answer.regions]
+    if not any(named) and answer.groundings:
+        named = [g.phrase for g in answer.groundings]
+    counted = {label: named.count(label) for label in named if label}
+    return ", ".join(f"{label} \u00d7{count}" if count > 1 else label for label, count in counted.items())
+
+
+def _cut(caption: str, letters: int = 36) -> str:
+    return caption if len(caption) <= letters else caption[: letters - 1] + "\u2026"
+
+
+def _last(decisions: Sequence[Decision]) -> dict[str, Decision]:
+    return {d.item_id: d for d in sorted(decisions, key=lambda d: (d.round, d.seq))}

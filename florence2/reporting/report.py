@@ -1,0 +1,28 @@
+"""Report on a store or a run: choose the sections, write the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from florence2.engine.pictures import load_pixels
+from florence2.reporting.page import page, save
+from florence2.reporting.pictures import Load
+from florence2.reporting.runs import run_sections
+from florence2.reporting.stores import store_sections
+from florence2.store import Store, is_store
+
+
+def report(path: str | Path, out: str | Path, pictures: int = 24, load: Load = load_pixels) -> Path:
+    """Write a page about the store or the run at `path`; at most `pictures` pictures are shown. Returns `out`."""
+    path = Path(path)
+    if pictures < 0:
+        raise ValueError(f"pictures {pictures}: expected 0 or more")
+    if is_store(path):
+        store = Store(path)
+        sections = store_sections(store, load, pictures)
+        subtitle = f"Store {path.resolve()}, snapshot {store.snapshot().number}"
+    else:
+        if not path.is_dir():
+            raise ValueError(f"{path}: no such folder; name a store or the folder of a run")
+        sections, subtitle = run_sections(path), f"Run {path.resolve()}"
+    return save(page(path.resolve().name, *sections, subtitle=subtitle), out)

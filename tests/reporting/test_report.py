@@ -1,0 +1,122 @@
+"""Reports of a store and of runs: numbers are the store's, what fell says why, and the page stays bounded."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from florence2.cli.report import main
+from florence2.engine.pictures import load_pixels
+from florence2.records import Decision
+from florence2.reporting import report, store_sections
+from florence2.reporting.pictures import verdict_words
+from tests.reporting.making import EVIL, make_store
+from tests.reporting.test_page import read
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("report"), count=10)
+
+
+@pytest.fixture(scope="module")
+def document(store):
+    return report(store.root, store.root.parent / "page.html", pictures=4).read_text()
+
+
+def test_overview_gives_the_stores_counts(store, document):
+    counts = store.counts()
+    text = read(document).text
+    for name in ("kept", "rejected", "superseded"):
+        assert f"{name}{counts['annotations'][name]:,}" in text
+    assert counts["annotations"]["rejected"] > 5 and counts["annotations"]["superseded"] > 2
+    assert "pictures10" in text and "1 failed" in text
+
+
+def test_table_says_what_fell_and_why(store, document):
+    row = re.search(r"<tr><td[^>]*>0</td><td>simulated 1.0</td><td>object regions</td>(.*?)</tr>", document)[1]
+    fallen = Counter()
+    for line in store.tally():
+        if (line["source"], line["kind"], line["round"]) == ("simulated", "object", 0):
+            fallen[line["reason"] or "kept"] += line["count"]
+    assert f"low_score {fallen['low_score']}" in row and f"outranked {fallen['outranked']}" in row
+    assert f">{fallen['kept']}</td>" in row
+
+
+def test_pictures_are_drawn_with_kept_and_fallen_and_their_stories(document):
+    assert document.count("data:image/jpeg;base64,") == 4
+    assert "6 of 10 pictures are not shown." in document
+    for status in ("kept", "rejected", "superseded"):
+        assert f'<g class="{status}">' in document
+    story = next(s for s in re.findall(r"<title>([^<]*)</title>", document) if "rejected: low_score" in s)
+    assert re.search(r"score 0\.\d\d · (simulated|student) 1\.0, round [01] · .*confidence 0\.\d+, limit 0\.45", story)
+    assert "<mark" in document and "truncated" in document
+
+
+def test_no_text_of_a_picture_becomes_markup(store, document):
+    reader = read(document)
+    assert reader.tags.count("script") == 1 and "img" not in reader.tags
+    assert EVIL[:40] in reader.text
+    assert not [name for name, _ in reader.attributes if name.startswith("on")]
+
+
+def test_examples_of_each_reason_come_first(store):
+    sections = store_sections(store, load_pixels, pictures=2)
+    shown = next(s.body for s in sections if s.title == "Pictures")
+    assert "rejected: low_score" in shown or "superseded: outranked" in shown
+    assert [s.title for s in sections] == ["Overview", "What was kept", "Scores", "Failures", "Pictures"]
+
+
+def test_a_lost_picture_is_named_and_the_rest_goes_on(tmp_path):
+    store = make_store(tmp_path, count=3)
+    (tmp_path / "set" / "images" / "scene-1.png").unlink()
+    text = report(store.root, tmp_path / "page.html").read_text()
+    assert text.count("data:image/jpeg") == 2 and "The picture cannot be shown" in text
+
+
+def test_an_empty_store_has_a_page(tmp_path):
+    from florence2.store import Store
+
+    Store(tmp_path / "empty", create=True)
+    assert "holds no annotations yet" in report(tmp_path / "empty", tmp_path / "page.html").read_text()
+
+
+def test_command_writes_a_page_and_prints_its_path(store, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert main([str(store.root), "--out", str(out), "--pictures", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"page": str(out)}
+    assert out.stat().st_size > 10_000
+
+
+def test_a_run_shows_its_scores_and_its_curve(tmp_path):
+    (tmp_path / "scores.json").write_text(json.dumps({"metrics": {"AP50": 0.913, "CIDEr": 1.25}, "missing": 3}))
+    lines = [json.dumps({"step": i, "loss": 4 / i, "tokens": 90}) for i in range(1, 900)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    text = read(report(tmp_path, tmp_path / "page.html").read_text()).text
+    assert "AP500.913" in text and "missing3" in text and "steps899" in text
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "neither a store nor a run"),
+        ({"scores.json": "[]"}, "scores.json"),
+        ({"metrics.jsonl": '{"step": 1}\n{torn'}, "metrics.jsonl:2"),
+    ],
+)
+def test_what_is_no_run_is_refused_by_name(tmp_path, files, says):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=says):
+        report(tmp_path, tmp_path / "page.html")
+    with pytest.raises(ValueError, match="no such folder"):
+        report(tmp_path / "absent", tmp_path / "page.html")
+
+
+def test_verdicts_in_words():
+    assert (
+        verdict_words(Decision("a", "rejected", "nms", "overlap", 0.81, 0.5))
+        == "rejected: overlap (nms 0.81, limit 0.5)"
+    )
+    assert verdict_words(Decision("a", "superseded", "merge")) == "superseded: merge (merge)"
