@@ -76,12 +76,10 @@ def official(text: str, task: Task | str, size_wh: tuple[int, int], style: str =
     return {token: dict(zip(("bboxes", "labels"), _columns(boxes)))}
 
 
-def avg_loc_scores(
-    text: str, spans: Sequence[tuple[int, int]], log_probabilities: Sequence[float]
-) -> list[float]:
+def avg_loc_scores(text: str, spans: Sequence[tuple[int, int]], log_probabilities: Sequence[float]) -> list[float]:
     """The remote code's score of each box of detection [read]: exp of the mean log-probability of its four locations.
 
-    `text` is the generated text without the decoder's start id, `spans` where each id stands in it (`decode_with_spans`).
+    `text` is generated text without the decoder's start id, `spans` where each id stands in it (`decode_with_spans`).
     The fault is kept: one leading `<s>` is reckoned with, further ones shift which ids are taken.
     """
     if len(spans) != len(log_probabilities):
@@ -223,7 +221,7 @@ def _wrapped(found: str) -> Iterator[str]:
 
 
 def _parts(instance: str) -> Iterator[list[str]]:
-    """What `((?:<loc_N>)+)(?:<sep>|$)` finds, as digits, an odd last one dropped; a run before anything else is lost."""
+    """What `((?:<loc_N>)+)(?:<sep>|$)` finds, as digits, an odd last one dropped; other runs are lost."""
     for run in _LOCATIONS.finditer(instance):
         if run.end() == len(instance) or instance.startswith("<sep>", run.end()):
             digits = _LOCATION.findall(run.group())

@@ -1,4 +1,4 @@
-"""Reading is linear in length: 16,000 adversarial tokens take at most 8 times the steps of 4,000, dictionaries included."""
+"""Reading is linear in length: 16,000 adversarial tokens take at most 8 times the steps of 4,000, dictionaries too."""
 
 import sys
 import time
@@ -76,6 +76,8 @@ def test_nothing_hides_in_regular_expressions(name):
     """At 100,000 tokens a quadratic search would take minutes; all kinds together take seconds."""
     text = adversary(ADVERSARIES[name], 100_000)
     began = time.process_time()
-    for task in (TASKS[t] for t in ("<OD>", "<OCR_WITH_REGION>", "<REGION_TO_SEGMENTATION>", "<OPEN_VOCABULARY_DETECTION>")):
+    for task in (
+        TASKS[t] for t in ("<OD>", "<OCR_WITH_REGION>", "<REGION_TO_SEGMENTATION>", "<OPEN_VOCABULARY_DETECTION>")
+    ):
         official(text, task, (640, 480))
     assert time.process_time() - began < 20

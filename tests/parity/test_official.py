@@ -51,7 +51,7 @@ VECTORS = [  # task, text, size, the remote code's floats to two places, transfo
      [[34.88, 158.64, 583.36, 374.64], [0.32, 4.08, 639.04, 305.04]], [[34, 158, 583, 374], [0, 4, 639, 305]]),
     ("<REGION_PROPOSAL>", locations(*range(13)), (1000, 1000),
      [[i + 0.5 for i in range(j, j + 4)] for j in (0, 4, 8)], [list(range(j, j + 4)) for j in (0, 4, 8)]),
-    ("<OD>", f"cat{locations(187, 312, 187, 312)}", (576, 576), [[108.0, 180.0] * 2], [[107, 179] * 2]),  # float32: 107.99999
+    ("<OD>", f"cat{locations(187, 312, 187, 312)}", (576, 576), [[108.0, 180.0] * 2], [[107, 179] * 2]),  # in float32
 ]  # fmt: skip
 
 
@@ -63,7 +63,9 @@ def test_published_boxes(task, text, size_wh, floats, ints):
 
 
 def test_published_polygons():
-    two = f"<poly>{locations(*range(1, 7))}<sep>{locations(*range(7, 13))}</poly><poly>{locations(*range(21, 27))}</poly>"
+    two = (
+        f"<poly>{locations(*range(1, 7))}<sep>{locations(*range(7, 13))}</poly><poly>{locations(*range(21, 27))}</poly>"
+    )
     said = official(two, "<REFERRING_EXPRESSION_SEGMENTATION>", (1000, 1000), "transformers")
     parts = said["<REFERRING_EXPRESSION_SEGMENTATION>"]["polygons"]
     assert parts == [[[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]], [[21, 22, 23, 24, 25, 26]]]
@@ -75,9 +77,11 @@ def test_published_polygons():
 
 
 WORDS = [
-    *("car", "wheel ", " a dog", "it", "the image", "café", "汽车", "naïve 中", "a\nb", "\n", " \n x", "x\n", ">", "<", "<loc_",
-      "loc_3>cat", "<loc_5", "\u3000y", "<loc_\u0663>", "<ground>", "<obj>", "<od>", "<box>", "</bbox>", "\x85z"),
-    *("<s>", "</s>", "<pad>", "<<s>pad>", "<poly>", "</poly>", "<sep>", "<and>", "<loc_1000>", "<loc_99999>", "<loc_007>"),
+    *("car", "wheel ", " a dog", "it", "the image", "café", "汽车", "naïve 中", "a\nb", "\n", " \n x", "x\n", ">", "<",
+      "<loc_", "loc_3>cat", "<loc_5", "\u3000y", "<loc_\u0663>", "<ground>", "<obj>", "<od>", "<box>", "</bbox>"),
+    "\x85z",
+    *("<s>", "</s>", "<pad>", "<<s>pad>", "<poly>", "</poly>", "<sep>", "<and>"),
+    *("<loc_1000>", "<loc_99999>", "<loc_007>"),
 ]  # fmt: skip
 
 
@@ -87,7 +91,9 @@ def soup(rng):
     for _ in range(rng.randrange(1, 9)):
         out.append(rng.choice(WORDS))
         if rng.random() < 0.8:
-            out.append(locations(*(rng.randrange(1000) for _ in range(rng.choice([0, 1, 2, 3, 4, 4, 5, 7, 8, 8, 9, 16])))))
+            out.append(
+                locations(*(rng.randrange(1000) for _ in range(rng.choice([0, 1, 2, 3, 4, 4, 5, 7, 8, 8, 9, 16]))))
+            )
         if rng.random() < 0.3:
             out.append(rng.choice(["<sep>", "<poly>", "</poly>", "</poly><poly>"]))
     return "".join(out)
@@ -130,7 +136,9 @@ def test_equal_to_transformers_on_ids(processor):
         theirs = processor.post_process_generation(sequence=ids, task="<OD>", image_size=(640, 480))
         ids = ids[1:] if ids[0] == 0 else ids
         assert official(decode_with_spans(ids, tokenizer)[0], "<OD>", (640, 480), "transformers") == theirs
-        assert [text[a:b] for a, b in spans] == [tokenizer.decode([i]) for i in (ids if len(spans) == len(ids) else [0, *ids])]
+        assert [text[a:b] for a, b in spans] == [
+            tokenizer.decode([i]) for i in (ids if len(spans) == len(ids) else [0, *ids])
+        ]
 
 
 def test_remote_code_differs_where_reading_says_so():
