@@ -54,7 +54,7 @@ def svg(
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{class_name}" viewBox="0 0 {wide} {height}" '
         f'width="{round(wide / unit)}" style="max-width:100%;height:auto;display:block" role="img" '
-        f'aria-label="{html.escape(title)}">'
+        f'aria-label="{_escaped(title)}">'
         f'<image href="data:image/{format.lower()};base64,{data}" width="{wide}" height="{height}" '
         f'preserveAspectRatio="none" style="image-rendering:{smooth}"/>{inside}</svg>'
     )
@@ -73,7 +73,7 @@ def _svg(mark: Mark, unit: float, height: float, taken: list[tuple[float, float,
     while y < height and any(x < right and left < end and abs(y - foot) < size for left, right, foot in taken):
         y += size  # down, past a label that is there already
     taken.append((x, end, y))
-    caption = html.escape(mark.caption)
+    caption = _escaped(mark.caption)
     shape = f'<path d="{path}" {fill} stroke="{color}" stroke-width="{2 * unit:.2f}"{dashes} fill-rule="evenodd"/>'
     label = (
         f'<text x="{x:.1f}" y="{y:.1f}" font-family="sans-serif" '
@@ -81,7 +81,12 @@ def _svg(mark: Mark, unit: float, height: float, taken: list[tuple[float, float,
         f'stroke-linejoin="round" paint-order="stroke">{caption}</text>'
     )
     named = f' class="{mark.status}"' if mark.status else ""
-    return f"<g{named}><title>{html.escape(mark.hint or mark.caption)}</title>{shape}{label if caption else ''}</g>"
+    return f"<g{named}><title>{_escaped(mark.hint or mark.caption)}</title>{shape}{label if caption else ''}</g>"
+
+
+def _escaped(text: str) -> str:
+    """As HTML; broken Unicode becomes a question mark, so that the page can be written."""
+    return html.escape(text.encode("utf-8", "replace").decode())
 
 
 def _path(outline: Sequence[float]) -> str:
@@ -90,8 +95,8 @@ def _path(outline: Sequence[float]) -> str:
 
 
 def _words(shown: Parsed | Sequence[Region], title: str) -> str:
-    parts = [f"<b>{html.escape(title)}</b>"] if title else []
-    parts += [html.escape(text.text).replace("\n", "<br>") for text in texts_of(shown) if text.text]
+    parts = [f"<b>{_escaped(title)}</b>"] if title else []
+    parts += [_escaped(text.text).replace("\n", "<br>") for text in texts_of(shown) if text.text]
     if getattr(shown, "truncated", False):
         parts.append("<i>truncated</i>")
     return "<br>".join(parts)
