@@ -1,5 +1,6 @@
 """Pages to look at: a store, a run, or any sections. One file, no network, readable without JavaScript."""
 
+from florence2.reporting.answers import answers_section, asks_of
 from florence2.reporting.page import Html, Section, element, escape, page, paragraph, save, table, tiles
 from florence2.reporting.pictures import answer_card, cards, sample_card
 from florence2.reporting.report import report
@@ -9,6 +10,8 @@ __all__ = [
     "Html",
     "Section",
     "answer_card",
+    "answers_section",
+    "asks_of",
     "cards",
     "element",
     "escape",

@@ -59,15 +59,17 @@ def sample_card(sample: Sample, load: Load) -> Html:
     return element("figure", picture, element("figcaption", *words, class_="words"), class_="card")
 
 
-def answer_card(image: np.ndarray, title: str, asked: str, answer: Parsed, region: Polygon = ()) -> Html:
-    """One answer of a model drawn on its picture; `asked` is the prompt, `region` the place that was asked about."""
+def answer_card(
+    image: np.ndarray, title: str, asked: str, answer: Parsed, region: Polygon = (), truth: Parsed | None = None
+) -> Html:
+    """One answer of a model drawn on its picture; `asked` is the request, `region` the place that was asked about."""
     marks = list(marks_of(answer))[:MARKS]
     if region:
         where = Region(box=(region[0], region[1], region[2], region[3])) if len(region) == 4 else Region(quad=region)
         marks = [
             dataclasses.replace(mark, color=(128, 128, 128), rejected="asked") for mark in marks_of([where])
         ] + marks
-    words = [element("h3", title), element("p", asked, class_="small")]
+    words = [element("h3", title), *([element("p", asked, class_="small")] if asked else [])]
     for text in answer.texts:
         words.append(_text(text, [], (), None))
     said = _said(answer)
@@ -77,6 +79,9 @@ def answer_card(image: np.ndarray, title: str, asked: str, answer: Parsed, regio
         words.append(element("p", "An empty answer.", class_="small"))
     if answer.truncated:
         words.append(element("p", "Cut off at the token limit.", class_="small"))
+    if truth is not None:
+        told = " ".join([*(text.text for text in truth.texts), _said(truth)]).strip()
+        words.append(element("p", f"truth: {told[:WORDS] or 'nothing'}", class_="small"))
     return element("figure", _picture(image, marks), element("figcaption", *words, class_="words"), class_="card")
 
 

@@ -1,16 +1,21 @@
 """Pages: self-contained, escaped, whole; tables, tiles and charts say what they were given."""
 
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from florence2.codec.tasks import TASKS
 from florence2.records import Grounding, Parsed, Region, Text
 from florence2.reporting import (
     Html,
     Section,
     answer_card,
+    answers_section,
+    asks_of,
     cards,
     element,
     escape,
@@ -21,7 +26,8 @@ from florence2.reporting import (
     tiles,
 )
 from florence2.reporting.charts import curve, histogram
-from florence2.reporting.page import number, shares
+from florence2.reporting.page import join, number, shares
+from florence2.scenes import draw
 
 EVIL = "</title></style><script>alert(1)</script>\"'><img src=x onerror=y>&\x00\ud800"
 VOID = {"meta", "link", "input", "img", "br", "image"}
@@ -140,3 +146,27 @@ def test_answer_card_counts_labels_and_says_when_there_is_nothing():
     assert "cat ×3" in read(answer_card(image, "OD", "prompt", Parsed(regions=regions))).text
     assert "An empty answer." in read(answer_card(image, "OD", "prompt", Parsed())).text
     assert "Cut off" in read(answer_card(image, "OD", "prompt", Parsed(truncated=True))).text
+
+
+def test_every_task_has_a_card_with_its_truth():
+    pixels, sample = draw(2**31 + 3, objects=(3, 3), signs=1)
+    asked = asks_of(sample)
+    assert [ask.task for ask, _ in asked] == list(TASKS)
+    section = answers_section(pixels, [(ask, truth, truth) for ask, truth in asked])
+    text = read(section.body).text
+    assert section.body.count("<figure") == 15 and text.count("truth: ") == 15
+    for title in ("Object detection", "OCR with region", "Region to OCR", "Referring expression segmentation"):
+        assert title in text
+    assert asked[0][1].texts[0].text in text and sample.texts[2].text in text
+
+
+def test_a_browser_runs_the_script_and_refuses_nothing(tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("no browser")
+    body = join([table(["n"], [[2], [10]]), cards([spoken("cat")], switches=True)])
+    out = save(page("Seen", Section("One", body), Section("Two", paragraph("y"))), tmp_path / "page.html")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path}"]
+    seen = subprocess.run([browser, *options, "--dump-dom", out.as_uri()], capture_output=True, text=True, timeout=120)
+    assert 'class="number sorts"' in seen.stdout and "zoom-in" in seen.stdout  # page.js ran
+    assert "CONSOLE" not in seen.stderr and "Content Security Policy" not in seen.stderr
