@@ -116,6 +116,7 @@ class Tokenizer:
         }  # fmt: skip
         if backend.token_to_id("<mask>") is None:
             del files["tokenizer_config.json"]["mask_token"]
+            files["tokenizer_config.json"]["tokenizer_class"] = "PreTrainedTokenizerFast"  # BART's class would add one
         if backend.token_to_id(IMAGE_TOKEN) is not None:
             files["tokenizer_config.json"]["image_token"] = IMAGE_TOKEN
             files["tokenizer_config.json"]["extra_special_tokens"] = {"image_token": IMAGE_TOKEN}

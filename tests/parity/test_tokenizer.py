@@ -1,0 +1,196 @@
+"""The tokenizer: official ids in order, equal to the real one on strings of every kind, from every folder shape."""
+
+import json
+import random
+import shutil
+
+import pytest
+
+from florence2.codec.tasks import ask_of
+from florence2.codec.tokenizer import ADDED_TOKENS, CONTROL_TOKENS, Tokenizer
+from tests.shared import shared
+
+PROMPTS = {  # published ids
+    "<DETAILED_CAPTION>": [0, 47066, 21700, 11, 4617, 99, 16, 2343, 11, 5, 2274, 4, 2],
+    "<OD>": [0, 574, 22486, 5, 8720, 19, 4120, 766, 11, 5, 2274, 4, 2],
+    "<OCR>": [0, 2264, 16, 5, 2788, 11, 5, 2274, 116, 2],
+    "<OCR_WITH_REGION>": [0, 2264, 16, 5, 2788, 11, 5, 2274, 6, 19, 3806, 116, 2],
+    "<CAPTION>": [0, 2264, 473, 5, 2274, 6190, 116, 2],
+    "<REGION_PROPOSAL>": [0, 574, 22486, 5, 976, 5327, 11, 5, 2274, 4, 2],
+    "<OPEN_VOCABULARY_DETECTION>wheels": [0, 574, 22486, 10562, 11, 5, 2274, 4, 2],
+    "<REFERRING_EXPRESSION_SEGMENTATION>a car": [0, 574, 22486, 10, 512, 11, 5, 2274, 19, 11445, 2],
+}
+LABELS = {"car": [5901], "wheel": [13630], "wheels": [28884, 2507], "door handle": [11219, 3679]}
+
+
+def plain_bart(folder, target):
+    """tokenizer.json as Microsoft ships it: BART's, without the 1,024 added tokens."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"] = [row for row in content["added_tokens"] if row["id"] < 50265]
+    target.mkdir()
+    (target / "tokenizer.json").write_text(json.dumps(content))
+
+
+def vocabulary_and_merges(folder, target):
+    target.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(folder / name, target / name)
+
+
+def with_added_tokens(folder, target):
+    vocabulary_and_merges(folder, target)
+    shutil.copy(folder / "added_tokens.json", target / "added_tokens.json")
+
+
+SHAPES = {
+    "florence2 as it is": lambda target: shutil.copytree(shared("tokenizers/florence2"), target),
+    "bart, fairseq's files": lambda target: shutil.copytree(shared("tokenizers/bart"), target),
+    "plain tokenizer.json": lambda target: plain_bart(shared("tokenizers/florence2"), target),
+    "vocab.json, merges.txt": lambda target: vocabulary_and_merges(shared("tokenizers/florence2"), target),
+    "with added_tokens.json": lambda target: with_added_tokens(shared("tokenizers/florence2"), target),
+}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def official(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizers") / "folder"
+    SHAPES[request.param](folder)
+    return Tokenizer.load(folder)
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The real file, opened by the library alone."""
+    import tokenizers
+
+    backend = tokenizers.Tokenizer.from_file(str(shared("tokenizers/florence2/tokenizer.json")))
+    backend.no_padding()
+    return backend
+
+
+def test_the_official_ids_in_order(official):
+    assert official.vocab_size == 51289 and official.image_id == 51289 and official.loc0 == 50269
+    assert [official.id_of(token) for token in CONTROL_TOKENS] == [0, 1, 2, 3] and official.id_of("<mask>") == 50264
+    assert [official.id_of(token) for token in ADDED_TOKENS] == list(range(50265, 51289))
+
+
+def test_published_prompts_and_labels(official):
+    for prompt, ids in PROMPTS.items():
+        assert official.prompt_ids(ask_of(prompt).prompt) == ids
+    for label, ids in LABELS.items():
+        assert official.encode(label) == official.encode(label, specials=False) == ids
+
+
+def strings(count):
+    rng = random.Random(11)
+    words = "The quick brown fox, don't you're we'll I'm 3.14 1,000 http://a.b/c?d=e café naïve 汽车 🚗🏽 İ ß ﬁ".split(
+        " "
+    )
+    words += ["\u200b", "\x00", "\ufeff"]
+    extra = [
+        "<loc_5>",
+        "<s>",
+        "</s>",
+        "<mask>",
+        " <mask>",
+        "<poly>",
+        "<and>",
+        "<loc_1000>",
+        "<OD>",
+        "\n\n",
+        "\t",
+        "   ",
+        "\u3000",
+    ]
+    for index in range(count):
+        if index % 3 == 0:
+            yield "".join(
+                chr(rng.choice([rng.randrange(32, 127), rng.randrange(1, 0xD7FF)])) for _ in range(rng.randrange(30))
+            )
+        else:
+            parts = [rng.choice(extra if rng.random() < 0.25 else words) for _ in range(rng.randrange(12))]
+            yield rng.choice(["", " "]).join(parts)
+
+
+def test_equal_to_the_real_tokenizer_on_5000_strings(official, real):
+    for text in strings(5000):
+        ids = real.encode(text, add_special_tokens=False).ids
+        assert official.encode(text) == ids, repr(text)
+        assert official.decode(ids) == real.decode(ids, skip_special_tokens=False), repr(text)
+        plain = official.encode(text, specials=False)
+        assert not set(plain) & official.special_ids and official.decode(plain) == text
+
+
+def test_saved_folders_open_in_transformers(tmp_path):
+    from transformers import AutoTokenizer
+
+    official = Tokenizer.load(shared("tokenizers/bart"))
+    official.save(tmp_path, image_token=True)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.image_token_id == 51289 and theirs.image_token == "<image>"
+    for text in strings(300):
+        assert theirs(text, add_special_tokens=False).input_ids == official.encode(text)
+    again = Tokenizer.load(tmp_path)
+    assert again.vocab_size == 51290 and again.image_id == 51289 and again.appended == ()
+
+
+def test_a_fine_tune_s_extra_tokens_come_before_the_image(tmp_path, real):
+    content = json.loads(real.to_str())
+    content["added_tokens"].append({**content["added_tokens"][-1], "id": 51289, "content": "<VQA>"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert (tokenizer.id_of("<VQA>"), tokenizer.vocab_size, tokenizer.image_id) == (51289, 51290, 51290)
+    tokenizer.save(tmp_path / "native", image_token=True)
+    assert Tokenizer.load(tmp_path / "native").id_of("<image>") == 51290
+
+
+# ---- without the optional data
+
+
+@pytest.fixture(scope="module")
+def own():
+    return Tokenizer.train(["a green car parked in front of a yellow building"] * 4, 300)
+
+
+def test_a_vocabulary_of_its_own(own, tmp_path):
+    from transformers import AutoTokenizer
+
+    assert [own.id_of(token) for token in CONTROL_TOKENS] == [0, 1, 2, 3]
+    assert [own.id_of(token) for token in ADDED_TOKENS] == list(range(own.vocab_size - 1024, own.vocab_size))
+    own.save(tmp_path)
+    again, theirs = Tokenizer.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in strings(300):
+        assert again.encode(text) == own.encode(text) == theirs(text, add_special_tokens=False).input_ids
+        plain = own.encode(text, specials=False)
+        assert own.decode(plain) == text and not set(plain) & own.special_ids
+    (tmp_path / "tokenizer.json").unlink()
+    assert Tokenizer.load(tmp_path).encode("a car<loc_7>é") == own.encode("a car<loc_7>é")
+
+
+def test_broken_letters_are_marked_and_padding_rows_say_nothing(own):
+    assert own.decode(own.encode("é", specials=False)[:1]) == "\ufffd"
+    assert own.decode([own.vocab_size + 5]) == "" and own.token_bytes(own.loc0) == b"<loc_0>"
+
+
+def test_folders_that_hold_no_tokenizer_are_refused(tmp_path, own):
+    with pytest.raises(ValueError, match="no tokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="tokenizer.json: not a tokenizer"):
+        Tokenizer.load(tmp_path)
+    own.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["added_tokens"] = [row for row in content["added_tokens"] if row["content"] != "<loc_7>"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="<loc_7>|not a tokenizer"):
+        Tokenizer.load(tmp_path)
+    for token in ("<s>", "<pad>"):
+        content["model"]["vocab"][token] = 1 - content["model"]["vocab"][token]
+    content["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="<s> at id 0"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(ValueError, match="not in the vocabulary"):
+        own.id_of("<nothing>")
+    with pytest.raises(ValueError, match="surrogate"):
+        own.encode("\ud800")
