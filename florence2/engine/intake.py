@@ -62,8 +62,12 @@ def take_in(
     rules: ImageRules,
     progress: Progress | None = None,
     samples: dict[str, Sample] | None = None,
+    only_planned: bool = False,
 ) -> None:
-    """Add the pictures of `listing` that the store lacks; `samples`, by relative name, give split and coverage."""
+    """Add the pictures of `listing` that the store lacks; `samples`, by relative name, give split and coverage.
+
+    With `only_planned`, none but those of units that were cut before and are missing.
+    """
     if unit < 1:
         raise ValueError(f"unit: expected a number of pictures, at least 1, got {unit}")
     made_by = digest([NAME, VERSION, rules_config(rules)])
@@ -71,7 +75,7 @@ def take_in(
     known = _known(ledger, operator, listing)
     chunks = list(_planned(ledger, operator, source, listing, known))
     planned = {found.relative for chunk in chunks for found in chunk.found}
-    fresh = [found for found in listing if not known.has(found) and found.relative not in planned]
+    fresh = [] if only_planned else [f for f in listing if not known.has(f) and f.relative not in planned]
     new = [Chunk(tuple(fresh[i : i + unit])) for i in range(0, len(fresh), unit)]
     if not chunks and not new:
         return

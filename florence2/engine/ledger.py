@@ -7,6 +7,7 @@ left it), when it can be read through. A damaged one is set aside and made again
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import platform
 import re
@@ -24,6 +25,27 @@ from florence2.store.schema import TABLES
 from florence2.store.snapshots import Fragment, Operator, Snapshot, extended
 
 ANNOTATORS = ("specialist", "simulated", "model", "import", "human", "merge")  # kinds that write annotations
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """One of `folds` parts of all pictures, by hash of the image id: which pictures an operator takes."""
+
+    fold: int
+    folds: int
+
+    def __call__(self, image_id: str) -> bool:
+        """Whether the picture is in this part."""
+        return fold_of(image_id, self.folds) == self.fold
+
+    def fact(self) -> list[int]:
+        """As runs/ keeps it."""
+        return [self.fold, self.folds]
+
+
+def fold_of(image_id: str, folds: int) -> int:
+    """The part of `folds` that a picture is in."""
+    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big") % folds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,19 +128,28 @@ class Ledger:
             for uid, found in rows.items():
                 yield Unit(uid, tuple(schema.samples(found, None, None)), group)
 
-    def samples(
-        self, unit: Unit, runs: Iterable[str] | None = None, before: tuple[int, int] | None = None
-    ) -> list[Sample]:
-        """A unit's samples with annotations (of some runs only) and verdicts (given before a (round, seq) only)."""
-        root = self.store.root
-        annotations = scan.read_table(root, "annotations", unit.group.fragments.get("annotations", ()))
-        if runs is not None:
-            annotations = annotations.filter(pc.field("run_id").isin(sorted(runs)))
-        decisions = scan.read_table(root, "decisions", unit.group.fragments.get("decisions", ()))
-        if before is not None:
-            round, seq = pc.field("round"), pc.field("seq")
-            decisions = decisions.filter((round < before[0]) | ((round == before[0]) & (seq < before[1])))
+    def samples(self, unit: Unit, runs: Iterable[str], maker: Operator, seq: int) -> list[Sample]:
+        """A unit's samples as an operator saw them: the annotations of `runs`, the verdicts before (its round, seq).
+
+        Fragments that hold none of these are not opened: they may be what is to be made again.
+        """
+        root, wanted, round = self.store.root, set(runs), maker.round
+        found = unit.group.fragments
+        annotations = scan.read_table(
+            root, "annotations", [f for f in found.get("annotations", ()) if not f.run_id or f.run_id in wanted]
+        ).filter(pc.field("run_id").isin(sorted(wanted)))
+        earlier = [f for f in found.get("decisions", ()) if not f.run_id or self._precedes(f.run_id, maker)]
+        rounds, seqs = pc.field("round"), pc.field("seq")
+        decisions = scan.read_table(root, "decisions", earlier).filter(
+            (rounds < round) | ((rounds == round) & (seqs < seq))
+        )
         return schema.samples([schema.image_row(sample) for sample in unit.samples], annotations, decisions)
+
+    def _precedes(self, run: str, maker: Operator) -> bool:
+        """Whether a run's verdicts may be older than an operator's: in a round filters, then merging, then the rest."""
+        other, order = self.operators[run], ("filter", "merge", "recomputed")
+        turn, own = ((o.round, order.index(o.kind) if o.kind in order else -1) for o in (other, maker))
+        return turn < own or (turn == own and other.kind == "recomputed" and run != maker.run_id)
 
     def live(self) -> list[Operator]:
         """The operators whose annotations stand, in the order they came."""

@@ -58,8 +58,21 @@ def merge(ledger: Ledger, merging: Merging, round: int, progress: Progress | Non
     operator = Operator(run_id(made_by, round), NAME, VERSION, made_by, round, "merge", ("region_text/object",))
     runs, seq = [o.run_id for o in live], 1 + len(filters)
     ledger.start(operator, {"config": asdict(merging), "reads": runs, "seq": seq}, {})
-    latest = max((o.round for o in live if o.kind == "model"), default=-1)
-    models = {o.run_id for o in live if o.kind == "model" and o.round == latest}
+    merge_units(ledger, merging, operator, live, seq, progress)
+
+
+def merge_units(
+    ledger: Ledger,
+    merging: Merging,
+    operator: Operator,
+    reads: Sequence[Operator],
+    seq: int,
+    progress: Progress | None = None,
+) -> None:
+    """Merge what stands of these operators' annotations in every unit that lacks this work."""
+    latest = max((o.round for o in reads if o.kind == "model"), default=-1)
+    models = {o.run_id for o in reads if o.kind == "model" and o.round == latest}
+    runs = [o.run_id for o in reads]
     total, done = sum(f.rows for f in ledger.current().of("images")), 0
     for unit in ledger.units():
         if not unit.samples:
@@ -68,7 +81,7 @@ def merge(ledger: Ledger, merging: Merging, round: int, progress: Progress | Non
         if not all([ledger.done(path, [unit.uid], operator.run_id) for path in paths]):
             merged = [
                 (sample, merge_sample(sample.current(), merging, operator, models))
-                for sample in ledger.samples(unit, runs, (round, seq))
+                for sample in ledger.samples(unit, runs, operator, seq)
             ]
             ledger.add(ledger.put(p, operator, unit, rows) for p, rows in zip(paths, _rows(merged, operator, seq)))
         done += len(unit.samples)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from florence2.engine import intake
 from florence2.engine.filters import open_chain
-from florence2.engine.ledger import Ledger, Unit, fragment_path, reading
+from florence2.engine.ledger import Fold, Ledger, Unit, fragment_path, reading
 from florence2.engine.merge import Merging, merge
 from florence2.engine.operator import Filter, Specialist, fingerprint, run_id, satisfies, unit_id
 from florence2.engine.pictures import Found, ImageRules, find
@@ -62,7 +62,7 @@ class Planned:
     specialist: Specialist
     operator: Operator
     reads: tuple[Operator, ...] = ()
-    takes: Callable[[str], bool] | None = field(default=None, compare=False)  # of image ids
+    takes: Fold | None = None  # of the pictures; None: all
 
 
 def annotate(
@@ -163,7 +163,7 @@ def plan(
     ledger: Ledger,
     specialists: Sequence[tuple[str | Specialist, Specialist]],
     round: int = 0,
-    takes: Sequence[Callable[[str], bool] | None] | None = None,
+    takes: Sequence[Fold | None] | None = None,
 ) -> list[Planned]:
     """Each specialist's fingerprint, and what it reads: those before it, and the store's that are not asked for now."""
     asked = {specialist.spec.name for _, specialist in specialists}
@@ -200,6 +200,7 @@ def run_specialist(
         "weights_sha256": step.specialist.weights_sha256,
         "reads": [read.run_id for read in step.reads],
         "max_pixels": max_pixels,
+        "fold": step.takes.fact() if step.takes else None,
     }
     ledger.start(operator, facts, {})
     slots: dict[str, Sequence[Fragment]] = {}

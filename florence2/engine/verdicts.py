@@ -7,9 +7,9 @@ The same rules over the same annotations are the same round, and add nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from florence2.engine.ledger import Ledger, Unit, fragment_path, reading
+from florence2.engine.ledger import Fold, Ledger, Unit, fragment_path, reading
 from florence2.engine.operator import Filter, Reading, digest, fingerprint, run_id, unit_id
 from florence2.records import Decision, Sample
 from florence2.store import scan, schema
@@ -32,22 +32,33 @@ def judge(ledger: Ledger, filters: Sequence[Filter], progress: Progress | None =
         raise ValueError(f"{ledger.store.root}: has no annotations to judge; run florence2 annotate first")
     round, chain, reads = _round_of(ledger, filters, live)
     runs = [o.run_id for o in reads]
-    for operator, maker in zip(chain, (None, *filters)):
-        if maker is not None or round:
-            ledger.start(operator, {"config": dict(maker.config) if maker else {}, "reads": runs}, {})
+    steps = list(zip(chain, (None, *filters)))
+    steps = steps if round else steps[1:]  # there is nothing to reopen in the first round
+    for operator, item in steps:
+        ledger.start(operator, {"config": dict(item.config) if item else {}, "reads": runs}, {})
+    judge_units(ledger, steps, runs, progress)
+    return round
+
+
+def judge_units(
+    ledger: Ledger,
+    steps: Sequence[tuple[Operator, Filter | None]],
+    runs: Sequence[str],
+    progress: Progress | None = None,
+) -> None:
+    """Judge the annotations of `runs` by each operator's filter in turn (None: reopen), where its work is lacking."""
     total, done = sum(f.rows for f in ledger.current().of("images")), 0
+    round = steps[0][0].round
     for unit in ledger.units():
         if not unit.samples:
             continue
-        steps = list(zip(chain, (None, *filters))) if round else list(zip(chain[1:], filters))
         paths = [path_of("decisions", operator, unit) for operator, _ in steps]
         if not all([ledger.done(p, [unit.uid], o.run_id) for p, (o, _) in zip(paths, steps)]):
-            samples = ledger.samples(unit, runs, (round, 0))
+            samples = ledger.samples(unit, runs, steps[0][0], 0)
             ledger.add(_judge_unit(ledger, unit, samples, steps, 0 if round else 1))
         done += len(unit.samples)
         if progress:
             progress("judging", done, total)
-    return round
 
 
 def _round_of(
@@ -130,7 +141,7 @@ def _reopened(sample: Sample) -> list[Decision]:
     return [Decision(i, "kept", REOPEN, REOPEN) for i, d in last.items() if d.status == "rejected"]
 
 
-def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Callable[[str], bool] | None]]) -> None:
+def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Fold | None]]) -> None:
     """Decide on rows whose operator's fingerprint changed: superseded; kept again where it changed back."""
     now = {operator.run_id for operator, _ in made}
     before = {operator.run_id: operator for operator in ledger.base.operators}
@@ -146,33 +157,41 @@ def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Callable[[
         return
     round = max(ledger.newest_round("decisions"), 0)
     seq = 1 + _highest_seq(ledger, round)
+    replaced = {old.run_id: takes for old, _, takes in pairs}
     made_by = digest([RECOMPUTED, [(o.run_id, n.run_id) for o, n, _ in pairs], [n.run_id for n in back], round, seq])
     operator = Operator(run_id(made_by, round), RECOMPUTED, "1", made_by, round, RECOMPUTED)
-    facts = {"replaced": {o.run_id: n.run_id for o, n, _ in pairs}, "returned": [n.run_id for n in back], "seq": seq}
-    ledger.start(operator, facts, {})
-    takes_of = {old.run_id: takes for old, _, takes in pairs}
-    returned = {new.run_id for new in back}
+    facts = {"replaced": {r: takes.fact() if takes else None for r, takes in replaced.items()}, "seq": seq}
+    ledger.start(operator, {**facts, "returned": [new.run_id for new in back]}, {})
+    supersede_units(ledger, operator, replaced, {new.run_id for new in back}, seq)
+    for old, _, _ in pairs:
+        ledger.operators[old.run_id] = dataclasses.replace(old, replaced=True)
+
+
+def supersede_units(
+    ledger: Ledger, operator: Operator, replaced: Mapping[str, Fold | None], returned: set[str], seq: int
+) -> None:
+    """Write the verdicts on rows of runs that were replaced, or that are returned to, where they are lacking."""
+    round = operator.round
     for unit in ledger.units():
         if not unit.samples or ledger.done(path_of("decisions", operator, unit), [unit.uid], operator.run_id):
             continue
         rows = []
-        for sample in ledger.samples(unit, [*takes_of, *returned], (round, seq)):
+        for sample in ledger.samples(unit, [*replaced, *returned], operator, seq):
             last = {d.item_id: d for d in sample.decisions}
             for item in schema.items_of(sample):
                 assert item.source is not None
                 run, verdict = item.source.run_id, last.get(item.id)
-                again = verdict is not None and verdict.rule == RECOMPUTED
-                if run in takes_of and not again:
-                    takes = takes_of[run]
-                    if takes is None or takes(sample.image.id):
-                        decision = Decision(item.id, "superseded", RECOMPUTED, RECOMPUTED, round=round, seq=seq)
-                        rows.append(schema.decision_row(decision, sample.image.id, "1", operator.run_id))
+                again = verdict is not None and verdict.rule == RECOMPUTED and verdict.status == "superseded"
+                takes = replaced.get(run)
+                if run in replaced and not again and (takes is None or takes(sample.image.id)):
+                    status = "superseded"
                 elif run in returned and again:
-                    decision = Decision(item.id, "kept", RECOMPUTED, RECOMPUTED, round=round, seq=seq)
-                    rows.append(schema.decision_row(decision, sample.image.id, "1", operator.run_id))
+                    status = "kept"
+                else:
+                    continue
+                decision = Decision(item.id, status, RECOMPUTED, RECOMPUTED, round=round, seq=seq)
+                rows.append(schema.decision_row(decision, sample.image.id, "1", operator.run_id))
         ledger.add([put_decisions(ledger, operator, unit, rows)])
-    for old, _, _ in pairs:
-        ledger.operators[old.run_id] = dataclasses.replace(old, replaced=True)
 
 
 def put_decisions(ledger: Ledger, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Fragment:

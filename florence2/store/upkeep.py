@@ -90,6 +90,18 @@ def compact(root: Path, number: int | None = None, rows: int = COMPACT_ROWS) -> 
     base = snapshots.read(root, number)
     if not base.fragments:
         raise ValueError(f"{root}: no snapshot to compact; annotate something first")
+    made = Snapshot(
+        parent=snapshots.numbers(root)[-1],
+        fragments=tuple(compacted(root, base, rows)),
+        operators=base.operators,
+        phase={"compact": base.number, "rows": rows},
+        compacts=base.number,
+    )
+    return snapshots.write(root, made)
+
+
+def compacted(root: Path, base: Snapshot, rows: int) -> list[Fragment]:
+    """The large files of a snapshot, written where they are lacking or damaged."""
     fragments = []
     for part, chunk in enumerate(_chunks(scan.groups(base), rows)):
         units = tuple(unit for group in chunk for unit in group.units)
@@ -97,14 +109,7 @@ def compact(root: Path, number: int | None = None, rows: int = COMPACT_ROWS) -> 
             parts = [fragment for group in chunk for fragment in group.fragments.get(name, ())]
             if parts or name == "images":
                 fragments.append(_write_part(root, base.number, name, part, parts, units))
-    made = Snapshot(
-        parent=snapshots.numbers(root)[-1],
-        fragments=tuple(fragments),
-        operators=base.operators,
-        phase={"compact": base.number},
-        compacts=base.number,
-    )
-    return snapshots.write(root, made)
+    return fragments
 
 
 def _chunks(groups: list[scan.Group], rows: int) -> Iterator[list[scan.Group]]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
@@ -126,6 +126,7 @@ class Local:
         self._workers: list[_Worker] = []
         self._seconds: list[float] = []
         self._boot_deaths = 0
+        self._timeouts: Counter[str] = Counter()
 
     def __enter__(self) -> Local:
         return self
@@ -186,11 +187,13 @@ class Local:
     def _patience(self, worker: _Worker) -> float:
         if not worker.started:
             return self.boot_s
+        assert worker.job is not None
+        more = 2.0 ** min(3, self._timeouts[worker.job.key])  # a slow machine must not look like a hang for ever
         if self.lease_s is not None:
-            return self.lease_s
+            return self.lease_s * more
         if not self._seconds:
-            return FIRST_LEASE_S
-        return max(LEASE_FLOOR_S, LEASE_FACTOR * statistics.median(self._seconds))
+            return FIRST_LEASE_S * more
+        return max(LEASE_FLOOR_S, LEASE_FACTOR * statistics.median(self._seconds)) * more
 
     def _hear(self, worker: _Worker, todo: deque[Job]) -> Iterator[tuple[Job, Any]]:
         try:
@@ -217,6 +220,7 @@ class Local:
         assert job is not None
         if begun:
             append_line(self.root, f"attempts/{job.key}", cause)
+            self._timeouts[job.key] += cause == "timeout"
             if deaths(self.root, job.key) > 3 * self.attempts + 2 * job.size:
                 raise ChildProcessError(f"{self.root}: workers keep dying over unit {job.key}; last exit code {code}")
         else:

@@ -1,0 +1,86 @@
+"""florence2 annotate: run specialists over a folder of pictures, or over a store's own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+
+EPILOG = """specialists, each seeing what it needs of those before it:
+  rapidocr               text with its corners (RapidOCR)
+  opencv                 faces, eyes, cats' faces, people (OpenCV's cascades and HOG)
+  composer               captions written from the regions found
+  student:MODEL          any Florence-2 that load opens: nano, a folder, a hub id
+  simulated:TRUTH.jsonl  a file's truth with a stated noise, for trying things out
+  CARD.yaml              an ONNX detector described by a card
+  FILE.py:CLASS          your own
+
+The same command again goes on where it was interrupted, and takes in new pictures."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, annotate, print the counts."""
+    args = _parser().parse_args(argv)
+    from florence2.cli.progress import Bars
+    from florence2.engine.phases import annotate
+    from florence2.engine.pictures import ImageRules
+
+    rules = ImageRules(**{f.name: getattr(args, f.name) for f in fields(ImageRules) if hasattr(args, f.name)})
+    with Bars(args.quiet) as bars:
+        store = annotate(
+            args.source,
+            args.out,
+            [name.strip() for name in args.with_.split(",") if name.strip()],
+            unit=args.unit,
+            workers=args.workers,
+            rules=rules,
+            lease_s=args.lease,
+            device=args.device,
+            progress=bars,
+            say=bars.say,
+        )
+    counts, reasons = store.counts(), store.reasons()
+    if args.json:
+        print(json.dumps({"store": str(store.root), **counts, "reasons": reasons}))
+        return 0
+    print(describe(counts, reasons))
+    print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 filter {store.root}")
+    return 0
+
+
+def describe(counts: dict, reasons: dict) -> str:
+    """Counts and reason words in three short lines."""
+
+    def words(table: str) -> str:
+        return ", ".join(f"{n} {word}" for word, n in sorted(reasons[table].items(), key=lambda e: -e[1]))
+
+    images, annotations = counts["images"], counts["annotations"]
+    lines = [f"pictures     {images['ok']} ok, {images['rejected']} rejected, {images['failed']} failed"]
+    lines[0] += f" ({words('images')})" if reasons["images"] else ""
+    lines.append("annotations  " + ", ".join(f"{annotations[k]} {k}" for k in ("kept", "rejected", "superseded")))
+    lines[1] += f" ({words('annotations')})" if reasons["annotations"] else ""
+    if counts["failures"]:
+        lines.append(f"failures     {counts['failures']} ({words('failures')})")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "florence2 annotate", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="a folder of pictures (subfolders and tars too), or a store")
+    parser.add_argument("--out", help="the store to write; left out where SOURCE is a store")
+    parser.add_argument("--with", dest="with_", default="rapidocr,opencv", metavar="A,B", help="default: %(default)s")
+    parser.add_argument("--unit", type=int, default=64, metavar="N", help="new pictures in a unit of work (64)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
+    parser.add_argument("--device", default="cpu", help="where specialists run: cpu, cuda")
+    parser.add_argument("--lease", type=float, metavar="S", help="seconds a unit may take (learned from the others)")
+    parser.add_argument("--max-pixels", type=int, default=argparse.SUPPRESS, metavar="N", help="over this: too_large")
+    parser.add_argument("--min-side", type=int, default=argparse.SUPPRESS, metavar="N", help="under this: too_small")
+    parser.add_argument("--near-duplicates", action="store_true", default=argparse.SUPPRESS, help="reject them too")
+    parser.add_argument("--licence", action="store_true", default=argparse.SUPPRESS, help="reject pictures without one")
+    parser.add_argument("--accept", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help="your own picture rule")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    return parser

@@ -1,0 +1,40 @@
+"""florence2 filter: judge the annotations of a store; every verdict is kept with its rule, value and threshold."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, judge, print the counts."""
+    parser = argparse.ArgumentParser("florence2 filter", description=__doc__)
+    parser.add_argument("store", help="the store's folder")
+    parser.add_argument("--rules", metavar="FILE.yaml", help="settings that differ from the defaults (see --show)")
+    parser.add_argument("--show", action="store_true", help="print the rules as they would judge, as YAML, and stop")
+    parser.add_argument("--merge", action="store_true", help="then merge sources that agree")
+    parser.add_argument("--tune", metavar="LABELLED", help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    args = parser.parse_args(argv)
+    if args.tune:
+        raise ValueError("--tune is planned and not built yet; set thresholds with --rules FILE.yaml")
+    from florence2.cli.annotate import describe
+    from florence2.cli.progress import Bars
+    from florence2.engine.filters import open_chain, to_yaml
+    from florence2.engine.merge import Merging
+    from florence2.engine.phases import filter
+
+    if args.show:
+        print(to_yaml(open_chain(args.rules)), end="")
+        return 0
+    with Bars(args.quiet) as bars:
+        store = filter(args.store, args.rules, merging=Merging() if args.merge else None, progress=bars)
+    counts, reasons = store.counts(), store.reasons()
+    if args.json:
+        print(json.dumps({"store": str(store.root), **counts, "reasons": reasons}))
+    else:
+        print(describe(counts, reasons))
+        print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 refine {store.root} --rounds 1")
+    return 0

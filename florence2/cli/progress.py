@@ -1,0 +1,69 @@
+"""One progress bar on stderr for whatever takes over two seconds; nothing where stderr is no terminal but a line now
+and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+SHOW_AFTER_S = 2.0
+LINE_EVERY_S = 30.0
+
+
+class Bars:
+    """Shows the stages of a command: call it with (stage, done, total). Use it as a context manager."""
+
+    def __init__(self, quiet: bool = False):
+        self.quiet = quiet
+        self._began: dict[str, float] = {}
+        self._said = time.monotonic()
+        self._progress: Any = None  # rich's, imported when there is something to show
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began = self._began.setdefault(stage, now)
+        if self.quiet or (self._progress is None and now - min(self._began.values()) < SHOW_AFTER_S):
+            return
+        if not sys.stderr.isatty():
+            if now - self._said > LINE_EVERY_S:
+                self._said = now
+                rate = done / max(now - began, 1e-9)
+                print(f"{stage}: {done} of {total} ({rate:.1f}/s)", file=sys.stderr, flush=True)
+            return
+        self._draw(stage, done, total)
+
+    def say(self, line: str) -> None:
+        """A remark on stderr, above the bar."""
+        if self._progress is not None:
+            self._progress.console.print(line, highlight=False, markup=False)
+        elif not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def _draw(self, stage: str, done: int, total: int) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        if self._progress is None:
+            self._progress = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._progress.start()
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)

@@ -1,0 +1,38 @@
+"""florence2 verify: find damaged or missing fragments of a store; --repair makes them again from runs/."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, verify, perhaps repair, name what is left; 1 where anything is."""
+    parser = argparse.ArgumentParser("florence2 verify", description=__doc__)
+    parser.add_argument("store", help="the store's folder")
+    parser.add_argument("--repair", action="store_true", help="run again what wrote the damaged fragments")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes for --repair (one a core)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(argv)
+    from florence2.cli.progress import Bars
+    from florence2.engine.repair import repair
+    from florence2.store import Store
+
+    store = Store(args.store)
+    damaged = store.verify()
+    found = [(damage.path, damage.cause) for damage in damaged]
+    if args.repair and damaged:
+        with Bars() as bars:
+            damaged = repair(store, damaged, workers=args.workers, progress=bars, say=bars.say)
+    left = [(damage.path, damage.cause) for damage in damaged]
+    if args.json:
+        print(json.dumps({"store": str(store.root), "damaged": found, "left": left}))
+    else:
+        for path, cause in found:
+            print(f"{path}: {cause}" + ("" if (path, cause) in left or not args.repair else ", made again"))
+        fragments = len(store.snapshot().fragments)
+        print(
+            f"{store.root}: {len(left)} damaged or missing of {fragments} fragments" if left else f"{store.root}: whole"
+        )
+    return 1 if left else 0
