@@ -131,17 +131,20 @@ class ModelConfig:
 SIZES: dict[str, ModelConfig] = {
     "nano": ModelConfig(
         vision=VisionConfig(
-            dims=(32, 64, 128, 160),
-            depths=(1, 1, 2, 1),
-            heads=(2, 4, 8, 10),
-            groups=(2, 4, 8, 10),
+            dims=(48, 96, 192),
+            depths=(0, 1, 2),
+            heads=(3, 3, 6),
+            groups=(3, 3, 6),
             window=8,
-            patch_strides=(4, 2, 2, 1),
+            patch_sizes=(7, 3, 3),
+            patch_strides=(4, 2, 2),
+            patch_paddings=(3, 1, 1),
+            patch_prenorm=(False, True, True),
             max_side=16,
             max_frames=1,
         ),
         text=TextConfig(
-            vocab_size=2816,
+            vocab_size=1924,
             d_model=160,
             encoder_layers=2,
             decoder_layers=3,

@@ -1,0 +1,88 @@
+"""florence2 data check|show: what is wrong with a data set, and what the model will see of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from florence2.codec.tasks import Task
+    from florence2.codec.tokenizer import Tokenizer
+    from florence2.records import Sample
+
+LATER = ("duplicates", "stats")
+
+
+def main(argv: Sequence[str]) -> int:
+    if argv and argv[0] in LATER:
+        print(f"florence2 data: {argv[0]} is planned and not built yet; check and show are there", file=sys.stderr)
+        return 2
+    args = _parser().parse_args(argv)
+
+    from florence2 import sources
+    from florence2.codec.tasks import task_of
+    from florence2.codec.tokenizer import Tokenizer
+    from florence2.predictor.loading import find
+
+    folder = find(args.model)
+    tokenizer, task = Tokenizer.load(folder), task_of(args.task)
+    samples = sources.open(args.path, args.split, args.format, args.limit, args.images)
+    if args.action == "check":
+        return check(samples, task, tokenizer, args.max_target, args.json)
+    return show(samples, task, tokenizer, folder, args.json, args.draw)
+
+
+def check(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, max_target: int, as_json: bool) -> int:
+    from florence2.training.check import problems
+
+    counts: Counter[str] = Counter()
+    for problem in problems(samples, task, tokenizer, max_target):
+        counts[problem.reason] += 1
+        print(json.dumps(vars(problem)) if as_json else f"{problem.id or '-'}: {problem.reason}: {problem.detail}")
+    if not as_json:
+        print(", ".join(f"{n} {reason}" for reason, n in sorted(counts.items())) or "no problem found")
+    return 1 if counts else 0
+
+
+def show(
+    samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, folder: Path, as_json: bool, out: str | None
+) -> int:
+    from florence2.model.checkpoint import open_checkpoint
+    from florence2.pixels import encode
+    from florence2.training.check import drawn, pairs
+
+    size_wh = open_checkpoint(folder).config.image_size_wh if out else (0, 0)
+    for number, pair in enumerate(pairs(samples, task, tokenizer)):
+        row = pair.row()
+        if out:
+            Path(out).mkdir(parents=True, exist_ok=True)
+            row["drawn"] = str(Path(out) / f"{number:05d}.png")
+            Path(row["drawn"]).write_bytes(encode(drawn(pair, size_wh)))
+        print(json.dumps(row, ensure_ascii=False) if as_json else _plain(row))
+    return 0
+
+
+def _plain(row: dict[str, Any]) -> str:
+    drawn = f"\n  drawn   {row['drawn']}" if "drawn" in row else ""
+    return f"{row['id']}  {row['image']}\n  prompt  {row['prompt']}\n  target  {row['target']}{drawn}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="florence2 data", description=__doc__)
+    parser.add_argument("action", choices=("check", "show"))
+    parser.add_argument("path", metavar="PATH", help="a folder in a known format, a .jsonl, a store, or scenes:COUNT")
+    parser.add_argument("--task", required=True, metavar="T", help="a task's name without brackets, such as OD")
+    parser.add_argument("--model", default="nano", help="whose tokenizer and picture size count (default: nano)")
+    parser.add_argument("--split", choices=("train", "test"))
+    parser.add_argument("--format", help="the data's format where its files do not tell it")
+    parser.add_argument("--images", help="the pictures' folder where they are not beside the annotations")
+    parser.add_argument("--limit", type=int, metavar="N", help="look at the first N samples only")
+    parser.add_argument("--max-target", type=int, default=400, metavar="N", help="longest target in tokens (check)")
+    parser.add_argument("--draw", metavar="DIR", help="write what the model sees, the target drawn on it (show)")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    return parser

@@ -1,0 +1,26 @@
+"""Training: from a config to a checkpoint. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from florence2.training.config import DataSource, TrainConfig, from_mapping, read_config
+
+if TYPE_CHECKING:
+    from florence2.training.loop import TrainResult
+
+__all__ = ["DataSource", "TrainConfig", "read_config", "train"]
+
+
+def train(config: TrainConfig | Mapping[str, Any] | str, progress: Any = None, **changes: Any) -> TrainResult:
+    """Train as a config, plain keys or a YAML file (a bare name: a shipped recipe) say; keywords change single keys."""
+    from florence2.training.loop import run
+
+    if isinstance(config, str):
+        config = read_config(config)
+    if isinstance(config, TrainConfig):
+        from florence2.training.config import to_mapping
+
+        config = to_mapping(config)
+    return run(from_mapping({**config, **changes}), progress)

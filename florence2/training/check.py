@@ -1,0 +1,124 @@
+"""A data set before it is trained on: every problem named with its record, and what the model will see of each pair.
+
+[NOT IMPLEMENTED] duplicates and statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from florence2 import sources
+from florence2.codec.answers import encode, parse
+from florence2.codec.tasks import Task, prompt_text
+from florence2.codec.tokenizer import Tokenizer
+from florence2.codec.truths import box_of
+from florence2.drawing.picture import draw
+from florence2.pixels import BadImage, read_size, resize
+from florence2.records import Ask, Sample
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: `reason` is one word that can be counted."""
+
+    id: str
+    image: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One pair as the model sees it: the picture at its size, the prompt, the target and its ids with <s> and </s>."""
+
+    sample: Sample
+    prompt: str
+    target: str
+    target_ids: tuple[int, ...]
+    task: Task
+    ask: Ask
+
+    def row(self) -> dict[str, Any]:
+        """The line of `data show --json`."""
+        image = self.sample.image.member or self.sample.image.uri or self.sample.image.id
+        return {
+            "id": self.sample.id,
+            "image": image,
+            "prompt": self.prompt,
+            "target": self.target,
+            "target_ids": list(self.target_ids),
+        }
+
+
+def problems(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, max_target: int) -> Iterator[Problem]:
+    """What would be refused or left out in training, sample by sample; a reader's own refusal ends the list."""
+    while True:
+        try:
+            sample = next(samples)
+        except StopIteration:
+            return
+        except ValueError as error:
+            yield Problem("", "", "unreadable", str(error))
+            return
+        name = sample.image.member or sample.image.uri or sample.image.id
+        for reason, detail in _faults(sample, task, tokenizer, max_target):
+            yield Problem(sample.id, name, reason, detail)
+
+
+def pairs(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer) -> Iterator[Shown]:
+    """Every pair of the task in the data set's order."""
+    for sample in samples:
+        for ask, answer in task.truths(sample):
+            size_wh = _size(sample)
+            ids = encode(answer, task, tokenizer, size_wh, ask)
+            whole = (tokenizer.bos, *ids, tokenizer.eos)
+            yield Shown(sample, prompt_text(ask, size_wh), tokenizer.decode(ids), whole, task, ask)
+
+
+def drawn(shown: Shown, size_wh: tuple[int, int]) -> np.ndarray:
+    """The picture at the model's size with the target drawn on it, places as their tokens say them."""
+    return draw(
+        resize(sources.pixels(shown.sample.image), size_wh), parse(shown.target, shown.task, size_wh, shown.ask)
+    )
+
+
+def _faults(sample: Sample, task: Task, tokenizer: Tokenizer, max_target: int) -> Iterator[tuple[str, str]]:
+    try:
+        width, height = _size(sample)
+        if not sample.image.uri.startswith("scenes:") and not sample.image.member:
+            read_size(sample.image.uri)
+    except BadImage as error:
+        yield error.reason, str(error)
+        return
+    for region in sample.current().regions:
+        box = box_of(region)
+        if box is None:
+            continue
+        x1, y1, x2, y2 = box
+        if x1 < -0.5 or y1 < -0.5 or x2 > width + 0.5 or y2 > height + 0.5:
+            yield "outside", f"region {region.id!r}: box {box} leaves the picture of {width}x{height}"
+        elif x2 <= x1 or y2 <= y1:
+            yield "flat", f"region {region.id!r}: box {box} has no area"
+    for text in sample.current().texts:
+        if not text.text.strip():
+            yield "empty", f"text {text.id!r}: holds no letters"
+    truths = task.truths(sample)
+    if not truths:
+        yield "no_truth", f"holds nothing that {task.name} could be trained on"
+    for ask, answer in truths:
+        try:
+            length = len(encode(answer, task, tokenizer, (width, height), ask)) + 2
+        except ValueError as error:
+            yield "unwritable", str(error)
+            continue
+        if length > max_target:
+            yield "too_long", f"target of {length} tokens; the limit is {max_target}"
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    image = sample.image
+    return image.size_wh if image.width and image.height else read_size(image.uri)

@@ -1,0 +1,219 @@
+"""The auxiliary loss on the tower's last map: what stands in each cell, so that the tower learns to see early.
+
+Per cell: is an object's middle here (objectness), its box, its label, the words of its description, and the letters
+written in the cell. It is DETR's and FCOS's work done by one linear layer, so what it learns is in the map itself.
+The head is used in training only and saved beside the weights; a label or word it has not met gets a new row.
+
+Legend: B pictures, S*S cells, C channels of the map, L labels, W words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from florence2.records import Region, Sample
+
+TEXT = "<text>"  # the label of every text region; what it says is told by its letters
+LETTERS = tuple(chr(c) for c in range(33, 127))
+FILE = "dense.safetensors"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The labels and description words that the head tells apart, in the order of its rows."""
+
+    labels: tuple[str, ...]
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample], most: int = 512) -> Vocabulary:
+        """The labels and words of these samples, the most frequent ones."""
+        labels: dict[str, int] = {TEXT: 0}
+        words: dict[str, int] = {}
+        for sample in samples:
+            for region in sample.current().regions:
+                labels[label_of(region)] = labels.get(label_of(region), 0) + 1
+                for word in words_of(region):
+                    words[word] = words.get(word, 0) + 1
+        return cls(_frequent(labels, most), _frequent(words, most))
+
+    def joined(self, other: Vocabulary) -> Vocabulary:
+        """This one, then what only the other knows."""
+        return Vocabulary(
+            tuple(dict.fromkeys(self.labels + other.labels)), tuple(dict.fromkeys(self.words + other.words))
+        )
+
+
+def label_of(region: Region) -> str:
+    """What the head calls a region."""
+    return TEXT if region.kind == "text" else region.label.lower()
+
+
+def words_of(region: Region) -> list[str]:
+    """The words of a region's description; of a text region none."""
+    return [] if region.kind == "text" else (region.description or region.label).lower().split()
+
+
+def cell_targets(sample: Sample, vocabulary: Vocabulary, side: int) -> dict[str, np.ndarray]:
+    """What each of side*side cells should say: `label` (-1: nothing here, -2: not told), `box` (x, y, w, h in cells),
+    `words` and `letters` as multi-hot bytes."""
+    index = {name: i for i, name in enumerate(vocabulary.labels)}
+    word_index = {name: i for i, name in enumerate(vocabulary.words)}
+    out: dict[str, np.ndarray] = {
+        "object": np.zeros((side, side), np.int8),
+        "label": np.full((side, side), -1, np.int16),
+        "box": np.zeros((side, side, 4), np.float32),
+        "words": np.zeros((side, side, len(vocabulary.words)), np.uint8),
+        "letters": np.zeros((side, side, len(LETTERS)), np.uint8),
+    }
+    scale = side / np.array(sample.image.size_wh * 2, np.float32)
+    centres = np.arange(side) + 0.5
+    regions = [r for r in sample.current().regions if r.box is not None and not r.ignore]
+    for region in sorted(regions, key=lambda r: -_area(r)):  # the smaller one is written last and wins its cells
+        x1, y1, x2, y2 = np.asarray(region.box, np.float32) * scale
+        cx, cy = np.clip((x1 + x2) / 2, 0, side - 1e-3), np.clip((y1 + y2) / 2, 0, side - 1e-3)
+        columns = (abs(centres - cx) < 0.75) | (np.arange(side) == int(cx))
+        rows = (abs(centres - cy) < 0.75) | (np.arange(side) == int(cy))
+        cells = np.ix_(rows, columns)
+        out["object"][cells] = 1
+        out["label"][cells] = index.get(label_of(region), -1)
+        out["box"][cells] = (cx, cy, max(x2 - x1, 0.05), max(y2 - y1, 0.05))
+        out["words"][cells] = 0
+        for word in words_of(region):
+            if word in word_index:
+                out["words"][..., word_index[word]][cells] = 1
+        if region.kind == "text":
+            _write_letters(region, out["letters"], scale[:2], side)
+    return out
+
+
+class DenseHead(nn.Module):
+    """A norm and one linear layer on the map (B, S, S, C)."""
+
+    def __init__(self, dim: int, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.norm = nn.LayerNorm(dim)
+        self.place = nn.Linear(dim, 5)  # objectness, then x, y of the middle from the cell's, log w, log h
+        self.label = nn.Linear(dim, len(vocabulary.labels))
+        self.word = nn.Linear(dim, max(1, len(vocabulary.words)))
+        self.letter = nn.Linear(dim, len(LETTERS))
+        nn.init.constant_(self.place.bias, 0.0)
+        with torch.no_grad():
+            self.place.bias[0] = -3.0  # most cells hold no middle
+            self.letter.bias.fill_(-5.0)
+            self.word.bias.fill_(-2.0)
+
+    def forward(self, feature_map: Tensor) -> dict[str, Tensor]:
+        x = self.norm(feature_map)
+        return {name: getattr(self, name)(x).float() for name in ("place", "label", "word", "letter")}
+
+    def loss(self, feature_map: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """The weighted sum of the parts, and each part as a number."""
+        said = self(feature_map)
+        here = targets["object"] > 0  # (B, S, S)
+        parts = {"object": F.binary_cross_entropy_with_logits(said["place"][..., 0], here.float()) * 8}
+        letters = targets["letters"].float()
+        parts["letter"] = F.binary_cross_entropy_with_logits(said["letter"], letters) * 30
+        if bool(here.any()):
+            predicted, true = self.boxes(said["place"])[here], targets["box"][here]
+            parts["box"] = 2 * (1 - giou(predicted, true)).mean() + _distance(predicted, true)
+            known = here & (targets["label"] >= 0)
+            if bool(known.any()):
+                parts["label"] = F.cross_entropy(said["label"][known], targets["label"][known].long())
+            if self.vocabulary.words:
+                words = targets["words"][here].float()
+                parts["word"] = F.binary_cross_entropy_with_logits(said["word"][here], words) * 8
+        total = torch.stack(list(parts.values())).sum()
+        return total, {name: float(value.detach()) for name, value in parts.items()}
+
+    def boxes(self, place: Tensor) -> Tensor:
+        """(B, S, S, 5) as boxes x, y, w, h in cells."""
+        rows, columns = place.shape[1:3]
+        x = torch.arange(columns, device=place.device) + 0.5 + place[..., 1]
+        y = torch.arange(rows, device=place.device)[:, None] + 0.5 + place[..., 2]
+        sides = (place[..., 3:].clamp(-4, 3)).exp() * 2
+        return torch.stack([x, y, sides[..., 0], sides[..., 1]], -1)
+
+    @torch.no_grad()
+    def best(self, feature_map: Tensor, threshold: float = 0.5) -> list[list[tuple[str, float, tuple[float, ...]]]]:
+        """For each picture (label, score, box x, y, w, h in cells) of the local maxima of objectness."""
+        said = self(feature_map)
+        score = said["place"][..., 0].sigmoid()
+        peak = F.max_pool2d(score[:, None], 3, 1, 1)[:, 0] == score
+        boxes, labels = self.boxes(said["place"]), said["label"].argmax(-1)
+        out: list[list[tuple[str, float, tuple[float, ...]]]] = [[] for _ in score]
+        for b, y, x in (peak & (score > threshold)).nonzero().tolist():
+            name = self.vocabulary.labels[int(labels[b, y, x])]
+            out[b].append((name, float(score[b, y, x]), tuple(boxes[b, y, x].tolist())))
+        return out
+
+
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi et al., arXiv 1902.09630) of boxes x, y, w, h, pair by pair."""
+    a1, a2 = a[:, :2] - a[:, 2:] / 2, a[:, :2] + a[:, 2:] / 2
+    b1, b2 = b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2
+    shared = (torch.minimum(a2, b2) - torch.maximum(a1, b1)).clamp(min=0).prod(-1)
+    union = a[:, 2:].prod(-1) + b[:, 2:].prod(-1) - shared
+    hull = (torch.maximum(a2, b2) - torch.minimum(a1, b1)).prod(-1)
+    return shared / union - (hull - union) / hull
+
+
+def save_head(head: DenseHead, folder: Path) -> None:
+    """Write the head beside the weights, its vocabulary in the file's metadata."""
+    names = {"labels": json.dumps(head.vocabulary.labels), "words": json.dumps(head.vocabulary.words)}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in head.state_dict().items()}
+    save_file(tensors, folder / (FILE + ".part"), names)
+    (folder / (FILE + ".part")).replace(folder / FILE)
+
+
+def open_head(folder: Path | None, dim: int, vocabulary: Vocabulary) -> DenseHead:
+    """A head for this vocabulary; rows that a file beside the weights knows are taken from it."""
+    if folder is None or not (folder / FILE).is_file():
+        return DenseHead(dim, vocabulary)
+    with safe_open(folder / FILE, "pt") as file:
+        names = file.metadata()
+        old = Vocabulary(tuple(json.loads(names["labels"])), tuple(json.loads(names["words"])))
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+    head = DenseHead(dim, old.joined(vocabulary))
+    if tensors["norm.weight"].shape[0] != dim:
+        return head
+    with torch.no_grad():
+        for name, parameter in head.named_parameters():
+            parameter[: len(tensors[name])].copy_(tensors[name])
+    return head
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    middle = F.smooth_l1_loss(a[:, :2], b[:, :2])
+    return middle + F.smooth_l1_loss(a[:, 2:].log(), b[:, 2:].log())
+
+
+def _area(region: Region) -> float:
+    x1, y1, x2, y2 = region.box or (0.0, 0.0, 0.0, 0.0)
+    return (x2 - x1) * (y2 - y1)
+
+
+def _write_letters(region: Region, letters: np.ndarray, scale: np.ndarray, side: int) -> None:
+    """Mark each letter in the cell where it stands, letters spread evenly along the line."""
+    x1, y1, x2, y2 = region.box or (0.0, 0.0, 0.0, 0.0)
+    quad = np.asarray(region.quad or (x1, y1, x2, y1, x2, y2, x1, y2), np.float32).reshape(4, 2)
+    start, end = (quad[0] + quad[3]) / 2, (quad[1] + quad[2]) / 2
+    for i, letter in enumerate(region.label):
+        if 33 <= ord(letter) < 127:
+            x, y = (start + (end - start) * (i + 0.5) / len(region.label)) * scale
+            letters[min(max(int(y), 0), side - 1), min(max(int(x), 0), side - 1), ord(letter) - 33] = 1
+
+
+def _frequent(counts: dict[str, int], most: int) -> tuple[str, ...]:
+    return tuple(sorted(sorted(counts, key=lambda name: (-counts[name], name))[:most]))

@@ -1,0 +1,52 @@
+"""A model from nothing, its weights starting in a good place.
+
+The reference's start (std 0.02 everywhere) suits the published widths. A small model learns sooner when each layer
+keeps the size of its input, and when places are told from the first step: a location token starts near its
+neighbours (Fourier features of its coordinate), and so does each row and column of the map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from florence2.codec.tokenizer import Tokenizer
+from florence2.model.config import SIZES, with_vocab
+from florence2.model.florence import Florence
+
+
+def build(size: str, tokenizer: Tokenizer, seed: int) -> Florence:
+    """A new model of a size of SIZES for this vocabulary."""
+    torch.manual_seed(seed)
+    model = Florence(with_vocab(SIZES[size], tokenizer.vocab_size))
+    initialise(model, tokenizer.loc0)
+    return model
+
+
+@torch.no_grad()
+def initialise(model: Florence, loc0: int) -> None:
+    """Give a new model its first weights; draws from torch's generator."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            fan_in = module.weight[0].numel()
+            ends_branch = name.endswith((".down", ".out")) or ".position" in name
+            nn.init.trunc_normal_(module.weight, std=fan_in**-0.5 * (0.5 if ends_branch else 1.0))
+    projector, language = model.projector, model.language
+    for table in (projector.rows, projector.columns):
+        table.weight.copy_(fourier(len(table.weight), table.weight.shape[1]))
+    for stack in (language.encoder, language.decoder):
+        nn.init.normal_(stack.embed.positions.weight, std=0.02)
+    width = language.embedding.weight.shape[1]
+    nn.init.normal_(language.embedding.weight, std=0.02)
+    language.embedding.weight[loc0 : loc0 + 1000] = 0.02 * fourier(1000, width)
+    language.embedding.weight[model.config.pad_id].zero_()
+
+
+def fourier(count: int, width: int) -> Tensor:
+    """(count, width): smooth curves of the place along an axis, each column of mean square about 1."""
+    place = torch.linspace(0, 1, count)[:, None]
+    waves = torch.cat([torch.arange(1, 17) * 0.5, 2.0 ** torch.arange(4, 7)])  # half turns to 64 turns
+    curves = torch.cat([torch.sin(torch.pi * 2 * waves * place), torch.cos(torch.pi * 2 * waves * place)], 1)
+    curves = curves / torch.cat([waves, waves]).sqrt()  # slow waves carry more
+    mixed = curves @ torch.randn(curves.shape[1], width)
+    return mixed / mixed.square().mean().sqrt()

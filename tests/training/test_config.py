@@ -1,0 +1,106 @@
+"""The config: every key checked, overrides by dotted names, shipped recipes that load."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from florence2 import scenes
+from florence2.cli import main
+from florence2.scenes.files import write
+from florence2.training.config import RECIPES, from_mapping, read_config, to_mapping
+from tests.training.tiny import tiny_model, tiny_run
+
+PLAIN = {"out": "runs/x", "data": [{"path": "scenes:count=10"}]}
+
+
+def test_the_config_loads_no_torch():
+    code = "import sys, florence2.training.config; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_every_shipped_recipe_loads(recipe):
+    config = read_config(recipe)
+    assert config.steps > 0 and config.data
+    header = (RECIPES / f"{recipe}.yaml").read_text().split("\n\n")[0]
+    assert all(word in header for word in ("command", "machine", "time", "score")), "the header states what was run"
+
+
+def test_a_config_survives_its_own_file(tmp_path):
+    config = from_mapping({**PLAIN, "steps": 7})
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(to_mapping(config)))
+    assert read_config(file) == config
+
+
+def test_overrides_reach_nested_keys(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(PLAIN))
+    config = read_config(file, ["--lr=1e-5", "--data.0.path=other", "--data.0.tasks={OD: 2}", "--precision=bf16"])
+    assert (config.lr, config.data[0].path, config.data[0].tasks) == (1e-5, "other", {"OD": 2.0})
+    assert config.precision == "bf16"
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"learning_rate": 1}, "learning_rate: unknown key"),
+    ({"lora": {"rank": 8}}, "lora: planned"),
+    ({"strategy": "lora"}, "planned"),
+    ({"strategy": "head"}, "expected one of full"),
+    ({"steps": 0}, "steps: expected at least 1"),
+    ({"steps": "many"}, "steps: expected int"),
+    ({"lr": -1}, "lr: expected at least 0"),
+    ({"ema": 1.0}, "ema: expected less than 1"),
+    ({"data": []}, "data: expected at least one source"),
+    ({"data": "folder"}, "data: expected a list"),
+    ({"data": [{"tasks": ["OD"]}]}, "path: missing"),
+    ({"data": [{"path": "x", "shuffle": True}]}, "shuffle: unknown key"),
+])  # fmt: skip
+def test_a_wrong_key_is_named(change, said):
+    with pytest.raises(ValueError, match=said):
+        from_mapping({**PLAIN, **change})
+
+
+def test_the_command_trains_and_resumes(tmp_path, capsys):
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(tiny_run(tmp_path, steps=2)))
+    assert main(["train", "--config", str(file), "--json"]) == 0
+    *rows, result = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["step"] for row in rows] == [1, 2] and result["steps"] == 2
+    assert main(["train", "--config", str(file), "--json", "--steps=3"]) == 0
+    *rows, result = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["step"] for row in rows] == [3] and result["steps"] == 3
+
+
+def test_a_missing_config_is_one_line(capsys):
+    assert main(["train", "--config", "nothing-here"]) == 1
+    assert "expected a YAML file or a shipped recipe" in capsys.readouterr().err
+
+
+def test_data_show_prints_what_the_model_sees(tmp_path, capsys):
+    truth = write(tmp_path / "toy", (scenes.draw(seed, signs=0) for seed in range(2)))
+    model = tiny_model(tmp_path / "model")
+    args = ["data", "show", str(truth), "--task", "OD", "--model", model]
+    assert main([*args, "--json", "--draw", str(tmp_path / "drawn")]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 2 and {"id", "image", "prompt", "target", "target_ids"} <= set(rows[0])
+    assert rows[0]["prompt"] == "Locate the objects with category name in the image."
+    assert "<loc_" in rows[0]["target"] and rows[0]["target_ids"][0] == 0 and rows[0]["target_ids"][-1] == 2
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 2
+
+
+def test_data_check_names_each_problem(tmp_path, capsys):
+    truth = write(tmp_path / "toy", (scenes.draw(seed, signs=0, size=64) for seed in range(3)))
+    model = tiny_model(tmp_path / "model")
+    args = ["data", "check", str(truth), "--task", "OD", "--model", model, "--json"]
+    assert main(args) == 0 and not capsys.readouterr().out
+    rows = [json.loads(line) for line in truth.read_text().splitlines()]
+    rows[0]["regions"][0]["box"] = [10, 10, 500, 20]
+    rows[1]["regions"][0]["box"] = [10, 10, 10, 20]
+    (truth.parent / rows[2]["image"]["uri"]).unlink()
+    truth.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(args) == 1
+    found = {row["id"]: row["reason"] for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert found == {rows[0]["id"]: "outside", rows[1]["id"]: "flat", rows[2]["id"]: "missing"}
