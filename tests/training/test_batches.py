@@ -64,8 +64,13 @@ def test_batches_depend_on_nothing_but_their_number(tmp_path):
 def test_no_answer_stands_in_a_prompt(tmp_path):
     made = batches(tmp_path, data=[{"path": toy_set(tmp_path), "tasks": ["OD", "DETAILED_CAPTION"]}])
     tokenizer = made.tokenizer
-    prompts = {tuple(tokenizer.prompt_ids(p)) for p in (
-        "Locate the objects with category name in the image.", "Describe in detail what is shown in the image.")}
+    prompts = {
+        tuple(tokenizer.prompt_ids(p))
+        for p in (
+            "Locate the objects with category name in the image.",
+            "Describe in detail what is shown in the image.",
+        )
+    }
     for number in range(3):
         for part in made[number].parts:
             for ids, mask in zip(part.prompt_ids, part.prompt_mask):
