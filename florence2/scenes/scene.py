@@ -37,11 +37,11 @@ def draw(
     objects: least and most things. min_side, max_side: of a thing's shorter and longer side, as fractions of the
     picture's shorter side. size: pixels, or (width, height). clutter: 0 (flat ground, no specks, no grain) to 1.
     signs: probability of a sign; letters: the least height of its letters' ink, a fraction of the picture's height.
-    kinds, fonts: what to choose from; `withheld` adds the withheld kinds and fonts to what is chosen from by default.
+    kinds, fonts: what to choose from; with `withheld` about half of what is drawn is of withheld kinds and fonts.
     """
     size_wh = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    kinds = tuple(kinds if kinds is not None else KINDS + WITHHELD_KINDS * withheld)
-    fonts = tuple(fonts if fonts is not None else lettering.FONTS + lettering.WITHHELD_FONTS * withheld)
+    kinds = tuple(kinds if kinds is not None else _mixed(KINDS, WITHHELD_KINDS, withheld))
+    fonts = tuple(fonts if fonts is not None else _mixed(lettering.FONTS, lettering.WITHHELD_FONTS, withheld))
     _check(size_wh, objects, min_side, kinds, fonts)
     rng = random.Random(seed)
     ground, rgb, other, style = _ground(rng, clutter)
@@ -70,6 +70,11 @@ def _check(
         unknown = [name for name in given if name not in known]
         if unknown or not given:
             raise ValueError(f"{what} {''.join(unknown[:1])!r}: expected some of {', '.join(known)}")
+
+
+def _mixed(known: tuple[str, ...], held: tuple[str, ...], withheld: bool) -> tuple[str, ...]:
+    """What is chosen from: the known names; if asked, the withheld ones as often."""
+    return known + held * round(len(known) / len(held)) if withheld else known
 
 
 def _ground(rng: random.Random, clutter: float) -> tuple[str, Rgb, Rgb, str]:
