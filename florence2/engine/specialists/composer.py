@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,11 @@ MAX_OVERLAP = 0.5  # IoU over which two regions of one label are one thing
 MAX_LABELS, MAX_WORDS = 6, 12  # kinds of things, and words of read text, that a sentence names
 
 NUMBERS = ("no", "a", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+PLACES = (
+    ("at the top left", "at the top", "at the top right"),
+    ("on the left", "in the middle", "on the right"),
+    ("at the bottom left", "at the bottom", "at the bottom right"),
+)
 IRREGULAR = {
     "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "sheep": "sheep",
     "knife": "knives", "goose": "geese", "tooth": "teeth", "foot": "feet", "leaf": "leaves", "scissors": "scissors",
@@ -58,15 +63,12 @@ def compose(sample: Sample, width: int, height: int) -> Parsed:
     groups = dict(list(groups.items())[:MAX_LABELS])
     if not groups and not lines:
         return Parsed()
-    words = " ".join(" ".join(r.label for r in lines).split()[:MAX_WORDS]).replace('"', "'")
+    words = _words(lines)
     brief = join([counted(label, len(found)) for label, found in groups.items()] or [f'a text that says "{words}"'])
     detailed = [
-        f"{_capital(counted(label, len(found)))} {'is' if len(found) == 1 else 'are'} {_places(found, width, height)}."
-        for label, found in groups.items()
+        f"{_capital(place)} you can see {join(said)}." for place, said in _by_place(groups, lines, width, height)
     ]
-    if words:
-        detailed.append(f'A text {_places(lines, width, height)} says "{words}".')
-    named = [r for found in groups.values() for r in found] + (lines if words else [])
+    named = [r for found in groups.values() for r in found] + lines
     scores = [r.score for r in named if r.score is not None]
     score = sum(scores) / len(scores) if scores else None
     return Parsed(
@@ -118,20 +120,28 @@ def _area(region: Region) -> float:
     return (x2 - x1) * (y2 - y1)
 
 
-def _places(regions: Sequence[Region], width: int, height: int) -> str:
-    """Where the regions are; each place is named once."""
-    places = list(dict.fromkeys(_place(r.box, width, height) for r in regions if r.box))
-    return join(places) if len(places) < 4 else "in several places"
+def _by_place(
+    groups: Mapping[str, Sequence[Region]], lines: Sequence[Region], width: int, height: int
+) -> list[tuple[str, list[str]]]:
+    """Each place in reading order, with what is there."""
+    there: dict[tuple[int, int], list[str]] = {}
+    for label, found in groups.items():
+        places = [_place(r.box, width, height) for r in found if r.box]
+        for place in dict.fromkeys(places):
+            there.setdefault(place, []).append(counted(label, places.count(place)))
+    places = [_place(r.box, width, height) for r in lines if r.box]
+    for place in dict.fromkeys(places):
+        words = _words([line for line, at in zip(lines, places) if at == place])
+        there.setdefault(place, []).append(f'a text that says "{words}"')
+    return [(PLACES[row][column], there[row, column]) for row, column in sorted(there)]
 
 
-def _place(box: Box, width: int, height: int) -> str:
-    column = _third((box[0] + box[2]) / 2 / max(width, 1))
-    row = _third((box[1] + box[3]) / 2 / max(height, 1))
-    side = ("on the left", "in the middle", "on the right")[column]
-    if row == 1:
-        return side
-    edge = ("at the top", "", "at the bottom")[row]
-    return edge if column == 1 else f"{edge} {('left', '', 'right')[column]}"
+def _words(lines: Sequence[Region]) -> str:
+    return " ".join(" ".join(line.label for line in lines).split()[:MAX_WORDS]).replace('"', "'")
+
+
+def _place(box: Box, width: int, height: int) -> tuple[int, int]:
+    return _third((box[1] + box[3]) / 2 / max(height, 1)), _third((box[0] + box[2]) / 2 / max(width, 1))
 
 
 def _third(position: float) -> int:
