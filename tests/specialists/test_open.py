@@ -46,7 +46,7 @@ def picture():
     return Sample("a", ImageRef("a", "a.png", width=10, height=8)), np.zeros((8, 10, 3), np.uint8)
 
 
-@pytest.mark.parametrize("name", specialists.SPECIALISTS)
+@pytest.mark.parametrize("name", ["rapidocr", "opencv", "composer"])
 def test_every_name_of_the_table_opens_a_specialist_that_has_loaded_nothing(name):
     found = specialists.open(name)
     assert isinstance(found, Specialist)

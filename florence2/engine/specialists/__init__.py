@@ -22,12 +22,14 @@ SPECIALISTS: Mapping[str, str] = MappingProxyType(
         "rapidocr": "florence2.engine.specialists.rapidocr:RapidOcr",
         "opencv": "florence2.engine.specialists.opencv:OpenCv",
         "composer": "florence2.engine.specialists.composer:Composer",
+        "tesseract": "florence2.engine.specialists.tesseract:Tesseract",
     }
 )
 WITH_ARGUMENT: Mapping[str, str] = MappingProxyType(  # NAME:ARGUMENT
     {
         "simulated": "florence2.engine.specialists.simulated:Simulated",
         "student": "florence2.engine.specialists.student:Student",
+        "tesseract": "florence2.engine.specialists.tesseract:Tesseract",
     }
 )
 CARD = "florence2.engine.specialists.onnx:OnnxDetector"
