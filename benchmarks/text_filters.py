@@ -18,8 +18,9 @@ from florence2.records import ImageRef, Sample, Source, Text
 KINDS = ("word_list", "file_name", "markup", "repeated", "other_language")
 
 NOUNS = (
-    "dog cat car tree house street table chair horse bus train boat bird clock vase bed sofa pizza cake apple laptop phone "
-    "bicycle umbrella bench kite surfboard skateboard elephant zebra giraffe bear sheep cow sink oven toilet book bottle cup"
+    "dog cat car tree house street table chair horse bus train boat bird clock vase bed sofa pizza cake apple laptop "
+    "phone bicycle umbrella bench kite surfboard skateboard elephant zebra giraffe bear sheep cow sink oven toilet book "
+    "bottle cup"
 ).split()
 
 TEMPLATES = {  # language -> (subjects, verbs, places); a sentence is one of each
@@ -54,7 +55,8 @@ def corrupt(caption: str, kind: str, rng: random.Random) -> str:
         return rng.choice((" ", ", ", "; ")).join(found)
     if kind == "file_name":
         stem = rng.choice(("IMG", "DSC", "photo", "scan", "-".join(rng.sample(NOUNS, 2)), rng.choice(NOUNS)))
-        return f"{stem}{rng.choice(('_', '-', ''))}{rng.randint(1, 9999):04d}.{rng.choice(('jpg', 'png', 'JPG', 'gif', 'webp'))}"
+        suffix = rng.choice(("jpg", "png", "JPG", "gif", "webp"))
+        return f"{stem}{rng.choice(('_', '-', ''))}{rng.randint(1, 9999):04d}.{suffix}"
     if kind == "markup":
         return rng.choice(
             (

@@ -173,14 +173,14 @@ def _docs(path: Path, vocab: Any, seed: int) -> Iterator[Any]:
         yield Doc(vocab, **fields)
 
 
-def _config(steps: int, seed: int, train: Path, held_out: Path) -> Any:
+def _config(steps: int, stop: int, seed: int, train: Path, held_out: Path) -> Any:
     """spaCy's own CPU "efficiency" settings, with averaged weights and a falling learning rate."""
     from spacy.cli.init_config import init_config
 
     config = init_config(lang="en", pipeline=["tagger", "morphologizer", "parser"], optimize="efficiency", gpu=False)
     config["paths"] |= {"train": str(train), "dev": str(held_out)}
     config["system"]["seed"] = seed
-    config["training"] |= {"max_steps": steps, "patience": 0, "eval_frequency": 500}
+    config["training"] |= {"max_steps": stop or steps, "patience": 0, "eval_frequency": 500}
     config["training"]["optimizer"] |= {
         "use_averages": True,
         "learn_rate": {
@@ -195,8 +195,11 @@ def _config(steps: int, seed: int, train: Path, held_out: Path) -> Any:
     return config
 
 
-def train_parser(data: Path, out: Path, steps: int = 6000, seed: int = 0) -> dict[str, float]:
-    """Train tagger, morphologizer and parser on a UD treebank's train part; write the pipeline, give its dev scores."""
+def train_parser(data: Path, out: Path, steps: int = 6000, stop: int = 0, seed: int = 0) -> dict[str, float]:
+    """Train tagger, morphologizer and parser on a UD treebank's train part; write the pipeline, give its dev scores.
+
+    `steps` shapes the learning rate; `stop` ends the run earlier without touching that shape.
+    """
     import spacy
     from spacy.tokens import DocBin
     from spacy.training.initialize import init_nlp
@@ -208,7 +211,7 @@ def train_parser(data: Path, out: Path, steps: int = 6000, seed: int = 0) -> dic
         DocBin(docs=[d for i, d in enumerate(docs) if i % HELD_OUT]).to_disk(work / "train.spacy")
         DocBin(docs=docs[::HELD_OUT]).to_disk(work / "held_out.spacy")
         (work / "model").mkdir()
-        config = _config(steps, seed, work / "train.spacy", work / "held_out.spacy")
+        config = _config(steps, stop, seed, work / "train.spacy", work / "held_out.spacy")
         train(init_nlp(config), work / "model")
         nlp = spacy.load(work / "model" / "model-best")
     strip(nlp, out)
@@ -220,6 +223,12 @@ def strip(nlp: Any, out: Path) -> None:
     import spacy
 
     nlp.config["paths"] = {"train": None, "dev": None, "vectors": None, "init_tok2vec": None}
+    nlp.meta |= {
+        "name": "ud_ewt",
+        "version": "1.0.0",
+        "license": "CC BY-SA 4.0",
+        "description": "trained on UD_English-EWT",
+    }
     nlp.to_disk(out)
     labels = {label for name in nlp.pipe_names for label in nlp.pipe_labels.get(name, ())}
     needed = sorted(set(spacy.blank("en").vocab.strings) | labels | {"ROOT", "dep"})
@@ -255,11 +264,12 @@ def main() -> None:
         command.add_argument("--data", type=Path, required=True, help="folder with *-ud-train.conllu[.gz] and -dev")
     train_command.add_argument("--out", type=Path, required=True)
     train_command.add_argument("--steps", type=int, default=6000)
+    train_command.add_argument("--stop", type=int, default=0, help="end after so many steps; 0 = after --steps")
     train_command.add_argument("--seed", type=int, default=0)
     score_command.add_argument("--model", type=Path, required=True)
     args = parser.parse_args()
     if args.command == "train":
-        scores = train_parser(args.data, args.out, args.steps, args.seed)
+        scores = train_parser(args.data, args.out, args.steps, args.stop, args.seed)
     else:
         scores = score(args.data, args.model)
     print(json.dumps(scores))

@@ -51,21 +51,12 @@ class Measures:
 
 # labels (without subtype) of the words to the left of a noun that belong to its chunk
 MODIFIERS = {
-    "det", "predet", "amod", "nummod", "compound", "flat", "nmod", "poss", "goeswith", "quantmod", "nn", "advmod",
-    "neg", "num", "possessive",
+    "det", "predet", "amod", "nummod", "compound", "flat", "nmod", "poss", "goeswith", "quantmod", "nn", "neg",
+    "num", "possessive",
 }  # fmt: skip
 INNER = MODIFIERS | {
-    "case",
-    "punct",
-    "cc",
-    "conj",
-    "obl",
-    "npadvmod",
-    "hmod",
-    "hyph",
-    "fixed",
-    "list",
-}  # inside a modifier
+    "advmod", "case", "punct", "cc", "conj", "obl", "npadvmod", "hmod", "hyph", "fixed", "list",
+}  # inside a modifier  # fmt: skip
 TAIL = {"flat", "goeswith"}  # words to the right of a noun that belong to its name
 SIDE = {"compound", "flat", "nn", "goeswith", "fixed"}  # nouns that are part of another noun's chunk
 NOMINAL = {"NOUN", "PROPN", "PRON"}
