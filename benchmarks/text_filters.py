@@ -19,8 +19,8 @@ KINDS = ("word_list", "file_name", "markup", "repeated", "other_language")
 
 NOUNS = (
     "dog cat car tree house street table chair horse bus train boat bird clock vase bed sofa pizza cake apple laptop "
-    "phone bicycle umbrella bench kite surfboard skateboard elephant zebra giraffe bear sheep cow sink oven toilet book "
-    "bottle cup"
+    "phone bicycle umbrella bench kite surfboard skateboard elephant zebra giraffe bear sheep cow sink oven toilet "
+    "book bottle cup"
 ).split()
 
 TEMPLATES = {  # language -> (subjects, verbs, places); a sentence is one of each

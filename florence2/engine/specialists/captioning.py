@@ -1,0 +1,69 @@
+"""Captions by an image-to-text model of transformers: BLIP, BLIP-2, GIT, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from florence2.engine.operator import Spec
+from florence2.engine.specialists import hub
+from florence2.records import Parsed, Result, Sample, Text
+
+DETAILS = ("brief", "detailed", "more_detailed")
+
+
+class Captioning:
+    """One text a picture; its score is exp of the mean log-probability of its tokens."""
+
+    def __init__(
+        self, model: str, detail: str = "brief", prompt: str = "", max_new_tokens: int = 40, revision: str = ""
+    ) -> None:
+        if detail not in DETAILS:
+            raise ValueError(f"captioning: detail: expected one of {', '.join(DETAILS)}, got {detail!r}")
+        self.model, self.revision, self.detail, self.prompt = model, revision, detail, prompt
+        self.max_new_tokens = int(hub.number("captioning", "max_new_tokens", max_new_tokens, 1, 1024))
+        produces = frozenset({f"text/{detail}"})
+        self.spec = Spec("captioning", hub.version("captioning"), produces=produces, batch_size=4)
+        self.config = {"detail": detail, "prompt": prompt, "max_new_tokens": self.max_new_tokens}
+        self.weights_sha256 = hub.weights_sha256(model, revision)
+        self._loaded: tuple[Any, Any] | None = None
+
+    def setup(self, device: str) -> None:
+        """Load the model and its processor."""
+        self._loaded = hub.load(self.model, self.revision, device, "AutoModelForImageTextToText")
+
+    def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
+        """One batch, greedy; a picture for which the model says nothing gets no text."""
+        import torch
+
+        assert self._loaded is not None, "setup comes before annotate"
+        processor, model = self._loaded
+        text = {"text": [self.prompt] * len(images)} if self.prompt else {}
+        inputs = hub.move(processor(images=list(images), **text, return_tensors="pt"), model.device)
+        with torch.inference_mode():
+            found = model.generate(
+                **inputs,
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=self.max_new_tokens,
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+            chances = model.compute_transition_scores(found.sequences, found.scores, normalize_logits=True)
+        captions = processor.batch_decode(found.sequences, skip_special_tokens=True)
+        pad = getattr(processor.tokenizer, "pad_token_id", None)
+        new = found.sequences[:, -chances.shape[1] :]
+        return [self._parsed(caption, row[ids != pad]) for caption, row, ids in zip(captions, chances.cpu(), new.cpu())]
+
+    def _parsed(self, caption: str, chances: Any) -> Parsed:
+        caption = caption.strip()
+        if not caption:
+            return Parsed()
+        score = float(chances.mean().exp()) if len(chances) else None
+        return Parsed(texts=(Text(id="caption", text=caption, detail=self.detail, score=score),))
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._loaded = None

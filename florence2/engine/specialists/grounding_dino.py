@@ -1,0 +1,112 @@
+"""Phrases of captions and where they are, by Grounding DINO (or MM Grounding DINO).
+
+The model scores every token of a caption for every box. The paper's triplets need spans, so that a box goes to the noun
+chunk whose tokens it scores highest: phrase, span and boxes, and two scores, the box's and the phrase's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from florence2.engine.language import Parser
+from florence2.engine.operator import Spec
+from florence2.engine.phrases import Chunk
+from florence2.engine.specialists import hub
+from florence2.engine.specialists.detection import region
+from florence2.records import Grounding, Parsed, Region, Result, Sample, Text
+
+CAPTIONS = ("brief", "detailed", "more_detailed")
+
+
+class GroundingDino:
+    """For each caption of a picture, its noun chunks with boxes."""
+
+    def __init__(
+        self, model: str, box: float = 0.35, text: float = 0.25, parser: str = "auto", revision: str = ""
+    ) -> None:
+        self.model, self.revision, self.parser = model, revision, Parser(parser)
+        self.box, self.text = hub.number("grounding-dino", "box", box), hub.number("grounding-dino", "text", text)
+        self.spec = Spec(
+            "grounding-dino",
+            hub.version("grounding-dino"),
+            produces=frozenset({"text_phrase_region", "region_text/object"}),
+            requires=frozenset({"text/caption"}),
+            batch_size=2,
+        )
+        self.config = {"box": self.box, "text": self.text, "parser": self.parser.weights_sha256}
+        self.weights_sha256 = hub.weights_sha256(model, revision)
+        self._loaded: tuple[Any, Any] | None = None
+
+    def setup(self, device: str) -> None:
+        """Load the model and its processor."""
+        self._loaded = hub.load(self.model, self.revision, device, "AutoModelForZeroShotObjectDetection")
+
+    def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
+        """Each caption of each picture, one at a time."""
+        results: list[Result] = []
+        for sample, image in zip(samples, images):
+            regions: list[Region] = []
+            groundings: list[Grounding] = []
+            for text in sample.current().texts:
+                if text.detail in CAPTIONS and text.text.strip():
+                    self._ground(text, image, regions, groundings)
+            results.append(Parsed(regions=tuple(regions), groundings=tuple(groundings)))
+        return results
+
+    def _ground(self, text: Text, image: np.ndarray, regions: list[Region], groundings: list[Grounding]) -> None:
+        boxes, scores, tokens, offsets = self.look(text.text, image)
+        chunks = self.parser.noun_chunks(text.text)
+        by_chunk: dict[Chunk, list[int]] = {}
+        phrase_scores: dict[Chunk, float] = {}
+        for k in np.argsort(-scores, kind="stable"):
+            named = [(chunk, _score_of(chunk, tokens[k], offsets)) for chunk in chunks]
+            chunk, score = max(named, key=lambda pair: pair[1], default=(None, 0.0))
+            if chunk is not None and score > self.text:
+                by_chunk.setdefault(chunk, []).append(int(k))
+                phrase_scores[chunk] = max(score, phrase_scores.get(chunk, 0.0))
+        for chunk in sorted(by_chunk, key=lambda c: c.start):
+            found = [
+                region(len(regions) + i, boxes[k], chunk.text, float(scores[k])) for i, k in enumerate(by_chunk[chunk])
+            ]
+            regions += found
+            groundings.append(
+                Grounding(
+                    id=f"phrase-{len(groundings)}",
+                    text_id=text.id,
+                    phrase=chunk.text,
+                    spans=((chunk.start, chunk.end),),
+                    region_ids=tuple(r.id for r in found),
+                    score=phrase_scores[chunk],
+                )
+            )
+
+    def look(self, caption: str, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int]]]:
+        """Boxes (N, 4) above the floor, scores (N,), token scores (N, T), and the tokens' places in the caption."""
+        import torch
+
+        assert self._loaded is not None, "setup comes before annotate"
+        processor, model = self._loaded
+        prompt = caption if caption.rstrip().endswith(".") else caption.rstrip() + "."
+        inputs = processor(images=image, text=prompt, return_tensors="pt", truncation=True)
+        offsets = processor.tokenizer(prompt, return_offsets_mapping=True, truncation=True)["offset_mapping"]
+        with torch.inference_mode():
+            outputs = model(**hub.move(inputs, model.device))
+        found = processor.post_process_grounded_object_detection(
+            outputs, inputs["input_ids"], threshold=self.box, text_threshold=self.text, target_sizes=hub.sizes([image])
+        )[0]
+        tokens = torch.sigmoid(outputs.logits[0])
+        above = tokens.max(dim=-1).values > self.box  # the rows that post-processing keeps, in its order
+        places = [(int(start), int(end)) for start, end in offsets]
+        return found["boxes"].cpu().numpy(), found["scores"].cpu().numpy(), tokens[above].cpu().numpy(), places
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._loaded = None
+
+
+def _score_of(chunk: Chunk, tokens: np.ndarray, offsets: Sequence[tuple[int, int]]) -> float:
+    inside = [float(tokens[t]) for t, (start, end) in enumerate(offsets) if chunk.start <= start < end <= chunk.end]
+    return max(inside, default=0.0)

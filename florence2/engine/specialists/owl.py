@@ -1,0 +1,70 @@
+"""Open-vocabulary detection by OWLv2 or OWL-ViT: the labels are yours, given in a card.
+
+specialist: owl
+model: google/owlv2-base-patch16-ensemble
+labels: [cat, dog, red umbrella]
+score: 0.2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from florence2.engine.operator import Spec
+from florence2.engine.specialists import hub
+from florence2.engine.specialists.detection import region
+from florence2.records import Parsed, Result, Sample
+
+PROMPT = "a photo of a {}"
+
+
+class Owl:
+    """Boxes of the labels asked for."""
+
+    def __init__(self, model: str, labels: Sequence[str] = (), score: float = 0.2, revision: str = "") -> None:
+        if not labels or isinstance(labels, str):
+            raise ValueError(
+                f"owl: labels: expected a list of phrases to look for, got {labels!r}; write them in a card"
+            )
+        self.model, self.revision, self.labels = model, revision, [str(label) for label in labels]
+        self.score = hub.number("owl", "score", score)
+        self.spec = Spec("owl", hub.version("owl"), produces=frozenset({"region_text/object"}), batch_size=2)
+        self.config = {"score": self.score, "labels": self.labels, "prompt": PROMPT}
+        self.weights_sha256 = hub.weights_sha256(model, revision)
+        self._loaded: tuple[Any, Any] | None = None
+
+    def setup(self, device: str) -> None:
+        """Load the model and its processor."""
+        self._loaded = hub.load(self.model, self.revision, device, "AutoModelForZeroShotObjectDetection")
+
+    def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
+        """The same queries for every picture."""
+        import torch
+
+        assert self._loaded is not None, "setup comes before annotate"
+        processor, model = self._loaded
+        queries = [[PROMPT.format(label) for label in self.labels]] * len(images)
+        inputs = processor(
+            text=queries, images=list(images), return_tensors="pt", padding="max_length", truncation=True
+        )
+        with torch.inference_mode():
+            outputs = model(**hub.move(inputs, model.device))
+        found = processor.post_process_grounded_object_detection(
+            outputs, threshold=self.score, target_sizes=hub.sizes(images), text_labels=[self.labels] * len(images)
+        )
+        return [
+            Parsed(
+                regions=tuple(
+                    region(i, box, label, float(score))
+                    for i, (box, label, score) in enumerate(zip(one["boxes"], one["text_labels"], one["scores"]))
+                )
+            )
+            for one in found
+        ]
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._loaded = None

@@ -1,0 +1,84 @@
+"""The best name of each region by image-text similarity (CLIP, SigLIP): the part that Florence-1 plays in the paper.
+
+Candidates are a region's label, its description, and the noun chunks of the description; the crop decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from florence2.engine.language import Parser
+from florence2.engine.operator import Spec
+from florence2.engine.specialists import hub
+from florence2.pixels import crop
+from florence2.records import Parsed, Region, Result, Sample
+
+
+class Similarity:
+    """For each described region one that refines it, its description being the candidate most like the crop."""
+
+    def __init__(self, model: str, parser: str = "auto", revision: str = "") -> None:
+        self.model, self.revision, self.parser = model, revision, Parser(parser)
+        self.spec = Spec(
+            "similarity",
+            hub.version("similarity"),
+            produces=frozenset({"region_text/object"}),
+            requires=frozenset({"region_text/object"}),
+            batch_size=4,
+        )
+        self.config = {"parser": self.parser.weights_sha256}
+        self.weights_sha256 = hub.weights_sha256(model, revision)
+        self._loaded: tuple[Any, Any] | None = None
+
+    def setup(self, device: str) -> None:
+        """Load the model and its processor."""
+        self._loaded = hub.load(self.model, self.revision, device, "AutoModel")
+
+    def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
+        """One pass a region."""
+        results: list[Result] = []
+        for sample, image in zip(samples, images):
+            found: list[Region] = []
+            for region in sample.current().regions:
+                texts = self.candidates(region)
+                if region.box is None or len(texts) < 2:
+                    continue
+                chances = self.compare(crop(image, region.box), texts)
+                best = int(chances.argmax())
+                found.append(
+                    Region(
+                        id=f"named-{len(found)}",
+                        kind=region.kind,
+                        box=region.box,
+                        label=region.label,
+                        label_space=region.label_space,
+                        description=texts[best],
+                        score=float(chances[best]),
+                        refines=region.id,
+                    )
+                )
+            results.append(Parsed(regions=tuple(found)))
+        return results
+
+    def candidates(self, region: Region) -> list[str]:
+        """What a region may be called."""
+        chunks = [chunk.text for chunk in self.parser.noun_chunks(region.description)] if region.description else []
+        return [text for text in dict.fromkeys([region.label, region.description, *chunks]) if text.strip()]
+
+    def compare(self, image: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """(N,) shares of belief that each text is the one of the picture."""
+        import torch
+
+        assert self._loaded is not None, "setup comes before annotate"
+        processor, model = self._loaded
+        inputs = processor(text=list(texts), images=image, return_tensors="pt", padding="max_length", truncation=True)
+        with torch.inference_mode():
+            logits = model(**hub.move(inputs, model.device)).logits_per_image[0]
+        return torch.softmax(logits.float(), dim=0).cpu().numpy()
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._loaded = None
