@@ -7,13 +7,13 @@ reason for which something fell, then others evenly spread.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from florence2.records import Sample
 from florence2.reporting.charts import histogram
-from florence2.reporting.page import Html, Section, element, escape, join, number, shares, table, tiles
+from florence2.reporting.page import Cell, Html, Section, element, escape, join, number, shares, table, tiles
 from florence2.reporting.pictures import Load, cards, sample_card
 from florence2.store import Store, scan
 
@@ -34,10 +34,11 @@ class Survey:
 
 def store_sections(store: Store, load: Load, pictures: int = 24) -> list[Section]:
     """Overview, what each phase kept, scores, failures, pictures."""
-    survey = _survey(store)
+    survey, tally = _survey(store), store.tally()
     return [
         Section("Overview", _overview(store)),
-        Section("What was kept", _kept(store), "Every annotation by round and source, and why the others fell."),
+        Section("What was kept", _kept(tally), "Every annotation by round and source, and why the others fell."),
+        *_rules(tally),
         *(
             [Section("Scores", _scores(survey), "By round and source; what fell is stacked on what was kept.")]
             * bool(survey.scores)
@@ -63,11 +64,11 @@ def _overview(store: Store) -> Html:
     )
 
 
-def _kept(store: Store) -> Html:
+def _kept(tally: Sequence[Mapping[str, Any]]) -> Html:
     """A row for each round, source and family; a key to the colours."""
     made: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
     why: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
-    for row in store.tally():
+    for row in tally:
         key = (row["round"] or 0, row["source"], row["source_version"] or "", row["family"], row["kind"] or "")
         made[key][row["status"]] += row["count"]
         if row["status"] != "kept":
@@ -89,6 +90,18 @@ def _kept(store: Store) -> Html:
         element("span", element("i", class_=f"key {s}"), s, class_="small", style="margin-right:1rem") for s in STATUSES
     )
     return join([element("p", keys), table(header, rows)])
+
+
+def _rules(tally: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Which rule threw out how much of what."""
+    fallen: Counter[tuple[str, ...]] = Counter()
+    for row in tally:
+        if row["status"] != "kept":
+            kind = _family(row["family"], row["kind"] or "")
+            fallen[(row["rule"] or "", row["reason"] or "", row["status"], kind)] += row["count"]
+    rows: list[tuple[Cell, ...]] = [(*key, count) for key, count in sorted(fallen.items(), key=lambda entry: -entry[1])]
+    body = table(("rule", "reason", "verdict", "of what", "how many"), rows)
+    return [Section("Why it fell", body, "The last verdict on each, by the rule that gave it.")] if rows else []
 
 
 def _family(family: str, kind: str) -> str:

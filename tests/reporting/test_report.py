@@ -65,7 +65,7 @@ def test_examples_of_each_reason_come_first(store):
     sections = store_sections(store, load_pixels, pictures=2)
     shown = next(s.body for s in sections if s.title == "Pictures")
     assert "rejected: low_score" in shown or "superseded: outranked" in shown
-    assert [s.title for s in sections] == ["Overview", "What was kept", "Scores", "Failures", "Pictures"]
+    assert [s.title for s in sections] == ["Overview", "What was kept", "Why it fell", "Scores", "Failures", "Pictures"]
 
 
 def test_a_lost_picture_is_named_and_the_rest_goes_on(tmp_path):
