@@ -139,6 +139,17 @@ def key_table(config: ModelConfig, layout: str) -> dict[str, str | None]:
     return table
 
 
+def single_keys(layout: str) -> dict[str, str]:
+    """Our name -> the layout's key, of all that a model has once."""
+    column = LAYOUTS.index(layout)
+    return {
+        prefixes[0] + row[0]: prefixes[column] + str(row[column])
+        for prefixes, rows in SECTIONS
+        for row in rows
+        if row[0] is not None and "{" not in prefixes[0] + row[0].replace("{w}", "")
+    }
+
+
 def told_layout(names: Iterable[str]) -> str | None:
     """Which layout these keys are in, told by keys that every model of that layout has."""
     present = set(names)

@@ -180,7 +180,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 of the tensors' bytes in the order of their names."""
     value = 0
     for name in sorted(tensors):
-        value = zlib.crc32(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()), value)
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
     return f"{value:08x}"
 
 
