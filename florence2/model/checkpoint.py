@@ -130,7 +130,7 @@ def save_model(
     files: dict[str, dict[str, Any]] = {"config.json": {"format": "florence2", **to_json(config)}}
     if layout != "florence2":
         config = _fit_rows(state, config, layout, named_rows)
-        state = _spell(state, config, layout)
+        state = spell(state, config, layout)
         files = write_config(config, layout, str(kind).removeprefix("torch."))
     write(state, folder / SINGLE[0])
     for name, content in files.items():
@@ -251,7 +251,7 @@ def _is_mean(table: Tensor, row: int) -> bool:
     return torch.equal(table[row : row + 1], _mean_row(table, row))
 
 
-def _spell(state: dict[str, Tensor], config: ModelConfig, layout: str) -> dict[str, Tensor]:
+def spell(state: dict[str, Tensor], config: ModelConfig, layout: str) -> dict[str, Tensor]:
     """The tensors under a layout's keys: Microsoft's holds every copy of the tied matrix, transformers' only one."""
     out = {}
     for key, ours in key_table(config, layout).items():
