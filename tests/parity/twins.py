@@ -47,7 +47,7 @@ def base() -> ModelConfig:
 def lively(
     config: ModelConfig, seed: int = 0, eos: float = 1.3, location: float = 1.0, branch: float = 0.5
 ) -> Florence:
-    """Our model with random weights; `eos` and `location` raise what they name, `branch` scales the text side's branches.
+    """Our model, random; `eos` and `location` raise what they name, `branch` scales the branches of the text side.
 
     Those are small beside its strong positions, or one state would rule all steps.
     """
@@ -72,7 +72,9 @@ def lively(
         model.projector.frames.copy_(frame_table(*model.projector.frames.shape))
         embedding = model.language.embedding.weight
         towards = model.language.decoder.layers[-1].mlp_norm.bias.mul_(3)
-        embedding[config.eos_id] += eos * towards / towards.square().sum()  # part of every last state: `</s>` becomes likely, not certain
+        embedding[config.eos_id] += (
+            eos * towards / towards.square().sum()
+        )  # part of every last state: `</s>` becomes likely, not certain
         embedding[locations.start : locations.stop] *= location
         embedding[config.pad_id] = 0
     return model
