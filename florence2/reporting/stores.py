@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from florence2.records import Sample
@@ -19,6 +20,7 @@ from florence2.store import Store, scan
 
 BINS = 20
 STATUSES = ("kept", "superseded", "rejected")
+EXAMPLES = 4  # pictures for each reason, where there is room
 CHARTS = 24  # at most so many histograms
 FAILURES = 30  # at most so many failures are listed
 
@@ -28,7 +30,7 @@ class Survey:
     """One pass over a snapshot: scores in bins, and where examples are. A place is (group, image id)."""
 
     scores: dict[tuple[int, str], dict[str, list[int]]] = field(default_factory=dict)
-    examples: dict[str, tuple[int, str]] = field(default_factory=dict)  # reason -> a place
+    examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # reason -> a few places
     sizes: list[int] = field(default_factory=list)  # good pictures in each group
 
 
@@ -142,7 +144,9 @@ def _failures(store: Store) -> list[Section]:
 def _pictures(store: Store, survey: Survey, load: Load, pictures: int) -> Section:
     groups = scan.groups(store.snapshot())
     spread = _spread(store, groups, survey.sizes, pictures)
-    places = list(dict.fromkeys([*list(survey.examples.values())[: pictures // 2], *spread]))[:pictures]
+    turns = zip_longest(*survey.examples.values())  # each reason's first example, then each one's second
+    examples = [place for turn in turns for place in turn if place][: -(-pictures // 2)]
+    places = list(dict.fromkeys([*examples, *spread]))[:pictures]
     found: dict[tuple[int, str], Sample] = {}
     for group in dict.fromkeys(place[0] for place in places):
         for sample in scan.group_samples(store.root, groups[group], "all"):
@@ -193,7 +197,9 @@ def _survey_group(store: Store, group: scan.Group, number_: int, ok: set[str], s
     for ann, image, source, round_, score in zip(*(annotations[name].to_pylist() for name in names)):
         status, rule, reason = last.get(ann, ("kept", None, None))
         if status != "kept" and image in ok:
-            survey.examples.setdefault(reason or rule or status, (number_, image))
+            places = survey.examples.setdefault(reason or rule or status, [])
+            if len(places) < EXAMPLES and (number_, image) not in places:
+                places.append((number_, image))
         if score is not None and score == score:
             parts = survey.scores.setdefault((round_ or 0, source or ""), {name: [0] * BINS for name in STATUSES})
             parts.get(status, parts["kept"])[min(BINS - 1, max(0, int(score * BINS)))] += 1
