@@ -1,0 +1,92 @@
+"""florence2 predict IMAGE... --task OD: answers on the terminal, as JSON lines, or drawn on the pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from florence2.records import Ask, Failure
+
+EXAMPLES = """examples:
+  florence2 predict photo.jpg --task OD --draw out.png
+  florence2 predict *.jpg --task CAPTION --task OCR --json > answers.jsonl
+  florence2 predict photo.jpg --task CAPTION_TO_PHRASE_GROUNDING --text "a green car beside a wall"
+  florence2 predict photo.jpg --task REGION_TO_DESCRIPTION --region 10 20 300 400
+"""
+OPTIONS = ("num_beams", "max_new_tokens", "official", "grammar", "batch_size")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    out = argparse.ArgumentParser(
+        prog="florence2 predict",
+        description="Answer a task about images. A picture that cannot be read is reported, the others go on.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, in any format Pillow reads")
+    out.add_argument("--task", action="append", default=[], help="a task's name, as OD or <OD>; may be given again")
+    out.add_argument("--prompt", help="a prompt sent as written, in place of a task")
+    out.add_argument("--text", default="", help="what a task takes: a caption, an expression, a question")
+    out.add_argument("--labels", default="", help="names, with commas between, that the answer is held to")
+    out.add_argument("--region", nargs=4, type=float, default=(), metavar=("X1", "Y1", "X2", "Y2"), help="in pixels")
+    out.add_argument("--model", default="nano", help="nano (shipped), a folder, or a hub id (default: nano)")
+    out.add_argument("--device", help="as torch names it: cpu, cuda, cuda:1 (default: cpu)")
+    out.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: the checkpoint's)")
+    out.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens of an answer (default: up to 1024)")
+    rules = out.add_mutually_exclusive_group()
+    rules.add_argument("--official", action="store_true", default=None, help="decode by the official rules")
+    rules.add_argument("--grammar", action="store_true", default=None, help="decode by the task's grammar")
+    out.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
+    out.add_argument("--json", action="store_true", help="one JSON object a line for each answer")
+    out.add_argument("--draw", type=Path, metavar="OUT", help="write the picture with the answer; a folder for several")
+    return out
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; 1 where a picture failed."""
+    args = parser().parse_args(argv)
+    if bool(args.task) == (args.prompt is not None):
+        parser().error("give --task (OD, CAPTION, ...) or --prompt, one of the two")
+    if args.prompt is not None and (args.text or args.labels or args.region):
+        parser().error("--prompt is sent as written: --text, --labels and --region go with --task")
+    if args.draw and args.draw.suffix and len(args.images) * len(args.task) > 1:
+        parser().error(f"--draw: expected a folder for {len(args.images) * len(args.task)} drawings, got {args.draw}")
+    labels = tuple(name.strip() for name in args.labels.split(",")) if args.labels else ()
+    asks = [Ask(task, text=args.text, labels=labels, region=tuple(args.region)) for task in args.task]
+    from florence2.predictor import load
+
+    model = load(args.model, device=args.device)
+    options = {name: getattr(args, name) for name in OPTIONS}
+    failed = False
+    for image, answers in zip(args.images, model.predict_many(args.images, asks or [Ask(prompt=args.prompt)], **options)):
+        if isinstance(answers, Failure):
+            failed = True
+            print(f"florence2 predict: {answers.detail}", file=sys.stderr)
+            if args.json:
+                print(json.dumps({"image": image, "failure": {"reason": answers.reason, "detail": answers.detail}}))
+            continue
+        for answer in answers:
+            if args.json:
+                print(json.dumps({"image": image, **answer.to_json()}, ensure_ascii=False), flush=True)
+            else:
+                print(f"{image}  {answer.task or answer.prompt}")
+                print(*(f"  {line}" for line in str(answer).splitlines()), sep="\n", flush=True)
+            if args.draw:
+                answer.draw().save(_target(args.draw, args.images, image, answer.task or "prompt"))
+    return 1 if failed else 0
+
+
+def _target(out: Path, images: Sequence[str], image: str, task: str) -> Path:
+    """OUT itself where it names a file, else OUT/<picture>-<task>.png, with a number where pictures share a name."""
+    if out.suffix:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    stem = Path(image).stem
+    shared = [other for other in images if Path(other).stem == stem]
+    number = f"-{shared.index(image) + 1}" if len(shared) > 1 else ""
+    return out / f"{stem}{number}-{task.strip('<>')}.png"
