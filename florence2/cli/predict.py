@@ -62,7 +62,9 @@ def main(argv: Sequence[str]) -> int:
     model = load(args.model, device=args.device)
     options = {name: getattr(args, name) for name in OPTIONS}
     failed = False
-    for image, answers in zip(args.images, model.predict_many(args.images, asks or [Ask(prompt=args.prompt)], **options)):
+    for image, answers in zip(
+        args.images, model.predict_many(args.images, asks or [Ask(prompt=args.prompt)], **options)
+    ):
         if isinstance(answers, Failure):
             failed = True
             print(f"florence2 predict: {answers.detail}", file=sys.stderr)

@@ -44,6 +44,11 @@ def draw(
     return np.array(_with_strip(canvas.convert("RGB"), [t.text for t in texts_of(shown) if t.text], font))
 
 
+def as_image(array: np.ndarray) -> Image.Image:
+    """HWC uint8 as a PIL image, which notebooks show and which can be saved."""
+    return Image.fromarray(array)
+
+
 def contact_sheet(
     pictures: Sequence[np.ndarray], captions: Sequence[str] = (), columns: int = 4, cell: int = 320
 ) -> np.ndarray:

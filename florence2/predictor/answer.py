@@ -7,6 +7,7 @@ start token first (transformers' `generate` returns the same).
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Union
@@ -14,8 +15,9 @@ from typing import Any, Union
 import numpy as np
 
 from florence2 import geometry, pixels
-from florence2.codec import answers
+from florence2.codec import answers, official
 from florence2.codec.tasks import Task, task_of
+from florence2.drawing import fragment, picture
 from florence2.records import Ask, Parsed, Polygon, Region, Text, to_json
 
 
@@ -86,8 +88,6 @@ class Answer(Parsed):
 
     def official(self, style: str = "microsoft") -> dict[str, Any]:
         """{task: ...} as the reference's post-processing returns it: "microsoft" (floats) or "transformers" (ints)."""
-        from florence2.codec import official
-
         return official.official(self.text, self._task(), self.size_wh, style)
 
     def to_json(self) -> dict[str, Any]:
@@ -168,18 +168,13 @@ class Answer(Parsed):
     # ---- to look at ----
 
     def draw(self, image: Any = None) -> Any:
-        """The picture with the answer drawn on it, a PIL image; `image` is needed where the answer was parsed."""
-        from florence2 import drawing
-
-        return drawing.draw(self._pixels(image), self)
+        """The picture with the answer drawn on it, a PIL image; `image` is needed where the answer holds none."""
+        return picture.as_image(picture.draw(self._pixels(image), self))
 
     def _repr_html_(self) -> str:
-        from florence2 import drawing
-
-        try:
-            return drawing.fragment(self._pixels(None), self, caption=self.prompt)
-        except ValueError:  # no picture at hand: words alone
-            return drawing.fragment(None, self, caption=self.prompt)
+        if self.image is None:
+            return f"<pre>{html.escape(str(self))}</pre>"
+        return fragment.fragment(self._pixels(None), self, self.task or self.prompt)
 
     def __len__(self) -> int:
         return len(self._items())

@@ -1,14 +1,12 @@
 """A tiny model with random weights and a tokenizer trained on a few lines, saved in our own layout."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model.checkpoint import save_model
-from florence2.model.config import SIZES, with_vocab
+from florence2.model.config import ModelConfig, TextConfig, VisionConfig
 from florence2.model.florence import Florence
 from florence2.predictor import load
 
@@ -22,15 +20,17 @@ LINES = [
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """A checkpoint folder: nano's shape made smaller; what it says depends on picture and prompt, but means nothing."""
+    """A checkpoint folder: what it says depends on picture and prompt, but means nothing."""
     path = tmp_path_factory.mktemp("tiny")
     tokenizer = Tokenizer.train(LINES * 4, 320)
-    nano = with_vocab(SIZES["nano"], tokenizer.vocab_size)
-    vision = dataclasses.replace(nano.vision, dims=(8, 16, 24, 32), heads=(1, 2, 3, 4), groups=(1, 2, 3, 4))
-    text = dataclasses.replace(
-        nano.text, d_model=48, encoder_heads=4, decoder_heads=4, decoder_layers=2, max_positions=256
-    )
-    config = dataclasses.replace(nano, vision=vision, text=text, image_size_wh=(64, 64))
+    config = ModelConfig(
+        VisionConfig(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), heads=(1, 2, 3, 4), groups=(1, 2, 3, 4), window=4),
+        TextConfig(
+            tokenizer.vocab_size, d_model=48, encoder_layers=2, decoder_layers=2, encoder_heads=4, decoder_heads=4,
+            encoder_ffn=96, decoder_ffn=96, max_positions=256,
+        ),
+        image_size_wh=(64, 64),
+    )  # fmt: skip
     torch.manual_seed(0)
     model = Florence(config)
     with torch.no_grad():
