@@ -59,8 +59,10 @@ class Layout:
         self._boxes: list[Box] = []
 
     def add(self, thing: Thing) -> bool:
-        """Put a thing on top, unless it would hide too much of another or touch a reserved box."""
+        """Put a thing on top, unless it leaves the picture, hides too much of another or touches a reserved box."""
         box = thing.box
+        if min(box) < 0 or box[2] > self.size_wh[0] or box[3] > self.size_wh[1]:
+            return False
         if any(_shared(box, other) for other in self._reserved):
             return False
         overlaps = [_shared(box, other) / min(_area(box), _area(other)) for other in self._boxes]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from florence2 import geometry
 from florence2.records import to_json
 from florence2.scenes import FONTS, KINDS, WITHHELD_FONTS, WITHHELD_KINDS, draw
 from florence2.scenes.kinds import SHAPES
-from florence2.scenes.layout import VISIBLE, Layout, silhouette
+from florence2.scenes.layout import VISIBLE, Layout, fill, silhouette
 from florence2.scenes.truth import VERSION
 from florence2.scenes.words import article
 
@@ -60,8 +61,6 @@ def test_a_seed_draws_what_it_always_drew():
 
 
 def test_drawing_leaves_the_global_generator_alone():
-    import random
-
     random.seed(1)
     expected = random.Random(1).random()
     draw(0)
@@ -108,6 +107,13 @@ def test_sides_are_as_asked():
                 short, long = sorted((region.box[2] - region.box[0], region.box[3] - region.box[1]))
                 assert short >= min_side * 128
                 assert long <= max_side * 128 + 0.1 or short <= min_side * 128 + 0.2  # a slim kind at its least
+
+
+def test_nothing_leaves_the_picture_even_when_large():
+    for seed in range(30):
+        _, sample = draw(seed, objects=(1, 1), min_side=0.5, max_side=1.0)
+        for region in objects(sample):
+            assert min(region.box) >= 0 and max(region.box) <= 128
 
 
 def test_counts_are_as_asked():
@@ -222,12 +228,9 @@ def test_negatives_are_absent_even_where_all_kinds_are_few():
     assert "star" not in sample.coverage["scenes"][1].labels
 
 
-def test_layout_refuses_to_cover(monkeypatch):
-    _, sample = draw(1, kinds=["square"], objects=(1, 1))
+def test_layout_refuses_to_cover():
     layout = Layout((128, 128))
-    from florence2.scenes.layout import fill
-
-    assert fill(__import__("random").Random(0), layout, 1, ("square",), (40, 60), ())
+    assert fill(random.Random(0), layout, 1, ("square",), (40, 60), ())
     assert not layout.add(layout.things[0])  # the same place again
     mask, _ = silhouette(layout.things[0])
     assert mask.histogram()[255] > 60 * 60
