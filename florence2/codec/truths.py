@@ -1,7 +1,8 @@
 """Where a Sample keeps the truth of a task, and where a task's answer goes in a Sample: one pair a kind.
 
 Knows records only: neither tokens nor prompts. Order is decided here and nowhere else: labels by code point, boxes by
-descending area in pixels, text in reading order, phrases as the caption has them; what is written as a target keeps it.
+descending area in pixels, text in reading order, phrases as the caption has them, polygons clockwise; what is written
+as a target keeps it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from florence2 import geometry
 from florence2.records import Ask, Box, Grounding, Item, Parsed, Polygon, Region, Sample, Source, Text
 
 if TYPE_CHECKING:
@@ -86,11 +88,17 @@ def polygons_of(region: Region) -> tuple[Polygon, ...]:
     """The region's polygons, else those around its mask, simplified to half a bin."""
     if region.polygons or region.mask is None:
         return region.polygons
-    from florence2 import geometry
-
     tolerance = max(region.mask.width, region.mask.height) / 2000
     parts = geometry.mask_polygons(geometry.decode_rle(region.mask))
     return tuple(tuple(map(float, geometry.simplify(part, tolerance))) for part in parts)
+
+
+def clockwise(polygon: Polygon) -> Polygon:
+    """The polygon with its points clockwise as one sees it, from the same first point."""
+    xs, ys = polygon[0::2], polygon[1::2]
+    twice = sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))
+    order = range(len(xs)) if twice >= 0 else (0, *range(len(xs) - 1, 0, -1))
+    return tuple(value for i in order for value in (xs[i], ys[i]))
 
 
 def quad_of(region: Region) -> Polygon:
@@ -205,7 +213,8 @@ def _open_truths(task: Task, sample: Sample) -> Pairs:
     for grounding in sample.groundings:
         if not grounding.text_id and grounding.phrase.strip() and grounding.phrase not in named:
             regions = [replace(region, label=grounding.phrase) for region in _grounded(sample, grounding)]
-            asked[grounding.phrase] = _by_label([*asked.get(grounding.phrase, []), *regions], "label")
+            if regions:
+                asked[grounding.phrase] = _by_label([*asked.get(grounding.phrase, []), *regions], "label")
     for states in sample.coverage.values():
         for coverage in states:
             for label in coverage.labels if coverage.state == "negatives" else ():
@@ -282,8 +291,9 @@ def _outlined(sample: Sample, regions: Iterable[Region]) -> list[Region]:
     out = []
     for region in regions:
         polygons = polygons_of(region) or (polygons_of(refined[region.id]) if region.id in refined else ())
-        if polygons:
-            out.append(replace(region, polygons=polygons))
+        whole = tuple(clockwise(part) for part in polygons if len(part) >= 6 and len(part) % 2 == 0)
+        if whole:
+            out.append(replace(region, polygons=whole))
     return out
 
 

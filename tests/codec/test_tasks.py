@@ -2,7 +2,10 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from florence2.codec import answers
 from florence2.codec import tasks as table
@@ -94,6 +97,73 @@ def test_targets_are_in_order():
     assert target("OCR_WITH_REGION").startswith(
         "hello<loc_0><loc_0><loc_40><loc_0><loc_40><loc_10><loc_0><loc_10>world<"
     )
+
+
+def test_a_mask_is_outlined_and_polygons_go_clockwise():
+    from florence2.geometry import encode_rle
+
+    inside = np.zeros((480, 640), dtype=bool)
+    inside[100:200, 50:150] = True
+    given = sample(
+        regions=(
+            Region("m", label="dog", mask=encode_rle(inside)),
+            Region(
+                "p", box=(0, 0, 9, 9), polygons=((0, 0, 0, 9, 9, 9, 9, 0), (1, 1, 2, 2))
+            ),  # the second is no polygon
+        )
+    )
+    truths = TASKS["<REGION_TO_SEGMENTATION>"].truths(given)
+    assert [ask.region for ask, _ in truths] == [(50, 100, 150, 200), (0, 0, 9, 9)]
+    ((corners,),) = [parsed.regions[0].polygons for ask, parsed in truths[:1]]
+    assert sorted(zip(corners[0::2], corners[1::2])) == [(50, 100), (50, 200), (150, 100), (150, 200)]
+    assert truths[1][1].regions[0].polygons == ((0, 0, 9, 0, 9, 9, 0, 9),)
+
+
+place = st.tuples(*[st.integers(0, 400)] * 2, *[st.integers(401, 470)] * 2).map(lambda box: tuple(map(float, box)))
+words = st.sampled_from(["dog", "cat", "a dog", "Zug", "é<loc_1>", "two\nlines", ""])
+names = st.sampled_from([f"i{n}" for n in range(9)])
+regions = st.builds(
+    Region, names, st.sampled_from(["object", "text"]), st.none() | place, words, description=words,
+    polygons=st.lists(st.tuples(*[st.floats(0, 480)] * 6), max_size=2).map(tuple),
+    quad=st.tuples(*[st.floats(0, 480)] * 8),
+    ignore=st.sampled_from([False, False, True]), refines=st.sampled_from(["", "", "i1", "i8"]),
+)  # fmt: skip
+texts = st.builds(Text, names, words, st.sampled_from(["brief", "detailed", "ocr", "answer"]), words)
+groundings = st.builds(Grounding, names, st.sampled_from(["", "i1", "i2"]), words, st.just(()), st.tuples(names, names))
+decisions = st.builds(Decision, names, st.sampled_from(["kept", "rejected", "superseded"]), st.just("rule"))
+
+
+@pytest.mark.parametrize("task", [*TASKS.values(), *QUESTIONS.values()], ids=lambda task: task.name)
+def test_whatever_a_sample_holds_its_truths_can_be_asked_and_rendered(task):
+    @settings(max_examples=80, deadline=None)
+    @given(*[st.lists(kind, max_size=6, unique_by=lambda item: item.id) for kind in (texts, regions, groundings)],
+           st.lists(decisions, max_size=3))  # fmt: skip
+    def law(some_texts, some_regions, some_groundings, some_decisions):
+        given_sample = sample(
+            texts=tuple(some_texts), regions=tuple(some_regions), groundings=tuple(some_groundings),
+            decisions=tuple(some_decisions),
+        )  # fmt: skip
+        current = given_sample.current()
+        there = {
+            item.id
+            for item in (*current.texts, *current.regions, *current.groundings)
+            if not getattr(item, "ignore", 0)
+        }
+        for ask, parsed in task.truths(given_sample):
+            assert prompt_text(ask, SIZE)
+            said = answers.canonical(parsed, task, SIZE, ask)
+            assert said.regions or said.texts
+            items = (*parsed.texts, *parsed.regions, *parsed.groundings)
+            assert {item.id for item in items} <= there | {"t0"}
+            if task.gives == "labelled_boxes":
+                labels = [region.label or region.description for region in said.regions]
+                assert labels == sorted(labels)
+        added = given_sample
+        for ask, parsed in task.truths(given_sample):
+            added = task.add(added, ask, parsed, SOURCE)
+        assert len(added.regions) >= len(given_sample.regions)
+
+    law()
 
 
 def test_nothing_is_a_truth_only_where_it_was_looked_for():
