@@ -14,7 +14,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow.compute as pc
 
@@ -27,20 +27,49 @@ from florence2.store.snapshots import Fragment, Operator, Snapshot, extended
 ANNOTATORS = ("specialist", "simulated", "model", "import", "human", "merge")  # kinds that write annotations
 
 
+class Takes(Protocol):
+    """Which pictures an operator takes, where it is not all of a store."""
+
+    def __call__(self, sample: Sample) -> bool:
+        """Whether it takes this one."""
+
+    def fact(self) -> dict[str, Any]:
+        """As runs/ keeps it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """One of `folds` parts of all pictures, by hash of the image id: which pictures an operator takes."""
+    """One of `folds` parts of all pictures, by hash of the image id."""
 
     fold: int
     folds: int
 
-    def __call__(self, image_id: str) -> bool:
-        """Whether the picture is in this part."""
-        return fold_of(image_id, self.folds) == self.fold
+    def __call__(self, sample: Sample) -> bool:
+        return fold_of(sample.image.id, self.folds) == self.fold
 
-    def fact(self) -> list[int]:
-        """As runs/ keeps it."""
-        return [self.fold, self.folds]
+    def fact(self) -> dict[str, Any]:
+        return {"fold": self.fold, "folds": self.folds}
+
+
+@dataclasses.dataclass(frozen=True)
+class Below:
+    """The pictures of one source: a folder, or an archive."""
+
+    source: str
+
+    def __call__(self, sample: Sample) -> bool:
+        uri = sample.image.uri.removeprefix("file://")
+        return uri == self.source or uri.startswith(self.source.rstrip("/") + "/")
+
+    def fact(self) -> dict[str, Any]:
+        return {"source": self.source}
+
+
+def takes_of(fact: Mapping[str, Any] | None) -> Takes | None:
+    """What `fact` wrote."""
+    if not fact:
+        return None
+    return Below(fact["source"]) if "source" in fact else Fold(fact["fold"], fact["folds"])
 
 
 def fold_of(image_id: str, folds: int) -> int:
@@ -117,8 +146,14 @@ class Ledger:
             key=lambda f: (TABLES.index(f.table), turn.get(f.run_id, -1), min(place.get(u, -1) for u in f.units)),
         )
 
-    def units(self) -> Iterator[Unit]:
-        """Every unit of the store with its good pictures, in the order they came in."""
+    def units(self, takes: Takes | None = None) -> Iterator[Unit]:
+        """Every unit of the store with its good pictures (those taken), in the order they came in; none is empty."""
+        for unit in self._all_units():
+            samples = tuple(s for s in unit.samples if takes(s)) if takes else unit.samples
+            if samples:
+                yield dataclasses.replace(unit, samples=samples)
+
+    def _all_units(self) -> Iterator[Unit]:
         for group in scan.groups(self.current()):
             table = scan.read_table(self.store.root, "images", group.fragments["images"])
             rows: dict[str, list[schema.Row]] = {uid: [] for uid in group.units}

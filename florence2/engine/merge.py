@@ -75,8 +75,6 @@ def merge_units(
     runs = [o.run_id for o in reads]
     total, done = sum(f.rows for f in ledger.current().of("images")), 0
     for unit in ledger.units():
-        if not unit.samples:
-            continue
         paths = [path_of(table, operator, unit) for table in ("annotations", "decisions")]
         if not all([ledger.done(path, [unit.uid], operator.run_id) for path in paths]):
             merged = [

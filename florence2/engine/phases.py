@@ -13,7 +13,7 @@ from typing import Any
 
 from florence2.engine import intake
 from florence2.engine.filters import open_chain
-from florence2.engine.ledger import Fold, Ledger, Unit, fragment_path, reading
+from florence2.engine.ledger import Below, Ledger, Takes, Unit, fragment_path, reading
 from florence2.engine.merge import Merging, merge
 from florence2.engine.operator import Filter, Specialist, fingerprint, run_id, satisfies, unit_id
 from florence2.engine.pictures import Found, ImageRules, find
@@ -62,7 +62,7 @@ class Planned:
     specialist: Specialist
     operator: Operator
     reads: tuple[Operator, ...] = ()
-    takes: Fold | None = None  # of the pictures; None: all
+    takes: Takes | None = None  # of the pictures; None: all
 
 
 def annotate(
@@ -79,7 +79,7 @@ def annotate(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Store:
-    """Run specialists over a folder of pictures, a tar, a list of samples, or a store's own pictures.
+    """Run specialists over the pictures of a folder, a tar, a list of samples, or over a store's own.
 
     Specialists are named as on the command line, or are objects. Run again, it finds what is done and goes on.
     """
@@ -94,7 +94,8 @@ def annotate(
     with execution.pool(work, pictures, unit) as pool:
         if listing:
             intake.take_in(ledger, source, listing, pool.run, unit, rules, progress, samples)
-        planned = plan(ledger, list(zip(names, specialists)))
+        takes = Below(str(source.absolute())) if listing and not samples else None
+        planned = plan(ledger, list(zip(names, specialists)), takes=[takes] * len(names))
         for step in planned:
             run_specialist(ledger, step, pool, rules.max_pixels, progress)
     supersede_replaced(ledger, [(step.operator, step.takes) for step in planned])
@@ -163,16 +164,20 @@ def plan(
     ledger: Ledger,
     specialists: Sequence[tuple[str | Specialist, Specialist]],
     round: int = 0,
-    takes: Sequence[Fold | None] | None = None,
+    takes: Sequence[Takes | None] = (),
 ) -> list[Planned]:
-    """Each specialist's fingerprint, and what it reads: those before it, and the store's that are not asked for now."""
+    """Each specialist's fingerprint, and what it reads: those before it, and the store's that are not asked for now.
+
+    Of the store's, those count that say something of the pictures it takes.
+    """
     asked = {specialist.spec.name for _, specialist in specialists}
     earlier = [o for o in ledger.live() if o.kind != "merge" and o.round <= round]
     earlier = [o for o in earlier if o.name not in asked or o.round < round]
     out: list[Planned] = []
     for index, (name, specialist) in enumerate(specialists):
         spec = specialist.spec
-        seen = [*earlier, *(step.operator for step in out)]
+        chosen = takes[index] if takes else None
+        seen = [*_about(ledger, earlier, chosen), *(step.operator for step in out)]
         reads = tuple(o for o in seen if spec.requires and satisfies(o.produces, spec.requires))
         made_by = fingerprint(specialist, reading(reads))
         operator = Operator(
@@ -184,9 +189,16 @@ def plan(
             spec.source_kind,
             tuple(sorted(spec.produces)),
         )
-        chosen = takes[index] if takes else None
         out.append(Planned(index, name if isinstance(name, str) else "", specialist, operator, reads, chosen))
     return out
+
+
+def _about(ledger: Ledger, operators: list[Operator], takes: Takes | None) -> list[Operator]:
+    """The operators that have said something of the pictures taken."""
+    if takes is None or not operators:
+        return operators
+    runs = {f.run_id for unit in ledger.units(takes) for f in unit.group.fragments.get("annotations", ())}
+    return [o for o in operators if o.run_id in runs or "" in runs]  # "": compacted, of whoever it was
 
 
 def run_specialist(
@@ -200,27 +212,24 @@ def run_specialist(
         "weights_sha256": step.specialist.weights_sha256,
         "reads": [read.run_id for read in step.reads],
         "max_pixels": max_pixels,
-        "fold": step.takes.fact() if step.takes else None,
+        "takes": step.takes.fact() if step.takes else None,
     }
     ledger.start(operator, facts, {})
     slots: dict[str, Sequence[Fragment]] = {}
-    total = sum(f.rows for f in ledger.current().of("images"))
+    total = sum(len(unit.samples) for unit in ledger.units(step.takes))
     done = 0
     seconds = {"decode": 0.0, "annotate": 0.0, "other": 0.0}
 
     def lacking() -> Iterator[Job]:
         nonlocal done
-        for unit in ledger.units():
-            samples = tuple(s for s in unit.samples if step.takes is None or step.takes(s.image.id))
-            if not samples:
-                continue
-            task = _task(step, unit, samples, max_pixels)
-            uid = unit_id([sample.image.id for sample in samples], operator.fingerprint, operator.round)
+        for unit in ledger.units(step.takes):
+            uid = unit_id([sample.image.id for sample in unit.samples], operator.fingerprint, operator.round)
+            task = _task(step, unit, uid, max_pixels)
             slots[uid] = ()
             if _is_done(ledger, task):
-                done += len(samples)
+                done += len(unit.samples)
                 continue
-            yield Job(uid, len(samples), task)
+            yield Job(uid, len(unit.samples), task)
 
     for job, outcome in pool.run(lacking()):
         assert isinstance(outcome, Outcome)
@@ -235,15 +244,14 @@ def run_specialist(
     return seconds
 
 
-def _task(step: Planned, unit: Unit, samples: tuple[Sample, ...], max_pixels: int) -> AnnotateUnit:
+def _task(step: Planned, unit: Unit, uid: str, max_pixels: int) -> AnnotateUnit:
     operator = step.operator
-    uid = unit_id([sample.image.id for sample in samples], operator.fingerprint, operator.round)
     runs = frozenset(read.run_id for read in step.reads)
     reads = [f for f in unit.group.fragments.get("annotations", ()) if not f.run_id or f.run_id in runs]
     return AnnotateUnit(
         specialist=step.index,
         unit=unit.uid,
-        samples=samples,
+        samples=unit.samples,
         reads=tuple(reads) if runs else (),
         read_runs=runs,
         fingerprint=operator.fingerprint,

@@ -8,7 +8,7 @@ from typing import Any
 
 from florence2.engine import intake
 from florence2.engine.filters import open_chain
-from florence2.engine.ledger import Fold, Ledger, reading
+from florence2.engine.ledger import Ledger, reading, takes_of
 from florence2.engine.merge import Merging, merge_units
 from florence2.engine.operator import Filter, fingerprint
 from florence2.engine.phases import Execution, Planned, run_specialist
@@ -70,7 +70,7 @@ def _again(ledger: Ledger, operator: Operator, execution: Execution) -> None:
         config = dict(facts["config"], synonyms=tuple(map(tuple, facts["config"]["synonyms"])))
         merge_units(ledger, Merging(**config), operator, _of(ledger, facts["reads"]), facts["seq"], execution.progress)
     elif operator.kind == "recomputed":
-        replaced = {run: Fold(*fold) if fold else None for run, fold in facts["replaced"].items()}
+        replaced = {run: takes_of(fact) for run, fact in facts["replaced"].items()}
         supersede_units(ledger, operator, replaced, set(facts["returned"]), facts["seq"])
     else:
         _annotate_again(ledger, operator, facts, execution)
@@ -99,7 +99,7 @@ def _annotate_again(ledger: Ledger, operator: Operator, facts: dict[str, Any], e
     reads = _of(ledger, facts["reads"])
     if fingerprint(specialist, reading(reads)) != operator.fingerprint:
         raise Unrepairable(f"{operator.name}: is no longer what it was (version, settings or weights); annotate again")
-    step = Planned(0, name, specialist, operator, tuple(reads), Fold(*facts["fold"]) if facts["fold"] else None)
+    step = Planned(0, name, specialist, operator, tuple(reads), takes_of(facts["takes"]))
     pictures = sum(fragment.rows for fragment in ledger.base.of("images"))
     with execution.pool(EngineWork(ledger.store.root, [name], execution.device), pictures, 64) as pool:
         run_specialist(ledger, step, pool, facts["max_pixels"], execution.progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from florence2.engine.ledger import Fold, Ledger, Unit, fragment_path, reading
+from florence2.engine.ledger import Ledger, Takes, Unit, fragment_path, reading
 from florence2.engine.operator import Filter, Reading, digest, fingerprint, run_id, unit_id
 from florence2.records import Decision, Sample
 from florence2.store import scan, schema
@@ -50,8 +50,6 @@ def judge_units(
     total, done = sum(f.rows for f in ledger.current().of("images")), 0
     round = steps[0][0].round
     for unit in ledger.units():
-        if not unit.samples:
-            continue
         paths = [path_of("decisions", operator, unit) for operator, _ in steps]
         if not all([ledger.done(p, [unit.uid], o.run_id) for p, (o, _) in zip(paths, steps)]):
             samples = ledger.samples(unit, runs, steps[0][0], 0)
@@ -141,57 +139,73 @@ def _reopened(sample: Sample) -> list[Decision]:
     return [Decision(i, "kept", REOPEN, REOPEN) for i, d in last.items() if d.status == "rejected"]
 
 
-def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Fold | None]]) -> None:
+def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Takes | None]]) -> None:
     """Decide on rows whose operator's fingerprint changed: superseded; kept again where it changed back."""
     now = {operator.run_id for operator, _ in made}
-    before = {operator.run_id: operator for operator in ledger.base.operators}
-    pairs = [
-        (old, new, takes)
+    before = {operator.run_id for operator in ledger.base.operators}
+    replaced = {
+        old.run_id: takes
         for new, takes in made
         for old in ledger.base.operators
         if old.kind == new.kind and (old.name, old.round) == (new.name, new.round)
         if old.run_id not in now and not old.replaced
-    ]
-    back = [new for new, _ in made if new.run_id in before and before[new.run_id].replaced]
-    if not pairs and not back:
+    }
+    returned = {operator.run_id for operator, _ in made if operator.run_id in before}
+    if not replaced and not returned:
         return
     round = max(ledger.newest_round("decisions"), 0)
     seq = 1 + _highest_seq(ledger, round)
-    replaced = {old.run_id: takes for old, _, takes in pairs}
-    made_by = digest([RECOMPUTED, [(o.run_id, n.run_id) for o, n, _ in pairs], [n.run_id for n in back], round, seq])
+    made_by = digest([RECOMPUTED, sorted(replaced), sorted(returned), round, seq])
     operator = Operator(run_id(made_by, round), RECOMPUTED, "1", made_by, round, RECOMPUTED)
+    ledger.operators[operator.run_id] = operator
+    turned = {unit.uid: _turned(ledger, operator, unit, replaced, returned, seq) for unit in ledger.units()}
+    if not any(turned.values()):
+        del ledger.operators[operator.run_id]
+        return
     facts = {"replaced": {r: takes.fact() if takes else None for r, takes in replaced.items()}, "seq": seq}
-    ledger.start(operator, {**facts, "returned": [new.run_id for new in back]}, {})
-    supersede_units(ledger, operator, replaced, {new.run_id for new in back}, seq)
-    for old, _, _ in pairs:
-        ledger.operators[old.run_id] = dataclasses.replace(old, replaced=True)
+    ledger.start(operator, {**facts, "returned": sorted(returned)}, {})
+    supersede_units(ledger, operator, replaced, returned, seq)
+    for run, takes in replaced.items():
+        left = any(  # rows of pictures that were not taken
+            len(_turned(ledger, operator, unit, {run: None}, set(), seq))
+            > len(_turned(ledger, operator, unit, {run: takes}, set(), seq))
+            for unit in (ledger.units() if takes else ())
+        )
+        ledger.operators[run] = dataclasses.replace(ledger.operators[run], replaced=not left)
 
 
 def supersede_units(
-    ledger: Ledger, operator: Operator, replaced: Mapping[str, Fold | None], returned: set[str], seq: int
+    ledger: Ledger, operator: Operator, replaced: Mapping[str, Takes | None], returned: set[str], seq: int
 ) -> None:
     """Write the verdicts on rows of runs that were replaced, or that are returned to, where they are lacking."""
-    round = operator.round
     for unit in ledger.units():
-        if not unit.samples or ledger.done(path_of("decisions", operator, unit), [unit.uid], operator.run_id):
-            continue
-        rows = []
-        for sample in ledger.samples(unit, [*replaced, *returned], operator, seq):
-            last = {d.item_id: d for d in sample.decisions}
-            for item in schema.items_of(sample):
-                assert item.source is not None
-                run, verdict = item.source.run_id, last.get(item.id)
-                again = verdict is not None and verdict.rule == RECOMPUTED and verdict.status == "superseded"
-                takes = replaced.get(run)
-                if run in replaced and not again and (takes is None or takes(sample.image.id)):
-                    status = "superseded"
-                elif run in returned and again:
-                    status = "kept"
-                else:
-                    continue
-                decision = Decision(item.id, status, RECOMPUTED, RECOMPUTED, round=round, seq=seq)
-                rows.append(schema.decision_row(decision, sample.image.id, "1", operator.run_id))
-        ledger.add([put_decisions(ledger, operator, unit, rows)])
+        if not ledger.done(path_of("decisions", operator, unit), [unit.uid], operator.run_id):
+            turned = _turned(ledger, operator, unit, replaced, returned, seq)
+            rows = [schema.decision_row(d, image, operator.version, operator.run_id) for image, d in turned]
+            ledger.add([put_decisions(ledger, operator, unit, rows)])
+
+
+def _turned(
+    ledger: Ledger, operator: Operator, unit: Unit, replaced: Mapping[str, Takes | None], returned: set[str], seq: int
+) -> list[tuple[str, Decision]]:
+    """(image id, verdict) for each of a unit's rows whose standing changes."""
+    out = []
+    for sample in ledger.samples(unit, [*replaced, *returned], operator, seq):
+        last = {d.item_id: d for d in sample.decisions}
+        for item in schema.items_of(sample):
+            assert item.source is not None
+            run, verdict = item.source.run_id, last.get(item.id)
+            gone = verdict is not None and verdict.rule == RECOMPUTED and verdict.status == "superseded"
+            takes = replaced.get(run)
+            if run in replaced and not gone and (takes is None or takes(sample)):
+                status = "superseded"
+            elif run in returned and gone:
+                status = "kept"
+            else:
+                continue
+            decision = Decision(item.id, status, RECOMPUTED, RECOMPUTED, round=operator.round, seq=seq)
+            out.append((sample.image.id, decision))
+    return out
 
 
 def put_decisions(ledger: Ledger, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Fragment:

@@ -68,7 +68,7 @@ def sweep(root: Path, age_s: float = STALE_S) -> int:
     removed = 0
     for path in (root / "tmp").glob("*"):
         try:
-            if time.time() - path.stat().st_mtime > age_s:
+            if path.is_file() and time.time() - path.stat().st_mtime > age_s:
                 path.unlink()
                 removed += 1
         except FileNotFoundError:  # another process swept it

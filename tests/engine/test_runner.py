@@ -155,6 +155,23 @@ def test_a_change_recomputes_what_depends_on_it_and_nothing_else(tmp_path):
     assert store.counts()["annotations"]["kept"] == 27
 
 
+def test_a_folder_is_annotated_without_the_rest_of_its_store(tmp_path):
+    one, two = folder_of(tmp_path / "a", 3), folder_of(tmp_path / "b", 5, start=10)
+    store = annotate(one, tmp_path / "s", Boxes("first"))
+    annotate(two, tmp_path / "s", Boxes("second"), Boxes("reader", requires={"box"}))
+    assert [len(s.regions) for s in store.samples()] == [1] * 3 + [2] * 5
+    assert {t.text for s in store.samples() for t in s.texts if t.source.name == "reader"} == {"a thing seen 1 times"}
+    before = fragments(store)
+    annotate(one, tmp_path / "s", Boxes("first"))
+    annotate(two, tmp_path / "s", Boxes("second"), Boxes("reader", requires={"box"}))
+    assert fragments(store) == before and len(store.snapshots()) == 2
+    annotate(two, tmp_path / "s", Boxes("second", version="2"))
+    annotate(two, tmp_path / "s", Boxes("second", version="2"))
+    assert store.counts()["annotations"]["superseded"] == 15 and len(store.snapshots()) == 3
+    annotate(store.root, None, Boxes("over all"))
+    assert store.counts()["annotations"]["kept"] == 9 + 2 * 15 + 8 * 3
+
+
 def test_filters_judge_once_and_again_in_the_next_round(tmp_path):
     store = annotate(folder_of(tmp_path, 8), tmp_path / "s", Boxes())
     florence2.filter(store, [Floor(0.6), NoTexts()])
