@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class CocoDetection:
         self.images: list[dict[str, int]] = []
         self.truth: list[dict[str, Any]] = []
         self.found: list[dict[str, Any]] = []
+        self._curves: list[_Curve] | None = None
 
     def update(
         self,
@@ -48,6 +49,7 @@ class CocoDetection:
 
         `size_wh` is needed where masks are drawn from polygons.
         """
+        self._curves = None
         number = len(self.images) if image is None else image
         self.images.append({"id": number, "width": size_wh[0], "height": size_wh[1]})
         for region in truth:
@@ -62,24 +64,34 @@ class CocoDetection:
             self.found.append(record)
 
     def compute(self, rows: Sequence[int] | None = None) -> dict[str, float]:
-        """The twelve numbers; -1 for a size without truth, 0 where nothing was found."""
-        images, truth, found = self._view(rows)
-        found = [{**d, "category_id": self.categories[d["label"]]} for d in found if d["label"] in self.categories]
-        if not truth:
-            return dict.fromkeys(KEYS, -1.0)
-        categories = [{"id": n, "name": name} for name, n in self.categories.items()]
-        found = found or [_miss(truth[0])]
-        dataset = {"images": images, "annotations": truth, "categories": categories, "info": {}}
-        stats = self._stats(dataset, found)
-        return {key: float(value) for key, value in zip(KEYS, stats)}
+        """The twelve numbers; -1 for a size without truth, 0 where nothing was found.
 
-    def _stats(self, dataset: dict[str, Any], found: list[dict[str, Any]]) -> np.ndarray:
+        Over `rows`, a resample of the updates, AP, AP50 and AP75 alone: matching is done once, then weighed.
+        """
+        if rows is None:
+            if not self.truth:
+                return dict.fromkeys(KEYS, -1.0)
+            evaluation = self._evaluated()
+            with contextlib.redirect_stdout(io.StringIO()):
+                evaluation.accumulate()
+                evaluation.summarize()
+            return {key: float(value) for key, value in zip(KEYS, evaluation.stats)}
+        if self._curves is None:
+            self._curves = _curves(self._evaluated().evalImgs, [i["id"] for i in self.images]) if self.truth else []
+        return _weighed(self._curves, np.bincount(np.asarray(rows, dtype=np.int64), minlength=len(self.images)))
+
+    def _evaluated(self) -> Any:
+        """A COCOeval whose matching is done."""
+        found = [{**d, "category_id": self.categories[d["label"]]} for d in self.found if d["label"] in self.categories]
+        results = _results(found or [_miss(self.truth[0])], self.kind)
+        categories = [{"id": n, "name": name} for name, n in self.categories.items()]
+        dataset = {"images": self.images, "annotations": self.truth, "categories": categories, "info": {}}
         with contextlib.redirect_stdout(io.StringIO()):
             if self.engine == "hotcoco":
                 import hotcoco
 
                 coco = hotcoco.COCO(dataset)
-                evaluation = hotcoco.COCOeval(coco, coco.load_res(_results(found, self.kind)), self.kind)
+                evaluation = hotcoco.COCOeval(coco, coco.load_res(results), self.kind)
             else:
                 from pycocotools.coco import COCO
                 from pycocotools.cocoeval import COCOeval
@@ -87,11 +99,9 @@ class CocoDetection:
                 coco = COCO()
                 coco.dataset = dataset
                 coco.createIndex()
-                evaluation = COCOeval(coco, coco.loadRes(_results(found, self.kind)), self.kind)
+                evaluation = COCOeval(coco, coco.loadRes(results), self.kind)
             evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        return np.asarray(evaluation.stats, dtype=np.float64)
+        return evaluation
 
     def _category(self, region: Region) -> str:
         return fold_label(region.label) if self.labels else ""
@@ -106,25 +116,60 @@ class CocoDetection:
             record["segmentation"] = {"size": [rle.height, rle.width], "counts": rle.counts}
         return record
 
-    def _view(self, rows: Sequence[int] | None) -> tuple[list, list, list]:
-        """All pictures, or a resample in which a picture drawn twice is two pictures."""
-        if rows is None:
-            return self.images, self.truth, self.found
-        truth_of, found_of = _by_image(self.truth), _by_image(self.found)
-        images, truth, found = [], [], []
-        for number, row in enumerate(rows):
-            image = self.images[row]
-            images.append({**image, "id": number})
-            truth += [{**t, "image_id": number} for t in truth_of.get(image["id"], ())]
-            found += [{**f, "image_id": number} for f in found_of.get(image["id"], ())]
-        return images, [{**t, "id": n + 1} for n, t in enumerate(truth)], found
+
+class _Curve(NamedTuple):
+    """One category, all sizes: its found boxes by descending score, and its truth by picture."""
+
+    picture: np.ndarray  # (D,) place of the picture
+    hit: np.ndarray  # (T, D) bool
+    counted: np.ndarray  # (T, D) bool: not on a crowd
+    truth: np.ndarray  # (pictures,)
 
 
-def _by_image(records: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    out: dict[int, list[dict[str, Any]]] = {}
-    for record in records:
-        out.setdefault(record["image_id"], []).append(record)
+def _curves(matches: Sequence[dict[str, Any] | None], images: Sequence[int]) -> list[_Curve]:
+    place = {image: n for n, image in enumerate(images)}
+    by_category: dict[int, list[dict[str, Any]]] = {}
+    for match in matches:
+        if match is not None and match["aRng"][0] == 0 and match["aRng"][1] >= 1e10:
+            by_category.setdefault(match["category_id"], []).append(match)
+    out = []
+    for rows in by_category.values():
+        truth = np.zeros(len(images), dtype=np.int64)
+        for row in rows:
+            truth[place[row["image_id"]]] += int((~np.asarray(row["gtIgnore"], dtype=bool)).sum())
+        scores = np.concatenate([np.asarray(row["dtScores"], dtype=np.float64) for row in rows])
+        order = np.argsort(-scores, kind="mergesort")
+        pictures = np.concatenate([np.full(len(row["dtScores"]), place[row["image_id"]]) for row in rows])
+        some = [row for row in rows if len(row["dtScores"])]
+        shape = [np.asarray(row["dtMatches"]).reshape(10, -1) != 0 for row in some] or [np.zeros((10, 0), dtype=bool)]
+        ignored = [np.asarray(row["dtIgnore"], dtype=bool).reshape(10, -1) for row in some] or shape
+        hit, counted = np.concatenate(shape, axis=1)[:, order], ~np.concatenate(ignored, axis=1)[:, order]
+        out.append(_Curve(pictures[order].astype(np.int64), hit, counted, truth))
     return out
+
+
+def _weighed(curves: Sequence[_Curve], weights: np.ndarray) -> dict[str, float]:
+    """AP as pycocotools accumulates it, each picture counted `weights` times."""
+    recalls = np.linspace(0, 1, 101)
+    means = []
+    for curve in curves:
+        truth = int((curve.truth * weights).sum())
+        if not truth:
+            continue
+        weight = weights[curve.picture]
+        hits = np.cumsum(curve.hit * curve.counted * weight, axis=1)
+        misses = np.cumsum(~curve.hit * curve.counted * weight, axis=1)
+        precision = hits / np.maximum(hits + misses, np.spacing(1))
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        row = np.zeros(10)
+        for t in range(10):
+            at = np.searchsorted(hits[t] / truth, recalls, side="left")
+            row[t] = np.where(at < hits.shape[1], np.append(precision[t], 0)[np.minimum(at, hits.shape[1])], 0).mean()
+        means.append(row)
+    if not means:
+        return dict.fromkeys(("AP", "AP50", "AP75"), -1.0)
+    mean = np.mean(means, axis=0)
+    return {"AP": float(mean.mean()), "AP50": float(mean[0]), "AP75": float(mean[5])}
 
 
 def _miss(truth: dict[str, Any]) -> dict[str, Any]:
