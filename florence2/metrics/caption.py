@@ -31,6 +31,9 @@ class Captions:
         self.bleu: list[list[int]] = []  # length, length of the closest truth, then correct and guessed for each n
         self._cider: np.ndarray | None = None
 
+    def __len__(self) -> int:
+        return len(self.found)
+
     def update(self, truth: Sequence[str], found: str) -> None:
         """Add one picture: all its true captions, and the one found."""
         if isinstance(truth, str) or not truth:

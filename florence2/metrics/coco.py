@@ -33,24 +33,30 @@ class CocoDetection:
         self.kind, self.labels = kind, labels
         self.engine = engine or ("hotcoco" if importlib.util.find_spec("hotcoco") else "pycocotools")
         self.categories: dict[str, int] = {}
+        self.names: list[str] = []
         self.images: list[dict[str, int]] = []
         self.truth: list[dict[str, Any]] = []
         self.found: list[dict[str, Any]] = []
         self._curves: list[_Curve] | None = None
 
+    def __len__(self) -> int:
+        return len(self.images)
+
     def update(
         self,
         truth: Sequence[Region],
         found: Sequence[Region],
-        image: int | None = None,
+        image: str | None = None,
         size_wh: tuple[int, int] = (0, 0),
     ) -> None:
-        """Add one picture; `image` is its number (equal scores are ranked by it), by default the count so far.
+        """Add one picture; `size_wh` is needed where masks are drawn from polygons.
 
-        `size_wh` is needed where masks are drawn from polygons.
+        Equal scores are ranked in the order of the pictures: of their names `image` where all are numbers (as
+        pycocotools does), else as they were added.
         """
         self._curves = None
-        number = len(self.images) if image is None else image
+        number = len(self.images)
+        self.names.append(str(number) if image is None else image)
         self.images.append({"id": number, "width": size_wh[0], "height": size_wh[1]})
         for region in truth:
             record = self._record(region, number, size_wh)
@@ -77,15 +83,18 @@ class CocoDetection:
                 evaluation.summarize()
             return {key: float(value) for key, value in zip(KEYS, evaluation.stats)}
         if self._curves is None:
-            self._curves = _curves(self._evaluated().evalImgs, [i["id"] for i in self.images]) if self.truth else []
+            self._curves = _curves(self._evaluated().evalImgs, self._ranks()) if self.truth else []
         return _weighed(self._curves, np.bincount(np.asarray(rows, dtype=np.int64), minlength=len(self.images)))
 
     def _evaluated(self) -> Any:
         """A COCOeval whose matching is done."""
         found = [{**d, "category_id": self.categories[d["label"]]} for d in self.found if d["label"] in self.categories]
-        results = _results(found or [_miss(self.truth[0])], self.kind)
+        ranks = self._ranks()
+        results = _results(_numbered(found or [_miss(self.truth[0])], ranks), self.kind)
         categories = [{"id": n, "name": name} for name, n in self.categories.items()]
-        dataset = {"images": self.images, "annotations": self.truth, "categories": categories, "info": {}}
+        images = [{**image, "id": rank} for image, rank in zip(self.images, ranks)]
+        truth = _numbered(self.truth, ranks)
+        dataset = {"images": images, "annotations": truth, "categories": categories, "info": {}}
         with contextlib.redirect_stdout(io.StringIO()):
             if self.engine == "hotcoco":
                 import hotcoco
@@ -102,6 +111,11 @@ class CocoDetection:
                 evaluation = COCOeval(coco, coco.loadRes(results), self.kind)
             evaluation.evaluate()
         return evaluation
+
+    def _ranks(self) -> list[int]:
+        """The number of each picture in the evaluation."""
+        numbers = [int(name) for name in self.names if name.isdigit()]
+        return numbers if len(set(numbers)) == len(self.names) else list(range(len(self.names)))
 
     def _category(self, region: Region) -> str:
         return fold_label(region.label) if self.labels else ""
@@ -170,6 +184,10 @@ def _weighed(curves: Sequence[_Curve], weights: np.ndarray) -> dict[str, float]:
         return dict.fromkeys(("AP", "AP50", "AP75"), -1.0)
     mean = np.mean(means, axis=0)
     return {"AP": float(mean.mean()), "AP50": float(mean[0]), "AP75": float(mean[5])}
+
+
+def _numbered(records: list[dict[str, Any]], ranks: Sequence[int]) -> list[dict[str, Any]]:
+    return [{**record, "image_id": ranks[record["image_id"]]} for record in records]
 
 
 def _miss(truth: dict[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,9 @@ class Detection:
         self.threshold = threshold
         self.rows: list[tuple[int, int, int, int]] = []  # truth, found, matched, matched with equal labels
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def update(self, truth: Sequence[Region], found: Sequence[Region]) -> None:
         """Add one picture."""
         scored = [r for r in truth if not r.ignore]

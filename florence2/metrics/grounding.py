@@ -24,6 +24,9 @@ class GroundingRecall:
         self.threshold = threshold
         self.rows: list[tuple[int, int, int]] = []  # phrases, hit any, hit merged
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def update(self, truth: Parsed, found: Parsed) -> None:
         """Add one text of one picture."""
         answers = {key: boxes for key, boxes in _phrases(found)}
@@ -54,6 +57,9 @@ class Referring:
     def __init__(self, threshold: float = 0.5):
         self.threshold = threshold
         self.rows: list[bool] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def update(self, truth: Sequence[Region], found: Sequence[Region]) -> None:
         """Add one expression; several true boxes count as one box around them."""

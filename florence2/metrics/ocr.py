@@ -43,6 +43,9 @@ class TextErrors:
     def __init__(self) -> None:
         self.rows: list[tuple[int, int, int, int]] = []  # character errors, characters, word errors, words
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def update(self, truth: str, found: str) -> None:
         """Add one text."""
         truth, found = fold_spaces(truth), fold_spaces(found)
@@ -62,6 +65,9 @@ class QuadWords:
     def __init__(self, threshold: float = 0.5):
         self.threshold = threshold
         self.rows: list[tuple[int, int, int, int]] = []  # truth, found, placed, placed and read
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def update(self, truth: Sequence[Region], found: Sequence[Region]) -> None:
         """Add one picture; `label` holds the words."""

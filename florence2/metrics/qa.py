@@ -69,6 +69,9 @@ class Answers:
         self.anls_threshold = anls_threshold
         self.rows: list[tuple[float, float, float]] = []
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def update(self, truth: Sequence[str], found: str) -> None:
         """Add one question with its list of true answers."""
         if isinstance(truth, str) or not truth:

@@ -33,6 +33,9 @@ class Segmentation:
     def __init__(self) -> None:
         self.rows: list[tuple[int, int]] = []  # pixels shared, pixels united
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def update(self, truth: Sequence[Region], found: Sequence[Region], size_wh: tuple[int, int]) -> None:
         """Add one ask about a picture of `size_wh`."""
         a, b = union_mask(truth, size_wh), union_mask(found, size_wh)

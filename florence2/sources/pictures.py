@@ -1,4 +1,4 @@
-"""The pixels behind a reference: a file, a member of a tar, a stretch of bytes, a drawn scene."""
+"""The pixels behind a reference: a file, a member of a tar, a stretch of bytes, a drawn scene, plain grey."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from florence2 import pixels as loader
 from florence2.records import ImageRef
 from florence2.sources import scenes
 
+GREY = "grey:"  # grey:WIDTHxHEIGHT, the picture that shows nothing
+
 
 def pixels(ref: ImageRef, max_pixels: int = loader.MAX_PIXELS) -> np.ndarray:
     """HWC uint8 RGB, upright; BadImage names the picture and the cause."""
     if ref.uri.startswith(scenes.PREFIX):
         return scenes.pixels(ref.uri)
+    if ref.uri.startswith(GREY):
+        width, _, height = ref.uri.removeprefix(GREY).partition("x")
+        return np.full((int(height), int(width), 3), 128, dtype=np.uint8)
     name = f"{ref.uri}!{ref.member}" if ref.member else ref.uri or ref.id
     if not ref.uri:
         raise loader.BadImage(name or "image", "missing", "has no uri; the sample does not say where its picture is")

@@ -1,0 +1,8 @@
+"""Scores any callable from samples to results: predictions first, in a file, then scores from that file.
+
+samples -> questions -> the callable -> predictions.jsonl -> score -> scores.json
+"""
+
+from florence2.evaluation.run import evaluate
+
+__all__ = ["evaluate"]

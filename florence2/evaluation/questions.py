@@ -1,0 +1,89 @@
+"""What a data set asks of a model: for each task the asks of every picture, each with all its true answers.
+
+Joins samples and the task table; knows no model and no metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from florence2.codec.tasks import QUESTIONS, REGISTERED, TASKS, Task
+from florence2.codec.truths import box_of, quad_of
+from florence2.records import Ask, Parsed, Region, Sample
+
+
+@dataclass(frozen=True)
+class Question:
+    """One ask about one picture; `truths` are alternatives (five captions, ten people's answers)."""
+
+    sample: Sample
+    ask: Ask
+    truths: tuple[Parsed, ...]
+
+    @property
+    def image(self) -> str:
+        """The picture's name as the truth spells it."""
+        return self.sample.image.id or self.sample.id
+
+    @property
+    def key(self) -> tuple:
+        """What an answer is matched by."""
+        return self.image, ask_key(self.ask)
+
+
+def ask_key(ask: Ask) -> tuple:
+    """An ask without its local names; task without brackets, places to a thousandth of a pixel."""
+    region = tuple(round(v, 3) for v in ask.region)
+    return ask.task.strip("<>"), ask.text, tuple(ask.labels), region, ask.prompt
+
+
+def task_named(name: str) -> Task:
+    """The row of a task from its name, with or without brackets."""
+    rows = {row.name: row for row in (*TASKS.values(), *QUESTIONS.values(), *REGISTERED.values())}
+    row = rows.get(name.strip("<>"))
+    if row is None:
+        raise ValueError(f"task {name!r}: expected one of {', '.join(rows)}")
+    return row
+
+
+def questions_of(samples: Iterable[Sample], task: Task) -> list[Question]:
+    """Every ask that the samples hold the truth of, in order; equal asks of a picture are one."""
+    out = []
+    for sample in samples:
+        asked: dict[tuple, tuple[Ask, list[Parsed]]] = {}
+        for ask, truth in _pairs(sample, task):
+            asked.setdefault(ask_key(ask), (ask, []))[1].append(truth)
+        out += [Question(sample, ask, tuple(truths)) for ask, truths in asked.values()]
+    return out
+
+
+def _pairs(sample: Sample, task: Task) -> Sequence[tuple[Ask, Parsed]]:
+    """The task's truths, and what training leaves out: for boxes and quads what is ignored (crowds, unreadable words),
+    for questions the answers that are equal, since people are counted."""
+    sample = sample.current()
+    pairs = task.truths(sample)
+    if task.gives in ("labelled_boxes", "boxes") and task.keeps in ("label", "box"):
+        regions = _boxed(sample, named=task.keeps == "label")
+        return [(Ask(task.token), Parsed(regions=tuple(regions)))] if pairs or regions else []
+    if task.gives == "quads":
+        ignored = [replace(r, quad=quad_of(r)) for r in sample.regions if r.kind == "text" and r.ignore and box_of(r)]
+        readable = [region for _, truth in pairs for region in truth.regions]
+        return [(Ask(task.token), Parsed(regions=(*readable, *ignored)))] if pairs or ignored else []
+    if task.gives == "text" and task.keeps == "answer" and task.takes:
+        texts = [t for t in sample.texts if t.detail == "answer" and t.question.strip()]
+        return [(Ask(task.token, text=t.question), Parsed(texts=(t,))) for t in texts]
+    return pairs
+
+
+def _boxed(sample: Sample, named: bool) -> list[Region]:
+    """Object regions with a box, ignored ones included, refinements of another left out."""
+    present = {region.id for region in sample.regions if region.id}
+    return [
+        replace(region, box=box_of(region))
+        for region in sample.regions
+        if region.kind == "object"
+        and box_of(region) is not None
+        and (region.label.strip() or not named)
+        and (not region.refines or region.refines not in present)
+    ]

@@ -1,0 +1,146 @@
+"""Which metrics judge which task: one row for each (answer kind, where its truth is kept) of the task table.
+
+A row names its metrics, the number that stands for the task, and how a question and an answer are fed to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from florence2.codec.tasks import Task
+from florence2.evaluation.questions import Question
+from florence2.metrics.caption import Captions
+from florence2.metrics.coco import CocoDetection
+from florence2.metrics.detection import Detection
+from florence2.metrics.grounding import GroundingRecall, Referring
+from florence2.metrics.labels import fold_spaces
+from florence2.metrics.ocr import QuadWords, TextErrors, edit_distance
+from florence2.metrics.qa import Answers
+from florence2.metrics.segmentation import Segmentation
+from florence2.records import Grounding, Parsed, Region
+
+ERRORS = ("CER", "WER")  # lower is better
+
+Feed = Callable[[Sequence[Any], Question, Parsed], None]
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """How one kind of task is judged. `main` is the metric that stands for it; `keys` limits what is reported."""
+
+    main: str
+    metrics: tuple[Callable[[], Any], ...]
+    feed: Feed
+    keys: tuple[str, ...] = ()
+
+
+def ruler_of(task: Task) -> Ruler:
+    """The ruler of a task, a user's own included."""
+    if task.name == "VQA":
+        return replace(RULERS["text", "answer"], main="VQA_accuracy")
+    return RULERS[task.gives, task.keeps]
+
+
+# ---- what an answer says ----------------------------------------------------------------------------------------
+
+
+def words_of(parsed: Parsed) -> str:
+    """An answer in words: its texts, else what its regions are called, a line each."""
+    lines = [text.text for text in parsed.texts] or [r.label or r.description for r in parsed.regions]
+    return "\n".join(lines)
+
+
+def _described(regions: Sequence[Region]) -> list[Region]:
+    """Regions named by their description, where they have one."""
+    return [replace(region, label=region.description or region.label) for region in regions]
+
+
+def _phrased(parsed: Parsed) -> Parsed:
+    """An answer whose regions only bear labels, as groundings of those labels."""
+    if parsed.groundings or not parsed.regions:
+        return parsed
+    regions = tuple(replace(region, id=f"r{n}") for n, region in enumerate(parsed.regions))
+    phrases: dict[str, list[str]] = {}
+    for region in regions:
+        phrases.setdefault(region.label, []).append(region.id)
+    said = tuple(Grounding(phrase=phrase, region_ids=tuple(ids)) for phrase, ids in phrases.items())
+    return replace(parsed, regions=regions, groundings=said)
+
+
+# ---- feeding ----------------------------------------------------------------------------------------------------
+
+
+def _captions(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
+    metrics[0].update([words_of(truth) for truth in question.truths], words_of(found))
+
+
+def _texts(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
+    """Of several true readings the one that is nearest by character errors counts."""
+    said = words_of(found)
+    readings = [words_of(truth) for truth in question.truths]
+    if len(readings) > 1:
+        readings.sort(key=lambda text: edit_distance(fold_spaces(text), fold_spaces(said)))
+    metrics[0].update(readings[0], said)
+
+
+def _boxes(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
+    truth = question.truths[0].regions
+    metrics[0].update(truth, found.regions, image=question.sample.id)
+    metrics[1].update(truth, found.regions)
+
+
+def _descriptions(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
+    metrics[0].update(_described(question.truths[0].regions), _described(found.regions))
+
+
+def _quads(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
+    truth = question.truths[0].regions
+    metrics[0].update(truth, found.regions)
+    lines = "\n".join(region.label for region in truth if not region.ignore)
+    metrics[1].update(lines, "\n".join(region.label for region in found.regions))
+
+
+def _phrases(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
+    metrics[0].update(question.truths[0], _phrased(found))
+
+
+def _masks(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
+    metrics[0].update(question.truths[0].regions, found.regions, question.sample.image.size_wh)
+
+
+def _queries(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
+    asked = question.ask.labels or (question.ask.text,)
+    regions = found.regions if len(asked) > 1 else [replace(r, label=asked[0]) for r in found.regions]
+    metrics[0].update(question.truths[0].regions, regions)
+    if len(question.truths[0].regions) == 1 and len(asked) == 1:  # then it refers to one thing
+        metrics[1].update(question.truths[0].regions, regions)
+
+
+def _answers(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
+    metrics[0].update([words_of(truth) for truth in question.truths], words_of(found))
+
+
+CAPTION = Ruler("CIDEr", (Captions,), _captions)
+MASK = Ruler("mIoU", (Segmentation,), _masks)
+CLASSLESS: Callable[[], Any] = lambda: CocoDetection(labels=False)  # noqa: E731
+
+RULERS: dict[tuple[str, str], Ruler] = {
+    ("text", "brief"): CAPTION,
+    ("text", "detailed"): CAPTION,
+    ("text", "more_detailed"): CAPTION,
+    ("text", "ocr"): Ruler("CER", (TextErrors,), _texts),
+    ("text", "answer"): Ruler("ANLS", (Answers,), _answers),
+    ("quads", "text"): Ruler("F1", (QuadWords, TextErrors), _quads),
+    ("labelled_boxes", "label"): Ruler("AP", (CocoDetection, Detection), _boxes),
+    ("labelled_boxes", "description"): Ruler("labelled_F1", (Detection,), _descriptions),
+    ("boxes", "box"): Ruler("AP", (CLASSLESS, Detection), _boxes),
+    ("phrases", "caption"): Ruler("recall_any", (GroundingRecall,), _phrases),
+    ("polygons", "expression"): MASK,
+    ("polygons", "region"): MASK,
+    ("open_boxes", "query"): Ruler("F1", (Detection, Referring), _queries),
+    ("region_text", "label"): Ruler("accuracy", (Answers,), _answers, ("accuracy",)),
+    ("region_text", "description"): CAPTION,
+    ("region_text", "text"): Ruler("CER", (TextErrors,), _texts),
+}

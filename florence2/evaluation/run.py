@@ -1,0 +1,186 @@
+"""An evaluation: ask a model or any callable every question of a data set, write its answers, score the file.
+
+Knows no model's inside: what has `predict` is asked through it, anything else is called with (sample, ask) pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from florence2 import pixels, sources
+from florence2.codec.tasks import Task
+from florence2.evaluation import predictions as files
+from florence2.evaluation.questions import Question, ask_key, questions_of, task_named
+from florence2.evaluation.score import POLICY, RESAMPLES, finite, score
+from florence2.records import Ask, Failure, Parsed, Result, Sample
+from florence2.sources.pictures import GREY
+
+Answerer = Callable[[list[tuple[Sample, Ask]]], Sequence[Result]]
+BATCH = 8
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    model: Any,
+    data: str | os.PathLike[str] | Sequence[Sample],
+    task: str,
+    out: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    format: str | None = None,
+    images: str | os.PathLike[str] | None = None,
+    predictions: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    batch_size: int = BATCH,
+    grey: bool = True,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **said: Any,
+) -> dict[str, Any]:
+    """The scores of `model` on `data`, written to OUT/scores.json beside OUT/predictions.jsonl.
+
+    `model` is what `florence2.load` returns, or a callable from a list of (Sample, Ask) to as many Parsed or Failure.
+    The same call again goes on where it stopped. With `predictions`, that file is scored and no model is asked. The
+    grey picture's answers, the control of what the picture adds, go to OUT/predictions_grey.jsonl. `said` is kept in
+    scores.json as it is.
+    """
+    row = task_named(task)
+    folder = Path(out)
+    everything = _samples(data, format, images, limit if split is None else None)
+    samples = [s for s in everything if split is None or sources.in_split(s, split)][:limit]
+    questions = questions_of(samples, row)
+    if not questions:
+        what = f"split {split!r} of {len(everything)} samples" if split else f"{len(samples)} samples"
+        raise ValueError(
+            f"{data if isinstance(data, (str, os.PathLike)) else 'data'}: {what} hold no truth for {row.name}"
+        )
+    blind = None
+    if predictions is None:
+        answerer = _answerer(model, row, batch_size)
+        file = folder / "predictions.jsonl"
+        _ask_all(answerer, questions, file, batch_size, progress)
+        if grey:
+            blind_file = folder / "predictions_grey.jsonl"
+            _ask_all(_once_for_all(answerer), [_greyed(q) for q in questions], blind_file, batch_size, None)
+            blind = files.read(blind_file, questions)
+    else:
+        file = Path(predictions)
+    found = files.read(file, questions, everything)
+    scores = score(row, questions, found, blind, resamples, seed)
+    for question in questions:
+        result = found.get(question.key)
+        if not isinstance(result, Parsed):
+            why = f"{result.reason} {result.detail}".strip() if result else "missing"
+            log.warning("%s %s: %s; counted as an empty answer", question.image, question.ask.text[:60], why)
+    source = {"data": os.fspath(data)} if isinstance(data, (str, os.PathLike)) else {}
+    report = {"task": row.name, **source, "split": split or "", **said, **scores, "policy": POLICY}
+    _save(folder / "scores.json", finite(report))
+    return report
+
+
+def _samples(data: Any, format: str | None, images: Any, limit: int | None) -> list[Sample]:
+    if isinstance(data, (str, os.PathLike)):
+        return list(sources.open(os.fspath(data), format=format, images=images, limit=limit))
+    return list(data)[:limit]
+
+
+def _ask_all(
+    answerer: Answerer,
+    questions: Sequence[Question],
+    file: Path,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Answers to all questions that the file does not hold yet, a batch at a time."""
+    with files.Predictions(file) as out:
+        left = [question for question in questions if question.key not in out.keys]
+        done = len(questions) - len(left)
+        for start in range(0, len(left), batch_size):
+            batch = left[start : start + batch_size]
+            results = answerer([(question.sample, question.ask) for question in batch])
+            if len(results) != len(batch):
+                raise ValueError(f"model: expected {len(batch)} results for {len(batch)} asks, got {len(results)}")
+            for question, result in zip(batch, results):
+                out.write(question, result)
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(questions))
+
+
+def _greyed(question: Question) -> Question:
+    """The question about a grey picture of the same size; it keeps its name, so that it is matched alike."""
+    width, height = question.sample.image.size_wh
+    if not width or not height:
+        width, height = 640, 480
+    image = replace(question.sample.image, uri=f"{GREY}{width}x{height}", member="", offset=-1, length=-1, sha256="")
+    return replace(question, sample=replace(question.sample, image=image))
+
+
+def _once_for_all(answerer: Answerer) -> Answerer:
+    """Equal asks about grey pictures of equal size have one answer: it is asked for once."""
+    known: dict[tuple, Result] = {}
+
+    def answer(pairs: list[tuple[Sample, Ask]]) -> list[Result]:
+        new: dict[tuple, tuple[Sample, Ask]] = {}
+        for sample, ask in pairs:
+            key = (sample.image.uri, ask_key(ask))
+            if key not in known:
+                new.setdefault(key, (sample, ask))
+        known.update(zip(new, answerer(list(new.values())) if new else ()))
+        return [known[sample.image.uri, ask_key(ask)] for sample, ask in pairs]
+
+    return answer
+
+
+# ---- models -----------------------------------------------------------------------------------------------------
+
+
+def _answerer(model: Any, task: Task, batch_size: int) -> Answerer:
+    if hasattr(model, "predict") and hasattr(model, "predict_many"):
+        return lambda pairs: list(_predicted(model, task, pairs, batch_size))
+    if callable(model):
+        return model
+    raise ValueError(f"model: expected what florence2.load returns or a callable, got {type(model).__name__}")
+
+
+def _predicted(model: Any, task: Task, pairs: Sequence[tuple[Sample, Ask]], batch_size: int) -> Iterator[Result]:
+    """A model's answers. Pictures with the same ask go through in one batch; several asks of a picture, too."""
+    loaded: dict[str, Any] = {}
+    for sample, _ in pairs:
+        if sample.image.id not in loaded:
+            try:
+                loaded[sample.image.id] = sources.pixels(sample.image)
+            except pixels.BadImage as error:
+                loaded[sample.image.id] = Failure(image=sample.image.id, reason=error.reason, detail=error.detail)
+    good = [(s, a) for s, a in pairs if not isinstance(loaded[s.image.id], Failure)]
+    answers: dict[tuple, Result] = {}
+    asks = list({ask_key(ask): ask for _, ask in good}.values())
+    if len(asks) == 1:
+        many = model.predict_many([loaded[s.image.id] for s, _ in good], asks[0], batch_size=batch_size)
+        answers = {(s.image.id, ask_key(a)): result for (s, a), result in zip(good, many)}
+    else:
+        for name in dict.fromkeys(sample.image.id for sample, _ in good):
+            own = [ask for sample, ask in good if sample.image.id == name]
+            try:
+                results = model.predict(loaded[name], own)
+            except ValueError as error:  # an ask that this picture or model cannot take, named
+                results = [Failure(image=name, reason="refused", detail=str(error))] * len(own)
+            answers.update({(name, ask_key(ask)): result for ask, result in zip(own, results)})
+    for sample, ask in pairs:
+        failed = loaded[sample.image.id]
+        yield failed if isinstance(failed, Failure) else answers[sample.image.id, ask_key(ask)]
+
+
+def _save(file: Path, report: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.part")
+    aside.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(aside, file)

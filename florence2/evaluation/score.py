@@ -1,0 +1,156 @@
+"""Scores from questions and what was found for them, with bootstrap intervals. Knows no model and no file.
+
+A missing answer and a failure count as an empty answer. An interval is the middle 95 % of resamples of the pictures
+(their questions go together); of a difference, both runs are scored on the same resamples.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from florence2.codec.tasks import Task
+from florence2.evaluation.questions import Question
+from florence2.evaluation.rulers import ERRORS, Ruler, ruler_of
+from florence2.records import Failure, Parsed, Result
+
+RESAMPLES = 1000
+FEWEST = 100
+SECONDS = 10.0  # that resampling may take, beyond its fewest
+SHARE = 3  # a task works when the picture brings at least a third of the score
+POLICY = (
+    "missing answers and failures count as empty; a missing score is 1; labels are equal after case and space are "
+    "folded; ignored truth as in pycocotools"
+)
+
+
+class Scored:
+    """One run's metrics, fed; scores over all questions or over a resample of the pictures."""
+
+    def __init__(self, ruler: Ruler, questions: Sequence[Question], found: Mapping[tuple, Result]):
+        self.ruler = ruler
+        self.metrics = [make() for make in ruler.metrics]
+        self.rows: list[dict[str, list[int]]] = [{} for _ in self.metrics]  # metric -> picture -> its updates
+        self.pictures = list(dict.fromkeys(question.image for question in questions))
+        for question in questions:
+            before = [len(metric) for metric in self.metrics]
+            result = found.get(question.key)
+            ruler.feed(self.metrics, question, result if isinstance(result, Parsed) else Parsed())
+            for rows, metric, start in zip(self.rows, self.metrics, before):
+                rows.setdefault(question.image, []).extend(range(start, len(metric)))
+
+    def compute(self, drawn: Sequence[int] | None = None) -> dict[str, float]:
+        """The scores; `drawn` are places in `pictures`, as often as each is to count."""
+        out: dict[str, float] = {}
+        for metric, rows in zip(self.metrics, self.rows):
+            if drawn is not None:
+                scores = metric.compute([row for place in drawn for row in rows[self.pictures[place]]])
+            else:
+                scores = metric.compute() if len(metric) else {}
+            for key, value in scores.items():
+                out.setdefault(key, value)
+        return {key: value for key, value in out.items() if not self.ruler.keys or key in self.ruler.keys}
+
+
+def score(
+    task: Task,
+    questions: Sequence[Question],
+    found: Mapping[tuple, Result],
+    grey: Mapping[tuple, Result] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """{metrics, missing, failures, intervals} and, with a grey run, {grey, gain}; every number finite."""
+    if not questions:
+        raise ValueError(f"task {task.name}: the data holds no truth for it; nothing can be scored")
+    ruler = ruler_of(task)
+    run = Scored(ruler, questions, found)
+    out: dict[str, Any] = {
+        "main": ruler.main,
+        "metrics": run.compute(),
+        "missing": sum(q.key not in found for q in questions),
+        "failures": sum(isinstance(found.get(q.key), Failure) for q in questions),
+        "asks": len(questions),
+        "pictures": len(run.pictures),
+    }
+    blind = Scored(ruler, questions, grey) if grey is not None else None
+    draws = _resampled(run, blind, resamples, seed)
+    out["resamples"] = len(draws)
+    out["intervals"] = {key: _middle([own[key] for own, _ in draws]) for key in (draws[0][0] if draws else {})}
+    if blind is not None:
+        out["grey"] = {"metrics": blind.compute()}
+        out["gain"] = _gains(out["metrics"], out["grey"]["metrics"], draws)
+    return out
+
+
+def _resampled(run: Scored, blind: Scored | None, resamples: int, seed: int) -> list[tuple[dict, dict]]:
+    """(scores, grey scores) of each resample of the pictures; fewer where they take long."""
+    rng = np.random.default_rng(seed)
+    count = len(run.pictures)
+    draws: list[tuple[dict, dict]] = []
+    start = time.monotonic()
+    while len(draws) < resamples and (len(draws) < FEWEST or time.monotonic() - start < SECONDS):
+        drawn = rng.integers(0, count, count).tolist()
+        draws.append((run.compute(drawn), blind.compute(drawn) if blind else {}))
+    return draws
+
+
+def _middle(values: Sequence[float]) -> list[float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+def _gains(own: Mapping[str, float], grey: Mapping[str, float], draws: Sequence[tuple[dict, dict]]) -> dict[str, Any]:
+    """What the picture adds, for each metric: the difference (for error rates, how much lower), its interval, and
+    whether the task works: the interval excludes zero and the gain is a third of the score (of the grey error)."""
+    out = {}
+    for key in draws[0][0] if draws else own:
+        sign = -1.0 if key in ERRORS else 1.0
+        gain = sign * (own[key] - grey[key])
+        interval = _middle([sign * (a[key] - b[key]) for a, b in draws]) if draws else [gain, gain]
+        share = grey[key] if key in ERRORS else own[key]
+        works = bool(interval[0] > 0 and gain > 0 and SHARE * gain >= share * (1 - 1e-9))
+        out[key] = {"value": gain, "interval": interval, "works": works}
+    return out
+
+
+def table(scores: Mapping[str, Any]) -> str:
+    """The scores as text: a line a metric, with its interval, the grey picture's score and what the picture adds."""
+    rows = [("metric", "score", "95% interval", "grey", "gain", "95% interval", "works")]
+    gain, grey = scores.get("gain", {}), scores.get("grey", {}).get("metrics", {})
+    for key, value in scores["metrics"].items():
+        added = gain.get(key)
+        rows.append(
+            (
+                f"{key} *" if key == scores.get("main") else key,
+                f"{value:.4f}",
+                _span(scores["intervals"].get(key)),
+                f"{grey[key]:.4f}" if key in grey else "",
+                f"{added['value']:+.4f}" if added else "",
+                _span(added["interval"]) if added else "",
+                ("yes" if added["works"] else "no") if added else "",
+            )
+        )
+    widths = [max(len(row[n]) for row in rows) for n in range(7)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    counts = f"{scores['asks']} asks, {scores['pictures']} pictures, {scores['missing']} missing"
+    return "\n".join([*lines, f"{counts}, {scores['failures']} failures; {POLICY}"])
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+
+
+def finite(value: Any) -> Any:
+    """The same value, or an error where a number is not finite: scores.json never holds NaN."""
+    if isinstance(value, Mapping):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"a score is {value}; this is a fault of the metric, please report it")
+    return value

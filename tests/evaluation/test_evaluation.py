@@ -1,0 +1,257 @@
+"""Evaluation: every task scorable, files resumed and refused, the grey control, specialists and models alike."""
+
+import dataclasses
+import json
+import random
+
+import numpy as np
+import pytest
+
+from florence2 import pixels, scenes, sources
+from florence2.codec.tasks import QUESTIONS, TASKS
+from florence2.evaluation import evaluate
+from florence2.evaluation import predictions as files
+from florence2.evaluation.questions import questions_of, task_named
+from florence2.evaluation.rulers import ERRORS, ruler_of
+from florence2.evaluation.score import score, table
+from florence2.records import Ask, Failure, ImageRef, Parsed, Region, Sample, Text
+
+OFFICIAL = [row.name for row in TASKS.values()]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Scenes and pages whose truth serves every task."""
+    return [scenes.draw(seed, signs=1.0)[1] for seed in range(6)] + [scenes.draw_page(seed)[1] for seed in range(2)]
+
+
+def truth_teller(samples, task, lie=lambda ask, parsed: parsed):
+    """A callable that knows the truth, or a lie about it; of a grey picture it knows nothing."""
+    known = {q.key: q.truths[0] for q in questions_of(samples, task_named(task))}
+
+    def answer(pairs):
+        from florence2.evaluation.questions import Question
+
+        out = []
+        for sample, ask in pairs:
+            seen = not sample.image.uri.startswith("grey:")
+            out.append(lie(ask, known[Question(sample, ask, ()).key]) if seen else Parsed())
+        return out
+
+    return answer
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_every_task_is_perfect_with_the_truth_and_worst_with_nothing(name, drawn, tmp_path):
+    best = evaluate(truth_teller(drawn, name), drawn, name, tmp_path, resamples=20)
+    main = best["main"]
+    if main == "CIDEr":  # 10 only where every caption has four words
+        assert best["metrics"]["CIDEr"] > 2.4 and best["metrics"]["ROUGE_L"] == pytest.approx(1)
+    else:
+        assert best["metrics"][main] == pytest.approx(0.0 if main in ERRORS else 1.0)
+    assert best["missing"] == best["failures"] == 0 and best["asks"] > 0
+    assert best["gain"][main]["works"]
+    low, high = best["intervals"][main]
+    assert low <= best["metrics"][main] + 1e-9 and best["metrics"][main] <= high + 1e-9
+    row = task_named(name)
+    worst = score(row, questions_of(drawn, row), {}, resamples=5)
+    nothing = 1.0 if main in ERRORS else 0.0
+    assert worst["metrics"][main] == pytest.approx(nothing, abs=1e-6) and worst["missing"] == worst["asks"]
+
+
+def test_scores_fall_when_answers_get_worse(drawn, tmp_path):
+    rng = random.Random(0)
+
+    def lie(ask, parsed):
+        kept = [r for r in parsed.regions if rng.random() < 0.6]
+        return dataclasses.replace(parsed, regions=tuple(dataclasses.replace(r, score=rng.random()) for r in kept))
+
+    honest = evaluate(truth_teller(drawn, "OD"), drawn, "OD", tmp_path / "a", resamples=5)["metrics"]
+    lying = evaluate(truth_teller(drawn, "OD", lie), drawn, "OD", tmp_path / "b", resamples=5)["metrics"]
+    assert 0 < lying["recall"] < honest["recall"] == 1 and lying["AP"] < honest["AP"] and lying["precision"] == 1
+
+
+def test_a_model_that_does_not_look_does_not_work(drawn, tmp_path):
+    answer = Parsed(texts=(Text(text="a picture of a thing"),))
+    scores = evaluate(lambda pairs: [answer] * len(pairs), drawn, "CAPTION", tmp_path, resamples=50)
+    assert scores["gain"]["CIDEr"]["value"] == 0 and not scores["gain"]["CIDEr"]["works"]
+    (line,) = (line for line in table(scores).splitlines() if line.startswith("CIDEr"))
+    assert line.endswith("no")
+
+
+def test_a_killed_run_goes_on_and_keeps_its_lines(drawn, tmp_path):
+    calls = []
+
+    def dying(pairs):
+        calls.append(len(pairs))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return truth_teller(drawn, "OD")(pairs)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(dying, drawn, "OD", tmp_path, batch_size=3, grey=False)
+    file = tmp_path / "predictions.jsonl"
+    whole = file.read_bytes()
+    assert whole.count(b"\n") == 3
+    file.write_bytes(whole + b'{"id": "3:x", "image": "scene-3", "as')  # torn
+    scores = evaluate(truth_teller(drawn, "OD"), drawn, "OD", tmp_path, batch_size=3, grey=False, resamples=20)
+    assert file.read_bytes().startswith(whole) and len(file.read_text().splitlines()) == len(drawn)
+    assert scores["metrics"]["F1"] == 1 and scores == json.loads((tmp_path / "scores.json").read_text())
+    again = evaluate(lambda pairs: pytest.fail("asked again"), drawn, "OD", tmp_path, grey=False, resamples=20)
+    assert again == scores
+
+
+def test_the_same_file_gives_the_same_scores_without_a_model(drawn, tmp_path):
+    own = evaluate(truth_teller(drawn, "OCR"), drawn, "OCR", tmp_path / "a", grey=False)
+    again = evaluate(None, drawn, "OCR", tmp_path / "b", predictions=tmp_path / "a" / "predictions.jsonl")
+    assert own["metrics"] == again["metrics"] and own["intervals"] == again["intervals"]
+
+
+def test_failures_and_missing_answers_count_as_empty_and_are_named(drawn, tmp_path, caplog):
+    def answer(pairs):
+        results = truth_teller(drawn, "OD")(pairs)
+        return [
+            Failure(reason="truncated", detail="broken.jpg") if s.id == drawn[0].id else r
+            for (s, _), r in zip(pairs, results)
+        ]
+
+    scores = evaluate(answer, drawn, "OD", tmp_path, grey=False, resamples=20)
+    assert scores["failures"] == 1 and scores["metrics"]["recall"] < 1
+    assert "truncated broken.jpg" in caplog.text
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    (tmp_path / "less.jsonl").write_text("\n".join(lines[1:]) + "\n")
+    scores = evaluate(None, drawn, "OD", tmp_path / "x", predictions=tmp_path / "less.jsonl", resamples=5)
+    assert (scores["failures"], scores["missing"]) == (0, 1) and drawn[0].image.id in caplog.text
+
+
+# ---- a file that others wrote
+
+TRUTH = [
+    Sample(
+        number,
+        ImageRef(f"pictures/{name}.jpg", f"/data/pictures/{name}.jpg", width=100, height=100),
+        regions=(Region("r", box=(0, 0, 9, 9), label=label),),
+    )
+    for number, name, label in (("1", "a", "cat"), ("2", "b", "dog"))
+]
+GOOD = {
+    "id": "x",
+    "image": "pictures/a.jpg",
+    "ask": {"task": "OD"},
+    "answer": {"regions": [{"box": [0, 0, 9, 9], "label": "Cat"}]},
+}
+
+
+def scored(tmp_path, *lines):
+    file = tmp_path / "theirs.jsonl"
+    file.write_text("\n".join(json.dumps(line) if isinstance(line, dict) else line for line in lines) + "\n")
+    return evaluate(None, TRUTH, "OD", tmp_path / "out", predictions=file, resamples=5)
+
+
+@pytest.mark.parametrize("task", ["OD", "<OD>"])
+@pytest.mark.parametrize("image", ["pictures/a.jpg", "a.jpg", "/data/pictures/a.jpg", "1"])
+def test_a_picture_may_be_named_in_any_way_that_is_clear(tmp_path, image, task):
+    scores = scored(tmp_path, {**GOOD, "image": image, "ask": {"task": task}})
+    assert scores["metrics"]["recall"] == 0.5 and scores["missing"] == 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"id": "x", "image": "pictures/b.jpg"}, ":2: id 'x' stands already at 1"),
+        ({}, ":2: the ask OD '' about 'pictures/a.jpg' stands already at 1"),
+        ({"image": "c.jpg"}, ":2: image 'c.jpg' is not in the data"),
+        ({"image": 3}, ":2: image: expected a text"),
+        ({"ask": {"task": "OD", "what": 1}}, ":2: ask: Ask: unknown field 'what'"),
+        ({"answer": None}, ":2: expected an 'answer' or a 'failure'"),
+        ({"answer": {"regions": [{"box": [0, 0, float("nan"), 9]}]}}, ":2: answer: region '': box: expected a finite"),
+        ({"answer": {"regions": [{"box": [0, 0, "x", 9]}]}}, ":2: Region.box: expected float"),
+        ({"answer": {"regions": [{"score": float("inf")}]}}, ":2: answer: score"),
+        ({"answer": {"regions": [{"score": True}]}}, ":2: Region.score: expected float"),
+        ({"answer": {"text": "no such field"}}, ":2: Parsed: unknown field 'text'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_line(tmp_path, change, message):
+    second = {**GOOD, "id": "y", "image": "pictures/b.jpg", **change}
+    if not change:
+        second = {**GOOD, "id": "y"}
+    with pytest.raises(ValueError, match=message) as caught:
+        scored(tmp_path, GOOD, second)
+    assert "theirs.jsonl" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_lines_of_another_task_are_left_alone(tmp_path):
+    assert scored(tmp_path, GOOD, {**GOOD, "id": "y", "ask": {"task": "CAPTION"}})["metrics"]["recall"] == 0.5
+
+
+def test_crowds_are_asked_for_and_cost_nothing(tmp_path):
+    crowd = Region("c", box=(50, 50, 90, 90), label="cat", ignore=True)
+    truth = [dataclasses.replace(TRUTH[0], regions=(*TRUTH[0].regions, crowd))]
+    found = Parsed(regions=(*TRUTH[0].regions, Region(box=(52, 52, 60, 60), label="cat")))
+    scores = evaluate(lambda pairs: [found] * len(pairs), truth, "OD", tmp_path, grey=False)
+    assert scores["metrics"]["AP"] == pytest.approx(1) and scores["metrics"]["precision"] == 1
+
+
+def test_people_are_counted_in_vqa(tmp_path):
+    answers = ["red"] * 2 + ["blue"] * 8
+    texts = tuple(Text(f"t{n}", a, "answer", "What colour?") for n, a in enumerate(answers))
+    truth = [Sample("1", ImageRef("a.jpg", width=9, height=9), texts)]
+    scores = evaluate(lambda pairs: [Parsed(texts=(Text(text="red"),))], truth, "VQA", tmp_path, grey=False)
+    assert scores["main"] == "VQA_accuracy" and scores["metrics"]["VQA_accuracy"] == pytest.approx(0.6)
+
+
+def test_every_ruler_has_a_main_metric_and_every_task_a_ruler():
+    for row in (*TASKS.values(), *QUESTIONS.values()):
+        assert ruler_of(row).main
+    with pytest.raises(ValueError, match="task 'XX': expected one of"):
+        task_named("XX")
+
+
+def test_no_truth_is_refused(tmp_path, drawn):
+    with pytest.raises(ValueError, match="8 samples hold no truth for DocVQA"):
+        evaluate(lambda pairs: [], drawn, "DocVQA", tmp_path)
+    with pytest.raises(ValueError, match="expected 1 results for 1 asks, got 0"):
+        evaluate(lambda pairs: [], drawn, "OD", tmp_path, batch_size=1)
+    with pytest.raises(ValueError, match="expected what florence2.load returns"):
+        evaluate(3, drawn, "OD", tmp_path)
+
+
+class Looker:
+    """Stands for a model: says how bright the middle of the picture is."""
+
+    def __init__(self):
+        self.batches = []
+
+    def predict(self, image, asks):
+        return [Parsed(regions=(Region(box=ask.region, label=str(image.mean() > 200)),)) for ask in asks]
+
+    def predict_many(self, images, ask, batch_size):
+        images = list(images)
+        self.batches.append(len(images))
+        return [Parsed(texts=(Text(text="white" if image.mean() > 200 else "dark"),)) for image in images]
+
+
+def test_a_model_is_asked_about_pixels_and_a_bad_picture_fails_alone(tmp_path):
+    truth = []
+    for n, level in enumerate((255, 0, 255)):
+        file = tmp_path / f"{n}.png"
+        file.write_bytes(pixels.encode(np.full((8, 8, 3), level, np.uint8)))
+        texts = (Text("t", "white" if level else "dark", "answer", "What?"),)
+        truth.append(Sample(str(n), ImageRef(file.name, str(file), width=8, height=8), texts))
+    (tmp_path / "2.png").write_bytes(b"broken")
+    model = Looker()
+    scores = evaluate(model, truth, "VQA", tmp_path / "out", resamples=20)
+    assert model.batches == [2, 1] and scores["failures"] == 1
+    assert scores["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    assert scores["grey"]["metrics"]["accuracy"] == pytest.approx(1 / 3)
+    assert sources.pixels(ImageRef("g", "grey:4x3")).shape == (3, 4, 3)
+
+
+def test_what_was_written_reads_back_the_same(drawn, tmp_path):
+    questions = questions_of(drawn, task_named("CAPTION_TO_PHRASE_GROUNDING"))
+    with files.Predictions(tmp_path / "p.jsonl") as out:
+        for question in questions:
+            out.write(question, question.truths[0])
+    found = files.read(tmp_path / "p.jsonl", questions)
+    assert found == {q.key: q.truths[0] for q in questions}
+    assert Ask("OD") != Ask("<OD>") and questions[0].key == dataclasses.replace(questions[0], truths=()).key
