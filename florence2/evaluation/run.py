@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from florence2 import pixels, sources
-from florence2.codec.tasks import Task
 from florence2.evaluation import predictions as files
 from florence2.evaluation.questions import Question, ask_key, questions_of, task_named
 from florence2.evaluation.score import POLICY, RESAMPLES, finite, score
@@ -42,6 +41,7 @@ def evaluate(
     grey: bool = True,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    decoding: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
     **said: Any,
 ) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def evaluate(
 
     `model` is what `florence2.load` returns, or a callable from a list of (Sample, Ask) to as many Parsed or Failure.
     The same call again goes on where it stopped. With `predictions`, that file is scored and no model is asked. The
-    grey picture's answers, the control of what the picture adds, go to OUT/predictions_grey.jsonl. `said` is kept in
-    scores.json as it is.
+    grey picture's answers, the control of what the picture adds, go to OUT/predictions_grey.jsonl. `decoding` goes to
+    the model's `predict`; `said` is kept in scores.json as it is.
     """
     row = task_named(task)
     folder = Path(out)
@@ -64,7 +64,7 @@ def evaluate(
         )
     blind = None
     if predictions is None:
-        answerer = _answerer(model, row, batch_size)
+        answerer = _answerer(model, batch_size, dict(decoding or {}))
         file = folder / "predictions.jsonl"
         _ask_all(answerer, questions, file, batch_size, progress)
         if grey:
@@ -81,7 +81,7 @@ def evaluate(
             why = f"{result.reason} {result.detail}".strip() if result else "missing"
             log.warning("%s %s: %s; counted as an empty answer", question.image, question.ask.text[:60], why)
     source = {"data": os.fspath(data)} if isinstance(data, (str, os.PathLike)) else {}
-    report = {"task": row.name, **source, "split": split or "", **said, **scores, "policy": POLICY}
+    report = {"task": row.name, **source, "split": split or "", **scores, **said, "policy": POLICY}
     _save(folder / "scores.json", finite(report))
     return report
 
@@ -143,15 +143,17 @@ def _once_for_all(answerer: Answerer) -> Answerer:
 # ---- models -----------------------------------------------------------------------------------------------------
 
 
-def _answerer(model: Any, task: Task, batch_size: int) -> Answerer:
+def _answerer(model: Any, batch_size: int, decoding: dict[str, Any]) -> Answerer:
     if hasattr(model, "predict") and hasattr(model, "predict_many"):
-        return lambda pairs: list(_predicted(model, task, pairs, batch_size))
+        return lambda pairs: list(_predicted(model, pairs, batch_size, decoding))
     if callable(model):
         return model
     raise ValueError(f"model: expected what florence2.load returns or a callable, got {type(model).__name__}")
 
 
-def _predicted(model: Any, task: Task, pairs: Sequence[tuple[Sample, Ask]], batch_size: int) -> Iterator[Result]:
+def _predicted(
+    model: Any, pairs: Sequence[tuple[Sample, Ask]], batch_size: int, decoding: dict[str, Any]
+) -> Iterator[Result]:
     """A model's answers. Pictures with the same ask go through in one batch; several asks of a picture, too."""
     loaded: dict[str, Any] = {}
     for sample, _ in pairs:
@@ -164,13 +166,13 @@ def _predicted(model: Any, task: Task, pairs: Sequence[tuple[Sample, Ask]], batc
     answers: dict[tuple, Result] = {}
     asks = list({ask_key(ask): ask for _, ask in good}.values())
     if len(asks) == 1:
-        many = model.predict_many([loaded[s.image.id] for s, _ in good], asks[0], batch_size=batch_size)
+        many = model.predict_many([loaded[s.image.id] for s, _ in good], asks[0], batch_size=batch_size, **decoding)
         answers = {(s.image.id, ask_key(a)): result for (s, a), result in zip(good, many)}
     else:
         for name in dict.fromkeys(sample.image.id for sample, _ in good):
             own = [ask for sample, ask in good if sample.image.id == name]
             try:
-                results = model.predict(loaded[name], own)
+                results = model.predict(loaded[name], own, **decoding)
             except ValueError as error:  # an ask that this picture or model cannot take, named
                 results = [Failure(image=name, reason="refused", detail=str(error))] * len(own)
             answers.update({(name, ask_key(ask)): result for ask, result in zip(own, results)})

@@ -19,6 +19,7 @@ from florence2.formats import checks, placing
 from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, to_json
 
 SOURCE = Source("import", "coco")
+PARTS = ("train2017", "val2017", "train2014", "val2014")
 
 
 def is_coco(path: Path) -> bool:
@@ -115,17 +116,11 @@ def _space(file: Path, data: Mapping) -> str:
 
 def _folders(file: Path, pictures: Path | None) -> list[Path]:
     """Where a file's pictures may lie: beside it, in images/, or as COCO is unpacked (annotations/ beside val2017/)."""
+    parts = [file.stem.rpartition("_")[2], *PARTS]
     if pictures is not None:
-        return [pictures, pictures / file.stem.rpartition("_")[2]]
-    here, part = file.parent, file.stem.rpartition("_")[2]
-    return [
-        here,
-        here / "images",
-        here / part,
-        here.parent / part,
-        here.parent / "images" / part,
-        here.parent / "images",
-    ]
+        return [pictures, *(pictures / part for part in parts)]
+    here, up = file.parent, file.parent.parent
+    return [here, here / "images", up / "images", *(folder / p for p in parts for folder in (here, up, up / "images"))]
 
 
 def _items(

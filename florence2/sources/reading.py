@@ -22,6 +22,11 @@ READERS = {
     "sroie": "florence2.formats.reading:read_sroie",
     "icdar": "florence2.formats.reading:read_icdar",
     "docvqa": "florence2.formats.reading:read_docvqa",
+    "karpathy": "florence2.formats.benchmarks:read_karpathy",
+    "flickr30k": "florence2.formats.benchmarks:read_flickr30k",
+    "refcoco": "florence2.formats.benchmarks:read_refcoco",
+    "vqa": "florence2.formats.benchmarks:read_vqa",
+    "textvqa": "florence2.formats.benchmarks:read_textvqa",
 }
 FORMATS = (*READERS, "store", "scenes")
 WRITERS = ("jsonl", "coco", "voc", "yolo", "labelstudio")
@@ -82,14 +87,23 @@ def _folders(*names: str) -> Callable[[Path], bool]:
     return lambda path: all((path / name).is_dir() for name in names)
 
 
+def _any(path: Path, pattern: str) -> bool:
+    return path.is_dir() and any(path.glob(pattern))
+
+
 # in the order in which they are looked for
 _MARKS: dict[str, Callable[[Path], bool]] = {
     "store": is_store,
+    "flickr30k": _folders("Annotations", "Sentences"),
     "voc": lambda path: (path / "Annotations").is_dir() or (path.is_dir() and any(path.glob("*.xml"))),
     "yolo": lambda path: (path / "data.yaml").is_file() or path.suffix in (".yaml", ".yml"),
     "sroie": _folders("img", "box"),
     "icdar": _folders("img", "gt"),
     "docvqa": reading.is_docvqa,
+    "karpathy": lambda path: path.name.startswith("dataset_") or _any(path, "dataset_*.json"),
+    "refcoco": lambda path: _any(path, "refs(*).p"),
+    "vqa": lambda path: _any(path, "*OpenEnded_mscoco_*_questions.json"),
+    "textvqa": lambda path: path.name.startswith("TextVQA_") or _any(path, "TextVQA_*.json"),
     "jsonl": lambda path: path.suffix == ".jsonl" or (path.is_dir() and any(path.glob("*.jsonl"))),
     "coco": lambda path: coco.is_coco(path) or (path.is_dir() and any(map(coco.is_coco, path.glob("*.json")))),
     "labelstudio": lambda path: (

@@ -1,0 +1,86 @@
+"""A specialist as what an evaluation asks: a callable from (sample, ask) pairs to answers.
+
+What it says of a picture is put into a bare sample, and the task's own rule reads the answer from there; so a detector,
+a reader and a model are judged by one ruler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from florence2 import sources
+from florence2.codec.tasks import task_of
+from florence2.engine.operator import Specialist
+from florence2.pixels import BadImage
+from florence2.records import Ask, Failure, Parsed, Result, Sample
+
+REMEMBERED = 64  # pictures whose annotations are kept for their further asks
+
+
+class Answering:
+    """Asks a specialist; set up on first use."""
+
+    def __init__(self, specialist: Specialist, device: str = "cpu"):
+        self.specialist, self.device = specialist, device
+        self._ready = False
+        self._said: OrderedDict[tuple[str, str], Sample | Failure] = OrderedDict()
+
+    def __call__(self, pairs: Sequence[tuple[Sample, Ask]]) -> list[Result]:
+        """One Parsed or Failure for each pair, in order."""
+        if not self._ready:
+            self.specialist.setup(self.device)
+            self._ready = True
+        new = {_key(sample): sample for sample, _ in pairs if _key(sample) not in self._said}
+        self._said.update(zip(new, self._annotated(list(new.values()))))
+        results = [_answer(self._said[_key(sample)], ask) for sample, ask in pairs]
+        while len(self._said) > REMEMBERED:
+            self._said.popitem(last=False)
+        return results
+
+    def _annotated(self, samples: Sequence[Sample]) -> list[Sample | Failure]:
+        """Each picture's bare sample with what the specialist says of it."""
+        bare = [Sample(sample.id, sample.image) for sample in samples]
+        out: dict[int, Sample | Failure] = {}
+        images: dict[int, Any] = {}
+        for n, sample in enumerate(bare):
+            try:
+                images[n] = sources.pixels(sample.image, self.specialist.spec.max_pixels)
+            except BadImage as error:
+                out[n] = Failure(image=sample.image.id, reason=error.reason, detail=error.detail)
+        places = list(images)
+        size = max(1, self.specialist.spec.batch_size)
+        for start in range(0, len(places), size):
+            batch = places[start : start + size]
+            results = self.specialist.annotate([bare[n] for n in batch], [images[n] for n in batch])
+            out.update((n, _filled(bare[n], result)) for n, result in zip(batch, results))
+        return [out[n] for n in range(len(bare))]
+
+
+def _key(sample: Sample) -> tuple[str, str]:
+    return sample.image.id or sample.id, sample.image.uri
+
+
+def _filled(bare: Sample, result: Result) -> Sample | Failure:
+    """The bare sample with a Parsed's items; those without a name get one."""
+    if isinstance(result, Failure):
+        return result
+    return dataclasses.replace(
+        bare,
+        texts=tuple(t if t.id else dataclasses.replace(t, id=f"t{n}") for n, t in enumerate(result.texts)),
+        regions=tuple(r if r.id else dataclasses.replace(r, id=f"r{n}") for n, r in enumerate(result.regions)),
+        groundings=tuple(g if g.id else dataclasses.replace(g, id=f"g{n}") for n, g in enumerate(result.groundings)),
+    )
+
+
+def _answer(said: Sample | Failure, ask: Ask) -> Result:
+    """What the annotated sample holds for an ask; nothing where it holds nothing."""
+    if isinstance(said, Failure):
+        return said
+    asked = dataclasses.replace(ask, text_id="")
+    for own, answer in task_of(ask.task).truths(said):
+        if dataclasses.replace(own, text_id="", task=ask.task) == asked:
+            return answer
+    return Parsed()
