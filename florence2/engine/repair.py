@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from florence2.engine import intake
-from florence2.engine.filters import open_chain
 from florence2.engine.ledger import Ledger, reading, takes_of
 from florence2.engine.merge import Merging, merge_units
-from florence2.engine.operator import Filter, fingerprint
+from florence2.engine.operator import fingerprint
 from florence2.engine.phases import Execution, Planned, run_specialist
 from florence2.engine.pictures import ImageRules, find
-from florence2.engine.verdicts import REOPEN, judge_units, supersede_units
+from florence2.engine.verdicts import REOPEN, judge_units, recorded_chain, supersede_units
 from florence2.engine.work import EngineWork, opened
 from florence2.store import Store, upkeep
 from florence2.store.snapshots import Operator, Snapshot
@@ -108,16 +107,13 @@ def _annotate_again(ledger: Ledger, operator: Operator, facts: dict[str, Any], e
 def _judge_again(ledger: Ledger, operator: Operator, facts: dict[str, Any], execution: Execution) -> None:
     """Judge again by the whole chain of the round; where a fragment is whole it is left as it is."""
     chain = [o for o in ledger.base.operators if o.kind == "filter" and o.round == operator.round]
-    settings = {o.name: (ledger.store.run(o.run_id) or {}).get("config", {}) for o in chain}
     try:
-        known = open_chain({})
-        wanted = {item.spec.name: settings.get(item.spec.name, False) for item in known}
-        filters: dict[str, Filter] = {item.spec.name: item for item in open_chain(wanted)}
+        filters = {item.spec.name: item for item in recorded_chain(ledger, operator.round)}
     except ValueError as error:
         raise Unrepairable(f"{operator.name}: {error}") from None
     for each in chain:
-        if each.name != REOPEN and (each.name not in filters or dict(filters[each.name].config) != settings[each.name]):
-            raise Unrepairable(f"{each.name}: is not a shipped rule with the settings of then; run filter again")
+        if each.name != REOPEN and each.version != filters[each.name].spec.version:
+            raise Unrepairable(f"{each.name}: is another version now than {each.version}; run filter again")
     judge_units(ledger, [(o, filters.get(o.name)) for o in chain], facts["reads"], execution.progress)
 
 

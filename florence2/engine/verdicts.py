@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from florence2.engine.filters import RULES, open_chain
 from florence2.engine.ledger import Ledger, Takes, Unit, fragment_path, reading
 from florence2.engine.operator import Filter, Reading, digest, fingerprint, run_id, unit_id
 from florence2.records import Decision, Sample
@@ -57,6 +58,21 @@ def judge_units(
         done += len(unit.samples)
         if progress:
             progress("judging", done, total)
+
+
+def recorded_chain(ledger: Ledger, round: int | None = None) -> list[Filter]:
+    """The shipped rules with the settings that a round of the store was judged by, the newest unless named."""
+    judged = [o for o in ledger.base.operators if o.kind == "filter"]
+    if round is None:
+        round = max((o.round for o in judged), default=-1)
+    names = [o for o in judged if o.round == round and o.name != REOPEN]
+    settings = {o.name: (ledger.store.run(o.run_id) or {}).get("config") for o in names}
+    unknown = [name for name in settings if name not in RULES]
+    if unknown:
+        raise ValueError(
+            f"{ledger.store.root}: the rule {unknown[0]!r} of round {round} is none of the shipped; name rules"
+        )
+    return list(open_chain({name: settings.get(name) or False for name in RULES} if names else {}))
 
 
 def _round_of(

@@ -1,0 +1,81 @@
+"""What a round changed: boxes that came, went or moved, labels and texts that are others now. Knows samples only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from florence2.geometry import iou
+from florence2.records import Region, Sample
+
+SAME_PLACE = 0.5  # IoU from which two boxes are the same thing
+MOVED_PX = 0.5  # an edge that moved less has not moved
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Counts over a store's current view, before and after."""
+
+    boxes: int = 0  # after
+    added: int = 0
+    removed: int = 0
+    moved: int = 0
+    relabelled: int = 0
+    texts: int = 0  # after
+    texts_changed: int = 0
+
+    def __add__(self, other: Changes) -> Changes:
+        return Changes(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing changed."""
+        return not (self.added or self.removed or self.moved or self.relabelled or self.texts_changed)
+
+    def to_json(self) -> dict[str, int]:
+        """As plain values."""
+        return asdict(self)
+
+
+def changes(before: Iterable[Sample], after: Iterable[Sample]) -> Changes:
+    """Compare two current views of the same pictures; one that is missing in either counts as empty."""
+    total = Changes()
+    old = {sample.image.id: sample for sample in before}
+    for sample in after:
+        total += of_sample(old.pop(sample.image.id, Sample(sample.id, sample.image)), sample)
+    for sample in old.values():
+        total += of_sample(sample, Sample(sample.id, sample.image))
+    return total
+
+
+def of_sample(before: Sample, after: Sample) -> Changes:
+    """The changes of one picture: pairs of the same label first, then pairs of the same place."""
+    old = [r for r in before.regions if r.box is not None]
+    new = [r for r in after.regions if r.box is not None]
+    moved = relabelled = 0
+    free_old, free_new = set(range(len(old))), set(range(len(new)))
+    overlaps = iou([r.box for r in old], [r.box for r in new]) if old and new else np.zeros((len(old), len(new)))
+    pairs = [(i, j) for i, j in np.argwhere(overlaps >= SAME_PLACE).tolist() if old[i].kind == new[j].kind]
+    for i, j in sorted(pairs, key=lambda p: (old[p[0]].label != new[p[1]].label, -overlaps[p], p)):
+        if i in free_old and j in free_new:
+            free_old.discard(i)
+            free_new.discard(j)
+            relabelled += old[i].label != new[j].label
+            moved += _moved(old[i], new[j])
+    said = {(t.detail, t.question, t.text) for t in after.texts}
+    was = {(t.detail, t.question, t.text) for t in before.texts}
+    return Changes(
+        boxes=len(new),
+        added=len(free_new),
+        removed=len(free_old),
+        moved=moved,
+        relabelled=relabelled,
+        texts=len(said),
+        texts_changed=max(len(said - was), len(was - said)),
+    )
+
+
+def _moved(a: Region, b: Region) -> bool:
+    return max(abs(x - y) for x, y in zip(a.box or (), b.box or ())) > MOVED_PX

@@ -1,0 +1,142 @@
+"""Students of a store: trained once, kept whole under a name that says what they were trained on, found again.
+
+`students/<key>/` holds the weights and `student.json`; the key is of the snapshot, the recipe, the fold, the weights it
+started from and the seed. The same training gives other bits with other threads: a student found is not trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from florence2.engine.ledger import Fold
+from florence2.engine.operator import digest
+from florence2.formats import jsonl
+from florence2.records import Sample
+from florence2.store import Store
+from florence2.store.commit import make_folder, replace, sha256_of, sync_folder
+
+FACTS = "student.json"
+DATA = "samples.jsonl"
+LEFT_OUT = ("state.pt", "dense.safetensors")  # of a run: what only going on with it would need
+
+# the student's training, for what a recipe does not say; keys are those of `train`
+RECIPE: Mapping[str, Any] = {"steps": 200, "batch_size": 16, "lr": 2e-4, "warmup_steps": 10, "schedule": "linear"}
+
+
+class TrainResult(Protocol):
+    """What training says of itself."""
+
+    @property
+    def folder(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def loss_before(self) -> float: ...
+    @property
+    def loss_after(self) -> float: ...
+    @property
+    def weights_sha256(self) -> str: ...
+
+
+Trainer = Callable[[dict[str, Any]], TrainResult]  # the keys of `train`, plain values
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student: where it is, what its training did, and which part of the pictures it never saw."""
+
+    folder: str
+    fold: int
+    steps: int
+    loss_before: float
+    loss_after: float
+    weights_sha256: str
+    samples: int
+    found: bool = False
+
+
+def key_of(snapshot_sha256: str, recipe: Mapping[str, Any], fold: Fold, start_sha256: str, seed: int) -> str:
+    """The name of a student's folder."""
+    return digest([snapshot_sha256, dict(recipe), fold.fold, fold.folds, start_sha256, seed])
+
+
+def train_student(
+    store: Store,
+    snapshot: int,
+    fold: Fold,
+    start: str,
+    start_sha256: str,
+    recipe: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    train: Trainer | None = None,
+) -> Student:
+    """Train on what a snapshot keeps of the pictures outside `fold` (of all, where it is the only one), or find it."""
+    settings = {**RECIPE, **(recipe or {})}
+    key = key_of(store.snapshot(snapshot).sha256, settings, fold, start_sha256, seed)
+    folder = store.root / "students" / key
+    if (folder / FACTS).is_file():
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        return Student(str(folder), fold.fold, **facts, found=True)
+    aside = store.root / "tmp" / f"student-{key}"
+    aside.mkdir(parents=True, exist_ok=True)
+    samples = [s for s in store.samples(snapshot) if (fold.folds == 1 or not fold(s)) and _says_something(s)]
+    if not samples:
+        raise ValueError(
+            f"{store.root}: snapshot {snapshot} keeps nothing to train fold {fold.fold} on; see its filters"
+        )
+    jsonl.write(samples, aside / DATA)
+    more = settings.pop("data", [])
+    source = {"path": str(aside / DATA), **settings.pop("source", {})}
+    run = aside / "run"
+    result = (train or _train)({**settings, "model": start, "out": str(run), "seed": seed, "data": [source, *more]})
+    made = Path(result.folder)
+    for name in LEFT_OUT:
+        (made / name).unlink(missing_ok=True)
+    facts = {
+        "steps": result.steps,
+        "loss_before": result.loss_before,
+        "loss_after": result.loss_after,
+        "weights_sha256": _weights_sha256(made) or result.weights_sha256,
+        "samples": len(samples),
+    }
+    _keep(store.root, made, folder, facts)
+    shutil.rmtree(aside, ignore_errors=True)
+    return Student(str(folder), fold.fold, **facts)
+
+
+def _keep(root: Path, made: Path, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Move a training's folder into place whole; where another process was first, its student stands."""
+    data = (json.dumps(dict(facts), indent=1) + "\n").encode()
+    replace(root, (made / FACTS).relative_to(root).as_posix(), data)
+    make_folder(root, folder.parent)
+    try:
+        os.rename(made, folder)
+    except OSError:
+        if not (folder / FACTS).is_file():
+            raise
+    sync_folder(folder.parent)
+
+
+def _weights_sha256(folder: Path) -> str:
+    """Of the file that the student's source is named after."""
+    files = sorted(folder.glob("*.safetensors"))
+    return sha256_of(files[0]) if len(files) == 1 else ""
+
+
+def _says_something(sample: Sample) -> bool:
+    return bool(sample.regions or sample.texts or sample.groundings)
+
+
+def _train(config: dict[str, Any]) -> TrainResult:
+    from florence2.training import train
+
+    result = train(config)
+    if getattr(result, "interrupted", False):
+        raise KeyboardInterrupt
+    return result

@@ -1,0 +1,169 @@
+"""The loop with a trainer and a student made by hand: what is trained on what, who annotates what, what a round did."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import florence2
+from florence2.engine.ledger import Fold
+from florence2.engine.operator import Spec
+from florence2.formats import jsonl
+from florence2.records import ImageRef, Parsed, Region, Sample, Text
+from florence2.refinement import refine
+from florence2.refinement.changes import Changes, of_sample
+from florence2.refinement.rounds import Round
+from tests.engine.doubles import Boxes, Floor, folder_of, fragments
+
+
+@dataclasses.dataclass
+class Result:
+    folder: str
+    steps: int
+    loss_before: float
+    loss_after: float
+    weights_sha256: str
+
+
+class Trainer:
+    """Learns the labels it is shown, and remembers each call."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, config):
+        self.calls.append(config)
+        out = Path(config["out"])
+        out.mkdir(parents=True)
+        samples = list(jsonl.read(config["data"][0]["path"]))
+        learned = {"labels": sorted({r.label for s in samples for r in s.regions}), "start": config["model"]}
+        (out / "model.safetensors").write_text(json.dumps(learned))
+        (out / "state.pt").write_text("much")
+        return Result(str(out), config["steps"], 2.0, 0.5, "0" * 64)
+
+
+class Learned(Boxes):
+    """A student that knows what its folder says: the same box as Boxes, a bit to the right, and surer."""
+
+    def __init__(self, folder):
+        weights = (Path(folder) / "model.safetensors").read_text()
+        super().__init__("student", str(abs(hash(weights)))[:12], kind="model", shift=2.0)
+        self.spec = dataclasses.replace(self.spec, version=weights and folder[-12:])
+        self.weights_sha256 = weights
+
+    def one(self, sample, image):
+        parsed = super().one(sample, image)
+        regions = tuple(dataclasses.replace(r, score=0.9) for r in parsed.regions)
+        return Parsed(
+            regions=regions, texts=tuple(dataclasses.replace(t, text="a better text", score=0.95) for t in parsed.texts)
+        )
+
+
+@pytest.fixture
+def loop(tmp_path, monkeypatch):
+    monkeypatch.setattr("florence2.refinement.rounds.weights_of", lambda start: f"weights of {Path(start).name}")
+    store = florence2.annotate(folder_of(tmp_path, 12), tmp_path / "s", [Boxes()], workers=0, unit=4)
+    trainer = Trainer()
+
+    def run(**more):
+        given = {"rules": [Floor(0.35)], "workers": 0, "train": trainer, "open_student": Learned, **more}
+        return refine(store, **given)
+
+    return store, trainer, run
+
+
+def test_a_round_trains_on_one_half_and_annotates_the_other(loop):
+    store, trainer, run = loop
+    (done,) = run(recipe={"steps": 7})
+    assert done.number == 1 and [s.steps for s in done.students] == [7, 7]
+    one, two = (Fold(n, 2) for n in range(2))
+    samples = list(store.samples(view="all"))
+    assert {one(s) for s in samples} == {True, False}
+    for sample in samples:
+        versions = {r.source.version for r in sample.regions if r.source.name == "student"}
+        assert versions == {done.students[0 if one(sample) else 1].folder[-12:]}
+        assert {r.source.round for r in sample.regions if r.source.name == "student"} == {1}
+    trained = [student.samples for student in done.students]
+    kept = [s for s in store.samples(snapshot=2)]
+    assert trained == [sum(two(s) for s in kept), sum(one(s) for s in kept)]
+    assert len(store.snapshots()) == 3  # annotated, filtered, refined
+
+
+def test_the_view_is_merged_and_the_round_says_what_changed(loop):
+    store, _, run = loop
+    (done,) = run()
+    for sample in store.samples():
+        (region,) = sample.regions
+        assert region.source.name == "merge" and len(region.derived_from) == 2
+        assert [t.text for t in sample.texts] == ["a better text"]
+    changed = done.changes
+    assert (changed.boxes, changed.moved, changed.texts_changed) == (12, 12 - changed.added, 12) and not changed.nothing
+    assert "loss 2.000 -> 0.500" in done.lines()[0] and "(no effect)" not in done.lines()[-1]
+
+
+def test_rounds_are_counted_in_all_and_go_on_from_the_student_before(loop):
+    store, trainer, run = loop
+    run(rounds=1)
+    assert run(rounds=1) == []
+    (second,) = run(rounds=2)
+    assert second.number == 2 and len(trainer.calls) == 4
+    assert [c["model"] for c in trainer.calls[:2]] == ["nano", "nano"]
+    assert all(str(store.root / "students") in c["model"] for c in trainer.calls[2:])
+
+
+def test_an_interrupted_round_goes_on_without_training_again(loop, monkeypatch):
+    store, trainer, run = loop
+
+    def stopped(*args, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("florence2.refinement.rounds.judge", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert len(trainer.calls) == 2 and len(store.snapshots()) == 2
+    (done,) = run()
+    assert len(trainer.calls) == 2 and all(student.found for student in done.students)
+    assert not list((store.root / "tmp").glob("student-*"))
+    assert all(not (Path(s.folder) / "state.pt").exists() for s in done.students)
+    assert store.verify() == [] and fragments(store)
+
+
+def test_one_fold_without_filter_or_merging_is_a_control(loop):
+    store, trainer, run = loop
+    (done,) = run(folds=1, rules=[], merging=None)
+    assert done.students[0].samples == 12 and len(trainer.calls) == 1
+    assert all(len(s.regions) == 2 for s in store.samples())
+    assert not any(o.kind == "filter" for o in store.snapshot().operators)
+
+
+def test_a_round_that_does_nothing_says_so():
+    assert Round(1, 1, (), Changes(boxes=5)).lines() == [
+        "round 1: boxes 0 added, 0 removed, 0 moved; 0 labels and 0 texts changed (no effect)"
+    ]
+
+
+def test_changes_pair_labels_before_places():
+    def sample(*regions, text="x"):
+        boxes = tuple(Region(str(n), box=box, label=label) for n, (label, box) in enumerate(regions))
+        return Sample("i", ImageRef("i"), regions=boxes, texts=(Text("t", text),))
+
+    before = sample(("cat", (0, 0, 10, 10)), ("dog", (0, 0, 10, 11)), ("old", (50, 50, 60, 60)))
+    after = sample(("dog", (0, 0, 10, 11)), ("cow", (0, 0, 10, 10)), ("new", (80, 80, 90, 90)), text="y")
+    assert of_sample(before, after) == Changes(4 - 1, added=1, removed=1, relabelled=1, texts=1, texts_changed=1)
+
+
+def test_nothing_kept_cannot_be_learned_from(loop):
+    _, _, run = loop
+    with pytest.raises(ValueError, match="keeps nothing to train"):
+        run(rules=[Floor(2.0), NoTexts()])
+
+
+class NoTexts:
+    spec = Spec("no_texts", "1")
+    config: dict = {}
+    weights_sha256 = ""
+
+    def judge(self, sample):
+        return [florence2.Decision(i.id, "rejected", "", "none") for i in (*sample.texts, *sample.groundings)]
