@@ -1,11 +1,12 @@
 """Noun chunks and measures: on trees written by hand, and on 50 captions through the parser that comes along."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from florence2.engine.language import Parser, read_conllu
-from florence2.engine.phrases import Word, children, degree, expressions, measure, noun_chunks
+from florence2.engine.phrases import Word, agree, children, degree, expressions, measure, noun_chunks
 
 GOLDEN = """
 [A man] riding [a wave] on [top] of [a surfboard].
@@ -104,6 +105,14 @@ def test_chunks_of_trees(sentence, chunks):
     found = noun_chunks(words, text)
     assert [chunk.text for chunk in found] == chunks
     assert all(text[c.start : c.end] == c.text for c in found)
+
+
+def test_an_article_in_the_singular_has_no_plural_noun():
+    words, text = tree("a/DET/4/det small/ADJ/4/amod dog/NOUN/4/compound sits/NOUN/0/root there/ADV/4/advmod")
+    words[3] = replace(words[3], tag="NNS")
+    assert [c.text for c in noun_chunks(words, text)] == ["a small dog sits"]
+    assert [c.text for c in noun_chunks(agree(words), text)] == ["a small dog"]
+    assert measure(agree(words), text).actions == 1
 
 
 def test_golden_captions(parser):

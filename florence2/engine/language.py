@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from florence2.engine.phrases import Chunk, Measures, Word, measure, noun_chunks
+from florence2.engine.phrases import Chunk, Measures, Word, agree, measure, noun_chunks
 
 BUNDLED = Path(__file__).parents[1] / "weights" / "parser"
 INSTALLED = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")  # the first one found is used
@@ -105,9 +105,17 @@ def _words(doc: Any) -> tuple[Word, ...]:
         label = "root" if root else token.dep_.lower()
         at = place[token.i]
         words.append(
-            Word(token.text, token.idx, token.idx + len(token.text), token.pos_, label, at if root else place[head.i])
+            Word(
+                token.text,
+                token.idx,
+                token.idx + len(token.text),
+                token.pos_,
+                label,
+                at if root else place[head.i],
+                token.tag_,
+            )
         )
-    return tuple(words)
+    return tuple(agree(words))
 
 
 def read_conllu(path: Path) -> Iterator[list[tuple[str, str, str, int, str, bool]]]:

@@ -6,7 +6,7 @@ Works on plain words with Universal Dependencies labels, or the ClearNLP labels 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Word:
     pos: str  # UPOS
     label: str  # dependency label, lower case, "root" at a root
     head: int
+    tag: str = ""  # Penn Treebank tag, where the parser gives one
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,26 @@ def children(words: Sequence[Word]) -> list[list[int]]:
         if word.head != i:
             found[word.head].append(i)
     return found
+
+
+def agree(words: Sequence[Word]) -> list[Word]:
+    """The words with one mistake of small parsers on captions undone: "a dog sits" read as one plural noun.
+
+    An article in the singular has no plural noun: such a noun is the verb, and the noun before it the subject.
+    """
+    fixed = list(words)
+    for i, word in enumerate(words):
+        before = words[i - 1] if i else None
+        if word.tag != "NNS" or before is None or before.head != i or base(before.label) != "compound":
+            continue
+        left = [k for k in range(i - 1) if words[k].head == i]
+        if not any(words[k].text.lower() in ("a", "an") for k in left):
+            continue
+        fixed[i] = replace(word, pos="VERB", tag="VBZ")
+        fixed[i - 1] = replace(before, label="nsubj")
+        for k in left:
+            fixed[k] = replace(words[k], head=i - 1)
+    return fixed
 
 
 def noun_chunks(words: Sequence[Word], text: str) -> list[Chunk]:

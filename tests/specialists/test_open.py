@@ -56,7 +56,7 @@ def test_every_name_of_the_table_opens_a_specialist_that_has_loaded_nothing(name
 @pytest.mark.parametrize(
     "name, expected",
     [
-        ("rapidocrr", "rapidocr, opencv"),  # a slip lists the names
+        ("rapidocrr", "rapidocr, tesseract, opencv"),  # a slip lists the names
         ("student:", "student:ARGUMENT"),
         ("simulated:none.jsonl", "none.jsonl"),
         ("none.yaml", "none.yaml"),

@@ -1,41 +1,49 @@
 """Every specialist by name. One file a specialist; a heavy library is imported by its file alone, when it is set up.
 
-rapidocr, opencv, composer      by their name
-simulated:TRUTH.jsonl           a file's truth, with a stated noise
-student:MODEL                   any Florence-2 that `florence2.load` opens
-detector.yaml                   an ONNX detector described by a card
-my_file.py:MyClass              your own
+A name is a row of SPECIALISTS (`rapidocr`), a row of WITH_ARGUMENT and its argument (`student:nano`), a card
+(`detector.yaml`: an ONNX detector, or any specialist with its settings), or a class of your own (`my_file.py:MyClass`).
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from florence2.engine.operator import Specialist
+from florence2.engine.specialists.cards import read_yaml
 
 SPECIALISTS: Mapping[str, str] = MappingProxyType(
     {
         "rapidocr": "florence2.engine.specialists.rapidocr:RapidOcr",
-        "opencv": "florence2.engine.specialists.opencv:OpenCv",
-        "composer": "florence2.engine.specialists.composer:Composer",
         "tesseract": "florence2.engine.specialists.tesseract:Tesseract",
+        "opencv": "florence2.engine.specialists.opencv:OpenCv",
+        "composer": "florence2.engine.specialists.composer:Composer",  # captions from regions
+        "grounder": "florence2.engine.specialists.grounder:Grounder",  # phrases of captions in boxes
+        "grabcut": "florence2.engine.specialists.masks:GrabCut",  # masks from boxes
     }
 )
-WITH_ARGUMENT: Mapping[str, str] = MappingProxyType(  # NAME:ARGUMENT
-    {
-        "simulated": "florence2.engine.specialists.simulated:Simulated",
-        "student": "florence2.engine.specialists.student:Student",
-        "tesseract": "florence2.engine.specialists.tesseract:Tesseract",
+WITH_ARGUMENT: Mapping[str, str] = MappingProxyType(
+    {  # NAME:ARGUMENT
+        "student": "florence2.engine.specialists.student:Student",  # any Florence-2: nano, a folder, a hub id
+        "simulated": "florence2.engine.specialists.simulated:Simulated",  # a truth file
+        "tesseract": "florence2.engine.specialists.tesseract:Tesseract",  # the folder of eng.traineddata
+        "crops": "florence2.engine.specialists.crops:Crops",  # the specialist that describes each region's crop
+        # transformers models, by hub id or folder
+        "detection": "florence2.engine.specialists.detection:Detection",
+        "owl": "florence2.engine.specialists.owl:Owl",
+        "grounding-dino": "florence2.engine.specialists.grounding_dino:GroundingDino",
+        "sam": "florence2.engine.specialists.sam:Sam",
+        "captioning": "florence2.engine.specialists.captioning:Captioning",
+        "similarity": "florence2.engine.specialists.similarity:Similarity",
     }
 )
 CARD = "florence2.engine.specialists.onnx:OnnxDetector"
 OWN = "florence2.engine.specialists.own:Own"
-
-DEFAULT = ("rapidocr", "opencv")
+CARD_PATHS = ("model", "path", "folder", "cache")  # settings of a card that may be paths relative to it
 
 
 class UnknownSpecialist(ValueError):
@@ -52,7 +60,7 @@ def open(name: str) -> Specialist:  # noqa: A001  the house verb for "by name"
             raise UnknownSpecialist(f"specialist {name!r}: expected {head}:ARGUMENT, got no argument; {_known()}")
         return _opener(WITH_ARGUMENT[head])(argument)
     if Path(name).suffix in (".yaml", ".yml"):
-        return _opener(CARD)(name)
+        return _from_card(Path(name))
     path, _, class_name = name.rpartition(":")
     if path.endswith(".py") and class_name:
         return _opener(OWN)(path, class_name)
@@ -62,6 +70,30 @@ def open(name: str) -> Specialist:  # noqa: A001  the house verb for "by name"
 def open_all(names: str) -> list[Specialist]:
     """The specialists of a comma-separated list, in its order."""
     return [open(name.strip()) for name in names.split(",") if name.strip()]
+
+
+def _from_card(path: Path) -> Specialist:
+    """An ONNX detector's card, or `specialist: NAME` with the settings of that specialist."""
+    data = read_yaml(path)
+    if "specialist" not in data:
+        return _opener(CARD)(str(path))
+    name, settings = str(data["specialist"]), {key: value for key, value in data.items() if key != "specialist"}
+    target = WITH_ARGUMENT.get(name) or SPECIALISTS.get(name)
+    if target is None:
+        raise UnknownSpecialist(f"{path}: specialist: unknown name {name!r}; {_known()}")
+    opener = _opener(target)
+    known = list(inspect.signature(opener).parameters)
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        expected = f"expected some of {', '.join(known)}" if known else "it has no settings"
+        raise ValueError(f"{path}: unknown key {unknown[0]!r} for {name}; {expected}")
+    for key in CARD_PATHS:
+        if isinstance(settings.get(key), str) and (path.parent / settings[key]).exists():
+            settings[key] = str(path.parent / settings[key])
+    try:
+        return opener(**settings)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def _opener(target: str) -> Callable[..., Any]:

@@ -73,13 +73,7 @@ class Card:
 def read_card(path: str | Path) -> Card:
     """The card at `path`; ValueError names the key that is missing, unknown or wrong."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a card is a YAML that describes an ONNX detector")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from None
-    data = _section(path, "", data)
+    data = _section(path, "", read_yaml(path))
     for key in ("model", "classes", "input", "output"):
         if key not in data:
             raise ValueError(f"{path}: expected the key {key!r}, found none; a card has {', '.join(KEYS[''])}")
@@ -99,6 +93,19 @@ def read_card(path: str | Path) -> Card:
         nms=_number(path, "nms", data.get("nms", 0.45), 0, 1),
         label_space=str(data.get("label_space", name)),
     )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A card's keys and values, unchecked."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; a card is a YAML that describes a specialist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected keys and values, got {data!r:.60}")
+    return data
 
 
 def _section(path: Path, name: str, data: Any) -> dict[str, Any]:

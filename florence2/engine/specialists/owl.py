@@ -47,8 +47,14 @@ class Owl:
         assert self._loaded is not None, "setup comes before annotate"
         processor, model = self._loaded
         queries = [[PROMPT.format(label) for label in self.labels]] * len(images)
+        longest = model.config.get_text_config().max_position_embeddings
         inputs = processor(
-            text=queries, images=list(images), return_tensors="pt", padding="max_length", truncation=True
+            text=queries,
+            images=list(images),
+            return_tensors="pt",
+            padding="max_length",
+            truncation=True,
+            max_length=longest,
         )
         with torch.inference_mode():
             outputs = model(**hub.move(inputs, model.device))

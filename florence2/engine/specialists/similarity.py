@@ -74,7 +74,11 @@ class Similarity:
 
         assert self._loaded is not None, "setup comes before annotate"
         processor, model = self._loaded
-        inputs = processor(text=list(texts), images=image, return_tensors="pt", padding="max_length", truncation=True)
+        longest = model.config.get_text_config().max_position_embeddings
+        padding = "max_length" if model.config.model_type.startswith("siglip") else True  # as SigLIP was trained
+        inputs = processor(
+            text=list(texts), images=image, return_tensors="pt", padding=padding, truncation=True, max_length=longest
+        )
         with torch.inference_mode():
             logits = model(**hub.move(inputs, model.device)).logits_per_image[0]
         return torch.softmax(logits.float(), dim=0).cpu().numpy()
