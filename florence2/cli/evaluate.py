@@ -52,8 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    arguments = parser()
-    args = arguments.parse_args(argv)
+    args = parser().parse_args(argv)
     from florence2.evaluation import protocols
     from florence2.evaluation.run import evaluate
     from florence2.evaluation.score import table
@@ -65,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
     missing += ["--task"] if args.task is None and args.protocol is None else []
     missing += ["--model or --predictions"] if args.model is None and args.predictions is None else []
     if missing:
-        arguments.error(f"expected {', '.join(missing)}")
+        print(f"florence2 evaluate: expected {', '.join(missing)}; see florence2 evaluate --help", file=sys.stderr)
+        return 2
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     plan = protocols.plan(args.protocol, args.data, args.task, args.split, args.format, args.images, args.limit)
     model = _opened(args.model, args.device) if args.model else None
