@@ -9,7 +9,20 @@ from hypothesis import strategies as st
 
 from florence2 import records
 from florence2.records import (
-    Ask, Coverage, Decision, Failure, Grounding, ImageRef, Parsed, Region, Rle, Sample, Source, Text, from_json, to_json,
+    Ask,
+    Coverage,
+    Decision,
+    Failure,
+    Grounding,
+    ImageRef,
+    Parsed,
+    Region,
+    Rle,
+    Sample,
+    Source,
+    Text,
+    from_json,
+    to_json,
 )  # fmt: skip
 
 RECORDS = (Ask, Coverage, Decision, Failure, Grounding, ImageRef, Parsed, Region, Rle, Sample, Source, Text)
