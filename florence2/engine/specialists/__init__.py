@@ -24,6 +24,7 @@ SPECIALISTS: Mapping[str, str] = MappingProxyType(
         "composer": "florence2.engine.specialists.composer:Composer",  # captions from regions
         "grounder": "florence2.engine.specialists.grounder:Grounder",  # phrases of captions in boxes
         "grabcut": "florence2.engine.specialists.masks:GrabCut",  # masks from boxes
+        "azure": "florence2.engine.specialists.azure:Azure",  # billed
     }
 )
 WITH_ARGUMENT: Mapping[str, str] = MappingProxyType(
@@ -39,6 +40,7 @@ WITH_ARGUMENT: Mapping[str, str] = MappingProxyType(
         "sam": "florence2.engine.specialists.sam:Sam",
         "captioning": "florence2.engine.specialists.captioning:Captioning",
         "similarity": "florence2.engine.specialists.similarity:Similarity",
+        "writer": "florence2.engine.specialists.writer:Writer",  # a language model behind an OpenAI-compatible server
     }
 )
 CARD = "florence2.engine.specialists.onnx:OnnxDetector"
