@@ -39,7 +39,7 @@ class Florence(nn.Module):
 
     def prefill(self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor | None = None) -> Cache:
         """Read pictures' features (P, N, C) and prompts (P, L); a cache of one row each, ready for the start token."""
-        memory, mask = self._read(image_features, prompt_ids, prompt_mask)
+        memory, mask = self.read(image_features, prompt_ids, prompt_mask)
         return self.language.start(memory, mask)
 
     def step(self, ids: Tensor, cache: Cache) -> Tensor:
@@ -50,12 +50,13 @@ class Florence(nn.Module):
         self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor | None, decoder_ids: Tensor
     ) -> Tensor:
         """Logits (P, T, V) for training: decoder_ids (P, T) are the targets shifted right behind the start token."""
-        memory, mask = self._read(image_features, prompt_ids, prompt_mask)
+        memory, mask = self.read(image_features, prompt_ids, prompt_mask)
         return self.language(memory, mask, decoder_ids.to(self.device))
 
-    def _read(
+    def read(
         self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
+        """The encoder's output (P, N + L, C) for pictures and prompts, and where it is no padding, (P, N + L) bool."""
         prompt = self.language.embedding(prompt_ids.to(self.device))  # (P, L, C)
         x = torch.cat([image_features.to(prompt), prompt], 1)  # (P, N + L, C)
         mask = None

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -249,11 +250,9 @@ def _entry(path: Path, name: str, row: Any) -> tuple[tuple[int, ...], torch.dtyp
 
 
 def _culprit(error: Exception) -> str:
-    """Which global a pickle wanted to run, out of torch's long advice."""
-    text = str(error)
-    if "GLOBAL " in text:
-        return f"it holds code or objects beside tensors ({text.split('GLOBAL ')[1].split()[0]})"
-    return f"it is no plain pickle of tensors ({_first_line(error)})"
+    """What a pickle held beside tensors, out of torch's long advice."""
+    found = re.search(r"GLOBAL (\S+)|(Unsupported \w+ \d+)", str(error))
+    return f"it holds code or objects beside tensors ({(found[1] or found[2]) if found else 'not told which'})"
 
 
 def _first_line(error: BaseException) -> str:
