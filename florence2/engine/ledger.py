@@ -84,6 +84,7 @@ class Unit:
     uid: str
     samples: tuple[Sample, ...]
     group: scan.Group
+    others: tuple[Sample, ...] = ()  # rejected and failed
 
 
 class Ledger:
@@ -148,20 +149,21 @@ class Ledger:
 
     def units(self, takes: Takes | None = None) -> Iterator[Unit]:
         """Every unit of the store with its good pictures (those taken), in the order they came in; none is empty."""
-        for unit in self._all_units():
+        for unit in self.all_units():
             samples = tuple(s for s in unit.samples if takes(s)) if takes else unit.samples
             if samples:
                 yield dataclasses.replace(unit, samples=samples)
 
-    def _all_units(self) -> Iterator[Unit]:
+    def all_units(self) -> Iterator[Unit]:
+        """Every unit, those without a good picture too."""
         for group in scan.groups(self.current()):
             table = scan.read_table(self.store.root, "images", group.fragments["images"])
-            rows: dict[str, list[schema.Row]] = {uid: [] for uid in group.units}
+            rows: dict[tuple[str, bool], list[schema.Row]] = {}
             for row in schema.rows(table):
-                if row["status"] == "ok":
-                    rows[row["unit"]].append(row)
-            for uid, found in rows.items():
-                yield Unit(uid, tuple(schema.samples(found, None, None)), group)
+                rows.setdefault((row["unit"], row["status"] == "ok"), []).append(row)
+            for uid in group.units:
+                ok, others = (schema.samples(rows.get((uid, good), ()), None, None) for good in (True, False))
+                yield Unit(uid, tuple(ok), group, tuple(others))
 
     def samples(self, unit: Unit, runs: Iterable[str], maker: Operator, seq: int) -> list[Sample]:
         """A unit's samples as an operator saw them: the annotations of `runs`, the verdicts before (its round, seq).

@@ -269,7 +269,9 @@ def checked_grounding(grounding: Grounding, texts: dict[str, str]) -> Grounding:
 
 
 def clipped(xy: Sequence[float], size_wh: tuple[int, int]) -> tuple[float, ...]:
-    """Flat x, y values cut at the picture's edges."""
+    """Flat x, y values cut at the picture's edges, where its size is known."""
+    if not all(size_wh):
+        return tuple(map(float, xy))
     return tuple(float(min(max(v, 0.0), size_wh[i % 2])) for i, v in enumerate(xy))
 
 

@@ -1,0 +1,221 @@
+"""Annotations in and out: people's and other sets' beside what specialists say, and a store's view for other tools.
+
+Items keep the source that their file names; what names none comes from the format, kind `import`. Labels of a picture
+that is missing or rejected are stored with it, and come into view when the picture does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from florence2 import sources
+from florence2.engine import intake
+from florence2.engine.ledger import Ledger, fragment_path
+from florence2.engine.operator import digest, run_id, unit_id
+from florence2.engine.phases import UNIT, Execution, Progress
+from florence2.engine.pictures import ImageRules
+from florence2.engine.units import stamp
+from florence2.engine.verdicts import supersede_replaced
+from florence2.engine.work import EngineWork
+from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
+from florence2.store import Store, schema
+from florence2.store.snapshots import Operator
+
+VERSION = "1"
+WRITERS = ("coco", "voc", "yolo", "jsonl", "labelstudio")
+
+AnyItem = TypeVar("AnyItem", Region, Text, Grounding)
+
+
+def import_labels(
+    src: str | Path,
+    out: str | Path,
+    format: str | None = None,
+    *,
+    images: str | Path | None = None,
+    split: str | None = None,
+    unit: int = UNIT,
+    workers: int | None = None,
+    rules: ImageRules | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Store:
+    """Bring a data set into a store; the same again adds nothing, and labels that changed replace what they were."""
+    format = format or sources.format_of(src)
+    if format in ("store", "scenes"):
+        raise ValueError(f"{src}: is a {format}, not a data set in a foreign format; annotate takes it as it is")
+    samples = list(sources.open(src, split, format, images=images))
+    if not samples:
+        raise ValueError(f"{src}: holds no sample; expected labelled pictures in the format {format}")
+    root = _root(samples, Path(src))
+    listing = intake.references(samples, root)
+    by_name = _by_name(samples, root)
+    missing = [found.uri for found in listing if not os.path.exists(found.uri)]
+    if len(missing) == len(listing):
+        raise ValueError(
+            f"{src}: none of its {len(missing)} pictures is there, such as {missing[0]}; name --images DIR"
+        )
+    store = Store(out, create=True)
+    ledger = Ledger(store)
+    execution = Execution(workers, progress=progress, say=say)
+    with execution.pool(EngineWork(store.root), len(listing), unit) as pool:
+        intake.take_in(ledger, root, listing, pool.run, unit, rules or ImageRules(), progress, by_name)
+    made_by = digest(["import", format, VERSION, _digest(by_name.values())])
+    operator = Operator(run_id(made_by, 0), format, VERSION, made_by, 0, "import", produces=_produces(samples))
+    ledger.start(operator, {"format": format}, {"source": str(Path(src).absolute()), "split": split or ""})
+    place = {(found.uri, found.member): found.relative for found in listing}
+    _write(ledger, operator, place, by_name)
+    supersede_replaced(ledger, [(operator, _Named(frozenset(place)))])
+    ledger.finish({"phase": "import", "round": 0})
+    if missing and say:
+        say(f"{len(missing)} of {len(listing)} pictures are missing, such as {missing[0]}; their labels wait for them")
+    return store
+
+
+def export_labels(
+    store: str | Path | Store, to: str, out: str | Path, snapshot: int | None = None, view: str = "current"
+) -> tuple[int, Counter[str]]:
+    """Write a store's view in a format; returns how many samples were written, and counts of what it cannot hold."""
+    if to not in WRITERS:
+        raise ValueError(f"export: format {to!r}: expected one of {', '.join(WRITERS)}")
+    store = store if isinstance(store, Store) else Store(store)
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: exists and is not empty; name a new or empty folder")
+    written = 0
+
+    def counted() -> Iterator[Sample]:
+        nonlocal written
+        for sample in store.samples(snapshot, view):
+            written += 1
+            yield sample
+
+    lost = importlib.import_module(f"florence2.formats.{to}").write(counted(), out)
+    return written, lost
+
+
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    """The pictures of an import."""
+
+    places: frozenset[tuple[str, str]]
+
+    def __call__(self, sample: Sample) -> bool:
+        return (sample.image.uri, sample.image.member) in self.places
+
+    def fact(self) -> dict[str, str]:
+        return {"source": str(os.path.commonpath([uri for uri, _ in self.places]))}
+
+
+def _write(ledger: Ledger, operator: Operator, place: dict[tuple[str, str], str], by_name: dict[str, Sample]) -> None:
+    """Commit each unit's imported rows: failures, decisions, then annotations."""
+    for unit in list(ledger.all_units()):
+        pictures = [*unit.samples, *unit.others]
+        named = [(p, place.get((p.image.uri, p.image.member))) for p in pictures]
+        given = [(picture, by_name[name]) for picture, name in named if name in by_name]
+        if not given:
+            continue
+        uid = unit_id([picture.image.id for picture, _ in given], operator.fingerprint, 0)
+        paths = {t: fragment_path(t, 0, operator.name, VERSION, uid) for t in ("failures", "decisions", "annotations")}
+        if ledger.done(paths["annotations"], [unit.uid], operator.run_id):
+            for table in ("failures", "decisions"):
+                ledger.done(paths[table], [unit.uid], operator.run_id)
+            continue
+        rows: dict[str, list[schema.Row]] = {table: [] for table in paths}
+        for picture, sample in given:
+            _rows_of(picture, sample, operator, rows)
+        for table, path in paths.items():
+            if rows[table] or table == "annotations":
+                ledger.add([ledger.put(path, operator, unit, rows[table])])
+
+
+def _rows_of(picture: Sample, sample: Sample, operator: Operator, rows: dict[str, list[schema.Row]]) -> None:
+    default = Source("import", operator.name, VERSION, 0, operator.run_id)
+    try:
+        said = Parsed(sample.texts, sample.regions, sample.groundings)
+        stamped = stamp(said, picture, default, operator.fingerprint)
+        signed = dataclasses.replace(
+            stamped,
+            regions=tuple(_signed(*pair) for pair in zip(stamped.regions, sample.regions)),
+            texts=tuple(_signed(*pair) for pair in zip(stamped.texts, sample.texts)),
+            groundings=tuple(_signed(*pair) for pair in zip(stamped.groundings, sample.groundings)),
+        )
+        rows["annotations"] += schema.annotation_rows(signed)
+    except ValueError as error:
+        failure = Failure(id=picture.image.id, reason="invalid", detail=str(error))
+        rows["failures"].append(schema.failure_row(failure, operator.name, VERSION, operator.run_id, 0))
+        return
+    ids = {old.id: new.id for old, new in zip(schema.items_of(sample), schema.items_of(signed))}
+    for decision in sample.decisions:
+        if decision.item_id in ids:
+            moved = dataclasses.replace(decision, item_id=ids[decision.item_id], by_id=ids.get(decision.by_id, ""))
+            rows["decisions"].append(schema.decision_row(moved, picture.image.id, VERSION, operator.run_id))
+
+
+def _signed(item: AnyItem, given: AnyItem) -> AnyItem:
+    """The stamped item with the maker that its file names, in the import's run and round."""
+    ours, theirs = item.source, given.source
+    if ours is None or theirs is None:
+        return item
+    return dataclasses.replace(item, source=Source(theirs.kind, theirs.name, theirs.version, ours.round, ours.run_id))
+
+
+def _root(samples: Sequence[Sample], src: Path) -> Path:
+    """What pictures' names are relative to: the set's own folder, or else the folder that holds all pictures."""
+    base = (src if src.is_dir() else src.parent).absolute()
+    folders = {Path(sample.image.uri).absolute().parent for sample in samples}
+    if all(base == folder or base in folder.parents for folder in folders):
+        return base
+    return Path(os.path.commonpath(folders))
+
+
+def _by_name(samples: Iterable[Sample], root: Path) -> dict[str, Sample]:
+    """Samples by their picture's name; those of one picture are put together."""
+    out: dict[str, Sample] = {}
+    for sample in samples:
+        name = intake.relative_name(sample.image, root)
+        if name in out:
+            sample = _together(out[name], sample)
+        out[name] = sample
+    return out
+
+
+def _together(a: Sample, b: Sample) -> Sample:
+    taken = {item.id for item in schema.items_of(a)} & {item.id for item in schema.items_of(b)} - {""}
+    if taken:
+        raise ValueError(f"sample {b.id!r}: has the item {min(taken)!r}, as another sample of its picture; rename one")
+    return dataclasses.replace(
+        a,
+        regions=a.regions + b.regions,
+        texts=a.texts + b.texts,
+        groundings=a.groundings + b.groundings,
+        decisions=a.decisions + b.decisions,
+        split=a.split or b.split,
+        coverage={**b.coverage, **a.coverage},
+    )
+
+
+def _digest(samples: Iterable[Sample]) -> str:
+    """A hash of all that the samples say, wherever their pictures lie."""
+    total = hashlib.blake2b(digest_size=16)
+    for sample in samples:
+        said = to_json(dataclasses.replace(sample, image=dataclasses.replace(sample.image, uri="")))
+        total.update(json.dumps(said, sort_keys=True).encode("utf-8", "surrogatepass"))
+    return total.hexdigest()
+
+
+def _produces(samples: Iterable[Sample]) -> tuple[str, ...]:
+    out = set()
+    for sample in samples:
+        out |= {"region_text/ocr" if region.kind == "text" else "region_text/object" for region in sample.regions}
+        out |= {f"text/{text.detail}" for text in sample.texts}
+        out |= {"text_phrase_region"} if sample.groundings else set()
+    return tuple(sorted(out))
