@@ -2,8 +2,9 @@
 
     python benchmarks/nano.py [--model nano] [--pictures 500] [--out runs/nano-scores]
 
-Scenes of seeds from 2**31 on, 1-3 objects whose side is at least 15 % of the picture, a sign on 45 % of them. OD is asked
-about every picture, the other tasks about a fifth of them. Prints a table and, last, one JSON line.
+Scenes of seeds from 2**31 on, 1-3 objects whose side is at least 15 % of the picture, a sign on 45 % of them. OD is
+asked about every picture, the other tasks about a fifth of them, those with ten asks a picture about a twentieth.
+Prints a table and, last, one JSON line.
 """
 
 from __future__ import annotations
