@@ -15,8 +15,10 @@ from typing import Any
 
 from florence2 import pixels, sources
 from florence2.evaluation import predictions as files
+from florence2.evaluation.details import details
 from florence2.evaluation.questions import Question, ask_key, questions_of, task_named
-from florence2.evaluation.score import POLICY, RESAMPLES, finite, score
+from florence2.evaluation.rulers import ruler_of
+from florence2.evaluation.score import POLICY, RESAMPLES, Scored, finite, score
 from florence2.records import Ask, Failure, Parsed, Result, Sample
 from florence2.sources.pictures import GREY
 
@@ -74,7 +76,9 @@ def evaluate(
     else:
         file = Path(predictions)
     found = files.read(file, questions, everything)
-    scores = score(row, questions, found, blind, resamples, seed)
+    ruler = ruler_of(row)
+    run = Scored(ruler, questions, found)
+    scores = score(run, None if blind is None else Scored(ruler, questions, blind), found, resamples, seed)
     for question in questions:
         result = found.get(question.key)
         if not isinstance(result, Parsed):
@@ -82,6 +86,7 @@ def evaluate(
             log.warning("%s %s: %s; counted as an empty answer", question.image, question.ask.text[:60], why)
     source = {"data": os.fspath(data)} if isinstance(data, (str, os.PathLike)) else {}
     report = {"task": row.name, **source, "split": split or "", **scores, **said, "policy": POLICY}
+    _save(folder / "details.json", finite(details(row, run, questions, found)))
     _save(folder / "scores.json", finite(report))
     return report
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from florence2.codec.tasks import Task
 from florence2.evaluation.questions import Question
-from florence2.evaluation.rulers import ERRORS, Ruler, ruler_of
+from florence2.evaluation.rulers import ERRORS, Ruler
 from florence2.records import Failure, Parsed, Result
 
 RESAMPLES = 1000
@@ -32,16 +31,18 @@ class Scored:
     """One run's metrics, fed; scores over all questions or over a resample of the pictures."""
 
     def __init__(self, ruler: Ruler, questions: Sequence[Question], found: Mapping[tuple, Result]):
-        self.ruler = ruler
+        self.ruler, self.questions = ruler, questions
         self.metrics = [make() for make in ruler.metrics]
         self.rows: list[dict[str, list[int]]] = [{} for _ in self.metrics]  # metric -> picture -> its updates
+        self.spans: list[list[range]] = []  # question -> metric -> its updates
         self.pictures = list(dict.fromkeys(question.image for question in questions))
         for question in questions:
             before = [len(metric) for metric in self.metrics]
             result = found.get(question.key)
             ruler.feed(self.metrics, question, result if isinstance(result, Parsed) else Parsed())
-            for rows, metric, start in zip(self.rows, self.metrics, before):
-                rows.setdefault(question.image, []).extend(range(start, len(metric)))
+            self.spans.append([range(start, len(metric)) for start, metric in zip(before, self.metrics)])
+            for rows, span in zip(self.rows, self.spans[-1]):
+                rows.setdefault(question.image, []).extend(span)
 
     def compute(self, drawn: Sequence[int] | None = None) -> dict[str, float]:
         """The scores; `drawn` are places in `pictures`, as often as each is to count."""
@@ -55,29 +56,29 @@ class Scored:
                 out.setdefault(key, value)
         return {key: value for key, value in out.items() if not self.ruler.keys or key in self.ruler.keys}
 
+    def of_question(self, number: int) -> tuple[str, float]:
+        """(metric, score) of one question alone; of ranked boxes their F1 with labels, which one picture can have."""
+        key = "labelled_F1" if self.ruler.main == "AP" else self.ruler.main
+        for metric, span in zip(self.metrics, self.spans[number]):
+            scores = metric.compute(list(span)) if len(span) else {}
+            if key in scores:
+                return key, scores[key]
+        return key, 0.0
+
 
 def score(
-    task: Task,
-    questions: Sequence[Question],
-    found: Mapping[tuple, Result],
-    grey: Mapping[tuple, Result] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    run: Scored, blind: Scored | None, found: Mapping[tuple, Result], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
-    """{metrics, missing, failures, intervals} and, with a grey run, {grey, gain}; every number finite."""
-    if not questions:
-        raise ValueError(f"task {task.name}: the data holds no truth for it; nothing can be scored")
-    ruler = ruler_of(task)
-    run = Scored(ruler, questions, found)
+    """{metrics, missing, failures, intervals} and, with a grey run, {grey, gain}."""
+    questions = run.questions
     out: dict[str, Any] = {
-        "main": ruler.main,
+        "main": run.ruler.main,
         "metrics": run.compute(),
         "missing": sum(q.key not in found for q in questions),
         "failures": sum(isinstance(found.get(q.key), Failure) for q in questions),
         "asks": len(questions),
         "pictures": len(run.pictures),
     }
-    blind = Scored(ruler, questions, grey) if grey is not None else None
     draws = _resampled(run, blind, resamples, seed)
     out["resamples"] = len(draws)
     out["intervals"] = {key: _middle([own[key] for own, _ in draws]) for key in (draws[0][0] if draws else {})}

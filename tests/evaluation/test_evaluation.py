@@ -13,7 +13,7 @@ from florence2.evaluation import evaluate
 from florence2.evaluation import predictions as files
 from florence2.evaluation.questions import questions_of, task_named
 from florence2.evaluation.rulers import ERRORS, ruler_of
-from florence2.evaluation.score import score, table
+from florence2.evaluation.score import Scored, score, table
 from florence2.records import Ask, Failure, ImageRef, Parsed, Region, Sample, Text
 
 OFFICIAL = [row.name for row in TASKS.values()]
@@ -54,7 +54,7 @@ def test_every_task_is_perfect_with_the_truth_and_worst_with_nothing(name, drawn
     low, high = best["intervals"][main]
     assert low <= best["metrics"][main] + 1e-9 and best["metrics"][main] <= high + 1e-9
     row = task_named(name)
-    worst = score(row, questions_of(drawn, row), {}, resamples=5)
+    worst = score(Scored(ruler_of(row), questions_of(drawn, row), {}), None, {}, resamples=5)
     nothing = 1.0 if main in ERRORS else 0.0
     assert worst["metrics"][main] == pytest.approx(nothing, abs=1e-6) and worst["missing"] == worst["asks"]
 
@@ -255,3 +255,33 @@ def test_what_was_written_reads_back_the_same(drawn, tmp_path):
     found = files.read(tmp_path / "p.jsonl", questions)
     assert found == {q.key: q.truths[0] for q in questions}
     assert Ask("OD") != Ask("<OD>") and questions[0].key == dataclasses.replace(questions[0], truths=()).key
+
+
+def test_details_show_the_worst_and_what_was_taken_for_what(tmp_path):
+    truth = [
+        Sample("1", ImageRef("a", width=99, height=99), regions=(Region("r", box=(0, 0, 9, 9), label="cat"),)),
+        Sample("2", ImageRef("b", width=99, height=99), regions=(Region("r", box=(0, 0, 9, 9), label="cat"),)),
+        Sample("3", ImageRef("c", width=99, height=99), regions=(Region("r", box=(0, 0, 9, 9), label="dog"),)),
+    ]
+    said = {
+        "a": (Region(box=(0, 0, 9, 9), label="Cat", score=0.9),),
+        "b": (Region(box=(0, 0, 9, 9), label="dog", score=0.6), Region(box=(50, 50, 60, 60), label="cow", score=0.2)),
+    }
+    evaluate(lambda ps: [Parsed(regions=said.get(s.image.id, ())) for s, _ in ps], truth, "OD", tmp_path, grey=False)
+    behind = json.loads((tmp_path / "details.json").read_text())
+    assert [row["image"]["id"] for row in behind["worst"]] == ["b", "c"]  # a is right
+    assert behind["worst"][0]["truth"]["regions"][0]["label"] == "cat"
+    table = {(row["truth"], row["found"]): row["count"] for row in behind["confusion"]}
+    expected = {("cat", "cat"): 1, ("cat", "dog"): 1, ("dog", "(missed)"): 1, ("(invented)", "cow"): 1}
+    assert table == expected
+    assert [(p["precision"], p["recall"]) for p in behind["curve"]] == [
+        pytest.approx(p) for p in ((1, 1 / 3), (1 / 2, 1 / 3), (1 / 3, 1 / 3))
+    ]
+    assert behind["calibration"]["error"] == pytest.approx((0.1 + 0.6 + 0.2) / 3)
+
+
+def test_details_of_answers_that_fail_say_why(tmp_path):
+    truth = [Sample("1", ImageRef("a", width=9, height=9), (Text("t", "red", "answer", "What?"),))]
+    evaluate(lambda pairs: [Failure(reason="truncated")], truth, "VQA", tmp_path, grey=False)
+    (row,) = json.loads((tmp_path / "details.json").read_text())["worst"]
+    assert row["failure"]["reason"] == "truncated" and row["score"] == 0
