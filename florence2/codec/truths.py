@@ -120,7 +120,10 @@ def by_area(regions: Iterable[Region]) -> list[Region]:
 
 
 def reading_order(regions: Iterable[Region]) -> list[Region]:
-    """Lines from top to bottom, each from left to right; a line shares at least half a height with its first region."""
+    """Lines from top to bottom, each from left to right; in a line all share half a height with its first region.
+
+    Half of the larger height, so that a tall region beside several lines does not draw them into one.
+    """
 
     def span(region: Region) -> Box:
         return box_of(region) or (0.0, 0.0, 0.0, 0.0)
@@ -131,7 +134,7 @@ def reading_order(regions: Iterable[Region]) -> list[Region]:
         if lines:
             _, first_top, _, first_bottom = span(lines[-1][0])
             shared = min(bottom, first_bottom) - max(top, first_top)
-            if 2 * shared >= min(bottom - top, first_bottom - first_top) > 0:
+            if 2 * shared >= max(bottom - top, first_bottom - first_top) > 0:
                 lines[-1].append(region)
                 continue
         lines.append([region])
@@ -164,9 +167,7 @@ def _labelled_truths(task: Task, sample: Sample) -> Pairs:
 
 
 def _box_truths(task: Task, sample: Sample) -> Pairs:
-    present = {region.id for region in sample.regions if region.id}
-    regions = [region for region in _objects(sample) if region.refines not in present]
-    return _if_any(task, sample, by_area(_distinct(regions)))
+    return _if_any(task, sample, by_area(_distinct(_unrefined(sample))))
 
 
 def _phrase_truths(task: Task, sample: Sample) -> Pairs:
@@ -179,7 +180,8 @@ def _phrase_truths(task: Task, sample: Sample) -> Pairs:
             phrase = grounding.phrase or (text.text[slice(*grounding.spans[0])] if grounding.spans else "")
             regions = by_area(_grounded(sample, grounding))
             if phrase.strip() and regions:
-                start = grounding.spans[0][0] if grounding.spans else text.text.find(phrase) % (len(text.text) + 1)
+                at = grounding.spans[0][0] if grounding.spans else text.text.find(phrase)
+                start = at if at >= 0 else len(text.text)  # not a phrase of the caption: last
                 found.append((start, replace(grounding, phrase=phrase, region_ids=_ids(regions)), regions))
         if found and text.text.strip():
             found.sort(key=lambda row: row[0])
@@ -191,9 +193,8 @@ def _phrase_truths(task: Task, sample: Sample) -> Pairs:
 
 def _polygon_truths(task: Task, sample: Sample) -> Pairs:
     if task.keeps == "region":
-        outlined = _outlined(sample, [region for region in _objects(sample) if region.refines == ""])
-        lone = _outlined(sample, [r for r in _objects(sample) if r.refines and not _base(sample, r)])
-        return [(Ask(task.token, region=_box(r)), Parsed(regions=(r,))) for r in (*outlined, *lone)]
+        outlined = _outlined(sample, _unrefined(sample))
+        return [(Ask(task.token, region=ordered(_box(r))), Parsed(regions=(r,))) for r in outlined]
     phrases = _grouped(sample.groundings, lambda grounding: grounding.phrase)
     pairs = []
     for phrase, groundings in phrases.items():
@@ -219,9 +220,8 @@ def _open_truths(task: Task, sample: Sample) -> Pairs:
         for coverage in states:
             for label in coverage.labels if coverage.state == "negatives" else ():
                 asked.setdefault(label, [])
-    asked = {
-        label: [replace(r, polygons=(), mask=None) for r in asked[label]] for label in asked
-    }  # boxes are the answer
+    for label, regions in asked.items():  # boxes are the answer, whatever outlines there are
+        asked[label] = [replace(region, polygons=(), mask=None) for region in regions]
     pairs = [(Ask(task.token, text=label), Parsed(regions=tuple(regions))) for label, regions in asked.items()]
     if len(named) > 1:
         everything = [region for label in sorted(named) for region in asked[label]]
@@ -258,7 +258,7 @@ def _objects(sample: Sample, field: str = "") -> list[Region]:
         base = by_id.get(region.refines)
         if field and (not getattr(region, field).strip() or (base and getattr(base, field) == getattr(region, field))):
             continue
-        out.append(replace(region, box=box))
+        out.append(region if region.box is not None else replace(region, box=box))
     return out
 
 
@@ -297,8 +297,10 @@ def _outlined(sample: Sample, regions: Iterable[Region]) -> list[Region]:
     return out
 
 
-def _base(sample: Sample, region: Region) -> bool:
-    return any(region.refines == other.id for other in sample.regions)
+def _unrefined(sample: Sample) -> list[Region]:
+    """Objects that detail no other region of the sample."""
+    present = {region.id for region in sample.regions if region.id}
+    return [region for region in _objects(sample) if region.refines not in present]
 
 
 def _box(region: Region) -> Box:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from florence2.codec import answers
 from florence2.codec import tasks as table
 from florence2.codec.tasks import QUESTIONS, TASKS, Task, ask_of, prompt_text, task_of
+from florence2.codec.truths import reading_order
 from florence2.records import Ask, Coverage, Decision, Grounding, ImageRef, Parsed, Region, Sample, Source, Text
 
 SOURCE = Source("specialist", "someone", "1")
@@ -97,6 +98,25 @@ def test_targets_are_in_order():
     assert target("OCR_WITH_REGION").startswith(
         "hello<loc_0><loc_0><loc_40><loc_0><loc_40><loc_10><loc_0><loc_10>world<"
     )
+
+
+LINES = [  # (label, x1, y1, x2, y2), in the order in which a person reads them
+    [("left", 0, 10, 40, 30), ("right", 50, 4, 90, 24), ("below", 0, 40, 40, 60)],  # a row that is not quite level
+    [
+        ("a", 0, 0, 30, 10),
+        ("b", 0, 12, 30, 22),
+        ("tall", 40, 0, 60, 40),
+        ("c", 0, 26, 30, 36),
+    ],  # a tall one joins no row
+    [("x", 0, 0, 10, 10), ("Xg", 12, -4, 30, 14), ("y", 0, 20, 10, 30)],  # letters of several heights
+]
+
+
+@pytest.mark.parametrize("lines", LINES)
+def test_reading_order(lines):
+    regions = [Region(label=label, kind="text", box=box) for label, *box in lines]
+    for turned in (regions, regions[::-1]):
+        assert [region.label for region in reading_order(turned)] == [line[0] for line in lines]
 
 
 def test_a_mask_is_outlined_and_polygons_go_clockwise():

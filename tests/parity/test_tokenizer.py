@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from florence2.codec.answers import encode, parse_ids
+from florence2.codec.grammar import automaton
 from florence2.codec.tasks import ask_of
 from florence2.codec.tokenizer import ADDED_TOKENS, CONTROL_TOKENS, Tokenizer
 from tests.shared import shared
@@ -79,6 +81,33 @@ def test_published_prompts_and_labels(official):
         assert official.prompt_ids(ask_of(prompt).prompt) == ids
     for label, ids in LABELS.items():
         assert official.encode(label) == official.encode(label, specials=False) == ids
+
+
+GENERATED = {  # published ids of the base model on a picture of 640 x 480
+    "<OPEN_VOCABULARY_DETECTION>": (
+        [2, 0, 28884, 2507, 50413, 50839, 51139, 51047, 28884, 2507, 50980, 50842, 51135, 51043, 28884, 2507, 50417,
+         50848, 50573, 51043, 2],
+        ["wheels", "wheels", "wheels"], [92.48, 273.84, 557.12, 373.68]),
+    "<OD>": (
+        [2, 0, 5901, 50322, 50602, 51202, 51043, 11219, 3679, 50694, 50772, 50743, 50784, 13630, 50978, 50845, 51134,
+         51041, 50419, 50853, 50578, 51042, 2],
+        ["car", "door handle", "wheel", "wheel"], [34.24, 160.08, 597.44, 371.76]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", GENERATED)
+def test_published_answers(official, task):
+    ids, labels, first = GENERATED[task]
+    parsed, spans = parse_ids(ids, official, task, (640, 480))
+    assert [region.label for region in parsed.regions] == labels and not parsed.truncated
+    assert [round(value, 2) for value in parsed.regions[0].box] == first
+    assert encode(parsed, task, official, (640, 480)) == ids[2:-1]  # a target is what the model writes
+    machine = automaton(task, official)
+    state = machine.start()
+    for position, index in enumerate(ids[2:]):
+        assert index in machine.allowed(state, len(ids) - 2 - position)
+        state = machine.advance(state, index)
+    assert machine.accepts(state)
 
 
 def strings(count):
