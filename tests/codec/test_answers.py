@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from florence2.codec import answers
@@ -70,7 +70,7 @@ def answered(draw, task: Task):
 
 @pytest.mark.parametrize("task", ROWS, ids=lambda t: t.name)
 def test_parse_of_render_is_canonical(task, tokenizer):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(answered(task))
     def law(case):
         ask, parsed, size_wh = case
@@ -100,7 +100,7 @@ def test_anything_parses_and_what_was_read_renders(task, tokenizer):
         st.integers(0, 5), st.integers(250, 330), st.integers(tokenizer.loc0 - 8, tokenizer.vocab_size - 1)
     )
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(token, max_size=40))
     def law(ids):
         ask = Ask(

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from test_answers import ROWS, answered, tokenizer  # noqa: F401  (the laws share their answers)
 
 from florence2.codec import answers
@@ -24,7 +24,7 @@ def walk(machine, ids, budget=None):
 
 @pytest.mark.parametrize("task", ROWS, ids=lambda t: t.name)
 def test_every_target_is_accepted_within_its_own_length(task, tokenizer):  # noqa: F811
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(answered(task))
     def law(case):
         ask, parsed, size_wh = case

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from florence2.codec import answers
@@ -155,7 +155,7 @@ decisions = st.builds(Decision, names, st.sampled_from(["kept", "rejected", "sup
 
 @pytest.mark.parametrize("task", [*TASKS.values(), *QUESTIONS.values()], ids=lambda task: task.name)
 def test_whatever_a_sample_holds_its_truths_can_be_asked_and_rendered(task):
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(*[st.lists(kind, max_size=6, unique_by=lambda item: item.id) for kind in (texts, regions, groundings)],
            st.lists(decisions, max_size=3))  # fmt: skip
     def law(some_texts, some_regions, some_groundings, some_decisions):
