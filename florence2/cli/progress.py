@@ -17,8 +17,7 @@ class Bars:
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
-        self._began: dict[str, float] = {}
-        self._said = time.monotonic()
+        self._began = self._said = time.monotonic()
         self._progress: Any = None  # rich's, imported when there is something to show
         self._tasks: dict[str, Any] = {}
 
@@ -33,14 +32,12 @@ class Bars:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
-        began = self._began.setdefault(stage, now)
-        if self.quiet or (self._progress is None and now - min(self._began.values()) < SHOW_AFTER_S):
+        if self.quiet or (self._progress is None and now - self._began < SHOW_AFTER_S):
             return
         if not sys.stderr.isatty():
             if now - self._said > LINE_EVERY_S:
                 self._said = now
-                rate = done / max(now - began, 1e-9)
-                print(f"{stage}: {done} of {total} ({rate:.1f}/s)", file=sys.stderr, flush=True)
+                print(f"{stage}: {done} of {total}", file=sys.stderr, flush=True)
             return
         self._draw(stage, done, total)
 

@@ -72,6 +72,7 @@ def take_in(
         raise ValueError(f"unit: expected a number of pictures, at least 1, got {unit}")
     made_by = digest([NAME, VERSION, rules_config(rules)])
     operator = Operator(run_id(made_by, 0), NAME, VERSION, made_by, 0, kind="images")
+    ledger.operators.setdefault(operator.run_id, operator)
     known = _known(ledger, operator, listing)
     chunks = list(_planned(ledger, operator, source, listing, known))
     planned = {found.relative for chunk in chunks for found in chunk.found}
@@ -97,6 +98,8 @@ def take_in(
             numbers[job.key] = number
             yield Job(job.key, job.size, LookUnit(chunk.found, rules))
 
+    if progress:
+        progress("looking", 0, total)
     for job, facts_of_unit in run(sent()):
         waiting[numbers[job.key]] = facts_of_unit
         while written in waiting:  # in order, as who is a duplicate of whom depends on it

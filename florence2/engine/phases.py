@@ -231,6 +231,8 @@ def run_specialist(
                 continue
             yield Job(uid, len(unit.samples), task)
 
+    if progress:
+        progress(operator.name, 0, total)
     for job, outcome in pool.run(lacking()):
         assert isinstance(outcome, Outcome)
         slots[job.key] = outcome.fragments

@@ -90,9 +90,10 @@ def refine(
         students = []
         for fold in (Fold(n, folds) for n in range(folds)):
             weights = _previous(store, before, number, fold) if from_previous else None
+            begin = weights or start
             students.append(
                 train_student(
-                    store, before.number, fold, weights or start, weights_of(weights or start), recipe, seed, train
+                    store, before.number, fold, begin, weights_of(begin), recipe, seed, train, execution.progress
                 )
             )
         after = annotate_round(store, number, students, rules, merging, execution, open_student)

@@ -75,6 +75,7 @@ def train_student(
     recipe: Mapping[str, Any] | None = None,
     seed: int = 0,
     train: Trainer | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Student:
     """Train on what a snapshot keeps of the pictures outside `fold` (of all, where it is the only one), or find it."""
     settings = {**RECIPE, **(recipe or {})}
@@ -94,7 +95,9 @@ def train_student(
     more = settings.pop("data", [])
     source = {"path": str(aside / DATA), **settings.pop("source", {})}
     run = aside / "run"
-    result = (train or _train)({**settings, "model": start, "out": str(run), "seed": seed, "data": [source, *more]})
+    result = (train or _trainer(progress))(
+        {**settings, "model": start, "out": str(run), "seed": seed, "data": [source, *more]}
+    )
     made = Path(result.folder)
     for name in LEFT_OUT:
         (made / name).unlink(missing_ok=True)
@@ -133,10 +136,19 @@ def _says_something(sample: Sample) -> bool:
     return bool(sample.regions or sample.texts or sample.groundings)
 
 
-def _train(config: dict[str, Any]) -> TrainResult:
-    from florence2.training import train
+def _trainer(progress: Callable[[str, int, int], None] | None) -> Trainer:
+    """The project's own training, each step shown."""
 
-    result = train(config)
-    if getattr(result, "interrupted", False):
-        raise KeyboardInterrupt
-    return result
+    def trainer(config: dict[str, Any]) -> TrainResult:
+        from florence2.training import train
+
+        def step(line: Mapping[str, Any]) -> None:
+            if progress:
+                progress("training", line["step"], config["steps"])
+
+        result = train(config, step)
+        if result.interrupted:
+            raise KeyboardInterrupt
+        return result
+
+    return trainer

@@ -60,6 +60,17 @@ class Boxes:
         pass
 
 
+class Slow(Boxes):
+    """Takes its time over each picture."""
+
+    def __init__(self):
+        super().__init__("slow")
+
+    def one(self, sample, image):
+        time.sleep(0.15)
+        return super().one(sample, image)
+
+
 class Misbehaving(Boxes):
     """Does `deed` on the pictures whose file names are listed."""
 
@@ -126,7 +137,7 @@ def fragments(store):
     """path -> sha256 of every fragment a store has, whether a snapshot names it or not."""
     import hashlib
 
-    root = Path(store.root if hasattr(store, "root") else store)
+    root = store if isinstance(store, Path) else store.root
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for table in ("images", "annotations", "decisions", "failures")
