@@ -1,9 +1,12 @@
 """The student's answers as annotations, with a double of the predictor."""
 
+import math
+
 import numpy as np
 import pytest
 
-from florence2.engine.specialists.student import GROUNDING, Student
+from florence2.codec.answers import ItemSpan
+from florence2.engine.specialists.student import GROUNDING, Student, comparable
 from florence2.records import Failure, Grounding, ImageRef, Parsed, Region, Sample, Text
 
 
@@ -51,6 +54,18 @@ def test_groundings_point_into_the_same_parsed():
     (grounding,) = result.groundings
     assert grounding.text_id == result.texts[0].id
     assert set(grounding.region_ids) <= {r.id for r in result.regions}
+
+
+def test_scores_of_places_are_on_a_detectors_scale():
+    logprobs = [math.log(p) for p in (0.9, 0.9, *[0.02] * 4, 0.9, *[0.002] * 4, 0.5)]
+    spans = {
+        "sure": ItemSpan((0, 1), (2, 3, 4, 5)),
+        "vague": ItemSpan((6,), (7, 8, 9, 10)),
+        "word": ItemSpan((11,), ()),
+    }
+    parsed = Parsed((), tuple(Region(name, box=(0, 0, 9, 9), score=0.01) for name in spans))
+    found = {r.id: r.score for r in comparable(parsed, spans, logprobs).regions}
+    assert found == {"sure": pytest.approx(0.9), "vague": pytest.approx(0.09), "word": 0.01}
 
 
 def test_a_picture_that_fails_fails_alone():

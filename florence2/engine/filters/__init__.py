@@ -38,7 +38,8 @@ _PARSER = {"parser": "auto"}
 RULES: Mapping[str, Rule] = MappingProxyType(
     {  # in the order in which they judge
         "region_score": Rule(
-            f"{_REGIONS}:score", "low_score", "score", {"min": 0.4, "sources": {}, "labels": {}},
+            f"{_REGIONS}:score", "low_score", "score",
+            {"min": 0.4, "sources": {"student": 0.25}, "labels": {}},
             "regions below the floor of their label, else of their source, else `min`",
         ),
         "region_size": Rule(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from florence2.codec.answers import ItemSpan, parse_ids
 from florence2.codec.tasks import task_of
 from florence2.engine.operator import Spec
 from florence2.engine.specialists.libraries import sha256_of
-from florence2.records import Ask, Failure, ImageRef, Parsed, Result, Sample, Source
+from florence2.records import Ask, Failure, Grounding, ImageRef, Parsed, Region, Result, Sample, Source
 
 TASKS = ("<OD>", "<OCR_WITH_REGION>", "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
+SPREAD = 50  # location bins, 5 % of a side
 GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"  # asked of the student's own captions
 PRODUCES = {
     "label": "region_text/object",
@@ -28,7 +31,8 @@ PRODUCES = {
     "more_detailed": "text/more_detailed",
     "ocr": "text/ocr",
 }  # what an answer is kept as (the task's rule) -> what the engine calls it
-WEIGHTS = ("*.safetensors", "*.bin")
+WHOLE = ("model.safetensors", "pytorch_model.bin")  # one file: its hash is the student's
+SHARDS = ("model-*.safetensors", "pytorch_model-*.bin", "*.safetensors", "*.bin")
 
 
 class Student:
@@ -81,6 +85,9 @@ class Student:
 
     def _add(self, sample: Sample, ask: Ask, answer: Any) -> Sample:
         parsed = Parsed(answer.texts, answer.regions, answer.groundings, answer.truncated)
+        if getattr(answer, "token_logprobs", ()):
+            _, spans = parse_ids(answer.token_ids, self._loaded.tokenizer, ask.task, answer.size_wh, ask)
+            parsed = comparable(parsed, spans, answer.token_logprobs)
         return task_of(ask.task).add(sample, ask, parsed, Source("model", self.spec.name, self.spec.version))
 
     def close(self) -> None:
@@ -88,9 +95,35 @@ class Student:
         self._loaded = None
 
 
+def comparable(parsed: Parsed, spans: Mapping[str, ItemSpan], logprobs: Sequence[float]) -> Parsed:
+    """What has a place, scored on a detector's scale: how sure the name, times how sure the place within SPREAD bins.
+
+    The model's own score, a mean over tokens, is near 1 / SPREAD for a perfectly good box, since neighbouring bins
+    share the probability; no threshold and no merging could hold it against a detector's.
+    """
+
+    def mean(positions: Sequence[int]) -> float:
+        return math.exp(sum(logprobs[p] for p in positions) / len(positions)) if positions else 1.0
+
+    def score(item: Region | Grounding) -> float | None:
+        span = spans.get(item.id)
+        if span is None or not span.location_tokens:
+            return item.score
+        return min(1.0, mean(span.text_tokens)) * min(1.0, SPREAD * mean(span.location_tokens))
+
+    return dataclasses.replace(
+        parsed,
+        regions=tuple(dataclasses.replace(region, score=score(region)) for region in parsed.regions),
+        groundings=tuple(dataclasses.replace(grounding, score=score(grounding)) for grounding in parsed.groundings),
+    )
+
+
 def _weights(model: str) -> list[Path]:
     """The files whose hash names the student: of a folder, or of the model that comes with the package."""
     folder = Path(model)
     if not folder.is_dir():
         folder = Path(__file__).parents[2] / "weights" / model
-    return sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    whole = [folder / name for name in WHOLE if (folder / name).is_file()][:1]
+    return whole or sorted({path for pattern in SHARDS for path in folder.glob(pattern)})
