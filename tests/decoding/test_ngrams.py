@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from florence2.decoding.ngrams import History, select
+from florence2.decoding.ngrams import History, Segment, select
 
 
 def rescan(tokens, size):
@@ -50,3 +50,26 @@ def test_a_row_looks_through_no_more_segments_than_there_are_beams():
         for history in histories:
             history.append(rng.randrange(50))
         assert max(map(depth, histories)) <= 5
+
+
+def test_joining_costs_grow_as_the_row_does(monkeypatch):
+    """Entries moved between tables: at most eight times as many for four times the tokens."""
+    moved = 0
+    join = Segment.join
+
+    def counted(self, past):
+        nonlocal moved
+        moved += min(len(past.followers), len(self.followers))
+        join(self, past)
+
+    monkeypatch.setattr(Segment, "join", counted)
+    counts = []
+    for length in (4_000, 16_000):
+        moved, rng = 0, random.Random(0)
+        histories = [History(3, 2)]
+        for _ in range(length):
+            histories = select(histories, [rng.randrange(len(histories)) for _ in range(3)])
+            for history in histories:
+                history.append(rng.randrange(1000))
+        counts.append(moved)
+    assert 0 < counts[1] <= 8 * counts[0]
