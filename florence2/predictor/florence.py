@@ -17,11 +17,11 @@ from torch import Tensor
 from florence2 import pixels
 from florence2.codec import answers
 from florence2.codec.grammar import automaton
-from florence2.codec.tasks import TASKS, Task, load_tasks, task_of
+from florence2.codec.tasks import TASKS, Task, load_tasks, save_tasks, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.decoding.generate import generate
 from florence2.decoding.search import Generated
-from florence2.model.checkpoint import load_model
+from florence2.model.checkpoint import load_model, save_model
 from florence2.model.config import ModelConfig
 from florence2.model.florence import Florence
 from florence2.model.image import preprocess
@@ -116,8 +116,14 @@ class Florence2:
         return self._encode([self._load(image)])[0]
 
     def vision_features(self, image: Any) -> list[Tensor]:
-        """The tower's maps of a picture at strides 4, 8, 16, 32: (1, H, W, C) each, gradients left on."""
+        """The tower's maps of a picture after each stage, (1, C, H, W) each, for the published sizes at strides 4, 8, 16, 32; gradients on."""
         return self.model.vision_tower.maps(self._load(image).pixels[None].to(self.device, self.model.dtype))
+
+    def save(self, folder: str | os.PathLike[str], layout: str = "florence2") -> None:
+        """Write a checkpoint in our layout, "microsoft" or "transformers": weights, configs, tokenizer, own tasks."""
+        save_model(self.model, os.fspath(folder), layout, named_rows=self.tokenizer.vocab_size)
+        self.tokenizer.save(os.fspath(folder), image_token=layout == "transformers")
+        save_tasks(self.tasks, os.fspath(folder))
 
     # ---- one batch ----
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from florence2.codec.grammar import automaton
-from florence2.codec.tasks import TASKS
+from florence2.codec.tasks import TASKS, Task
 from florence2.pixels import BadImage, encode
-from florence2.predictor import Answer, load
+from florence2.predictor import Answer, Florence2, load
 from florence2.predictor.loading import load_ahead
 from florence2.records import Ask, Failure
 
@@ -161,6 +161,26 @@ def test_labels_hold_the_answer_to_a_closed_set(tiny, pictures):
     answer = tiny.predict(pictures[0], "<OD>", labels=labels, max_new_tokens=60)
     assert answer.classes == labels and set(answer.labels) <= set(labels) and len(answer) > 0
     assert [labels[i] for i in answer.class_ids] == answer.labels
+
+
+@pytest.mark.parametrize("layout", ["florence2", "microsoft", "transformers"])
+def test_what_is_saved_answers_the_same(tiny, pictures, tmp_path, layout):
+    task = Task("<COUNT>", "How many {input} are there?", "text", "answer")
+    model = Florence2(tiny.model, tiny.tokenizer, {**tiny.tasks, task.token: task})
+    model.save(tmp_path / "saved", layout)
+    again = load(tmp_path / "saved")
+    assert again.config.rules == "grammar"  # kept by every layout
+    asks = ["<OD>", Ask("<COUNT>", text="dogs")]
+    how = dict(max_new_tokens=12, grammar=True)
+    for a, b in zip(model.predict(pictures[0], asks, **how), again.predict(pictures[0], asks, **how)):
+        assert a.token_ids == b.token_ids and a.prompt == b.prompt
+    assert again.predict(pictures[0], "<COUNT>", text="dogs", **how).prompt == "How many dogs are there?"
+
+
+def test_maps_of_the_tower(tiny, pictures):
+    maps = tiny.vision_features(pictures[0])
+    assert [tuple(m.shape) for m in maps] == [(1, 8, 16, 16), (1, 16, 8, 8), (1, 24, 4, 4), (1, 32, 2, 2)]
+    assert maps[-1].requires_grad
 
 
 # what is asked -> words the one-line refusal must hold
