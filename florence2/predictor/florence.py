@@ -116,7 +116,10 @@ class Florence2:
         return self._encode([self._load(image)])[0]
 
     def vision_features(self, image: Any) -> list[Tensor]:
-        """The tower's maps of a picture after each stage, (1, C, H, W) each, for the published sizes at strides 4, 8, 16, 32; gradients on."""
+        """The map after each stage of the tower, (1, C, H, W): for the published sizes at strides 4, 8, 16, 32.
+
+        Gradients flow; `model.model.vision_tower.freeze(n)` keeps the first n stages as they are.
+        """
         return self.model.vision_tower.maps(self._load(image).pixels[None].to(self.device, self.model.dtype))
 
     def save(self, folder: str | os.PathLike[str], layout: str = "florence2") -> None:
