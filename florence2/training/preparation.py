@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,12 @@ class Run:
         accumulate, workers = self.config.accumulate, self.config.workers
         numbers = range(done * accumulate, self.config.steps * accumulate)
         loader: DataLoader[Batch] = DataLoader(
-            self.batches, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4 if workers else None
+            self.batches,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals,
         )
         waiting: list[Batch] = []
         for batch in loader:
@@ -90,6 +96,12 @@ def prepare(config: TrainConfig) -> Run:
     )
     (out / "config.yaml").write_text(yaml.safe_dump(to_mapping(config), sort_keys=False), encoding="utf-8")
     return Run(config, model, tokenizer, batches, head)
+
+
+def _leave_signals(worker: int) -> None:
+    """A stop is the loop's to handle: workers live until it has saved (a terminal signals the whole group)."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def named(model: str) -> tuple[str, Path | None]:

@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from florence2.model.checkpoint import load_model
 from florence2.training import train
@@ -63,6 +66,25 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, precision, ema):
     assert [(r["step"], r["loss"], r["gradient_norm"]) for r in ours] == [
         (r["step"], r["loss"], r["gradient_norm"]) for r in theirs
     ]
+
+
+def test_a_signal_to_the_whole_group_saves_and_the_run_goes_on(tmp_path):
+    config = tiny_run(tmp_path, steps=4000, workers=1, save_every=4000)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "florence2", "train", "--config", str(file), "--json"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = len(lines(config["out"]))
+    assert 0 < done < 4000
+    result = train({**config, "workers": 0, "steps": done + 2})
+    assert [row["step"] for row in lines(config["out"])] == list(range(1, done + 3)) and result.steps == done + 2
 
 
 def test_metrics_written_after_the_last_save_are_cut_back(tmp_path):
