@@ -34,6 +34,7 @@ _REGIONS = "florence2.engine.filters.regions"
 _PHRASES = "florence2.engine.filters.phrases"
 _TEXTS = "florence2.engine.filters.texts"
 _PARSER = {"parser": "auto"}
+BY_DETAIL = ("brief", "detailed", "more_detailed")  # settings by granularity have these keys; others any name
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {  # in the order in which they judge
@@ -215,11 +216,12 @@ def _value(where: str, default: Any, value: Any) -> Any:
     """The value in the default's type; a number for a mapping by granularity holds for all of them."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
     if isinstance(default, Mapping):
-        if number and default:
+        by_detail = set(default) == set(BY_DETAIL)
+        if number and by_detail:
             return dict.fromkeys(default, value)
         if isinstance(value, Mapping):
             for key, inner in value.items():
-                if default and key not in default:
+                if by_detail and key not in default:
                     raise ValueError(f"{where}: unknown key {key!r}; expected some of {', '.join(default)}")
                 _value(f"{where}.{key}", 0.0, inner)
             return {**default, **value}
