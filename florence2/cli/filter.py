@@ -14,12 +14,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rules", metavar="FILE.yaml", help="settings that differ from the defaults (see --show)")
     parser.add_argument("--show", action="store_true", help="print the rules as they would judge, as YAML, and stop")
     parser.add_argument("--merge", action="store_true", help="then merge sources that agree")
-    parser.add_argument("--tune", metavar="LABELLED", help=argparse.SUPPRESS)
+    parser.add_argument("--tune", metavar="LABELLED", help="fit thresholds to a labelled data set, judge nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     args = parser.parse_args(argv)
-    if args.tune:
-        raise ValueError("--tune is planned and not built yet; set thresholds with --rules FILE.yaml")
     from florence2.cli.annotate import describe
     from florence2.cli.progress import Bars
     from florence2.engine.filters import open_chain, to_yaml
@@ -29,6 +27,8 @@ def main(argv: Sequence[str]) -> int:
     if args.show:
         print(to_yaml(open_chain(args.rules)), end="")
         return 0
+    if args.tune:
+        return tune(args.store, args.tune, args.rules, args.json)
     with Bars(args.quiet) as bars:
         store = filter(args.store, args.rules, merging=Merging() if args.merge else None, progress=bars)
     counts, reasons = store.counts(), store.reasons()
@@ -37,4 +37,27 @@ def main(argv: Sequence[str]) -> int:
     else:
         print(describe(counts, reasons))
         print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 refine {store.root} --rounds 1")
+    return 0
+
+
+def tune(store: str, labelled: str, rules: str | None, as_json: bool) -> int:
+    """Print each rule's curve against a labelled set, and the settings it suggests."""
+    from dataclasses import asdict
+
+    import yaml
+
+    from florence2 import sources
+    from florence2.engine.filters import open_chain, tuning
+
+    chain = open_chain(rules)
+    curves = tuning.tune(sources.open(store, format="store"), sources.open(labelled), chain)
+    if as_json:
+        for curve in curves:
+            print(json.dumps(asdict(curve)))
+        return 0
+    print(tuning.to_text(curves))
+    changes = tuning.suggestions(curves, chain)
+    print("\nsuggested (--rules FILE.yaml):" if changes else "\nno value is better by a point of F1")
+    if changes:
+        print(yaml.safe_dump(changes, sort_keys=False), end="")
     return 0

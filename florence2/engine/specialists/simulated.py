@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from florence2.engine.naming import Known
 from florence2.engine.operator import Spec
 from florence2.engine.specialists.libraries import sha256_of
 from florence2.formats import jsonl
@@ -47,25 +48,20 @@ class Simulated:
         )
         self.config = {"noise": asdict(noise), "seed": seed}
         self.weights_sha256 = sha256_of([self.path])
-        self._truth: dict[str, Sample] = {}
+        self._truth = Known(())
         self._labels: list[str] = []
 
     def setup(self, device: str) -> None:
         """Read the truth."""
-        names: dict[str, list[Sample]] = {}
-        labels = set()
-        for sample in jsonl.read(self.path):
-            for key in _keys(sample):
-                names.setdefault(key, []).append(sample)
-            labels |= {r.label for r in sample.regions if r.kind == "object"}
-        self._truth = {key: found[0] for key, found in names.items() if len(found) == 1}
-        self._labels = sorted(labels)
+        samples = list(jsonl.read(self.path))
+        self._truth = Known(samples)
+        self._labels = sorted({r.label for sample in samples for r in sample.regions if r.kind == "object"})
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """The truth of each picture, spoiled; a Failure where the file does not know it."""
         results: list[Result] = []
         for index, (sample, image) in enumerate(zip(samples, images)):
-            truth = next((self._truth[key] for key in _keys(sample) if key in self._truth), None)
+            truth = self._truth.find(sample)
             if truth is None:
                 detail = f"{self.path.name} has no truth for it"
                 results.append(Failure(index, sample.id, sample.image.uri, "unknown_image", detail))
@@ -99,20 +95,7 @@ class Simulated:
 
     def close(self) -> None:
         """Forget the truth."""
-        self._truth, self._labels = {}, []
-
-
-def _keys(sample: Sample) -> list[str]:
-    """What a picture may be known by, the surest first."""
-    image = sample.image
-    keys = [f"id:{image.id}", f"sample:{sample.id}", f"sha256:{image.sha256}" if image.sha256 else ""]
-    if image.uri:
-        path = Path(image.uri)
-        keys += [
-            f"path:{path.resolve()}",
-            f"member:{path.name}/{image.member}" if image.member else f"name:{path.name}",
-        ]
-    return [key for key in keys if key]
+        self._truth, self._labels = Known(()), []
 
 
 def _jittered(box: Box, share: float, rng: random.Random, width: int, height: int) -> Box:
