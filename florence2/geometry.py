@@ -123,12 +123,15 @@ def box_quad(box: Sequence[float]) -> Polygon:
     return x1, y1, x2, y1, x2, y2, x1, y2
 
 
-def convex_hull(polygon: Sequence[float]) -> np.ndarray:
-    """(N, 2) corners of the hull in order of increasing angle (Andrew's chains); fewer than 3 for a line."""
+Point = tuple[float, float]
+
+
+def convex_hull(polygon: Sequence[float] | np.ndarray) -> list[Point]:
+    """The hull's corners in order of increasing angle (Andrew's chains); fewer than 3 for a line."""
     corners = sorted(set(map(tuple, points(polygon).tolist())))
 
-    def chain(row: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        out: list[tuple[float, float]] = []
+    def chain(row: list[Point]) -> list[Point]:
+        out: list[Point] = []
         for x, y in row:
             while len(out) > 1:
                 (ax, ay), (bx, by) = out[-2], out[-1]
@@ -138,12 +141,12 @@ def convex_hull(polygon: Sequence[float]) -> np.ndarray:
             out.append((x, y))
         return out[:-1]
 
-    return np.array(chain(corners) + chain(corners[::-1]), dtype=np.float64).reshape(-1, 2)
+    return chain(corners) + chain(corners[::-1])
 
 
-def convex_area(polygon: Sequence[float]) -> float:
+def convex_area(polygon: Sequence[float] | np.ndarray) -> float:
     """The area of the hull: of a quad whose corners are out of order, the place it means."""
-    return polygon_area(convex_hull(polygon).reshape(-1))
+    return _ring_area(convex_hull(polygon))
 
 
 def quad_intersection(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> np.ndarray:
@@ -154,23 +157,29 @@ def quad_intersection(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]
     close = intersection([polygon_box(p) for p in a], [polygon_box(p) for p in b]) > 0
     hulls_a, hulls_b = [convex_hull(p) for p in a], [convex_hull(p) for p in b]
     for i, j in np.argwhere(close).tolist():
-        out[i, j] = polygon_area(_cut(hulls_a[i], hulls_b[j]).reshape(-1))
+        out[i, j] = _ring_area(_cut(hulls_a[i], hulls_b[j]))
     return out
 
 
-def _cut(subject: np.ndarray, hull: np.ndarray) -> np.ndarray:
-    for start, end in zip(hull, np.roll(hull, -1, axis=0)):
-        if not len(subject):
-            break
-        along = end - start
-        side = along[0] * (subject[:, 1] - start[1]) - along[1] * (subject[:, 0] - start[0])
-        kept = []
-        for p, q, sp, sq in zip(np.roll(subject, 1, axis=0), subject, np.roll(side, 1), side):
+def _ring_area(ring: list[Point]) -> float:
+    """Shoelace in plain floats: a few corners are done before numpy has begun."""
+    return abs(sum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(ring, ring[1:] + ring[:1]))) / 2
+
+
+def _cut(subject: list[Point], hull: list[Point]) -> list[Point]:
+    """The part of a convex ring inside a hull."""
+    for (sx, sy), (ex, ey) in zip(hull, hull[1:] + hull[:1]):
+        dx, dy = ex - sx, ey - sy
+        sides = [dx * (y - sy) - dy * (x - sx) for x, y in subject]
+        kept: list[Point] = []
+        for k, (q, sq) in enumerate(zip(subject, sides)):
+            p, sp = subject[k - 1], sides[k - 1]
             if (sp > 0 > sq) or (sp < 0 < sq):
-                kept.append(p + (q - p) * (sp / (sp - sq)))
+                t = sp / (sp - sq)
+                kept.append((p[0] + (q[0] - p[0]) * t, p[1] + (q[1] - p[1]) * t))
             if sq >= 0:
                 kept.append(q)
-        subject = np.array(kept).reshape(-1, 2)
+        subject = kept
     return subject
 
 
@@ -272,9 +281,8 @@ def rasterize(polygons: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> 
     w, h = size_wh
     union = np.zeros(h * w, dtype=bool)
     for polygon in polygons:
-        toggles = np.zeros(h * w + 1, dtype=bool)
-        toggles[_polygon_switches(polygon, h, w)] = True
-        union |= np.logical_xor.accumulate(toggles)[:-1]
+        runs = _runs(_polygon_switches(polygon, h, w), h * w)
+        union |= np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return union.reshape((h, w), order="F")
 
 

@@ -159,7 +159,7 @@ def test_boxes_of_polygons_and_quads():
 def test_the_intersection_of_quads_equals_drawn_ones():
     rng = np.random.default_rng(2)
     for _ in range(40):
-        a, b = (geometry.convex_hull(rng.uniform(5, 95, 8)).reshape(-1) for _ in range(2))
+        a, b = (np.array(geometry.convex_hull(rng.uniform(5, 95, 8))).reshape(-1) for _ in range(2))
         fine = 8
         drawn = geometry.rasterize([a * fine], (800, 800)) & geometry.rasterize([b * fine], (800, 800))
         (shared,) = geometry.quad_intersection([a], [b])[0]
