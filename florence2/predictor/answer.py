@@ -32,9 +32,9 @@ class Answer(Parsed):
     prompt: str = ""
     size_wh: tuple[int, int] = (0, 0)
     text: str = ""
-    token_ids: tuple[int, ...] = ()
-    token_logprobs: tuple[float, ...] = ()
-    ask: Ask = field(default_factory=Ask)
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+    token_logprobs: tuple[float, ...] = field(default=(), repr=False)
+    ask: Ask = field(default_factory=Ask, repr=False)
     row: Task | None = field(default=None, repr=False, compare=False)
     image: Any = field(default=None, repr=False, compare=False)
     """What the user gave as the picture, for drawing; of many pictures only the path is kept."""

@@ -43,13 +43,13 @@ class Bad:
 def find(source: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The folder of a shipped model's name, of a path, or of a hub id (downloaded, or found in the local cache)."""
     name = os.fspath(source)
-    if Path(name).is_dir():
-        return Path(name)
-    if name == "nano":
+    if name == "nano":  # a folder of that name is ./nano
         folder = SHIPPED / name
         if not (folder / "config.json").is_file():
             raise ValueError(f"nano: {folder} holds no weights; train them with `florence2 train --config nano`")
         return folder
+    if Path(name).is_dir():
+        return Path(name)
     if HUB_ID.fullmatch(name) and not Path(name).exists():
         return _from_hub(name, revision)
     raise ValueError(f"{name}: no such folder; expected 'nano', a folder with config.json and weights, or a hub id")

@@ -183,6 +183,14 @@ def test_maps_of_the_tower(tiny, pictures):
     assert maps[-1].requires_grad
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("how", [dict(grammar=True), dict(official=True), dict(official=True, num_beams=1)])
+def test_a_gpu_says_what_a_cpu_says(tiny, folder, pictures, how):
+    on_gpu = load(folder, device="cuda", dtype="float32")
+    for ours, theirs in zip(tiny.predict(pictures[0], ASKS, **how), on_gpu.predict(pictures[0], ASKS, **how)):
+        assert ours.token_ids == theirs.token_ids
+
+
 # what is asked -> words the one-line refusal must hold
 WRONG = {
     "unknown task": (dict(task="<DETECT>"), "DETECT", "CAPTION"),
