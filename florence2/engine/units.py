@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from florence2 import pixels
 from florence2.engine.operator import Specialist, annotation_id, digest
@@ -95,10 +96,10 @@ def _with_annotations(root: Path, task: AnnotateUnit) -> list[Sample]:
     if not task.reads:
         return list(task.samples)
     table = scan.read_table(root, "annotations", task.reads)
-    wanted = [i for i, run in enumerate(table["run_id"].to_pylist()) if run in task.read_runs]
+    said = table.filter(pc.field("run_id").isin(sorted(task.read_runs)))
     bare = {sample.image.id: sample for sample in task.samples}
     images = [schema.image_row(sample) for sample in task.samples]
-    found = schema.samples(images, table.take(wanted), None)
+    found = schema.samples(images, said, None)
     return [dataclasses.replace(bare[s.id], regions=s.regions, texts=s.texts, groundings=s.groundings) for s in found]
 
 

@@ -1,0 +1,122 @@
+"""The conservation law, for any mix of pictures, specialists, filters and merging: nothing is lost or doubled."""
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import florence2
+from florence2.engine.merge import Merging
+from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, picture
+
+KINDS = ("good", "good", "good", "copy", "blank", "empty", "cut", "tiny", "text")
+DEEDS = ("raises", "nan", "garbage", "fails", "wild")
+
+pictures = st.lists(st.sampled_from(KINDS), min_size=1, max_size=9)
+specialists = st.lists(
+    st.tuples(st.sampled_from(("plain", *DEEDS)), st.sets(st.integers(0, 8), max_size=3), st.booleans()),
+    min_size=1,
+    max_size=3,
+)
+judgements = st.lists(st.tuples(st.sampled_from((0.0, 0.5, 0.7)), st.booleans(), st.booleans()), max_size=2)
+
+
+def write(folder, kinds):
+    for i, kind in enumerate(kinds):
+        path = folder / f"p{i}.png"
+        if kind == "empty":
+            path.write_bytes(b"")
+        elif kind == "text":
+            path.write_text("words")
+        elif kind == "blank":
+            path.write_bytes(picture(folder / "..", f"blank{i}.png", 0, (20, 20)).read_bytes())
+            from PIL import Image
+
+            Image.new("RGB", (20, 20), (i, 0, 0)).save(path)
+        else:
+            picture(folder, path.name, 0 if kind == "copy" else i + 1, (5, 5) if kind == "tiny" else (40, 30))
+            if kind == "cut":
+                path.write_bytes(path.read_bytes()[:200])
+
+
+def check(store):
+    """Every line of the law, from the four tables alone."""
+    images, annotations, decisions, failures = (
+        store.table(name).to_pylist() for name in ("images", "annotations", "decisions", "failures")
+    )
+    sizes = {row["id"]: (row["width"], row["height"]) for row in images}
+    status = Counter(row["status"] for row in images)
+    assert len(sizes) == len(images) == sum(status[name] for name in ("ok", "rejected", "failed"))
+    assert all(bool(row["reason"]) == (row["status"] != "ok") for row in images)
+
+    ids = {row["ann_id"] for row in annotations}
+    assert len(ids) == len(annotations)
+    texts = {row["ann_id"]: row["text"] for row in annotations if row["family"] == "text"}
+    ok = {row["id"] for row in images if row["status"] == "ok"}
+    for row in annotations:
+        assert row["image_id"] in ok and row["source_kind"] and row["source"] and row["run_id"]
+        assert row["parent_id"] is None or row["parent_id"] in ids
+        assert set(row["region_ids"] or ()) | set(row["derived_from"] or ()) <= ids
+        if row["spans"]:
+            flat, text = row["spans"], texts[row["parent_id"]]
+            assert row["text"] == " ".join(text[a:b] for a, b in zip(flat[::2], flat[1::2]))
+        if row["box"]:
+            (x1, y1, x2, y2), (width, height) = row["box"], sizes[row["image_id"]]
+            assert 0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height
+
+    assert {row["ann_id"] for row in decisions} <= ids
+    assert max(Counter((d["ann_id"], d["round"], d["seq"]) for d in decisions).values(), default=1) == 1
+    assert {d["by_ann_id"] for d in decisions} - {None} <= ids
+    last = {d["ann_id"]: d["status"] for d in sorted(decisions, key=lambda d: (d["round"], d["seq"]))}
+    verdicts = Counter(last.get(ann_id, "kept") for ann_id in ids)
+    counts = store.counts()["annotations"]
+    assert counts["total"] == len(ids) == counts["kept"] + counts["rejected"] + counts["superseded"]
+    assert all(verdicts[name] == counts[name] for name in ("kept", "rejected", "superseded"))
+
+    keys = Counter((f["image_id"], f["source"], f["source_version"], f["round"]) for f in failures)
+    assert max(keys.values(), default=1) == 1 and set(sizes) >= {f["image_id"] for f in failures}
+    said = {(row["image_id"], row["source"]) for row in annotations}
+    failed = {(f["image_id"], f["source"]) for f in failures}
+    assert not said & failed
+    for operator in store.snapshot().operators:
+        if operator.kind == "specialist":  # each of the doubles says something of every picture
+            assert {i for i, name in said | failed if name == operator.name} == ok
+    shown = [item.id for s in store.samples() for item in (*s.regions, *s.texts, *s.groundings)]
+    assert len(shown) == len(set(shown)) == counts["kept"]
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes
+)
+@given(pictures, specialists, judgements, st.integers(1, 4), st.integers(1, 4))
+def test_nothing_is_lost_or_doubled(kinds, made, judged, unit, batch):
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "pictures"
+        folder.mkdir()
+        write(folder, kinds)
+        doubles = []
+        for n, (deed, numbers, reads) in enumerate(made):
+            requires = {"*"} if reads else ()
+            if deed == "plain":
+                doubles.append(Boxes(f"s{n}", shift=float(n), requires=requires, batch_size=batch))
+            else:
+                names = [f"p{i}.png" for i in numbers]
+                double = Misbehaving(deed, names, shift=float(n), requires=requires, batch_size=batch)
+                if double.spec.name in {d.spec.name for d in doubles}:
+                    continue
+                doubles.append(double)
+        store = florence2.annotate(folder, Path(root) / "s", doubles, workers=0, unit=unit)
+        check(store)
+        for floor, texts, merging in judged:
+            chain = [Floor(floor), NoTexts()] if texts else [Floor(floor)]
+            florence2.filter(store, chain, merging=Merging() if merging else None)
+            check(store)
+        kept = store.counts()
+        store.compact(rows=7)
+        check(store)
+        assert {**store.counts(), "snapshot": 0} == {**kept, "snapshot": 0}

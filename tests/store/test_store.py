@@ -1,0 +1,191 @@
+"""The store on disk: what is written comes back, to any reader; earlier states stay as they were."""
+
+import hashlib
+import json
+
+import duckdb
+import numpy as np
+import pandas
+import polars
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import florence2
+from florence2.geometry import encode_rle
+from florence2.records import Coverage, Decision, Grounding, ImageRef, Region, Sample, Source, Text
+from florence2.store import Store, commit, schema
+from tests.engine.doubles import Boxes, Floor, folder_of, fragments
+
+number = st.floats(0, 5000, width=32)
+score = st.none() | st.floats(0, 1)
+words = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+polygon = st.integers(3, 5).flatmap(lambda n: st.tuples(*[number] * (2 * n)))
+source = st.builds(Source, st.sampled_from(("human", "import", "specialist")), words, words, st.integers(0, 9), words)
+mask = st.integers(0, 2**12 - 1).map(
+    lambda bits: encode_rle(np.array([bits >> i & 1 for i in range(12)]).reshape(3, 4))
+)
+regions = st.builds(
+    Region,
+    kind=st.sampled_from(("object", "text")),
+    box=st.tuples(*[number] * 4),
+    label=words,
+    label_space=words,
+    description=words,
+    polygons=st.lists(polygon, max_size=2).map(tuple),
+    quad=st.just(()) | st.tuples(*[number] * 8),
+    mask=st.none() | mask,
+    score=score,
+    ignore=st.booleans(),
+    source=source,
+    refines=words,
+    derived_from=st.lists(words, max_size=2).map(tuple),
+)
+texts = st.builds(
+    Text, text=words, detail=st.sampled_from(("brief", "ocr", "answer")), question=words, score=score, source=source
+)
+groundings = st.builds(
+    Grounding,
+    text_id=words,
+    phrase=words,
+    region_ids=st.lists(words, max_size=2).map(tuple),
+    score=score,
+    source=source,
+)
+
+
+def short(value):
+    """A float as the store gives it back: the shortest decimal of its float32."""
+    return float(schema.shortest(np.array([value], dtype=np.float32))[0])
+
+
+def stored(region):
+    changes = {
+        "box": tuple(map(short, region.box)),
+        "polygons": tuple(tuple(map(short, p)) for p in region.polygons),
+        "quad": region.quad if region.polygons else tuple(map(short, region.quad)),
+    }
+    return type(region)(**{**region.__dict__, **changes})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(regions, max_size=3), st.lists(texts, max_size=2), st.lists(groundings, max_size=2), st.data())
+def test_records_survive_the_columns(regions, texts, groundings, data):
+    def numbered(items):
+        return tuple(type(item)(**{**item.__dict__, "id": f"{type(item).__name__}{n}"}) for n, item in enumerate(items))
+
+    coverage = {"a": (Coverage("exhaustive"), Coverage("negatives", ("x", "y"))), "b": (Coverage("partial", ("z",)),)}
+    given_ = Sample(
+        "i",
+        ImageRef("i", "/a/b c.png", "m", 2, 5, 7, 40, 30, "ff", "CC0"),
+        numbered(texts),
+        tuple(stored(r) for r in numbered(regions)),
+        numbered(groundings),
+        (Decision("Region0", "rejected", "nms", "overlap", 0.5, 0.25, "Region1", 1, 2),),
+        "train",
+        coverage,
+    )
+    tables = (
+        schema.table("annotations", schema.annotation_rows(given_)),
+        schema.table("decisions", [schema.decision_row(d, "i", "1", "run") for d in given_.decisions]),
+    )
+    image = schema.rows(schema.table("images", [schema.image_row(given_, "u")]))
+    (back,) = schema.samples(image, *tables)
+    assert back == given_
+
+
+def test_equal_rows_give_equal_bytes_and_hold_no_time_or_path(tmp_path):
+    folder = folder_of(tmp_path, 5)
+    one = florence2.annotate(folder, tmp_path / "one", [Boxes()], workers=0)
+    two = florence2.annotate(folder, tmp_path / "elsewhere" / "two", [Boxes()], workers=0)
+    assert fragments(one) == fragments(two)
+    for path in fragments(one):
+        text = str(pq.read_metadata(one.root / path).metadata)
+        assert str(tmp_path / "one") not in text
+
+
+def test_ordinary_tools_read_it_as_it_is(tmp_path):
+    store = florence2.annotate(folder_of(tmp_path, 3), tmp_path / "s", [Boxes()], workers=0)
+    florence2.filter(store, [Floor(0.9)])
+    for name in ("images", "annotations", "decisions"):
+        rows = store.table(name).num_rows
+        everything = f"{store.root}/{name}/**/*.parquet"
+        assert duckdb.sql(f"select count(*) from '{everything}'").fetchall() == [(rows,)]
+        assert polars.read_parquet(everything).height == rows
+        assert len(pandas.concat(pandas.read_parquet(path) for path in store.paths(name))) == rows
+    assert not any("=" in part.name for part in store.root.rglob("*"))
+    box = duckdb.sql(f"select box[3] - box[1] from '{store.root}/annotations/**/*.parquet' where box is not null")
+    assert {width for (width,) in box.fetchall()} == {20.0}
+
+
+def test_a_snapshot_names_what_it_holds(tmp_path):
+    store = florence2.annotate(folder_of(tmp_path, 3), tmp_path / "s", [Boxes()], workers=0)
+    data = json.loads((store.root / "snapshots" / "000001.json").read_text())
+    assert data["parent"] is None
+    for fragment in data["fragments"]:
+        bytes_ = (store.root / fragment["path"]).read_bytes()
+        assert hashlib.sha256(bytes_).hexdigest() == fragment["sha256"]
+        assert pq.read_metadata(store.root / fragment["path"]).num_rows == fragment["rows"]
+
+
+def test_time_travel_undo_and_compaction_change_no_earlier_state(tmp_path):
+    folder = folder_of(tmp_path, 5)
+    store = florence2.annotate(folder, tmp_path / "s", [Boxes()], workers=0, unit=2)
+    florence2.filter(store, [Floor(0.6)])
+    views = {n: list(store.samples(n)) for n in (1, 2)}
+    assert views[1] != views[2]
+    assert store.compact(rows=12).number == 3 and list(store.samples()) == views[2]
+    assert len(store.snapshot().of("annotations")) < len(store.snapshot(2).of("annotations"))
+    assert store.undo().number == 4 and list(store.samples()) == views[2]  # of the compaction
+    store.undo()
+    assert list(store.samples()) == views[1]
+    with pytest.raises(ValueError, match="nothing to undo"):
+        store.undo()
+    assert store.undo(to=3).number == 6 and list(store.samples()) == views[2]
+    for n, view in views.items():
+        assert list(store.samples(n)) == view
+    assert store.verify() == []
+    before = fragments(store)
+    florence2.annotate(folder, store.root, [Boxes()], workers=0, unit=2)  # finds its work in the compacted files
+    florence2.filter(store, [Floor(0.6)])
+    assert fragments(store) == before and store.snapshots()[-1] == 6
+    florence2.annotate(store.root, with_=[Boxes("late", requires={"box"})], workers=0)
+    assert {t.text for s in store.samples() for t in s.texts if t.source.name == "late"} == {"a thing seen 1 times"}
+
+
+def test_samples_by_position_and_limit(tmp_path):
+    store = florence2.annotate(folder_of(tmp_path, 7), tmp_path / "s", [Boxes()], workers=0, unit=2)
+    samples = list(store.samples())
+    random = store.random()
+    random.keep = 1
+    assert len(random) == 7 and [random[i] for i in (6, 0, 3)] == [samples[i] for i in (6, 0, 3)]
+    assert random[2:4] == samples[2:4] and random.group_sizes == [2, 2, 2, 1]
+    assert list(store.samples(limit=3)) == samples[:3]
+
+
+def test_files_in_tmp_are_swept_by_age(tmp_path):
+    store = Store(tmp_path / "s", create=True)
+    commit.make_folder(store.root, store.root / "tmp")
+    (store.root / "tmp" / "half").write_bytes(b"x")
+    assert commit.sweep(store.root) == 0 and commit.sweep(store.root, age_s=-1) == 1
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda store: store.snapshot(9), "no snapshot 9"),
+        (lambda store: store.table("nothing"), "expected one of images"),
+        (lambda store: list(store.samples(view="half")), "expected one of current, all"),
+        (
+            lambda store: (
+                store.snapshots() and (store.root / "snapshots/000001.json").write_text("{") and store.snapshot()
+            ),
+            "not a snapshot",
+        ),
+    ],
+)
+def test_refusals_name_what_is_wrong(tmp_path, call, words):
+    store = florence2.annotate(folder_of(tmp_path, 1), tmp_path / "s", [], workers=0)
+    with pytest.raises(ValueError, match=words):
+        call(store)
