@@ -48,16 +48,17 @@ def tune(store: str, labelled: str, rules: str | None, as_json: bool) -> int:
 
     from florence2 import sources
     from florence2.engine.filters import open_chain, tuning
+    from florence2.store import Store
 
     chain = open_chain(rules)
-    curves = tuning.tune(sources.open(store, format="store"), sources.open(labelled), chain)
+    curves = tuning.tune(Store(store).samples(view="all"), sources.open(labelled), chain)
     if as_json:
         for curve in curves:
             print(json.dumps(asdict(curve)))
         return 0
     print(tuning.to_text(curves))
     changes = tuning.suggestions(curves, chain)
-    print("\nsuggested (--rules FILE.yaml):" if changes else "\nno value is better by a point of F1")
+    print("\nsuggested (--rules FILE.yaml):" if changes else "\nno value is better by two points of F1")
     if changes:
         print(yaml.safe_dump(changes, sort_keys=False), end="")
     return 0

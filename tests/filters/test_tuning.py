@@ -84,6 +84,13 @@ def test_suggestions_open_as_rules_and_the_table_prints(curves, tmp_path):
     assert "region_score" in to_text(list(found.values()))
 
 
+def test_what_was_rejected_counts_and_what_was_superseded_does_not():
+    regions = [region("a", BOX, score=0.9), region("b", FAR, score=0.1), region("c", FAR, score=0.2)]
+    verdicts = [Decision("b", "rejected", "region_score"), Decision("c", "superseded", "recomputed")]
+    curves = tune([picture(0, regions, decisions=verdicts)], [picture(0, [region("t", BOX)])], open_chain())
+    assert {c.items for c in curves if c.rule == "region_score"} == {2}
+
+
 def test_a_labelled_set_of_other_pictures_is_refused():
     with pytest.raises(ValueError, match="none of the pictures"):
         tune([picture(1)], [picture(2)], open_chain())

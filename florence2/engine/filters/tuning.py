@@ -50,9 +50,12 @@ class Curve:
 
 
 def tune(samples: Iterable[Sample], labelled: Iterable[Sample], chain: Sequence[RuleFilter]) -> list[Curve]:
-    """A curve for every rule of the chain that has a threshold and items to judge; ValueError where nothing matches."""
+    """A curve for every rule of the chain that has a threshold and items to judge; ValueError where nothing matches.
+
+    What earlier rules rejected counts, what was superseded does not.
+    """
     known = Known(labelled)
-    pairs = [(dataclasses.replace(s, decisions=()), truth) for s in samples if (truth := known.find(s)) is not None]
+    pairs = [(_reopened(sample), truth) for sample in samples if (truth := known.find(sample)) is not None]
     if not pairs:
         raise ValueError("tune: the labelled set holds none of the pictures; its images need the same names or ids")
     verdicts = [good_of(sample, truth) for sample, truth in pairs]
@@ -91,6 +94,12 @@ def good_of(sample: Sample, truth: Sample) -> dict[str, bool]:
         if not by_people(phrase) and current.groundings:
             verdicts[phrase.id] = any(_best(region, there) is not None for region in found)
     return verdicts
+
+
+def _reopened(sample: Sample) -> Sample:
+    """The sample without verdicts, and without what was superseded."""
+    superseded = tuple(d for d in sample.decisions if d.status != "rejected")
+    return dataclasses.replace(sample, decisions=superseded).current()
 
 
 def _named(one: Region, two: Region) -> bool:
@@ -163,7 +172,7 @@ def _curve(rule: RuleFilter, of: str, setting: str, good: Sequence[bool], points
     return Curve(rule.spec.name, of, setting, unit, len(good), sum(good), tuple(points), now, best)
 
 
-def suggestions(curves: Sequence[Curve], chain: Sequence[RuleFilter], gain: float = 0.01) -> dict[str, dict]:
+def suggestions(curves: Sequence[Curve], chain: Sequence[RuleFilter], gain: float = 0.02) -> dict[str, dict]:
     """The settings of the curves whose best point is better by `gain` of F1, as a YAML of rules takes them."""
     settings = {rule.spec.name: rule.config for rule in chain}
     changes: dict[str, dict] = {}
