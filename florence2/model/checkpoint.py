@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from florence2.model.adapter import merge
 from florence2.model.config import ModelConfig, from_json, to_json
 from florence2.model.florence import Florence
 from florence2.model.foreign import read_config, write_config
@@ -84,9 +85,12 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
 
 
 def load_model(
-    folder: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None
+    folder: str | Path,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    adapter: str | Path | None = None,
 ) -> Florence:
-    """The model, ready to answer. Without `dtype`: float32 on a CPU, elsewhere as in the file."""
+    """The model, ready to answer, an adapter merged. Without `dtype`: float32 on a CPU, elsewhere as in the file."""
     checkpoint = open_checkpoint(folder)
     place = torch.device(device or "cpu")
     kind = to_dtype(dtype) if dtype is not None else torch.float32 if place.type == "cpu" else checkpoint.dtype
@@ -96,7 +100,8 @@ def load_model(
         tensor = checkpoint.read(name)
         check_finite(tensor, checkpoint.tensors.where(key))
         state[name] = tensor.to(place, kind).contiguous()
-    return assemble(checkpoint.config, state)
+    config = checkpoint.config if adapter is None else merge(state, checkpoint.config, Path(adapter))
+    return assemble(config, state)
 
 
 def assemble(config: ModelConfig, state: dict[str, Tensor]) -> Florence:

@@ -1,0 +1,150 @@
+"""Folders that peft wrote: LoRA (Hu et al., arXiv 2106.09685), rsLoRA (2312.03732) and DoRA (2402.09353), merged.
+
+An adapter may name modules as Microsoft's code, as transformers or as this package does. Merging is W + s*B@A, for
+DoRA then each output's row set back to the trained length; the model afterwards is as fast as without an adapter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from florence2.model.config import ModelConfig
+from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, key_table
+from florence2.model.tensor_files import ADAPTER, TensorFolder, check_finite, read_json
+
+CONFIG = "adapter_config.json"
+PREFIX = "base_model.model."
+PARTS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector")
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # ways to start that change the base's weights as well
+
+
+def adapter_base(folder: Path) -> tuple[str, str | None] | None:
+    """The base that an adapter's folder names, with its revision; None for a folder that is no adapter."""
+    if not (folder / CONFIG).is_file() or (folder / "config.json").is_file():
+        return None
+    data = read_json(folder / CONFIG)
+    name = data.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"{folder / CONFIG}: base_model_name_or_path: expected a folder or a hub id, got {name!r:.60}; "
+            "give the base and this folder as its adapter"
+        )
+    revision = data.get("revision")
+    return name, revision if isinstance(revision, str) else None
+
+
+def merge(state: dict[str, Tensor], config: ModelConfig, folder: Path) -> ModelConfig:
+    """Add an adapter to the tensors of its base, by our names, in place; the config of what came out."""
+    settings = _settings(folder / CONFIG)
+    tensors = TensorFolder(folder, ADAPTER, ())
+    tensors.verify()
+    names = {key: ours for layout in LAYOUTS for key, ours in key_table(config, layout).items()}
+    loras: dict[str, dict[str, Tensor]] = {}
+    whole: dict[str, Tensor] = {}  # trained as they are: biases, modules_to_save
+    for key in tensors:
+        path = key.removeprefix(PREFIX).replace(".base_layer.", ".")
+        part = next((part for part in PARTS if path.endswith(f".{part}") or f".{part}." in path), None)
+        module = path.split(f".{part}")[0] if part else path
+        if (f"{module}.weight" if part else module) not in names or ".lora_" in module:
+            raise ValueError(f"{tensors.where(key)}: unexpected: a Florence-2 model has no such module to adapt")
+        check_finite(tensors[key], tensors.where(key))
+        if part is None:
+            whole[module] = tensors[key]
+        else:
+            loras.setdefault(module, {})[part] = tensors[key]
+    config = _replace(state, config, whole, names, tensors)
+    for module, parts in loras.items():
+        ours = names[f"{module}.weight"]
+        where = f"{tensors.source}: {PREFIX}{module}"
+        if ours in (None, EMBEDDING):
+            raise ValueError(f"{where}: an adapter on the tied embedding cannot be merged; train without it")
+        if ours == HEAD and HEAD not in state:  # From here on the head is a matrix of its own
+            state[HEAD] = state[EMBEDDING].clone()
+            config = dataclasses.replace(config, text=dataclasses.replace(config.text, tied_head=False))
+        missing = [part for part in PARTS[:2] if part not in parts]
+        if missing or ("lora_magnitude_vector" in parts) != bool(settings.get("use_dora")):
+            raise ValueError(f"{where}: expected lora_A and lora_B, and with use_dora a magnitude; got {sorted(parts)}")
+        scale = _scale(settings, module, rank=len(parts["lora_A.weight"]))
+        state[str(ours)] = _merged(state[str(ours)], parts, scale, where)
+        if "lora_B.bias" in parts:
+            bias = str(ours).removesuffix("weight") + "bias"
+            state[bias] = state[bias] + scale * parts["lora_B.bias"].to(state[bias])
+    return config
+
+
+def _merged(weight: Tensor, parts: dict[str, Tensor], scale: float, where: str) -> Tensor:
+    """One matrix, or kernel, with its adapter; computed in float32."""
+    down, up = parts["lora_A.weight"].float(), parts["lora_B.weight"].float()
+    base = weight.float()
+    if len(down) != up.shape[1] or (up.shape[0], *down.shape[1:]) != tuple(base.shape):
+        raise ValueError(
+            f"{where}: expected matrices whose product is {tuple(base.shape)}, got {tuple(down.shape)} and "
+            f"{tuple(up.shape)}; is this its base?"
+        )
+    sum_ = base + scale * (up.flatten(1) @ down.flatten(1)).view_as(base).to(base.device)
+    if "lora_magnitude_vector" in parts:
+        length = parts["lora_magnitude_vector"].float().to(base.device).flatten()
+        sum_ *= (length / sum_.flatten(1).norm(dim=1)).view(-1, *[1] * (base.ndim - 1))
+    return sum_.to(weight.dtype)
+
+
+def _replace(
+    state: dict[str, Tensor],
+    config: ModelConfig,
+    whole: dict[str, Tensor],
+    names: dict[str, Any],
+    tensors: TensorFolder,
+) -> ModelConfig:
+    """Put tensors that an adapter holds whole in the place of the base's; a longer vocabulary comes along."""
+    text = config.text
+    for key, tensor in whole.items():
+        ours = names[key]
+        if key == "image_projection":
+            tensor = tensor.t()
+        if ours is not None:
+            grows = ours in (EMBEDDING, HEAD) and tensor.shape[1:] == state[EMBEDDING].shape[1:]
+            if ours != HEAD and not grows and tensor.shape != state[ours].shape:
+                wanted, got = tuple(state[ours].shape), tuple(tensor.shape)
+                raise ValueError(f"{tensors.where(PREFIX + key)}: expected shape {wanted}, got {got}")
+            state[ours] = tensor.to(state[EMBEDDING]).contiguous()
+    for key, tensor in whole.items():
+        if names[key] is None and not torch.equal(tensor.to(state[EMBEDDING]), state[EMBEDDING]):
+            raise ValueError(f"{tensors.where(PREFIX + key)}: expected a copy of the embedding; the two differ")
+    if HEAD in state:
+        if len(state[HEAD]) != len(state[EMBEDDING]):
+            raise ValueError(f"{tensors.source}: lm_head: expected {len(state[EMBEDDING])} rows as the embedding has")
+        text = dataclasses.replace(text, tied_head=torch.equal(state[HEAD], state[EMBEDDING]))
+        if text.tied_head:
+            del state[HEAD]
+    return dataclasses.replace(config, text=dataclasses.replace(text, vocab_size=len(state[EMBEDDING])))
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    if data.get("peft_type") != "LORA":
+        raise ValueError(f"{path}: peft_type: expected 'LORA', got {data.get('peft_type')!r:.40}")
+    start = data.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
+        raise ValueError(f"{path}: init_lora_weights: {start!r} changed the base's weights; save it converted to LoRA")
+    if data.get("fan_in_fan_out"):
+        raise ValueError(f"{path}: fan_in_fan_out: expected false; no layer of Florence-2 is transposed")
+    for key in ("r", "lora_alpha"):
+        if not isinstance(data.get(key), (int, float)) or data[key] <= 0:
+            raise ValueError(f"{path}: {key}: expected a positive number, got {data.get(key)!r:.40}")
+    return data
+
+
+def _scale(settings: dict[str, Any], module: str, rank: int) -> float:
+    """alpha / rank, for rsLoRA alpha / sqrt(rank); a pattern may give a module an alpha of its own."""
+    alpha = settings["lora_alpha"]
+    for pattern, value in (settings.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = value
+            break
+    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)

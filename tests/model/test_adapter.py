@@ -1,0 +1,140 @@
+"""An adapter merged by us equals the same adapter in peft, on each of the three ways to name modules."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from florence2.model.adapter import adapter_base
+from florence2.model.checkpoint import load_model, save_model
+from tests.parity.twins import IMAGE_ID, lively, theirs_of, tiny
+
+LINEAR = ["q_proj", "v_proj", "fc1", "qkv"]
+CASES = {  # peft's settings
+    "LoRA": dict(r=4, lora_alpha=8, target_modules=LINEAR),
+    "rsLoRA": dict(r=4, lora_alpha=8, target_modules=LINEAR, use_rslora=True),
+    "DoRA": dict(r=4, lora_alpha=8, target_modules=LINEAR, use_dora=True),
+    "DoRA and rsLoRA": dict(r=4, lora_alpha=8, target_modules=LINEAR, use_dora=True, use_rslora=True),
+    "ranks and alphas by pattern": dict(
+        r=4, lora_alpha=8, target_modules=LINEAR, rank_pattern={"fc1": 2}, alpha_pattern={"decoder.*fc1": 3}
+    ),
+    "biases": dict(r=4, lora_alpha=8, target_modules=LINEAR, bias="all"),
+    "a bias of its own": dict(r=4, lora_alpha=8, target_modules=LINEAR, lora_bias=True),
+    "convolutions": dict(r=4, lora_alpha=8, target_modules=["convs.1.conv", "fc2"]),
+    "DoRA on convolutions": dict(r=4, lora_alpha=8, target_modules=["convs.1.conv"], use_dora=True),
+    "whole modules": dict(r=4, lora_alpha=8, target_modules=LINEAR, modules_to_save=["image_proj_norm"]),
+    "the head": dict(r=4, lora_alpha=8, target_modules=["lm_head", "fc2"]),
+}
+
+
+def adapted(module, folder, **settings):
+    """`module` inside peft with an adapter of random weights, saved to a folder."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(module, LoraConfig(**settings))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(
+                    torch.randn_like(parameter).abs() * 0.1
+                    if "magnitude" in name
+                    else torch.randn_like(parameter) * 0.1
+                )
+            elif parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    save_model(lively(tiny()), folder, "transformers")
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.inference_mode()
+def test_merged_equals_peft(base, tmp_path, case):
+    with torch.inference_mode(False):
+        theirs = adapted(theirs_of(load_model(base)), tmp_path, **CASES[case])
+    plain, ours = load_model(base), load_model(base, adapter=tmp_path)
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(2, 3, 96, 96, generator=generator)
+    prompt = torch.randint(4, IMAGE_ID, (2, 6), generator=generator)
+    targets = torch.randint(3, IMAGE_ID, (2, 5), generator=generator)
+    places = torch.full((2, ours.config.image_tokens), IMAGE_ID)
+    expected = theirs(
+        input_ids=torch.cat([places, prompt], 1), pixel_values=pixels, decoder_input_ids=targets
+    ).logits  # fmt: skip
+    got, before = (m(m.encode_image(pixels), prompt, None, targets) for m in (ours, plain))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    assert (got - before).abs().max() > 1e-2
+    assert ours.config.text.tied_head == (case != "the head")
+
+
+def test_names_of_our_own_modules(tmp_path):
+    plain = lively(tiny())
+    save_model(plain, tmp_path / "base")
+    names = r".*\.(attention|cross)\.(q|v)|.*\.mlp\.up"
+    theirs = adapted(load_model(tmp_path / "base"), tmp_path / "adapter", r=4, lora_alpha=8, target_modules=names)
+    ours = load_model(tmp_path / "base", adapter=tmp_path / "adapter")
+    merged = theirs.merge_and_unload().state_dict()
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, merged[name], rtol=0, atol=1e-5)
+    assert not torch.equal(
+        ours.language.encoder.layers[0].attention.q.weight, plain.language.encoder.layers[0].attention.q.weight
+    )
+
+
+def test_names_of_the_remote_code(base, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    adapted(theirs_of(load_model(base)), tmp_path / "native", **CASES["LoRA"])
+    shutil.copytree(tmp_path / "native", tmp_path / "remote")
+    file = tmp_path / "remote" / "adapter_model.safetensors"
+    renamed = {}
+    for key, tensor in load_file(file).items():
+        key = key.replace("model.model.language_model.", "model.language_model.model.")
+        key = key.replace("model.model.vision_tower.", "model.vision_tower.")
+        renamed[key.replace("_attn.qkv", "_attn.fn.qkv").replace("ffn.fc1", "ffn.fn.net.fc1")] = tensor
+    save_file(renamed, file)
+    first, second = (load_model(base, adapter=tmp_path / name).state_dict() for name in ("native", "remote"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_base_an_adapter_names(base, tmp_path):
+    assert adapter_base(base) is None
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "a/b", "revision": "main"}))
+    assert adapter_base(tmp_path) == ("a/b", "main")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="base_model_name_or_path"):
+        adapter_base(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"peft_type": "IA3"}, ["adapter_config.json", "peft_type", "IA3"]),
+        ({"init_lora_weights": "pissa"}, ["adapter_config.json", "init_lora_weights"]),
+        ({"fan_in_fan_out": True}, ["adapter_config.json", "fan_in_fan_out"]),
+        ({"r": 0}, ["adapter_config.json", "r:"]),
+        ({"use_dora": True}, ["adapter_model.safetensors", "magnitude"]),
+    ],
+)
+def test_refused_settings(base, tmp_path, change, named):
+    adapted(theirs_of(load_model(base)), tmp_path, **CASES["LoRA"])
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError) as refusal:
+        load_model(base, adapter=tmp_path)
+    assert all(name in str(refusal.value) for name in named) and "\n" not in str(refusal.value)
+
+
+def test_an_adapter_of_another_model(base, tmp_path):
+    wide = tiny(d_model=96)
+    adapted(theirs_of(lively(wide)), tmp_path, **CASES["LoRA"])
+    with pytest.raises(ValueError, match="is this its base"):
+        load_model(base, adapter=tmp_path)
