@@ -101,7 +101,9 @@ def load_model(
         check_finite(tensor, checkpoint.tensors.where(key))
         state[name] = tensor.to(place, kind).contiguous()
     config = checkpoint.config if adapter is None else merge(state, checkpoint.config, Path(adapter))
-    return assemble(config, state)
+    model = assemble(config, state)
+    model.stored = checkpoint.dtype
+    return model
 
 
 def assemble(config: ModelConfig, state: dict[str, Tensor]) -> Florence:
@@ -119,11 +121,13 @@ def save_model(
     layout: str = "florence2",
     dtype: str | torch.dtype | None = None,
     named_rows: int | None = None,
+    image_id: int | None = None,
 ) -> None:
     """Write the weights and config files of a layout, in the model's own type unless told otherwise.
 
-    `named_rows` is how many ids the tokenizer names: Microsoft's layout keeps just those rows, transformers' adds a row
-    for `<image>` and fills up to a multiple of 64 with the mean row; ours keeps the rows as they are.
+    `named_rows` is how many ids the tokenizer names, `image_id` its `<image>` or the next free id: Microsoft's layout
+    keeps just the named rows, transformers' has a row for `<image>` too and is filled up to a multiple of 64 with the
+    mean row; ours keeps the rows as they are.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r:.40}")
@@ -134,6 +138,8 @@ def save_model(
     config = model.config
     files: dict[str, dict[str, Any]] = {"config.json": {"format": "florence2", **to_json(config)}}
     if layout != "florence2":
+        if config.image_id is None and image_id is not None and image_id < config.text.vocab_size:
+            config = dataclasses.replace(config, image_id=image_id)
         config = _fit_rows(state, config, layout, named_rows)
         state = spell(state, config, layout)
         files = write_config(config, layout, str(kind).removeprefix("torch."))

@@ -20,6 +20,8 @@ class Florence(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.stored: torch.dtype | None = None
+        """The type of the file that the weights came from."""
         self.vision_tower = DaViT(config.vision)
         self.projector = Projector(config.vision, config.text.d_model)
         self.language = EncoderDecoder(config.text, config.pad_id)

@@ -17,18 +17,19 @@ from torch import Tensor
 from florence2 import pixels
 from florence2.codec import answers
 from florence2.codec.grammar import automaton
-from florence2.codec.tasks import TASKS, Task, load_tasks, save_tasks, task_of
+from florence2.codec.tasks import TASKS, Task, load_tasks, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.decoding.generate import generate
 from florence2.decoding.search import Generated
-from florence2.model.checkpoint import load_model, save_model
+from florence2.model.checkpoint import load_model
 from florence2.model.config import ModelConfig
 from florence2.model.florence import Florence
 from florence2.model.image import preprocess
 from florence2.predictor.answer import Answer, answer_of, is_path
 from florence2.predictor.asks import AskLike, Decoding, asks_of, decoding_of, prompt_of, refuse_planned
 from florence2.predictor.confidence import scored
-from florence2.predictor.loading import Bad, Loaded, batches, find, load_ahead
+from florence2.predictor.convert import tokenizer_folder, with_adapter, write
+from florence2.predictor.loading import Bad, Loaded, batches, load_ahead
 from florence2.records import Ask
 
 
@@ -124,9 +125,7 @@ class Florence2:
 
     def save(self, folder: str | os.PathLike[str], layout: str = "florence2") -> None:
         """Write a checkpoint in our layout, "microsoft" or "transformers": weights, configs, tokenizer, own tasks."""
-        save_model(self.model, os.fspath(folder), layout, named_rows=self.tokenizer.vocab_size)
-        self.tokenizer.save(os.fspath(folder), image_token=layout == "transformers")
-        save_tasks(self.tasks, os.fspath(folder))
+        write(self.model, self.tokenizer, self.tasks, folder, layout)
 
     # ---- one batch ----
 
@@ -212,9 +211,11 @@ def load(
 ) -> Florence2:
     """The model of a folder, of a hub id, or "nano", the small one that comes with the package.
 
+    A folder may be any layout's, or a peft adapter's, which names its base; `adapter` is one to merge into `source`.
     `dtype`: "float32", "float16" or "bfloat16"; without it float32 on a CPU, elsewhere as the file has it.
     """
-    refuse_planned(adapter=adapter, calibration=calibration, quantize=quantize)
-    folder = find(source, revision)
-    model = load_model(folder, dtype, device)
-    return Florence2(model, Tokenizer.load(folder), load_tasks(folder))
+    refuse_planned(calibration=calibration, quantize=quantize)
+    base, merged = with_adapter(source, revision, adapter)
+    model = load_model(base, dtype, device, merged)
+    home = tokenizer_folder(base, merged)
+    return Florence2(model, Tokenizer.load(home), load_tasks(home))
