@@ -67,6 +67,12 @@ def evaluate(
     blind = None
     if predictions is None:
         answerer = _answerer(model, batch_size, dict(decoding or {}))
+        asked = {
+            "task": row.name,
+            "data": str(data) if isinstance(data, (str, os.PathLike)) else "",
+            "split": split or "",
+        }
+        _same_run(folder / "run.json", {**asked, "model": said.get("model_name", ""), "decoding": dict(decoding or {})})
         file = folder / "predictions.jsonl"
         _ask_all(answerer, questions, file, batch_size, progress)
         if grey:
@@ -184,6 +190,23 @@ def _predicted(
     for sample, ask in pairs:
         failed = loaded[sample.image.id]
         yield failed if isinstance(failed, Failure) else answers[sample.image.id, ask_key(ask)]
+
+
+def _same_run(file: Path, run: dict[str, Any]) -> None:
+    """Note what the folder's predictions are of; refuse to go on with another model's or another set's."""
+    if not file.is_file():
+        _save(file, run)
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{file}: not JSON; name another folder for this run") from None
+    for key, value in run.items():
+        if before.get(key, value) != value:
+            raise ValueError(
+                f"{file.parent}: holds the predictions of another run ({key} {before[key]!r}, not {value!r}); "
+                "name another folder, or remove it"
+            )
 
 
 def _save(file: Path, report: dict[str, Any]) -> None:

@@ -285,3 +285,11 @@ def test_details_of_answers_that_fail_say_why(tmp_path):
     evaluate(lambda pairs: [Failure(reason="truncated")], truth, "VQA", tmp_path, grey=False)
     (row,) = json.loads((tmp_path / "details.json").read_text())["worst"]
     assert row["failure"]["reason"] == "truncated" and row["score"] == 0
+
+
+def test_a_folder_of_another_run_is_refused(drawn, tmp_path):
+    evaluate(truth_teller(drawn, "OD"), drawn, "OD", tmp_path, grey=False, resamples=5, model_name="a")
+    with pytest.raises(ValueError, match="holds the predictions of another run .model 'a', not 'b'"):
+        evaluate(truth_teller(drawn, "OD"), drawn, "OD", tmp_path, grey=False, resamples=5, model_name="b")
+    with pytest.raises(ValueError, match="task 'OD', not 'OCR'"):
+        evaluate(truth_teller(drawn, "OCR"), drawn, "OCR", tmp_path, grey=False, resamples=5, model_name="a")
