@@ -1,6 +1,7 @@
 """COCO's JSON: instances (boxes, polygons, run lengths, crowds) and captions. Twin: reads and writes.
 
 A file, or a folder of them: records of one picture in several files become one sample. A crowd is an ignored region.
+LVIS (its negative and not exhaustive categories become the sample's coverage) and Objects365 are read alike.
 Lost in writing: quads, questions, groundings, sources, decisions; category numbers are given anew.
 """
 
@@ -84,16 +85,46 @@ def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
         if key not in by_image:
             raise ValueError(f"{where}: image_id {key!r} is not among the file's images")
         by_image[key].append((where, annotation))
-    coverage = {space: (Coverage("exhaustive", tuple(categories.values())),)} if categories else {}
+    every = {space: (Coverage("exhaustive", tuple(categories.values())),)} if categories else {}
     folders = _folders(file, pictures)
     for n, record in enumerate(records):
         where = f"{file}: images[{n}]"
-        name = str(checks.field(record, "file_name", where))
+        name = _file_name(record, where)
         width, height = (checks.whole(record.get(side, 0), f"{where}: {side}") for side in ("width", "height"))
         licence = licences.get(record.get("license"), "")
         image = checks.image_ref(name, checks.find_picture(name, folders), width, height, licence)
         texts, regions = _items(by_image[record["id"]], categories, space, image.size_wh)
+        coverage = _lvis_coverage(record, regions, categories, space, where) if "neg_category_ids" in record else every
         yield Sample(str(record["id"]), image, tuple(texts), tuple(regions), coverage=coverage)
+
+
+def _file_name(record: Mapping, where: str) -> str:
+    """The picture's name; LVIS tells it by COCO's address alone."""
+    if "file_name" not in record and isinstance(record.get("coco_url"), str):
+        return "/".join(record["coco_url"].split("/")[-2:])
+    return str(checks.field(record, "file_name", where))
+
+
+def _lvis_coverage(
+    record: Mapping, regions: list[Region], categories: Mapping[Any, str], space: str, where: str
+) -> dict[str, tuple[Coverage, ...]]:
+    """A picture's own: its labels are exhaustive but for those it names so; its negatives were looked for in vain."""
+
+    def named(key: str) -> tuple[str, ...]:
+        unknown = [i for i in record.get(key) or () if i not in categories]
+        if unknown:
+            raise ValueError(f"{where}: {key}: {unknown[0]!r} is not among the file's categories")
+        return tuple(categories[i] for i in record.get(key) or ())
+
+    partial = named("not_exhaustive_category_ids")
+    whole = tuple(dict.fromkeys(region.label for region in regions if region.label not in partial))
+    states = (
+        Coverage("exhaustive", whole),
+        Coverage("partial", partial),
+        Coverage("negatives", named("neg_category_ids")),
+    )
+    known = tuple(state for state in states if state.labels)
+    return {space: known} if known else {}
 
 
 def _categories(file: Path, data: Mapping) -> dict[Any, str]:
@@ -213,6 +244,7 @@ def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
         sample = placing.count_lost(sample, lost, frozenset(("texts", "regions")))
         for part, states in sample.coverage.items():
             space = space or part
+            lost["coverage_negatives"] += sum(len(state.labels) for state in states if state.state == "negatives")
             for label in (label for state in states if state.state == "exhaustive" for label in state.labels):
                 categories.setdefault(label, len(categories) + 1)
         for region in sample.regions:
