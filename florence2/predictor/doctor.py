@@ -1,0 +1,204 @@
+"""Say what a checkpoint is and whether it is whole: layout, sizes, ties, tokenizer, and a decode."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from florence2.codec.tasks import load_tasks
+from florence2.codec.tokenizer import Tokenizer
+from florence2.model.checkpoint import Checkpoint, load_model, open_checkpoint
+from florence2.model.config import SIZES
+from florence2.model.florence import Florence
+from florence2.model.tensor_files import read_json
+from florence2.predictor.convert import tokenizer_folder, with_adapter
+from florence2.predictor.florence import Florence2
+
+FREE_TOKENS = 16
+LOOP = 4  # so many <s> one after another are a loop
+TOLERANCE = 1e-3
+# keys of generation_config.json that change answers and that no search here knows -> the values that change nothing
+IGNORED: dict[str, tuple[Any, ...]] = {
+    "do_sample": (None, False),
+    "repetition_penalty": (None, 1.0),
+    "num_beam_groups": (None, 1),
+    "penalty_alpha": (None,),
+    "suppress_tokens": (None, []),
+    "bad_words_ids": (None, []),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found. `problems` make the checkpoint unfit; `notes` are worth knowing."""
+
+    source: str
+    layout: str
+    size: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def examine(
+    source: str | os.PathLike[str], revision: str | None = None, adapter: str | os.PathLike[str] | None = None
+) -> Report:
+    """Open a checkpoint as `load` does, and check itself; what cannot be opened at all raises as in `load`."""
+    base, merged = with_adapter(source, revision, adapter)
+    checkpoint = open_checkpoint(base)
+    model = load_model(base, "float32", adapter=merged)
+    home = tokenizer_folder(base, merged)
+    tokenizer = Tokenizer.load(home)
+    facts = {**_facts(checkpoint, model), "adapter": str(merged) if merged else None, **_words(model, tokenizer)}
+    notes, problems = _findings(checkpoint, model, tokenizer)
+    check_notes: list[str] = []
+    check_problems: list[str] = []
+    if not problems:
+        check_notes, check_problems = self_check(Florence2(model, tokenizer, load_tasks(home)))
+    return Report(
+        os.fspath(source),
+        checkpoint.layout,
+        next((name for name, size in SIZES.items() if size.vision.dims == model.config.vision.dims), "its own"),
+        facts,
+        (*notes, *check_notes),
+        (*problems, *check_problems),
+    )
+
+
+def self_check(model: Florence2) -> tuple[list[str], list[str]]:
+    """Notes and problems of a decode: with the cache and without, without any rules, and as `predict` does it."""
+    notes, problems = [], []
+    encoded = model.encode_image(picture())
+    prompt = torch.tensor([model.tokenizer.prompt_ids("What does the image describe?")])
+    ids, gap = _free(model.model, encoded.features[None], prompt)
+    if not gap < TOLERANCE:
+        problems.append(f"decoding with the cache and without differ by {gap:.2g} in the logits")
+    config = model.config
+    if _run(ids, config.bos_id) >= LOOP:
+        notes.append(
+            f"without rules it loops on <s> ({_run(ids, config.bos_id)} of {FREE_TOKENS} tokens in a row), as "
+            "published weights do; the official rules and the grammar forbid that"
+        )
+    answer = model.predict(encoded, "<CAPTION>", max_new_tokens=FREE_TOKENS)
+    said = [i for i in answer.token_ids[1:] if i not in (config.bos_id, config.pad_id, config.eos_id)]
+    if not said:
+        problems.append(f"by its own rules ({config.rules}) it says nothing: {answer.text[:80]!r}; was it trained?")
+    return notes, problems
+
+
+def picture() -> np.ndarray:
+    """A drawn picture: a dark disc on a light ramp, (96, 128, 3) uint8."""
+    y, x = np.mgrid[0:96, 0:128]
+    ramp = np.stack([x + 100, y + 120, 220 - x // 2], 2)
+    disc = (x - 50) ** 2 + (y - 45) ** 2 < 900
+    return np.where(disc[..., None], np.array([30, 40, 160]), ramp).clip(0, 255).astype(np.uint8)
+
+
+def _facts(checkpoint: Checkpoint, model: Florence) -> dict[str, Any]:
+    config = model.config
+    return {
+        "folder": str(checkpoint.folder),
+        "weights": sorted({str(file.path.name) for file in checkpoint.tensors.files.values()}),
+        "dtype": str(checkpoint.dtype).removeprefix("torch."),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tower": {
+            "dims": list(config.vision.dims),
+            "depths": list(config.vision.depths),
+            "window": config.vision.window,
+        },
+        "text": {
+            "d_model": config.text.d_model,
+            "layers": [config.text.encoder_layers, config.text.decoder_layers],
+            "positions": config.text.max_positions,
+        },
+        "picture_wh": list(config.image_size_wh),
+        "picture_tokens": config.image_tokens,
+        "tied_head": config.text.tied_head,
+        "rules": config.rules,
+        "official_rules": {
+            key: getattr(config, key)
+            for key in ("num_beams", "no_repeat_ngram_size", "early_stopping", "length_penalty")
+        },
+    }
+
+
+def _words(model: Florence, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "vocabulary_rows": model.config.text.vocab_size,
+        "tokenizer_ids": tokenizer.vocab_size,
+        "added_tokens_appended": len(tokenizer.appended),
+        "tokens_beyond_the_official": max(0, tokenizer.vocab_size - tokenizer.loc0 - 1020),  # <and> is loc0 + 1019
+    }
+
+
+def _findings(checkpoint: Checkpoint, model: Florence, tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
+    config, folder = model.config, checkpoint.folder
+    notes: list[str] = []
+    problems: list[str] = []
+    if tokenizer.vocab_size > config.text.vocab_size:
+        problems.append(
+            f"the tokenizer names {tokenizer.vocab_size} ids, the weights hold {config.text.vocab_size} rows: "
+            "they do not belong together"
+        )
+    if tokenizer.appended:
+        notes.append(
+            f"the tokenizer's files lack {len(tokenizer.appended)} of the 1,024 added tokens; appended in order"
+        )
+    if not config.text.tied_head:
+        notes.append("the head is a matrix apart from the embedding, and is used as such")
+    width, height = config.map_size_wh
+    if max(width, height) > config.vision.max_side:
+        problems.append(
+            f"pictures of {config.image_size_wh} give {width}x{height} cells, more than {config.vision.max_side} a side"
+        )
+    if config.image_tokens >= config.text.max_positions:
+        problems.append(
+            f"{config.image_tokens} picture tokens leave no room for a prompt in {config.text.max_positions}"
+        )
+    if checkpoint.layout != "florence2":
+        notes += _foreign_notes(folder, config.text.vocab_size)
+    return notes, problems
+
+
+def _foreign_notes(folder: Path, rows: int) -> list[str]:
+    notes = []
+    data = read_json(folder / "config.json")
+    told = (data.get("text_config") or {}).get("vocab_size")
+    if isinstance(told, int) and told != rows:
+        notes.append(f"config.json says {told} rows, the weights hold {rows}: the weights were believed")
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        notes.append("no preprocessor_config.json: pictures of 768x768 were assumed")
+    generation = folder / "generation_config.json"
+    for key, harmless in IGNORED.items() if generation.is_file() else ():
+        value = read_json(generation).get(key)
+        if value not in harmless:
+            notes.append(
+                f"generation_config.json: {key} {value!r:.40} is not followed: answers are searched, not drawn"
+            )
+    return notes
+
+
+@torch.inference_mode()
+def _free(model: Florence, features: torch.Tensor, prompt: torch.Tensor) -> tuple[list[int], float]:
+    """Token ids without any rule, and the largest gap between logits with the cache and all at once."""
+    cache = model.prefill(features, prompt)
+    ids, logits = [model.config.start_id], []
+    for _ in range(FREE_TOKENS):
+        logits.append(model.step(torch.tensor(ids[-1:]), cache)[0])
+        ids.append(int(logits[-1].argmax()))
+    whole = model(features, prompt, None, torch.tensor([ids[:-1]]))[0]
+    return ids[1:], float((whole - torch.stack(logits)).abs().max())
+
+
+def _run(ids: list[int], token: int) -> int:
+    """The longest run of a token."""
+    longest = run = 0
+    for index in ids:
+        run = run + 1 if index == token else 0
+        longest = max(longest, run)
+    return longest
