@@ -132,7 +132,7 @@ SIZES: dict[str, ModelConfig] = {
     "nano": ModelConfig(
         vision=VisionConfig(
             dims=(48, 96, 192),
-            depths=(0, 1, 2),
+            depths=(1, 1, 2),
             heads=(3, 3, 6),
             groups=(3, 3, 6),
             window=8,

@@ -124,7 +124,8 @@ class DenseHead(nn.Module):
         here = targets["object"] > 0  # (B, S, S)
         parts = {"object": F.binary_cross_entropy_with_logits(said["place"][..., 0], here.float()) * 8}
         letters = targets["letters"].float()
-        parts["letter"] = F.binary_cross_entropy_with_logits(said["letter"], letters) * 30
+        written = F.binary_cross_entropy_with_logits(said["letter"], letters, reduction="sum")
+        parts["letter"] = 0.3 * written / letters.sum().clamp(min=1)
         if bool(here.any()):
             predicted, true = self.boxes(said["place"])[here], targets["box"][here]
             parts["box"] = 2 * (1 - giou(predicted, true)).mean() + _distance(predicted, true)
@@ -133,7 +134,8 @@ class DenseHead(nn.Module):
                 parts["label"] = F.cross_entropy(said["label"][known], targets["label"][known].long())
             if self.vocabulary.words:
                 words = targets["words"][here].float()
-                parts["word"] = F.binary_cross_entropy_with_logits(said["word"][here], words) * 8
+                named = F.binary_cross_entropy_with_logits(said["word"][here], words, reduction="sum")
+                parts["word"] = 0.4 * named / len(words)
         total = torch.stack(list(parts.values())).sum()
         return total, {name: float(value.detach()) for name, value in parts.items()}
 
