@@ -11,6 +11,7 @@ EXAMPLES = """examples:
   florence2 report my_store --out report.html
   florence2 report my_store --out report.html --pictures 60
   florence2 report runs/nano --out training.html
+  florence2 report runs/coco-tuned --beside runs/coco --out compared.html
 """
 
 
@@ -25,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("path", type=Path, metavar="STORE|RUN", help="a store, or the folder of a run")
     out.add_argument("--out", type=Path, required=True, metavar="PAGE", help="the page to write, such as page.html")
+    out.add_argument("--beside", type=Path, metavar="RUN", help="a second evaluation, to compare with")
     out.add_argument("--pictures", type=int, default=24, metavar="N", help="at most so many pictures (default: 24)")
     out.add_argument("--json", action="store_true", help="print the page's path as a JSON object")
     return out
@@ -35,6 +37,6 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     from florence2.reporting import report
 
-    page = report(args.path, args.out, args.pictures)
+    page = report(args.path, args.out, args.pictures, beside=args.beside)
     print(json.dumps({"page": str(page)}) if args.json else page)
     return 0

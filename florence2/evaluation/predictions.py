@@ -66,15 +66,27 @@ def _kept_keys(file: Path) -> set[tuple]:
         return set()
     data = file.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
+    last = data[len(whole) :]
+    if last:
         with open(file, "r+b") as out:
-            out.truncate(len(whole))
+            out.seek(len(whole))
+            if _is_json(last):  # whole but for its line break
+                whole = data + b"\n"
+                out.write(last + b"\n")
+            out.truncate()
     keys = set()
     for number, text in enumerate(whole.decode("utf-8").split("\n"), 1):
         if text.strip():
             line = _object(text, f"{file}:{number}")
             keys.add((_text(line, "image", f"{file}:{number}"), ask_key(_ask(line, f"{file}:{number}"))))
     return keys
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def read(file: str | Path, questions: Sequence[Question], images: Iterable[Sample] = ()) -> dict[tuple, Result]:
@@ -100,10 +112,11 @@ def read(file: str | Path, questions: Sequence[Question], images: Iterable[Sampl
             if "id" in line:
                 _once(ids, str(line["id"]), where, f"id {line['id']!r}")
             name = _text(line, "image", where)
-            if name not in spellings:
+            picture = spellings.get(name) or spellings.get("/".join(Path(name).parts[-2:]))
+            if picture is None:
                 raise ValueError(f"{where}: image {name!r} is not in the data")
             ask = _ask(line, where)
-            key = (spellings[name], ask_key(ask))
+            key = (picture, ask_key(ask))
             _once(asked, key, where, f"the ask {ask.task} {ask.text!r:.60} about {name!r}")
             result = _result(line, where)
             if key in wanted:
@@ -118,7 +131,9 @@ def _spellings(samples: Iterable[Sample]) -> dict[str, str]:
     for sample in samples:
         name = sample.image.id or sample.id
         exact[name] = name
-        for other in (sample.image.uri, os.path.basename(name), os.path.basename(sample.image.uri), sample.id):
+        parts = Path(sample.image.uri).parts
+        endings = ["/".join(parts[-n:]) for n in range(1, min(len(parts), 5) + 1)]
+        for other in (sample.image.uri, os.path.basename(name), *endings, sample.id):
             if other:
                 loose.setdefault(other, set()).add(name)
     return {**{other: next(iter(names)) for other, names in loose.items() if len(names) == 1}, **exact}
@@ -143,6 +158,8 @@ def _text(line: dict[str, Any], key: str, where: str) -> str:
 
 def _ask(line: dict[str, Any], where: str) -> Ask:
     ask = line.get("ask")
+    if isinstance(ask, dict):
+        ask = {key: value for key, value in ask.items() if value is not None}
     try:
         return from_json(Ask, {"task": ask} if isinstance(ask, str) else ask)  # type: ignore[arg-type]
     except ValueError as error:

@@ -12,8 +12,13 @@ from florence2.reporting.stores import store_sections
 from florence2.store import Store, is_store
 
 
-def report(path: str | Path, out: str | Path, pictures: int = 24, load: Load = load_pixels) -> Path:
-    """Write a page about the store or the run at `path`; at most `pictures` pictures are shown. Returns `out`."""
+def report(
+    path: str | Path, out: str | Path, pictures: int = 24, load: Load = load_pixels, beside: str | Path | None = None
+) -> Path:
+    """Write a page about the store or the run at `path`; at most `pictures` pictures are shown. Returns `out`.
+
+    `beside` is the folder of a second evaluation, whose scores stand next to the first's.
+    """
     path = Path(path)
     if pictures < 0:
         raise ValueError(f"pictures {pictures}: expected 0 or more")
@@ -24,5 +29,5 @@ def report(path: str | Path, out: str | Path, pictures: int = 24, load: Load = l
     else:
         if not path.is_dir():
             raise ValueError(f"{path}: no such folder; name a store or the folder of a run")
-        sections, subtitle = run_sections(path), f"Run {path.resolve()}"
+        sections, subtitle = run_sections(path, Path(beside) if beside else None, pictures), f"Run {path.resolve()}"
     return save(page(path.resolve().name, *sections, subtitle=subtitle), out)

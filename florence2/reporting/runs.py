@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from florence2.reporting.charts import curve
-from florence2.reporting.page import Section, element, join, number, table, tiles
+from florence2.reporting.evaluations import evaluation_sections
+from florence2.reporting.page import Section, element, join, number, tiles
 
 POINTS = 400  # of a curve
 
 
-def run_sections(folder: Path) -> list[Section]:
-    """The sections of what is there; ValueError where nothing is."""
+def run_sections(folder: Path, beside: Path | None = None, pictures: int = 24) -> list[Section]:
+    """The sections of what is there; ValueError where nothing is. `beside` is an evaluation to compare with."""
     sections = []
-    if (folder / "scores.json").is_file():
-        sections.append(_scores(folder / "scores.json"))
+    if (folder / "scores.json").is_file() or beside is not None:
+        sections += evaluation_sections(folder, beside, pictures)
     if (folder / "metrics.jsonl").is_file():
         sections.append(_training(folder / "metrics.jsonl"))
     if not sections:
@@ -24,23 +25,6 @@ def run_sections(folder: Path) -> list[Section]:
             f"{folder}: neither a store nor a run; expected snapshots/, scores.json or metrics.jsonl in it"
         )
     return sections
-
-
-def _scores(path: Path) -> Section:
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
-        metrics = dict(scores["metrics"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: expected an object with metrics, got something else ({error}); evaluate again"
-        ) from None
-    rows = [(name, value if isinstance(value, (int, float)) else str(value)) for name, value in metrics.items()]
-    plain = [
-        (name.replace("_", " "), value if isinstance(value, (int, float)) else str(value), "")
-        for name, value in scores.items()
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool)
-    ]
-    return Section("Scores", join([tiles(plain), table(("metric", "value"), rows)]))
 
 
 def _training(path: Path) -> Section:

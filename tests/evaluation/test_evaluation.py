@@ -149,7 +149,7 @@ def scored(tmp_path, *lines):
 
 
 @pytest.mark.parametrize("task", ["OD", "<OD>"])
-@pytest.mark.parametrize("image", ["pictures/a.jpg", "a.jpg", "/data/pictures/a.jpg", "1"])
+@pytest.mark.parametrize("image", ["pictures/a.jpg", "a.jpg", "/data/pictures/a.jpg", "data/pictures/a.jpg", "1"])
 def test_a_picture_may_be_named_in_any_way_that_is_clear(tmp_path, image, task):
     scores = scored(tmp_path, {**GOOD, "image": image, "ask": {"task": task}})
     assert scores["metrics"]["recall"] == 0.5 and scores["missing"] == 1
@@ -293,3 +293,12 @@ def test_a_folder_of_another_run_is_refused(drawn, tmp_path):
         evaluate(truth_teller(drawn, "OD"), drawn, "OD", tmp_path, grey=False, resamples=5, model_name="b")
     with pytest.raises(ValueError, match="task 'OD', not 'OCR'"):
         evaluate(truth_teller(drawn, "OCR"), drawn, "OCR", tmp_path, grey=False, resamples=5, model_name="a")
+
+
+def test_a_last_line_that_only_lacks_its_break_is_kept(drawn, tmp_path):
+    evaluate(truth_teller(drawn, "OD"), drawn, "OD", tmp_path, grey=False, resamples=5)
+    file = tmp_path / "predictions.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    evaluate(lambda pairs: pytest.fail("asked again"), drawn, "OD", tmp_path, grey=False, resamples=5)
+    assert file.read_bytes() == whole

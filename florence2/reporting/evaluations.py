@@ -1,0 +1,130 @@
+"""An evaluation as sections of a page: its scores beside the grey picture's (and another run's), curves, what was taken
+for what, and the worst answers drawn beside their truth.
+
+Reads the folder that `evaluate` wrote (scores.json, details.json); asks no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from florence2 import sources
+from florence2.drawing.fragment import fragment
+from florence2.pixels import BadImage
+from florence2.records import ImageRef, Parsed, from_json
+from florence2.reporting.charts import curve
+from florence2.reporting.page import Cell, Html, Section, element, join, number, table, tiles
+
+PAIRS = 30  # rows of the confusion table
+
+
+def evaluation_sections(folder: Path, beside: Path | None = None, pictures: int = 24) -> list[Section]:
+    """The sections of one run; `beside` is another whose scores stand next to its own."""
+    scores = _read(folder / "scores.json", "metrics")
+    other = _read(beside / "scores.json", "metrics") if beside is not None else None
+    sections = [_scores(folder, scores, beside, other)]
+    if (folder / "details.json").is_file():
+        details = _read(folder / "details.json", "worst")
+        sections += [_charts(details)] if details.get("curve") else []
+        sections += [_confusion(details["confusion"])] if details.get("confusion") else []
+        sections.append(_worst(details["worst"], pictures))
+    return sections
+
+
+def _read(file: Path, key: str) -> dict[str, Any]:
+    """The file's object; ValueError where it is none that holds `key`."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{file}: does not exist; evaluate first") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error}); evaluate again") from None
+    if not isinstance(data, dict) or not isinstance(data.get(key), (dict, list)):
+        raise ValueError(f"{file}: expected an object with {key}, got something else; evaluate again")
+    return data
+
+
+def _scores(folder: Path, scores: Mapping[str, Any], beside: Path | None, other: Mapping[str, Any] | None) -> Section:
+    header = ["metric", "score", "95% interval"]
+    grey, gain = scores.get("grey", {}).get("metrics", {}), scores.get("gain", {})
+    header += ["grey picture", "what the picture adds", "works"] if grey else []
+    header += [beside.resolve().name, "difference"] if beside is not None else []
+    rows: list[list[Cell]] = []
+    for key, value in scores["metrics"].items():
+        row: list[Cell] = [f"{key} (main)" if key == scores.get("main") else key, _cell(value)]
+        row.append(_span(scores.get("intervals", {}).get(key)))
+        if grey:
+            added = gain.get(key)
+            row += [_cell(grey.get(key)), f"{added['value']:+.3f} ({_span(added['interval'])})" if added else ""]
+            row.append(("yes" if added["works"] else "no") if added else "")
+        if other is not None:
+            theirs = other["metrics"].get(key)
+            both = isinstance(theirs, (int, float)) and isinstance(value, (int, float))
+            row += [_cell(theirs), f"{value - theirs:+.3f}" if both else ""]
+        rows.append(row)
+    facts = [
+        (name.replace("_", " "), value, "")
+        for name, value in scores.items()
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and name != "policy" and value != ""
+    ]
+    lead = f"{scores['policy']}." if scores.get("policy") else ""
+    return Section("Scores", join([tiles(facts), table(header, rows)]), lead[:1].upper() + lead[1:])
+
+
+def _cell(value: Any) -> Cell:
+    return float(value) if isinstance(value, (int, float)) else None if value is None else str(value)
+
+
+def _span(interval: Any) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+
+
+def _charts(details: Mapping[str, Any]) -> Section:
+    points = [(row["recall"], row["precision"]) for row in details["curve"]]
+    charts = [curve("precision over recall", [(0.0, points[0][1]), *points] if points else [])]
+    calibration = details.get("calibration") or {}
+    bins = calibration.get("bins", [])
+    charts.append(curve("how often right, by score", [(row["score"], row["right"]) for row in bins]))
+    rows = [(f"{row['low']:.1f} to {row['low'] + 0.1:.1f}", row["count"], row["score"], row["right"]) for row in bins]
+    error = f"Expected calibration error {number(float(calibration.get('error', 0.0)))}: "
+    lead = "a region is right when it lies on a true one and bears its label."
+    body = join([element("div", *charts, class_="charts"), table(("score", "regions", "mean score", "right"), rows)])
+    return Section("Curves", body, error + lead)
+
+
+def _confusion(pairs: list[dict[str, Any]]) -> Section:
+    right = sum(row["count"] for row in pairs if row["truth"] == row["found"])
+    wrong = [row for row in pairs if row["truth"] != row["found"]]
+    rows = [(row["truth"], row["found"], row["count"]) for row in wrong[:PAIRS]]
+    more = f" The {PAIRS} most frequent of {len(wrong)} mistakes." if len(wrong) > PAIRS else ""
+    return Section("What was taken for what", table(("truth", "answer", "times"), rows), f"{right:,} were right.{more}")
+
+
+def _worst(rows: list[dict[str, Any]], pictures: int) -> Section:
+    if not rows:
+        return Section("Worst answers", element("p", "Every answer is right."))
+    cards = [_pair(row) for row in rows[:pictures]]
+    return Section(
+        "Worst answers", join(cards), "The truth at the left, the answer at the right; the lowest scores first."
+    )
+
+
+def _pair(row: Mapping[str, Any]) -> Html:
+    image, ask = from_json(ImageRef, row["image"]), row["ask"]
+    said = " ".join([str(ask.get("task", "")), str(ask.get("text", ""))]).strip()
+    title = f"{image.id}: {said}; {row['metric']} {number(float(row['score']))}"
+    truth = from_json(Parsed, row["truth"])
+    found = from_json(Parsed, row["found"]) if "found" in row else Parsed()
+    remark = "" if "found" in row else f"no answer: {row['failure'].get('reason', 'missing')}"
+    try:
+        pixels = sources.pixels(image)
+        both = [
+            Html(fragment(pixels, truth, "truth", width=360)),
+            Html(fragment(pixels, found, remark or "answer", width=360)),
+        ]
+    except BadImage as error:
+        both = [element("p", f"The picture cannot be shown: {error}")]
+    return element("div", element("h3", title), *both, class_="pair")
