@@ -21,10 +21,9 @@ class Pair(NamedTuple):
     ours: Any
     theirs: Any
     features: tuple[Any, Any]  # of the pictures, ours and theirs
-    looks: Any  # ours again, a picture of its own for every prompt
-    ids: Any
+    memory: Any  # our encoder's output, and its mask
     mask: Any
-    encoded: Any  # their encoder's output, and its mask
+    encoded: Any  # theirs
     seen: Any
     tokens: int
 
@@ -49,17 +48,17 @@ def pair(request):
         encoded = theirs.model.language_model.encoder(
             inputs_embeds=torch.cat([looks[1], theirs.get_input_embeddings()(ids)], 1), attention_mask=seen
         )
-    return Pair(ours, theirs, features, looks[0], ids, mask, encoded, seen, tokens)
+        memory, within = ours.read(looks[0], ids, mask)
+    return Pair(ours, theirs, features, memory, within, encoded, seen, tokens)
 
 
 @torch.inference_mode()
 def test_vectors_and_logits(pair):
     ours, seen = pair.ours, pair.seen
     torch.testing.assert_close(*pair.features, **TOLERANCE)
-    memory, _ = ours.read(pair.looks, pair.ids, pair.mask)
-    torch.testing.assert_close(memory[seen.bool()], pair.encoded[0][seen.bool()], **TOLERANCE)
+    torch.testing.assert_close(pair.memory[seen.bool()], pair.encoded[0][seen.bool()], **TOLERANCE)
     targets = torch.randint(3, ours.config.text.vocab_size, (len(seen), 5), generator=torch.Generator().manual_seed(2))
-    logits = ours(pair.looks, pair.ids, pair.mask, targets)
+    logits = ours.language(pair.memory, pair.mask, targets)
     expected = pair.theirs(encoder_outputs=pair.encoded, attention_mask=seen, decoder_input_ids=targets).logits
     torch.testing.assert_close(logits, expected, **TOLERANCE)
 
@@ -77,9 +76,9 @@ def test_greedy_ids(pair):
 
 
 def greedy(pair):
-    """Token ids by a plain loop over `prefill` and `step`, with no rules at all."""
-    cache = pair.ours.prefill(pair.looks, pair.ids, pair.mask)
-    last = torch.full((len(pair.ids),), 2)
+    """Token ids by a plain loop over `step`, with no rules at all."""
+    cache = pair.ours.language.start(pair.memory, pair.mask)
+    last = torch.full((len(pair.memory),), 2)
     out = [last]
     ended = torch.zeros(len(last), dtype=torch.bool)
     for _ in range(pair.tokens):
