@@ -18,7 +18,7 @@ from florence2.store import commit, scan, snapshots
 from florence2.store.schema import TABLES
 from florence2.store.snapshots import Fragment, Snapshot
 
-COMPACT_ROWS = 200_000  # annotations in one compacted file
+COMPACT_ROWS = 20_000  # annotations in one compacted file: what random access reads at once
 
 
 @dataclass(frozen=True)
