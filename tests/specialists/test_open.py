@@ -70,10 +70,6 @@ def test_an_unknown_name_is_refused_in_one_line(name, expected):
     assert expected in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_list_of_names_keeps_its_order():
-    assert [s.spec.name for s in specialists.open_all("composer, opencv")] == ["composer", "opencv"]
-
-
 def test_own_class_is_a_specialist(own):
     found = specialists.open(f"{own}:Corner")
     assert (found.spec.name, found.spec.version, found.spec.requires) == ("corner", "3", frozenset({"box"}))

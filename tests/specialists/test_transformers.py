@@ -51,12 +51,17 @@ def annotate(name, *images, **card):
     return results if len(results) > 1 else results[0]
 
 
-def table(boxes, names, scores):
-    return [([round(float(v), 2) for v in b], n, round(float(s), 4)) for b, n, s in zip(boxes, names, scores)]
-
-
-def listed(regions):
-    return table([r.box for r in regions], [r.label for r in regions], [r.score for r in regions])
+def assert_same(regions, boxes, names, scores):
+    """Every one of theirs is one of ours, whatever the order of near ties; a batch differs in the last bits."""
+    assert len(regions) == len(boxes) >= 20
+    left = list(regions)
+    for box, name, score in zip(boxes, names, scores):
+        same = [
+            r for r in left
+            if name in (r.label, None) and abs(r.score - float(score)) < 1e-4 and np.allclose(r.box, box, atol=0.05)
+        ]  # fmt: skip
+        assert same, (name, score, box)
+        left.remove(same[0])
 
 
 @pytest.mark.parametrize("name", ["detr", "rt_detr"])
@@ -69,9 +74,8 @@ def test_detection_equals_the_library(models, picture, tmp_path, name):
         outputs = model(**processor(images=[picture], return_tensors="pt"))
     (theirs,) = processor.post_process_object_detection(outputs, threshold=0.01, target_sizes=[(100, 160)])
     labels = [model.config.id2label[int(i)] for i in theirs["labels"]]
-    assert len(found[0].regions) >= 20
-    assert listed(found[0].regions) == table(theirs["boxes"], labels, theirs["scores"])
-    assert listed(found[1].regions) != listed(found[0].regions)
+    assert_same(found[0].regions, theirs["boxes"], labels, theirs["scores"])
+    assert found[1].regions != found[0].regions
 
 
 def test_open_vocabulary_equals_the_library(models, picture, tmp_path):
@@ -86,8 +90,7 @@ def test_open_vocabulary_equals_the_library(models, picture, tmp_path):
     (theirs,) = processor.post_process_grounded_object_detection(
         outputs, threshold=0.001, target_sizes=[(100, 160)], text_labels=[["cat", "red car"]]
     )
-    assert len(ours.regions) >= 20
-    assert listed(ours.regions) == table(theirs["boxes"], theirs["text_labels"], theirs["scores"])
+    assert_same(ours.regions, theirs["boxes"], theirs["text_labels"], theirs["scores"])
 
 
 def test_grounding_equals_the_library_and_points_into_the_caption(models, picture, tmp_path):
@@ -103,11 +106,7 @@ def test_grounding_equals_the_library_and_points_into_the_caption(models, pictur
     (theirs,) = processor.post_process_grounded_object_detection(
         outputs, inputs["input_ids"], threshold=0.001, text_threshold=0.0001, target_sizes=[(100, 160)]
     )
-    assert len(ours.regions) >= 20
-    none = [""] * 99
-    assert sorted(table([r.box for r in ours.regions], none, [r.score for r in ours.regions])) == sorted(
-        table(theirs["boxes"], none, theirs["scores"])
-    )
+    assert_same(ours.regions, theirs["boxes"], [None] * len(theirs["boxes"]), theirs["scores"])
     assert {g.phrase for g in ours.groundings} <= {"The red car", "the dog", "the cat"}
     assert all(
         CAPTION[slice(*g.spans[0])] == g.phrase and g.text_id == "t" and 0 < g.score <= 1 for g in ours.groundings

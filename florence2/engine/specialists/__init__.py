@@ -69,11 +69,6 @@ def open(name: str) -> Specialist:  # noqa: A001  the house verb for "by name"
     raise UnknownSpecialist(f"specialist {name!r}: unknown name; {_known()}")
 
 
-def open_all(names: str) -> list[Specialist]:
-    """The specialists of a comma-separated list, in its order."""
-    return [open(name.strip()) for name in names.split(",") if name.strip()]
-
-
 def _from_card(path: Path) -> Specialist:
     """An ONNX detector's card, or `specialist: NAME` with the settings of that specialist."""
     data = read_yaml(path)
