@@ -235,7 +235,12 @@ def test_wrong_use_is_refused_in_one_line(tiny, pictures, case):
 
 
 def test_wrong_use_of_predict_many_is_refused_before_any_picture(tiny):
-    for arguments in (dict(asks="OD", on_error="skip"), dict(asks="OD", batch_size=0), dict(asks="X"), dict(asks="VQA")):
+    for arguments in (
+        dict(asks="OD", on_error="skip"),
+        dict(asks="OD", batch_size=0),
+        dict(asks="X"),
+        dict(asks="VQA"),
+    ):
         with pytest.raises(ValueError):
             tiny.predict_many([], **arguments)
 
