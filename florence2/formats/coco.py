@@ -1,8 +1,9 @@
 """COCO's JSON: instances (boxes, polygons, run lengths, crowds) and captions. Twin: reads and writes.
 
-A file, or a folder of them: records of one picture in several files become one sample. A crowd is an ignored region.
-LVIS (its negative and not exhaustive categories become the sample's coverage) and Objects365 are read alike.
-Lost in writing: quads, questions, groundings, sources, decisions; category numbers are given anew.
+A file, or a folder of them: records of one picture in several files become one sample, phrase pairs beside them its
+groundings. A crowd is an ignored region. LVIS (its negative and not exhaustive categories become the sample's coverage)
+and Objects365 are read alike. Lost in writing: quads, questions, groundings, sources, decisions; category numbers are
+given anew.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2 import geometry
-from florence2.formats import checks, placing
+from florence2.formats import checks, pairs, placing
 from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, to_json
 
 SOURCE = Source("import", "coco")
@@ -39,8 +40,11 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
     path = Path(path)
     files = sorted(p for p in path.glob("*.json") if is_coco(p)) if path.is_dir() else [path]
     samples: dict[tuple[str, Any], Sample] = {}
+    phrases: list[tuple[Path, Any]] = []
     for file in files:
         data = checks.read_json(file)
+        if path.is_dir() and pairs.holds_pairs(data):
+            phrases.append((file, data))
         if path.is_dir() and not _holds_coco(data):
             continue  # panoptic segments, or another JSON beside the annotations
         for sample in _samples(file, data, Path(images) if images else None):
@@ -49,6 +53,10 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
     if not samples and path.is_dir():
         raise ValueError(f"{path}: holds no COCO file with images and annotations")
     ids = Counter(sample.id for sample in samples.values())
+    by_id = {sample.id: key for key, sample in samples.items() if ids[sample.id] == 1}
+    for file, data in phrases:
+        spoken_of = pairs.grounded(file, data, {name: samples[key] for name, key in by_id.items()})
+        samples.update((by_id[name], sample) for name, sample in spoken_of.items())
     for sample in sorted(samples.values(), key=lambda s: (0, int(s.id), "") if s.id.isdigit() else (1, 0, s.id)):
         yield dataclasses.replace(sample, id=sample.image.id) if ids[sample.id] > 1 else sample
 

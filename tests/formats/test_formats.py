@@ -321,7 +321,7 @@ COUNTS = {  # folder -> format, samples, regions, texts
     "bccd/BCCD": ("voc", 292, 3943, 0),
     "cards/train": ("voc", 90, 152, 0),
     "nuts": ("coco", 18, 165, 0),
-    "coco_open/dev": ("coco", 98, 743, 395),
+    "coco_open/dev": ("coco", 98, 760, 395),
     "sroie/dev": ("sroie", 70, 3071, 280),
     "icdar2015/dev": ("icdar", 75, 861, 0),
 }
@@ -353,6 +353,29 @@ def test_a_real_set_survives_each_twin(tmp_path, module):
             assert areas == pytest.approx(sorted(geometry.polygon_area(p) for r in sample.regions for p in r.polygons))
         else:
             assert sorted(r.box for r in theirs) == sorted(r.box for r in sample.regions)
+
+
+def test_phrase_pairs_beside_coco_are_groundings():
+    found = list(sources.open(shared("data/coco_open/dev")))
+    said = [(s, g) for s in found for g in s.groundings]
+    assert len(said) == 157 and len({s.id for s, _ in said}) == 39
+    for sample, grounding in said:
+        (text,) = (t.text for t in sample.texts if t.id == grounding.text_id)
+        assert text[slice(*grounding.spans[0])] == grounding.phrase
+        assert {*grounding.region_ids} <= {r.id for r in sample.regions}
+
+
+def test_a_pair_that_does_not_fit_is_named(tmp_path):
+    (tmp_path / "captions.json").write_text(
+        json.dumps({"images": coco_data()["images"], "annotations": [{"id": 5, "image_id": 1, "caption": "a cat"}]})
+    )
+    pair = {"image_id": 1, "caption_id": 5, "phrase": "a cat", "span": [0, 5], "bbox_xyxy": [1, 2, 3, 4]}
+    (tmp_path / "pairs.json").write_text(json.dumps({"info": "x", "pairs": [pair]}))
+    (sample,) = sources.open(tmp_path)
+    assert sample.groundings[0].phrase == "a cat" and sample.regions[0].box == (1, 2, 3, 4)
+    (tmp_path / "pairs.json").write_text(json.dumps({"info": "x", "pairs": [{**pair, "span": [1, 5]}]}))
+    with pytest.raises(ValueError, match=r"pairs\[0\]: span \[1, 5\) of caption 5 is not 'a cat'"):
+        list(sources.open(tmp_path))
 
 
 def test_a_crowd_is_an_ignored_mask():
