@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from florence2 import geometry
 from florence2.records import Grounding, Parsed, Polygon, Region, Text
@@ -47,7 +47,7 @@ def regions_of(shown: Parsed | Sequence[Region]) -> tuple[Region, ...]:
     groundings: Sequence[Grounding] = getattr(shown, "groundings", ())
     phrases = {i: grounding.phrase for grounding in groundings for i in grounding.region_ids}
     return tuple(
-        Region(**{**vars(r), "label": phrases[r.id]}) if not (r.label or r.description) and r.id in phrases else r
+        replace(r, label=phrases[r.id]) if not (r.label or r.description) and r.id in phrases else r
         for r in shown.regions  # type: ignore[union-attr]
     )
 

@@ -13,6 +13,7 @@ import io
 import pickle
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -150,7 +151,7 @@ def read_refcoco(path: str | Path, images: str | Path | None = None) -> Iterator
             for thing, said in found
             for k, phrase in enumerate(dict.fromkeys(said))
         ]
-        regions = [Region(**{**vars(things[thing]), "label": "", "ignore": False}) for thing, _ in found]
+        regions = [replace(things[thing], label="", ignore=False) for thing, _ in found]
         once = {region.id: region for region in regions}
         name = f"{picture}-{split}" if several else picture
         image = pictures[picture].image

@@ -11,6 +11,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -119,11 +120,11 @@ def _read_results(
     for key, region in by_id.items():
         if key in words:
             quad = region.quad or (geometry.box_quad(region.box) if region.box and not region.polygons else ())
-            region = Region(**{**vars(region), "kind": "text", "label": words[key], "quad": quad})
+            region = replace(region, kind="text", label=words[key], quad=quad)
         elif region.quad:  # a turned rectangle around a thing
-            region = Region(**{**vars(region), "polygons": (region.quad,), "quad": ()})
+            region = replace(region, polygons=(region.quad,), quad=())
         taken = {other.id for other in regions}
-        regions.append(Region(**{**vars(region), "id": key if key not in taken else f"{key}-{len(regions)}"}))
+        regions.append(replace(region, id=key if key not in taken else f"{key}-{len(regions)}"))
     return size
 
 

@@ -1,6 +1,8 @@
 """Masks: unions of parts at the picture's size."""
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from florence2.geometry import encode_rle, rasterize
 from florence2.metrics.segmentation import Segmentation
@@ -23,6 +25,20 @@ def test_masks_polygons_and_boxes_are_one_place():
     metric = Segmentation()
     metric.update([Region(mask=mask)], [Region(box=(0, 0, 10, 10))], (40, 20))
     assert metric.compute()["mIoU"] == 1
+
+
+def test_iou_equals_pycocotools_on_random_polygons():
+    rng = np.random.default_rng(0)
+    metric, expected = Segmentation(), []
+    for _ in range(300):
+        width, height = (int(v) for v in rng.integers(8, 60, 2))
+        parts = [
+            [tuple(rng.uniform(0, 50, 2 * rng.integers(3, 7))) for _ in range(rng.integers(1, 3))] for _ in range(2)
+        ]
+        metric.update([Region(polygons=tuple(parts[0]))], [Region(polygons=(p,)) for p in parts[1]], (width, height))
+        masks = [coco_mask.merge(coco_mask.frPyObjects([list(p) for p in own], height, width)) for own in parts]
+        expected.append(coco_mask.iou([masks[1]], [masks[0]], [0])[0][0] if coco_mask.area(masks).any() else 1.0)
+    assert metric.compute()["mIoU"] == pytest.approx(np.mean(expected))
 
 
 def test_empty_answers():
