@@ -1,0 +1,342 @@
+"""The main job end to end, on pictures that packages carry and pictures drawn here, in minutes on two cores.
+
+Specialists annotate; filters judge; a student trains on what was kept and re-annotates pictures it never saw; sources
+are merged; every phase is scored against the drawn pictures' truth; a page shows it all. It only joins the rooms below:
+whatever happens here is a call a user can make.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from florence2 import predictor, reporting, scenes
+from florence2.engine import annotate, filter
+from florence2.engine.specialists.student import Student
+from florence2.formats import jsonl
+from florence2.metrics.detection import Detection, match
+from florence2.metrics.ocr import TextErrors
+from florence2.pixels import load
+from florence2.records import Failure, Sample
+from florence2.refinement import refine
+from florence2.store import Store
+
+HELD_OUT = scenes.TRAINING_SEEDS  # nano never saw a scene from here on
+SHOWN = HELD_OUT + 3  # a scene with a sign, on which all 15 tasks can be asked
+PHOTOS = {  # scikit-image's own pictures; the names that its wheel carries
+    "astronaut": "astronaut.png",
+    "cat": "chelsea.png",
+    "coffee": "coffee.png",
+    "motorcycle": "motorcycle_left.png",
+    "rocket": "rocket.jpg",
+    "page": "page.png",
+}
+TASKS = ("<OD>", "<OCR_WITH_REGION>")  # what the students annotate
+NO_EFFECT = 0.005  # a smaller change of F1 is called none
+GROUPS = ("all", "known", "withheld")
+OFFICIAL = "microsoft/Florence-2-base"
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything; the default fits ten minutes of two cores, installation included."""
+
+    scenes: int = 2000
+    pages: int = 40
+    every: int = 3
+    """Every n-th scene has kinds that nano has never seen."""
+    steps: int = 300
+    control_steps: int = 150
+    batch_size: int = 32
+    lr: float = 6e-4
+    seed: int = 7
+
+    def recipe(self, steps: int) -> dict[str, Any]:
+        """The students' training, in the keys of `train`."""
+        return {
+            "steps": steps,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            "warmup_steps": max(1, steps // 20),
+            "schedule": "linear",
+            "dense": 1.0,
+            "source": {"tasks": {task.strip("<>"): 1.0 for task in TASKS}},
+        }
+
+
+QUICK = Plan(scenes=120, pages=4, steps=12, control_steps=6)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One phase: what it kept and threw out, and what that is worth beside the truth."""
+
+    name: str
+    scores: dict[str, dict[str, float]]
+    """precision, recall and F1 of rightly named boxes at IoU 0.5, of all drawn objects, known and withheld kinds."""
+    text_accuracy: float | None = None
+    """1 - character error rate on the drawn pages."""
+    beside: str = ""
+    """The phase that `gain` compares with."""
+    gain: float | None = None
+    kept: int | None = None
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def effect(self) -> str:
+        """The gain in F1 in words."""
+        if self.gain is None:
+            return ""
+        return "no effect" if abs(self.gain) < NO_EFFECT else f"{self.gain:+.3f} over {self.beside}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demo found, and where its page is."""
+
+    rows: list[Row]
+    rounds: list[str]
+    page: Path
+    store: Path
+    seconds: float
+
+
+def demo(
+    out: str | Path = "demo_out", plan: Plan = Plan(), say: Say = print, progress: Progress | None = None
+) -> Outcome:
+    """Run it all into the folder `out`; run again, it finds what is done and goes on."""
+    out, began = Path(out), time.monotonic()
+
+    def step(line: str) -> None:
+        say(f"[{time.monotonic() - began:4.0f} s] {line}")
+
+    step(f"drawing {plan.scenes} scenes and {plan.pages} pages; copying {len(PHOTOS)} photographs")
+    photos = photographs(out / "photos")
+    truth_file = scenes.write(out / "scenes", drawn_scenes(plan))
+    pages_file = scenes.write(out / "pages", drawn_pages(plan))
+    truth = Truth(truth_file, pages_file)
+
+    step(
+        "phase 1, specialists: simulated and composer on scenes, RapidOCR on pages, RapidOCR and OpenCV on photographs"
+    )
+    store = annotate(
+        out / "scenes" / "images", out / "store", [f"simulated:{truth_file}", "composer"], workers=0, progress=progress
+    )
+    annotate(out / "pages" / "images", store.root, ["rapidocr"], progress=progress)
+    annotate(photos, store.root, ["rapidocr", "opencv"], progress=progress)
+    annotated = store.snapshot().number
+    step("phase 2, filters: scores, sizes, overlaps; texts by a spaCy parse")
+    filter(store, progress=progress)
+    filtered = store.snapshot().number
+    step(f"phase 3, refinement: two students of {plan.steps} steps, each annotates the half it never saw")
+    rounds = refine_by(store, plan, plan.steps, None, progress)
+    lines = [line for done in rounds for line in done.lines()]
+    for line in lines:
+        step(line)
+    step("controls: nano not trained further; students of everything, unfiltered")
+    everything = annotate(
+        out / "scenes" / "images", out / "unfiltered", [f"simulated:{truth_file}"], workers=0, progress=progress
+    )
+    annotate(out / "pages" / "images", everything.root, ["rapidocr"], progress=progress)
+    unfiltered = refine_by(everything, plan, plan.control_steps, [], progress)
+    lines += [f"control without filters, {line}" for done in unfiltered for line in done.lines()]
+    for line in lines[len(rounds) * 3 :]:
+        step(line)
+    nano = truth.judged("nano, not trained further", untrained(truth))
+
+    rows = [nano]
+    for number, name in ((annotated, "specialists"), (filtered, "filtered")):
+        rows.append(truth.judged(name, store.samples(number), store, number))
+    student = truth.judged("student alone", map(students_own, store.samples(view="all")))
+    merged = truth.judged("merged", store.samples(), store)
+    control = truth.judged("no filter: student alone", map(students_own, everything.samples(view="all")))
+    control_merged = truth.judged("no filter: merged", everything.samples(), everything)
+    rows += [student, merged, control, control_merged]
+    rows = compared(rows)
+    step("writing the page")
+    page = write_page(out / "report.html", rows, lines, store)
+    return Outcome(rows, lines, page, store.root, time.monotonic() - began)
+
+
+def photographs(folder: Path) -> Path:
+    """The pictures that scikit-image's wheel carries, copied without importing it."""
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError('scikit-image: not installed; pip install "florence2[demo]"')
+    data = Path(next(iter(spec.submodule_search_locations))) / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, file in PHOTOS.items():
+        shutil.copyfile(data / file, folder / f"{name}{Path(file).suffix}")
+    return folder
+
+
+def drawn_scenes(plan: Plan) -> Iterator[tuple[Any, Sample]]:
+    """Held-out scenes without signs; every n-th with kinds that nano has never seen."""
+    for i in range(plan.scenes):
+        yield scenes.draw(HELD_OUT + plan.seed * 1_000_000 + i, signs=0.0, withheld=i % plan.every == 0)
+
+
+def drawn_pages(plan: Plan) -> Iterator[tuple[Any, Sample]]:
+    """Held-out receipts, to be read."""
+    for i in range(plan.pages):
+        yield scenes.draw_page(HELD_OUT + plan.seed * 1_000_000 + i)
+
+
+class Truth:
+    """The drawn pictures' truth, and what any view of the store is worth beside it."""
+
+    def __init__(self, *files: Path) -> None:
+        self.of: dict[str, Sample] = {}
+        for file in files:
+            for sample in jsonl.read(file):
+                self.of[Path(sample.image.uri).name] = sample
+
+    def judged(
+        self, name: str, found: Iterable[Sample], store: Store | None = None, snapshot: int | None = None
+    ) -> Row:
+        """A phase's row: boxes that have the right name at IoU 0.5, and the share of page letters read rightly."""
+        groups = {group: Detection() for group in GROUPS}
+        letters, pages = TextErrors(), 0
+        for sample in found:
+            truth = self.of.get(Path(sample.image.uri).name)
+            if truth is None:  # a photograph
+                continue
+            if not any(r.kind == "object" for r in truth.regions):
+                pages += 1
+                letters.update(*paired_lines(truth, sample))
+                continue
+            objects, said = ([r for r in s.regions if r.kind == "object" and not r.refines] for s in (truth, sample))
+            for label in {r.label for r in (*objects, *said)}:
+                of_label = [[r for r in regions if r.label == label] for regions in (objects, said)]
+                groups["all"].update(*of_label)
+                groups["withheld" if label in scenes.WITHHELD_KINDS else "known"].update(*of_label)
+        scores = {group: metric.compute() for group, metric in groups.items()}
+        accuracy = max(0.0, 1 - letters.compute()["CER"]) if pages else None
+        kept, rejected = (None, {}) if store is None else tally(store, snapshot)
+        return Row(name, scores, accuracy, kept=kept, rejected=rejected)
+
+
+def paired_lines(truth: Sample, found: Sample) -> tuple[str, str]:
+    """The page's true lines in reading order, and beside each what was read at its place; the rest at the end."""
+    true = [r for r in truth.regions if r.kind == "text"]
+    read = [r for r in found.regions if r.kind == "text"]
+    place = {t: f for t, f, _ in match(true, read, 0.1)}
+    beside = [read[place[i]].label if i in place else "" for i in range(len(true))]
+    rest = [r.label for i, r in enumerate(read) if i not in set(place.values())]
+    return "\n".join(r.label for r in true), "\n".join(beside + rest)
+
+
+def tally(store: Store, snapshot: int | None = None) -> tuple[int, dict[str, int]]:
+    """How many annotations stand in a snapshot, and how many fell for each reason, the most frequent first."""
+    kept, fell = 0, Counter[str]()
+    for row in store.tally(snapshot):
+        if row["status"] == "kept":
+            kept += row["count"]
+        else:
+            fell[row["reason"] or row["rule"]] += row["count"]
+    return kept, dict(fell.most_common())
+
+
+def students_own(sample: Sample) -> Sample:
+    """What students said of a picture and no rule rejected, whatever merging made of it."""
+    rejected = {d.item_id for d in sample.decisions if d.status == "rejected" and d.rule != "merge"}
+    regions = (r for r in sample.regions if r.source and r.source.kind == "model" and r.id not in rejected)
+    return dataclasses.replace(sample, regions=tuple(regions), texts=(), groundings=(), decisions=())
+
+
+def untrained(truth: Truth, model: str = "nano", batch: int = 64) -> list[Sample]:
+    """The drawn pictures as a model sees them that learned nothing from the store; nothing is stored."""
+    student = Student(model, TASKS, batch)
+    student.setup("cpu")
+    out, samples = [], list(truth.of.values())
+    for start in range(0, len(samples), batch):
+        bare = [Sample(s.id, s.image) for s in samples[start : start + batch]]
+        said = student.annotate(bare, [load(s.image.uri) for s in bare])
+        out += [
+            dataclasses.replace(s, texts=p.texts, regions=p.regions)
+            for s, p in zip(bare, said)
+            if not isinstance(p, Failure)
+        ]
+    student.close()
+    return out
+
+
+def refine_by(store: Store, plan: Plan, steps: int, rules: Any, progress: Progress | None) -> list[Any]:
+    """One round with two folds; students annotate in this process, where torch has both cores."""
+    return refine(
+        store,
+        rounds=1,
+        folds=2,
+        start="nano",
+        recipe=plan.recipe(steps),
+        rules=rules,
+        seed=plan.seed,
+        workers=0,
+        progress=progress,
+        open_student=lambda folder: Student(folder, TASKS, 64),
+    )
+
+
+def compared(rows: list[Row]) -> list[Row]:
+    """The rows with what each gained in F1 over the phase it builds on."""
+    builds_on = {
+        "filtered": "specialists",
+        "student alone": "nano, not trained further",
+        "merged": "filtered",
+        "no filter: student alone": "nano, not trained further",
+        "no filter: merged": "specialists",
+    }
+    value = {row.name: row.scores["all"]["F1"] for row in rows}
+    return [
+        dataclasses.replace(row, beside=builds_on[row.name], gain=value[row.name] - value[builds_on[row.name]])
+        if row.name in builds_on
+        else row
+        for row in rows
+    ]
+
+
+def write_page(out: Path, rows: list[Row], rounds: list[str], store: Store) -> Path:
+    """The report: the table by phase, the rounds, every task on one held-out scene, the store."""
+    header = ["phase", "kept", "fell", *(f"{g} {m}" for g in GROUPS for m in ("P", "R", "F1")), "text", "effect"]
+    body = [
+        [
+            row.name,
+            row.kept,
+            ", ".join(f"{reason} {count:,}" for reason, count in row.rejected.items()) or None,
+            *(row.scores[g][m] for g in GROUPS for m in ("precision", "recall", "F1")),
+            row.text_accuracy,
+            row.effect or None,
+        ]
+        for row in rows
+    ]
+    image, sample = scenes.draw(SHOWN, objects=(3, 3), signs=1)
+    asked = reporting.asks_of(sample)
+    answers = predictor.load("nano").predict(image, [ask for ask, _ in asked])
+    phases = reporting.Section(
+        "By phase",
+        reporting.table(header, body),
+        "Boxes that have the right name and overlap the true one by half, on drawn pictures whose truth is known; "
+        "text is the share of letters read rightly on drawn pages. Withheld kinds are those nano was never shown.",
+    )
+    told = reporting.Section(
+        "Rounds", reporting.join(map(reporting.paragraph, rounds)), "What each student's training did."
+    )
+    every = reporting.answers_section(
+        image,
+        [(ask, answer, true) for (ask, true), answer in zip(asked, answers)],
+        "Every task",
+        "One held-out scene, and what nano as shipped answers to each of the 15 tasks; the truth beside it.",
+    )
+    sections = reporting.store_sections(store, lambda ref: load(ref.uri), 30)
+    subtitle = "Specialists annotate, filters judge, a student trains and re-annotates, sources are merged."
+    return reporting.save(reporting.page("florence2 demo", phases, told, every, *sections, subtitle=subtitle), out)
