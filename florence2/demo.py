@@ -329,7 +329,7 @@ def write_page(out: Path, rows: list[Row], rounds: list[str], store: Store) -> P
         "text is the share of letters read rightly on drawn pages. Withheld kinds are those nano was never shown.",
     )
     told = reporting.Section(
-        "Rounds", reporting.join(map(reporting.paragraph, rounds)), "What each student's training did."
+        "Rounds", reporting.element("div", *map(reporting.paragraph, rounds)), "What each student's training did."
     )
     every = reporting.answers_section(
         image,

@@ -294,8 +294,9 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where}: expected an object, got {value!r:.60}")
         return {key: _typed(args[1], v, where) for key, v in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else from_json(hint, value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        kind: type = hint
+        return value if isinstance(value, kind) else from_json(kind, value)
     return _scalar(hint, value, where)
 
 
