@@ -15,7 +15,7 @@ from torch import Tensor
 
 from florence2.decoding.ngrams import History, select
 
-BOS, PAD, EOS = 0, 1, 2
+BOS, EOS = 0, 2
 UNLIMITED = 1 << 30
 BARRED = float("-inf")
 
@@ -100,6 +100,8 @@ class Grammar:
     def _bar(self, allowed: TokenSet, scores: Tensor) -> Tensor:
         key = (allowed.key, scores.device)
         if key not in self._barred:
+            if len(self._barred) >= 512:  # 25 MB over the official vocabulary
+                self._barred.clear()
             barred = torch.ones(scores.shape[-1], dtype=torch.bool)  # the model may have rows no token names
             mask = torch.tensor(allowed.mask)
             barred[: len(mask)] = ~mask

@@ -8,6 +8,7 @@ rule acts. R rows, V tokens; a sample has one row in greedy search and up to `wi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,6 +53,7 @@ def greedy(model: Steps, cache: Any, constraint: Constraint, samples: int, devic
         best = scores.argmax(-1, keepdim=True)
         chosen = (logits.gather(1, best) - logits.logsumexp(-1, keepdim=True)).squeeze(1).tolist()
         tokens = best.squeeze(1).tolist()
+        _check(chosen)
         stays = []
         for row, sample in enumerate(live):
             ids[sample].append(tokens[row])
@@ -69,6 +71,11 @@ def greedy(model: Steps, cache: Any, constraint: Constraint, samples: int, devic
                 cache.select(torch.tensor(stays, device=device))
         constraint.advance(tokens)
     return [answers[sample] for sample in range(samples)]
+
+
+def _check(logprobs: list[float]) -> None:
+    if any(math.isnan(value) for value in logprobs):
+        raise ValueError("dtype: the model's numbers overflowed in this type; load it as float32 or bfloat16")
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,7 @@ def beam(
         cut = constraint.apply(allowed)
         totals = allowed + torch.tensor([[row.total] for row in live], device=allowed.device)
         top, index = totals.topk(min(ranking.candidates(), totals.shape[-1]))
+        _check(logprobs[:, 0].tolist())
         best = [list(zip(*row)) for row in zip(top.tolist(), index.tolist(), logprobs.gather(1, index).tolist())]
         first = 0
         for b in beams:

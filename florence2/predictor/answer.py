@@ -52,10 +52,10 @@ class Answer(Parsed):
         return np.array([_box(region) for region in self.boxed], np.float32).reshape(-1, 4)
 
     @property
-    def labels(self) -> list[str]:
-        """What each region was called: its label, its description, or the phrase it was found for."""
+    def labels(self) -> np.ndarray:
+        """(N,) strings, what each region was called: its label, its description, or the phrase it was found for."""
         phrases = {i: grounding.phrase for grounding in self.groundings for i in grounding.region_ids}
-        return [region.label or region.description or phrases.get(region.id, "") for region in self.boxed]
+        return np.array([r.label or r.description or phrases.get(r.id, "") for r in self.boxed], str)
 
     @property
     def scores(self) -> np.ndarray:
@@ -65,13 +65,13 @@ class Answer(Parsed):
     @property
     def classes(self) -> list[str]:
         """The set of labels that was asked for, else the labels in the order in which they come up."""
-        return list(self.ask.labels) or list(dict.fromkeys(self.labels))
+        return list(self.ask.labels) or list(dict.fromkeys(self.labels.tolist()))
 
     @property
     def class_ids(self) -> np.ndarray:
         """(N,) int64: each label's place in `classes`; -1 for one outside the set asked for."""
         place = {label: index for index, label in enumerate(self.classes)}
-        return np.array([place.get(label, -1) for label in self.labels], np.int64)
+        return np.array([place.get(label, -1) for label in self.labels.tolist()], np.int64)
 
     def masks(self) -> np.ndarray:
         """(N, H, W) bool: the inside of each region's mask, polygons, quad or box."""
@@ -115,7 +115,7 @@ class Answer(Parsed):
             mask=self.masks() if outlined else None,
             confidence=self.scores if scored else None,
             class_id=self.class_ids,
-            data={"class_name": np.array(self.labels, dtype=str)},
+            data={"class_name": self.labels},
         )
 
     def to_coco(self, image_id: int = 1, categories: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Answer(Parsed):
         """
         width, height = self.size_wh
         ids = dict(categories or {label: n for n, label in enumerate(self.classes, 1)})
-        missing = sorted(set(self.labels) - set(ids))
+        missing = sorted(set(self.labels.tolist()) - set(ids))
         if missing:
             raise ValueError(f"categories: {missing[0]!r} has no id; expected one for each label of the answer")
         name = str(self.image) if is_path(self.image) else ""
@@ -133,7 +133,7 @@ class Answer(Parsed):
             "images": [{"id": image_id, "file_name": name, "width": width, "height": height}],
             "annotations": [
                 _coco_annotation(region, number, image_id, ids[label])
-                for number, (region, label) in enumerate(zip(self.boxed, self.labels), 1)
+                for number, (region, label) in enumerate(zip(self.boxed, self.labels.tolist()), 1)
             ],
             "categories": [{"id": number, "name": label} for label, number in ids.items()],
         }
@@ -142,7 +142,7 @@ class Answer(Parsed):
         """A Label Studio task with this answer as its prediction: rectangles, polygons and a text, in percent."""
         width, height = self.size_wh
         results: list[dict[str, Any]] = []
-        for region, label in zip(self.boxed, self.labels):
+        for region, label in zip(self.boxed, self.labels.tolist()):
             for kind, value in _label_studio_shapes(region, self.size_wh):
                 result = {
                     "id": f"{region.id or len(results)}-{len(results)}",
@@ -184,7 +184,7 @@ class Answer(Parsed):
 
     def __str__(self) -> str:
         lines = [text.text for text in self.texts]
-        for region, label in zip(self.boxed, self.labels):
+        for region, label in zip(self.boxed, self.labels.tolist()):
             box = ", ".join(f"{value:.0f}" for value in _box(region) or ())
             score = "" if region.score is None else f"  {region.score:.2f}"
             lines.append(f"{label or 'region'}  ({box}){score}")

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import pytest
+import torch
 
 from florence2.decoding.generate import Rules, generate
 from tests.decoding.mock import MockModel, prompts
@@ -114,3 +115,11 @@ def test_a_beam_as_wide_as_the_tree_finds_the_best_answer():
 def test_budget_of_one_is_only_the_end():
     for beams in (1, 3):
         assert run(MockModel(), 1, 1, Rules(num_beams=beams))[0].ids == (2, 2)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_model_that_overflows_is_named(beams):
+    model = MockModel()
+    model.logits = lambda row: torch.full((40,), float("nan"))
+    with pytest.raises(ValueError, match="dtype: .* float32"):
+        run(model, rules=Rules(num_beams=beams))

@@ -28,7 +28,7 @@ def test_boxes_labels_and_ids_as_arrays():
     np.testing.assert_allclose(
         answer.xyxy, [[34.24, 160.08, 597.44, 371.76], [450.88, 276.72, 554.56, 370.8]], rtol=1e-5
     )
-    assert answer.labels == ["car", "wheel"] and answer.class_ids.tolist() == [0, 1]
+    assert answer.labels.tolist() == ["car", "wheel"] and answer.class_ids.tolist() == [0, 1]
     assert np.isnan(answer.scores).all()
     assert with_scores(answer, 0.5, 0.25).scores.tolist() == [0.5, 0.25]
     assert len(answer) == 2 and [region.label for region in answer] == ["car", "wheel"]
@@ -37,7 +37,7 @@ def test_boxes_labels_and_ids_as_arrays():
 
 def test_an_empty_answer_is_empty_arrays():
     answer = florence2.parse("OD", "</s><s></s>", SIZE)
-    assert answer.xyxy.shape == (0, 4) and answer.scores.shape == answer.class_ids.shape == (0,)
+    assert answer.xyxy.shape == (0, 4) and answer.scores.shape == answer.class_ids.shape == answer.labels.shape == (0,)
     assert answer.masks().shape == (0, 480, 640) and len(answer) == 0 and list(answer) == []
     assert str(answer) == "(nothing found)"
     assert answer.to_coco()["annotations"] == answer.to_label_studio()["predictions"][0]["result"] == []
@@ -52,7 +52,7 @@ def test_phrases_name_their_regions():
     ask = Ask("<CAPTION_TO_PHRASE_GROUNDING>", text="A car by a wall.")
     text = "</s><s>A car<loc_1><loc_2><loc_500><loc_600>a wall<loc_0><loc_8><loc_998><loc_635></s>"
     answer = florence2.parse(ask.task, text, SIZE, ask)
-    assert answer.labels == ["A car", "a wall"] and answer.groundings[1].spans == ((9, 15),)
+    assert answer.labels.tolist() == ["A car", "a wall"] and answer.groundings[1].spans == ((9, 15),)
 
 
 @pytest.mark.parametrize("style", ["microsoft", "transformers"])

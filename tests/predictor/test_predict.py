@@ -160,7 +160,7 @@ def test_labels_hold_the_answer_to_a_closed_set(tiny, pictures):
     labels = ["red car", "two dogs", "sofa"]
     answer = tiny.predict(pictures[0], "<OD>", labels=labels, max_new_tokens=60)
     assert answer.classes == labels and set(answer.labels) <= set(labels) and len(answer) > 0
-    assert [labels[i] for i in answer.class_ids] == answer.labels
+    assert [labels[i] for i in answer.class_ids] == answer.labels.tolist()
 
 
 @pytest.mark.parametrize("layout", ["florence2", "microsoft", "transformers"])
