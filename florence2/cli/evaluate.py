@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
     out.add_argument("--batch-size", type=int, default=8, metavar="N", help="asks at a time (default: 8)")
     out.add_argument("--device", metavar="DEVICE", help="where the model runs (default: a GPU if there is one)")
+    out.add_argument(
+        "--resamples", type=int, metavar="N", help="bootstrap resamples (default: 500, fewer of many asks)"
+    )
     out.add_argument("--no-grey", action="store_true", help="leave out the control on a grey picture")
     out.add_argument("--json", action="store_true", help="print the scores as one JSON object")
     return out
@@ -76,6 +79,7 @@ def main(argv: Sequence[str]) -> int:
             out=args.out,
             batch_size=args.batch_size,
             grey=not args.no_grey,
+            resamples=args.resamples,
             progress=lambda done, total: bars("evaluate", done, total),
             model_name=args.model or str(args.predictions),
             **plan,

@@ -18,7 +18,7 @@ from florence2.evaluation import predictions as files
 from florence2.evaluation.details import details
 from florence2.evaluation.questions import Question, ask_key, questions_of, task_named
 from florence2.evaluation.rulers import ruler_of
-from florence2.evaluation.score import POLICY, RESAMPLES, Scored, finite, score
+from florence2.evaluation.score import POLICY, Scored, finite, score
 from florence2.records import Ask, Failure, Parsed, Result, Sample
 from florence2.sources.pictures import GREY
 
@@ -41,7 +41,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = BATCH,
     grey: bool = True,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
     seed: int = 0,
     decoding: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,

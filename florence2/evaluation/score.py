@@ -7,7 +7,6 @@ A missing answer and a failure count as an empty answer. An interval is the midd
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +16,7 @@ from florence2.evaluation.questions import Question
 from florence2.evaluation.rulers import ERRORS, Ruler
 from florence2.records import Failure, Parsed, Result
 
-RESAMPLES = 1000
-FEWEST = 100
-SECONDS = 10.0  # that resampling may take, beyond its fewest
+RESAMPLES = 500  # of up to a thousand asks; fewer of more, 100 at least
 SHARE = 3  # a task works when the picture brings at least a third of the score
 POLICY = (
     "missing answers and failures count as empty; a missing score is 1; labels are equal after case and space are "
@@ -48,11 +45,10 @@ class Scored:
         """The scores; `drawn` are places in `pictures`, as often as each is to count."""
         out: dict[str, float] = {}
         for metric, rows in zip(self.metrics, self.rows):
-            if drawn is not None:
-                scores = metric.compute([row for place in drawn for row in rows[self.pictures[place]]])
-            else:
-                scores = metric.compute() if len(metric) else {}
-            for key, value in scores.items():
+            if not len(metric):  # no ask was of its kind
+                continue
+            places = None if drawn is None else [row for place in drawn for row in rows[self.pictures[place]]]
+            for key, value in metric.compute(places).items():
                 out.setdefault(key, value)
         return {key: value for key, value in out.items() if not self.ruler.keys or key in self.ruler.keys}
 
@@ -67,7 +63,7 @@ class Scored:
 
 
 def score(
-    run: Scored, blind: Scored | None, found: Mapping[tuple, Result], resamples: int = RESAMPLES, seed: int = 0
+    run: Scored, blind: Scored | None, found: Mapping[tuple, Result], resamples: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """{metrics, missing, failures, intervals} and, with a grey run, {grey, gain}."""
     questions = run.questions
@@ -79,6 +75,8 @@ def score(
         "asks": len(questions),
         "pictures": len(run.pictures),
     }
+    if resamples is None:
+        resamples = min(RESAMPLES, max(100, 1000 * RESAMPLES // len(questions)))
     draws = _resampled(run, blind, resamples, seed)
     out["resamples"] = len(draws)
     out["intervals"] = {key: _middle([own[key] for own, _ in draws]) for key in (draws[0][0] if draws else {})}
@@ -89,12 +87,11 @@ def score(
 
 
 def _resampled(run: Scored, blind: Scored | None, resamples: int, seed: int) -> list[tuple[dict, dict]]:
-    """(scores, grey scores) of each resample of the pictures; fewer where they take long."""
+    """(scores, grey scores) of each resample of the pictures."""
     rng = np.random.default_rng(seed)
     count = len(run.pictures)
     draws: list[tuple[dict, dict]] = []
-    start = time.monotonic()
-    while len(draws) < resamples and (len(draws) < FEWEST or time.monotonic() - start < SECONDS):
+    for _ in range(resamples):
         drawn = rng.integers(0, count, count).tolist()
         draws.append((run.compute(drawn), blind.compute(drawn) if blind else {}))
     return draws

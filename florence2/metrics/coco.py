@@ -175,11 +175,9 @@ def _weighed(curves: Sequence[_Curve], weights: np.ndarray) -> dict[str, float]:
         misses = np.cumsum(~curve.hit * curve.counted * weight, axis=1)
         precision = hits / np.maximum(hits + misses, np.spacing(1))
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        row = np.zeros(10)
-        for t in range(10):
-            at = np.searchsorted(hits[t] / truth, recalls, side="left")
-            row[t] = np.where(at < hits.shape[1], np.append(precision[t], 0)[np.minimum(at, hits.shape[1])], 0).mean()
-        means.append(row)
+        at = np.array([reached.searchsorted(recalls) for reached in hits / truth])
+        past = np.concatenate([precision, np.zeros((10, 1))], axis=1)  # a recall never reached has no precision
+        means.append(np.take_along_axis(past, at, axis=1).mean(axis=1))
     if not means:
         return dict.fromkeys(("AP", "AP50", "AP75"), -1.0)
     mean = np.mean(means, axis=0)
