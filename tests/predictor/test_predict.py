@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from florence2.codec.answers import leftover
 from florence2.codec.grammar import automaton
 from florence2.codec.tasks import TASKS, Task
 from florence2.pixels import BadImage, encode
@@ -57,6 +58,7 @@ def test_every_answer_keeps_its_grammar_and_its_budget(tiny, pictures, task):
         for token in answer.token_ids[2:]:
             state = legal.advance(state, token)
         assert legal.accepts(state)
+        assert not leftover(answer.token_ids, tiny.tokenizer, task)
         items = (*answer.texts, *answer.regions, *answer.groundings)
         assert all(0 < item.score <= 1 for item in items)
         height, width = pictures[1].shape[:2]
