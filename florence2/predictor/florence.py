@@ -104,6 +104,8 @@ class Florence2:
         A picture that cannot be loaded gives a Failure in its place, or with `on_error="raise"` its error. Pictures
         are loaded ahead in threads, at most two batches of them; nothing else is kept.
         """
+        if is_path(images) or isinstance(images, bytes):
+            raise ValueError(f"images: expected several pictures, got one ({images!r:.80}); use predict, or a list")
         if on_error not in ("yield", "raise"):
             raise ValueError(f"on_error: expected 'yield' or 'raise', got {on_error!r}")
         if batch_size < 1:

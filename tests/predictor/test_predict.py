@@ -185,6 +185,11 @@ def test_maps_of_the_tower(tiny, pictures):
     assert maps[-1].requires_grad
 
 
+def test_one_picture_for_predict_many_is_refused(tiny):
+    with pytest.raises(ValueError, match="images: expected several"):
+        tiny.predict_many("photo.jpg", "OD")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("how", [dict(grammar=True), dict(official=True), dict(official=True, num_beams=1)])
 def test_a_gpu_says_what_a_cpu_says(tiny, folder, pictures, how):
