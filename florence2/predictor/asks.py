@@ -37,7 +37,21 @@ def asks_of(
     labels: Sequence[str] | None = None,
     region: Sequence[float] | None = None,
 ) -> tuple[list[Ask], bool]:
-    """The asks of a call as records, and whether it gave a list."""
+    """The asks of a call as records, and whether it gave a list; what no picture could mend is refused."""
+    asks = _asks(tasks, task, prompt, text, labels, region)
+    for ask in asks:
+        prompt_text(ask, (1, 1), tasks)
+    return asks, isinstance(task, (list, tuple))
+
+
+def _asks(
+    tasks: Mapping[str, Task],
+    task: AskLike | Sequence[AskLike] | None,
+    prompt: str | None,
+    text: str | None,
+    labels: Sequence[str] | None,
+    region: Sequence[float] | None,
+) -> list[Ask]:
     given = {"prompt": prompt, "text": text, "labels": labels, "region": region}
     named = [name for name, value in given.items() if value is not None]
     if isinstance(task, (list, tuple)):
@@ -45,14 +59,14 @@ def asks_of(
             raise ValueError(f"{named[0]}: goes with one task, not with a list; write Ask(task, {named[0]}=...) in it")
         if not task:
             raise ValueError("task: expected at least one ask, got an empty list")
-        return [_ask(one, tasks) for one in task], True
+        return [_ask(one, tasks) for one in task]
     if prompt is not None:
         others = ["task"] * (task is not None) + named[1:]
         if others:
             raise ValueError(f"prompt: is sent as written and goes with nothing else; drop prompt or {others[0]}")
         if not isinstance(prompt, str) or not prompt:
             raise ValueError(f"prompt: expected a text, got {prompt!r:.80}")
-        return [ask_of(prompt, tasks)], False
+        return [ask_of(prompt, tasks)]
     if task is None:
         raise ValueError(f"task: expected one of {', '.join(tasks)}; or give prompt=")
     ask = _ask(task, tasks)
@@ -60,7 +74,7 @@ def asks_of(
         if getattr(ask, name):
             raise ValueError(f"{name}: given twice, in the ask and beside it; drop one")
     fields: dict[str, Any] = {"text": text, "labels": labels and _labels(labels), "region": region and _region(region)}
-    return [dataclasses.replace(ask, **{name: fields[name] for name in named})], False
+    return [dataclasses.replace(ask, **{name: fields[name] for name in named})]
 
 
 def prompt_of(ask: Ask, size_wh: tuple[int, int], tasks: Mapping[str, Task]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from florence2 import pixels
 from florence2.codec import answers
 from florence2.codec.grammar import automaton
-from florence2.codec.tasks import TASKS, Task, load_tasks, prompt_text, task_of
+from florence2.codec.tasks import TASKS, Task, load_tasks, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.decoding.generate import generate
 from florence2.decoding.search import Generated
@@ -111,8 +111,6 @@ class Florence2:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         asked, many = asks_of(self.tasks, asks)
-        for ask in asked:
-            prompt_text(ask, (1, 1), self.tasks)  # what no picture could mend is refused before the first
         decode = decoding_of(self.config, asked, num_beams, max_new_tokens, official, grammar)
         return self._predict_many(iter(images), asked, many, batch_size, on_error == "raise", decode)
 
