@@ -107,12 +107,15 @@ def _phrases(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
 
 
 def _masks(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
-    metrics[0].update(question.truths[0].regions, found.regions, question.sample.image.size_wh)
+    size_wh = question.sample.image.size_wh
+    if not all(size_wh):
+        raise ValueError(f"{question.image}: its size is not known, so no mask can be drawn; put the picture in place")
+    metrics[0].update(question.truths[0].regions, found.regions, size_wh)
 
 
 def _queries(metrics: Sequence[Any], question: Question, found: Parsed) -> None:
     asked = question.ask.labels or (question.ask.text,)
-    regions = found.regions if len(asked) > 1 else [replace(r, label=asked[0]) for r in found.regions]
+    regions = [replace(r, label=r.label or asked[0]) for r in found.regions] if len(asked) == 1 else found.regions
     metrics[0].update(question.truths[0].regions, regions)
     if len(question.truths[0].regions) == 1 and len(asked) == 1:  # then it refers to one thing
         metrics[1].update(question.truths[0].regions, regions)

@@ -302,3 +302,10 @@ def test_a_last_line_that_only_lacks_its_break_is_kept(drawn, tmp_path):
     file.write_bytes(whole[:-1])
     evaluate(lambda pairs: pytest.fail("asked again"), drawn, "OD", tmp_path, grey=False, resamples=5)
     assert file.read_bytes() == whole
+
+
+def test_masks_need_the_size_of_their_picture(tmp_path):
+    thing = Region("r", box=(0, 0, 9, 9), polygons=((0, 0, 9, 0, 9, 9),))
+    truth = [Sample("1", ImageRef("a.jpg", "/nowhere/a.jpg"), regions=(thing,))]
+    with pytest.raises(ValueError, match="a.jpg: its size is not known"):
+        evaluate(lambda pairs: [Parsed()], truth, "REGION_TO_SEGMENTATION", tmp_path, grey=False)
