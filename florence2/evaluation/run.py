@@ -116,9 +116,12 @@ def _ask_all(
         done = len(questions) - len(left)
         for start in range(0, len(left), batch_size):
             batch = left[start : start + batch_size]
-            results = answerer([(question.sample, question.ask) for question in batch])
+            results = list(answerer([(question.sample, question.ask) for question in batch]))
             if len(results) != len(batch):
                 raise ValueError(f"model: expected {len(batch)} results for {len(batch)} asks, got {len(results)}")
+            wrong = [type(result).__name__ for result in results if not isinstance(result, (Parsed, Failure))]
+            if wrong:
+                raise ValueError(f"model: expected a Parsed or a Failure for each ask, got {wrong[0]}")
             for question, result in zip(batch, results):
                 out.write(question, result)
             done += len(batch)

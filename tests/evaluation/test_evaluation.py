@@ -212,6 +212,8 @@ def test_no_truth_is_refused(tmp_path, drawn):
         evaluate(lambda pairs: [], drawn, "DocVQA", tmp_path)
     with pytest.raises(ValueError, match="expected 1 results for 1 asks, got 0"):
         evaluate(lambda pairs: [], drawn, "OD", tmp_path, batch_size=1)
+    with pytest.raises(ValueError, match="expected a Parsed or a Failure for each ask, got dict"):
+        evaluate(lambda pairs: [{}], drawn, "OD", tmp_path, batch_size=1)
     with pytest.raises(ValueError, match="expected what florence2.load returns"):
         evaluate(3, drawn, "OD", tmp_path)
 
