@@ -18,7 +18,7 @@ from torch import Tensor
 
 from florence2.model.adapter import merge
 from florence2.model.config import ModelConfig, from_json, to_json
-from florence2.model.florence import Florence
+from florence2.model.florence import Florence, blank
 from florence2.model.foreign import read_config, write_config
 from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, PROJECTION, key_table, single_keys, told_layout
 from florence2.model.tensor_files import SINGLE, TensorFolder, check_finite, read_json, write
@@ -108,8 +108,7 @@ def load_model(
 
 def assemble(config: ModelConfig, state: dict[str, Tensor]) -> Florence:
     """A model that holds these very tensors, in evaluation mode."""
-    with torch.device("meta"):
-        model = Florence(config)
+    model = blank(config)
     state["projector.frames"] = state["projector.frames"].clone()  # A copied buffer would carry its whole file along
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
@@ -190,8 +189,7 @@ def _match(
         if key not in table:
             raise ValueError(f"{tensors.where(key)}: unexpected: a model of {path} has no such key")
     names = (known or {}) | {ours: key for key, ours in table.items() if ours is not None and key in tensors}
-    with torch.device("meta"):
-        shapes = {name: tuple(t.shape) for name, t in Florence(config).state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in blank(config).state_dict().items()}
     spelt = {ours: key for key, ours in table.items()}
     for name, shape in shapes.items():
         if name == PROJECTION and layout == "microsoft":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from florence2.model.bart import EncoderDecoder
 from florence2.model.cache import Cache
@@ -25,7 +26,8 @@ class Florence(nn.Module):
         self.vision_tower = DaViT(config.vision)
         self.projector = Projector(config.vision, config.text.d_model)
         self.language = EncoderDecoder(config.text, config.pad_id)
-        self.apply(_initialise)
+        if self.device.type != "meta":
+            self.apply(_initialise)
 
     @property
     def device(self) -> torch.device:
@@ -95,6 +97,21 @@ class Projector(nn.Module):
         x = x.reshape(B, H * W, C) + self.frames[0]  # A picture is frame 0, whose vector is 0, 1, 0, 1, ...
         x = torch.cat([x.mean(1, keepdim=True), x], 1)  # (B, 1 + H*W, C)
         return self.norm(self.projection(x))
+
+
+def blank(config: ModelConfig) -> Florence:
+    """The model without memory: names and shapes only, until weights are assigned."""
+    with torch.device("meta"), _Uninitialised():
+        return Florence(config)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skips the layers' own initialisation, which on "meta" costs a second of imports and changes nothing."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ in ("kaiming_uniform_", "uniform_", "normal_", "fill_", "zero_"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def frame_table(frames: int, dim: int) -> Tensor:
