@@ -5,6 +5,8 @@ Legend: B pictures or samples, P prompts, N picture vectors, L prompt tokens, T 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -106,7 +108,7 @@ def blank(config: ModelConfig) -> Florence:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Skips the layers' own initialisation, which on "meta" costs a second of imports and changes nothing."""
+    """Skips the layers' own initialisation, which on "meta" costs time and changes nothing."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function.__name__ in ("kaiming_uniform_", "uniform_", "normal_", "fill_", "zero_"):
@@ -116,8 +118,8 @@ class _Uninitialised(TorchFunctionMode):
 
 def frame_table(frames: int, dim: int) -> Tensor:
     """(frames, dim): sines at even places, cosines at odd ones (Vaswani et al., arXiv 1706.03762)."""
-    rates = torch.exp(torch.arange(dim // 2).float() * -(torch.tensor(10000.0).log() / (dim // 2)))
-    angles = torch.arange(frames).float()[:, None] * rates
+    rates = torch.exp(torch.arange(dim // 2, device="cpu").float() * -(math.log(10000) / (dim // 2)))
+    angles = torch.arange(frames, device="cpu").float()[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
 
 

@@ -38,7 +38,7 @@ class TensorFile:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self.checksum: str | None = None
-        self._pickled: dict[str, Tensor] | None = None
+        self._tensors: dict[str, Tensor] = {}
         self._mapped: Any = None
         if path.suffix == ".safetensors":
             self._open_safetensors()
@@ -47,12 +47,13 @@ class TensorFile:
 
     def read(self, name: str) -> Tensor:
         """The tensor, mapped from disk: it takes memory as it is touched, and a write to it does not reach the file."""
-        if self._pickled is not None:
-            return self._pickled[name]
+        if name in self._tensors:
+            return self._tensors[name]
         try:
             if self._mapped is None:
                 self._mapped = safe_open(self.path, framework="pt")
-            return self._mapped.get_tensor(name)
+            self._tensors[name] = self._mapped.get_tensor(name)
+            return self._tensors[name]
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.path}: {name}: cannot be read ({error}); fetch the file again") from None
 
@@ -97,7 +98,7 @@ class TensorFile:
             if not isinstance(value, Tensor):
                 raise ValueError(f"{self.path}: {name}: expected a tensor, got {type(value).__name__}")
             self.shapes[name], self.dtypes[name] = tuple(value.shape), value.dtype
-        self._pickled = dict(data)
+        self._tensors = dict(data)
 
 
 class TensorFolder(Mapping[str, Tensor]):
