@@ -32,6 +32,11 @@ def pixels(uri: str) -> np.ndarray:
     return _drawn(parse(uri))[0]
 
 
+def split_of(uri: str) -> str:
+    """train or test, by the seed of one scene."""
+    return "train" if parse(uri)["seed"] < TRAINING_SEEDS else "test"
+
+
 def parse(spec: str) -> dict[str, Any]:
     """The keys of a spec; ValueError names an unknown one."""
     body = spec.removeprefix(PREFIX)

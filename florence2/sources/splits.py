@@ -6,6 +6,7 @@ from hashlib import blake2b
 from pathlib import PurePosixPath
 
 from florence2.records import Sample
+from florence2.sources import scenes
 
 TRAIN_SHARE = 0.7
 
@@ -18,6 +19,8 @@ def split_of(name: str) -> str:
 
 
 def in_split(sample: Sample, split: str) -> bool:
-    """Whether a sample belongs to `split`: by the split it names, else by the rule."""
+    """Whether a sample belongs to `split`: by the split it names (of a drawn scene, its seed's), else by the rule."""
     image = sample.image
+    if image.uri.startswith(scenes.PREFIX):
+        return scenes.split_of(image.uri) == split
     return (sample.split or split_of(image.member or image.uri or image.id)) == split

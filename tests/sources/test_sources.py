@@ -51,7 +51,7 @@ def test_scenes_are_a_source():
     array, drawn = scenes.draw(scenes.TRAINING_SEEDS)
     assert np.array_equal(sources.pixels(first.image), array) and first.regions == drawn.regions
     (train,) = sources.open("scenes:1", split="train")
-    assert train.id == "scene-0"
+    assert train.id == "scene-0" and sources.in_split(train, "train") and sources.in_split(first, "test")
     (own,) = sources.open("scenes:count=1,seed=5,objects=2-2,size=96x64")
     assert own.image.size_wh == (96, 64) and sources.pixels(own.image).shape == (64, 96, 3)
     with pytest.raises(ValueError, match="'colour': expected"):
