@@ -118,7 +118,7 @@ class Learner:
                     said[name] = said.get(name, 0.0) + value / len(batches)
         if not math.isfinite(total + sum(said.values())):
             raise ValueError(
-                f"step {step}: the loss is {total}; lower lr or clip; the state before it is in {config.out}"
+                f"step {step}: the loss is {total}; lower lr or clip; {config.out} holds the last save"
             )
         self.weights.take_gradients()
         norm = optim.clip(self.parameters.values(), config.clip)
@@ -179,7 +179,7 @@ class Learner:
 
     @torch.no_grad()
     def probe(self, batches: Batches) -> float:
-        """Mean sequence loss of the first batches of the run, without dropout, by the weights that are saved."""
+        """Mean sequence loss of the first batches of the run by the weights at hand, without dropout."""
         model = self.weights.worker.eval()
         loss, tokens = 0.0, 0
         for number in range(min(PROBE, len(batches))):
