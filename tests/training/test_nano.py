@@ -1,0 +1,55 @@
+"""The shipped nano: small, trained by its recipe on scenes that are not held out, and it looks at the picture."""
+
+import numpy as np
+
+import florence2
+from florence2.metrics.detection import Detection
+from florence2.predictor.loading import SHIPPED
+from florence2.scenes import TRAINING_SEEDS, draw
+from florence2.sources.scenes import parse
+from florence2.training.config import read_config
+from florence2.training.feeds import open_feed
+from florence2.training.preparation import tasks_of
+
+
+def test_it_is_small_and_its_card_is_there():
+    folder = SHIPPED / "nano"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 30e6
+    assert "florence2 train --config nano" in (folder / "README.md").read_text()
+
+
+def test_its_recipe_sees_scenes_below_the_held_out_seeds_and_nothing_else():
+    config = read_config("nano")
+    feeds = [open_feed(source, tasks_of(source), (128, 128)) for source in config.data]
+    pairs = config.steps * config.accumulate * config.batch_size
+    seen = epoch = 0
+    while seen < pairs:
+        active = [feed for feed in feeds if feed.active(epoch)]
+        assert active and all(feed.pictures(epoch)[-1] < TRAINING_SEEDS for feed in active)
+        seen += sum(len(feed.pictures(epoch)) * feed.pairs for feed in active)
+        epoch += 1
+    assert not any(parse(source.path).get("withheld") for source in config.data)
+
+
+def test_it_finds_what_is_there_and_not_on_a_grey_picture():
+    model = florence2.load("nano")
+    scenes = [draw(TRAINING_SEEDS + i) for i in range(32)]
+    seen, grey = Detection(), Detection()
+    answers = list(model.predict_many([pixels for pixels, _ in scenes], "<OD>", batch_size=16))
+    blind = model.predict(np.full((128, 128, 3), 128, np.uint8), "<OD>")
+    for (_, sample), answer in zip(scenes, answers):
+        truth = [region for region in sample.regions if region.kind == "object"]
+        seen.update(truth, answer.regions)
+        grey.update(truth, blind.regions)
+    assert seen.compute()["F1"] > 0.85 and seen.compute()["label_accuracy"] > 0.85
+    assert grey.compute()["F1"] < 0.1
+
+
+def test_every_task_is_answered():
+    model = florence2.load("nano")
+    pixels, sample = draw(TRAINING_SEEDS + 4, signs=1.0)
+    box = sample.regions[0].box
+    for task in florence2.TASKS.values():
+        given = {"text": "the star"} if task.takes == "text" else {"region": box} if task.takes == "region" else {}
+        answer = model.predict(pixels, task.token, max_new_tokens=64, **given)
+        assert answer.token_ids and answer.size_wh == (128, 128)
