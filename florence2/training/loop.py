@@ -117,9 +117,7 @@ class Learner:
                 for name, value in aside.items():
                     said[name] = said.get(name, 0.0) + value / len(batches)
         if not math.isfinite(total + sum(said.values())):
-            raise ValueError(
-                f"step {step}: the loss is {total}; lower lr or clip; {config.out} holds the last save"
-            )
+            raise ValueError(f"step {step}: the loss is {total}; lower lr or clip; {config.out} holds the last save")
         self.weights.take_gradients()
         norm = optim.clip(self.parameters.values(), config.clip)
         rate = optim.learning_rate(config, step)
