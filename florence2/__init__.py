@@ -37,14 +37,20 @@ _PUBLIC = {
     "evaluate": "florence2.evaluation",
 }
 
+# rooms that can be reached as attributes without importing them first
+_ROOMS = ("codec", "drawing", "engine", "evaluation", "formats", "geometry", "metrics", "model", "pixels", "predictor",
+          "records", "refinement", "reporting", "scenes", "sources", "store", "training")  # fmt: skip
+
 __all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"florence2.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'florence2' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_ROOMS))

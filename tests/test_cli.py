@@ -2,6 +2,7 @@
 
 import pytest
 
+import florence2
 from florence2.cli import COMMANDS, LATER, main
 
 
@@ -36,3 +37,8 @@ def test_exit_codes(argv, code, word, capsys):
 def test_planned_commands_are_refused_in_one_line(name, capsys):
     assert main([name]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [n for n in dir(florence2) if not n.startswith("_")])
+def test_every_public_name_opens(name):
+    assert getattr(florence2, name) is not None
