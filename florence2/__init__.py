@@ -1,4 +1,4 @@
-"""Florence-2: load, predict, annotate, filter, refine, train, evaluate. Importing this costs no torch and little time."""
+"""Florence-2: load, predict, annotate, filter, refine, train, evaluate. Importing this costs no torch."""
 
 from __future__ import annotations
 
