@@ -51,14 +51,14 @@ Progress = Callable[[str, int, int], None]
 class Plan:
     """How much of everything; the default fits ten minutes of two cores, installation included."""
 
-    scenes: int = 2000
+    scenes: int = 1600
     pages: int = 40
     every: int = 3
     """Every n-th scene has kinds that nano has never seen."""
-    steps: int = 120
-    control_steps: int = 60
+    steps: int = 64
+    control_steps: int = 40
     batch_size: int = 32
-    lr: float = 6e-4
+    lr: float = 8e-4
     seed: int = 7
 
     def recipe(self, steps: int) -> dict[str, Any]:
