@@ -33,14 +33,14 @@ test: setup-dev check
 	$(BIN)/python -m pytest -n $(JOBS)
 
 check: setup-dev
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check florence2 tests benchmarks
+	$(BIN)/ruff check florence2 tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_floors.py
 
 format: setup-dev
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format florence2 tests benchmarks
+	$(BIN)/ruff check --fix florence2 tests benchmarks
 
 bench: setup-dev
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
