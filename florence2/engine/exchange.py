@@ -134,7 +134,7 @@ def _write(ledger: Ledger, operator: Operator, place: dict[tuple[str, str], str]
             _rows_of(picture, sample, operator, rows)
         for table, path in paths.items():
             if rows[table] or table == "annotations":
-                ledger.add([ledger.put(path, operator, unit, rows[table])])
+                ledger.put([ledger.draft(path, operator, unit, rows[table])])
 
 
 def _rows_of(picture: Sample, sample: Sample, operator: Operator, rows: dict[str, list[schema.Row]]) -> None:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from florence2.engine.operator import Reading
 from florence2.records import Sample
 from florence2.store import Store, commit, scan, schema, upkeep
+from florence2.store.dataset import Draft
 from florence2.store.schema import TABLES
 from florence2.store.snapshots import Fragment, Operator, Snapshot, extended
 
@@ -207,10 +208,14 @@ class Ledger:
         about = {"operator": dataclasses.asdict(operator), **facts}
         self.store.record_run(operator.run_id, about, {**where_and_when(), **inputs})
 
-    def put(self, path: str, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Fragment:
-        """Commit an operator's rows about a unit."""
+    def draft(self, path: str, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Draft:
+        """An operator's rows about a unit, to be put."""
         about = {name: getattr(operator, name) for name in ("name", "version", "fingerprint", "round")}
-        return self.store.put(path, rows, [unit.uid], operator.run_id, about)
+        return Draft(path, rows, [unit.uid], operator.run_id, about)
+
+    def put(self, drafts: Sequence[Draft]) -> None:
+        """Commit fragments, and note them as this command's."""
+        self.add(self.store.put_all(drafts))
 
     def finish(self, phase: Mapping[str, Any] | None = None) -> Snapshot:
         """Write the snapshot that ends the command."""

@@ -81,7 +81,7 @@ def merge_units(
                 (sample, merge_sample(sample.current(), merging, operator, models))
                 for sample in ledger.samples(unit, runs, operator, seq)
             ]
-            ledger.add(ledger.put(p, operator, unit, rows) for p, rows in zip(paths, _rows(merged, operator, seq)))
+            ledger.put([ledger.draft(p, operator, unit, r) for p, r in zip(paths, _rows(merged, operator, seq))])
         done += len(unit.samples)
         if progress:
             progress("merging", done, total)

@@ -136,6 +136,17 @@ def annotation_id(image_id: str, operator_fingerprint: str, round: int, ordinal:
     return digest([image_id, operator_fingerprint, round, ordinal], size=12)
 
 
+def annotation_ids(image_id: str, operator_fingerprint: str, round: int, count: int) -> list[str]:
+    """`annotation_id` of the first `count` annotations of a picture, what they have in common hashed once."""
+    stem = hashlib.blake2b(_canonical([image_id, operator_fingerprint, round])[:-1], digest_size=12)
+    out = []
+    for ordinal in range(count):
+        value = stem.copy()
+        value.update(b",%d]" % ordinal)
+        out.append(value.hexdigest())
+    return out
+
+
 def satisfies(produces: Iterable[str], requires: Iterable[str]) -> bool:
     """Whether an operator that produces these is one that an operator with these requirements reads."""
     wanted = {name for r in requires for name in GROUPS.get(r, (r,))}
@@ -144,8 +155,12 @@ def satisfies(produces: Iterable[str], requires: Iterable[str]) -> bool:
 
 def digest(value: Any, size: int = 16) -> str:
     """Hex BLAKE2b of a plain value, written as canonical JSON."""
+    return hashlib.blake2b(_canonical(value), digest_size=size).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _plain(value: Any) -> Any:

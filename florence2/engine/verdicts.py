@@ -14,7 +14,8 @@ from florence2.engine.ledger import Ledger, Takes, Unit, fragment_path, reading
 from florence2.engine.operator import Filter, Reading, digest, fingerprint, run_id, unit_id
 from florence2.records import Decision, Sample
 from florence2.store import scan, schema
-from florence2.store.snapshots import Fragment, Operator
+from florence2.store.dataset import Draft
+from florence2.store.snapshots import Operator
 
 REOPEN, RECOMPUTED = "reopen", "recomputed"
 
@@ -54,7 +55,7 @@ def judge_units(
         paths = [path_of("decisions", operator, unit) for operator, _ in steps]
         if not all([ledger.done(p, [unit.uid], o.run_id) for p, (o, _) in zip(paths, steps)]):
             samples = ledger.samples(unit, runs, steps[0][0], 0)
-            ledger.add(_judge_unit(ledger, unit, samples, steps, 0 if round else 1))
+            ledger.put(_judge_unit(ledger, unit, samples, steps, 0 if round else 1))
         done += len(unit.samples)
         if progress:
             progress("judging", done, total)
@@ -103,8 +104,8 @@ def _judge_unit(
     samples: list[Sample],
     steps: Sequence[tuple[Operator, Filter | None]],
     first_seq: int,
-) -> list[Fragment]:
-    fragments = []
+) -> list[Draft]:
+    drafts = []
     for seq, (operator, item) in enumerate(steps, first_seq):
         rows = []
         judged = []
@@ -114,8 +115,8 @@ def _judge_unit(
             rows += [schema.decision_row(d, sample.image.id, operator.version, operator.run_id) for d in stamped]
             judged.append(dataclasses.replace(sample, decisions=(*sample.decisions, *stamped)))
         samples = judged
-        fragments.append(put_decisions(ledger, operator, unit, rows))
-    return fragments
+        drafts.append(_draft(ledger, operator, unit, rows))
+    return drafts
 
 
 def verdicts_of(item: Filter, sample: Sample) -> list[Decision]:
@@ -198,7 +199,7 @@ def supersede_units(
         if not ledger.done(path_of("decisions", operator, unit), [unit.uid], operator.run_id):
             turned = _turned(ledger, operator, unit, replaced, returned, seq)
             rows = [schema.decision_row(d, image, operator.version, operator.run_id) for image, d in turned]
-            ledger.add([put_decisions(ledger, operator, unit, rows)])
+            ledger.put([_draft(ledger, operator, unit, rows)])
 
 
 def _turned(
@@ -224,9 +225,9 @@ def _turned(
     return out
 
 
-def put_decisions(ledger: Ledger, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Fragment:
-    """Commit an operator's verdicts on a unit."""
-    return ledger.put(path_of("decisions", operator, unit), operator, unit, rows)
+def _draft(ledger: Ledger, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Draft:
+    """An operator's verdicts on a unit, to be put."""
+    return ledger.draft(path_of("decisions", operator, unit), operator, unit, rows)
 
 
 def path_of(table: str, operator: Operator, unit: Unit) -> str:

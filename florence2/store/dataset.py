@@ -5,8 +5,11 @@ Knows files and records; what is worked out when, and by whom, is the engine's. 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,33 @@ from florence2.store.snapshots import Fragment, Operator, Snapshot
 def is_store(path: str | Path) -> bool:
     """Whether a folder is a store."""
     return (Path(path) / snapshots.FOLDER).is_dir()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A fragment to be written: its path, rows, image units and run, and the facts of its maker that go into the file."""
+
+    path: str
+    rows: Sequence[schema.Row]
+    units: Sequence[str]
+    run_id: str
+    about: Mapping[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes."""
+        name = self.path.split("/")[0]
+        facts = tuple((f"florence2.{key}", str(value)) for key, value in self.about.items())
+        return _data(name, self.rows, facts) if self.rows else _empty(name, facts)
+
+
+def _data(name: str, rows: Sequence[schema.Row], facts: tuple[tuple[str, str], ...]) -> bytes:
+    return commit.parquet_bytes(schema.table(name, rows), dict(facts))
+
+
+@lru_cache(maxsize=1024)
+def _empty(name: str, facts: tuple[tuple[str, str], ...]) -> bytes:
+    """A fragment of no rows: a chain of rules writes the same one for most units."""
+    return _data(name, (), facts)
 
 
 class Store:
@@ -91,10 +121,18 @@ class Store:
         self, path: str, rows: Sequence[schema.Row], units: Sequence[str], run_id: str, about: Mapping[str, Any]
     ) -> Fragment:
         """Commit rows as the fragment `path` (its first folder names the table), or take what is there already."""
-        name = path.split("/")[0]
-        data = commit.parquet_bytes(schema.table(name, rows), {f"florence2.{k}": v for k, v in about.items()})
-        commit.commit(self.root, path, data)
-        return self.fragment(path, units, run_id)
+        return self.put_all([Draft(path, rows, units, run_id, about)])[0]
+
+    def put_all(self, drafts: Sequence[Draft]) -> list[Fragment]:
+        """Commit several fragments, synced together."""
+        data = [draft.to_bytes() for draft in drafts]
+        new = commit.commit_all(self.root, [(draft.path, bytes_) for draft, bytes_ in zip(drafts, data)])
+        return [
+            Fragment(draft.path, len(draft.rows), hashlib.sha256(bytes_).hexdigest(), tuple(draft.units), draft.run_id)
+            if ours
+            else self.fragment(draft.path, draft.units, draft.run_id)
+            for draft, bytes_, ours in zip(drafts, data, new)
+        ]
 
     def fragment(self, path: str, units: Sequence[str], run_id: str) -> Fragment:
         """The fragment that lies at `path`; ValueError if it cannot be read."""

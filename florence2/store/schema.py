@@ -71,6 +71,12 @@ ANNOTATIONS = (  # column, type, then what it holds of a Region, a Text, a Groun
 )
 # fmt: on
 
+# record -> (column, attribute) of the columns that hold an attribute as it is
+_PLAIN = {
+    kind: tuple((column.name, column[place]) for column in ANNOTATIONS if column[place] not in ("", "*"))
+    for place, kind in enumerate((Region, Text, Grounding), 2)
+}
+
 SCHEMAS: dict[str, pa.Schema] = {
     "images": pa.schema(
         [
@@ -241,13 +247,10 @@ def rows(table: pa.Table) -> list[Row]:
 
 
 def _annotation_row(item: Item, image_id: str, config_sha: str, text_of: Mapping[str, str]) -> Row:
-    place = {Region: 2, Text: 3, Grounding: 4}[type(item)]
     row: Row = {}
-    for column in ANNOTATIONS:
-        attribute = column[place]
-        if attribute and attribute != "*":
-            value = getattr(item, attribute)
-            row[column.name] = None if value in ("", ()) and column.name not in ("text", "ann_id") else value
+    for name, attribute in _PLAIN[type(item)]:
+        value = getattr(item, attribute)
+        row[name] = None if value in ("", ()) and name not in ("text", "ann_id") else value
     row.update(_worked_out(item, image_id, config_sha))
     if isinstance(item, Grounding) and item.spans and item.text_id in text_of:
         row["text"] = " ".join(text_of[item.text_id][start:end] for start, end in item.spans)

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 import florence2
+from florence2.engine.operator import annotation_id, annotation_ids
 from florence2.engine.pictures import ImageRules
 from florence2.store import Store
+from florence2.store.dataset import Draft
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments, picture
 
 
@@ -259,3 +261,19 @@ def test_operators_are_plain_data(tmp_path):
     run = store.run(operator.run_id)
     assert run["operator"]["fingerprint"] == dataclasses.asdict(operator)["fingerprint"]
     assert {"time", "host", "pid"} <= set(run["starts"][0])
+
+
+def test_ids_hashed_together_are_those_hashed_alone():
+    given = ("0123abcd", "f" * 32, 3)
+    assert annotation_ids(*given, 12) == [annotation_id(*given, n) for n in range(12)]
+
+
+def test_fragments_put_together_are_those_put_alone(tmp_path):
+    rows = [{"ann_id": "a", "image_id": "i", "round": 0, "seq": 1, "rule": "r", "status": "kept", "run_id": "x"}]
+    drafts = [Draft(f"decisions/round-0/r{n}@1/unit-u.parquet", rows * n, ["u"], "x", {"round": 0}) for n in range(5)]
+    together, alone = (Store(tmp_path / name, create=True) for name in ("a", "b"))
+    fragments_ = together.put_all(drafts)
+    assert fragments_ == [alone.put(d.path, d.rows, d.units, d.run_id, d.about) for d in drafts]
+    assert fragments(together) == fragments(alone) == {f.path: f.sha256 for f in fragments_}
+    assert fragments_ == [together.fragment(f.path, f.units, f.run_id) for f in fragments_]  # as read back
+    assert together.put_all(drafts) == fragments_  # there already
