@@ -28,7 +28,7 @@ def is_store(path: str | Path) -> bool:
 
 @dataclass(frozen=True)
 class Draft:
-    """A fragment to be written: its path, rows, image units and run, and the facts of its maker that go into the file."""
+    """A fragment to be written: path, rows, image units, run, and the facts of its maker that go into the file."""
 
     path: str
     rows: Sequence[schema.Row]
