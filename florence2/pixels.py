@@ -80,6 +80,12 @@ def read_size(image: Any, name: str = "") -> tuple[int, int]:
         return (height, width) if turned else (width, height)
 
 
+def read_orientation(image: Any, name: str = "") -> int:
+    """The EXIF orientation that a picture file names, 1 to 8; 1, upright, where it names none."""
+    with _opened(image, name) as (opened, _):
+        return _orientation(opened)
+
+
 def resize(array: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
     """HWC uint8 at another size (Pillow's bicubic, with its antialiasing)."""
     return np.array(Image.fromarray(array).resize(size_wh, Image.Resampling.BICUBIC))

@@ -45,22 +45,45 @@ def duplicates(store: Store, bits: int = 4) -> Iterator[Duplicate]:
 
 
 def near_pairs(hashes: Sequence[str], bits: int) -> Iterator[tuple[int, int, int]]:
-    """(earlier, later, bits apart) for each pair of perceptual hashes within `bits` of each other (7 at most).
+    """(earlier, later, bits apart) for each pair of perceptual hashes within `bits` of each other (7 at most)."""
+    index = NearIndex()
+    for j, phash in enumerate(hashes):
+        for i, apart in index.within(phash, bits):
+            yield i, j, apart
+        index.add(phash)
 
-    By the pigeonhole principle two such hashes share one of their eight bytes: only those are compared.
+
+class NearIndex:
+    """Perceptual hashes in the order they came, asked for those near another.
+
+    By the pigeonhole principle two hashes at most seven bits apart share one of their eight bytes: only those are
+    compared.
     """
-    if not 0 <= bits < BANDS:
-        raise ValueError(f"bits: expected 0..{BANDS - 1}, got {bits}")
-    numbers = [int(value, 16) for value in hashes]
-    buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for j, number in enumerate(numbers):
-        keys = [(band, number >> (8 * band) & 0xFF) for band in range(BANDS)]
-        for i in sorted({i for key in keys for i in buckets[key]}):
-            apart = (numbers[i] ^ number).bit_count()
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
+
+    def add(self, phash: str) -> None:
+        """Note one more."""
+        number = int(phash, 16)
+        for key in _bands(number):
+            self.buckets[key].append(len(self.numbers))
+        self.numbers.append(number)
+
+    def within(self, phash: str, bits: int) -> Iterator[tuple[int, int]]:
+        """(place, bits apart) of each hash noted that is within `bits`."""
+        if not 0 <= bits < BANDS:
+            raise ValueError(f"bits: expected 0..{BANDS - 1}, got {bits}")
+        number = int(phash, 16)
+        for i in sorted({i for key in _bands(number) for i in self.buckets.get(key, ())}):
+            apart = (self.numbers[i] ^ number).bit_count()
             if apart <= bits:
-                yield i, j, apart
-        for key in keys:
-            buckets[key].append(j)
+                yield i, apart
+
+
+def _bands(number: int) -> list[tuple[int, int]]:
+    return [(band, number >> (8 * band) & 0xFF) for band in range(BANDS)]
 
 
 def first_of_each(hashes: Sequence[str], bits: int) -> list[int]:

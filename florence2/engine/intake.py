@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from florence2.engine.duplicates import near_pairs
+from florence2.engine.duplicates import NearIndex
 from florence2.engine.ledger import Ledger, fragment_path
 from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.pictures import Found, ImageRules, LookUnit, image_id, rules_config
 from florence2.engine.runners.local import Job
 from florence2.records import Failure, ImageRef, Sample
+from florence2.sources import files
 from florence2.store import scan, schema
 from florence2.store.snapshots import Fragment, Operator
 
-NAME, VERSION = "images", "1"
+NAME, VERSION = "images", "2"
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,7 +39,7 @@ class Known:
     def __init__(self) -> None:
         self.files: set[tuple[str, str, int]] = set()
         self.originals: set[str] = set()  # sha256 of pictures that are not duplicates themselves
-        self.hashes: list[str] = []  # perceptual, of good pictures
+        self.near = NearIndex()  # perceptual hashes of good pictures
 
     def add(self, row: schema.Row) -> None:
         """Note one row of `images`."""
@@ -46,7 +47,7 @@ class Known:
         if row["status"] != "failed" and row.get("reason") != "duplicate":
             self.originals.add(row["sha256"])
         if row["status"] == "ok" and row.get("phash"):
-            self.hashes.append(row["phash"])
+            self.near.add(row["phash"])
 
     def has(self, found: Found) -> bool:
         """Whether this very file is in the store."""
@@ -179,7 +180,7 @@ def _commit(
         row = _row(found, fact, name, uid, source.name, (samples or {}).get(found.relative))
         if row["status"] == "ok" and row["sha256"] in known.originals:
             row.update(status="rejected", reason="duplicate")
-        elif row["status"] == "ok" and rules.near_duplicates and _repeats(row["phash"], known.hashes, rules.near_bits):
+        elif row["status"] == "ok" and rules.near_duplicates and next(known.near.within(row["phash"], rules.near_bits), None):
             row.update(status="rejected", reason="near_duplicate")
         known.add(row)
         rows.append(row)
@@ -202,14 +203,11 @@ def _row(found: Found, fact: dict[str, Any], name: str, uid: str, dataset: str, 
         sha256=fact["sha256"],
         licence=found.licence or (sample.image.licence if sample else ""),
     )
-    bare = Sample(name, ref, split=sample.split if sample else "", coverage=sample.coverage if sample else {})
+    split = (sample.split if sample else "") or found.split
+    bare = Sample(name, ref, split=split, coverage=sample.coverage if sample else {})
     more = {key: fact.get(key) for key in ("format", "exif_orientation", "phash")}
-    row = schema.image_row(bare, uid, fact["status"], fact["reason"], dataset=dataset, bytes=found.bytes, **more)
-    return row
-
-
-def _repeats(phash: str, earlier: Sequence[str], bits: int) -> bool:
-    return any(j == len(earlier) for _, j, _ in near_pairs([*earlier, phash], bits))
+    more.update(dataset=dataset, bytes=found.bytes, origin=found.origin or None)
+    return schema.image_row(bare, uid, fact["status"], fact["reason"], **more)
 
 
 def _failures_path(uid: str) -> str:
@@ -231,7 +229,7 @@ def references(samples: Sequence[Sample], root: Path) -> list[Found]:
 
 def relative_name(ref: ImageRef, root: Path) -> str:
     """A picture's name relative to a source: its path below it, else its file's name."""
-    path = Path(ref.uri)
+    path = Path(files.path_of(ref.uri))
     try:
         name = path.absolute().relative_to(root.absolute()).as_posix()
     except ValueError:
@@ -240,9 +238,9 @@ def relative_name(ref: ImageRef, root: Path) -> str:
 
 
 def _found(ref: ImageRef, relative: str) -> Found:
-    path = Path(ref.uri).absolute()
+    path = Path(files.path_of(ref.uri)).absolute()
     try:
-        size = ref.length if ref.offset >= 0 else path.stat().st_size
+        size = ref.length if ref.offset >= 0 else 0 if ref.member else path.stat().st_size
     except OSError:
         size = 0
-    return Found(relative, str(path), ref.member, ref.offset, ref.length, size, ref.licence)
+    return Found(relative, files.uri_of(path), ref.member, ref.offset, ref.length, size, ref.licence)

@@ -16,7 +16,8 @@ from florence2.engine.filters import open_chain
 from florence2.engine.ledger import Below, Ledger, Takes, Unit, fragment_path, reading
 from florence2.engine.merge import Merging, merge
 from florence2.engine.operator import Filter, Specialist, fingerprint, run_id, satisfies, unit_id
-from florence2.engine.pictures import Found, ImageRules, find
+from florence2.engine.listing import find
+from florence2.engine.pictures import Found, ImageRules
 from florence2.engine.runners.local import ATTEMPTS, Here, Job, Local
 from florence2.engine.units import AnnotateUnit, Outcome
 from florence2.engine.verdicts import judge, supersede_replaced

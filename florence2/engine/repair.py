@@ -11,7 +11,8 @@ from florence2.engine.ledger import Ledger, reading, takes_of
 from florence2.engine.merge import Merging, merge_units
 from florence2.engine.operator import fingerprint
 from florence2.engine.phases import Execution, Planned, run_specialist
-from florence2.engine.pictures import ImageRules, find
+from florence2.engine.listing import find
+from florence2.engine.pictures import ImageRules
 from florence2.engine.verdicts import REOPEN, judge_units, recorded_chain, supersede_units
 from florence2.engine.work import EngineWork, opened
 from florence2.store import Store, upkeep

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from florence2 import pixels
+from florence2 import pixels, sources
 from florence2.engine.operator import Specialist, annotation_ids, digest
-from florence2.engine.pictures import load_pixels
 from florence2.engine.runners.local import Watch
 from florence2.records import Failure, Grounding, Item, Parsed, Region, Sample, Source, Text
 from florence2.store import Store, scan, schema
@@ -134,7 +133,7 @@ class Asking:
         images = []
         for i, sample in enumerate(samples):
             try:
-                images.append((i, load_pixels(sample.image, self.max_pixels)))
+                images.append((i, sources.pixels(sample.image, self.max_pixels)))
             except pixels.BadImage as error:
                 out[i] = Failure(reason=error.reason, detail=str(error))
         loaded = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from florence2.engine.pictures import load_pixels
+from florence2 import sources
 from florence2.reporting.page import page, save
 from florence2.reporting.pictures import Load
 from florence2.reporting.runs import run_sections
@@ -13,7 +13,7 @@ from florence2.store import Store, is_store
 
 
 def report(
-    path: str | Path, out: str | Path, pictures: int = 24, load: Load = load_pixels, beside: str | Path | None = None
+    path: str | Path, out: str | Path, pictures: int = 24, load: Load = sources.pixels, beside: str | Path | None = None
 ) -> Path:
     """Write a page about the store or the run at `path`; at most `pictures` pictures are shown. Returns `out`.
 

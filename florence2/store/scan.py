@@ -65,7 +65,7 @@ def read_table(root: Path, name: str, fragments: Sequence[Fragment], columns: Se
         empty = schema.SCHEMAS[name].empty_table()
         return empty.select(columns) if columns else empty
     tables = [read_fragment(root, fragment, columns).replace_schema_metadata(None) for fragment in fragments]
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables, promote_options="default")  # an older fragment may lack a column
 
 
 def group_samples(root: Path, group: Group, view: str = "current") -> list[Sample]:

@@ -89,6 +89,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             *((name, INT32) for name in ("width", "height", "exif_orientation")),
             *((name, STRING) for name in ("format", "licence", "split", "status", "reason")),
             ("label_coverage", COVERAGE),
+            ("origin", STRING),
         ]
     ),
     "annotations": pa.schema([(column.name, column.type) for column in ANNOTATIONS]),
@@ -122,7 +123,7 @@ def table(name: str, rows: Sequence[Row]) -> pa.Table:
 
 
 def image_row(sample: Sample, unit: str = "", status: str = "ok", reason: str = "", **more: Any) -> Row:
-    """One row of `images`; `more` holds columns a record does not have (dataset, format, exif_orientation)."""
+    """One row of `images`; `more` holds columns a record does not have (dataset, format, exif_orientation, origin)."""
     ref = sample.image
     return {
         "id": ref.id,

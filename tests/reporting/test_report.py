@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from florence2.cli.report import main
-from florence2.engine.pictures import load_pixels
+from florence2 import sources
 from florence2.records import Decision
 from florence2.reporting import report, store_sections
 from florence2.reporting.pictures import verdict_words
@@ -62,7 +62,7 @@ def test_no_text_of_a_picture_becomes_markup(store, document):
 
 
 def test_examples_of_each_reason_come_first(store):
-    sections = store_sections(store, load_pixels, pictures=2)
+    sections = store_sections(store, sources.pixels, pictures=2)
     shown = next(s.body for s in sections if s.title == "Pictures")
     assert "rejected: low_score" in shown or "superseded: outranked" in shown
     assert [s.title for s in sections] == ["Overview", "What was kept", "Why it fell", "Scores", "Failures", "Pictures"]

@@ -1,0 +1,106 @@
+"""The bytes behind a reference: a file, a stretch of one, a member of a tar, a cell of a table. Only this opens them.
+
+Knows no pixels. A file name that is not valid Unicode is held as file:// with its bytes percent-encoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from florence2.pixels import BadImage
+from florence2.records import ImageRef
+from florence2.sources import tables
+
+MAX_BYTES = 1 << 30
+FILE = "file://"
+
+
+def read_bytes(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
+    """The picture file's bytes, wherever they are; BadImage where they cannot be read."""
+    name = name_of(ref)
+    path = path_of(ref.uri)
+    if "://" in path and not os.path.exists(path):
+        raise BadImage(name, "not_fetched", "is an address; fetch it with florence2 annotate LIST --allow-urls HOST")
+    try:
+        if not os.path.isfile(path):  # opening a pipe would wait for ever
+            reason, what = ("unreadable", "is not a file") if os.path.exists(path) else ("missing", "does not exist")
+            raise BadImage(name, reason, f"{what}; put the picture back or annotate again")
+        if tables.is_table(path):
+            return _of_table(ref, path, name)
+        if ref.offset >= 0:
+            return _stretch(path, ref.offset, ref.length, max_bytes, name)
+        if ref.member:
+            return _of_tar(path, ref.member, name)
+        return _stretch(path, 0, -1, max_bytes, name)
+    except OSError as error:
+        raise BadImage(name, "unreadable", f"cannot be read ({error.strerror or error})") from None
+
+
+def plain_path(ref: ImageRef) -> str:
+    """The path of a picture that is a file of its own and is there, else ""."""
+    path = path_of(ref.uri)
+    return path if not ref.member and ref.offset < 0 and os.path.isfile(path) else ""
+
+
+def name_of(ref: ImageRef) -> str:
+    """What an error calls a picture."""
+    return f"{ref.uri}!{ref.member}" if ref.member else ref.uri or ref.id or "image"
+
+
+def path_of(uri: str) -> str:
+    """The path that a reference's uri names."""
+    return os.fsdecode(unquote_to_bytes(uri.removeprefix(FILE))) if uri.startswith(FILE) else uri
+
+
+def uri_of(path: str | Path) -> str:
+    """The absolute path; a name that is not valid Unicode as file:// with those bytes percent-encoded."""
+    absolute = os.path.abspath(path)
+    try:
+        absolute.encode()
+    except UnicodeEncodeError:
+        return FILE + as_text(absolute.replace("%", "%25"))
+    return absolute
+
+
+def as_text(name: str) -> str:
+    """A file name as valid Unicode: bytes that are none become %XX."""
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
+
+
+def _stretch(path: str, offset: int, length: int, max_bytes: int, name: str) -> bytes:
+    with open(path, "rb") as file:
+        size = length if length >= 0 else os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise BadImage(name, "too_large", f"has {size:,} bytes, over the limit of {max_bytes:,}")
+        file.seek(offset)
+        return file.read(size)
+
+
+def _of_tar(path: str, member: str, name: str) -> bytes:
+    try:
+        with tarfile.open(path) as tar:
+            file = tar.extractfile(member)
+            if file is None:
+                raise BadImage(name, "missing", "is not a file in its archive")
+            return file.read()
+    except KeyError:
+        raise BadImage(name, "missing", "is not in its archive") from None
+    except tarfile.TarError as error:
+        raise BadImage(name, "unreadable", f"cannot be read ({error})") from None
+
+
+def _of_table(ref: ImageRef, path: str, name: str) -> bytes:
+    """A cell's bytes; its rows may have moved since it was taken in, so they are compared with its hash."""
+    try:
+        data = tables.read_cell(path, ref.member)
+    except ValueError as error:
+        raise BadImage(name, "unreadable", f"cannot be read ({error})") from None
+    if data is None:
+        raise BadImage(name, "no_bytes", "holds no bytes; a path or an address in a cell is not followed")
+    if ref.sha256 and hashlib.sha256(data).hexdigest() != ref.sha256:
+        raise BadImage(name, "changed", "holds another picture than when it was taken in; annotate into a new store")
+    return data
