@@ -180,7 +180,11 @@ def _commit(
         row = _row(found, fact, name, uid, source.name, (samples or {}).get(found.relative))
         if row["status"] == "ok" and row["sha256"] in known.originals:
             row.update(status="rejected", reason="duplicate")
-        elif row["status"] == "ok" and rules.near_duplicates and next(known.near.within(row["phash"], rules.near_bits), None):
+        elif (
+            row["status"] == "ok"
+            and rules.near_duplicates
+            and next(known.near.within(row["phash"], rules.near_bits), None)
+        ):
             row.update(status="rejected", reason="near_duplicate")
         known.add(row)
         rows.append(row)

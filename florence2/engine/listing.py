@@ -34,12 +34,14 @@ def find(source: Path, leave_out: Path | None = None) -> tuple[list[Found], list
     if not source.exists():
         raise ValueError(f"{source}: no such folder; name a folder of pictures, a .tar, a .parquet or a list of URLs")
     if source.is_file():
-        found, skipped = _in_file(source, "")
+        found, left = _in_file(source, "")
         if found is None:
-            raise ValueError(f"{source}: expected a folder of pictures, a .tar, a .parquet, .arrow or a store, got a file")
+            raise ValueError(
+                f"{source}: expected a folder of pictures, a .tar, a .parquet, .arrow or a store, got a file"
+            )
         if len(found) == 1 and found[0].reason:
             raise ValueError(f"{found[0].detail}; make it again or move it away")
-        return _with_splits(found), skipped
+        return _with_splits(found), left
     licences = _licences(source)
     problems: list[Found] = []
     skipped: list[str] = []
@@ -67,7 +69,9 @@ def _walk(source: Path, leave_out: Path | None, found: list[Found]) -> Iterator[
     def unlisted(error: OSError) -> None:
         folder = Path(error.filename)
         detail = f"{folder}: cannot be listed ({error.strerror}); check its permissions"
-        found.append(Found(folder.relative_to(source).as_posix(), files.uri_of(folder), reason="unreadable", detail=detail))
+        found.append(
+            Found(folder.relative_to(source).as_posix(), files.uri_of(folder), reason="unreadable", detail=detail)
+        )
 
     for folder, folders, names in os.walk(source, onerror=unlisted, followlinks=True):
         here = Path(folder)
@@ -145,7 +149,7 @@ def _torn(path: Path, prefix: str, detail: str) -> Found:
 
 
 def _with_splits(found: list[Found]) -> list[Found]:
-    """Found inside shards whose names say train, validation or test: with that split (validation is test without one)."""
+    """What lies in shards named train, validation or test gets that split; without a test, validation is it."""
     said = {}
     for uri in {f.uri for f in found if f.member}:
         shard = PurePosixPath(uri.lower())
@@ -168,7 +172,9 @@ def _licences(source: Path) -> dict[str, str]:
         name = next((c for c in ("path", "file", "file_name", "name") if c in columns), None)
         terms = next((c for c in ("licence", "license") if c in columns), None)
         if name is None or terms is None:
-            raise ValueError(f"{file}:1: expected the columns path and licence, got {', '.join(columns)[:200] or 'none'}")
+            raise ValueError(
+                f"{file}:1: expected the columns path and licence, got {', '.join(columns)[:200] or 'none'}"
+            )
         return {row[name]: row[terms] or "" for row in rows if row[name]}
 
 

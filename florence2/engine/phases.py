@@ -14,9 +14,9 @@ from typing import Any
 from florence2.engine import intake
 from florence2.engine.filters import open_chain
 from florence2.engine.ledger import Below, Ledger, Takes, Unit, fragment_path, reading
+from florence2.engine.listing import find
 from florence2.engine.merge import Merging, merge
 from florence2.engine.operator import Filter, Specialist, fingerprint, run_id, satisfies, unit_id
-from florence2.engine.listing import find
 from florence2.engine.pictures import Found, ImageRules
 from florence2.engine.runners.local import ATTEMPTS, Here, Job, Local
 from florence2.engine.units import AnnotateUnit, Outcome

@@ -8,10 +8,10 @@ from typing import Any
 
 from florence2.engine import intake
 from florence2.engine.ledger import Ledger, reading, takes_of
+from florence2.engine.listing import find
 from florence2.engine.merge import Merging, merge_units
 from florence2.engine.operator import fingerprint
 from florence2.engine.phases import Execution, Planned, run_specialist
-from florence2.engine.listing import find
 from florence2.engine.pictures import ImageRules
 from florence2.engine.verdicts import REOPEN, judge_units, recorded_chain, supersede_units
 from florence2.engine.work import EngineWork, opened

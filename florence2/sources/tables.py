@@ -41,13 +41,13 @@ def is_table(path: str | Path) -> bool:
 
 
 def picture_columns(path: str | Path) -> tuple[list[str], list[str]]:
-    """The columns to take pictures from, and those that hold pictures too and are left out; ValueError if unreadable."""
+    """The columns to take pictures from, and those that are left out though they hold some; ValueError if unreadable."""
     table = _open(path)
-    kinds = _hugging_face(table.schema)
+    features = _hugging_face(table.schema)
     found, lists = [], []
     for field in table.schema:
         if _bytes_of(field.type) is not None:
-            told = kinds.get(field.name, "Image" if field.name.lower() in NAMES else "Value")
+            told = features.get(field.name, "Image" if field.name.lower() in NAMES else "Value")
             if told == "Image" or (told == "Value" and _begins_as_picture(table, field.name)):
                 found.append(field.name)
         elif pa.types.is_list(field.type) and _bytes_of(field.type.value_type) is not None:

@@ -12,11 +12,11 @@ from florence2 import sources
 from florence2.engine.duplicates import duplicates, first_of_each, near_pairs
 from florence2.engine.listing import find
 from florence2.engine.pictures import ImageRules, perceptual_hash
-from florence2.sources.kinds import format_of
 from florence2.engine.statistics import statistics
 from florence2.formats import jsonl
 from florence2.pixels import load
 from florence2.records import ImageRef, Sample
+from florence2.sources.kinds import format_of
 from tests.engine.doubles import Boxes, folder_of, picture
 
 

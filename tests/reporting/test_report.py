@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from florence2.cli.report import main
 from florence2 import sources
+from florence2.cli.report import main
 from florence2.records import Decision
 from florence2.reporting import report, store_sections
 from florence2.reporting.pictures import verdict_words
