@@ -41,7 +41,7 @@ def is_table(path: str | Path) -> bool:
 
 
 def picture_columns(path: str | Path) -> tuple[list[str], list[str]]:
-    """The columns to take pictures from, and those that are left out though they hold some; ValueError if unreadable."""
+    """The columns to take pictures from, and those left out though they hold some; ValueError if unreadable."""
     table = _open(path)
     features = _hugging_face(table.schema)
     found, lists = [], []
