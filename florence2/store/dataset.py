@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from florence2.records import Sample
-from florence2.store import commit, scan, schema, snapshots, upkeep
+from florence2.store import access, commit, scan, schema, snapshots, upkeep
 from florence2.store.snapshots import Fragment, Operator, Snapshot
 
 
@@ -86,9 +86,9 @@ class Store:
             raise ValueError(f"view {view!r}: expected one of {', '.join(scan.VIEWS)}")
         return islice(scan.samples(self.root, self.snapshot(snapshot), view), limit)
 
-    def random(self, snapshot: int | None = None, view: str = "current") -> scan.RandomSamples:
+    def random(self, snapshot: int | None = None, view: str = "current") -> access.RandomSamples:
         """Its samples by position, in bounded memory."""
-        return scan.RandomSamples(self.root, self.snapshot(snapshot), view)
+        return access.RandomSamples(self.root, self.snapshot(snapshot), view)
 
     def images(self, snapshot: int | None = None) -> Iterator[dict[str, Any]]:
         """Every row of `images`, rejected and failed pictures included."""

@@ -6,8 +6,9 @@ A group is what one `images` fragment covers, with every fragment of the other t
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,34 @@ def groups(snapshot: Snapshot) -> list[Group]:
     return [Group(units, {name: tuple(found) for name, found in by.items()}) for units, by in zip(order, parts)]
 
 
+def opened(root: Path, fragment: Fragment) -> pq.ParquetFile:
+    """A fragment's file with its footer read; ValueError names a damaged or missing one."""
+    with told(root / fragment.path, root):
+        return pq.ParquetFile(root / fragment.path, page_checksum_verification=True)
+
+
 def read_fragment(root: Path, fragment: Fragment, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of one fragment; ValueError names a damaged or missing one."""
-    path = root / fragment.path
+    file = opened(root, fragment)
+    with told(root / fragment.path, root):
+        return file.read(columns=list(columns) if columns else None)
+
+
+def good(root: Path, fragment: Fragment) -> int:
+    """How many of an `images` fragment's pictures are good; told by its footer alone where all are."""
+    metadata = opened(root, fragment).metadata
+    column = next(n for n in range(metadata.num_columns) if metadata.schema.column(n).path == "status")
+    groups = [metadata.row_group(n).column(column).statistics for n in range(metadata.num_row_groups)]
+    if all(s is not None and s.has_min_max and s.min == s.max == "ok" and not s.null_count for s in groups):
+        return metadata.num_rows
+    return read_fragment(root, fragment, ["status"])["status"].to_pylist().count("ok")
+
+
+@contextmanager
+def told(path: Path, root: Path) -> Iterator[None]:
+    """Around reading a fragment: what goes wrong is a ValueError that names the file and the remedy."""
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read(columns=list(columns) if columns else None)
+        yield
     except FileNotFoundError:
         raise ValueError(f"{path}: missing; florence2 verify {root} --repair makes it again") from None
     except (pa.ArrowException, OSError) as error:
@@ -86,39 +110,6 @@ def samples(root: Path, snapshot: Snapshot, view: str = "current") -> Iterator[S
     """Every good picture's sample, group by group."""
     for group in groups(snapshot):
         yield from group_samples(root, group, view)
-
-
-class RandomSamples(Sequence[Sample]):
-    """The current samples of a snapshot by position, reading a group at a time and keeping a few of them.
-
-    Neighbours in position are neighbours on disk: shuffle by group first for speed (`group_sizes`).
-    """
-
-    def __init__(self, root: Path, snapshot: Snapshot, view: str = "current", keep: int = 8):
-        self.root, self.view, self.keep = root, view, keep
-        self.groups = groups(snapshot)
-        self.places: list[tuple[int, int]] = []
-        self.group_sizes: list[int] = []
-        for number, group in enumerate(self.groups):
-            status = read_table(root, "images", group.fragments["images"], ["status"])["status"].to_pylist()
-            count = status.count("ok")
-            self.group_sizes.append(count)
-            self.places += [(number, row) for row in range(count)]
-        self._cache: OrderedDict[int, list[Sample]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number, row = self.places[index]
-        if number not in self._cache:
-            self._cache[number] = group_samples(self.root, self.groups[number], self.view)
-            if len(self._cache) > self.keep:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(number)
-        return self._cache[number][row]
 
 
 TALLY = ("source_kind", "source", "source_version", "round", "family", "kind", "status", "rule", "reason")

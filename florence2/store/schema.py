@@ -77,6 +77,10 @@ _PLAIN = {
     for place, kind in enumerate((Region, Text, Grounding), 2)
 }
 
+# columns that no record holds: for people and their tools
+_UNREAD = {"task", "lang", "label_id", "area", "score_text", "config_sha"}
+_READ = {column.name for column in ANNOTATIONS} - _UNREAD
+
 SCHEMAS: dict[str, pa.Schema] = {
     "images": pa.schema(
         [
@@ -190,9 +194,10 @@ def failure_row(failure: Failure, source: str, version: str, run_id: str, round:
 def samples(images: Sequence[Row], annotations: pa.Table | None, decisions: pa.Table | None) -> list[Sample]:
     """The samples of these image rows with all that the tables say of them, rejected items beside the kept."""
     items: dict[str, dict[type, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    sources: dict[tuple[Any, ...], Source] = {}
     if annotations is not None:
-        for row in rows(annotations):
-            item = _item(row)
+        for row in rows(annotations.select([name for name in annotations.column_names if name in _READ])):
+            item = _item(row, sources)
             items[row["image_id"]][type(item)].append(item)
     verdicts: dict[str, list[Decision]] = defaultdict(list)
     if decisions is not None:
@@ -313,9 +318,11 @@ def _mask_box(mask: Rle) -> tuple[float, ...]:
     return (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)) if len(x) else (0.0,) * 4
 
 
-def _item(row: Row) -> Item:
+def _item(row: Row, sources: dict[tuple[Any, ...], Source]) -> Item:
+    """A row's record; `sources` holds those met so far, as most rows share one."""
     get = row.get
-    source = Source(row["source_kind"], row["source"], get("source_version") or "", row["round"], get("run_id") or "")
+    made = row["source_kind"], row["source"], get("source_version") or "", row["round"], get("run_id") or ""
+    source = sources.get(made) or sources.setdefault(made, Source(*made))
     family = get("family")
     if family == "text":
         return Text(
@@ -337,17 +344,18 @@ def _item(row: Row) -> Item:
 
 def _region(row: Row, source: Source) -> Region:
     get = row.get
-    geom, coords = get("geom"), get("coords") or ()
+    geom, rle, box = get("geom"), get("rle"), get("box")
+    height, width = get("rle_size") or (0, 0)
     polygons: tuple[tuple[float, ...], ...] = ()
-    quad: tuple[float, ...] = tuple(coords) if geom == "quad" else ()
-    if geom == "polygon":
+    quad: tuple[float, ...] = ()
+    if geom == "quad":
+        quad = tuple(get("coords") or ())
+    elif geom == "polygon":
+        coords = get("coords") or ()
         cuts = [*(get("rings") or [0]), len(coords)]
         polygons = tuple(tuple(coords[a:b]) for a, b in zip(cuts, cuts[1:]))
         kept = dict(get("attrs") or ()).get("quad")
         quad = tuple(float(v) for v in kept.split()) if kept else ()
-    rle = get("rle")
-    size = get("rle_size") or (0, 0)
-    box = get("box")
     return Region(
         id=row["ann_id"],
         kind=get("kind") or "object",
@@ -357,7 +365,7 @@ def _region(row: Row, source: Source) -> Region:
         description=get("description") or "",
         polygons=polygons,
         quad=quad,
-        mask=None if rle is None else Rle(size[0], size[1], rle.decode("ascii")),
+        mask=None if rle is None else Rle(height, width, rle.decode("ascii")),
         score=get("score"),
         ignore=bool(get("ignore")),
         source=source,

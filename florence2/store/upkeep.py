@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from florence2.store import commit, scan, snapshots
+from florence2.store import access, commit, scan, snapshots
 from florence2.store.schema import TABLES
 from florence2.store.snapshots import Fragment, Snapshot
 
-COMPACT_ROWS = 20_000  # annotations in one compacted file: what random access reads at once
+COMPACT_ROWS = 20_000  # annotations in one compacted file
+ROW_GROUP = 1_000  # rows of it that random access reads at once
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,12 @@ def compacted(root: Path, base: Snapshot, rows: int) -> list[Fragment]:
     fragments = []
     for part, chunk in enumerate(_chunks(scan.groups(base), rows)):
         units = tuple(unit for group in chunk for unit in group.units)
+        images = [fragment for group in chunk for fragment in group.fragments["images"]]
+        ids = scan.read_table(root, "images", images, ["id"])["id"].combine_chunks()
         for name in TABLES:
             parts = [fragment for group in chunk for fragment in group.fragments.get(name, ())]
             if parts or name == "images":
-                fragments.append(_write_part(root, base.number, name, part, parts, units))
+                fragments.append(_write_part(root, base.number, name, part, parts, units, ids))
     return fragments
 
 
@@ -127,13 +131,17 @@ def _chunks(groups: list[scan.Group], rows: int) -> Iterator[list[scan.Group]]:
 
 
 def _write_part(
-    root: Path, number: int, name: str, part: int, parts: list[Fragment], units: tuple[str, ...]
+    root: Path, number: int, name: str, part: int, parts: list[Fragment], units: tuple[str, ...], ids: pa.Array
 ) -> Fragment:
+    """One file of a table, its rows in the order of the pictures `ids`, a picture's own in the order they came."""
     table = scan.read_table(root, name, parts)
+    if name != "images":
+        table = table.take(np.argsort(access.picture_numbers(table["image_id"], ids), kind="stable"))
+    data = commit.parquet_bytes(table, row_group=ROW_GROUP)
     path = f"compact/{number:06d}/{name}/part-{part:05d}.parquet"
-    if not commit.commit(root, path, commit.parquet_bytes(table)) and not readable(root / path):
+    if not commit.commit(root, path, data) and not readable(root / path):
         set_aside(root, path)
-        commit.commit(root, path, commit.parquet_bytes(table))
+        commit.commit(root, path, data)
     return Fragment(path, table.num_rows, commit.sha256_of(root / path), units)
 
 

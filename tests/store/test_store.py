@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import florence2
 from florence2.geometry import encode_rle
 from florence2.records import Coverage, Decision, Grounding, ImageRef, Region, Sample, Source, Text
-from florence2.store import Store, commit, schema
-from tests.engine.doubles import Boxes, Floor, folder_of, fragments
+from florence2.store import Store, access, commit, schema, upkeep
+from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 
 number = st.floats(0, 5000, width=32)
 score = st.none() | st.floats(0, 1)
@@ -161,7 +161,31 @@ def test_samples_by_position_and_limit(tmp_path):
     random.keep = 1
     assert len(random) == 7 and [random[i] for i in (6, 0, 3)] == [samples[i] for i in (6, 0, 3)]
     assert random[2:4] == samples[2:4] and random.group_sizes == [2, 2, 2, 1]
+    assert random[-1] == samples[-1]
+    with pytest.raises(IndexError, match="no sample 7; it has 7"):
+        random[7]
     assert list(store.samples(limit=3)) == samples[:3]
+
+
+@pytest.mark.parametrize("view", ["current", "all"])
+def test_a_compacted_store_gives_by_position_what_it_gives_in_order(tmp_path, monkeypatch, view):
+    folder = folder_of(tmp_path, 9)
+    (folder / "p0004.png").write_bytes(b"")
+    (folder / "copy.png").write_bytes((folder / "p0001.png").read_bytes())
+    boxes = [Boxes(), Boxes("more", label="other"), Misbehaving("fails", ["p0002.png"])]
+    store = florence2.annotate(folder, tmp_path / "s", boxes, workers=0, unit=2)
+    florence2.filter(store, [Floor(0.6)])
+    florence2.filter(store, [Floor(0.5), NoTexts()])
+    samples = list(store.samples(view=view))
+    monkeypatch.setattr(upkeep, "ROW_GROUP", 5)  # so that a picture's rows lie across row groups
+    store.compact(rows=25)
+    assert list(store.samples(view=view)) == samples
+    for keep in (1, 16):
+        random = access.RandomSamples(store.root, store.snapshot(), view, keep)
+        assert len(random) == len(samples) == 8 and len(random.groups) > 1
+        for i in (3, 0, 7, 1, 7, 2, 4, 5, 6):
+            assert random[i] == samples[i]
+        assert all(places is not None for places in random._places.values())  # none was read whole
 
 
 def test_files_in_tmp_are_swept_by_age(tmp_path):

@@ -1,0 +1,138 @@
+"""Samples by position, in bounded memory: of a compacted store a few rows at a time, of any other a unit at a time.
+
+A compacted file holds its rows in the order of its pictures, in small row groups: where a picture's rows lie is worked
+out once from the file's column of picture ids.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from florence2.records import Sample
+from florence2.store import scan, schema
+from florence2.store.scan import Group
+from florence2.store.snapshots import Fragment, Snapshot
+
+READ = ("images", "annotations", "decisions")
+
+
+class RandomSamples(Sequence[Sample]):
+    """The samples of a snapshot by position. `keep` units or compacted files are held at a time."""
+
+    def __init__(self, root: Path, snapshot: Snapshot, view: str = "current", keep: int = 16):
+        self.root, self.view, self.keep = root, view, keep
+        self.groups = scan.groups(snapshot)
+        self.group_sizes = [sum(scan.good(root, f) for f in group.fragments["images"]) for group in self.groups]
+        self._starts = [0, *accumulate(self.group_sizes)]
+        self._places: dict[int, Places | None] = {}
+        self._open: OrderedDict[int, list[Sample] | Part] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.root}: no sample {index}; it has {len(self)}")
+        index %= len(self)
+        number = bisect_right(self._starts, index) - 1
+        if number not in self._open:
+            self._open[number] = self._opened(number)
+            if len(self._open) > self.keep:
+                self._open.popitem(last=False)
+        self._open.move_to_end(number)
+        found, place = self._open[number], index - self._starts[number]
+        if isinstance(found, list):
+            return found[place]
+        sample = found.sample(place)
+        return sample.current() if self.view == "current" else sample
+
+    def _opened(self, number: int) -> list[Sample] | Part:
+        group = self.groups[number]
+        if number not in self._places:
+            self._places[number] = places_of(self.root, group)
+        places = self._places[number]
+        return scan.group_samples(self.root, group, self.view) if places is None else Part(self.root, group, places)
+
+
+class Places:
+    """Where a compacted file's good pictures are among its rows, and where each picture's rows are in each table."""
+
+    def __init__(self, good: np.ndarray, bounds: dict[str, np.ndarray]):
+        self.good, self.bounds = good, bounds
+
+
+def places_of(root: Path, group: Group) -> Places | None:
+    """The places in a compacted group; None where its rows are not one file a table, in the pictures' order."""
+    if any(len(group.fragments.get(name, ())) > 1 for name in READ) or not _compacted(group.fragments["images"]):
+        return None
+    images = scan.read_fragment(root, group.fragments["images"][0], ["id", "status"])
+    ids = images["id"].combine_chunks()
+    bounds = {}
+    for name in READ[1:]:
+        for fragment in group.fragments.get(name, ()):
+            column = scan.read_fragment(root, fragment, ["image_id"])["image_id"]
+            rows = picture_numbers(column, ids)
+            if (np.diff(rows) < 0).any() or (rows >= len(ids)).any():
+                return None
+            bounds[name] = np.searchsorted(rows, np.arange(len(ids) + 1)).astype(np.int32)
+    good = np.flatnonzero(pc.equal(images["status"], "ok").to_numpy()).astype(np.int32)
+    return Places(good, bounds)
+
+
+def picture_numbers(column: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
+    """For each row the place of its picture among `ids`; those of none after all others."""
+    return pc.fill_null(pc.index_in(column, ids), len(ids)).to_numpy()
+
+
+def _compacted(fragments: Sequence[Fragment]) -> bool:
+    return all(fragment.path.startswith("compact/") for fragment in fragments)
+
+
+class Part:
+    """The open files of a compacted group; of each table the row groups that were read last are held."""
+
+    def __init__(self, root: Path, group: Group, places: Places):
+        self.root, self.places = root, places
+        self.paths = {n: root / found[0].path for n, found in group.fragments.items()}
+        self.files = {n: scan.opened(root, group.fragments[n][0]) for n in READ if group.fragments.get(n)}
+        self.starts = {name: _row_group_starts(file) for name, file in self.files.items()}
+        self._held: dict[str, tuple[int, int, pa.Table]] = {}
+
+    def sample(self, place: int) -> Sample:
+        """The `place`-th good picture with all its annotations and verdicts."""
+        row = int(self.places.good[place])
+        images = schema.rows(self._rows("images", row, row + 1))
+        tables = []
+        for name in READ[1:]:
+            bounds = self.places.bounds.get(name)
+            empty = bounds is None or bounds[row] == bounds[row + 1]
+            tables.append(None if empty else self._rows(name, int(bounds[row]), int(bounds[row + 1])))  # type: ignore[index]
+        return schema.samples(images, *tables)[0]
+
+    def _rows(self, name: str, start: int, end: int) -> pa.Table:
+        low, high, table = self._held.get(name, (0, 0, None))
+        if not low <= start < end <= high:
+            starts = self.starts[name]
+            first, last = bisect_right(starts, start) - 1, bisect_right(starts, end - 1)
+            with scan.told(self.paths[name], self.root):
+                table = self.files[name].read_row_groups(list(range(first, last)))
+            low, high = starts[first], starts[last]
+            self._held[name] = low, high, table
+        return table.slice(start - low, end - start)
+
+
+def _row_group_starts(file: pq.ParquetFile) -> list[int]:
+    metadata = file.metadata
+    return [0, *accumulate(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))]
