@@ -25,8 +25,10 @@ def main(argv: Sequence[str]) -> int:
     from florence2.cli.progress import Bars
     from florence2.engine.phases import annotate
     from florence2.engine.pictures import ImageRules
+    from florence2.sources.fetching import Fetching
 
     rules = ImageRules(**{f.name: getattr(args, f.name) for f in fields(ImageRules) if hasattr(args, f.name)})
+    hosts = tuple(host.strip() for host in (args.allow_urls or "").split(",") if host.strip())
     with Bars(args.quiet) as bars:
         store = annotate(
             args.source,
@@ -37,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
             rules=rules,
             lease_s=args.lease,
             device=args.device,
+            fetching=Fetching(hosts),
             progress=bars,
             say=bars.say,
         )
@@ -69,15 +72,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "florence2 annotate", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="a folder of pictures (subfolders and tars too), or a store")
+    parser.add_argument(
+        "source",
+        help="a folder of pictures (subfolders; tars and Parquet or Arrow tables in it too), one .tar, .parquet or "
+        ".arrow, hf:OWNER/NAME, a list of addresses (.txt, .csv, .tsv, .jsonl), or a store",
+    )
     parser.add_argument("--out", help="the store to write; left out where SOURCE is a store")
     parser.add_argument("--with", dest="with_", default="rapidocr,opencv", metavar="A,B", help="default: %(default)s")
     parser.add_argument("--unit", type=int, default=64, metavar="N", help="new pictures in a unit of work (64)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
     parser.add_argument("--device", default="cpu", help="where specialists run: cpu, cuda")
     parser.add_argument("--lease", type=float, metavar="S", help="seconds a unit may take (learned from the others)")
+    parser.add_argument("--allow-urls", metavar="H,H", help="hosts from which a list's addresses may be fetched")
     parser.add_argument("--max-pixels", type=int, default=argparse.SUPPRESS, metavar="N", help="over this: too_large")
     parser.add_argument("--min-side", type=int, default=argparse.SUPPRESS, metavar="N", help="under this: too_small")
+    parser.add_argument(
+        "--max-aspect", type=float, default=argparse.SUPPRESS, metavar="R", help="over this: odd_aspect"
+    )
+    parser.add_argument("--blank-range", type=int, default=argparse.SUPPRESS, metavar="N", help="up to this: blank")
     parser.add_argument("--near-duplicates", action="store_true", default=argparse.SUPPRESS, help="reject them too")
     parser.add_argument("--licence", action="store_true", default=argparse.SUPPRESS, help="reject pictures without one")
     parser.add_argument("--accept", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help="your own picture rule")

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from florence2.engine import addresses
 from florence2.engine.pictures import Found
 from florence2.sources import files, kinds, tables
 from florence2.store import is_store
@@ -42,6 +43,9 @@ def find(source: Path, leave_out: Path | None = None) -> tuple[list[Found], list
         if len(found) == 1 and found[0].reason:
             raise ValueError(f"{found[0].detail}; make it again or move it away")
         return _with_splits(found), left
+    fetched = addresses.listed(source)
+    if fetched is not None:
+        return fetched, []
     licences = _licences(source)
     problems: list[Found] = []
     skipped: list[str] = []

@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florence2.engine import intake
+from florence2.engine import addresses, intake
 from florence2.engine.filters import open_chain
 from florence2.engine.ledger import Below, Ledger, Takes, Unit, fragment_path, reading
 from florence2.engine.listing import find
 from florence2.engine.merge import Merging, merge
 from florence2.engine.operator import Filter, Specialist, fingerprint, run_id, satisfies, unit_id
-from florence2.engine.pictures import Found, ImageRules
+from florence2.engine.pictures import Found, ImageRules, load_function
 from florence2.engine.runners.local import ATTEMPTS, Here, Job, Local
 from florence2.engine.units import AnnotateUnit, Outcome
 from florence2.engine.verdicts import judge, supersede_replaced
 from florence2.engine.work import EngineWork, opened
 from florence2.records import Sample
+from florence2.sources import files, hub
+from florence2.sources.fetching import Fetching
 from florence2.store import Store, is_store
 from florence2.store.snapshots import Fragment, Operator
 
@@ -77,18 +79,22 @@ def annotate(
     lease_s: float | None = None,
     attempts: int = ATTEMPTS,
     device: str = "cpu",
+    fetching: Fetching | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Store:
-    """Run specialists over the pictures of a folder, a tar, a list of samples, or over a store's own.
+    """Run specialists over the pictures of a folder, a tar, a table, a list of samples, or over a store's own.
 
-    Specialists are named as on the command line, or are objects. Run again, it finds what is done and goes on.
+    `hf:OWNER/NAME` is a data set of the hub; of a list of addresses, what `fetching` allows is fetched. Specialists are
+    named as on the command line, or are objects. Run again, it finds what is done and goes on.
     """
     execution = Execution(workers, lease_s, attempts, device, progress, say)
     names = [with_] if isinstance(with_, str) else list(with_)
     specialists = [opened(name) for name in names]
     rules = rules or ImageRules()
-    store, source, listing, samples = _source(src, out, execution)
+    if rules.accept:
+        load_function(rules.accept)
+    store, source, listing, samples = _source(src, out, execution, fetching or Fetching())
     ledger = Ledger(store)
     work = EngineWork(store.root, names, device)
     pictures = len(listing) or sum(fragment.rows for fragment in ledger.base.of("images"))
@@ -132,7 +138,7 @@ def chain_of(rules: str | Path | Mapping[str, Any] | Sequence[Filter] | None) ->
 
 
 def _source(
-    src: str | Path | Sequence[Sample], out: str | Path | None, execution: Execution
+    src: str | Path | Sequence[Sample], out: str | Path | None, execution: Execution, fetching: Fetching
 ) -> tuple[Store, Path, list[Found], dict[str, Sample]]:
     """The store to write, and the pictures to take in: none where the store's own are meant."""
     if not isinstance(src, (str, Path)):
@@ -141,23 +147,28 @@ def _source(
             raise ValueError("annotate: samples need `out`, the folder of the store")
         if not samples:
             raise ValueError("annotate: got an empty list of samples; expected at least one")
-        root = Path(os.path.commonpath([Path(s.image.uri).absolute().parent for s in samples]))
+        root = Path(os.path.commonpath([Path(files.path_of(s.image.uri)).absolute().parent for s in samples]))
         by_name = {intake.relative_name(sample.image, root): sample for sample in samples}
         return Store(out, create=True), root, intake.references(samples, root), by_name
-    path = Path(src)
+    path = hub.download(str(src)) if hub.is_hub(src) else Path(src)
     if is_store(path):
         if out is not None and Path(out).resolve() != path.resolve():
             raise ValueError(f"{path}: is a store and is annotated in place; leave out {str(out)!r}")
         return Store(path), path, [], {}
     if out is None:
         raise ValueError(f"{path}: is not a store; name the store to write (out=, --out)")
+    if addresses.is_list(path):
+        path = addresses.fetch_list(path, fetching, execution.progress)
     listing, skipped = find(path, leave_out=Path(out))
     if not listing:
         more = f"; {len(skipped)} other files, such as {skipped[0]}" if skipped else ""
         raise ValueError(f"{path}: no pictures found{more}; expected files such as .jpg or .png, in subfolders too")
     if skipped and execution.say:
         names = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-        execution.say(f"skipped {len(skipped)} files that are no pictures: {names}")
+        execution.say(f"skipped {len(skipped)} files that hold no pictures: {names}")
+    failed = [found for found in listing if found.reason]
+    if failed and execution.say:
+        execution.say(f"{len(failed)} of {len(listing)} cannot be read, such as {failed[0].detail}")
     return Store(out, create=True), path, listing, {}
 
 
