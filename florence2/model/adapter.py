@@ -16,7 +16,7 @@ from torch import Tensor
 
 from florence2.model.config import ModelConfig
 from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, key_table
-from florence2.model.tensor_files import ADAPTER, TensorFolder, check_finite, read_json
+from florence2.model.tensor_files import ADAPTER, TensorFolder, read_json
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
@@ -43,7 +43,7 @@ def merge(state: dict[str, Tensor], config: ModelConfig, folder: Path) -> ModelC
     """Add an adapter to the tensors of its base, by our names, in place; the config of what came out."""
     settings = _settings(folder / CONFIG)
     tensors = TensorFolder(folder, ADAPTER, ())
-    tensors.verify()
+    tensors.check()
     names = {key: ours for layout in LAYOUTS for key, ours in key_table(config, layout).items()}
     loras: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}  # trained as they are: biases, modules_to_save
@@ -53,7 +53,6 @@ def merge(state: dict[str, Tensor], config: ModelConfig, folder: Path) -> ModelC
         module = path.split(f".{part}")[0] if part else path
         if (f"{module}.weight" if part else module) not in names or ".lora_" in module:
             raise ValueError(f"{tensors.where(key)}: unexpected: a Florence-2 model has no such module to adapt")
-        check_finite(tensors[key], tensors.where(key))
         if part is None:
             whole[module] = tensors[key]
         else:

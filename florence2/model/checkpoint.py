@@ -7,8 +7,11 @@ that a model in the file's own type needs no second copy. A model is either retu
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from florence2.model.config import ModelConfig, from_json, to_json
 from florence2.model.florence import Florence, blank
 from florence2.model.foreign import read_config, write_config
 from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, PROJECTION, key_table, single_keys, told_layout
-from florence2.model.tensor_files import SINGLE, TensorFolder, check_finite, read_json, write
+from florence2.model.tensor_files import SINGLE, TensorFolder, read_json, write
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SIZES_FROM = {  # what is read off a tensor's rows -> our name of the tensor, rows that are no entry
@@ -57,31 +60,8 @@ class Checkpoint:
 def open_checkpoint(folder: str | Path) -> Checkpoint:
     """Check a folder's config, keys, shapes and ties; ValueError names the file and the key that does not fit."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder with config.json and weights")
-    path = folder / "config.json"
-    data = read_json(path)
-    if data.get("format") != "florence2" and data.get("model_type") != "florence2":
-        raise ValueError(
-            f"{path}: model_type: expected 'florence2', got {data.get('model_type')!r:.60}; another model?"
-        )
-    tensors = TensorFolder(folder)
-    layout = "florence2" if data.get("format") == "florence2" else told_layout(tensors)
-    if layout is None:
-        raise ValueError(f"{tensors.source}: {next(iter(tensors), 'no key')}: expected the keys of a Florence-2 model")
-    if layout == "florence2":
-        try:
-            config = from_json({key: value for key, value in data.items() if key != "format"})
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        return Checkpoint(folder, layout, config, tensors, _match(path, tensors, config, layout))
-    names = {ours: key for ours, key in single_keys(layout).items() if key in tensors}
-    copies = [key for key, ours in _copies(layout).items() if ours in (None, HEAD) and key in tensors]
-    if copies:
-        names.setdefault(EMBEDDING, copies[0])  # safetensors may keep any one of the tied names
-    config = read_config(folder, layout, _sizes(tensors, names, layout))
-    names = _match(path, tensors, config, layout, names)
-    return _tied(Checkpoint(folder, layout, config, tensors, names), data)
+    data = _description(folder)
+    return _fitted(folder, data, TensorFolder(folder))
 
 
 def load_model(
@@ -91,26 +71,21 @@ def load_model(
     adapter: str | Path | None = None,
 ) -> Florence:
     """The model, ready to answer, an adapter merged. Without `dtype`: float32 on a CPU, elsewhere as in the file."""
-    checkpoint = open_checkpoint(folder)
+    folder = Path(folder)
+    data = _description(folder)
+    tensors = TensorFolder(folder)
+    with _uncollected(), tensors.reading() as finish:
+        checkpoint = _fitted(folder, data, tensors)
+        model = blank(checkpoint.config)
+        finish()
     place = torch.device(device or "cpu")
     kind = to_dtype(dtype) if dtype is not None else torch.float32 if place.type == "cpu" else checkpoint.dtype
-    checkpoint.tensors.verify()
-    state: dict[str, Tensor] = {}
-    for name, key in checkpoint.names.items():
-        tensor = checkpoint.read(name)
-        check_finite(tensor, checkpoint.tensors.where(key))
-        state[name] = tensor.to(place, kind).contiguous()
-    config = checkpoint.config if adapter is None else merge(state, checkpoint.config, Path(adapter))
-    model = assemble(config, state)
-    model.stored = checkpoint.dtype
-    return model
-
-
-def assemble(config: ModelConfig, state: dict[str, Tensor]) -> Florence:
-    """A model that holds these very tensors, in evaluation mode."""
-    model = blank(config)
+    state = {name: checkpoint.read(name).to(place, kind).contiguous() for name in checkpoint.names}
+    if adapter is not None:
+        model = blank(merge(state, checkpoint.config, Path(adapter)))
     state["projector.frames"] = state["projector.frames"].clone()  # A copied buffer would carry its whole file along
     model.load_state_dict(state, strict=True, assign=True)
+    model.stored = checkpoint.dtype
     return model.eval()
 
 
@@ -147,6 +122,18 @@ def save_model(
         _write_json(folder / name, content)
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep Python's garbage collector still: a model's objects live on, and walking all others takes 0.1 s."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def to_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A floating type by its name."""
     if isinstance(dtype, torch.dtype):
@@ -154,6 +141,40 @@ def to_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     return DTYPES[dtype]
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """The config.json of a Florence-2 model."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder with config.json and weights")
+    path = folder / "config.json"
+    data = read_json(path)
+    if data.get("format") != "florence2" and data.get("model_type") != "florence2":
+        raise ValueError(
+            f"{path}: model_type: expected 'florence2', got {data.get('model_type')!r:.60}; another model?"
+        )
+    return data
+
+
+def _fitted(folder: Path, data: dict[str, Any], tensors: TensorFolder) -> Checkpoint:
+    """The checkpoint, if its config and its tensors fit one another."""
+    path = folder / "config.json"
+    layout = "florence2" if data.get("format") == "florence2" else told_layout(tensors)
+    if layout is None:
+        raise ValueError(f"{tensors.source}: {next(iter(tensors), 'no key')}: expected the keys of a Florence-2 model")
+    if layout == "florence2":
+        try:
+            config = from_json({key: value for key, value in data.items() if key != "format"})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return Checkpoint(folder, layout, config, tensors, _match(path, tensors, config, layout))
+    names = {ours: key for ours, key in single_keys(layout).items() if key in tensors}
+    copies = [key for key, ours in _copies(layout).items() if ours in (None, HEAD) and key in tensors]
+    if copies:
+        names.setdefault(EMBEDDING, copies[0])  # safetensors may keep any one of the tied names
+    config = read_config(folder, layout, _sizes(tensors, names, layout))
+    names = _match(path, tensors, config, layout, names)
+    return _tied(Checkpoint(folder, layout, config, tensors, names), data)
 
 
 def _copies(layout: str) -> dict[str, str | None]:

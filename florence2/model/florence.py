@@ -80,7 +80,7 @@ class Projector(nn.Module):
         dim = config.dims[-1]
         self.columns = nn.Embedding(config.max_side, dim - dim // 2)
         self.rows = nn.Embedding(config.max_side, dim // 2)
-        self.register_buffer("frames", frame_table(config.max_frames, dim))
+        self.register_buffer("frames", torch.empty(config.max_frames, dim))
         self.projection = nn.Linear(dim, d_model, bias=False)
         self.norm = nn.LayerNorm(d_model)
 
@@ -103,28 +103,33 @@ class Projector(nn.Module):
 
 def blank(config: ModelConfig) -> Florence:
     """The model without memory: names and shapes only, until weights are assigned."""
-    with torch.device("meta"), _Uninitialised():
+    with _Blank():
         return Florence(config)
 
 
-class _Uninitialised(TorchFunctionMode):
-    """Skips the layers' own initialisation, which on "meta" costs time and changes nothing."""
+class _Blank(TorchFunctionMode):
+    """Puts what layers make on "meta", and skips their own initialisation: there it costs time and changes nothing."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function.__name__ in ("kaiming_uniform_", "uniform_", "normal_", "fill_", "zero_"):
-            return args[0] if args else (kwargs or {})["tensor"]
-        return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if function is torch.empty:
+            kwargs["device"] = "meta"
+        elif function.__name__ in ("kaiming_uniform_", "uniform_", "normal_", "fill_", "zero_"):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def frame_table(frames: int, dim: int) -> Tensor:
     """(frames, dim): sines at even places, cosines at odd ones (Vaswani et al., arXiv 1706.03762)."""
-    rates = torch.exp(torch.arange(dim // 2, device="cpu").float() * -(math.log(10000) / (dim // 2)))
-    angles = torch.arange(frames, device="cpu").float()[:, None] * rates
+    rates = torch.exp(torch.arange(dim // 2).float() * -(math.log(10000) / (dim // 2)))
+    angles = torch.arange(frames).float()[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
 
 
 def _initialise(module: nn.Module) -> None:
     """As the reference starts from nothing: std 0.02, biases zero, the padding row zero."""
+    if isinstance(module, Projector):
+        module.frames.copy_(frame_table(*module.frames.shape))
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
         nn.init.trunc_normal_(module.weight, std=0.02)
     if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:

@@ -296,7 +296,11 @@ BAD = {  # what is wrong: layout, how it comes about, what the one line must nam
     "cut in the header": (TF, lambda f: _cut(f, 40), ["model.safetensors", "header"]),
     "empty file": (TF, lambda f: _cut(f, 0), ["model.safetensors", "truncated"]),
     "bit flipped in the header": (TF, lambda f: flip(f / "model.safetensors", 9), ["model.safetensors"]),
-    "bit flipped in a weight": (MS, lambda f: flip(f / "model.safetensors", -5), ["model.safetensors", "checksum"]),
+    "bit flipped in a weight": (
+        MS,
+        lambda f: flip(f / "model.safetensors", -5),
+        ["model.safetensors: visual_temporal_embed.pos_idx_to_embed", "checksum"],
+    ),
     "header claims more than the file holds": (
         TF,
         lambda f: (f / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}"),
@@ -304,7 +308,7 @@ BAD = {  # what is wrong: layout, how it comes about, what the one line must nam
     ),
     "pickle with code": (MS, _evil, ["pytorch_model.bin", "code", "print"]),
     "pickle with code, old form": (MS, _evil_old, ["pytorch_model.bin", "code"]),
-    "pickle with a flipped bit": (MS, _bad_pickle, ["pytorch_model.bin", "damaged"]),
+    "pickle with a flipped bit": (MS, _bad_pickle, ["pytorch_model.bin: language_model.", "damaged"]),
     "pickle cut": (MS, _cut_pickle, ["pytorch_model.bin"]),
     "missing shard": (
         TF,
