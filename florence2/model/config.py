@@ -95,7 +95,8 @@ class ModelConfig:
     """What `predict` decodes by: the task's grammar, or the official generation rules in the fields below."""
     num_beams: int = 3
     no_repeat_ngram_size: int = 3
-    early_stopping: bool = True
+    early_stopping: bool | str = True
+    """Whether a search stops at `num_beams` finished answers; "never": only when no better one can come."""
     length_penalty: float = 1.0
     forced_bos_id: int | None = 0
     forced_eos_id: int | None = 2
@@ -103,6 +104,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.rules not in RULES:
             raise ValueError(f"rules: expected one of {', '.join(RULES)}, got {self.rules!r}")
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            raise ValueError(f"early_stopping: expected true, false or 'never', got {self.early_stopping!r:.40}")
         for name in ("bos_id", "pad_id", "eos_id", "image_id", "start_id", "forced_bos_id", "forced_eos_id"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < self.text.vocab_size:
@@ -236,6 +239,8 @@ def _typed(hint: str, value: Any, where: str) -> Any:
         if "..." not in hint and len(value) != hint.count(",") + 1:
             raise ValueError(f"{where}: expected {hint.count(',') + 1} numbers, got {len(value)}")
         return tuple(_typed(item, v, where) for v in value)
+    if hint == "bool | str":
+        return value  # judged by its own dataclass
     kind = {"int": int, "float": float, "str": str, "bool": bool}[hint.split(" ")[0]]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

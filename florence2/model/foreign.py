@@ -175,7 +175,8 @@ def _generation(folder: Path, data: Mapping[str, Any], layout: str) -> dict[str,
         value = rules.get(key, default)
         if value is None and not ours.startswith("forced"):
             value = default
-        values[ours] = value if value is None else _like(ruled, value, f"{place}: {key}")
+        as_is = value is None or (ours == "early_stopping" and value == "never")
+        values[ours] = value if as_is else _like(ruled, value, f"{place}: {key}")
     for ours, key, ruled in IDS:
         value = text.get(key)
         values[ours] = ruled if value is None else _like(ruled, value, f"{folder / 'config.json'}: text_config.{key}")

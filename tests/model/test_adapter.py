@@ -1,13 +1,13 @@
 """An adapter merged by us equals the same adapter in peft, on each of the three ways to name modules."""
 
 import json
-import shutil
 
 import pytest
 import torch
 
 from florence2.model.adapter import adapter_base
 from florence2.model.checkpoint import load_model, save_model
+from florence2.model.layouts import key_table
 from tests.parity.twins import IMAGE_ID, lively, theirs_of, tiny
 
 LINEAR = ["q_proj", "v_proj", "fc1", "qkv"]
@@ -89,20 +89,72 @@ def test_names_of_our_own_modules(tmp_path):
     )
 
 
-def test_names_of_the_remote_code(base, tmp_path):
-    from safetensors.torch import load_file, save_file
+# ---- the recipe that most fine-tunes of the remote code copy; `linear`, `Conv2d` and `o_proj` name nothing there
+RECIPE = dict(
+    r=8, lora_alpha=8, lora_dropout=0.05, bias="none", inference_mode=False, task_type="CAUSAL_LM", use_rslora=True,
+    init_lora_weights="gaussian",
+    target_modules=["q_proj", "o_proj", "k_proj", "v_proj", "linear", "Conv2d", "lm_head", "fc2"],
+)  # fmt: skip
 
-    adapted(theirs_of(load_model(base)), tmp_path / "native", **CASES["LoRA"])
-    shutil.copytree(tmp_path / "native", tmp_path / "remote")
-    file = tmp_path / "remote" / "adapter_model.safetensors"
-    renamed = {}
-    for key, tensor in load_file(file).items():
-        key = key.replace("model.model.language_model.", "model.language_model.model.")
-        key = key.replace("model.model.vision_tower.", "model.vision_tower.")
-        renamed[key.replace("_attn.qkv", "_attn.fn.qkv").replace("ffn.fc1", "ffn.fn.net.fc1")] = tensor
-    save_file(renamed, file)
-    first, second = (load_model(base, adapter=tmp_path / name).state_dict() for name in ("native", "remote"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+
+class Remote(torch.nn.Module):
+    """A model's own layers under the names that the remote code gives them: what peft sees of such a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.language_model = torch.nn.Module()
+        text = model.config.text
+        head = torch.nn.Linear(text.d_model, text.vocab_size, bias=False)
+        head.weight = model.language.embedding.weight
+        for key, ours in key_table(model.config, "microsoft").items():
+            if ours is None or key.endswith(".weight"):
+                is_copy = ours in (None, "language.head.weight")
+                leaf = head if "lm_head" in key else model.language.embedding if is_copy else None
+                self._put(key, leaf or model.get_submodule(ours.removesuffix(".weight")))
+
+    def _put(self, key, leaf):
+        *path, last = key.removesuffix(".weight").split(".")
+        place = self
+        for name in path:
+            if not hasattr(place, name):
+                place.add_module(name, torch.nn.Module())
+            place = getattr(place, name)
+        place.add_module(last, leaf)
+
+    def get_input_embeddings(self):
+        return self.language_model.model.shared
+
+    def get_output_embeddings(self):
+        return self.language_model.lm_head
+
+    def prepare_inputs_for_generation(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "change, layers",
+    [
+        ({}, 33),  # q, k and v of 6 attentions, fc2 of 14 layers, and the head
+        ({"target_modules": ["convs.2.proj", "qkv"]}, 11),
+    ],
+)
+def test_the_recipe_of_the_remote_code(tmp_path, change, layers):
+    model = lively(tiny())
+    save_model(model, tmp_path / "base", "microsoft", named_rows=IMAGE_ID)
+    table = {key: ours for key, ours in key_table(model.config, "microsoft").items() if ours}
+    theirs = adapted(Remote(load_model(tmp_path / "base")), tmp_path / "adapter", **{**RECIPE, **change})
+    ours, plain = load_model(tmp_path / "base", adapter=tmp_path / "adapter"), load_model(tmp_path / "base")
+    state, before, changed = ours.state_dict(), plain.state_dict(), set()
+    for name, layer in theirs.named_modules():
+        if hasattr(layer, "lora_A"):
+            mine = table[name.removeprefix("base_model.model.") + ".weight"]
+            changed.add(mine)
+            whole = layer.get_base_layer().weight + layer.get_delta_weight("default")
+            torch.testing.assert_close(state[mine], whole, rtol=0, atol=1e-5)
+    assert len(changed) == layers
+    for name, tensor in before.items():
+        assert name in changed or torch.equal(tensor, state[name]), name
+    assert ours.config.text.tied_head == ("language.head.weight" not in changed)
 
 
 def test_the_base_an_adapter_names(base, tmp_path):

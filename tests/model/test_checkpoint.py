@@ -183,6 +183,8 @@ OFFICIAL = (3, 3, True, 0, 2)
     [
         ("microsoft", {}, OFFICIAL),
         ("microsoft", {"num_beams": 1, "early_stopping": False}, (1, 3, False, 0, 2)),
+        ("microsoft", {"early_stopping": "never"}, (3, 3, "never", 0, 2)),
+        ("transformers", {"early_stopping": "never"}, (3, 3, "never", 0, 2)),
         ("microsoft", None, OFFICIAL),  # text_config lacks them: the official table
         ("transformers", {}, OFFICIAL),
         ("transformers", None, OFFICIAL),  # no generation_config.json: the official table

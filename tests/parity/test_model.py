@@ -11,7 +11,7 @@ TOLERANCE = {"rtol": 0, "atol": 1e-4}
 CASES = {  # config, pictures, prompts a picture, tokens, and how lively the weights are
     "tiny, 96 px": (tiny(96), 8, 8, 20, {"eos": 1.22}),
     "tiny, 224 px": (tiny(224), 6, 8, 20, {"eos": 1.3}),
-    "base, 768 px": (base(), 1, 10, 12, {"seed": 2, "eos": 2.72, "location": 1.2, "branch": 0.36}),
+    "base, 768 px": (base(), 1, 10, 12, {"eos": 2.6, "location": 1.2, "branch": 0.36}),
 }
 
 
