@@ -11,9 +11,10 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from florence2 import sources
@@ -25,7 +26,9 @@ from florence2.engine.pictures import ImageRules
 from florence2.engine.units import stamp
 from florence2.engine.verdicts import supersede_replaced
 from florence2.engine.work import EngineWork
+from florence2.pixels import BadImage
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
+from florence2.sources import files, kinds
 from florence2.store import Store, schema
 from florence2.store.snapshots import Operator
 
@@ -58,7 +61,7 @@ def import_labels(
     root = _root(samples, Path(src))
     listing = intake.references(samples, root)
     by_name = _by_name(samples, root)
-    missing = [found.uri for found in listing if not os.path.exists(found.uri)]
+    missing = [found.uri for found in listing if not os.path.exists(files.path_of(found.uri))]
     if len(missing) == len(listing):
         raise ValueError(
             f"{src}: none of its {len(missing)} pictures is there, such as {missing[0]}; name --images DIR"
@@ -92,14 +95,37 @@ def export_labels(
         raise ValueError(f"{out}: exists and is not empty; name a new or empty folder")
     written = 0
 
+    aside = out / ".pictures"
+
     def counted() -> Iterator[Sample]:
         nonlocal written
         for sample in store.samples(snapshot, view):
             written += 1
-            yield sample
+            yield sample if to == "jsonl" else _with_file(sample, aside)
 
-    lost = importlib.import_module(f"florence2.formats.{to}").write(counted(), out)
-    return written, lost
+    try:
+        lost = importlib.import_module(f"florence2.formats.{to}").write(counted(), out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return written, +lost
+
+
+def _with_file(sample: Sample, aside: Path) -> Sample:
+    """The sample with a plain file for its picture: one inside an archive, or of an odd name, is copied `aside`."""
+    ref = sample.image
+    if files.plain_path(ref) == ref.uri and kinds.has_picture_suffix(ref.uri):
+        return sample
+    try:
+        data = files.read_bytes(ref)
+    except BadImage:
+        return sample  # the writer counts it
+    name = PurePosixPath(ref.member or ref.uri).name
+    suffix = "" if kinds.has_picture_suffix(name) else f".{kinds.format_of(data[:16]) or 'img'}"
+    target = aside / ref.id / f"{name}{suffix}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    placed = dataclasses.replace(ref, uri=str(target), member="", offset=-1, length=-1)
+    return dataclasses.replace(sample, image=placed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +197,7 @@ def _signed(item: AnyItem, given: AnyItem) -> AnyItem:
 def _root(samples: Sequence[Sample], src: Path) -> Path:
     """What pictures' names are relative to: the set's own folder, or else the folder that holds all pictures."""
     base = (src if src.is_dir() else src.parent).absolute()
-    folders = {Path(sample.image.uri).absolute().parent for sample in samples}
+    folders = {Path(files.path_of(sample.image.uri)).absolute().parent for sample in samples}
     if all(base == folder or base in folder.parents for folder in folders):
         return base
     return Path(os.path.commonpath(folders))

@@ -11,7 +11,7 @@ from typing import Any
 from florence2 import pixels
 from florence2.records import Box, ImageRef
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+PICTURES = tuple(".jpg .jpeg .png .bmp .gif .webp .tif .tiff .jfif .avif .jp2 .ppm .pgm .pbm .tga .jpeg2000".split())
 
 
 def read_json(path: Path) -> Any:

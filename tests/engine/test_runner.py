@@ -84,7 +84,7 @@ def test_bad_pictures_are_rows_with_reasons_among_the_good(tmp_path):
         "needle.png": ("rejected", "odd_aspect"),
         "huge.png": ("failed", "too_large"),
     }
-    assert told == ["skipped 1 files that are no pictures: notes.txt"]
+    assert told == ["skipped 1 files that hold no pictures: notes.txt"]
     failures = store.table("failures").to_pylist()
     assert {row["source"] for row in failures} == {"images"} and len(failures) == 4
     assert store.counts()["annotations"]["kept"] == 3 * 4
