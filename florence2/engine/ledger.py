@@ -155,6 +155,12 @@ class Ledger:
             if samples:
                 yield dataclasses.replace(unit, samples=samples)
 
+    def count(self, takes: Takes | None = None) -> int:
+        """How many good pictures there are (of those taken)."""
+        if takes is not None:
+            return sum(len(unit.samples) for unit in self.units(takes))
+        return sum(scan.good(self.store.root, fragment) for fragment in self.current().of("images"))
+
     def all_units(self) -> Iterator[Unit]:
         """Every unit, those without a good picture too."""
         for group in scan.groups(self.current()):

@@ -19,7 +19,7 @@ from florence2.engine.merge import Merging, merge
 from florence2.engine.operator import Filter, Specialist, fingerprint, run_id, satisfies, unit_id
 from florence2.engine.pictures import Found, ImageRules, load_function
 from florence2.engine.runners.local import ATTEMPTS, Here, Job, Local
-from florence2.engine.units import AnnotateUnit, Outcome
+from florence2.engine.units import SECONDS, AnnotateUnit, Outcome
 from florence2.engine.verdicts import judge, supersede_replaced
 from florence2.engine.work import EngineWork, opened
 from florence2.records import Sample
@@ -82,11 +82,13 @@ def annotate(
     fetching: Fetching | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
+    seconds: dict[str, dict[str, float]] | None = None,
 ) -> Store:
     """Run specialists over the pictures of a folder, a tar, a table, a list of samples, or over a store's own.
 
     `hf:OWNER/NAME` is a data set of the hub; of a list of addresses, what `fetching` allows is fetched. Specialists are
-    named as on the command line, or are objects. Run again, it finds what is done and goes on.
+    named as on the command line, or are objects. Run again, it finds what is done and goes on. `seconds` is filled with
+    where the time of each specialist went (`units.SECONDS`, of all workers together).
     """
     execution = Execution(workers, lease_s, attempts, device, progress, say)
     names = [with_] if isinstance(with_, str) else list(with_)
@@ -104,7 +106,9 @@ def annotate(
         takes = Below(str(source.absolute())) if listing and not samples else None
         planned = plan(ledger, list(zip(names, specialists)), takes=[takes] * len(names))
         for step in planned:
-            run_specialist(ledger, step, pool, rules.max_pixels, progress)
+            took = run_specialist(ledger, step, pool, rules.max_pixels, progress)
+            if seconds is not None:
+                seconds[step.operator.name] = took
     supersede_replaced(ledger, [(step.operator, step.takes) for step in planned])
     ledger.finish({"phase": "annotate", "round": 0})
     return store
@@ -228,9 +232,9 @@ def run_specialist(
     }
     ledger.start(operator, facts, {})
     slots: dict[str, Sequence[Fragment]] = {}
-    total = sum(len(unit.samples) for unit in ledger.units(step.takes))
+    total = ledger.count(step.takes)
     done = 0
-    seconds = {"decode": 0.0, "annotate": 0.0, "other": 0.0}
+    seconds = dict.fromkeys(SECONDS, 0.0)
 
     def lacking() -> Iterator[Job]:
         nonlocal done
@@ -248,9 +252,8 @@ def run_specialist(
     for job, outcome in pool.run(lacking()):
         assert isinstance(outcome, Outcome)
         slots[job.key] = outcome.fragments
-        seconds["decode"] += outcome.decode_s
-        seconds["annotate"] += outcome.annotate_s
-        seconds["other"] += outcome.other_s
+        for name, value in outcome.seconds.items():
+            seconds[name] += value
         done += job.size
         if progress:
             progress(operator.name, done, total)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,43 +57,49 @@ class AnnotateUnit:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a unit: its fragments, and the seconds that went into decoding, annotating and the rest."""
+    """What came of a unit: its fragments, and the seconds that it took by what they went into (SECONDS)."""
 
     fragments: tuple[Fragment, ...]
-    decode_s: float = 0.0
-    annotate_s: float = 0.0
-    other_s: float = 0.0
+    seconds: Mapping[str, float]
+
+
+# decode and sign run beside annotate; the others add up to the time a unit takes
+SECONDS = {
+    "decode": "reading and decoding pictures",
+    "sign": "checking, clipping and naming what was said, and making rows of it",
+    "wait": "waiting for these two",
+    "annotate": "the specialist",
+    "write": "Parquet written and synced",
+    "rest": "reading what the specialist requires, and all else",
+}
 
 
 def do_unit(store: Store, specialist: Specialist, task: AnnotateUnit, watch: Watch) -> Outcome:
     """Annotate a unit and commit it."""
     begun = time.perf_counter()
     asking = Asking(specialist, task, watch)
-    samples = _with_annotations(store.root, task)
-    results = asking.all(samples)
+    asking.all(_with_annotations(store.root, task))
     watch.writing()
-    annotations, failures = [], []
-    spec = specialist.spec
-    source = Source(spec.source_kind, spec.name, spec.version, task.round, task.run_id)
-    config_sha = digest(dict(specialist.config))
-    for sample, result in zip(samples, results):
-        if isinstance(result, Parsed):
-            try:
-                stamped = stamp(result, sample, source, task.fingerprint)
-                annotations += schema.annotation_rows(stamped, config_sha)
-            except ValueError as error:
-                result = Failure(reason="invalid", detail=str(error))
-        if isinstance(result, Failure):
-            detail = " ".join(result.detail.split()).encode("utf-8", "replace").decode()[:1000]
-            failure = Failure(id=sample.image.id, reason=result.reason or "error", detail=detail)
-            failures.append(schema.failure_row(failure, spec.name, spec.version, task.run_id, task.round))
+    spec, seconds = specialist.spec, asking.seconds
     about = {"operator": spec.name, "version": spec.version, "fingerprint": task.fingerprint, "round": task.round}
     fragments = []
-    if failures:
-        fragments.append(store.put(task.failures_path, failures, [task.unit], task.run_id, about))
-    fragments.append(store.put(task.path, annotations, [task.unit], task.run_id, about))
-    other = time.perf_counter() - begun - asking.decode_s - asking.annotate_s
-    return Outcome(tuple(fragments), asking.decode_s, asking.annotate_s, other)
+    with timed(seconds, "write"):
+        if asking.failures:
+            fragments.append(store.put(task.failures_path, asking.failures, [task.unit], task.run_id, about))
+        fragments.append(store.put(task.path, asking.rows, [task.unit], task.run_id, about))
+    took = time.perf_counter() - begun
+    seconds["rest"] = took - seconds["annotate"] - seconds["wait"] - seconds["write"]
+    return Outcome(tuple(fragments), seconds)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add what the block takes to `seconds[name]`."""
+    begun = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] += time.perf_counter() - begun
 
 
 def _with_annotations(root: Path, task: AnnotateUnit) -> list[Sample]:
@@ -107,42 +115,82 @@ def _with_annotations(root: Path, task: AnnotateUnit) -> list[Sample]:
 
 
 class Asking:
-    """Puts pictures to a specialist in batches, and finds the one at fault where a batch raises."""
+    """Puts pictures to a specialist in batches, finds the one at fault where a batch raises, and makes rows of it all.
+
+    While a batch is annotated, the next is decoded and the rows of the one before are made.
+    """
 
     def __init__(self, specialist: Specialist, task: AnnotateUnit, watch: Watch):
-        self.specialist, self.watch = specialist, watch
+        self.specialist, self.task, self.watch = specialist, task, watch
         self.max_pixels = min(task.max_pixels, specialist.spec.max_pixels)
-        self.decode_s = self.annotate_s = 0.0
+        spec = specialist.spec
+        self.source = Source(spec.source_kind, spec.name, spec.version, task.round, task.run_id)
+        self.config_sha = digest(dict(specialist.config))
+        self.rows: list[schema.Row] = []
+        self.failures: list[schema.Row] = []
+        self.seconds = dict.fromkeys(SECONDS, 0.0)
 
-    def all(self, samples: Sequence[Sample]) -> list[Parsed | Failure]:
-        """A result for each sample, in order."""
-        size = 1 if self.watch.alone else max(1, self.specialist.spec.batch_size)
-        out: list[Parsed | Failure] = []
-        for start in range(0, len(samples), size):
-            out += self._some(samples[start : start + size], start)
+    def all(self, samples: Sequence[Sample]) -> None:
+        """Rows or a failure for each sample, in order."""
+        if self.watch.alone:
+            for index, sample in enumerate(samples):
+                self._alone(sample, index)
+            return
+        size = max(1, self.specialist.spec.batch_size)
+        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+        with ThreadPoolExecutor(1) as beside:
+            loading = [beside.submit(self._load, batch) for batch in batches[:1]]
+            signing = []
+            for number, batch in enumerate(batches, 1):
+                with timed(self.seconds, "wait"):
+                    loaded = loading.pop().result()
+                loading += [beside.submit(self._load, coming) for coming in batches[number : number + 1]]
+                signing.append(beside.submit(self._sign, batch, self._annotated(batch, loaded)))
+            with timed(self.seconds, "wait"):
+                for signed in signing:
+                    signed.result()
+
+    def _alone(self, sample: Sample, index: int) -> None:
+        if index in self.watch.culprits:
+            detail = "gave no answer, alone, after its unit had failed repeatedly"
+            self._sign([sample], [Failure(reason=self.watch.culprits[index], detail=detail)])
+            return
+        self.watch.picture(index)
+        with timed(self.seconds, "wait"):
+            loaded = self._load([sample])
+        self._sign([sample], self._annotated([sample], loaded))
+
+    def _load(self, samples: Sequence[Sample]) -> list[np.ndarray | Failure]:
+        out: list[np.ndarray | Failure] = []
+        with timed(self.seconds, "decode"):
+            for sample in samples:
+                try:
+                    out.append(sources.pixels(sample.image, self.max_pixels))
+                except pixels.BadImage as error:
+                    out.append(Failure(reason=error.reason, detail=str(error)))
         return out
 
-    def _some(self, samples: Sequence[Sample], start: int) -> list[Parsed | Failure]:
-        if self.watch.alone:
-            if start in self.watch.culprits:
-                reason = self.watch.culprits[start]
-                return [Failure(reason=reason, detail="gave no answer, alone, after its unit had failed repeatedly")]
-            self.watch.picture(start)
-        begun = time.perf_counter()
-        out: list[Parsed | Failure | None] = [None] * len(samples)
-        images = []
-        for i, sample in enumerate(samples):
-            try:
-                images.append((i, sources.pixels(sample.image, self.max_pixels)))
-            except pixels.BadImage as error:
-                out[i] = Failure(reason=error.reason, detail=str(error))
-        loaded = time.perf_counter()
-        self.decode_s += loaded - begun
-        answers = self._ask([samples[i] for i, _ in images], [array for _, array in images])
-        self.annotate_s += time.perf_counter() - loaded
-        for (i, _), answer in zip(images, answers):
-            out[i] = answer
-        return [result for result in out if result is not None]
+    def _annotated(self, samples: Sequence[Sample], loaded: list[np.ndarray | Failure]) -> list[Parsed | Failure]:
+        good = [(sample, array) for sample, array in zip(samples, loaded) if isinstance(array, np.ndarray)]
+        with timed(self.seconds, "annotate"):
+            answers = iter(self._ask([sample for sample, _ in good], [array for _, array in good]))
+        return [next(answers) if isinstance(array, np.ndarray) else array for array in loaded]
+
+    def _sign(self, samples: Sequence[Sample], results: Sequence[Parsed | Failure]) -> None:
+        """Check and sign what was said of each picture, and make rows of it."""
+        with timed(self.seconds, "sign"):
+            for sample, result in zip(samples, results):
+                if isinstance(result, Parsed):
+                    try:
+                        stamped = stamp(result, sample, self.source, self.task.fingerprint)
+                        self.rows += schema.annotation_rows(stamped, self.config_sha)
+                    except ValueError as error:
+                        result = Failure(reason="invalid", detail=str(error))
+                if isinstance(result, Failure):
+                    detail = " ".join(result.detail.split()).encode("utf-8", "replace").decode()[:1000]
+                    failure = Failure(id=sample.image.id, reason=result.reason or "error", detail=detail)
+                    made = self.source.name, self.source.version, self.task.run_id, self.task.round
+                    self.failures.append(schema.failure_row(failure, *made))
 
     def _ask(self, samples: list[Sample], images: list[np.ndarray]) -> list[Parsed | Failure]:
         if not samples:

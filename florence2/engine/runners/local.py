@@ -18,6 +18,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -158,6 +159,8 @@ class Local:
             busy = [worker for worker in self._workers if worker.job is not None]
             if not busy:
                 return
+            if not todo:  # one is made ready while the workers are busy
+                todo.extend(islice(source, 1))
             ready = wait([worker.connection for worker in busy], timeout=min(1.0, (self.lease_s or 4.0) / 4))
             for worker in busy:
                 if worker.connection in ready:
