@@ -106,27 +106,29 @@ def _judge_unit(
     first_seq: int,
 ) -> list[Draft]:
     drafts = []
+    samples = list(samples)
+    standing = [sample.current() for sample in samples]
     for seq, (operator, item) in enumerate(steps, first_seq):
         rows = []
-        judged = []
-        for sample in samples:
-            verdicts = _reopened(sample) if item is None else verdicts_of(item, sample)
+        for n, sample in enumerate(samples):
+            verdicts = _reopened(sample) if item is None else verdicts_of(item, standing[n])
+            if not verdicts:
+                continue
             stamped = [dataclasses.replace(d, rule=operator.name, round=operator.round, seq=seq) for d in verdicts]
             rows += [schema.decision_row(d, sample.image.id, operator.version, operator.run_id) for d in stamped]
-            judged.append(dataclasses.replace(sample, decisions=(*sample.decisions, *stamped)))
-        samples = judged
+            samples[n] = dataclasses.replace(sample, decisions=(*sample.decisions, *stamped))
+            standing[n] = samples[n].current()
         drafts.append(_draft(ledger, operator, unit, rows))
     return drafts
 
 
-def verdicts_of(item: Filter, sample: Sample) -> list[Decision]:
+def verdicts_of(item: Filter, standing: Sample) -> list[Decision]:
     """A filter's verdicts on what stands of a sample, checked, with what falls along with a rejected item."""
-    standing = sample.current()
     known = {each.id for each in schema.items_of(standing)}
     verdicts = list(item.judge(standing))
     seen: set[str] = set()
     for decision in verdicts:
-        where = f"filter {item.spec.name}, image {sample.image.id}"
+        where = f"filter {item.spec.name}, image {standing.image.id}"
         if decision.item_id not in known or decision.item_id in seen:
             what = "twice" if decision.item_id in seen else "though it does not stand"
             raise ValueError(f"{where}: judged {decision.item_id!r} {what}; expected at most one verdict on an item")
