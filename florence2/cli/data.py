@@ -1,10 +1,9 @@
-"""florence2 data check|show: what is wrong with a data set, and what the model will see of it."""
+"""florence2 data check|show|duplicates|stats: what is wrong with a data set, what a model sees of it, what it holds."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,13 +14,13 @@ if TYPE_CHECKING:
     from florence2.codec.tokenizer import Tokenizer
     from florence2.records import Sample
 
-LATER = ("duplicates", "stats")
-
 
 def main(argv: Sequence[str]) -> int:
-    if argv and argv[0] in LATER:
-        print(f"florence2 data: {argv[0]} is planned and not built yet; check and show are there", file=sys.stderr)
-        return 2
+    """Parse and do one of the four; duplicates and stats look at the whole set, no task in mind."""
+    if argv and argv[0] in ("duplicates", "stats"):
+        from florence2.cli import data_whole
+
+        return data_whole.main(argv)
     args = _parser().parse_args(argv)
 
     from florence2 import sources
@@ -73,7 +72,8 @@ def _plain(row: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="florence2 data", description=__doc__)
+    more = "duplicates PATH [PATH ...] and stats PATH take no task: see florence2 data duplicates --help"
+    parser = argparse.ArgumentParser(prog="florence2 data", description=__doc__, epilog=more)
     parser.add_argument("action", choices=("check", "show"))
     parser.add_argument("path", metavar="PATH", help="a folder in a known format, a .jsonl, a store, or scenes:COUNT")
     parser.add_argument("--task", required=True, metavar="T", help="a task's name without brackets, such as OD")

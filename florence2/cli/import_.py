@@ -10,11 +10,15 @@ from collections.abc import Sequence
 def main(argv: Sequence[str]) -> int:
     """Parse, import, print the counts."""
     parser = argparse.ArgumentParser("florence2 import", description=__doc__)
-    parser.add_argument("source", help="a data set: COCO, VOC, YOLO, Label Studio, JSON Lines, SROIE, ICDAR, DocVQA")
+    parser.add_argument(
+        "source",
+        help="a data set: COCO, LVIS, Objects365, Open Images, VOC, YOLO, Label Studio, JSON Lines, SROIE, ICDAR...",
+    )
     parser.add_argument("--out", required=True, metavar="STORE", help="the store to write, or to add to")
     parser.add_argument("--format", help="its format, where its files do not tell")
     parser.add_argument("--images", metavar="DIR", help="where the pictures are, when not beside the labels")
     parser.add_argument("--split", help="one part of it: train, test")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be read (data check)")
     parser.add_argument("--unit", type=int, default=64, metavar="N", help="pictures in a unit of work (64)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -33,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
             split=args.split,
             unit=args.unit,
             workers=args.workers,
+            skip_bad=args.skip_bad,
             progress=bars,
             say=bars.say,
         )

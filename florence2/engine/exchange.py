@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from florence2 import sources
 from florence2.engine import intake
@@ -26,6 +28,7 @@ from florence2.engine.pictures import ImageRules
 from florence2.engine.units import stamp
 from florence2.engine.verdicts import supersede_replaced
 from florence2.engine.work import EngineWork
+from florence2.formats import checks
 from florence2.pixels import BadImage
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
 from florence2.sources import files, kinds
@@ -48,14 +51,22 @@ def import_labels(
     unit: int = UNIT,
     workers: int | None = None,
     rules: ImageRules | None = None,
+    skip_bad: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Store:
-    """Bring a data set into a store; the same again adds nothing, and labels that changed replace what they were."""
+    """Bring a data set into a store; the same again adds nothing, and labels that changed replace what they were.
+
+    A record that cannot be read refuses the set; with `skip_bad` it is left out and said, and the rest comes in.
+    """
     format = format or sources.format_of(src)
     if format in ("store", "scenes"):
         raise ValueError(f"{src}: is a {format}, not a data set in a foreign format; annotate takes it as it is")
-    samples = list(sources.open(src, split, format, images=images))
+    refused: list[str] = []
+    with checks.collecting(refused) if skip_bad else nullcontext():
+        samples = list(sources.open(src, split, format, images=images))
+    if refused and say:
+        say(f"{len(refused)} records cannot be read and are left out, such as {refused[0]}")
     if not samples:
         raise ValueError(f"{src}: holds no sample; expected labelled pictures in the format {format}")
     root = _root(samples, Path(src))
@@ -215,9 +226,8 @@ def _by_name(samples: Iterable[Sample], root: Path) -> dict[str, Sample]:
 
 
 def _together(a: Sample, b: Sample) -> Sample:
-    taken = {item.id for item in schema.items_of(a)} & {item.id for item in schema.items_of(b)} - {""}
-    if taken:
-        raise ValueError(f"sample {b.id!r}: has the item {min(taken)!r}, as another sample of its picture; rename one")
+    """What two samples say of one picture; items of the second that bear a name of the first get names of their own."""
+    b = _renamed(b, {item.id for item in schema.items_of(a)} - {""})
     return dataclasses.replace(
         a,
         regions=a.regions + b.regions,
@@ -226,6 +236,38 @@ def _together(a: Sample, b: Sample) -> Sample:
         decisions=a.decisions + b.decisions,
         split=a.split or b.split,
         coverage={**b.coverage, **a.coverage},
+    )
+
+
+def _renamed(sample: Sample, taken: set[str]) -> Sample:
+    """The sample without the names in `taken`; whatever refers to them follows."""
+    own = {item.id for item in schema.items_of(sample)}
+    new: dict[str, str] = {}
+    for name in sorted(own & taken):
+        number = next(n for n in itertools.count(2) if f"{name}~{n}" not in own | taken)
+        new[name] = f"{name}~{number}"
+    if not new:
+        return sample
+
+    def of(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(new.get(name, name) for name in names)
+
+    def moved(item: Any, **links: Any) -> Any:
+        return dataclasses.replace(item, id=new.get(item.id, item.id), **links)
+
+    return dataclasses.replace(
+        sample,
+        regions=tuple(
+            moved(r, refines=new.get(r.refines, r.refines), derived_from=of(r.derived_from)) for r in sample.regions
+        ),
+        texts=tuple(moved(text) for text in sample.texts),
+        groundings=tuple(
+            moved(g, text_id=new.get(g.text_id, g.text_id), region_ids=of(g.region_ids)) for g in sample.groundings
+        ),
+        decisions=tuple(
+            dataclasses.replace(d, item_id=new.get(d.item_id, d.item_id), by_id=new.get(d.by_id, d.by_id))
+            for d in sample.decisions
+        ),
     )
 
 

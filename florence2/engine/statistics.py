@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from florence2.engine.duplicates import duplicates
+from florence2.engine.duplicates import duplicates, of_store
 from florence2.records import Sample
 from florence2.store import Store
 
@@ -46,6 +46,7 @@ class Statistics:
     splits: Counter[str] = field(default_factory=Counter)
     images: dict[str, int] = field(default_factory=dict)
     image_reasons: dict[str, int] = field(default_factory=dict)
+    across: int = 0
     leaks: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -57,7 +58,8 @@ class Statistics:
             "families": [row.to_json() for row in self.rows],
             "labels": dict(self.labels.most_common()),
             "box_area_shares": dict(self.box_shares),
-            "duplicates_across_splits": self.leaks,
+            "duplicates_across_splits": self.across,
+            "leaks": self.leaks,
         }
 
 
@@ -70,7 +72,8 @@ def statistics(store: Store, snapshot: int | None = None) -> Statistics:
     out = of_samples(store.samples(snapshot))
     out.images = {name: n for name, n in store.counts(snapshot)["images"].items()}
     out.image_reasons = store.reasons(snapshot)["images"]
-    out.leaks = sum(pair.leaks for pair in duplicates(store))
+    pairs = [pair for pair in duplicates(of_store(store, snapshot)) if pair.across]
+    out.across, out.leaks = len(pairs), sum(pair.leaks for pair in pairs)
     return out
 
 

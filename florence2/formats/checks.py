@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,27 @@ from florence2 import pixels
 from florence2.records import Box, ImageRef
 
 PICTURES = tuple(".jpg .jpeg .png .bmp .gif .webp .tif .tiff .jfif .avif .jp2 .ppm .pgm .pbm .tga .jpeg2000".split())
+
+
+_refused: ContextVar[list[str] | None] = ContextVar("refused", default=None)
+
+
+@contextmanager
+def collecting(refused: list[str]) -> Iterator[None]:
+    """Within it a reader that meets a bad record notes it in `refused`, leaves it out and goes on."""
+    token = _refused.set(refused)
+    try:
+        yield
+    finally:
+        _refused.reset(token)
+
+
+def refuse(error: ValueError) -> None:
+    """What a reader does with a bad record: raise, or note it where refusals are collected."""
+    refused = _refused.get()
+    if refused is None:
+        raise error
+    refused.append(str(error))
 
 
 def read_json(path: Path) -> Any:

@@ -42,7 +42,11 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
     samples: dict[tuple[str, Any], Sample] = {}
     phrases: list[tuple[Path, Any]] = []
     for file in files:
-        data = checks.read_json(file)
+        try:
+            data = checks.read_json(file)
+        except ValueError as error:
+            checks.refuse(error)
+            continue
         if path.is_dir() and pairs.holds_pairs(data):
             phrases.append((file, data))
         if path.is_dir() and not _holds_coco(data):
@@ -78,31 +82,45 @@ def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
     space = _space(file, data)
     by_image: dict[Any, list[tuple[str, Mapping]]] = {}
     seen: dict[Any, str] = {}
+    kept = []
     for n, record in enumerate(records):
         where = f"{file}: images[{n}]"
-        key = checks.field(record, "id", where)
-        checks.once(seen, key, where)
+        try:
+            key = checks.field(record, "id", where)
+            checks.once(seen, key, where)
+        except ValueError as error:
+            checks.refuse(error)
+            continue
         by_image[key] = []
+        kept.append((where, record))
     seen = {}
     for n, annotation in enumerate(annotations):
         where = f"{file}: annotations[{n}]"
-        if "id" in annotation:
-            checks.once(seen, annotation["id"], where)
-            where = f"{file}: annotation {annotation['id']}"
-        key = checks.field(annotation, "image_id", where)
-        if key not in by_image:
-            raise ValueError(f"{where}: image_id {key!r} is not among the file's images")
+        try:
+            if "id" in annotation:
+                checks.once(seen, annotation["id"], where)
+                where = f"{file}: annotation {annotation['id']}"
+            key = checks.field(annotation, "image_id", where)
+            if key not in by_image:
+                raise ValueError(f"{where}: image_id {key!r} is not among the file's images")
+        except ValueError as error:
+            checks.refuse(error)
+            continue
         by_image[key].append((where, annotation))
     every = {space: (Coverage("exhaustive", tuple(categories.values())),)} if categories else {}
     folders = _folders(file, pictures)
-    for n, record in enumerate(records):
-        where = f"{file}: images[{n}]"
-        name = _file_name(record, where)
-        width, height = (checks.whole(record.get(side, 0), f"{where}: {side}") for side in ("width", "height"))
-        licence = licences.get(record.get("license"), "")
-        image = checks.image_ref(name, checks.find_picture(name, folders), width, height, licence)
-        texts, regions = _items(by_image[record["id"]], categories, space, image.size_wh)
-        coverage = _lvis_coverage(record, regions, categories, space, where) if "neg_category_ids" in record else every
+    for where, record in kept:
+        try:
+            name = _file_name(record, where)
+            width, height = (checks.whole(record.get(side, 0), f"{where}: {side}") for side in ("width", "height"))
+            licence = licences.get(record.get("license"), "")
+            image = checks.image_ref(name, checks.find_picture(name, folders), width, height, licence)
+            texts, regions = _items(by_image[record["id"]], categories, space, image.size_wh)
+            lvis = "neg_category_ids" in record
+            coverage = _lvis_coverage(record, regions, categories, space, where) if lvis else every
+        except ValueError as error:
+            checks.refuse(error)
+            continue
         yield Sample(str(record["id"]), image, tuple(texts), tuple(regions), coverage=coverage)
 
 
@@ -171,23 +189,31 @@ def _items(
         if "caption" in annotation:
             texts.append(Text(name, str(annotation["caption"]).strip(), source=SOURCE))
             continue
-        if "segments_info" in annotation:
-            raise ValueError(f"{where}: panoptic segments are not read; give the instances file instead")
-        category = checks.field(annotation, "category_id", where)
-        if category not in categories:
-            raise ValueError(f"{where}: category_id {category!r} is not among the file's categories")
-        polygons, mask = _outline(annotation.get("segmentation"), where, size_wh)
-        box = annotation.get("bbox")
-        if box is None and not polygons and mask is None:
-            raise ValueError(f"{where}: has neither 'bbox' nor 'segmentation'")
-        corners = checks.box_from_xywh(box, f"{where}: bbox") if box is not None else _around(polygons, mask)
-        score = checks.number(annotation["score"], f"{where}: score") if annotation.get("score") is not None else None
-        crowd = bool(annotation.get("iscrowd"))
-        regions.append(
-            Region(name, "object", corners, categories[category], space, polygons=polygons, mask=mask, score=score,
-                   ignore=crowd, source=SOURCE)
-        )  # fmt: skip
+        try:
+            regions.append(_region(annotation, where, name, categories, space, size_wh))
+        except ValueError as error:
+            checks.refuse(error)
     return texts, regions
+
+
+def _region(
+    annotation: Mapping, where: str, name: str, categories: Mapping[Any, str], space: str, size_wh: tuple[int, int]
+) -> Region:
+    if "segments_info" in annotation:
+        raise ValueError(f"{where}: panoptic segments are not read; give the instances file instead")
+    category = checks.field(annotation, "category_id", where)
+    if category not in categories:
+        raise ValueError(f"{where}: category_id {category!r} is not among the file's categories")
+    polygons, mask = _outline(annotation.get("segmentation"), where, size_wh)
+    box = annotation.get("bbox")
+    if box is None and not polygons and mask is None:
+        raise ValueError(f"{where}: has neither 'bbox' nor 'segmentation'")
+    corners = checks.box_from_xywh(box, f"{where}: bbox") if box is not None else _around(polygons, mask)
+    score = checks.number(annotation["score"], f"{where}: score") if annotation.get("score") is not None else None
+    return Region(
+        name, "object", corners, categories[category], space, polygons=polygons, mask=mask, score=score,
+        ignore=bool(annotation.get("iscrowd")), source=SOURCE,
+    )  # fmt: skip
 
 
 def _outline(segmentation: Any, where: str, size_wh: tuple[int, int]) -> tuple[tuple[Polygon, ...], Rle | None]:

@@ -27,10 +27,15 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
     seen: dict[str, str] = {}
     for file in files:
         for number, line in enumerate(checks.read_text(file).split("\n"), 1):
-            if line.strip():
+            if not line.strip():
+                continue
+            try:
                 sample = _sample(line, f"{file}:{number}", Path(images) if images else file.parent)
                 checks.once(seen, sample.id, f"{file}:{number}")
-                yield sample
+            except ValueError as error:
+                checks.refuse(error)
+                continue
+            yield sample
 
 
 def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:

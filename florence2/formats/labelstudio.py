@@ -46,8 +46,13 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
         for n, task in enumerate(tasks):
             where = f"{file}: task {task.get('id', n) if isinstance(task, Mapping) else n}"
             name = str(task.get("id", n)) if isinstance(task, Mapping) else str(n)
-            checks.once(seen, name, where)
-            yield _sample(task, where, name, Path(images) if images else file.parent)
+            try:
+                checks.once(seen, name, where)
+                sample = _sample(task, where, name, Path(images) if images else file.parent)
+            except ValueError as error:
+                checks.refuse(error)
+                continue
+            yield sample
 
 
 def _sample(task: Any, where: str, name: str, folder: Path) -> Sample:

@@ -36,7 +36,12 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
         verified = _verified(file, part, names)
         regions = _regions(file, names)
         for name in dict.fromkeys([*regions, *verified]):
-            yield _sample(name, file, part, regions.get(name, []), verified.get(name, {}), images)
+            try:
+                sample = _sample(name, file, part, regions.get(name, []), verified.get(name, {}), images)
+            except ValueError as error:
+                checks.refuse(error)
+                continue
+            yield sample
 
 
 def _sample(
@@ -83,10 +88,14 @@ def _names(folder: Path) -> dict[str, str]:
 def _regions(file: Path, names: dict[str, str]) -> dict[str, list[tuple[str, tuple[float, ...], bool, str]]]:
     out: dict[str, list[tuple[str, tuple[float, ...], bool, str]]] = {}
     for where, row in _rows(file, ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")):
-        corners = checks.numbers([row[key] for key in ("XMin", "XMax", "YMin", "YMax")], where, 4)
-        if corners[0] > corners[1] or corners[2] > corners[3]:
-            raise ValueError(f"{where}: expected XMin <= XMax and YMin <= YMax, got {corners}")
-        label = _named(names, row["LabelName"], where)
+        try:
+            corners = checks.numbers([row[key] for key in ("XMin", "XMax", "YMin", "YMax")], where, 4)
+            if corners[0] > corners[1] or corners[2] > corners[3]:
+                raise ValueError(f"{where}: expected XMin <= XMax and YMin <= YMax, got {corners}")
+            label = _named(names, row["LabelName"], where)
+        except ValueError as error:
+            checks.refuse(error)
+            continue
         out.setdefault(row["ImageID"], []).append((label, corners, row.get("IsGroupOf") == "1", where))
     return out
 
@@ -96,8 +105,11 @@ def _verified(file: Path, part: str, names: dict[str, str]) -> dict[str, dict[st
     labels = next((file.with_name(part + suffix) for suffix in LABELS if file.with_name(part + suffix).is_file()), None)
     out: dict[str, dict[str, bool]] = {}
     for where, row in _rows(labels, ("ImageID", "LabelName", "Confidence")) if labels else ():
-        present = checks.number(row["Confidence"], f"{where}: Confidence") > 0
-        out.setdefault(row["ImageID"], {})[_named(names, row["LabelName"], where)] = present
+        try:
+            present = checks.number(row["Confidence"], f"{where}: Confidence") > 0
+            out.setdefault(row["ImageID"], {})[_named(names, row["LabelName"], where)] = present
+        except ValueError as error:
+            checks.refuse(error)
     return out
 
 
@@ -108,7 +120,8 @@ def _rows(file: Path, needed: tuple[str, ...]) -> Iterator[tuple[str, dict[str, 
         raise ValueError(f"{file}:1: has no column {lacking[0]}; expected {', '.join(needed)}")
     for n, row in enumerate(reader, 2):
         if any(row[column] is None for column in needed):
-            raise ValueError(f"{file}:{n}: expected {len(reader.fieldnames or ())} cells, got fewer")
+            checks.refuse(ValueError(f"{file}:{n}: expected {len(reader.fieldnames or ())} cells, got fewer"))
+            continue
         yield f"{file}:{n}", row
 
 

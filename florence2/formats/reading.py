@@ -96,9 +96,13 @@ def _quads(file: Path, source: Source) -> list[Region]:
         if not line.strip():
             continue
         cells = line.split(",", 8)
-        if len(cells) < 9:
-            raise ValueError(f"{file}:{n}: expected 8 corners and a text, got {len(cells)} cells")
-        quad = checks.numbers([cell.strip() for cell in cells[:8]], f"{file}:{n}", 8)
+        try:
+            if len(cells) < 9:
+                raise ValueError(f"{file}:{n}: expected 8 corners and a text, got {len(cells)} cells")
+            quad = checks.numbers([cell.strip() for cell in cells[:8]], f"{file}:{n}", 8)
+        except ValueError as error:
+            checks.refuse(error)
+            continue
         label = cells[8].strip()
         ignore = label == UNREADABLE
         box = geometry.quad_box(quad)

@@ -30,7 +30,12 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
     if not files:
         raise ValueError(f"{folder}: holds no .xml file; expected VOC's Annotations")
     for file in files:
-        yield _sample(file, pictures, root.name, splits.get(file.stem, ""))
+        try:
+            sample = _sample(file, pictures, root.name, splits.get(file.stem, ""))
+        except ValueError as error:
+            checks.refuse(error)
+            continue
+        yield sample
 
 
 def _splits(lists: Path) -> dict[str, str]:
@@ -57,18 +62,24 @@ def _sample(file: Path, pictures: Path, space: str, split: str) -> Sample:
     width, height = (checks.whole(root.findtext(f"size/{s}") or 0, f"{file}: size/{s}") for s in ("width", "height"))
     regions = []
     for n, node in enumerate(root.findall("object")):
-        where = f"{file}: object {n}"
-        label = (node.findtext("name") or "").strip()
-        if not label:
-            raise ValueError(f"{where}: has no name")
-        corners = [node.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
-        if None in corners:
-            raise ValueError(f"{where}: bndbox: expected xmin, ymin, xmax and ymax")
-        x1, y1, x2, y2 = checks.numbers(corners, f"{where}: bndbox", 4)
-        difficult = (node.findtext("difficult") or "0").strip() == "1"
-        regions.append(Region(f"r{n}", "object", (x1, y1, x2, y2), label, space, ignore=difficult, source=SOURCE))
+        try:
+            regions.append(_region(node, f"{file}: object {n}", f"r{n}", space))
+        except ValueError as error:
+            checks.refuse(error)
     image = checks.image_ref(name, picture, width, height)
     return Sample(file.stem, image, regions=tuple(regions), split=split, coverage={space: (Coverage("exhaustive"),)})
+
+
+def _region(node: ElementTree.Element, where: str, name: str, space: str) -> Region:
+    label = (node.findtext("name") or "").strip()
+    if not label:
+        raise ValueError(f"{where}: has no name")
+    corners = [node.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
+    if None in corners:
+        raise ValueError(f"{where}: bndbox: expected xmin, ymin, xmax and ymax")
+    x1, y1, x2, y2 = checks.numbers(corners, f"{where}: bndbox", 4)
+    difficult = (node.findtext("difficult") or "0").strip() == "1"
+    return Region(name, "object", (x1, y1, x2, y2), label, space, ignore=difficult, source=SOURCE)
 
 
 def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:

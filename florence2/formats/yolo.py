@@ -34,9 +34,16 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
     for key, split in SPLITS.items():
         for entry in _entries(data.get(key)):
             for picture in _pictures(file, key, root, entry, Path(images) if images else None):
-                if str(picture) not in seen:
-                    seen[str(picture)] = key
-                    yield _sample(picture, root, names, file.parent.name, "val" if both and key == "val" else split)
+                if str(picture) in seen:
+                    continue
+                seen[str(picture)] = key
+                try:
+                    part = "val" if both and key == "val" else split
+                    sample = _sample(picture, root, names, file.parent.name, part)
+                except ValueError as error:
+                    checks.refuse(error)
+                    continue
+                yield sample
 
 
 def _load(file: Path) -> Mapping[str, Any]:
@@ -93,8 +100,12 @@ def _sample(picture: Path, root: Path, names: Mapping[int, str], space: str, spl
         if not image.width:
             raise ValueError(f"{picture}: its size is needed to read {labels}; put the picture in place")
         for n, line in enumerate(checks.read_text(labels).splitlines(), 1):
-            if line.strip():
+            if not line.strip():
+                continue
+            try:
                 regions.append(_region(line.split(), f"{labels}:{n}", f"r{n - 1}", names, space, image.size_wh))
+            except ValueError as error:
+                checks.refuse(error)
     coverage = {space: (Coverage("exhaustive", tuple(names.values())),)}
     return Sample(name, image, regions=tuple(regions), split=split, coverage=coverage)
 

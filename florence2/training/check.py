@@ -1,7 +1,4 @@
-"""A data set before it is trained on: every problem named with its record, and what the model will see of each pair.
-
-[NOT IMPLEMENTED] duplicates and statistics.
-"""
+"""A data set before it is trained on: every problem named with its record, and what the model will see of each pair."""
 
 from __future__ import annotations
 
@@ -17,8 +14,10 @@ from florence2.codec.tasks import Task, prompt_text
 from florence2.codec.tokenizer import Tokenizer
 from florence2.codec.truths import box_of
 from florence2.drawing.picture import draw
+from florence2.formats import checks
 from florence2.pixels import BadImage, read_size, resize
 from florence2.records import Ask, Sample
+from florence2.sources import files
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,23 @@ class Shown:
 
 
 def problems(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, max_target: int) -> Iterator[Problem]:
-    """What would be refused or left out in training, sample by sample; a reader's own refusal ends the list."""
-    while True:
+    """What would be refused or left out in training: records that its reader refuses, then what is wrong by sample."""
+    refused: list[str] = []
+    going = True
+    while going:
+        sample = None
         try:
-            sample = next(samples)
+            with checks.collecting(refused):
+                sample = next(samples)
         except StopIteration:
-            return
-        except ValueError as error:
-            yield Problem("", "", "unreadable", str(error))
-            return
+            going = False
+        except ValueError as error:  # nothing after it can be read
+            refused.append(str(error))
+            going = False
+        yield from (Problem("", "", "unreadable", line) for line in refused)
+        refused.clear()
+        if sample is None:
+            continue
         name = sample.image.member or sample.image.uri or sample.image.id
         for reason, detail in _faults(sample, task, tokenizer, max_target):
             yield Problem(sample.id, name, reason, detail)
@@ -89,8 +96,8 @@ def drawn(shown: Shown, size_wh: tuple[int, int]) -> np.ndarray:
 def _faults(sample: Sample, task: Task, tokenizer: Tokenizer, max_target: int) -> Iterator[tuple[str, str]]:
     try:
         width, height = _size(sample)
-        if not sample.image.uri.startswith("scenes:") and not sample.image.member:
-            read_size(sample.image.uri)
+        if not sample.image.uri.startswith("scenes:"):
+            read_size(_file(sample))
     except BadImage as error:
         yield error.reason, str(error)
         return
@@ -121,4 +128,9 @@ def _faults(sample: Sample, task: Task, tokenizer: Tokenizer, max_target: int) -
 
 def _size(sample: Sample) -> tuple[int, int]:
     image = sample.image
-    return image.size_wh if image.width and image.height else read_size(image.uri)
+    return image.size_wh if image.width and image.height else read_size(_file(sample))
+
+
+def _file(sample: Sample) -> str | bytes:
+    """The picture's file, or its bytes where it lies in an archive."""
+    return files.plain_path(sample.image) or files.read_bytes(sample.image)

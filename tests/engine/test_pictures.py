@@ -9,7 +9,7 @@ from PIL import Image
 
 import florence2
 from florence2 import sources
-from florence2.engine.duplicates import duplicates, first_of_each, near_pairs
+from florence2.engine.duplicates import duplicates, near_pairs, of_store
 from florence2.engine.listing import find
 from florence2.engine.pictures import ImageRules, perceptual_hash
 from florence2.engine.statistics import statistics
@@ -76,7 +76,7 @@ def test_near_duplicates_are_reported_and_rejected_only_where_asked(tmp_path):
     (folder / "d.png").write_bytes((folder / "c.png").read_bytes())
     store = florence2.annotate(folder, tmp_path / "s", [], workers=0)
     assert store.counts()["images"] == {"total": 4, "ok": 3, "rejected": 1, "failed": 0}
-    assert [(d.kind, d.first_uri[-5:], d.second_uri[-5:]) for d in duplicates(store)] == [
+    assert [(d.kind, d.first.uri[-5:], d.second.uri[-5:]) for d in duplicates(of_store(store))] == [
         ("exact", "c.png", "d.png"),
         ("near", "a.png", "b.jpg"),
     ]
@@ -91,7 +91,6 @@ def test_near_pairs_are_those_of_brute_force():
     hashes = [f"{n:016x}" for n in numbers]
     expected = {(i, j) for j in range(len(numbers)) for i in range(j) if (numbers[i] ^ numbers[j]).bit_count() <= 4}
     assert {(i, j) for i, j, _ in near_pairs(hashes, 4)} == expected and expected
-    assert first_of_each(["00" * 8, "ff" * 8, "00" * 7 + "01"], 1) == [0, 1, 0]
     with pytest.raises(ValueError, match="0..7"):
         list(near_pairs(hashes, 9))
 
@@ -119,10 +118,10 @@ def test_samples_bring_their_split_and_licence(tmp_path):
         ("ok", None),
         ("rejected", "duplicate"),
     ]
-    (pair,) = duplicates(store)
-    assert pair.leaks and (pair.first_split, pair.second_split) == ("train", "test")
+    (pair,) = duplicates(of_store(store))
+    assert pair.across and not pair.leaks and (pair.first.part, pair.second.part) == ("train", "test")
     told = statistics(store).to_json()
-    assert told["duplicates_across_splits"] == 1 and told["labels"] == {"thing": 2}
+    assert told["duplicates_across_splits"] == 1 and told["leaks"] == 0 and told["labels"] == {"thing": 2}
     assert [row["family"] for row in told["families"]] == ["region_text", "text", "text_phrase_region"]
     assert told["families"][1]["mean_words"] == 5.0
 

@@ -1,0 +1,97 @@
+"""florence2 data duplicates|stats: pictures that are the same, within and between parts; a data set in numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from florence2.engine.duplicates import Picture
+    from florence2.engine.statistics import Statistics
+
+EPILOG = """duplicates: of one PATH the parts are its splits (its own, else by each file's name, as --split takes them);
+of several, each is a part: florence2 data duplicates TRAIN TEST. Exit code 1 where two parts share a picture."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, look at every picture, print."""
+    args = _parser().parse_args(argv)
+    from florence2.cli.progress import Bars
+
+    with Bars(args.quiet) as bars:
+        return duplicates(args, bars) if args.action == "duplicates" else stats(args)
+
+
+def duplicates(args: argparse.Namespace, bars: object) -> int:
+    """Print every pair, and how many are shared by parts."""
+    from florence2.engine.duplicates import duplicates, of_path
+
+    unread: list[str] = []
+
+    def pictures() -> Iterator[Picture]:
+        for path in args.paths:
+            for picture in of_path(path, bars, unread.append):  # type: ignore[arg-type]
+                yield replace(picture, part=path) if len(args.paths) > 1 else picture
+
+    counts: Counter[str] = Counter()
+    for pair in duplicates(pictures(), args.bits):
+        counts.update([pair.kind, *["leaks"] * pair.leaks])
+        if args.json:
+            print(json.dumps({**asdict(pair), "across": pair.across, "leaks": pair.leaks}))
+            continue
+        told = [f"{p.part}: {p.uri}" + ("" if p.stands else " (rejected)") for p in (pair.first, pair.second)]
+        print(f"{pair.kind} ({pair.bits} bits)  {'  =  '.join(told)}{'  LEAK' if pair.leaks else ''}")
+    if unread:
+        print(f"{len(unread)} pictures cannot be read, such as {unread[0]}", file=sys.stderr)
+    if not args.json:
+        print(f"{counts['exact']} exact, {counts['near']} near; {counts['leaks']} shared by two parts")
+    return 1 if counts["leaks"] else 0
+
+
+def stats(args: argparse.Namespace) -> int:
+    """Print a store, or a data set in a known format, in numbers."""
+    from florence2 import sources
+    from florence2.engine.statistics import of_samples, statistics
+    from florence2.store import Store, is_store
+
+    (path,) = args.paths if len(args.paths) == 1 else [None]
+    if path is None:
+        raise ValueError(f"stats: expected one PATH, got {len(args.paths)}")
+    found = statistics(Store(path)) if is_store(path) else of_samples(sources.open(path))
+    print(json.dumps(found.to_json()) if args.json else _plain(found, args.labels))
+    return 0
+
+
+def _plain(found: Statistics, labels: int) -> str:
+    said = found.to_json()
+    lines = [f"{name:<10} " + ", ".join(f"{n} {word}" for word, n in said[key].items()) for name, key in
+             (("pictures", "images"), ("because", "image_reasons"), ("splits", "splits"), ("boxes", "box_area_shares"))
+             if said[key]]  # fmt: skip
+    if found.images:
+        lines.append(f"{'shared':<10} {found.across} pictures by two splits, {found.leaks} of them not rejected")
+    lines.append(f"\n{'family':<20}{'kind':<15}{'pictures':>9}{'annotations':>13}{'words each':>12}{'regions':>9}")
+    lines += [
+        f"{row.family:<20}{row.kind:<15}{row.images:>9}{row.annotations:>13}{row.to_json()['mean_words']:>12}{row.regions:>9}"
+        for row in found.rows
+    ]
+    top = found.labels.most_common(labels)
+    lines.append(f"\n{len(found.labels)} labels: " + ", ".join(f"{label} {n}" for label, n in top))
+    return "\n".join(lines) + (", ..." if len(top) < len(found.labels) else "")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "florence2 data", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("duplicates", "stats"))
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a store, a folder in a known format, or of pictures")
+    parser.add_argument("--bits", type=int, default=4, metavar="N", help="of 64 that near ones may differ in (4; to 7)")
+    parser.add_argument("--labels", type=int, default=20, metavar="N", help="how many labels stats shows (20)")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    return parser
