@@ -48,5 +48,10 @@ bench: setup-dev
 parity: setup-dev
 	$(BIN)/python -m pytest tests/parity
 
+# The public checkpoints beside transformers, about 5 GB from the hub; writes docs/official.md. DRY=1 tries the command
+# itself on tiny random checkpoints and fetches nothing. ARGS="--device cuda" and the like go through.
+official: setup-dev
+	$(BIN)/python -m benchmarks.official $(if $(DRY),--dry) $(ARGS)
+
 clean:
 	rm -rf $(VENV) build dist
