@@ -128,9 +128,10 @@ def _difference(source: str, one: Asked) -> str:
 
 def _beside(results: Results) -> str:
     parts = [
-        "## The official rules and the grammar\n\nBoth by our decoding: the official rules with the checkpoint's "
-        'beams, the grammar greedily. "Unread" counts answers with tokens that no item could use; overlap is the share of '
-        f"boxes for which the other answer has one of the same name and IoU {OVERLAP}."
+        "## The official rules and the grammar",
+        'Both by our decoding: the official rules with the checkpoint\'s beams, the grammar greedily. "Unread" counts '
+        "answers with tokens that no item could use; overlap is the share of boxes for which the other answer has one "
+        f"of the same name and IoU {OVERLAP}.",
     ]
     for source, result in results.items():
         if isinstance(result, Result):
