@@ -3,6 +3,7 @@
 samples -> questions -> the callable -> predictions.jsonl -> score -> scores.json
 """
 
+from florence2.evaluation.comparison import compare
 from florence2.evaluation.run import evaluate
 
-__all__ = ["evaluate"]
+__all__ = ["compare", "evaluate"]

@@ -10,15 +10,17 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from florence2 import pixels, sources
 from florence2.evaluation import predictions as files
+from florence2.evaluation.comparison import pictures_key
 from florence2.evaluation.details import details
 from florence2.evaluation.questions import Question, ask_key, questions_of, task_named
 from florence2.evaluation.rulers import ruler_of
-from florence2.evaluation.score import POLICY, Scored, finite, score
+from florence2.evaluation.score import POLICY, Scored, finite, resampled, score
 from florence2.records import Ask, Failure, Parsed, Result, Sample
 from florence2.sources.pictures import GREY
 
@@ -84,7 +86,12 @@ def evaluate(
     found = files.read(file, questions, everything)
     ruler = ruler_of(row)
     run = Scored(ruler, questions, found)
-    scores = score(run, None if blind is None else Scored(ruler, questions, blind), found, resamples, seed)
+    draws = resampled(run, resamples, seed)
+    if blind is None:
+        scores = score(run, found, draws)
+    else:
+        unseen = Scored(ruler, questions, blind)
+        scores = score(run, found, draws, unseen, resampled(unseen, resamples, seed))
     for question in questions:
         result = found.get(question.key)
         if not isinstance(result, Parsed):
@@ -93,6 +100,7 @@ def evaluate(
     source = {"data": os.fspath(data)} if isinstance(data, (str, os.PathLike)) else {}
     report = {"task": row.name, **source, "split": split or "", **scores, **said, "policy": POLICY}
     _save(folder / "details.json", finite(details(row, run, questions, found)))
+    _save(folder / "resamples.json", {"key": pictures_key(row.name, run.pictures, seed), "scores": finite(draws)})
     _save(folder / "scores.json", finite(report))
     return report
 
@@ -168,31 +176,26 @@ def _answerer(model: Any, batch_size: int, decoding: dict[str, Any]) -> Answerer
 def _predicted(
     model: Any, pairs: Sequence[tuple[Sample, Ask]], batch_size: int, decoding: dict[str, Any]
 ) -> Iterator[Result]:
-    """A model's answers. Pictures with the same ask go through in one batch; several asks of a picture, too."""
-    loaded: dict[str, Any] = {}
-    for sample, _ in pairs:
-        if sample.image.id not in loaded:
-            try:
-                loaded[sample.image.id] = sources.pixels(sample.image)
-            except pixels.BadImage as error:
-                loaded[sample.image.id] = Failure(image=sample.image.id, reason=error.reason, detail=error.detail)
-    good = [(s, a) for s, a in pairs if not isinstance(loaded[s.image.id], Failure)]
-    answers: dict[tuple, Result] = {}
-    asks = list({ask_key(ask): ask for _, ask in good}.values())
-    if len(asks) == 1:
-        many = model.predict_many([loaded[s.image.id] for s, _ in good], asks[0], batch_size=batch_size, **decoding)
-        answers = {(s.image.id, ask_key(a)): result for (s, a), result in zip(good, many)}
-    else:
-        for name in dict.fromkeys(sample.image.id for sample, _ in good):
-            own = [ask for sample, ask in good if sample.image.id == name]
-            try:
-                results = model.predict(loaded[name], own, **decoding)
-            except ValueError as error:  # an ask that this picture or model cannot take, named
-                results = [Failure(image=name, reason="refused", detail=str(error))] * len(own)
-            answers.update({(name, ask_key(ask)): result for ask, result in zip(own, results)})
-    for sample, ask in pairs:
-        failed = loaded[sample.image.id]
-        yield failed if isinstance(failed, Failure) else answers[sample.image.id, ask_key(ask)]
+    """A model's answers: a picture is looked at once for its asks that follow each other, all in one batch."""
+    turns: list[tuple[Any, list[Ask]]] = []  # a picture's pixels, or why there are none; its asks
+    for name, run in groupby(pairs, key=lambda pair: (pair[0].image.id, pair[0].image.uri)):
+        own = list(run)
+        try:
+            turns.append((sources.pixels(own[0][0].image), [ask for _, ask in own]))
+        except pixels.BadImage as error:
+            failure = Failure(image=name[0], reason=error.reason, detail=error.detail)
+            turns.append((failure, [ask for _, ask in own]))
+    good = [turn for turn in turns if not isinstance(turn[0], Failure)]
+    answered = model.predict_many(good, batch_size=batch_size, **decoding)
+    for picture, asks in turns:
+        if isinstance(picture, Failure):
+            yield from [picture] * len(asks)
+            continue
+        found = next(answered)
+        if isinstance(found, Failure):  # one of its asks cannot be taken; the others are answered
+            alone = model.predict_many([(picture, ask) for ask in asks], batch_size=batch_size, **decoding)
+            found = [found] if len(asks) == 1 else list(alone)
+        yield from found
 
 
 def _same_run(file: Path, run: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from florence2.evaluation.rulers import ERRORS, Ruler
 from florence2.records import Failure, Parsed, Result
 
 RESAMPLES = 500  # of up to a thousand asks; fewer of more, 100 at least
+ABSENT = -1.0  # AP or AR of a size that the truth does not have
 SHARE = 3  # a task works when the picture brings at least a third of the score
 POLICY = (
     "missing answers and failures count as empty; a missing score is 1; labels are equal after case and space are "
@@ -62,10 +63,13 @@ class Scored:
         return key, 0.0
 
 
+Draws = dict[str, list[float]]  # metric -> its value in each resample
+
+
 def score(
-    run: Scored, blind: Scored | None, found: Mapping[tuple, Result], resamples: int | None = None, seed: int = 0
+    run: Scored, found: Mapping[tuple, Result], draws: Draws, blind: Scored | None = None, blind_draws: Draws | None = None
 ) -> dict[str, Any]:
-    """{metrics, missing, failures, intervals} and, with a grey run, {grey, gain}."""
+    """{metrics, missing, failures, intervals} and, with a grey run, {grey, gain}; `draws` are what `resampled` gave."""
     questions = run.questions
     out: dict[str, Any] = {
         "main": run.ruler.main,
@@ -74,45 +78,53 @@ def score(
         "failures": sum(isinstance(found.get(q.key), Failure) for q in questions),
         "asks": len(questions),
         "pictures": len(run.pictures),
+        "resamples": max(map(len, draws.values()), default=0),
+        "intervals": {key: span for key, values in draws.items() if (span := _middle(values)) is not None},
     }
-    if resamples is None:
-        resamples = min(RESAMPLES, max(100, 1000 * RESAMPLES // len(questions)))
-    draws = _resampled(run, blind, resamples, seed)
-    out["resamples"] = len(draws)
-    out["intervals"] = {key: _middle([own[key] for own, _ in draws]) for key in (draws[0][0] if draws else {})}
     if blind is not None:
         out["grey"] = {"metrics": blind.compute()}
-        out["gain"] = _gains(out["metrics"], out["grey"]["metrics"], draws)
+        out["gain"] = _gains(out["metrics"], out["grey"]["metrics"], draws, blind_draws or {})
     return out
 
 
-def _resampled(run: Scored, blind: Scored | None, resamples: int, seed: int) -> list[tuple[dict, dict]]:
-    """(scores, grey scores) of each resample of the pictures."""
+def resampled(run: Scored, resamples: int | None = None, seed: int = 0) -> Draws:
+    """The scores of each resample of the pictures. Of equal pictures and an equal seed the resamples are the same."""
+    if resamples is None:
+        resamples = min(RESAMPLES, max(100, 1000 * RESAMPLES // len(run.questions)))
     rng = np.random.default_rng(seed)
     count = len(run.pictures)
-    draws: list[tuple[dict, dict]] = []
+    draws: Draws = {}
     for _ in range(resamples):
-        drawn = rng.integers(0, count, count).tolist()
-        draws.append((run.compute(drawn), blind.compute(drawn) if blind else {}))
+        for key, value in run.compute(rng.integers(0, count, count).tolist()).items():
+            draws.setdefault(key, []).append(value)
     return draws
 
 
-def _middle(values: Sequence[float]) -> list[float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return [float(low), float(high)]
+def difference(own: float, other: float, draws: Sequence[float], others: Sequence[float], key: str) -> dict[str, Any]:
+    """{value, interval}: by how much `own` is better (of error rates: lower), both scored on the same resamples."""
+    sign = -1.0 if key in ERRORS else 1.0
+    pairs = [sign * (a - b) for a, b in zip(draws, others) if ABSENT not in (a, b)]
+    return {"value": sign * (own - other), "interval": _middle(pairs)}
 
 
-def _gains(own: Mapping[str, float], grey: Mapping[str, float], draws: Sequence[tuple[dict, dict]]) -> dict[str, Any]:
+def _middle(values: Sequence[float]) -> list[float] | None:
+    """The middle 95 %; None where no resample has a value."""
+    there = [value for value in values if value != ABSENT]
+    return np.percentile(there, [2.5, 97.5]).tolist() if there else None
+
+
+def _gains(own: Mapping[str, float], grey: Mapping[str, float], draws: Draws, blind: Draws) -> dict[str, Any]:
     """What the picture adds, for each metric: the difference (for error rates, how much lower), its interval, and
     whether the task works: the interval excludes zero and the gain is a third of the score (of the grey error)."""
     out = {}
-    for key in draws[0][0] if draws else own:
-        sign = -1.0 if key in ERRORS else 1.0
-        gain = sign * (own[key] - grey[key])
-        interval = _middle([sign * (a[key] - b[key]) for a, b in draws]) if draws else [gain, gain]
+    for key in own:
+        if ABSENT in (own[key], grey[key]):
+            continue
+        gain = difference(own[key], grey[key], draws.get(key, ()), blind.get(key, ()), key)
+        value, interval = gain["value"], gain["interval"] or [gain["value"]] * 2
         share = grey[key] if key in ERRORS else own[key]
-        works = bool(interval[0] > 0 and gain > 0 and SHARE * gain >= share * (1 - 1e-9))
-        out[key] = {"value": gain, "interval": interval, "works": works}
+        works = bool(interval[0] > 0 and value > 0 and SHARE * value >= share * (1 - 1e-9))
+        out[key] = {"value": value, "interval": interval, "works": works}
     return out
 
 
@@ -125,9 +137,9 @@ def table(scores: Mapping[str, Any]) -> str:
         rows.append(
             (
                 f"{key} *" if key == scores.get("main") else key,
-                f"{value:.4f}",
+                f"{value:.4f}" if value != ABSENT else "no truth",
                 _span(scores["intervals"].get(key)),
-                f"{grey[key]:.4f}" if key in grey else "",
+                f"{grey[key]:.4f}" if added else "",
                 f"{added['value']:+.4f}" if added else "",
                 _span(added["interval"]) if added else "",
                 ("yes" if added["works"] else "no") if added else "",

@@ -20,6 +20,9 @@ from florence2.metrics.labels import fold_label
 from florence2.records import Region
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+MOST = (1, 10, 100)  # boxes a picture
+THRESHOLDS = 10  # of IoU
+RECALLS = np.linspace(0, 1, 101)
 
 
 class CocoDetection:
@@ -37,7 +40,7 @@ class CocoDetection:
         self.images: list[dict[str, int]] = []
         self.truth: list[dict[str, Any]] = []
         self.found: list[dict[str, Any]] = []
-        self._curves: list[_Curve] | None = None
+        self._curves: dict[str, list[_Curve]] | None = None  # by size
 
     def __len__(self) -> int:
         return len(self.images)
@@ -72,7 +75,7 @@ class CocoDetection:
     def compute(self, rows: Sequence[int] | None = None) -> dict[str, float]:
         """The twelve numbers; -1 for a size without truth, 0 where nothing was found.
 
-        Over `rows`, a resample of the updates, AP, AP50 and AP75 alone: matching is done once, then weighed.
+        Over `rows`, a resample of the updates, they come from the same matching, done once and then weighed.
         """
         if rows is None:
             if not self.truth:
@@ -83,7 +86,7 @@ class CocoDetection:
                 evaluation.summarize()
             return {key: float(value) for key, value in zip(KEYS, evaluation.stats)}
         if self._curves is None:
-            self._curves = _curves(self._evaluated().evalImgs, self._ranks()) if self.truth else []
+            self._curves = _curves(self._evaluated().evalImgs, self._ranks()) if self.truth else {}
         return _weighed(self._curves, np.bincount(np.asarray(rows, dtype=np.int64), minlength=len(self.images)))
 
     def _evaluated(self) -> Any:
@@ -132,56 +135,79 @@ class CocoDetection:
 
 
 class _Curve(NamedTuple):
-    """One category, all sizes: its found boxes by descending score, and its truth by picture."""
+    """One category at one size: its found boxes by descending score, and its truth by picture."""
 
     picture: np.ndarray  # (D,) place of the picture
-    hit: np.ndarray  # (T, D) bool
-    counted: np.ndarray  # (T, D) bool: not on a crowd
+    rank: np.ndarray  # (D,) place among the picture's boxes of this category, the best first
+    hit: np.ndarray  # (T, D) bool: matched, and to truth of this size
+    missed: np.ndarray  # (T, D) bool: matches nothing, and is of this size itself
     truth: np.ndarray  # (pictures,)
 
 
-def _curves(matches: Sequence[dict[str, Any] | None], images: Sequence[int]) -> list[_Curve]:
+def _curves(matches: Sequence[dict[str, Any] | None], images: Sequence[int]) -> dict[str, list[_Curve]]:
+    """Size -> a curve for each category; sizes are named as in KEYS: "" for all, s, m, l."""
     place = {image: n for n, image in enumerate(images)}
-    by_category: dict[int, list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for match in matches:
-        if match is not None and match["aRng"][0] == 0 and match["aRng"][1] >= 1e10:
-            by_category.setdefault(match["category_id"], []).append(match)
-    out = []
-    for rows in by_category.values():
-        truth = np.zeros(len(images), dtype=np.int64)
-        for row in rows:
-            truth[place[row["image_id"]]] += int((~np.asarray(row["gtIgnore"], dtype=bool)).sum())
-        scores = np.concatenate([np.asarray(row["dtScores"], dtype=np.float64) for row in rows])
-        order = np.argsort(-scores, kind="mergesort")
-        pictures = np.concatenate([np.full(len(row["dtScores"]), place[row["image_id"]]) for row in rows])
-        some = [row for row in rows if len(row["dtScores"])]
-        shape = [np.asarray(row["dtMatches"]).reshape(10, -1) != 0 for row in some] or [np.zeros((10, 0), dtype=bool)]
-        ignored = [np.asarray(row["dtIgnore"], dtype=bool).reshape(10, -1) for row in some] or shape
-        hit, counted = np.concatenate(shape, axis=1)[:, order], ~np.concatenate(ignored, axis=1)[:, order]
-        out.append(_Curve(pictures[order].astype(np.int64), hit, counted, truth))
+        if match is not None:
+            low, high = match["aRng"]
+            size = ("" if high >= 1e10 else "s") if low == 0 else ("l" if high >= 1e10 else "m")
+            groups.setdefault((size, match["category_id"]), []).append(match)
+    out: dict[str, list[_Curve]] = {size: [] for size in ("", "s", "m", "l")}
+    for (size, _), rows in groups.items():
+        out[size].append(_curve(rows, place))
     return out
 
 
-def _weighed(curves: Sequence[_Curve], weights: np.ndarray) -> dict[str, float]:
-    """AP as pycocotools accumulates it, each picture counted `weights` times."""
-    recalls = np.linspace(0, 1, 101)
-    means = []
-    for curve in curves:
-        truth = int((curve.truth * weights).sum())
-        if not truth:
+def _curve(rows: list[dict[str, Any]], place: dict[int, int]) -> _Curve:
+    truth = np.zeros(len(place), dtype=np.int64)
+    for row in rows:
+        truth[place[row["image_id"]]] += int((~np.asarray(row["gtIgnore"], dtype=bool)).sum())
+    counts = [len(row["dtScores"]) for row in rows]
+    scores = np.concatenate([np.asarray(row["dtScores"], dtype=np.float64) for row in rows])
+    pictures = np.repeat([place[row["image_id"]] for row in rows], counts).astype(np.int64)
+    ranks = np.concatenate([np.arange(count) for count in counts])
+    none = np.zeros((THRESHOLDS, 0), dtype=bool)
+    matched = [np.asarray(row["dtMatches"]).reshape(THRESHOLDS, -1) != 0 for row, n in zip(rows, counts) if n]
+    ignored = [np.asarray(row["dtIgnore"], dtype=bool).reshape(THRESHOLDS, -1) for row, n in zip(rows, counts) if n]
+    hit = np.concatenate([none, *matched], axis=1)
+    counted = np.logical_not(np.concatenate([none, *ignored], axis=1))
+    order = np.argsort(-scores, kind="mergesort")
+    order = order[counted.any(axis=0)[order]]  # what never counts is left out
+    return _Curve(pictures[order], ranks[order], (hit & counted)[:, order], (~hit & counted)[:, order], truth)
+
+
+def _weighed(curves: dict[str, list[_Curve]], weights: np.ndarray) -> dict[str, float]:
+    """The numbers as pycocotools accumulates them, each picture counted `weights` times."""
+    out = dict.fromkeys(KEYS, -1.0)
+    for size, own in curves.items():
+        found = [pair for curve in own if (pair := _precision_and_recall(curve, weights)) is not None]
+        if not found:
             continue
-        weight = weights[curve.picture]
-        hits = np.cumsum(curve.hit * curve.counted * weight, axis=1)
-        misses = np.cumsum(~curve.hit * curve.counted * weight, axis=1)
-        precision = hits / np.maximum(hits + misses, np.spacing(1))
-        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        at = np.array([reached.searchsorted(recalls) for reached in hits / truth])
-        past = np.concatenate([precision, np.zeros((10, 1))], axis=1)  # a recall never reached has no precision
-        means.append(np.take_along_axis(past, at, axis=1).mean(axis=1))
-    if not means:
-        return dict.fromkeys(("AP", "AP50", "AP75"), -1.0)
-    mean = np.mean(means, axis=0)
-    return {"AP": float(mean.mean()), "AP50": float(mean[0]), "AP75": float(mean[5])}
+        precision = np.mean([p for p, _ in found], axis=0)  # (T,)
+        recall = np.mean([r for _, r in found], axis=0)
+        out[f"AP{size}"], out[f"AR{size or MOST[-1]}"] = float(precision.mean()), float(recall[-1])
+        if not size:
+            out.update(AP50=float(precision[0]), AP75=float(precision[5]))
+            out.update({f"AR{most}": float(value) for most, value in zip(MOST, recall)})
+    return out
+
+
+def _precision_and_recall(curve: _Curve, weights: np.ndarray) -> tuple[np.ndarray, list[float]] | None:
+    """(T,) mean precisions, and the mean recall with at most 1, 10, 100 boxes a picture; None without truth."""
+    truth = int((curve.truth * weights).sum())
+    if not truth:
+        return None
+    weight = weights[curve.picture]
+    hit = curve.hit * weight
+    recall = [float(hit[:, curve.rank < most].sum() / truth / THRESHOLDS) for most in MOST]
+    hits = np.cumsum(hit, axis=1)
+    misses = np.cumsum(curve.missed * weight, axis=1)
+    precision = hits / np.maximum(hits + misses, np.spacing(1))
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    at = np.array([reached.searchsorted(RECALLS) for reached in hits / truth])
+    past = np.concatenate([precision, np.zeros((THRESHOLDS, 1))], axis=1)  # a recall never reached has no precision
+    return np.take_along_axis(past, at, axis=1).mean(axis=1), recall
 
 
 def _numbered(records: list[dict[str, Any]], ranks: Sequence[int]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Answers to questions scored: ANLS of documents, the VQA accuracy with its official normaliser, plain accuracy.
+"""Answers to questions scored: ANLS of documents, the VQA accuracies with their official normalisers, plain accuracy.
 
 Several true answers are always a list of strings; a bare string is refused, since iterating it would compare letters.
 """
@@ -25,17 +25,17 @@ _NUMBERS = {
     "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5",
     "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10",
 }  # fmt: skip
+KEYS = ("ANLS", "VQA_accuracy", "TextVQA_accuracy", "accuracy")
 _ARTICLES = ("a", "an", "the")
-_PUNCTUATION = ";:/'[]\"()=+\\_><@`,?"
+_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
 _PERIOD = re.compile(r"\.(?!\d)")
 _THOUSANDS = re.compile(r"\d,\d")
 
 
 def _restored() -> dict[str, str]:
-    """Each contraction with any one apostrophe, or all of them, missing -> the contraction."""
+    """Each contraction with one apostrophe missing -> the contraction."""
     out = {"somebody'd": "somebodyd"}  # turned round in the official table
     for word in _CONTRACTIONS:
-        out[word.replace("'", "")] = word
         for place, letter in enumerate(word):
             if letter == "'":
                 out[word[:place] + word[place + 1 :]] = word
@@ -62,12 +62,18 @@ def normalize_answer(text: str) -> str:
     return " ".join(_RESTORED.get(word, word) for word in words if word not in _ARTICLES)
 
 
+def normalize_text_answer(text: str) -> str:
+    """An answer as TextVQA's challenge server compares it: commas and question marks go first, and 's stands apart."""
+    return normalize_answer(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
+
+
 class Answers:
-    """ANLS, VQA_accuracy (where ten people answered; one true answer counts as all of them) and plain accuracy."""
+    """ANLS, VQA_accuracy and TextVQA_accuracy (where ten people answered; of fewer than four true answers any one is
+    as good as all of them), and plain accuracy."""
 
     def __init__(self, anls_threshold: float = 0.5):
         self.anls_threshold = anls_threshold
-        self.rows: list[tuple[float, float, float]] = []
+        self.rows: list[tuple[float, ...]] = []  # a row an ask, a column a key
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,14 +84,15 @@ class Answers:
             raise ValueError(f"true answers: expected a list of at least one string, got {truth!r:.60}")
         equal = fold_label(found) in {fold_label(answer) for answer in truth}
         near = max(similarity(answer, found) for answer in truth)
-        self.rows.append((near if near > 1 - self.anls_threshold else 0.0, vqa_accuracy(truth, found), float(equal)))
+        anls = near if near > 1 - self.anls_threshold else 0.0
+        self.rows.append((anls, vqa_accuracy(truth, found), textvqa_accuracy(truth, found), float(equal)))
 
     def compute(self, rows: Sequence[int] | None = None) -> dict[str, float]:
         """The means over all updates, or over those named by `rows`."""
-        table = np.array(self.rows, dtype=np.float64).reshape(-1, 3)
+        table = np.array(self.rows, dtype=np.float64).reshape(-1, len(KEYS))
         table = table if rows is None else table[np.asarray(rows, dtype=np.int64)]
-        means = table.mean(axis=0) if len(table) else np.zeros(3)
-        return dict(zip(("ANLS", "VQA_accuracy", "accuracy"), means.tolist()))
+        means = table.mean(axis=0) if len(table) else np.zeros(len(KEYS))
+        return dict(zip(KEYS, means.tolist()))
 
 
 def similarity(truth: str, found: str) -> float:
@@ -96,11 +103,19 @@ def similarity(truth: str, found: str) -> float:
 
 
 def vqa_accuracy(truth: Sequence[str], found: str) -> float:
-    """The mean, over leaving one person out, of min(1, people who said it / 3)."""
+    """As VQA's official script: the found answer is normalised, of the people's the punctuation only."""
     answer = normalize_answer(found)
     people = list(truth) if len(set(truth)) == 1 else [normalize_punctuation(t) for t in truth]
-    if len(people) < 4:
-        return float(answer in {normalize_answer(t) for t in truth})
+    return _agreed(people, answer) if len(people) > 3 else float(answer in map(normalize_answer, truth))
+
+
+def textvqa_accuracy(truth: Sequence[str], found: str) -> float:
+    """As TextVQA's challenge server: both sides are normalised alike."""
+    answer, people = normalize_text_answer(found), [normalize_text_answer(t) for t in truth]
+    return _agreed(people, answer) if len(people) > 3 else float(answer in people)
+
+
+def _agreed(people: Sequence[str], answer: str) -> float:
+    """The mean, over leaving one person out, of min(1, people who said it / 3)."""
     said = sum(person == answer for person in people)
-    scores = [min(1.0, (said - (person == answer)) / 3) for person in people]
-    return sum(scores) / len(scores)
+    return sum(min(1.0, (said - (person == answer)) / 3) for person in people) / len(people)

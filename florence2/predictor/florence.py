@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -84,13 +85,13 @@ class Florence2:
         asks, many = asks_of(self.tasks, task, prompt, text, labels, region)
         decode = decoding_of(self.config, asks, num_beams, max_new_tokens, official, grammar)
         encoded = image if isinstance(image, EncodedImage) else self.encode_image(image)
-        found = self._answer([encoded], asks, decode)[0]
+        found = self._answer([(encoded, ask) for ask in asks], decode)
         return found if many else found[0]
 
     def predict_many(
         self,
         images: Iterable[Any],
-        asks: AskLike | Sequence[AskLike],
+        asks: AskLike | Sequence[AskLike] | None = None,
         *,
         batch_size: int = 8,
         on_error: str = "yield",
@@ -101,6 +102,7 @@ class Florence2:
     ) -> Iterator[Any]:
         """Answer the same ask, or list of asks, about each picture, in order, a batch of pictures at a time.
 
+        Without `asks` each item of `images` is a picture with its own ask or list of asks: (image, asks).
         A picture that cannot be loaded gives a Failure in its place, or with `on_error="raise"` its error. Pictures
         are loaded ahead in threads, at most two batches of them; nothing else is kept.
         """
@@ -110,9 +112,17 @@ class Florence2:
             raise ValueError(f"on_error: expected 'yield' or 'raise', got {on_error!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        asked, many = asks_of(self.tasks, asks)
-        decode = decoding_of(self.config, asked, num_beams, max_new_tokens, official, grammar)
-        return self._predict_many(iter(images), asked, many, batch_size, on_error == "raise", decode)
+
+        def request(asks: AskLike | Sequence[AskLike]) -> _Request:
+            asked, many = asks_of(self.tasks, asks)
+            return _Request(asked, many, decoding_of(self.config, asked, num_beams, max_new_tokens, official, grammar))
+
+        if asks is None:
+            decoding_of(self.config, [], num_beams, max_new_tokens, official, grammar)  # refused now, not later
+            return self._predict_many(iter(images), request, batch_size, on_error == "raise")
+        shared = request(asks)
+        items = ((image, asks) for image in images)
+        return self._predict_many(items, lambda _: shared, batch_size, on_error == "raise")
 
     def encode_image(self, image: Any) -> EncodedImage:
         """Look at a picture once; the result takes the place of the picture in any number of `predict` calls."""
@@ -141,19 +151,16 @@ class Florence2:
         return [EncodedImage(row, one.size_wh, one.image) for row, one in zip(features, loaded)]
 
     @torch.inference_mode()
-    def _answer(self, encoded: Sequence[EncodedImage], asks: Sequence[Ask], decode: Decoding) -> list[list[Answer]]:
-        """Every ask about every picture, decoded as one batch."""
-        pairs = [(image, ask) for image in encoded for ask in asks]
+    def _answer(self, pairs: Sequence[tuple[EncodedImage, Ask]], decode: Decoding) -> list[Answer]:
+        """Each ask about its picture, decoded as one batch."""
         prompts = [prompt_of(ask, image.size_wh, self.tasks) for image, ask in pairs]
         ids, mask = self._pad([self.tokenizer.prompt_ids(prompt) for prompt in prompts])
-        features = torch.stack([image.features for image in encoded])
-        features = features.repeat_interleave(len(asks), 0)
+        features = torch.stack([image.features for image, _ in pairs])
         automata = None
         if decode.by_grammar:
             automata = [automaton(task_of(ask.task, self.tasks), self.tokenizer, ask) for _, ask in pairs]
         found = generate(self.model, features, ids, mask, [decode.budget] * len(pairs), automata, decode.rules)
-        flat = [self._read(*row) for row in zip(found, pairs, prompts)]
-        return [flat[first : first + len(asks)] for first in range(0, len(flat), len(asks))]
+        return [self._read(*row) for row in zip(found, pairs, prompts)]
 
     def _pad(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Prompt ids (B, L), padded on the right, and their mask."""
@@ -181,25 +188,40 @@ class Florence2:
         )
 
     def _predict_many(
-        self, images: Iterator[Any], asks: list[Ask], many: bool, batch_size: int, strict: bool, decode: Decoding
+        self, items: Iterator[Any], own: Callable[[Any], _Request], batch_size: int, strict: bool
     ) -> Iterator[Any]:
-        def prepare(image: Any) -> Loaded:
+        def prepare(item: Any) -> tuple[Loaded, _Request]:
+            if not isinstance(item, tuple) or len(item) != 2:
+                raise ValueError(f"images: without asks, expected pairs of (image, asks), got {item!r:.60}")
+            image, request = item[0], own(item[1])
             loaded = self._load(image)
-            for ask in asks:
+            for ask in request.asks:
                 prompt_of(ask, loaded.size_wh, self.tasks)  # a region may lie outside this picture
-            return dataclasses.replace(loaded, image=image if is_path(image) else None)
+            return dataclasses.replace(loaded, image=image if is_path(image) else None), request
 
-        for batch in batches(load_ahead(images, prepare, 2 * batch_size), batch_size):
-            good = [one for one in batch if isinstance(one, Loaded)]
-            answered = iter(self._answer(self._encode(good), asks, decode) if good else [])
+        for batch in batches(load_ahead(items, prepare, 2 * batch_size), batch_size):
+            good = [one for one in batch if not isinstance(one, Bad)]
+            encoded = self._encode([loaded for loaded, _ in good]) if good else []
+            pairs = [(image, ask, row.decode) for image, (_, row) in zip(encoded, good) for ask in row.asks]
+            runs = groupby(pairs, key=lambda pair: pair[2])
+            answers = iter([a for decode, run in runs for a in self._answer([pair[:2] for pair in run], decode)])
             for one in batch:
                 if isinstance(one, Bad):
                     if strict:
                         raise one.error
                     yield one.failure
                 else:
-                    found = next(answered)
-                    yield found if many else found[0]
+                    found = list(islice(answers, len(one[1].asks)))
+                    yield found if one[1].many else found[0]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked about a picture, whether as a list, and how it is decoded."""
+
+    asks: list[Ask]
+    many: bool
+    decode: Decoding
 
 
 def load(

@@ -73,22 +73,24 @@ def _from_hub(name: str, revision: str | None) -> Path:
     return folder
 
 
-def load_ahead(images: Iterable[Any], prepare: Callable[[Any], Loaded], ahead: int) -> Iterator[Union[Loaded, Bad]]:
-    """Each picture prepared, in order, by threads that run at most `ahead` pictures in front."""
-    images = enumerate(images)
-    waiting: deque[tuple[int, Any, Future[Loaded]]] = deque()
+def load_ahead(
+    items: Iterable[tuple[Any, Any]], prepare: Callable[[tuple[Any, Any]], T], ahead: int
+) -> Iterator[Union[T, Bad]]:
+    """Each (picture, what goes with it) prepared, in order, by threads that run at most `ahead` items in front."""
+    numbered = enumerate(items)
+    waiting: deque[tuple[int, Any, Future[T]]] = deque()
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="florence2-images")
     try:
         while True:
-            for index, image in islice(images, ahead - len(waiting)):
-                waiting.append((index, image, pool.submit(prepare, image)))
+            for index, item in islice(numbered, ahead - len(waiting)):
+                waiting.append((index, item, pool.submit(prepare, item)))
             if not waiting:
                 return
-            index, image, future = waiting.popleft()
+            index, item, future = waiting.popleft()
             try:
                 yield future.result()
             except ValueError as error:
-                yield Bad(_failure(index, image, error), error)
+                yield Bad(_failure(index, item[0] if isinstance(item, tuple) else item, error), error)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

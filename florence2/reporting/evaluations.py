@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from florence2 import sources
+from florence2.evaluation.comparison import compare
+from florence2.evaluation.rulers import ERRORS
+from florence2.evaluation.score import ABSENT
 from florence2.drawing.fragment import fragment
 from florence2.pixels import BadImage
 from florence2.records import ImageRef, Parsed, from_json
@@ -51,19 +54,22 @@ def _scores(folder: Path, scores: Mapping[str, Any], beside: Path | None, other:
     header = ["metric", "score", "95% interval"]
     grey, gain = scores.get("grey", {}).get("metrics", {}), scores.get("gain", {})
     header += ["grey picture", "what the picture adds", "works"] if grey else []
-    header += [beside.resolve().name, "difference"] if beside is not None else []
+    compared, remark = _compared(folder, beside)
+    if beside is not None:
+        header += [beside.resolve().name, "difference, above 0: better", *(["verdict"] if compared else [])]
     rows: list[list[Cell]] = []
     for key, value in scores["metrics"].items():
         row: list[Cell] = [f"{key} (main)" if key == scores.get("main") else key, _cell(value)]
         row.append(_span(scores.get("intervals", {}).get(key)))
         if grey:
             added = gain.get(key)
-            row += [_cell(grey.get(key)), f"{added['value']:+.3f} ({_span(added['interval'])})" if added else ""]
+            row += [
+                _cell(grey.get(key)) if added else "",
+                f"{added['value']:+.3f} ({_span(added['interval'])})" if added else "",
+            ]
             row.append(("yes" if added["works"] else "no") if added else "")
         if other is not None:
-            theirs = other["metrics"].get(key)
-            both = isinstance(theirs, (int, float)) and isinstance(value, (int, float))
-            row += [_cell(theirs), f"{value - theirs:+.3f}" if both else ""]
+            row += _beside(key, value, other["metrics"].get(key), compared)
         rows.append(row)
     facts = [
         (name.replace("_", " "), value, "")
@@ -71,10 +77,32 @@ def _scores(folder: Path, scores: Mapping[str, Any], beside: Path | None, other:
         if isinstance(value, (str, int, float)) and not isinstance(value, bool) and name != "policy" and value != ""
     ]
     lead = f"{scores['policy']}." if scores.get("policy") else ""
-    return Section("Scores", join([tiles(facts), table(header, rows)]), lead[:1].upper() + lead[1:])
+    return Section("Scores", join([tiles(facts), table(header, rows)]), f"{lead[:1].upper()}{lead[1:]}{remark}")
+
+
+def _compared(folder: Path, beside: Path | None) -> tuple[dict[str, Any], str]:
+    """The paired differences from the other run, and what is to be said of them."""
+    if beside is None:
+        return {}, ""
+    try:
+        return compare(folder, beside), " Differences are paired: both runs are scored on the same resamples."
+    except ValueError as error:
+        return {}, f" The differences have no interval: {error}."
+
+
+def _beside(key: str, value: Any, theirs: Any, compared: Mapping[str, Any]) -> list[Cell]:
+    if key in compared:
+        found = compared[key]
+        span = f" ({_span(found['interval'])})" if found["interval"] else ""
+        return [_cell(theirs), f"{found['value']:+.3f}{span}", found["verdict"]]
+    both = all(isinstance(number, (int, float)) and number != ABSENT for number in (value, theirs))
+    sign = -1 if key in ERRORS else 1
+    return [_cell(theirs), f"{sign * (value - theirs):+.3f}" if both else "", *([""] if compared else [])]
 
 
 def _cell(value: Any) -> Cell:
+    if value == ABSENT:
+        return "no truth"
     return float(value) if isinstance(value, (int, float)) else None if value is None else str(value)
 
 

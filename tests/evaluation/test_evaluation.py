@@ -9,11 +9,11 @@ import pytest
 
 from florence2 import pixels, scenes, sources
 from florence2.codec.tasks import QUESTIONS, TASKS
-from florence2.evaluation import evaluate
+from florence2.evaluation import compare, evaluate
 from florence2.evaluation import predictions as files
 from florence2.evaluation.questions import questions_of, task_named
 from florence2.evaluation.rulers import ERRORS, ruler_of
-from florence2.evaluation.score import Scored, score, table
+from florence2.evaluation.score import Scored, resampled, score, table
 from florence2.records import Ask, Failure, ImageRef, Parsed, Region, Sample, Text
 
 OFFICIAL = [row.name for row in TASKS.values()]
@@ -54,7 +54,8 @@ def test_every_task_is_perfect_with_the_truth_and_worst_with_nothing(name, drawn
     low, high = best["intervals"][main]
     assert low <= best["metrics"][main] + 1e-9 and best["metrics"][main] <= high + 1e-9
     row = task_named(name)
-    worst = score(Scored(ruler_of(row), questions_of(drawn, row), {}), None, {}, resamples=5)
+    nothing_found = Scored(ruler_of(row), questions_of(drawn, row), {})
+    worst = score(nothing_found, {}, resampled(nothing_found, 5))
     nothing = 1.0 if main in ERRORS else 0.0
     assert worst["metrics"][main] == pytest.approx(nothing, abs=1e-6) and worst["missing"] == worst["asks"]
 
@@ -225,12 +226,16 @@ class Looker:
         self.batches = []
 
     def predict(self, image, asks):
-        return [Parsed(regions=(Region(box=ask.region, label=str(image.mean() > 200)),)) for ask in asks]
+        raise AssertionError("asked picture by picture")
 
-    def predict_many(self, images, ask, batch_size):
-        images = list(images)
-        self.batches.append(len(images))
-        return [Parsed(texts=(Text(text="white" if image.mean() > 200 else "dark"),)) for image in images]
+    def predict_many(self, items, batch_size):
+        items = list(items)
+        self.batches.append([len(asks) if isinstance(asks, list) else 1 for _, asks in items])
+        for image, asks in items:
+            said = Text(text="white" if image.mean() > 200 else "dark")
+            bad = any(ask.text == "bad" for ask in (asks if isinstance(asks, list) else [asks]))
+            many = [Parsed(texts=(said,)) for _ in asks] if isinstance(asks, list) else Parsed(texts=(said,))
+            yield Failure(reason="bad_ask") if bad else many
 
 
 def test_a_model_is_asked_about_pixels_and_a_bad_picture_fails_alone(tmp_path):
@@ -243,10 +248,21 @@ def test_a_model_is_asked_about_pixels_and_a_bad_picture_fails_alone(tmp_path):
     (tmp_path / "2.png").write_bytes(b"broken")
     model = Looker()
     scores = evaluate(model, truth, "VQA", tmp_path / "out", resamples=20)
-    assert model.batches == [2, 1] and scores["failures"] == 1
+    assert model.batches == [[1, 1], [1]] and scores["failures"] == 1  # the photographs, then grey
     assert scores["metrics"]["accuracy"] == pytest.approx(2 / 3)
     assert scores["grey"]["metrics"]["accuracy"] == pytest.approx(1 / 3)
     assert sources.pixels(ImageRef("g", "grey:4x3")).shape == (3, 4, 3)
+
+
+def test_a_picture_is_looked_at_once_and_an_ask_that_cannot_be_taken_fails_alone(tmp_path):
+    file = tmp_path / "0.png"
+    file.write_bytes(pixels.encode(np.full((8, 8, 3), 255, np.uint8)))
+    texts = tuple(Text(f"t{n}", "white", "answer", question) for n, question in enumerate(("a", "bad", "b")))
+    truth = [Sample("1", ImageRef(file.name, str(file), width=8, height=8), texts)]
+    model = Looker()
+    scores = evaluate(model, truth, "VQA", tmp_path / "out", grey=False, resamples=5)
+    assert model.batches == [[3], [1, 1, 1]]
+    assert scores["failures"] == 1 and scores["metrics"]["accuracy"] == pytest.approx(2 / 3)
 
 
 def test_what_was_written_reads_back_the_same(drawn, tmp_path):
@@ -311,3 +327,70 @@ def test_masks_need_the_size_of_their_picture(tmp_path):
     truth = [Sample("1", ImageRef("a.jpg", "/nowhere/a.jpg"), regions=(thing,))]
     with pytest.raises(ValueError, match="a.jpg: its size is not known"):
         evaluate(lambda pairs: [Parsed()], truth, "REGION_TO_SEGMENTATION", tmp_path, grey=False)
+
+
+# ---- intervals, and two runs side by side
+
+
+def noisy(samples, keep, seed):
+    """A callable that finds each true region with probability `keep`."""
+    rng = random.Random(seed)
+
+    def lie(ask, parsed):
+        kept = [dataclasses.replace(r, score=rng.random()) for r in parsed.regions if rng.random() < keep]
+        return dataclasses.replace(parsed, regions=tuple(kept))
+
+    return truth_teller(samples, "OD", lie)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return [scenes.draw(seed)[1] for seed in range(40)]
+
+
+def test_every_number_of_coco_has_its_interval_and_a_size_without_truth_has_none(many, tmp_path):
+    boxes = [(0, 0, side, side) for side in (50, 120)]
+    large = [dataclasses.replace(s, regions=(Region("r", box=boxes[n % 2], label="cat"),)) for n, s in enumerate(many)]
+    scores = evaluate(noisy(large, 0.7, 0), large, "OD", tmp_path, resamples=40)
+    there = {key for key, value in scores["metrics"].items() if value != -1}
+    assert {"AP", "APl", "AR1", "AR10", "AR100", "ARl"} <= there and set(scores["intervals"]) == there
+    for key in there:
+        low, high = scores["intervals"][key]
+        assert 0 <= low <= scores["metrics"][key] + 0.05 and scores["metrics"][key] - 0.05 <= high <= 1
+    assert set(scores["gain"]) == there and scores["metrics"]["APs"] == -1
+    assert "no truth" in table(scores) and "-1.0" not in table(scores)
+
+
+def test_two_runs_are_compared_on_the_same_resamples(many, tmp_path):
+    for name, keep, seed in (("good", 0.9, 1), ("bad", 0.3, 2), ("same", 0.9, 3)):
+        evaluate(noisy(many, keep, seed), many, "OD", tmp_path / name, resamples=60, grey=False)
+    worse = compare(tmp_path / "bad", tmp_path / "good")
+    metrics = [json.loads((tmp_path / name / "scores.json").read_text())["metrics"] for name in ("bad", "good")]
+    assert worse["recall"]["value"] == pytest.approx(metrics[0]["recall"] - metrics[1]["recall"])
+    assert worse["recall"]["verdict"] == "worse" and worse["recall"]["interval"][1] < 0
+    assert compare(tmp_path / "good", tmp_path / "bad")["recall"]["verdict"] == "better"
+    assert compare(tmp_path / "good", tmp_path / "same")["AP"]["verdict"] == "no difference seen"
+    itself = compare(tmp_path / "good", tmp_path / "good")
+    assert all(row["interval"] == [0, 0] and row["value"] == 0 for row in itself.values())
+
+
+def test_a_lower_error_rate_is_better(drawn, tmp_path):
+    for name, cut in (("all", 99), ("half", 2)):
+        shorter = lambda ask, p, cut=cut: dataclasses.replace(  # noqa: E731
+            p, texts=tuple(dataclasses.replace(t, text=t.text[:cut]) for t in p.texts)
+        )
+        evaluate(truth_teller(drawn, "OCR", shorter), drawn, "OCR", tmp_path / name, resamples=40, grey=False)
+    assert compare(tmp_path / "all", tmp_path / "half")["CER"]["verdict"] == "better"
+
+
+def test_runs_on_other_pictures_have_no_paired_difference(many, tmp_path):
+    evaluate(noisy(many, 1, 0), many, "OD", tmp_path / "a", resamples=5, grey=False)
+    evaluate(noisy(many, 1, 0), many[1:], "OD", tmp_path / "b", resamples=5, grey=False)
+    with pytest.raises(ValueError, match="its pictures, task or seed are not those of"):
+        compare(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "resamples.json").write_text("{}")
+    with pytest.raises(ValueError, match="b/resamples.json: not what florence2 evaluate writes"):
+        compare(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "resamples.json").unlink()
+    with pytest.raises(ValueError, match="b/resamples.json: does not exist; evaluate again"):
+        compare(tmp_path / "a", tmp_path / "b")

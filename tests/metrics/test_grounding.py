@@ -1,5 +1,8 @@
 """Phrases: both protocols, repeated phrases, referring expressions."""
 
+import numpy as np
+import pytest
+
 from florence2.metrics.grounding import GroundingRecall, Referring
 from florence2.records import Grounding, Parsed, Region
 
@@ -50,3 +53,35 @@ def test_referring_takes_the_first_box():
     metric.update([Region(box=LEFT)], [])
     assert metric.compute() == {"accuracy": 1 / 3} and metric.compute([0]) == {"accuracy": 1}
     assert Referring().compute() == {"accuracy": 0}
+
+
+def overlap(a, b):
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    tall = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(wide, 0) * max(tall, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def test_recall_equals_both_protocols_step_by_step():
+    """Phrase by phrase, as the published evaluation of Flickr30k Entities goes: the top box on any, or on the merged."""
+    rng = np.random.default_rng(0)
+
+    def box(near=None):
+        x, y, w, h = rng.integers(0, 40, 2).tolist() + rng.integers(4, 30, 2).tolist()
+        if near is not None and rng.random() < 0.7:
+            return tuple(float(v) for v in np.add(near, rng.integers(-3, 4, 4)))
+        return (float(x), float(y), float(x + w), float(y + h))
+
+    metric, phrases, any_box, merged = GroundingRecall(), 0, 0, 0
+    for _ in range(1200):
+        truth = [(f"phrase {n}", 20 * n, *(box() for _ in range(rng.integers(1, 4)))) for n in range(rng.integers(1, 5))]
+        found = [(name, at, *(box(rng.choice(true)) for _ in range(rng.integers(0, 3)))) for name, at, *true in truth]
+        metric.update(said(*truth), said(*found))
+        for (_, _, *true), (_, _, *given) in zip(truth, found):
+            phrases += 1
+            around = (min(b[0] for b in true), min(b[1] for b in true), max(b[2] for b in true), max(b[3] for b in true))
+            any_box += bool(given) and max(overlap(given[0], b) for b in true) >= 0.5
+            merged += bool(given) and overlap(given[0], around) >= 0.5
+    assert phrases > 2500 and 0.1 < merged / phrases < any_box / phrases < 0.8
+    expected = {"recall_any": any_box / phrases, "recall_merged": merged / phrases}
+    assert metric.compute() == pytest.approx(expected)

@@ -29,8 +29,8 @@ def test_masks_polygons_and_boxes_are_one_place():
 
 def test_iou_equals_pycocotools_on_random_polygons():
     rng = np.random.default_rng(0)
-    metric, expected = Segmentation(), []
-    for _ in range(300):
+    metric, expected, shared, united = Segmentation(), [], 0, 0
+    for _ in range(1200):
         width, height = (int(v) for v in rng.integers(8, 60, 2))
         parts = [
             [tuple(rng.uniform(0, 50, 2 * rng.integers(3, 7))) for _ in range(rng.integers(1, 3))] for _ in range(2)
@@ -38,7 +38,9 @@ def test_iou_equals_pycocotools_on_random_polygons():
         metric.update([Region(polygons=tuple(parts[0]))], [Region(polygons=(p,)) for p in parts[1]], (width, height))
         masks = [coco_mask.merge(coco_mask.frPyObjects([list(p) for p in own], height, width)) for own in parts]
         expected.append(coco_mask.iou([masks[1]], [masks[0]], [0])[0][0] if coco_mask.area(masks).any() else 1.0)
-    assert metric.compute()["mIoU"] == pytest.approx(np.mean(expected))
+        shared += int(coco_mask.area(coco_mask.merge(masks, intersect=True)))
+        united += int(coco_mask.area(coco_mask.merge(masks)))
+    assert metric.compute() == {"mIoU": pytest.approx(np.mean(expected)), "oIoU": pytest.approx(shared / united)}
 
 
 def test_empty_answers():

@@ -106,6 +106,28 @@ def test_many_pictures_in_order_with_the_bad_ones_in_place(tiny, pictures, tmp_p
     assert all(isinstance(a, Answer) for a in single)
 
 
+def test_each_picture_may_have_its_own_asks(tiny, pictures):
+    box = Ask("REGION_TO_CATEGORY", region=(1, 1, 9, 9))
+    closed = Ask("OPEN_VOCABULARY_DETECTION", labels=("cat", "dog"))  # decoded by the grammar, whatever the others are
+    items = [
+        (pictures[0], ["<OD>", box]),
+        (pictures[1], "<CAPTION>"),
+        (b"junk", "<OD>"),
+        (pictures[2], closed),
+        (pictures[3], ["<NO_SUCH>"]),
+        pictures[0],
+        (pictures[1], [box]),
+    ]
+    found = list(tiny.predict_many(iter(items), batch_size=4, max_new_tokens=12, official=None))
+    reasons = [f.reason for f in found if isinstance(f, Failure)]
+    assert reasons == ["not_an_image", "bad_ask", "bad_ask"] and "expected pairs" in found[5].detail
+    for n in (0, 1, 3, 6):
+        alone = tiny.predict(items[n][0], items[n][1], max_new_tokens=12)
+        same = zip(found[n], alone) if isinstance(alone, list) else [(found[n], alone)]
+        assert all(a.token_ids == b.token_ids for a, b in same)
+    assert isinstance(found[0], list) and len(found[0]) == 2 and isinstance(found[1], Answer)
+
+
 def test_on_error_raise_comes_after_the_answers_before_it(tiny, pictures):
     found = tiny.predict_many([pictures[0], b"junk", pictures[1]], "<OD>", on_error="raise", max_new_tokens=8)
     assert isinstance(next(found), Answer)

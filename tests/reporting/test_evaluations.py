@@ -30,17 +30,21 @@ def runs(tmp_path):
 
     evaluate(answering(["cat", "cat", "cow"]), truth, "OD", tmp_path / "good", resamples=20)
     evaluate(answering(["cow", "cat", "cow"]), truth, "OD", tmp_path / "bad", resamples=20, grey=False)
-    return tmp_path / "good", tmp_path / "bad"
+    return tmp_path / "good", tmp_path / "bad", truth
 
 
 def test_the_page_shows_scores_mistakes_and_the_other_run(runs, tmp_path):
-    good, bad = runs
+    good, bad, _ = runs
     page = report(good, tmp_path / "page.html", beside=bad).read_text()
     for words in ("Worst answers", "What was taken for what", "grey picture", "precision over recall", "difference"):
         assert words in page
     assert "<i>dog" not in page and "&lt;i&gt;dog&lt;/i&gt;" in page  # labels are never markup
     assert page.count("data:image/jpeg") == 2  # one mistake: its truth and its answer
     assert "+0.333" in page or "+0.250" in page or "+0.500" in page
+    assert "Differences are paired" in page and "no difference seen" in page
+    unlike = tmp_path / "unlike"
+    evaluate(lambda pairs: [Parsed()] * len(pairs), runs[2][:2], "OD", unlike, resamples=5, grey=False)
+    assert "have no interval: " in report(good, tmp_path / "unlike.html", beside=unlike).read_text()
     alone = report(bad, tmp_path / "alone.html", pictures=1).read_text()
     assert "grey picture" not in alone and alone.count("data:image/jpeg") == 2
 
