@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
@@ -34,14 +35,50 @@ _PUBLIC = {
     "filter": "florence2.engine",
     "refine": "florence2.refinement",
     "train": "florence2.training",
-    "evaluate": "florence2.evaluation",
 }
 
 # rooms that can be reached as attributes without importing them first
 _ROOMS = ("codec", "drawing", "engine", "evaluation", "formats", "geometry", "metrics", "model", "pixels", "predictor",
           "records", "refinement", "reporting", "scenes", "sources", "store", "training")  # fmt: skip
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", "evaluate", *_PUBLIC]
+
+
+def evaluate(
+    model: Any,
+    data: Any,
+    task: str | None = None,
+    out: str | os.PathLike[str] = "",
+    *,
+    protocol: str | None = None,
+    split: str | None = None,
+    format: str | None = None,
+    images: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The scores of a model, a specialist or a callable on a data set, kept in the folder `out`: the command's twin.
+
+    `model` is a name (what `load` takes, or a specialist's: rapidocr, card.yaml), a loaded model, or a callable from a
+    list of (Sample, Ask) to as many Parsed or Failure. `protocol` names a benchmark, which says the task and how to
+    decode. The other options are those of `florence2.evaluation.evaluate`.
+    """
+    from florence2.engine.specialists.answering import named
+    from florence2.evaluation import evaluate, protocols
+    from florence2.predictor import load
+
+    if task is None and protocol is None:
+        raise ValueError("task: expected a task's name, such as OD, or protocol=; got neither")
+    if not out:
+        raise ValueError("out: expected the folder that keeps answers and scores, got nothing")
+    plan = protocols.plan(protocol, data, task, split, format, images, limit)
+    if isinstance(model, (str, os.PathLike)):
+        options.setdefault("model_name", os.fspath(model))
+        model = named(os.fspath(model), device) or load(model, device=device)
+    elif model is None and options.get("predictions"):
+        options.setdefault("model_name", os.fspath(options["predictions"]))
+    return evaluate(model, out=out, **plan, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from florence2.cli.progress import Bars
 
@@ -56,12 +55,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parser().parse_args(argv)
-    from florence2.evaluation import protocols
-    from florence2.evaluation.run import evaluate
+    from florence2 import evaluate
+    from florence2.evaluation.protocols import listing
     from florence2.evaluation.score import table
 
     if args.protocol == "list":
-        print(protocols.listing())
+        print(listing())
         return 0
     missing = [f"--{n}" for n in ("data", "out") if getattr(args, n) is None]
     missing += ["--task"] if args.task is None and args.protocol is None else []
@@ -70,33 +69,16 @@ def main(argv: Sequence[str]) -> int:
         print(f"florence2 evaluate: expected {', '.join(missing)}; see florence2 evaluate --help", file=sys.stderr)
         return 2
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    plan = protocols.plan(args.protocol, args.data, args.task, args.split, args.format, args.images, args.limit)
-    model = _opened(args.model, args.device) if args.model else None
+    same = ("data", "task", "out", "protocol", "split", "format", "images", "limit", "device", "batch_size")
     with Bars() as bars:
         scores = evaluate(
-            model,
+            args.model,
+            **{name: getattr(args, name) for name in same},
             predictions=args.predictions,
-            out=args.out,
-            batch_size=args.batch_size,
             grey=not args.no_grey,
             resamples=args.resamples,
             progress=lambda done, total: bars("evaluate", done, total),
-            model_name=args.model or str(args.predictions),
-            **plan,
         )
     print(json.dumps(scores, ensure_ascii=False) if args.json else f"{table(scores)}\n{args.out / 'scores.json'}")
     return 0
 
-
-def _opened(name: str, device: str | None) -> Any:
-    """The specialist that a name means, else the model."""
-    from florence2.engine import specialists
-    from florence2.engine.specialists.answering import Answering
-
-    head = name.partition(":")[0]
-    by_file = Path(name).suffix in (".yaml", ".yml") or ".py:" in name
-    if name in specialists.SPECIALISTS or head in specialists.WITH_ARGUMENT or by_file:
-        return Answering(specialists.open(name), device or "cpu")
-    from florence2.predictor import load
-
-    return load(name, device=device)

@@ -18,7 +18,7 @@ from florence2.evaluation.rulers import ERRORS, words_of
 from florence2.evaluation.score import Scored
 from florence2.metrics.detection import match, region_box
 from florence2.metrics.labels import fold_label
-from florence2.records import Failure, Parsed, Result, to_json
+from florence2.records import Failure, Parsed, Result, Sample, to_json
 
 WORST = 24
 BINS = 10
@@ -40,6 +40,26 @@ def details(
     elif task.gives == "region_text" and task.keeps == "label":
         out["confusion"] = _table(_named(questions, found))
     return out
+
+
+def unknown_labels(
+    task: Task, samples: Sequence[Sample], questions: Sequence[Question], found: Mapping[tuple, Result]
+) -> dict[str, int]:
+    """Labels that name no category of the data, most frequent first: how often each was answered.
+
+    Categories are the labels of its object regions and those that its coverage names.
+    """
+    if task.gives != "labelled_boxes" or task.keeps != "label":
+        return {}
+    known = {fold_label(r.label) for sample in samples for r in sample.regions if r.kind == "object"}
+    spaces = [coverage for sample in samples for space in sample.coverage.values() for coverage in space]
+    known |= {fold_label(name) for coverage in spaces for name in coverage.labels}
+    strange: Counter[str] = Counter()
+    for question in questions:
+        result = found.get(question.key)
+        regions = result.regions if isinstance(result, Parsed) else ()
+        strange.update(r.label for r in regions if fold_label(r.label) not in known)
+    return dict(strange.most_common())
 
 
 def _worst(

@@ -6,6 +6,7 @@ best reading of it. Numbers are times 100, as papers print them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ COLUMNS = ("base", "large", "base_ft", "large_ft")
 
 @dataclass(frozen=True)
 class Protocol:
-    """One benchmark. `reader` is a format of `sources`, "" where none reads it yet; `paper` has the four models."""
+    """One benchmark. `reader` is a format of `sources`; `paper` has the four models' numbers."""
 
     reader: str
     split: str
@@ -47,7 +48,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "karpathy", "test", "CAPTION", "CIDEr", _paper(133.0, 135.6, 140.0, 143.3), note=CAPTION_NOTE
     ),
     "nocaps": Protocol("coco", "", "CAPTION", "CIDEr", _paper(118.7, 120.8, 116.7, 124.9), note=CAPTION_NOTE),
-    "textcaps": Protocol("", "val", "CAPTION", "CIDEr", _paper(70.1, 72.8, 143.9, 151.1), note=CAPTION_NOTE),
+    "textcaps": Protocol("textcaps", "val", "CAPTION", "CIDEr", _paper(70.1, 72.8, 143.9, 151.1), note=CAPTION_NOTE),
     "coco-detection": Protocol(
         "coco", "", "OD", "AP", _paper(34.7, 37.5, 41.4, 43.4),
         note="val2017; a label is a category when equal after case and space are folded; scores are the model's own",
@@ -69,8 +70,8 @@ PROTOCOLS: dict[str, Protocol] = {
         note="parts united, drawn at the picture's size; oIoU stands beside it",
     ),
     "vqav2": Protocol("vqa", "val", "VQA", "VQA_accuracy", _paper(None, None, 79.7, 81.7), note=SERVER),
-    "textvqa": Protocol("textvqa", "val", "VQA", "VQA_accuracy", _paper(None, None, 63.6, 73.5), note=SERVER),
-    "vizwiz": Protocol("", "val", "VQA", "VQA_accuracy", _paper(None, None, 63.6, 72.6), note=SERVER),
+    "textvqa": Protocol("textvqa", "val", "VQA", "TextVQA_accuracy", _paper(None, None, 63.6, 73.5), note=SERVER),
+    "vizwiz": Protocol("vizwiz", "val", "VQA", "VQA_accuracy", _paper(None, None, 63.6, 72.6), note=SERVER),
     "docvqa": Protocol("docvqa", "test", "DocVQA", "ANLS", note="the validation part; not in the paper"),
     "icdar2015": Protocol("icdar", "", "OCR_WITH_REGION", "F1", note="end to end, ### ignored; not in the paper"),
     "sroie": Protocol("sroie", "", "OCR_WITH_REGION", "F1", note="lines of receipts; not in the paper"),
@@ -78,24 +79,19 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def protocol_named(name: str) -> Protocol:
-    """The row of a benchmark; ValueError where it is unknown or nothing reads it yet."""
+    """The row of a benchmark; ValueError where it is unknown."""
     if name not in PROTOCOLS:
         raise ValueError(f"protocol {name!r}: expected one of {', '.join(PROTOCOLS)}")
-    row = PROTOCOLS[name]
-    if not row.reader:
-        raise ValueError(
-            f"protocol {name!r}: no reader for its layout yet; give --data as JSON Lines with --task {row.task}"
-        )
-    return row
+    return PROTOCOLS[name]
 
 
 def plan(
     name: str | None,
-    data: str,
+    data: Any,
     task: str | None,
     split: str | None,
     format: str | None,
-    images: Path | None,
+    images: str | os.PathLike[str] | None,
     limit: int | None,
 ) -> dict[str, Any]:
     """The arguments of `evaluate` for a benchmark; what the user names himself goes before the row."""
@@ -112,8 +108,10 @@ def plan(
     row = protocol_named(name)
     chosen["task"] = task or row.task
     chosen["split"] = split or row.split or None
-    chosen["format"] = format or (None if Path(data).suffix == ".jsonl" else row.reader)
-    return {**chosen, "decoding": dict(row.decoding), "protocol": name, "paper": dict(row.paper), "main": row.metric}
+    published = isinstance(data, (str, os.PathLike)) and Path(data).suffix != ".jsonl"
+    chosen["format"] = format or (row.reader if published else None)
+    said = {"protocol": name, "paper": dict(row.paper), "main": row.metric, "note": row.note}
+    return {**chosen, "decoding": dict(row.decoding), **said}
 
 
 def listing() -> str:
@@ -121,6 +119,6 @@ def listing() -> str:
     rows: list[tuple[str, ...]] = [("protocol", "reader", "split", "task", "metric", *COLUMNS)]
     for name, row in PROTOCOLS.items():
         numbers = [f"{row.paper[c]:.1f}" if c in row.paper else "" for c in COLUMNS]
-        rows.append((name, row.reader or "(none)", row.split or "(all)", row.task, row.metric, *numbers))
+        rows.append((name, row.reader, row.split or "(all)", row.task, row.metric, *numbers))
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

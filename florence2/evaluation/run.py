@@ -17,7 +17,7 @@ from typing import Any
 from florence2 import pixels, sources
 from florence2.evaluation import predictions as files
 from florence2.evaluation.comparison import pictures_key
-from florence2.evaluation.details import details
+from florence2.evaluation.details import details, unknown_labels
 from florence2.evaluation.questions import Question, ask_key, questions_of, task_named
 from florence2.evaluation.rulers import ruler_of
 from florence2.evaluation.score import POLICY, Scored, finite, resampled, score
@@ -66,23 +66,19 @@ def evaluate(
         raise ValueError(
             f"{data if isinstance(data, (str, os.PathLike)) else 'data'}: {what} hold no truth for {row.name}"
         )
-    blind = None
+    file, blind = folder / "predictions.jsonl" if predictions is None else Path(predictions), None
     if predictions is None:
-        answerer = _answerer(model, batch_size, dict(decoding or {}))
-        asked = {
-            "task": row.name,
-            "data": str(data) if isinstance(data, (str, os.PathLike)) else "",
-            "split": split or "",
-        }
-        _same_run(folder / "run.json", {**asked, "model": said.get("model_name", ""), "decoding": dict(decoding or {})})
-        file = folder / "predictions.jsonl"
+        decoding = dict(decoding or {})
+        answerer = _answerer(model, batch_size, decoding)
+        where = str(data) if isinstance(data, (str, os.PathLike)) else ""
+        run_of = {"task": row.name, "data": where, "split": split or "", "model": said.get("model_name", "")}
+        run_of |= {"identity": getattr(model, "identity", ""), "decoding": decoding}
+        _same_run(folder / "run.json", run_of)
         _ask_all(answerer, questions, file, batch_size, progress)
         if grey:
             blind_file = folder / "predictions_grey.jsonl"
             _ask_all(_once_for_all(answerer), [_greyed(q) for q in questions], blind_file, batch_size, None)
             blind = files.read(blind_file, questions)
-    else:
-        file = Path(predictions)
     found = files.read(file, questions, everything)
     ruler = ruler_of(row)
     run = Scored(ruler, questions, found)
@@ -92,17 +88,27 @@ def evaluate(
     else:
         unseen = Scored(ruler, questions, blind)
         scores = score(run, found, draws, unseen, resampled(unseen, resamples, seed))
+    strange = unknown_labels(row, everything, questions, found)
+    _name_faults(questions, found, strange)
+    source = {"data": os.fspath(data)} if isinstance(data, (str, os.PathLike)) else {}
+    report = {"task": row.name, **source, "split": split or "", **scores, **said}
+    report |= {"unknown_labels": strange, "policy": POLICY}
+    _save(folder / "details.json", finite(details(row, run, questions, found)))
+    _save(folder / "resamples.json", {"key": pictures_key(row.name, run.pictures, seed), "scores": finite(draws)})
+    _save(folder / "scores.json", finite(report))
+    return report
+
+
+def _name_faults(questions: Sequence[Question], found: Mapping[tuple, Result], strange: Mapping[str, int]) -> None:
+    """What counts as empty or as wrong without looking, said aloud."""
     for question in questions:
         result = found.get(question.key)
         if not isinstance(result, Parsed):
             why = f"{result.reason} {result.detail}".strip() if result else "missing"
             log.warning("%s %s: %s; counted as an empty answer", question.image, question.ask.text[:60], why)
-    source = {"data": os.fspath(data)} if isinstance(data, (str, os.PathLike)) else {}
-    report = {"task": row.name, **source, "split": split or "", **scores, **said, "policy": POLICY}
-    _save(folder / "details.json", finite(details(row, run, questions, found)))
-    _save(folder / "resamples.json", {"key": pictures_key(row.name, run.pictures, seed), "scores": finite(draws)})
-    _save(folder / "scores.json", finite(report))
-    return report
+    if strange:
+        some = ", ".join(f"{label!r} ({count})" for label, count in list(strange.items())[:8])
+        log.warning("%d regions bear a label that is no category of the data: %s", sum(strange.values()), some)
 
 
 def _samples(data: Any, format: str | None, images: Any, limit: int | None) -> list[Sample]:
@@ -208,6 +214,8 @@ def _same_run(file: Path, run: dict[str, Any]) -> None:
     except ValueError:
         raise ValueError(f"{file}: not JSON; name another folder for this run") from None
     for key, value in run.items():
+        if before.get(key, value) != value and key == "identity":
+            raise ValueError(f"{file.parent}: the model has changed since its predictions; name another folder, or remove it")
         if before.get(key, value) != value:
             raise ValueError(
                 f"{file.parent}: holds the predictions of another run ({key} {before[key]!r}, not {value!r}); "

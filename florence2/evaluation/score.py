@@ -103,8 +103,8 @@ def resampled(run: Scored, resamples: int | None = None, seed: int = 0) -> Draws
 def difference(own: float, other: float, draws: Sequence[float], others: Sequence[float], key: str) -> dict[str, Any]:
     """{value, interval}: by how much `own` is better (of error rates: lower), both scored on the same resamples."""
     sign = -1.0 if key in ERRORS else 1.0
-    pairs = [sign * (a - b) for a, b in zip(draws, others) if ABSENT not in (a, b)]
-    return {"value": sign * (own - other), "interval": _middle(pairs)}
+    pairs = [sign * (a - b) + 0.0 for a, b in zip(draws, others) if ABSENT not in (a, b)]
+    return {"value": sign * (own - other) + 0.0, "interval": _middle(pairs)}
 
 
 def _middle(values: Sequence[float]) -> list[float] | None:
@@ -147,8 +147,17 @@ def table(scores: Mapping[str, Any]) -> str:
         )
     widths = [max(len(row[n]) for row in rows) for n in range(7)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines += [f"the paper, times 100: {_listed(scores['paper'])}"] if scores.get("paper") else []
+    lines += [f"{scores['protocol']}: {scores['note']}"] if scores.get("note") else []
+    strange = scores.get("unknown_labels") or {}
+    if strange:
+        lines.append(f"{sum(strange.values())} regions bear one of {len(strange)} labels that are no category of the data")
     counts = f"{scores['asks']} asks, {scores['pictures']} pictures, {scores['missing']} missing"
     return "\n".join([*lines, f"{counts}, {scores['failures']} failures; {POLICY}"])
+
+
+def _listed(paper: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.replace('_ft', ' fine-tuned')} {value}" for name, value in paper.items())
 
 
 def _span(interval: Sequence[float] | None) -> str:

@@ -5,6 +5,8 @@ flickr30k  Annotations/*.xml  Sentences/*.txt  train.txt val.txt test.txt  flick
 refcoco    refs(unc).p, refs(umd).p or refs(google).p beside instances.json  train2014/
 vqa        v2_OpenEnded_mscoco_val2014_questions.json  v2_mscoco_val2014_annotations.json  val2014/
 textvqa    TextVQA_0.5.1_val.json  train_images/
+textcaps   TextCaps_0.1_val.json  train_images/
+vizwiz     Annotations/val.json  val/
 """
 
 from __future__ import annotations
@@ -207,6 +209,47 @@ def read_textvqa(path: str | Path, images: str | Path | None = None) -> Iterator
             folders = _folders(file, images, "train_images" if splits[picture] != "test" else "test_images", "images")
             yield Sample(picture, checks.image_ref(name, checks.find_picture(name, folders)), tuple(texts),
                          split=splits[picture])  # fmt: skip
+
+
+def read_textcaps(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+    """TextCaps: a sample a picture with all its captions; the file has a row for each of them."""
+    source = Source("import", "textcaps")
+    for file in _all(Path(path), "TextCaps_*.json"):
+        pages: dict[str, list[Text]] = {}
+        splits: dict[str, str] = {}
+        for n, row in enumerate(checks.field(checks.read_json(file), "data", str(file))):
+            where = f"{file}: data[{n}]"
+            picture = str(checks.field(row, "image_id", where))
+            splits[picture] = str(row.get("set_name") or file.stem.rpartition("_")[2])
+            said = [row["caption_str"]] if row.get("caption_str") else row.get("reference_strs") or []
+            texts = pages.setdefault(picture, [])
+            texts += [Text(f"{picture}.{len(texts) + i}", str(t).strip(), source=source) for i, t in enumerate(said)]
+        for picture, texts in pages.items():
+            name = f"{picture}.jpg"
+            folders = _folders(file, images, "train_images" if splits[picture] != "test" else "test_images", "images")
+            yield Sample(picture, checks.image_ref(name, checks.find_picture(name, folders)), tuple(texts),
+                         split=splits[picture])  # fmt: skip
+
+
+def read_vizwiz(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+    """VizWiz VQA: a question a picture, one Text for each person's answer; the test part has no answers."""
+    root = Path(path)
+    source = Source("import", "vizwiz")
+    files = [root] if root.is_file() else _all(root / "Annotations", "*.json")
+    seen: dict[Any, str] = {}
+    for file in files:
+        rows = checks.read_json(file)
+        if not isinstance(rows, list):
+            raise ValueError(f"{file}: expected a list of questions, got {type(rows).__name__}")
+        for n, row in enumerate(rows):
+            where = f"{file}: [{n}]"
+            name = str(checks.field(row, "image", where))
+            checks.once(seen, name, where)
+            question = str(checks.field(row, "question", where))
+            said = [str(checks.field(answer, "answer", where)) for answer in row.get("answers") or []]
+            folders = _folders(file, images, f"../{file.stem}", file.stem, "images")
+            image = checks.image_ref(name, checks.find_picture(name, folders))
+            yield Sample(name, image, tuple(_people(name, question, said, source)), split=file.stem)
 
 
 def _people(key: Any, question: str, answers: list[str], source: Source) -> list[Text]:

@@ -26,6 +26,7 @@ from florence2.model.checkpoint import load_model
 from florence2.model.config import ModelConfig
 from florence2.model.florence import Florence
 from florence2.model.image import preprocess
+from florence2.model.tensor_files import checksum
 from florence2.predictor.answer import Answer, answer_of, is_path
 from florence2.predictor.asks import AskLike, Decoding, asks_of, decoding_of, prompt_of, refuse_planned
 from florence2.predictor.confidence import scored
@@ -59,6 +60,11 @@ class Florence2:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def identity(self) -> str:
+        """Changes with any weight."""
+        return checksum({name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()})
 
     def predict(
         self,

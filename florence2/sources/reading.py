@@ -28,6 +28,8 @@ READERS = {
     "refcoco": "florence2.formats.benchmarks:read_refcoco",
     "vqa": "florence2.formats.benchmarks:read_vqa",
     "textvqa": "florence2.formats.benchmarks:read_textvqa",
+    "textcaps": "florence2.formats.benchmarks:read_textcaps",
+    "vizwiz": "florence2.formats.benchmarks:read_vizwiz",
 }
 FORMATS = (*READERS, "store", "scenes")
 WRITERS = ("jsonl", "coco", "voc", "yolo", "labelstudio")
@@ -96,6 +98,7 @@ def _any(path: Path, pattern: str) -> bool:
 _MARKS: dict[str, Callable[[Path], bool]] = {
     "store": is_store,
     "flickr30k": _folders("Annotations", "Sentences"),
+    "vizwiz": lambda path: any((path / "Annotations" / f"{part}.json").is_file() for part in ("train", "val", "test")),
     "voc": lambda path: (path / "Annotations").is_dir() or (path.is_dir() and any(path.glob("*.xml"))),
     "yolo": lambda path: (path / "data.yaml").is_file() or path.suffix in (".yaml", ".yml"),
     "sroie": _folders("img", "box"),
@@ -106,6 +109,7 @@ _MARKS: dict[str, Callable[[Path], bool]] = {
     "openimages": lambda path: path.name.endswith("-annotations-bbox.csv") or _any(path, "*-annotations-bbox.csv"),
     "vqa": lambda path: _any(path, "*OpenEnded_mscoco_*_questions.json"),
     "textvqa": lambda path: path.name.startswith("TextVQA_") or _any(path, "TextVQA_*.json"),
+    "textcaps": lambda path: path.name.startswith("TextCaps_") or _any(path, "TextCaps_*.json"),
     "jsonl": lambda path: path.suffix == ".jsonl" or (path.is_dir() and any(path.glob("*.jsonl"))),
     "coco": lambda path: coco.is_coco(path) or (path.is_dir() and any(map(coco.is_coco, path.glob("*.json")))),
     "labelstudio": lambda path: (

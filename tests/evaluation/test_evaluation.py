@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+import florence2
 from florence2 import pixels, scenes, sources
 from florence2.codec.tasks import QUESTIONS, TASKS
 from florence2.evaluation import compare, evaluate
@@ -78,6 +79,19 @@ def test_a_model_that_does_not_look_does_not_work(drawn, tmp_path):
     assert scores["gain"]["CIDEr"]["value"] == 0 and not scores["gain"]["CIDEr"]["works"]
     (line,) = (line for line in table(scores).splitlines() if line.startswith("CIDEr"))
     assert line.endswith("no")
+
+
+def test_labels_that_are_no_category_are_named(drawn, tmp_path, caplog):
+    def lie(ask, parsed):
+        return dataclasses.replace(parsed, regions=tuple(dataclasses.replace(r, label="sofa") for r in parsed.regions))
+
+    scores = evaluate(truth_teller(drawn, "OD", lie), drawn, "OD", tmp_path, resamples=5, grey=False)
+    count = sum(len(q.truths[0].regions) for q in questions_of(drawn, task_named("OD")))
+    assert scores["unknown_labels"] == {"sofa": count} and scores["metrics"]["AP"] == 0
+    assert f"{count} regions bear a label that is no category of the data: 'sofa' ({count})" in caplog.text
+    assert f"{count} regions bear one of 1 labels that are no category" in table(scores)
+    honest = evaluate(truth_teller(drawn, "OD"), drawn, "OD", tmp_path / "b", resamples=5, grey=False)
+    assert honest["unknown_labels"] == {}
 
 
 def test_a_killed_run_goes_on_and_keeps_its_lines(drawn, tmp_path):
@@ -311,6 +325,44 @@ def test_a_folder_of_another_run_is_refused(drawn, tmp_path):
         evaluate(truth_teller(drawn, "OD"), drawn, "OD", tmp_path, grey=False, resamples=5, model_name="b")
     with pytest.raises(ValueError, match="task 'OD', not 'OCR'"):
         evaluate(truth_teller(drawn, "OCR"), drawn, "OCR", tmp_path, grey=False, resamples=5, model_name="a")
+
+
+def test_a_model_that_has_changed_since_is_refused(drawn, tmp_path):
+    class Judged:
+        def __init__(self, identity):
+            self.identity = identity
+
+        def __call__(self, pairs):
+            return [Parsed()] * len(pairs)
+
+    evaluate(Judged("a"), drawn, "OD", tmp_path, grey=False, resamples=5, model_name="runs/mine")
+    evaluate(Judged("a"), drawn, "OD", tmp_path, grey=False, resamples=5, model_name="runs/mine")
+    with pytest.raises(ValueError, match="the model has changed since its predictions; name another folder"):
+        evaluate(Judged("b"), drawn, "OD", tmp_path, grey=False, resamples=5, model_name="runs/mine")
+
+
+def test_a_model_and_a_specialist_may_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from florence2 import Parsed, Region\n"
+        "class Mine:\n"
+        "    name, version, produces = 'mine', '1', ('regions',)\n"
+        "    def annotate(self, samples, images):\n"
+        "        return [Parsed(regions=(Region(box=(1, 1, 9, 9), label='cat', score=0.5),)) for _ in samples]\n"
+    )
+    scores = florence2.evaluate("nano", "scenes:3", "OD", tmp_path / "nano", resamples=5)
+    assert scores["model_name"] == "nano" and scores["metrics"]["F1"] > 0.5 and scores["gain"]["F1"]["works"]
+    own = florence2.evaluate("mine.py:Mine", "scenes:3", "OD", tmp_path / "mine", resamples=5, grey=False)
+    assert own["metrics"]["F1"] < 0.5 and own["failures"] == 0
+    again = florence2.evaluate(None, "scenes:3", "OD", tmp_path / "file", resamples=5,
+                               predictions=tmp_path / "nano" / "predictions.jsonl")  # fmt: skip
+    assert again["metrics"] == scores["metrics"] and again["model_name"].endswith("predictions.jsonl")
+    with pytest.raises(ValueError, match="task: expected a task's name, such as OD, or protocol=; got neither"):
+        florence2.evaluate("nano", "scenes:3", out=tmp_path)
+    with pytest.raises(ValueError, match="out: expected the folder"):
+        florence2.evaluate("nano", "scenes:3", "OD")
+    with pytest.raises(ValueError, match="no_such: no such folder; expected 'nano'"):
+        florence2.evaluate("no_such", "scenes:3", "OD", tmp_path / "x")
 
 
 def test_a_last_line_that_only_lacks_its_break_is_kept(drawn, tmp_path):

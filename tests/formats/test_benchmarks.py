@@ -93,6 +93,31 @@ def textvqa(root):
     picture(root, "train_images/003a8ae2ef43b901.jpg")
 
 
+def textcaps(root):
+    row = {"image_id": "0054c91397f2fe05", "set_name": "val", "image_path": "train/0054c91397f2fe05.jpg"}
+    said = [f"A sign that reads number {n}." for n in range(5)]
+    rows = [{**row, "caption_id": n, "caption_str": text, "reference_strs": said} for n, text in enumerate(said)]
+    data = {"dataset_type": "val", "dataset_name": "textcaps", "dataset_version": "0.1", "data": rows}
+    (root / "TextCaps_0.1_val.json").write_text(json.dumps(data))
+    picture(root, "train_images/0054c91397f2fe05.jpg")
+
+
+def vizwiz(root):
+    answers = [{"answer": "dog" if n < 7 else "unsuitable", "answer_confidence": "yes"} for n in range(10)]
+    row = {"image": "VizWiz_val_00000000.jpg", "question": "Ok. What is this?", "answers": answers}
+    (root / "Annotations").mkdir()
+    (root / "Annotations" / "val.json").write_text(json.dumps([{**row, "answer_type": "other", "answerable": 1}]))
+    picture(root, "val/VizWiz_val_00000000.jpg")
+
+
+def nocaps(root):
+    said = [{"id": n, "image_id": 0, "caption": f"A dog number {n}."} for n in range(10)]
+    image = {"id": 0, "file_name": "0013ea2087020901.jpg", "width": 64, "height": 48, "domain": "near-domain"}
+    (root / "nocaps_val_4500_captions.json").write_text(json.dumps({"images": [image], "annotations": said}))
+    picture(root, "images/0013ea2087020901.jpg")
+    return root / "nocaps_val_4500_captions.json"
+
+
 def docvqa(root):
     row = {"questionId": 1, "question": "What?", "image": "documents/a_1.png", "docId": 1, "answers": ["dog"]}
     data = {"dataset_name": "SP-DocVQA", "dataset_version": "1.0", "dataset_split": "val", "data": [row]}
@@ -117,6 +142,7 @@ def sroie(root):
 LAYOUTS = {
     "coco-caption": karpathy, "coco-detection": coco_detection, "flickr30k": flickr30k, "refcoco-val": refcoco,
     "refcoco-res": refcoco, "vqav2": vqa, "textvqa": textvqa, "docvqa": docvqa, "icdar2015": icdar, "sroie": sroie,
+    "textcaps": textcaps, "vizwiz": vizwiz, "nocaps": nocaps,
 }  # fmt: skip
 
 
@@ -170,12 +196,10 @@ def test_every_row_of_the_papers_tables_is_there():
     assert sum(bool(row.paper) for row in PROTOCOLS.values()) == 17
     for name, row in PROTOCOLS.items():
         task_named(row.task)
-        assert name in listing() and (not row.reader or row.reader in sources.FORMATS)
+        assert name in listing() and row.reader in sources.FORMATS
 
 
-def test_unknown_and_unread_protocols_are_refused():
+def test_unknown_protocols_are_refused():
     with pytest.raises(ValueError, match="protocol 'coco': expected one of"):
         plan("coco", "x", None, None, None, None, None)
-    with pytest.raises(ValueError, match="protocol 'textcaps': no reader"):
-        plan("textcaps", "x", None, None, None, None, None)
     assert plan(None, "x", "OD", None, None, None, 3)["limit"] == 3

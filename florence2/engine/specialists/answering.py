@@ -13,11 +13,21 @@ from typing import Any
 
 from florence2 import sources
 from florence2.codec.tasks import task_of
-from florence2.engine.operator import Specialist
+from florence2.engine import specialists
+from florence2.engine.operator import Specialist, fingerprint
 from florence2.pixels import BadImage
 from florence2.records import Ask, Failure, Parsed, Result, Sample
 
+CARDS = (".yaml", ".yml")
 REMEMBERED = 64  # pictures whose annotations are kept for their further asks
+
+
+def named(name: str, device: str | None = None) -> Answering | None:
+    """The specialist that a name means (rapidocr, student:M, card.yaml, file.py:Class), ready to be asked; else None."""
+    head = name.partition(":")[0]
+    if name in specialists.SPECIALISTS or head in specialists.WITH_ARGUMENT or name.endswith(CARDS) or ".py:" in name:
+        return Answering(specialists.open(name), device or "cpu")
+    return None
 
 
 class Answering:
@@ -27,6 +37,11 @@ class Answering:
         self.specialist, self.device = specialist, device
         self._ready = False
         self._said: OrderedDict[tuple[str, str], Sample | Failure] = OrderedDict()
+
+    @property
+    def identity(self) -> str:
+        """Changes when the specialist would answer otherwise."""
+        return fingerprint(self.specialist)
 
     def __call__(self, pairs: Sequence[tuple[Sample, Ask]]) -> list[Result]:
         """One Parsed or Failure for each pair, in order."""
