@@ -81,4 +81,3 @@ def main(argv: Sequence[str]) -> int:
         )
     print(json.dumps(scores, ensure_ascii=False) if args.json else f"{table(scores)}\n{args.out / 'scores.json'}")
     return 0
-

@@ -27,7 +27,9 @@ def compare(folder: str | Path, beside: str | Path) -> dict[str, dict[str, Any]]
     """
     run, other = _read(Path(folder)), _read(Path(beside))
     if run["key"] != other["key"]:
-        raise ValueError(f"{beside}: its pictures, task or seed are not those of {folder}; only equal ones can be paired")
+        raise ValueError(
+            f"{beside}: its pictures, task or seed are not those of {folder}; only equal ones can be paired"
+        )
     out = {}
     for key, value in run["metrics"].items():
         theirs = other["metrics"].get(key, ABSENT)

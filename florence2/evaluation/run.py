@@ -215,7 +215,9 @@ def _same_run(file: Path, run: dict[str, Any]) -> None:
         raise ValueError(f"{file}: not JSON; name another folder for this run") from None
     for key, value in run.items():
         if before.get(key, value) != value and key == "identity":
-            raise ValueError(f"{file.parent}: the model has changed since its predictions; name another folder, or remove it")
+            raise ValueError(
+                f"{file.parent}: the model has changed since its predictions; name another folder, or remove it"
+            )
         if before.get(key, value) != value:
             raise ValueError(
                 f"{file.parent}: holds the predictions of another run ({key} {before[key]!r}, not {value!r}); "

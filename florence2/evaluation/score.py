@@ -67,7 +67,11 @@ Draws = dict[str, list[float]]  # metric -> its value in each resample
 
 
 def score(
-    run: Scored, found: Mapping[tuple, Result], draws: Draws, blind: Scored | None = None, blind_draws: Draws | None = None
+    run: Scored,
+    found: Mapping[tuple, Result],
+    draws: Draws,
+    blind: Scored | None = None,
+    blind_draws: Draws | None = None,
 ) -> dict[str, Any]:
     """{metrics, missing, failures, intervals} and, with a grey run, {grey, gain}; `draws` are what `resampled` gave."""
     questions = run.questions
@@ -151,7 +155,9 @@ def table(scores: Mapping[str, Any]) -> str:
     lines += [f"{scores['protocol']}: {scores['note']}"] if scores.get("note") else []
     strange = scores.get("unknown_labels") or {}
     if strange:
-        lines.append(f"{sum(strange.values())} regions bear one of {len(strange)} labels that are no category of the data")
+        lines.append(
+            f"{sum(strange.values())} regions bear one of {len(strange)} labels that are no category of the data"
+        )
     counts = f"{scores['asks']} asks, {scores['pictures']} pictures, {scores['missing']} missing"
     return "\n".join([*lines, f"{counts}, {scores['failures']} failures; {POLICY}"])
 

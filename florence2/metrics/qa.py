@@ -27,7 +27,7 @@ _NUMBERS = {
 }  # fmt: skip
 KEYS = ("ANLS", "VQA_accuracy", "TextVQA_accuracy", "accuracy")
 _ARTICLES = ("a", "an", "the")
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _THOUSANDS = re.compile(r"\d,\d")
 

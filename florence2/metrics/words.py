@@ -13,10 +13,12 @@ DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "
 
 _PLAIN = re.compile(r"[A-Za-z]+(?=\s|$)")  # nearly every word of a caption; no longer token can begin with one
 _SPLIT = {"cannot": 3, "gonna": 3, "wanna": 3, "gotta": 3, "gimme": 3, "lemme": 3}  # place of the cut
-_ABBREVIATIONS = """jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thu thurs fri ala ariz calif colo conn
-ct dak fla ga ind kans? ky md mich minn mo mont neb nev okla penn tenn va vt wisc? wyo inc cos? corp ltd plc bancorp bhd assn univ intl sys jr sr bros esq (?:ed|ph)\\.d blvd rd etc al seq vs mr mrs
-ms drs? profs? sens? reps? attys? lt col gen messrs govs? adm rev maj sgt cpl pvt capt ste? ave pres lieut hon brig comdr
-pfc spc supts? det mt ft dept est tel ext ph p\\.o [ei]\\.[eg] cf hwy"""
+_ABBREVIATIONS = """jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thu thurs fri
+ala ariz calif colo conn ct dak fla ga ind kans? ky md mich minn mo mont neb nev okla penn tenn va vt wisc? wyo
+assn bancorp bhd bros corp cos? dept inc intl ltd plc sys univ
+adm attys? brig capt col comdr cpl det drs? esq gen govs? hon jr lieut lt maj messrs mrs? ms pfc pres profs? pvt reps?
+rev sens? sgt spc sr supts? (?:ed|ph)\\.d
+al ave blvd cf est etc ext ft hwy mt p\\.o ph rd seq ste? tel vs [ei]\\.[eg]"""
 _CAPITAL_ABBREVIATIONS = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"  # in small letters these are words
 _BEFORE_NUMBER = "nos? prop arts? figs? bldg pp op ca"
 _WITH_APOSTROPHE = """ol' dunkin' somethin' 'em 'til 'till 'cause c'mon cont'd nor'easter e'er s'mores ev'ry li'l nat'l

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from florence2 import sources
+from florence2.drawing.fragment import fragment
 from florence2.evaluation.comparison import compare
 from florence2.evaluation.rulers import ERRORS
 from florence2.evaluation.score import ABSENT
-from florence2.drawing.fragment import fragment
 from florence2.pixels import BadImage
 from florence2.records import ImageRef, Parsed, from_json
 from florence2.reporting.charts import curve

@@ -428,9 +428,10 @@ def test_two_runs_are_compared_on_the_same_resamples(many, tmp_path):
 
 def test_a_lower_error_rate_is_better(drawn, tmp_path):
     for name, cut in (("all", 99), ("half", 2)):
-        shorter = lambda ask, p, cut=cut: dataclasses.replace(  # noqa: E731
-            p, texts=tuple(dataclasses.replace(t, text=t.text[:cut]) for t in p.texts)
-        )
+
+        def shorter(ask, parsed, cut=cut):
+            return dataclasses.replace(parsed, texts=tuple(Text(text=t.text[:cut]) for t in parsed.texts))
+
         evaluate(truth_teller(drawn, "OCR", shorter), drawn, "OCR", tmp_path / name, resamples=40, grey=False)
     assert compare(tmp_path / "all", tmp_path / "half")["CER"]["verdict"] == "better"
 

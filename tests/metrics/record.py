@@ -1,4 +1,4 @@
-"""Writes recorded/*.jsonl.gz: random cases with what the field's reference tools say of them. Run by hand, never by tests.
+"""Writes recorded/*.jsonl.gz: random cases with what the field's reference tools say of them. Run by hand.
 
     python tests/metrics/record.py FOLDER
 
@@ -29,21 +29,27 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 RECORDED = Path(__file__).parent / "recorded"
-WORDS = """a an the The A yes no Yes NO none zero one two ten 3 10 1,000 2.5 0.5 dog dogs cat's dogs' red blue black/white
+WORDS = """a an the The A yes no Yes NO none zero one two ten 3 10 1,000 2.5 0.5 dog dogs cat's dogs' red blue
+black/white
 dont don't cant isnt its it's somebody'd oclock o'clock yall im I'm Im couldntve couldnt've ow'sat t-shirt U.S. st. 7:30
-12/25 50% $3.50 #1 (left) [x] "quoted" hot-dog e.g. café na\u00efve a.b no. left, right; on:off x=y a+b who? well... nokia Nokia
+12/25 50% $3.50 #1 (left) [x] "quoted" hot-dog e.g. café na\u00efve a.b no. left, right; on:off x=y a+b who?
+well... nokia Nokia
 it\u2019s v1.0 @home `code` under_score up! *star* <tag> ca\\se""".split()
 
 
 ADJECTIVES = """red small old-fashioned black/white well-lit half-eaten 3-year-old man's multi-coloured tan semi-truck's
 snow-covered two-story U.S. 1980s off-white "fancy" so-called 12-inch (empty) smiling dark, light""".split()
-NOUNS = """dog cats' bus, t-shirt street tennis player can't-miss sign; woman's hat X-box Wii remote hot-dog bear 747 jet
-co-worker o'clock Mr. Smith Dr. Pepper no. 5 train #42 Coca-Cola bottle McDonald's cup 7-Eleven store TV (old)""".split()
+NOUNS = """dog cats' bus, t-shirt street tennis player can't-miss sign; woman's hat X-box Wii remote hot-dog
+bear 747 jet
+co-worker o'clock Mr. Smith Dr. Pepper no. 5 train #42 Coca-Cola bottle McDonald's cup 7-Eleven store TV
+(old)""".split()
 LINKS = "and on near next to isn't by doesn't have with - that's & in front of, -- wearing can't hold which is".split()
 READS = ["reading", "that says", "with the words", "labelled", ":", "which reads", ","]
 SIGNS = """"STOP" 'stop' "Main St." 10:30 6:30am $3.50 50% 1/2 1,000 20th 100%! "R&B" AT&T M&M's p.m. 5 a.m. 12/25/2018
-555-1234 www.foo.com me@foo.com "don't" 'n' J.R. B. 4x4 1st 35mm (left) [right] u.s.a. 9/11 24/7 70's '90s A-4 "EXIT!" 3D
-\u201cOPEN\u201d caf\u00e9 St. Louis, Inc. etc. no. 7, a.k.a. "Bob's" 5'10" @home #win it's \u00a35 10\u20ac \u2026 \u2014 1.5 -20""".split()
+555-1234 www.foo.com me@foo.com "don't" 'n' J.R. B. 4x4 1st 35mm (left) [right] u.s.a. 9/11 24/7 70's '90s A-4
+"EXIT!" 3D
+\u201cOPEN\u201d caf\u00e9 St. Louis, Inc. etc. no. 7, a.k.a. "Bob's" 5'10" @home #win it's \u00a35 10\u20ac
+\u2026 \u2014 1.5 -20""".split()
 TRICKY = """A man's t-shirt, don't look!
 He said "hello" (twice) to Mr. Smith of the U.S.A.
 they'll've can't cannot gonna wanna gotta gimme lemme I'm you're shouldn't've

@@ -63,7 +63,7 @@ def overlap(a, b):
 
 
 def test_recall_equals_both_protocols_step_by_step():
-    """Phrase by phrase, as the published evaluation of Flickr30k Entities goes: the top box on any, or on the merged."""
+    """Phrase by phrase, as Flickr30k Entities is evaluated: the top box lies on any true box, or on the merged one."""
     rng = np.random.default_rng(0)
 
     def box(near=None):
@@ -74,12 +74,19 @@ def test_recall_equals_both_protocols_step_by_step():
 
     metric, phrases, any_box, merged = GroundingRecall(), 0, 0, 0
     for _ in range(1200):
-        truth = [(f"phrase {n}", 20 * n, *(box() for _ in range(rng.integers(1, 4)))) for n in range(rng.integers(1, 5))]
+        truth = [
+            (f"phrase {n}", 20 * n, *(box() for _ in range(rng.integers(1, 4)))) for n in range(rng.integers(1, 5))
+        ]
         found = [(name, at, *(box(rng.choice(true)) for _ in range(rng.integers(0, 3)))) for name, at, *true in truth]
         metric.update(said(*truth), said(*found))
         for (_, _, *true), (_, _, *given) in zip(truth, found):
             phrases += 1
-            around = (min(b[0] for b in true), min(b[1] for b in true), max(b[2] for b in true), max(b[3] for b in true))
+            around = (
+                min(b[0] for b in true),
+                min(b[1] for b in true),
+                max(b[2] for b in true),
+                max(b[3] for b in true),
+            )
             any_box += bool(given) and max(overlap(given[0], b) for b in true) >= 0.5
             merged += bool(given) and overlap(given[0], around) >= 0.5
     assert phrases > 2500 and 0.1 < merged / phrases < any_box / phrases < 0.8

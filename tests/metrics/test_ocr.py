@@ -88,7 +88,9 @@ def icdar(pictures):
     for truth, said in pictures:
         true_shapes = [Polygon(np.reshape(r.quad, (4, 2))) for r in truth]
         shapes = [Polygon(np.reshape(r.quad, (4, 2))) for r in said]
-        off = [any(t.ignore and p.intersection(q).area / q.area > 0.5 for t, p in zip(truth, true_shapes)) for q in shapes]
+        off = [
+            any(t.ignore and p.intersection(q).area / q.area > 0.5 for t, p in zip(truth, true_shapes)) for q in shapes
+        ]
         taken = set()
         for word, shape in zip(truth, true_shapes):
             if word.ignore:

@@ -23,7 +23,7 @@ REMEMBERED = 64  # pictures whose annotations are kept for their further asks
 
 
 def named(name: str, device: str | None = None) -> Answering | None:
-    """The specialist that a name means (rapidocr, student:M, card.yaml, file.py:Class), ready to be asked; else None."""
+    """The specialist that a name means (rapidocr, student:M, card.yaml, file.py:Class), to be asked; else None."""
     head = name.partition(":")[0]
     if name in specialists.SPECIALISTS or head in specialists.WITH_ARGUMENT or name.endswith(CARDS) or ".py:" in name:
         return Answering(specialists.open(name), device or "cpu")
