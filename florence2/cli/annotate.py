@@ -10,13 +10,16 @@ from dataclasses import fields
 EPILOG = """specialists, each seeing what it needs of those before it:
   rapidocr               text with its corners (RapidOCR)
   opencv                 faces, eyes, cats' faces, people (OpenCV's cascades and HOG)
-  composer               captions written from the regions found
+  composer               captions of three lengths, written from the regions found
+  grounder, grabcut      phrases of captions in boxes, masks in boxes
   student:MODEL          any Florence-2 that load opens: nano, a folder, a hub id
   simulated:TRUTH.jsonl  a file's truth with a stated noise, for trying things out
-  CARD.yaml              an ONNX detector described by a card
+  CARD.yaml              an ONNX detector described by a card, or any specialist with its settings
   FILE.py:CLASS          your own
+all of them, and their cards: docs/specialists.md
 
-The same command again goes on where it was interrupted, and takes in new pictures."""
+The same command again goes on where it was interrupted, and takes in new pictures. A specialist whose version,
+weights or settings changed replaces what it said, and whatever read that is run again."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
             lease_s=args.lease,
             device=args.device,
             fetching=Fetching(hosts),
+            dependents=not args.no_dependents,
             progress=bars,
             say=bars.say,
         )
@@ -84,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="where specialists run: cpu, cuda")
     parser.add_argument("--lease", type=float, metavar="S", help="seconds a unit may take (learned from the others)")
     parser.add_argument("--allow-urls", metavar="H,H", help="hosts from which a list's addresses may be fetched")
+    parser.add_argument(
+        "--no-dependents", action="store_true", help="only name what read annotations that are replaced"
+    )
     parser.add_argument("--max-pixels", type=int, default=argparse.SUPPRESS, metavar="N", help="over this: too_large")
     parser.add_argument("--min-side", type=int, default=argparse.SUPPRESS, metavar="N", help="under this: too_small")
     parser.add_argument(

@@ -12,6 +12,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("florence2 verify", description=__doc__)
     parser.add_argument("store", help="the store's folder")
     parser.add_argument("--repair", action="store_true", help="run again what wrote the damaged fragments")
+    parser.add_argument(
+        "--with", dest="with_", default="", metavar="A,B", help="specialists that --repair may ask anew"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="processes for --repair (one a core)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
@@ -24,7 +27,8 @@ def main(argv: Sequence[str]) -> int:
     found = [(damage.path, damage.cause) for damage in damaged]
     if args.repair and damaged:
         with Bars() as bars:
-            damaged = repair(store, damaged, workers=args.workers, progress=bars, say=bars.say)
+            names = [name.strip() for name in args.with_.split(",") if name.strip()]
+            damaged = repair(store, damaged, names, workers=args.workers, progress=bars, say=bars.say)
     left = [(damage.path, damage.cause) for damage in damaged]
     if args.json:
         print(json.dumps({"store": str(store.root), "damaged": found, "left": left}))

@@ -263,7 +263,10 @@ def _objects(sample: Sample, field: str = "") -> list[Region]:
 
 
 def _text_regions(sample: Sample) -> list[Region]:
-    return [r for r in sample.regions if r.kind == "text" and not r.ignore and r.label.strip() and box_of(r)]
+    """Lines of text with a place, but those that say a line of the sample again, with a description."""
+    read = {region.id: region.label for region in sample.regions if region.id}
+    lines = [r for r in sample.regions if r.kind == "text" and not r.ignore and r.label.strip() and box_of(r)]
+    return [r for r in lines if read.get(r.refines) != r.label]
 
 
 def _by_label(regions: Iterable[Region], field: str) -> list[Region]:

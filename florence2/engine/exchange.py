@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -24,7 +24,8 @@ from florence2.engine import intake
 from florence2.engine.ledger import Ledger, fragment_path
 from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.phases import UNIT, Execution, Progress
-from florence2.engine.pictures import ImageRules
+from florence2.engine.pictures import Found, ImageRules
+from florence2.engine.plans import after
 from florence2.engine.units import stamp
 from florence2.engine.verdicts import supersede_replaced
 from florence2.engine.work import EngineWork
@@ -59,19 +60,11 @@ def import_labels(
 
     A record that cannot be read refuses the set; with `skip_bad` it is left out and said, and the rest comes in.
     """
-    format = format or sources.format_of(src)
-    if format in ("store", "scenes"):
-        raise ValueError(f"{src}: is a {format}, not a data set in a foreign format; annotate takes it as it is")
     refused: list[str] = []
-    with checks.collecting(refused) if skip_bad else nullcontext():
-        samples = list(sources.open(src, split, format, images=images))
+    given = Given.open(src, format, split, images, refused if skip_bad else None)
     if refused and say:
         say(f"{len(refused)} records cannot be read and are left out, such as {refused[0]}")
-    if not samples:
-        raise ValueError(f"{src}: holds no sample; expected labelled pictures in the format {format}")
-    root = _root(samples, Path(src))
-    listing = intake.references(samples, root)
-    by_name = _by_name(samples, root)
+    listing = given.listing
     missing = [found.uri for found in listing if not os.path.exists(files.path_of(found.uri))]
     if len(missing) == len(listing):
         raise ValueError(
@@ -81,14 +74,19 @@ def import_labels(
     ledger = Ledger(store)
     execution = Execution(workers, progress=progress, say=say)
     with execution.pool(EngineWork(store.root), len(listing), unit) as pool:
-        intake.take_in(ledger, root, listing, pool.run, unit, rules or ImageRules(), progress, by_name)
-    made_by = digest(["import", format, VERSION, _digest(by_name.values())])
-    operator = Operator(run_id(made_by, 0), format, VERSION, made_by, 0, "import", produces=_produces(samples))
-    ledger.start(operator, {"format": format}, {"source": str(Path(src).absolute()), "split": split or ""})
-    place = {(found.uri, found.member): found.relative for found in listing}
-    _write(ledger, operator, place, by_name)
-    supersede_replaced(ledger, [(operator, _Named(frozenset(place)))])
+        intake.take_in(
+            ledger, given.root, listing, pool.run, unit, rules or ImageRules(), progress, given.by_name,
+            origin=given.origin,
+        )  # fmt: skip
+    operator = given.operator()
+    ledger.start(operator, {"format": given.origin["format"]}, given.origin)
+    write_import(ledger, operator, given)
+    made = [(operator, _Named(frozenset(given.place)))]
+    _, left = after(ledger, made, "an import runs no specialist")
+    supersede_replaced(ledger, made)
     ledger.finish({"phase": "import", "round": 0})
+    for line in left if say else ():
+        say(line)  # type: ignore[misc]
     if missing and say:
         say(f"{len(missing)} of {len(listing)} pictures are missing, such as {missing[0]}; their labels wait for them")
     return store
@@ -140,6 +138,51 @@ def _with_file(sample: Sample, aside: Path) -> Sample:
 
 
 @dataclasses.dataclass(frozen=True)
+class Given:
+    """A data set as it was found: where its pictures lie and what it says of each, by their names below `root`."""
+
+    origin: Mapping[str, str]  # source, format, split, images: what opens it again
+    root: Path
+    listing: Sequence[Found]
+    by_name: Mapping[str, Sample]
+    produces: tuple[str, ...]
+
+    @classmethod
+    def open(
+        cls,
+        src: str | Path,
+        format: str | None,
+        split: str | None,
+        images: str | Path | None,
+        refused: list[str] | None = None,
+    ) -> Given:
+        """Read a data set; where a list `refused` is given, records that cannot be read are told there."""
+        format = format or sources.format_of(src)
+        if format in ("store", "scenes"):
+            raise ValueError(f"{src}: is a {format}, not a data set in a foreign format; annotate takes it as it is")
+        with nullcontext() if refused is None else checks.collecting(refused):
+            samples = list(sources.open(src, split, format, images=images))
+        if not samples:
+            raise ValueError(f"{src}: holds no sample; expected labelled pictures in the format {format}")
+        origin = {"source": str(Path(src).absolute()), "format": format, "split": split or ""}
+        origin["images"] = str(Path(images).absolute()) if images else ""
+        origin |= {} if refused is None else {"skip_bad": "yes"}
+        root = _root(samples, Path(src))
+        return cls(origin, root, intake.references(samples, root), _by_name(samples, root), _produces(samples))
+
+    @property
+    def place(self) -> dict[tuple[str, str], str]:
+        """Where each picture lies, and its name."""
+        return {(found.uri, found.member): found.relative for found in self.listing}
+
+    def operator(self) -> Operator:
+        """The operator that an import of all this is."""
+        name = self.origin["format"]
+        made_by = digest(["import", name, VERSION, _digest(self.by_name.values())])
+        return Operator(run_id(made_by, 0), name, VERSION, made_by, 0, "import", produces=self.produces)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Named:
     """The pictures of an import."""
 
@@ -152,22 +195,23 @@ class _Named:
         return {"source": str(os.path.commonpath([uri for uri, _ in self.places]))}
 
 
-def _write(ledger: Ledger, operator: Operator, place: dict[tuple[str, str], str], by_name: dict[str, Sample]) -> None:
-    """Commit each unit's imported rows: failures, decisions, then annotations."""
+def write_import(ledger: Ledger, operator: Operator, given: Given) -> None:
+    """Commit each unit's imported rows where they are lacking: failures, decisions, then annotations."""
+    place, by_name = given.place, given.by_name
     for unit in list(ledger.all_units()):
         pictures = [*unit.samples, *unit.others]
         named = [(p, place.get((p.image.uri, p.image.member))) for p in pictures]
-        given = [(picture, by_name[name]) for picture, name in named if name in by_name]
-        if not given:
+        said = [(picture, by_name[name]) for picture, name in named if name is not None and name in by_name]
+        if not said:
             continue
-        uid = unit_id([picture.image.id for picture, _ in given], operator.fingerprint, 0)
+        uid = unit_id([picture.image.id for picture, _ in said], operator.fingerprint, 0)
         paths = {t: fragment_path(t, 0, operator.name, VERSION, uid) for t in ("failures", "decisions", "annotations")}
         if ledger.done(paths["annotations"], [unit.uid], operator.run_id):
             for table in ("failures", "decisions"):
                 ledger.done(paths[table], [unit.uid], operator.run_id)
             continue
         rows: dict[str, list[schema.Row]] = {table: [] for table in paths}
-        for picture, sample in given:
+        for picture, sample in said:
             _rows_of(picture, sample, operator, rows)
         for table, path in paths.items():
             if rows[table] or table == "annotations":
@@ -285,5 +329,7 @@ def _produces(samples: Iterable[Sample]) -> tuple[str, ...]:
     for sample in samples:
         out |= {"region_text/ocr" if region.kind == "text" else "region_text/object" for region in sample.regions}
         out |= {f"text/{text.detail}" for text in sample.texts}
+        out |= {"region_text/description" for region in sample.regions if region.description}
+        out |= {"region_text/mask" for region in sample.regions if region.mask or region.polygons}
         out |= {"text_phrase_region"} if sample.groundings else set()
     return tuple(sorted(out))

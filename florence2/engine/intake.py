@@ -6,7 +6,7 @@ intake is cut again in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,14 @@ def take_in(
     unit: int,
     rules: ImageRules,
     progress: Progress | None = None,
-    samples: dict[str, Sample] | None = None,
+    samples: Mapping[str, Sample] | None = None,
     only_planned: bool = False,
+    origin: Mapping[str, str] | None = None,
 ) -> None:
     """Add the pictures of `listing` that the store lacks; `samples`, by relative name, give split and coverage.
 
-    With `only_planned`, none but those of units that were cut before and are missing.
+    With `only_planned`, none but those of units that were cut before and are missing. `origin` says what the listing
+    was read from, where it is not the folder `source` itself.
     """
     if unit < 1:
         raise ValueError(f"unit: expected a number of pictures, at least 1, got {unit}")
@@ -83,7 +85,8 @@ def take_in(
         return
     cuts = [[chunk.found[0].relative, chunk.found[-1].relative, len(chunk.found)] for chunk in new]
     facts = {"rules": rules_config(rules)}
-    ledger.start(operator, facts, {"source": str(source.absolute()), "unit": unit, "chunks": cuts})
+    inputs = {"source": str(source.absolute()), "unit": unit, "chunks": cuts}
+    ledger.start(operator, facts, {**inputs, "origin": dict(origin)} if origin else inputs)
     todo = [*chunks, *new]
     jobs = (
         Job(digest(["look", operator.fingerprint, [f.relative for f in c.found]]), len(c.found), (n, c))
@@ -117,7 +120,9 @@ def _known(ledger: Ledger, operator: Operator, listing: Sequence[Found]) -> Know
     store = ledger.store
     ours = {(found.uri, found.member, found.bytes) for found in listing}
     for fragment in ledger.base.of("images"):
-        if ledger.done(fragment.path, fragment.units, fragment.run_id):
+        failures = [path for path in map(_failures_path, fragment.units) if ledger.names(path)]
+        parts = [fragment.path, *failures]
+        if all([ledger.done(path, fragment.units, fragment.run_id) for path in parts]):
             for row in schema.rows(scan.read_fragment(store.root, fragment)):
                 known.add(row)
     named = {fragment.path for fragment in ledger.base.fragments}
@@ -170,7 +175,7 @@ def _commit(
     facts: Sequence[dict[str, Any]],
     known: Known,
     rules: ImageRules,
-    samples: dict[str, Sample] | None,
+    samples: Mapping[str, Sample] | None,
 ) -> list[Fragment]:
     """Judge a chunk against what is known and commit it: failures first, then the rows that make it a unit."""
     ids = [image_id(fact["sha256"], found.relative) for found, fact in zip(chunk.found, facts)]

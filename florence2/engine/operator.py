@@ -25,6 +25,7 @@ PRODUCTS = (
     "region_text/object",
     "region_text/ocr",
     "region_text/mask",
+    "region_text/description",
     "text_phrase_region",
 )
 GROUPS = {

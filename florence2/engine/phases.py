@@ -1,6 +1,6 @@
 """The phases of the engine over a store: annotate by specialists, judge by filters. Each ends with one snapshot.
 
-Knows plans, not processes: which units lack whose work, what each operator reads, and what a new version replaces.
+Knows which units lack whose work, not how processes do it, nor who reads whom (`engine/plans.py`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 
 from florence2.engine import addresses, intake
 from florence2.engine.filters import open_chain
-from florence2.engine.ledger import Below, Ledger, Takes, Unit, fragment_path, reading
+from florence2.engine.ledger import Below, Ledger, Unit, fragment_path
 from florence2.engine.listing import find
 from florence2.engine.merge import Merging, merge
-from florence2.engine.operator import Filter, Specialist, fingerprint, run_id, satisfies, unit_id
+from florence2.engine.operator import Filter, Specialist, unit_id
 from florence2.engine.pictures import Found, ImageRules, load_function
+from florence2.engine.plans import Planned, after, plan, refuse_twins, with_their_inputs
 from florence2.engine.runners.local import ATTEMPTS, Here, Job, Local
+from florence2.engine.specialists import absolute
 from florence2.engine.units import SECONDS, AnnotateUnit, Outcome
 from florence2.engine.verdicts import judge, supersede_replaced
 from florence2.engine.work import EngineWork, opened
@@ -26,7 +28,7 @@ from florence2.records import Sample
 from florence2.sources import files, hub
 from florence2.sources.fetching import Fetching
 from florence2.store import Store, is_store
-from florence2.store.snapshots import Fragment, Operator
+from florence2.store.snapshots import Fragment
 
 DEFAULT_WITH = ("rapidocr", "opencv")
 UNIT = 64  # pictures
@@ -56,18 +58,6 @@ class Execution:
         return Local(work, work.root, min(limit, needed), self.attempts, self.lease_s)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A specialist's place in a plan: its operator entry, and which live operators it reads."""
-
-    index: int
-    name: str  # as given on the command line; "" for an object
-    specialist: Specialist
-    operator: Operator
-    reads: tuple[Operator, ...] = ()
-    takes: Takes | None = None  # of the pictures; None: all
-
-
 def annotate(
     src: str | Path | Sequence[Sample],
     out: str | Path | None = None,
@@ -80,6 +70,7 @@ def annotate(
     attempts: int = ATTEMPTS,
     device: str = "cpu",
     fetching: Fetching | None = None,
+    dependents: bool = True,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
     seconds: dict[str, dict[str, float]] | None = None,
@@ -87,31 +78,63 @@ def annotate(
     """Run specialists over the pictures of a folder, a tar, a table, a list of samples, or over a store's own.
 
     `hf:OWNER/NAME` is a data set of the hub; of a list of addresses, what `fetching` allows is fetched. Specialists are
-    named as on the command line, or are objects. Run again, it finds what is done and goes on. `seconds` is filled with
-    where the time of each specialist went (`units.SECONDS`, of all workers together).
+    named as on the command line, or are objects. Run again, it finds what is done and goes on. What had read what they
+    replace is run again, too, or named to `say` where it cannot be (`dependents`). `seconds` is filled with where the
+    time of each specialist went (`units.SECONDS`, of all workers together).
     """
     execution = Execution(workers, lease_s, attempts, device, progress, say)
     names = [with_] if isinstance(with_, str) else list(with_)
     specialists = [opened(name) for name in names]
+    refuse_twins([specialist.spec.name for specialist in specialists])
     rules = rules or ImageRules()
     if rules.accept:
         load_function(rules.accept)
     store, source, listing, samples = _source(src, out, execution, fetching or Fetching())
     ledger = Ledger(store)
-    work = EngineWork(store.root, names, device)
     pictures = len(listing) or sum(fragment.rows for fragment in ledger.base.of("images"))
-    with execution.pool(work, pictures, unit) as pool:
+    with execution.pool(EngineWork(store.root, names, device), pictures, unit) as pool:
         if listing:
             intake.take_in(ledger, source, listing, pool.run, unit, rules, progress, samples)
         takes = Below(str(source.absolute())) if listing and not samples else None
-        planned = plan(ledger, list(zip(names, specialists)), takes=[takes] * len(names))
-        for step in planned:
-            took = run_specialist(ledger, step, pool, rules.max_pixels, progress)
-            if seconds is not None:
-                seconds[step.operator.name] = took
-    supersede_replaced(ledger, [(step.operator, step.takes) for step in planned])
+        asked: Sequence[tuple[str | Specialist, Specialist]] = list(zip(names, specialists))
+        if dependents:
+            asked = with_their_inputs(ledger, asked, takes)
+        planned = plan(ledger, asked, takes=[takes] * len(asked))
+        if len(asked) == len(names):
+            _run(ledger, planned, execution, rules.max_pixels, seconds, pool)
+    if len(asked) > len(names):
+        _run(ledger, planned, execution, rules.max_pixels, seconds)
+    made = [(step.operator, step.takes) for step in planned]
+    more, left = after(ledger, made, "" if dependents else "as asked for")
+    _run(ledger, more, execution, rules.max_pixels, seconds)
+    supersede_replaced(ledger, [*made, *((step.operator, step.takes) for step in more)])
+    given = [specialist.spec.name for specialist in specialists]
+    again = [step.operator.name for step in (*planned, *more) if step.operator.name not in given]
+    left += [f"run again, as what they read has changed: {', '.join(again)}"] if again else []
+    for line in left if say else ():
+        say(line)  # type: ignore[misc]
     ledger.finish({"phase": "annotate", "round": 0})
     return store
+
+
+def _run(
+    ledger: Ledger,
+    steps: Sequence[Planned],
+    execution: Execution,
+    max_pixels: int,
+    seconds: dict[str, dict[str, float]] | None,
+    pool: Here | Local | None = None,
+) -> None:
+    """Run specialists one after another, in a pool of their own where none is given."""
+    if pool is None and steps:
+        work = EngineWork(ledger.store.root, [step.name or step.specialist for step in steps], execution.device)
+        with execution.pool(work, ledger.count(), UNIT) as own:
+            return _run(ledger, steps, execution, max_pixels, seconds, own)
+    for step in steps:
+        assert pool is not None
+        took = run_specialist(ledger, step, pool, max_pixels, execution.progress)
+        if seconds is not None:
+            seconds[step.operator.name] = took
 
 
 def filter(
@@ -176,72 +199,40 @@ def _source(
     return Store(out, create=True), path, listing, {}
 
 
-def plan(
-    ledger: Ledger,
-    specialists: Sequence[tuple[str | Specialist, Specialist]],
-    round: int = 0,
-    takes: Sequence[Takes | None] = (),
-) -> list[Planned]:
-    """Each specialist's fingerprint, and what it reads: those before it, and the store's that are not asked for now.
-
-    Of the store's, those count that say something of the pictures it takes.
-    """
-    asked = {specialist.spec.name for _, specialist in specialists}
-    earlier = [o for o in ledger.live() if o.kind != "merge" and o.round <= round]
-    earlier = [o for o in earlier if o.name not in asked or o.round < round]
-    out: list[Planned] = []
-    for index, (name, specialist) in enumerate(specialists):
-        spec = specialist.spec
-        chosen = takes[index] if takes else None
-        seen = [*_about(ledger, earlier, chosen), *(step.operator for step in out)]
-        reads = tuple(o for o in seen if spec.requires and satisfies(o.produces, spec.requires))
-        made_by = fingerprint(specialist, reading(reads))
-        operator = Operator(
-            run_id(made_by, round),
-            spec.name,
-            spec.version,
-            made_by,
-            round,
-            spec.source_kind,
-            tuple(sorted(spec.produces)),
-        )
-        out.append(Planned(index, name if isinstance(name, str) else "", specialist, operator, reads, chosen))
-    return out
-
-
-def _about(ledger: Ledger, operators: list[Operator], takes: Takes | None) -> list[Operator]:
-    """The operators that have said something of the pictures taken."""
-    if takes is None or not operators:
-        return operators
-    runs = {f.run_id for unit in ledger.units(takes) for f in unit.group.fragments.get("annotations", ())}
-    return [o for o in operators if o.run_id in runs or "" in runs]  # "": compacted, of whoever it was
-
-
 def run_specialist(
-    ledger: Ledger, step: Planned, pool: Here | Local, max_pixels: int, progress: Progress | None = None
+    ledger: Ledger,
+    step: Planned,
+    pool: Here | Local,
+    max_pixels: int,
+    progress: Progress | None = None,
+    only: frozenset[str] | None = None,
 ) -> dict[str, float]:
-    """Have one specialist annotate every unit that lacks its work; returns the seconds by what they went into."""
+    """Have one specialist annotate every unit that lacks its work; returns the seconds by what they went into.
+
+    With `only`, none but the units whose fragments are named.
+    """
     operator = step.operator
     facts = {
-        "with": step.name,
         "config": dict(step.specialist.config),
         "weights_sha256": step.specialist.weights_sha256,
         "reads": [read.run_id for read in step.reads],
         "max_pixels": max_pixels,
-        "takes": step.takes.fact() if step.takes else None,
     }
-    ledger.start(operator, facts, {})
+    named = absolute(step.name) if step.name else ""
+    ledger.start(operator, facts, {"with": named, "takes": step.takes.fact() if step.takes else None})
     slots: dict[str, Sequence[Fragment]] = {}
-    total = ledger.count(step.takes)
+    total = ledger.count(step.takes) if step.units is None else sum(len(unit.samples) for unit in step.due(ledger))
     done = 0
     seconds = dict.fromkeys(SECONDS, 0.0)
 
     def lacking() -> Iterator[Job]:
         nonlocal done
-        for unit in ledger.units(step.takes):
+        for unit in step.due(ledger):
             uid = unit_id([sample.image.id for sample in unit.samples], operator.fingerprint, operator.round)
             task = _task(step, unit, uid, max_pixels)
             slots[uid] = ()
+            if only is not None and only.isdisjoint((task.path, task.failures_path)):
+                continue
             if _is_done(ledger, task):
                 done += len(unit.samples)
                 continue

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from florence2.engine import intake
+from florence2.engine.exchange import Given, write_import
 from florence2.engine.ledger import Ledger, reading, takes_of
 from florence2.engine.listing import find
 from florence2.engine.merge import Merging, merge_units
-from florence2.engine.operator import fingerprint
-from florence2.engine.phases import Execution, Planned, run_specialist
+from florence2.engine.operator import Filter, Specialist, fingerprint
+from florence2.engine.phases import Execution, run_specialist
 from florence2.engine.pictures import ImageRules
-from florence2.engine.verdicts import REOPEN, judge_units, recorded_chain, supersede_units
+from florence2.engine.plans import Planned, names_of
+from florence2.engine.verdicts import REOPEN, Change, judge_units, recorded_chain, supersede_units
 from florence2.engine.work import EngineWork, opened
 from florence2.store import Store, upkeep
 from florence2.store.snapshots import Operator, Snapshot
@@ -24,14 +28,29 @@ class Unrepairable(ValueError):
     """A fragment whose maker cannot be run again from here, and why."""
 
 
+@dataclass(frozen=True)
+class Makers:
+    """Who may be run again besides those that runs/ names: specialists (names or objects), and rules of one's own."""
+
+    specialists: Mapping[str, str | Specialist] = field(default_factory=dict)
+    rules: Mapping[str, Filter] = field(default_factory=dict)
+
+
 def repair(
     store: Store,
     damaged: Sequence[Damage],
+    with_: Sequence[str | Specialist] = (),
+    rules: Sequence[Filter] = (),
+    *,
     workers: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Damage]:
-    """Run again what wrote the damaged fragments, and only for their units; returns what is damaged still."""
+    """Run again what wrote the damaged fragments, and only for their units; returns what is damaged still.
+
+    Specialists and rules that were given as Python objects, and those that are billed, must be given again.
+    """
+    makers = Makers({opened(s).spec.name: s for s in with_}, {rule.spec.name: rule for rule in rules})
     for damage in damaged:
         if damage.fragment is None:  # no snapshot needs it: the next command makes it again
             upkeep.set_aside(store.root, damage.path)
@@ -45,77 +64,148 @@ def repair(
             _compact_again(store, snapshot)
             continue
         ledger = Ledger(store, snapshot)
-        runs = {fragment.run_id for fragment in bad}
         for operator in snapshot.operators:
-            if operator.run_id not in runs:
+            paths = frozenset(fragment.path for fragment in bad if fragment.run_id == operator.run_id)
+            if not paths:
                 continue
             try:
-                _again(ledger, operator, execution)
+                _again(ledger, operator, paths, makers, execution)
             except Unrepairable as error:
                 if say:
                     say(str(error))
     return store.verify()
 
 
-def _again(ledger: Ledger, operator: Operator, execution: Execution) -> None:
+def _again(ledger: Ledger, operator: Operator, paths: frozenset[str], makers: Makers, execution: Execution) -> None:
     """Run one operator over the units that lack its work."""
     facts = ledger.store.run(operator.run_id)
     if facts is None:
-        raise Unrepairable(f"{operator.name}: runs/{operator.run_id}.json is missing; run its command again")
+        raise Unrepairable(f"{operator.name}: runs/{operator.run_id}.json is missing or damaged; run its command again")
     if operator.kind == "images":
         _take_in_again(ledger, facts, execution)
+    elif operator.kind == "import" and any("source" in start for start in facts["starts"]):
+        _import_again(ledger, operator, facts)
     elif operator.kind == "filter":
-        _judge_again(ledger, operator, facts, execution)
+        _judge_again(ledger, operator, facts, makers, execution)
     elif operator.kind == "merge":
         config = dict(facts["config"], synonyms=tuple(map(tuple, facts["config"]["synonyms"])))
         merge_units(ledger, Merging(**config), operator, _of(ledger, facts["reads"]), facts["seq"], execution.progress)
     elif operator.kind == "recomputed":
         replaced = {run: takes_of(fact) for run, fact in facts["replaced"].items()}
-        supersede_units(ledger, operator, replaced, set(facts["returned"]), facts["seq"])
+        change = Change(replaced, frozenset(facts["returned"]), facts.get("reads"))
+        supersede_units(ledger, operator, change, facts["seq"])
     else:
-        _annotate_again(ledger, operator, facts, execution)
+        _annotate_again(ledger, operator, facts, paths, makers, execution)
 
 
 def _take_in_again(ledger: Ledger, facts: dict[str, Any], execution: Execution) -> None:
     rules = ImageRules(**facts["rules"])
     work = EngineWork(ledger.store.root)
-    for source in dict.fromkeys(start["source"] for start in facts["starts"]):
-        path = Path(source)
-        if not path.exists():
-            raise Unrepairable(f"images: the pictures' folder {source} is gone; put it back and verify again")
-        listing, _ = find(path, leave_out=ledger.store.root)
+    for start in {(start["source"], str(start.get("origin"))): start for start in facts["starts"]}.values():
+        path, samples = Path(start["source"]), None
+        if origin := start.get("origin"):
+            given = _given(origin)
+            listing, samples = list(given.listing), given.by_name
+        elif not path.exists():
+            raise Unrepairable(f"images: the pictures' folder {path} is gone; put it back and verify again")
+        else:
+            listing, _ = find(path, leave_out=ledger.store.root)
         with execution.pool(work, len(listing), 64) as pool:
-            intake.take_in(ledger, path, listing, pool.run, 64, rules, execution.progress, only_planned=True)
+            intake.take_in(
+                ledger,
+                path,
+                listing,
+                pool.run,
+                64,
+                rules,
+                execution.progress,
+                samples,
+                only_planned=True,
+                origin=origin,
+            )
 
 
-def _annotate_again(ledger: Ledger, operator: Operator, facts: dict[str, Any], execution: Execution) -> None:
-    name = facts.get("with")
-    if not name:
-        raise Unrepairable(f"{operator.name}: was given as an object; run the same annotate again")
+def _import_again(ledger: Ledger, operator: Operator, facts: dict[str, Any]) -> None:
+    given = _given({"format": facts["format"], **facts["starts"][-1]})
+    if given.operator().fingerprint != operator.fingerprint:
+        raise Unrepairable(
+            f"{operator.name}: {given.origin['source']} has changed since it was imported; import it again"
+        )
+    write_import(ledger, operator, given)
+
+
+def _given(origin: Mapping[str, str]) -> Given:
     try:
-        specialist = opened(name)
+        split, images, refused = origin.get("split"), origin.get("images"), [] if origin.get("skip_bad") else None
+        return Given.open(origin["source"], origin["format"], split or None, images or None, refused)
     except (ValueError, OSError) as error:
-        raise Unrepairable(f"{operator.name}: {error}") from None
+        raise Unrepairable(f"import: the data set {origin['source']} does not open as it did ({error})") from None
+
+
+def _annotate_again(
+    ledger: Ledger,
+    operator: Operator,
+    facts: dict[str, Any],
+    paths: frozenset[str],
+    makers: Makers,
+    execution: Execution,
+) -> None:
     reads = _of(ledger, facts["reads"])
-    if fingerprint(specialist, reading(reads)) != operator.fingerprint:
-        raise Unrepairable(f"{operator.name}: is no longer what it was (version, settings or weights); annotate again")
-    step = Planned(0, name, specialist, operator, tuple(reads), takes_of(facts["takes"]))
+    name = _maker(operator, facts, reads, makers)
+    specialist = opened(name)
+    takes = {str(fact): fact for fact in (start.get("takes", facts.get("takes")) for start in facts["starts"])}
     pictures = sum(fragment.rows for fragment in ledger.base.of("images"))
     with execution.pool(EngineWork(ledger.store.root, [name], execution.device), pictures, 64) as pool:
-        run_specialist(ledger, step, pool, facts["max_pixels"], execution.progress)
+        for fact in takes.values():
+            step = Planned(0, "", specialist, operator, tuple(reads), takes_of(fact))
+            run_specialist(ledger, step, pool, facts["max_pixels"], execution.progress, only=paths)
 
 
-def _judge_again(ledger: Ledger, operator: Operator, facts: dict[str, Any], execution: Execution) -> None:
+def _maker(operator: Operator, facts: dict[str, Any], reads: Sequence[Operator], makers: Makers) -> str | Specialist:
+    """The specialist that wrote this, as it was; Unrepairable says why there is none."""
+    given = makers.specialists.get(operator.name)
+    names: list[str | Specialist] = [given] if given is not None else list(reversed(names_of(facts)))
+    if not names:
+        raise Unrepairable(
+            f"{operator.name}: was given as an object; give it again: "
+            "florence2.engine.repair.repair(store, store.verify(), with_=[...]), or run the same annotate again"
+        )
+    for name in names:
+        try:
+            specialist = opened(name)
+        except (ValueError, OSError) as error:
+            why = str(error)
+            continue
+        if fingerprint(specialist, reading(reads)) != operator.fingerprint:
+            why = "is no longer what it was (version, settings or weights); annotate again"
+        elif specialist.spec.billed and given is None:
+            why = f"is billed; verify --repair --with {name} asks it again"
+        else:
+            return name
+    raise Unrepairable(f"{operator.name}: {why}")
+
+
+def _judge_again(
+    ledger: Ledger, operator: Operator, facts: dict[str, Any], makers: Makers, execution: Execution
+) -> None:
     """Judge again by the whole chain of the round; where a fragment is whole it is left as it is."""
     chain = [o for o in ledger.base.operators if o.kind == "filter" and o.round == operator.round]
     try:
-        filters = {item.spec.name: item for item in recorded_chain(ledger, operator.round)}
+        filters = {item.spec.name: item for item in recorded_chain(ledger, operator.round, makers.rules)}
     except ValueError as error:
-        raise Unrepairable(f"{operator.name}: {error}") from None
+        raise Unrepairable(f"{operator.name}: {error}: florence2.engine.repair.repair(..., rules=[...])") from None
     for each in chain:
-        if each.name != REOPEN and each.version != filters[each.name].spec.version:
-            raise Unrepairable(f"{each.name}: is another version now than {each.version}; run filter again")
+        run = ledger.store.run(each.run_id) or {}
+        if each.name == REOPEN:
+            continue
+        if each.version != filters[each.name].spec.version or run.get("config") != _plain(filters[each.name].config):
+            raise Unrepairable(f"{each.name}: is no longer what it was (version or settings); run filter again")
     judge_units(ledger, [(o, filters.get(o.name)) for o in chain], facts["reads"], execution.progress)
+
+
+def _plain(config: Mapping[str, Any]) -> Any:
+    """Settings as runs/ gives them back."""
+    return json.loads(json.dumps(dict(config), default=str))
 
 
 def _compact_again(store: Store, snapshot: Snapshot) -> None:

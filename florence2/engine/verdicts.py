@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from florence2.engine.filters import RULES, open_chain
-from florence2.engine.ledger import Ledger, Takes, Unit, fragment_path, reading
+from florence2.engine.ledger import ANNOTATORS, Ledger, Takes, Unit, fragment_path, reading
 from florence2.engine.operator import Filter, Reading, digest, fingerprint, run_id, unit_id
-from florence2.records import Decision, Sample
+from florence2.records import Decision, Grounding, Item, Region, Sample
 from florence2.store import scan, schema
 from florence2.store.dataset import Draft
 from florence2.store.snapshots import Operator
@@ -61,19 +62,26 @@ def judge_units(
             progress("judging", done, total)
 
 
-def recorded_chain(ledger: Ledger, round: int | None = None) -> list[Filter]:
-    """The shipped rules with the settings that a round of the store was judged by, the newest unless named."""
+def recorded_chain(
+    ledger: Ledger, round: int | None = None, own: Mapping[str, Filter] = MappingProxyType({})
+) -> list[Filter]:
+    """The rules with the settings that a round of the store was judged by, the newest unless named.
+
+    `own` gives, by name, rules that are none of the shipped.
+    """
     judged = [o for o in ledger.base.operators if o.kind == "filter"]
     if round is None:
         round = max((o.round for o in judged), default=-1)
     names = [o for o in judged if o.round == round and o.name != REOPEN]
     settings = {o.name: (ledger.store.run(o.run_id) or {}).get("config") for o in names}
-    unknown = [name for name in settings if name not in RULES]
+    unknown = [name for name in settings if name not in RULES and name not in own]
     if unknown:
         raise ValueError(
             f"{ledger.store.root}: the rule {unknown[0]!r} of round {round} is none of the shipped; name rules"
         )
-    return list(open_chain({name: settings.get(name) or False for name in RULES} if names else {}))
+    shipped = open_chain({name: settings.get(name) or False for name in RULES} if names else {})
+    by_name: dict[str, Filter] = {**{item.spec.name: item for item in shipped}, **own}
+    return [by_name[o.name] for o in names] if names else list(shipped)
 
 
 def _round_of(
@@ -83,8 +91,9 @@ def _round_of(
 
     With it the operators of its rules (reopening first), and those whose annotations they judge.
     """
-    judged = [o.round for o in ledger.base.operators if o.kind == "filter"]
-    for round in (max(judged, default=-1), ledger.newest_round("decisions") + 1):
+    judged = max((o.round for o in ledger.base.operators if o.kind == "filter"), default=-1)
+    turned = any(o.kind == RECOMPUTED and o.round == judged for o in ledger.base.operators)  # after that judging
+    for round in ([] if turned else [judged]) + [ledger.newest_round("decisions") + 1]:
         seen = [o for o in live if o.kind != "merge" or o.round < round]  # a round's merging comes after its rules
         reads = reading(seen)
         made_by = [digest([REOPEN, "1", sorted((r.fingerprint, r.round) for r in reads)])]
@@ -158,73 +167,142 @@ def _reopened(sample: Sample) -> list[Decision]:
     return [Decision(i, "kept", REOPEN, REOPEN) for i, d in last.items() if d.status == "rejected"]
 
 
-def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Takes | None]]) -> None:
-    """Decide on rows whose operator's fingerprint changed: superseded; kept again where it changed back."""
+def replacements(ledger: Ledger, made: Sequence[tuple[Operator, Takes | None]]) -> dict[str, Takes | None]:
+    """Runs of earlier commands that what was made now stands in for, each with the pictures taken."""
     now = {operator.run_id for operator, _ in made}
-    before = {operator.run_id for operator in ledger.base.operators}
-    replaced = {
+    return {
         old.run_id: takes
         for new, takes in made
         for old in ledger.base.operators
         if old.kind == new.kind and (old.name, old.round) == (new.name, new.round)
         if old.run_id not in now and not old.replaced
     }
+
+
+def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Takes | None]]) -> None:
+    """Decide on rows whose operator's fingerprint changed: superseded; as they were before where it changed back."""
+    before = {operator.run_id for operator in ledger.base.operators}
+    replaced = replacements(ledger, made)
     returned = {operator.run_id for operator, _ in made if operator.run_id in before}
     if not replaced and not returned:
         return
     round = max(ledger.newest_round("decisions"), 0)
     seq = 1 + _highest_seq(ledger, round)
     made_by = digest([RECOMPUTED, sorted(replaced), sorted(returned), round, seq])
-    operator = Operator(run_id(made_by, round), RECOMPUTED, "1", made_by, round, RECOMPUTED)
+    operator = Operator(run_id(made_by, round), RECOMPUTED, "2", made_by, round, RECOMPUTED)
     ledger.operators[operator.run_id] = operator
-    turned = {unit.uid: _turned(ledger, operator, unit, replaced, returned, seq) for unit in ledger.units()}
-    if not any(turned.values()):
+    change = Change(
+        replaced, frozenset(returned), [o.run_id for o in ledger.operators.values() if o.kind in ANNOTATORS]
+    )
+    if not any(_turned(ledger, operator, unit, change, seq) for unit in ledger.units()):
         del ledger.operators[operator.run_id]
         return
     facts = {"replaced": {r: takes.fact() if takes else None for r, takes in replaced.items()}, "seq": seq}
-    ledger.start(operator, {**facts, "returned": sorted(returned)}, {})
-    supersede_units(ledger, operator, replaced, returned, seq)
+    ledger.start(operator, {**facts, "returned": sorted(returned), "reads": change.reads}, {})
+    supersede_units(ledger, operator, change, seq)
     for run, takes in replaced.items():
-        left = any(  # rows of pictures that were not taken
-            len(_turned(ledger, operator, unit, {run: None}, set(), seq))
-            > len(_turned(ledger, operator, unit, {run: takes}, set(), seq))
-            for unit in (ledger.units() if takes else ())
-        )
+        left = takes is not None and any(_leaves(ledger, operator, unit, run, takes, seq) for unit in ledger.units())
         ledger.operators[run] = dataclasses.replace(ledger.operators[run], replaced=not left)
 
 
-def supersede_units(
-    ledger: Ledger, operator: Operator, replaced: Mapping[str, Takes | None], returned: set[str], seq: int
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Runs that were replaced (in the pictures taken) and returned to, and the runs whose rows that may reach."""
+
+    replaced: Mapping[str, Takes | None]
+    returned: frozenset[str]
+    reads: Sequence[str] | None = None  # None: what leans on the rows is left as it is, as version 1 did
+
+
+def supersede_units(ledger: Ledger, operator: Operator, change: Change, seq: int) -> None:
     """Write the verdicts on rows of runs that were replaced, or that are returned to, where they are lacking."""
     for unit in ledger.units():
         if not ledger.done(path_of("decisions", operator, unit), [unit.uid], operator.run_id):
-            turned = _turned(ledger, operator, unit, replaced, returned, seq)
+            turned = _turned(ledger, operator, unit, change, seq)
             rows = [schema.decision_row(d, image, operator.version, operator.run_id) for image, d in turned]
             ledger.put([_draft(ledger, operator, unit, rows)])
 
 
-def _turned(
-    ledger: Ledger, operator: Operator, unit: Unit, replaced: Mapping[str, Takes | None], returned: set[str], seq: int
-) -> list[tuple[str, Decision]]:
+def _turned(ledger: Ledger, operator: Operator, unit: Unit, change: Change, seq: int) -> list[tuple[str, Decision]]:
     """(image id, verdict) for each of a unit's rows whose standing changes."""
+    runs = [*change.replaced, *change.returned] if change.reads is None else change.reads
     out = []
-    for sample in ledger.samples(unit, [*replaced, *returned], operator, seq):
-        last = {d.item_id: d for d in sample.decisions}
-        for item in schema.items_of(sample):
-            assert item.source is not None
-            run, verdict = item.source.run_id, last.get(item.id)
-            gone = verdict is not None and verdict.rule == RECOMPUTED and verdict.status == "superseded"
-            takes = replaced.get(run)
-            if run in replaced and not gone and (takes is None or takes(sample)):
-                status = "superseded"
-            elif run in returned and gone:
-                status = "kept"
-            else:
-                continue
-            decision = Decision(item.id, status, RECOMPUTED, RECOMPUTED, round=operator.round, seq=seq)
-            out.append((sample.image.id, decision))
+    for sample in ledger.samples(unit, runs, operator, seq):
+        verdicts = _direct(sample, change)
+        if change.reads is not None and verdicts:
+            verdicts = [*verdicts, *_fallout(sample, verdicts)]
+        out += [(sample.image.id, dataclasses.replace(d, round=operator.round, seq=seq)) for d in verdicts]
     return out
+
+
+def _direct(sample: Sample, change: Change) -> list[Decision]:
+    """The verdicts on rows of the runs themselves."""
+    last = {d.item_id: d for d in sample.decisions}
+    judged = {d.item_id: d for d in sample.decisions if d.rule != RECOMPUTED}  # the last of filters and merging
+    out = []
+    for item in schema.items_of(sample):
+        assert item.source is not None
+        run, verdict = item.source.run_id, last.get(item.id)
+        gone = verdict is not None and verdict.rule == RECOMPUTED and verdict.status == "superseded"
+        takes = change.replaced.get(run)
+        if run in change.replaced and not gone and (takes is None or takes(sample)):
+            out.append(Decision(item.id, "superseded", RECOMPUTED, RECOMPUTED))
+        elif run in change.returned and gone:
+            was = judged.get(item.id)
+            if was is not None and was.status == "rejected" and change.reads is not None:
+                out.append(dataclasses.replace(was, rule=RECOMPUTED))
+            else:
+                out.append(Decision(item.id, "kept", RECOMPUTED, RECOMPUTED))
+    return out
+
+
+def _fallout(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
+    """What follows: rows made of a row that is gone go too; rows that it had superseded stand again."""
+    status = {d.item_id: d for d in (*sample.decisions, *verdicts)}
+    gone = {d.item_id for d in verdicts if d.status == "superseded"}
+    decided = {d.item_id for d in verdicts}
+    out: list[Decision] = []
+
+    def stands_for(name: str) -> str:
+        while name not in gone and name in status and status[name].status == "superseded" and status[name].by_id:
+            name = status[name].by_id
+        return name
+
+    def decide(decision: Decision) -> None:
+        status[decision.item_id] = decision
+        decided.add(decision.item_id)
+        out.append(decision)
+
+    while True:
+        so_far = len(out)
+        for item in schema.items_of(sample):
+            if item.id in decided:
+                continue
+            was = status.get(item.id)
+            if was is None or was.status == "kept":
+                if _leans(item, gone, stands_for):
+                    decide(Decision(item.id, "superseded", RECOMPUTED, "orphan"))
+                    gone.add(item.id)
+            elif was.status == "superseded" and was.by_id in gone:
+                decide(Decision(item.id, "kept", RECOMPUTED, REOPEN))
+        if len(out) == so_far:
+            return out
+
+
+def _leans(item: Item, gone: set[str], stands_for: Callable[[str], str]) -> bool:
+    """Whether an item is made of what is gone, or points nowhere else."""
+    if isinstance(item, Region):
+        return bool(gone.intersection(item.derived_from)) or stands_for(item.refines) in gone
+    if isinstance(item, Grounding):
+        places = [stands_for(name) for name in item.region_ids]
+        return item.text_id in gone or (bool(places) and gone.issuperset(places))
+    return False
+
+
+def _leaves(ledger: Ledger, operator: Operator, unit: Unit, run: str, takes: Takes, seq: int) -> bool:
+    """Whether rows of a run that was replaced stand still, in pictures that were not taken."""
+    rest = [sample for sample in ledger.samples(unit, [run], operator, seq) if not takes(sample)]
+    return any(_direct(sample, Change({run: None}, frozenset())) for sample in rest)
 
 
 def _draft(ledger: Ledger, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Draft:

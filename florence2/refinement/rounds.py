@@ -14,8 +14,9 @@ from typing import Any
 from florence2.engine.ledger import Fold, Ledger
 from florence2.engine.merge import Merging, merge
 from florence2.engine.operator import Filter, Specialist
-from florence2.engine.phases import Execution, Progress, chain_of, filter, plan, run_specialist
+from florence2.engine.phases import Execution, Progress, chain_of, filter, run_specialist
 from florence2.engine.pictures import MAX_PIXELS
+from florence2.engine.plans import plan
 from florence2.engine.verdicts import judge, recorded_chain
 from florence2.engine.work import EngineWork, opened
 from florence2.refinement.changes import Changes, changes

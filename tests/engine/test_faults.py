@@ -130,7 +130,8 @@ def test_two_commands_on_one_store_both_stand(tmp_path):
     florence2.annotate(folder, tmp_path / "s", [], workers=0, unit=2)
     base = Store(tmp_path / "s").snapshot()
     from florence2.engine.ledger import Ledger
-    from florence2.engine.phases import plan, run_specialist
+    from florence2.engine.phases import run_specialist
+    from florence2.engine.plans import plan
     from florence2.engine.runners.local import Here
     from florence2.engine.work import EngineWork
 

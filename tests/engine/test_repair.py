@@ -1,21 +1,27 @@
-"""verify --repair makes every kind of fragment again, to the byte, from runs/ alone."""
+"""verify finds every kind of damage; repair makes every kind of fragment again, to the byte, and only that unit."""
 
+import json
+import os
 import shutil
+
+import pytest
 
 import florence2
 from florence2.cli import main
+from florence2.engine.exchange import import_labels
 from florence2.engine.filters import RULES
 from florence2.engine.merge import Merging
 from florence2.engine.repair import repair
 from florence2.store import Store
-from tests.engine.doubles import folder_of, fragments
+from tests.engine.doubles import Boxes, Floor, folder_of, fragments
 
 OWN = """
 from florence2.records import Region, Text
 class Mine:
     name, version, requires = "mine", "{version}", ()
-    def setup(self, device): pass
     def annotate(self, samples, images):
+        with open("{asked}", "a") as file:
+            file.write("".join(sample.id + "\\n" for sample in samples))
         return [[Region(box=(1 + int(i[0, 0, 0]) % 9, 2, 20, 20), label="thing", score=0.2 + int(i[0, 0, 1]) / 400),
                  Text(text="A dog runs over a green field.", score=0.5)] for i in images]
 class Other(Mine):
@@ -23,39 +29,125 @@ class Other(Mine):
     def annotate(self, samples, images):
         return [[Region(box=(2, 2, 21, 20), label="thing", score=0.7)] for i in images]
 """
+WITHOUT_PARSER = {name: "parser" not in rule.settings for name, rule in RULES.items()}
+
+
+def own_names(tmp_path, version=1):
+    (tmp_path / "own.py").write_text(OWN.format(version=version, asked=tmp_path / "asked"))
+    return [f"{tmp_path / 'own.py'}:{name}" for name in ("Mine", "Other")]
 
 
 def full_store(tmp_path):
+    """Every kind of operator: images, an import, specialists of two versions, rules, merging, verdicts on versions."""
     folder = folder_of(tmp_path, 7)
-    own = tmp_path / "own.py"
-    own.write_text(OWN.format(version=1))
-    names = [f"{own}:Mine", f"{own}:Other"]
-    store = florence2.annotate(folder, tmp_path / "s", names, unit=3, workers=0)
-    own.write_text(OWN.format(version=2))
-    florence2.annotate(folder, tmp_path / "s", names, unit=3, workers=0)
-    without_parser = {name: "parser" not in rule.settings for name, rule in RULES.items()}
-    florence2.filter(store, without_parser, merging=Merging())
+    with open(tmp_path / "labels.jsonl", "w") as file:
+        for n in range(7):
+            regions = [{"id": "r", "box": [1, 1, 9 + n, 9], "label": "cup"}]
+            file.write(json.dumps({"id": str(n), "image": {"id": str(n), "uri": f"pictures/p{n:04}.png"},
+                                   "regions": regions}) + "\n")  # fmt: skip
+    import_labels(tmp_path / "labels.jsonl", tmp_path / "s", unit=3, workers=0)
+    (tmp_path / "more").mkdir()
+    shutil.copy(folder_of(tmp_path / "b", 2, start=20) / "p0020.png", tmp_path / "more" / "new.png")
+    (tmp_path / "more" / "broken.png").write_bytes(b"\x89PNG")
+    for version in (1, 2):
+        names = own_names(tmp_path, version)
+        florence2.annotate(tmp_path / "s", with_=names, unit=3, workers=0)
+        store = florence2.annotate(tmp_path / "more", tmp_path / "s", names, unit=3, workers=0)
+    assert len(list(folder.iterdir())) == 7
+    florence2.filter(store, WITHOUT_PARSER, merging=Merging())
     return store
 
 
-def test_every_fragment_is_made_again(tmp_path):
-    store = full_store(tmp_path)
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+DEEDS = {
+    "flipped": (flip, "changed"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "changed"),
+    "emptied": (lambda path: path.write_bytes(b""), "changed"),
+    "deleted": (lambda path: path.unlink(), "missing"),
+}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    root = tmp_path_factory.mktemp("full")
+    store = full_store(root)
     kinds = {operator.kind for operator in store.snapshot().operators}
-    assert kinds == {"images", "specialist", "filter", "merge", "recomputed"}
+    assert kinds == {"images", "import", "specialist", "filter", "merge", "recomputed"}
+    assert {f.table for f in store.snapshot().fragments} == {"images", "annotations", "decisions", "failures"}
+    return root
+
+
+def victims(store):
+    """A fragment of each (operator, table) whose operator is as it was."""
+    live = {o.run_id: o.kind for o in store.snapshot().operators if not o.replaced}
+    found = {(live[f.run_id], f.run_id, f.table): f.path for f in store.snapshot().fragments if f.run_id in live}
+    return sorted(found.values())
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_every_kind_of_fragment_is_made_again_after_every_kind_of_damage(full, deed):
+    store = Store(full / "s")
     before = fragments(store)
-    live = {o.run_id for o in store.snapshot().operators if not o.replaced}
-    victims = [f.path for f in store.snapshot().fragments if f.run_id in live]
-    for path in victims[::2]:
-        (store.root / path).unlink()
-    for path in victims[1::2]:
-        (store.root / path).write_bytes(b"PAR1 no more")
+    spoil, cause = DEEDS[deed]
+    chosen = victims(store)
+    for path in chosen:
+        spoil(store.root / path)
+    assert {(d.path, d.cause) for d in store.verify()} == {(path, cause) for path in chosen}
     assert repair(store, store.verify(), workers=0) == []
     assert fragments(store) == before
 
 
+def test_only_the_damaged_unit_is_run_again_from_any_folder(full, monkeypatch, tmp_path):
+    store = Store(full / "s")
+    operator = next(o for o in store.snapshot().operators if o.name == "mine" and not o.replaced)
+    victim = next(f for f in store.snapshot().of("annotations") if f.run_id == operator.run_id)
+    in_unit = sum(row["unit"] in victim.units for row in store.images() if row["status"] == "ok")
+    (full / "asked").unlink()
+    (store.root / victim.path).unlink()
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 0
+    assert len((full / "asked").read_text().split()) == in_unit < 7
+
+
+def test_what_was_given_as_an_object_is_made_again_when_it_is_given_again(tmp_path):
+    told = []
+    store = florence2.annotate(folder_of(tmp_path, 4), tmp_path / "s", [Boxes()], unit=2, workers=0)
+    florence2.filter(store, [Floor(0.5)])
+    before = fragments(store)
+    for table in ("annotations", "decisions"):
+        os.unlink(store.paths(table)[0])
+    left = repair(store, store.verify(), workers=0, say=told.append)
+    assert [d.path.split("/")[0] for d in left] == ["annotations", "decisions"]
+    assert "boxes: was given as an object" in told[0] and "with_=[...]" in told[0]
+    assert "'floor' of round 0 is none of the shipped" in told[1] and "rules=[...]" in told[1]
+    told.clear()
+    left = repair(store, store.verify(), [Boxes(version="2")], [Floor(0.6)], workers=0, say=told.append)
+    assert len(left) == 2 and all("is no longer what it was" in line for line in told)
+    assert repair(store, store.verify(), [Boxes()], [Floor(0.5)], workers=0) == [] and fragments(store) == before
+
+
+def test_an_import_is_made_again_from_its_file_while_that_says_the_same(full):
+    store = Store(full / "s")
+    before, told = fragments(store), []
+    run = next(o.run_id for o in store.snapshot().operators if o.kind == "import")
+    victim = next(f.path for f in store.snapshot().of("annotations") if f.run_id == run)
+    (store.root / victim).unlink()
+    text = (full / "labels.jsonl").read_text()
+    (full / "labels.jsonl").write_text(text.replace("cup", "mug"))
+    assert [d.path for d in repair(store, store.verify(), workers=0, say=told.append)] == [victim]
+    assert "labels.jsonl has changed since it was imported" in told[0]
+    (full / "labels.jsonl").write_text(text)
+    assert repair(store, store.verify(), workers=0) == [] and fragments(store) == before
+
+
 def test_compacted_files_are_made_again_from_the_small_ones(tmp_path):
-    store = full_store(tmp_path)
-    store.compact(rows=20)
+    store = florence2.annotate(folder_of(tmp_path, 7), tmp_path / "s", own_names(tmp_path), unit=3, workers=0)
+    store.compact(rows=10)
     path = store.paths("annotations")[0]
     good = open(path, "rb").read()
     open(path, "wb").write(good[:-10])
@@ -67,15 +159,16 @@ def test_compacted_files_are_made_again_from_the_small_ones(tmp_path):
 def test_the_command_names_what_is_damaged_and_what_it_cannot_make_again(tmp_path, capsys):
     store = full_store(tmp_path)
     assert main(["verify", str(store.root)]) == 0
-    victim = next(f.path for f in store.snapshot().of("annotations"))  # of version 1, which is no more
+    replaced = {o.run_id for o in store.snapshot().operators if o.replaced}
+    victim = next(f.path for f in store.snapshot().of("annotations") if f.run_id in replaced)  # version 1 is no more
     (store.root / victim).unlink()
     assert main(["verify", str(store.root)]) == 1
     assert f"{victim}: missing" in capsys.readouterr().out
     assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 1
     said = capsys.readouterr()
     assert "is no longer what it was" in said.err and "1 damaged or missing" in said.out
-    shutil.rmtree(tmp_path / "pictures")
-    image = store.snapshot().of("images")[0].path
+    shutil.rmtree(tmp_path / "more")
+    image = store.snapshot().of("images")[-1].path
     (Store(store.root).root / image).unlink()
     assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 1
     assert "is gone; put it back" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import pytest
 
-from florence2.engine.specialists.composer import compose, counted, plural
+from florence2.engine.specialists.composer import _relation, compose, counted, plural
 from florence2.records import Decision, ImageRef, Region, Sample
 
 
@@ -38,16 +38,47 @@ def test_plural_of_what_has_none():
     assert plural("sheep") == "sheep"
 
 
-def test_two_captions_name_what_and_where():
-    brief, detailed = compose(sample(region("cat", LEFT), region("dog", RIGHT)), 300, 300).texts
-    assert brief.text == "A cat and a dog." and brief.detail == "brief"
-    assert "On the left" in detailed.text and "a cat" in detailed.text and "On the right" in detailed.text
-    assert detailed.score == pytest.approx(0.9)
+def texts(*regions):
+    return {text.detail: text for text in compose(sample(*regions), 300, 300).texts}
 
 
-def test_read_text_is_quoted():
-    brief, detailed = compose(sample(region("OPEN", TOP, kind="text")), 300, 300).texts
-    assert brief.text == 'A text that says "OPEN".' and '"OPEN"' in detailed.text
+def test_captions_of_three_lengths_name_what_and_where():
+    found = texts(region("cat", LEFT), region("dog", RIGHT))
+    assert found["brief"].text == "A cat and a dog." and set(found) == {"brief", "detailed", "more_detailed"}
+    detailed = found["detailed"].text
+    assert "On the left" in detailed and "a cat" in detailed and "On the right" in detailed
+    more = found["more_detailed"].text
+    assert more.startswith("The picture shows two things: a cat and a dog. ") and detailed in more
+    assert more.endswith("The cat is on the left of the dog.")
+    assert all(text.score == pytest.approx(0.9) for text in found.values())
+
+
+@pytest.mark.parametrize(
+    "one, other, said",
+    [
+        (LEFT, RIGHT, "is on the left of"),
+        (RIGHT, LEFT, "is on the right of"),
+        (TOP, (110, 210, 190, 290), "is above"),
+        ((110, 210, 190, 290), TOP, "is below"),
+        ((0, 0, 300, 300), LEFT, "surrounds"),
+        (LEFT, (0, 0, 300, 300), "lies within"),
+    ],
+)
+def test_relations(one, other, said):
+    assert _relation(one, other) == said
+
+
+def test_what_fills_the_view_and_what_is_small_is_said():
+    more = texts(region("cat", (0, 0, 299, 299)), region("bee", (5, 5, 20, 20)))["more_detailed"].text
+    assert "The cat is large and fills most of the view. The bee looks small. The cat surrounds the bee." in more
+
+
+def test_read_text_is_quoted_and_given_line_by_line():
+    below = (110, 210, 190, 240)
+    found = texts(region("DAILY", below, 0.7, kind="text"), region("OPEN", TOP, kind="text"))
+    assert found["brief"].text == 'A text that says "OPEN DAILY".' and '"OPEN"' in found["detailed"].text
+    assert found["more_detailed"].text.endswith('The text reads "OPEN", "DAILY".')
+    assert found["ocr"].text == "OPEN\nDAILY" and found["ocr"].score == pytest.approx(0.8)
 
 
 def test_unsure_rejected_and_repeated_regions_are_left_out():

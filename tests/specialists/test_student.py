@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from florence2.codec.answers import ItemSpan
-from florence2.engine.specialists.student import GROUNDING, Student, comparable
+from florence2.engine.specialists.student import GROUNDING, SPREAD, Student, comparable
 from florence2.records import Failure, Grounding, ImageRef, Parsed, Region, Sample, Text
 
 
@@ -65,7 +65,11 @@ def test_scores_of_places_are_on_a_detectors_scale():
     }
     parsed = Parsed((), tuple(Region(name, box=(0, 0, 9, 9), score=0.01) for name in spans))
     found = {r.id: r.score for r in comparable(parsed, spans, logprobs).regions}
-    assert found == {"sure": pytest.approx(0.9), "vague": pytest.approx(0.09), "word": 0.01}
+    assert found == {
+        "sure": pytest.approx((0.9 * 0.02 * SPREAD) ** 0.5),  # name and place, their geometric mean
+        "vague": pytest.approx((0.9 * 0.002 * SPREAD) ** 0.5),
+        "word": 0.01,
+    }
 
 
 def test_a_picture_that_fails_fails_alone():

@@ -40,7 +40,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {  # in the order in which they judge
         "region_score": Rule(
             f"{_REGIONS}:score", "low_score", "score",
-            {"min": 0.4, "sources": {"student": 0.25}, "labels": {}},
+            {"min": 0.4, "sources": {}, "labels": {}},
             "regions below the floor of their label, else of their source, else `min`",
         ),
         "region_size": Rule(

@@ -1,11 +1,13 @@
 """Every specialist by name. One file a specialist; a heavy library is imported by its file alone, when it is set up.
 
 A name is a row of SPECIALISTS (`rapidocr`), a row of WITH_ARGUMENT and its argument (`student:nano`), a card
-(`detector.yaml`: an ONNX detector, or any specialist with its settings), or a class of your own (`my_file.py:MyClass`).
+(`detector.yaml`: an ONNX detector, or any specialist with its settings, and with a `name:` of its own where two of one
+kind work on a store), or a class of your own (`my_file.py:MyClass`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -45,7 +47,7 @@ WITH_ARGUMENT: Mapping[str, str] = MappingProxyType(
 )
 CARD = "florence2.engine.specialists.onnx:OnnxDetector"
 OWN = "florence2.engine.specialists.own:Own"
-CARD_PATHS = ("model", "path", "folder", "cache")  # settings of a card that may be paths relative to it
+CARD_PATHS = ("model", "path", "folder", "cache", "of")  # settings of a card that may be paths relative to it
 
 
 class UnknownSpecialist(ValueError):
@@ -74,7 +76,7 @@ def _from_card(path: Path) -> Specialist:
     data = read_yaml(path)
     if "specialist" not in data:
         return _opener(CARD)(str(path))
-    name, settings = str(data["specialist"]), {key: value for key, value in data.items() if key != "specialist"}
+    name, settings = str(data["specialist"]), {k: v for k, v in data.items() if k not in ("specialist", "name")}
     target = WITH_ARGUMENT.get(name) or SPECIALISTS.get(name)
     if target is None:
         raise UnknownSpecialist(f"{path}: specialist: unknown name {name!r}; {_known()}")
@@ -82,15 +84,33 @@ def _from_card(path: Path) -> Specialist:
     known = list(inspect.signature(opener).parameters)
     unknown = [key for key in settings if key not in known]
     if unknown:
-        expected = f"expected some of {', '.join(known)}" if known else "it has no settings"
+        expected = f"expected some of {', '.join(('name', *known))}"
         raise ValueError(f"{path}: unknown key {unknown[0]!r} for {name}; {expected}")
     for key in CARD_PATHS:
         if isinstance(settings.get(key), str) and (path.parent / settings[key]).exists():
             settings[key] = str(path.parent / settings[key])
     try:
-        return opener(**settings)
+        found = opener(**settings)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    if "name" in data:
+        if not isinstance(data["name"], str) or not data["name"].strip():
+            raise ValueError(f"{path}: name: expected a word, got {data['name']!r}")
+        found.spec = dataclasses.replace(found.spec, name=data["name"].strip())
+    return found
+
+
+def absolute(name: str) -> str:
+    """The same specialist's name with the paths in it made absolute, so that it opens from any folder."""
+    if name in SPECIALISTS:
+        return name
+    head, _, rest = name.partition(":")
+    if head in WITH_ARGUMENT and rest:
+        return f"{head}:{absolute(rest)}"
+    path, _, own = name.rpartition(":")
+    if path.endswith(".py"):
+        return f"{Path(path).resolve()}:{own}"
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def _opener(target: str) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Writes captions from the regions that others found: one brief sentence, and a detailed text with places."""
+"""Writes texts from the regions that others found: captions of three lengths, and what was read, line by line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from florence2.codec.truths import reading_order
 from florence2.engine.operator import Spec
 from florence2.geometry import iou
 from florence2.records import Box, Parsed, Region, Result, Sample, Text
@@ -13,6 +14,8 @@ from florence2.records import Box, Parsed, Region, Result, Sample, Text
 MIN_SCORE = 0.5  # a region below is not spoken of; one without a score is
 MAX_OVERLAP = 0.5  # IoU over which two regions of one label are one thing
 MAX_LABELS, MAX_WORDS = 6, 12  # kinds of things, and words of read text, that a sentence names
+LARGE, SMALL = 0.25, 0.02  # shares of the picture: what a more detailed text calls large and small
+MAX_RELATIONS, MAX_LINES = 4, 8  # sentences of where things are to each other, and lines of text that it quotes
 
 NUMBERS = ("no", "a", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 PLACES = (
@@ -28,14 +31,14 @@ IRREGULAR = {
 
 
 class Composer:
-    """One brief and one detailed Text for a picture in which something was found; none for the others."""
+    """Texts for a picture in which something was found (brief, detailed, more detailed; ocr where text was read)."""
 
     def __init__(self) -> None:
         self.spec = Spec(
             "composer",
-            "1",
-            produces=frozenset({"text/brief", "text/detailed"}),
-            requires=frozenset({"*"}),
+            "2",
+            produces=frozenset({"text/brief", "text/detailed", "text/more_detailed", "text/ocr"}),
+            requires=frozenset({"box"}),
             batch_size=64,
         )
         self.config = {"min_score": MIN_SCORE, "max_overlap": MAX_OVERLAP}
@@ -45,7 +48,7 @@ class Composer:
         """Nothing to load."""
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
-        """Captions of each sample's current regions."""
+        """The texts of each sample's regions."""
         return [compose(sample, image.shape[1], image.shape[0]) for sample, image in zip(samples, images)]
 
     def close(self) -> None:
@@ -53,7 +56,7 @@ class Composer:
 
 
 def compose(sample: Sample, width: int, height: int) -> Parsed:
-    """The two captions; their score is the mean of the scores of what they name."""
+    """The texts; their score is the mean of the scores of what they name."""
     regions = _distinct([r for r in sample.current().regions if r.box and r.label.strip() and not r.ignore])
     objects = [r for r in regions if r.kind == "object"]
     lines = [r for r in regions if r.kind == "text"]
@@ -68,15 +71,15 @@ def compose(sample: Sample, width: int, height: int) -> Parsed:
     detailed = [
         f"{_capital(place)} you can see {join(said)}." for place, said in _by_place(groups, lines, width, height)
     ]
-    named = [r for found in groups.values() for r in found] + lines
-    scores = [r.score for r in named if r.score is not None]
-    score = sum(scores) / len(scores) if scores else None
-    return Parsed(
-        texts=(
-            Text(id="brief", text=_capital(brief) + ".", detail="brief", score=score),
-            Text(id="detailed", text=" ".join(detailed), detail="detailed", score=score),
-        )
-    )
+    named = [r for found in groups.values() for r in found]
+    texts = {"brief": _capital(brief) + ".", "detailed": " ".join(detailed)}
+    more = [*_counted(groups), *detailed, *_related(groups, width, height), *_read(lines)]
+    texts["more_detailed"] = " ".join(more)
+    out = [Text(id=kind, text=text, detail=kind, score=_mean([*named, *lines])) for kind, text in texts.items()]
+    if lines:
+        read = "\n".join(line.label.strip() for line in reading_order(lines))
+        out.append(Text(id="ocr", text=read, detail="ocr", score=_mean(lines)))
+    return Parsed(texts=tuple(out))
 
 
 def counted(label: str, count: int) -> str:
@@ -103,6 +106,58 @@ def plural(label: str) -> str:
 def join(phrases: Sequence[str]) -> str:
     """Phrases as an English list."""
     return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+
+
+def _mean(regions: Sequence[Region]) -> float | None:
+    scores = [r.score for r in regions if r.score is not None]
+    return sum(scores) / len(scores) if scores else None
+
+
+def _counted(groups: Mapping[str, Sequence[Region]]) -> list[str]:
+    """How much there is of what: "The picture shows three things: two dogs and a cat."."""
+    total = sum(map(len, groups.values()))
+    if total < 2:
+        return []
+    everything = join([counted(label, len(found)) for label, found in groups.items()])
+    return [f"The picture shows {counted('thing', total)}: {everything}."]
+
+
+def _related(groups: Mapping[str, Sequence[Region]], width: int, height: int) -> list[str]:
+    """What is large or small, and where things that there is one of are to each other."""
+    single = [found[0] for found in groups.values() if len(found) == 1]
+    out = []
+    for region in single:
+        share = _area(region) / max(1, width * height)
+        if share >= LARGE:
+            out.append(f"The {_name(region)} is large and fills {'most' if share > 0.5 else 'much'} of the view.")
+        elif share <= SMALL:
+            out.append(f"The {_name(region)} looks small.")
+    for one, other in list(zip(single, single[1:]))[:MAX_RELATIONS]:
+        out.append(f"The {_name(one)} {_relation(one.box, other.box)} the {_name(other)}.")
+    return out
+
+
+def _relation(one: Box | None, other: Box | None) -> str:
+    assert one is not None and other is not None
+    if one[0] <= other[0] and one[1] <= other[1] and one[2] >= other[2] and one[3] >= other[3]:
+        return "surrounds"
+    if other[0] <= one[0] and other[1] <= one[1] and other[2] >= one[2] and other[3] >= one[3]:
+        return "lies within"
+    dx, dy = (one[0] + one[2] - other[0] - other[2]) / 2, (one[1] + one[3] - other[1] - other[3]) / 2
+    if abs(dx) >= abs(dy):
+        return "is on the left of" if dx < 0 else "is on the right of"
+    return "is above" if dy < 0 else "is below"
+
+
+def _read(lines: Sequence[Region]) -> list[str]:
+    """The lines of text in reading order, quoted."""
+    quoted = ['"' + _words([line]) + '"' for line in reading_order(lines)]
+    more = ", and more" if len(quoted) > MAX_LINES else ""
+    return [f"The text reads {', '.join(quoted[:MAX_LINES])}{more}."] if quoted else []
+
+
+def _name(region: Region) -> str:
+    return region.label.strip().lower()
 
 
 def _distinct(regions: Sequence[Region]) -> list[Region]:

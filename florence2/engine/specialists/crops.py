@@ -1,6 +1,10 @@
 """Describes each region by another specialist that looks at its crop: `crops:captioning:MODEL`, `crops:student:nano`.
 
-The paper's brief region texts are made so. For text regions the crop is left alone: they have been read.
+The paper's brief region texts are made so, of objects and of lines of text. A card says it for one kind alone:
+
+    specialist: crops
+    of: captioning:MODEL
+    kinds: [object]
 """
 
 from __future__ import annotations
@@ -14,32 +18,37 @@ import numpy as np
 from florence2.engine.operator import Spec
 from florence2.geometry import clip
 from florence2.pixels import crop
-from florence2.records import Failure, ImageRef, Parsed, Region, Result, Sample
+from florence2.records import REGION_KINDS, Failure, ImageRef, Parsed, Region, Result, Sample
 
 MARGIN = 0.1  # of the box's sides, so that the captioner sees what the thing stands on
 MIN_SIDE = 16  # pixels; a smaller crop says nothing
+PRODUCTS_OF = {"object": "region_text/object", "text": "region_text/ocr"}
 
 
 class Crops:
     """A region that refines another, its description the inner specialist's text about the crop."""
 
-    def __init__(self, specialist: str) -> None:
+    def __init__(self, of: str, kinds: Sequence[str] = REGION_KINDS) -> None:
         from florence2.engine.specialists import open as open_specialist
 
-        self.inner = open_specialist(specialist)
+        wrong = [kind for kind in kinds if kind not in PRODUCTS_OF] or ([] if kinds else [""])
+        if wrong or isinstance(kinds, str):
+            raise ValueError(f"crops: kinds: expected some of {', '.join(PRODUCTS_OF)} as a list, got {kinds!r}")
+        self.inner = open_specialist(of)
         if not any(name.startswith("text/") for name in self.inner.spec.produces):
             said = ", ".join(sorted(self.inner.spec.produces))
-            raise ValueError(f"crops: expected a specialist that writes texts, {specialist!r} gives {said}")
+            raise ValueError(f"crops: expected a specialist that writes texts, {of!r} gives {said}")
         self.spec = Spec(
             f"crops-{self.inner.spec.name}",
             self.inner.spec.version,
-            produces=frozenset({"region_text/object"}),
-            requires=frozenset({"region_text/object"}),
+            produces=frozenset({"region_text/description"}),
+            requires=frozenset(PRODUCTS_OF[kind] for kind in kinds),
             batch_size=4,
             billed=self.inner.spec.billed,
             source_kind=self.inner.spec.source_kind,
         )
-        self.config: dict[str, Any] = {"margin": MARGIN, "min_side": MIN_SIDE, "inner": dict(self.inner.config)}
+        inner = dict(self.inner.config)
+        self.config: dict[str, Any] = {"margin": MARGIN, "min_side": MIN_SIDE, "inner": inner, "kinds": sorted(kinds)}
         self.weights_sha256 = self.inner.weights_sha256
 
     def setup(self, device: str) -> None:
@@ -51,7 +60,8 @@ class Crops:
         return [self._describe(sample, image) for sample, image in zip(samples, images)]
 
     def _describe(self, sample: Sample, image: np.ndarray) -> Result:
-        regions = [r for r in sample.current().regions if r.kind == "object" and r.box and not r.refines]
+        kinds = self.config["kinds"]
+        regions = [r for r in sample.current().regions if r.kind in kinds and r.box and not r.refines]
         pairs = [(r, piece) for r in regions if (piece := _piece(image, r)) is not None]
         if not pairs:
             return Parsed()
@@ -67,6 +77,7 @@ class Crops:
                 described.append(
                     Region(
                         id=f"described-{len(described)}",
+                        kind=region.kind,
                         box=region.box,
                         label=region.label,
                         label_space=region.label_space,

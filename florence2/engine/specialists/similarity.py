@@ -1,6 +1,7 @@
 """The best name of each region by image-text similarity (CLIP, SigLIP): the part that Florence-1 plays in the paper.
 
-Candidates are a region's label, its description, and the noun chunks of the description; the crop decides.
+Candidates are a region's label (of a line of text what was read), its description, and the noun chunks of the
+description; the crop decides.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Similarity:
         self.spec = Spec(
             "similarity",
             hub.version("similarity"),
-            produces=frozenset({"region_text/object"}),
-            requires=frozenset({"region_text/object"}),
+            produces=frozenset({"region_text/description"}),
+            requires=frozenset({"region_text/description"}),
             batch_size=4,
         )
         self.config = {"parser": self.parser.weights_sha256}
