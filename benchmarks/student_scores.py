@@ -4,9 +4,9 @@
 
 Held-out scenes: half of them such as nano was trained on (1-3 objects), half with 4-8 smaller ones, signs on 45 %. A
 box is right if it has the label of a true box that it overlaps by IoU 0.5 and that no surer box has taken. Prints a
-line for each tenth of the scale, then for each way of scoring the gap between score and precision (ECE), how well it ranks
-(AUROC), F1 at the filters' floor of 0.4 and at the best floor (of what was found: keeping all has recall 1). Last, one
-JSON line.
+line for each tenth of the scale, then for each way of scoring the gap between score and precision (ECE), how well it
+ranks (AUROC), F1 at the filters' floor of 0.4 and at the best floor (of what was found: to keep all has recall 1).
+Last, one JSON line.
 """
 
 from __future__ import annotations

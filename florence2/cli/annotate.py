@@ -88,9 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="where specialists run: cpu, cuda")
     parser.add_argument("--lease", type=float, metavar="S", help="seconds a unit may take (learned from the others)")
     parser.add_argument("--allow-urls", metavar="H,H", help="hosts from which a list's addresses may be fetched")
-    parser.add_argument(
-        "--no-dependents", action="store_true", help="only name what read annotations that are replaced"
-    )
+    parser.add_argument("--no-dependents", action="store_true", help="only name what had read what is replaced")
     parser.add_argument("--max-pixels", type=int, default=argparse.SUPPRESS, metavar="N", help="over this: too_large")
     parser.add_argument("--min-side", type=int, default=argparse.SUPPRESS, metavar="N", help="under this: too_small")
     parser.add_argument(

@@ -13,7 +13,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("store", help="the store's folder")
     parser.add_argument("--repair", action="store_true", help="run again what wrote the damaged fragments")
     parser.add_argument(
-        "--with", dest="with_", default="", metavar="A,B", help="specialists that --repair may ask anew"
+        "--with", dest="with_", default="", metavar="A,B", help="specialists for --repair, where named anew"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes for --repair (one a core)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
