@@ -1,0 +1,468 @@
+"""The engine measured: what specialists, each filter rule and merging are worth, its speed, its own overhead.
+
+python benchmarks/engine.py [--data DATA] [--models MODELS] [--only SET,SET] [--pictures N] [--out FILE.json]
+
+Sets: scenes, pages (drawn, held out), overhead; with --data also receipts (SROIE), street (ICDAR 2015), photos (COCO),
+their test parts. A store is made by `annotate`, `filter` and merging as a user would make it, then scored as it stood
+before any rule and after each one that changed something; the figures are those of `florence2.metrics`.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+import florence2
+from florence2 import geometry, pixels, scenes, sources
+from florence2.demo import paired_lines
+from florence2.engine.exchange import import_labels
+from florence2.engine.language import Parser
+from florence2.engine.merge import Merging
+from florence2.engine.specialists.grounder import matches
+from florence2.engine.units import SECONDS
+from florence2.formats import jsonl
+from florence2.metrics.caption import Captions
+from florence2.metrics.detection import Detection, f1, match, ratio, region_box
+from florence2.metrics.labels import fold_label
+from florence2.metrics.ocr import QuadWords, TextErrors
+from florence2.records import Region, Sample
+from florence2.store import Store
+
+HELD_OUT = 2**31 + 7_000_000  # seeds that nothing is trained on
+COCO_NAMES = {"motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "pottedplant": "potted plant",
+              "diningtable": "dining table", "tvmonitor": "tv"}  # fmt: skip
+
+# ---- the overhead ------------------------------------------------------------------------------------------------
+
+
+class Constant:
+    """A specialist that takes 10 ms a picture and says eight things of it."""
+
+    name, version = "constant", "1"
+    produces = ("region_text/object",)
+
+    def annotate(self, samples, images):
+        out = []
+        for _ in samples:
+            time.sleep(0.01)
+            out.append([Region(box=(i, 2.0, 30.5 + i, 40.2), label=f"kind {i}", score=0.5 + i / 100) for i in range(8)])
+        return out
+
+
+def overhead(folder: Path, counts: Sequence[int] = (256, 1280), unit: int = 64) -> dict:
+    """The engine's own share of the time, as the slope between two sizes: what a longer run costs a picture.
+
+    The pictures are in the store already, so that their hashing is left out; waiting for their decoding is not.
+    """
+    rng = np.random.default_rng(0)
+    sets = []
+    for count in counts:
+        there = folder / f"pictures-{count}"
+        there.mkdir()
+        for i in range(count):
+            noise = rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)
+            (there / f"{i:05}.png").write_bytes(pixels.encode(noise, compress_level=1))
+        sets.append(there)
+    out: dict = {"unit": unit, "pictures": list(counts), "annotations_a_picture": 8, "load": os.getloadavg()[0]}
+    for workers in (0, 1):
+        walls, own = [], []
+        for there in sets:
+            store, seconds = folder / f"store-{workers}-{there.name}", {}
+            florence2.annotate(there, store, [], unit=unit, workers=0)
+            begun = time.perf_counter()
+            florence2.annotate(store, with_=[f"{__file__}:Constant"], workers=workers, seconds=seconds)
+            walls.append(time.perf_counter() - begun)
+            own.append(seconds["constant"]["annotate"])
+        more = counts[1] - counts[0]
+        per_picture, specialist = (walls[1] - walls[0]) / more, (own[1] - own[0]) / more
+        share = per_picture / specialist - 1
+        out[f"workers_{workers}"] = {
+            "overhead": round(share, 4),
+            "ms_a_picture": round(1000 * (per_picture - specialist), 3),
+            "specialist_ms": round(1000 * specialist, 3),
+            "fixed_s": round(walls[0] - counts[0] * per_picture, 2),
+        }
+        print(
+            f"overhead, workers {workers}: {share:.1%} of {1000 * specialist:.1f} ms a picture; once a command "
+            f"{walls[0] - counts[0] * per_picture:.2f} s (load {out['load']:.1f})"
+        )
+    return out
+
+
+# ---- scores ------------------------------------------------------------------------------------------------------
+
+
+class Objects:
+    """Boxes that have the right name at IoU 0.5; accuracy: of boxes at the right place, those rightly named."""
+
+    def __init__(self, labels: set[str]):
+        self.labels, self.named, self.placed = labels, Detection(), Detection()
+
+    def update(self, truth: Sample, found: Sample) -> int:
+        true = [r for r in truth.regions if r.kind == "object"]
+        said = [r for r in found.regions if r.kind == "object" and not r.refines and fold_label(r.label) in self.labels]
+        for label in {fold_label(r.label) for r in (*true, *said)}:
+            self.named.update(*([r for r in regions if fold_label(r.label) == label] for regions in (true, said)))
+        self.placed.update(true, said)
+        return len(said)
+
+    def compute(self) -> dict[str, float]:
+        scores = self.named.compute()
+        return {**{k: scores[k] for k in PRF}, "accuracy": self.placed.compute()["label_accuracy"]}
+
+
+class Lines:
+    """Quads of text at IoU over 0.5, words aside; accuracy: 1 - CER of what was read, beside its true line."""
+
+    def __init__(self, labels: set[str]):
+        self.quads, self.letters = QuadWords(), TextErrors()
+
+    def update(self, truth: Sample, found: Sample) -> int:
+        true, read = ([r for r in s.regions if r.kind == "text"] for s in (truth, found))
+        self.quads.update(true, read)
+        sure = [r for r in true if not r.ignore]
+        self.letters.update(*paired_lines(dataclasses.replace(truth, regions=tuple(sure)), found))
+        return len(read)
+
+    def compute(self) -> dict[str, float]:
+        scores = self.quads.compute()
+        places = {name: scores[f"detection_{name}"] for name in PRF}
+        return {**places, "accuracy": max(0.0, 1 - self.letters.compute()["CER"])}
+
+
+class Masks:
+    """Masks of objects at mask IoU 0.5 with that of the true box they lie on; accuracy: their mean IoU."""
+
+    def __init__(self, labels: set[str]):
+        self.truth = self.found = 0
+        self.overlaps: list[float] = []
+
+    def update(self, truth: Sample, found: Sample) -> int:
+        true = [r for r in truth.regions if r.kind == "object" and r.polygons and not r.ignore]
+        said = [r for r in found.regions if r.refines and (r.polygons or r.mask)]
+        self.truth += len(true)
+        self.found += len(said)
+        size_wh = found.image.size_wh
+        for t, f, _ in match(true, said):
+            a, b = (_drawn(region, size_wh) for region in (true[t], said[f]))
+            self.overlaps.append(ratio((a & b).sum(), (a | b).sum()))
+        return len(said)
+
+    def compute(self) -> dict[str, float]:
+        hits = sum(overlap >= 0.5 for overlap in self.overlaps)
+        mean = float(np.mean(self.overlaps)) if self.overlaps else 0.0
+        return {**prf(hits, self.found, self.truth), "accuracy": mean}
+
+
+class Texts:
+    """Kinds of things that captions name against those that are there; accuracy: CIDEr of the brief ones (0 to 10)."""
+
+    def __init__(self, labels: set[str]):
+        self.labels, self.parser, self.captions = sorted(labels), Parser(), Captions()
+        self.hits = self.named = self.there = 0
+        self._kinds: dict[str, set[str]] = {}
+
+    def update(self, truth: Sample, found: Sample) -> int:
+        there = {fold_label(r.label) for r in truth.regions if r.kind == "object"}
+        said = [t for t in found.texts if t.detail in ("brief", "detailed", "more_detailed")]
+        named = set[str]().union(*(self.kinds(text.text) for text in said))
+        self.hits += len(named & there)
+        self.named += len(named)
+        self.there += len(there)
+        brief = [text.text for text in said if text.detail == "brief"]
+        self.captions.update([t.text for t in truth.texts if t.detail == "brief"] or ["-"], (brief or [""])[0])
+        return len(said)
+
+    def kinds(self, text: str) -> set[str]:
+        if text not in self._kinds:
+            words = self.parser.parse(text)
+            chunks = self.parser.noun_chunks(text)
+            self._kinds[text] = {label for label in self.labels if any(matches(c, words, label) for c in chunks)}
+        return self._kinds[text]
+
+    def compute(self) -> dict[str, float]:
+        return {**prf(self.hits, self.named, self.there), "accuracy": self.captions.compute()["CIDEr"]}
+
+
+class Phrases:
+    """Phrases of people's captions: the best box given lies, at IoU 0.5, on one that the truth gives."""
+
+    def __init__(self, labels: set[str]):
+        self.hits = self.answered = self.there = 0
+
+    def update(self, truth: Sample, found: Sample) -> int:
+        texts = {t.id: t.text for t in (*truth.texts, *found.texts)}
+        boxes = {r.id: r for r in (*truth.regions, *found.regions)}
+        for true in truth.groundings:
+            on = [region_box(boxes[i]) for i in true.region_ids if i in boxes]
+            if not true.spans or not on:
+                continue
+            self.there += 1
+            said = [g for g in found.groundings if texts.get(g.text_id) == texts[true.text_id] and _overlap(g, true)]
+            given = [boxes[i] for g in said for i in g.region_ids if i in boxes]
+            if given:
+                self.answered += 1
+                best = max(given, key=lambda r: r.score or 0.0)
+                self.hits += int(geometry.iou([region_box(best)], on).max() >= 0.5)
+        return len(found.groundings)
+
+    def compute(self) -> dict[str, float]:
+        return {**prf(self.hits, self.answered, self.there), "accuracy": ratio(self.hits, self.answered)}
+
+
+class Faces:
+    """Faces whose middle lies in a true person (precision), and people in whom a face was found (recall)."""
+
+    def __init__(self, labels: set[str]):
+        self.hits = self.found = self.met = self.there = 0
+
+    def update(self, truth: Sample, found: Sample) -> int:
+        people = [region_box(r) for r in truth.regions if r.label == "person" and not r.ignore]
+        said = [region_box(r) for r in found.regions if r.label == "face"]
+        middles = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in said]
+        inside = np.array([[x1 < x < x2 and y1 < y < y2 for x1, y1, x2, y2 in people] for x, y in middles])
+        inside = inside.reshape(len(said), len(people))
+        self.hits += int(inside.any(axis=1).sum())
+        self.met += int(inside.any(axis=0).sum())
+        self.found += len(said)
+        self.there += len(people)
+        return len(said)
+
+    def compute(self) -> dict[str, float]:
+        precision, recall = ratio(self.hits, self.found), ratio(self.met, self.there)
+        return {"precision": precision, "recall": recall, "F1": f1(precision, recall), "accuracy": precision}
+
+
+PRF = ("precision", "recall", "F1")
+FAMILIES = {"objects": Objects, "lines": Lines, "masks": Masks, "texts": Texts, "phrases": Phrases, "faces": Faces}
+
+
+def prf(hits: int, found: int, there: int) -> dict[str, float]:
+    precision, recall = ratio(hits, found), ratio(hits, there)
+    return dict(zip(PRF, (precision, recall, f1(precision, recall))))
+
+
+def _overlap(a, b) -> bool:
+    return any(x < d and c < y for x, y in a.spans for c, d in b.spans)
+
+
+def _drawn(region: Region, size_wh) -> np.ndarray:
+    return geometry.decode_rle(region.mask) if region.mask else geometry.rasterize(region.polygons, size_wh)
+
+
+# ---- a set -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Set:
+    """Pictures with their truth, who annotates them, and what is scored."""
+
+    name: str
+    truth: list[Sample]
+    specialists: list[str]
+    families: tuple[str, ...]
+    grounding: list[str] = dataclasses.field(default_factory=list)  # specialists of the run on people's captions
+    labels: set[str] = dataclasses.field(default_factory=set)
+
+
+def measured(given: Set, folder: Path) -> dict:
+    """Run the engine over a set; its scores by stage and its times."""
+    bare = [dataclasses.replace(s, texts=(), regions=(), groundings=(), decisions=()) for s in given.truth]
+    store, times = timed_run(bare, given, folder / "store")
+    rows = [row for family in given.families for row in stages(store, given, family)]
+    if given.grounding:
+        captions = [dataclasses.replace(s, regions=(), groundings=(), decisions=()) for s in given.truth]
+        jsonl.write(captions, folder / "captions.jsonl")
+        grounded = import_labels(folder / "captions.jsonl", folder / "grounded", workers=0)
+        florence2.annotate(grounded.root, with_=given.grounding, workers=0)
+        florence2.filter(grounded)
+        rows += stages(grounded, given, "phrases")
+    print_rows(given, rows, times)
+    fell = store.reasons()["annotations"]
+    print("fell, by reason: " + (", ".join(f"{n} {word}" for word, n in fell.items()) or "nothing"))
+    return {"pictures": len(bare), "scores": rows, "times": times, "fell": fell}
+
+
+def timed_run(bare: list[Sample], given: Set, out: Path) -> tuple[Store, dict]:
+    """Intake, specialists, filters and merging, each timed."""
+    times: dict = {"load": round(os.getloadavg()[0], 1)}
+    data = [Path(s.image.uri).read_bytes() for s in bare]
+    times["hashing_alone_s"] = seconds_of(lambda: [hashlib.sha256(d).hexdigest() for d in data])
+    times["decoding_alone_s"] = seconds_of(lambda: [pixels.load(d) for d in data])
+    times["intake_s"] = seconds_of(lambda: florence2.annotate(bare, out, [], workers=0))
+    by_operator: dict = {}
+    times["annotate_s"] = seconds_of(
+        lambda: florence2.annotate(out, with_=given.specialists, workers=0, seconds=by_operator)
+    )
+    times["operators"] = {
+        name: {part: round(value, 3) for part, value in parts.items()} for name, parts in by_operator.items()
+    }
+    times["filter_s"] = seconds_of(lambda: florence2.filter(out))
+    times["merge_s"] = seconds_of(lambda: florence2.filter(out, merging=Merging()))
+    times["pictures_s"] = round(len(bare) / (times["intake_s"] + times["annotate_s"]), 2)
+    return Store(out), times
+
+
+def seconds_of(call: Callable) -> float:
+    begun = time.perf_counter()
+    call()
+    return round(time.perf_counter() - begun, 3)
+
+
+def stages(store: Store, given: Set, family: str) -> list[dict]:
+    """A family's scores: of each source alone, of all before any rule, after each rule that changed it, merged."""
+    samples = list(store.samples(view="all"))
+    first = [(0, "all sources, no rule", lambda s: ())]
+    names = {d.seq: d.rule for s in samples for d in s.decisions if d.rule != "merge"}
+    merged = max((d.seq for s in samples for d in s.decisions if d.rule == "merge"), default=0)
+    later = [(seq, f"after {rule}", lambda s, seq=seq: [d for d in s.decisions if d.seq <= seq])
+             for seq, rule in sorted(names.items())]  # fmt: skip
+    later += [(merged, "merged", lambda s: s.decisions)] if merged else []
+    out: list[dict] = []
+    alone = sorted({i.source.name for s in samples for i in items(s, family) if i.source.name != "merge"})
+    for name in alone if len(alone) > 1 else ():
+        row = scored(f"{name} alone", given, family, (only(s, name) for s in samples))
+        out += [row] if row["kept"] else []
+    for _, stage, decisions in first + later:
+        views = (dataclasses.replace(_unmerged(s, stage), decisions=tuple(decisions(s))).current() for s in samples)
+        row = scored(stage, given, family, views)
+        if stage.startswith("all") or any(row[k] != out[-1][k] for k in (*PRF, "accuracy", "kept")):
+            out.append(row)
+    return out
+
+
+def items(sample: Sample, family: str) -> list:
+    """Annotations of a family, whoever made them but people."""
+    regions = {
+        "objects": [r for r in sample.regions if r.kind == "object" and not r.refines],
+        "lines": [r for r in sample.regions if r.kind == "text"],
+        "faces": [r for r in sample.regions if r.label == "face"],
+        "masks": [r for r in sample.regions if r.refines],
+        "texts": list(sample.texts),
+        "phrases": list(sample.groundings),
+    }[family]
+    return [item for item in regions if item.source.kind != "import"]
+
+
+def only(sample: Sample, source: str) -> Sample:
+    kept = {
+        field: tuple(i for i in getattr(sample, field) if i.source.name == source)
+        for field in ("regions", "texts", "groundings")
+    }
+    return dataclasses.replace(sample, decisions=(), **kept)
+
+
+def _unmerged(sample: Sample, stage: str) -> Sample:
+    if stage == "merged":
+        return sample
+    return dataclasses.replace(sample, regions=tuple(r for r in sample.regions if r.source.name != "merge"))
+
+
+def scored(stage: str, given: Set, family: str, views: Iterable[Sample]) -> dict:
+    truth = {Path(s.image.uri).name: s for s in given.truth}
+    labels = given.labels or {fold_label(r.label) for s in given.truth for r in s.regions if r.kind == "object"}
+    metric, kept = FAMILIES[family](labels), 0
+    for view in views:
+        kept += metric.update(truth[Path(view.image.uri).name], view)
+    scores = {name: round(value, 4) for name, value in metric.compute().items()}
+    return {"set": given.name, "family": family, "stage": stage, "kept": kept, **scores}
+
+
+# ---- the sets ----------------------------------------------------------------------------------------------------
+
+
+def drawn(name: str, folder: Path, count: int) -> Set:
+    """Held-out scenes, or pages of text."""
+    draw = scenes.draw if name == "scenes" else scenes.draw_page
+    truth = scenes.write(folder / "drawn", (draw(HELD_OUT + i) for i in range(count)))
+    samples = list(jsonl.read(truth))
+    if name == "pages":
+        return Set(name, samples, ["rapidocr", "student:nano"], ("lines",))
+    return Set(name, samples, ["student:nano", "composer"], ("objects", "texts"), ["student:nano", "grounder"])
+
+
+def opened(name: str, folder: Path, data: Path, models: Path, limit: int | None) -> Set:
+    """The test part of a development set."""
+    path = {"receipts": "sroie/dev", "street": "icdar2015/dev", "photos": "coco_open/dev"}[name]
+    samples = [s for s in sources.open(data / path, split="test") if s.regions and Path(s.image.uri).exists()][:limit]
+    if name != "photos":
+        return Set(name, samples, ["rapidocr", f"tesseract:{models / 'tesseract_eng'}"], ("lines",))
+    names = [COCO_NAMES.get(n, n) for n in (models / "yolox_nano" / "coco.names").read_text().split("\n") if n]
+    yolox = card(folder / "yolox.yaml", "yolox-nano", models / "yolox_nano" / "yolox_nano.onnx", names, [416, 416], 0.1,
+                 {"decode": "yolox", "strides": [8, 16, 32]}, letterbox="top-left", pad=114)  # fmt: skip
+    yunet = card(folder / "yunet.yaml", "yunet", models / "yunet" / "yunet_n_640_640.onnx", ["face"], [640, 640], 0.3,
+                 {"decode": "yunet"}, letterbox="top-left")  # fmt: skip
+    everyone = [yolox, yunet, "opencv", "composer", "grabcut"]
+    return Set(name, samples, everyone, ("objects", "masks", "faces", "texts"), [yolox, "grounder"], set(names))
+
+
+def card(path: Path, name: str, model: Path, classes, size, score: float, output: dict, **more) -> str:
+    facts = {"name": name, "version": "1", "model": str(model), "classes": classes, "score": score, "nms": 0.7}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({**facts, "input": {"size": size, "channels": "bgr", **more}, "output": output}))
+    return str(path)
+
+
+# ---- the tables --------------------------------------------------------------------------------------------------
+
+
+def print_rows(given: Set, rows: list[dict], times: dict) -> None:
+    print(f"\n{given.name}: {len(given.truth)} pictures, load {times['load']}")
+    print("| family | stage | annotations | precision | recall | F1 | accuracy |\n|---|---|---|---|---|---|---|")
+    for row in rows:
+        numbers = " | ".join(f"{row[name]:.3f}" for name in (*PRF, "accuracy"))
+        print(f"| {row['family']} | {row['stage']} | {row['kept']} | {numbers} |")
+    parts = ", ".join(f"{name[:-2].replace('_', ' ')} {times[name]:.2f} s" for name in times if name.endswith("_s"))
+    print(f"\n{parts}\n\n| specialist | pictures/s | {' | '.join(SECONDS)} |\n" + "|---" * (2 + len(SECONDS)) + "|")
+    for name, took in times["operators"].items():
+        whole = sum(took[part] for part in ("annotate", "wait", "write", "rest"))
+        cells = " | ".join(f"{took[part]:.2f}" for part in SECONDS)
+        print(f"| {name} | {len(given.truth) / whole:.1f} | {cells} |")
+
+
+def chosen(args: argparse.Namespace) -> Iterator[str]:
+    names = ["overhead", "scenes", "pages"] + (["receipts", "street", "photos"] if args.data else [])
+    for name in args.only.split(",") if args.only else names:
+        if name not in names:
+            raise SystemExit(f"--only {name}: expected some of {', '.join(names)} (with --data: real pictures too)")
+        yield name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the folder of the optional test data (sroie, icdar2015, coco_open)")
+    parser.add_argument("--models", type=Path, help="the folder of the small models (default: DATA/../models)")
+    parser.add_argument("--only", help="some of the sets")
+    parser.add_argument("--pictures", type=int, help="at most this many of a set (scenes: 100, pages: 12)")
+    parser.add_argument("--out", type=Path, help="where the JSON goes, too")
+    args = parser.parse_args()
+    models = args.models or (args.data and args.data.absolute().parent / "models")
+    results: dict = {}
+    for name in chosen(args):
+        with tempfile.TemporaryDirectory() as folder:
+            there = Path(folder)
+            if name == "overhead":
+                results[name] = overhead(there)
+                continue
+            if name in ("scenes", "pages"):
+                given = drawn(name, there, args.pictures or {"scenes": 100, "pages": 12}[name])
+            else:
+                given = opened(name, there, args.data.absolute(), models, args.pictures)
+            results[name] = measured(given, there)
+    line = json.dumps({"benchmark": "engine", "results": results})
+    if args.out:
+        args.out.write_text(line + "\n")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()
