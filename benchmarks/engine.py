@@ -76,12 +76,15 @@ def overhead(folder: Path, counts: Sequence[int] = (256, 1280), unit: int = 64) 
     for workers in (0, 1):
         walls, own = [], []
         for there in sets:
-            store, seconds = folder / f"store-{workers}-{there.name}", {}
-            florence2.annotate(there, store, [], unit=unit, workers=0)
-            begun = time.perf_counter()
-            florence2.annotate(store, with_=[f"{__file__}:Constant"], workers=workers, seconds=seconds)
-            walls.append(time.perf_counter() - begun)
-            own.append(seconds["constant"]["annotate"])
+            runs = []
+            for again in range(2):  # the quicker run counts: a slow start must not look like a quick engine
+                store, seconds = folder / f"store-{workers}-{there.name}-{again}", {}
+                florence2.annotate(there, store, [], unit=unit, workers=0)
+                begun = time.perf_counter()
+                florence2.annotate(store, with_=[f"{__file__}:Constant"], workers=workers, seconds=seconds)
+                runs.append((time.perf_counter() - begun, seconds["constant"]["annotate"]))
+            walls.append(min(runs)[0])
+            own.append(min(runs)[1])
         more = counts[1] - counts[0]
         per_picture, specialist = (walls[1] - walls[0]) / more, (own[1] - own[0]) / more
         share = per_picture / specialist - 1
@@ -220,19 +223,20 @@ class Phrases:
 
 
 class Faces:
-    """Faces whose middle lies in a true person (precision), and people in whom a face was found (recall)."""
+    """Faces whose middle lies in a true person or crowd (precision), and people in whom a face was found (recall)."""
 
     def __init__(self, labels: set[str]):
         self.hits = self.found = self.met = self.there = 0
 
     def update(self, truth: Sample, found: Sample) -> int:
-        people = [region_box(r) for r in truth.regions if r.label == "person" and not r.ignore]
-        said = [region_box(r) for r in found.regions if r.label == "face"]
+        crowds, people = ([region_box(r) for r in truth.regions if r.label == "person" and r.ignore is crowd]
+                          for crowd in (True, False))  # fmt: skip
+        said = [region_box(r) for r in found.regions if r.label == "face" and not r.refines]
         middles = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in said]
-        inside = np.array([[x1 < x < x2 and y1 < y < y2 for x1, y1, x2, y2 in people] for x, y in middles])
-        inside = inside.reshape(len(said), len(people))
+        inside = np.array([[a < x < c and b < y < d for a, b, c, d in (*people, *crowds)] for x, y in middles])
+        inside = inside.reshape(len(said), len(people) + len(crowds))
         self.hits += int(inside.any(axis=1).sum())
-        self.met += int(inside.any(axis=0).sum())
+        self.met += int(inside[:, : len(people)].any(axis=0).sum())
         self.found += len(said)
         self.there += len(people)
         return len(said)
@@ -345,7 +349,7 @@ def items(sample: Sample, family: str) -> list:
     regions = {
         "objects": [r for r in sample.regions if r.kind == "object" and not r.refines],
         "lines": [r for r in sample.regions if r.kind == "text"],
-        "faces": [r for r in sample.regions if r.label == "face"],
+        "faces": [r for r in sample.regions if r.label == "face" and not r.refines],
         "masks": [r for r in sample.regions if r.refines],
         "texts": list(sample.texts),
         "phrases": list(sample.groundings),
