@@ -16,17 +16,18 @@ from torch import Tensor
 
 from florence2.model.config import ModelConfig
 from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, key_table
-from florence2.model.tensor_files import ADAPTER, TensorFolder, read_json
+from florence2.model.tensor_files import ADAPTER, INDEXES, SINGLE, TensorFolder, read_json
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector")
+ON_EMBEDDING = "an adapter on the tied embedding cannot be merged; train without it"
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # ways to start that change the base's weights as well
 
 
 def adapter_base(folder: Path) -> tuple[str, str | None] | None:
     """The base that an adapter's folder names, with its revision; None for a folder that is no adapter."""
-    if not (folder / CONFIG).is_file() or (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file() or any((folder / name).is_file() for name in (*SINGLE, *INDEXES)):
         return None
     data = read_json(folder / CONFIG)
     name = data.get("base_model_name_or_path")
@@ -35,6 +36,8 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
             f"{folder / CONFIG}: base_model_name_or_path: expected a folder or a hub id, got {name!r:.60}; "
             "give the base and this folder as its adapter"
         )
+    if (folder / name).is_dir():
+        name = str(folder / name)  # as written by whoever moved the two together
     revision = data.get("revision")
     return name, revision if isinstance(revision, str) else None
 
@@ -51,18 +54,20 @@ def merge(state: dict[str, Tensor], config: ModelConfig, folder: Path) -> ModelC
         path = key.removeprefix(PREFIX).replace(".base_layer.", ".")
         part = next((part for part in PARTS if path.endswith(f".{part}") or f".{part}." in path), None)
         module = path.split(f".{part}")[0] if part else path
+        if ".lora_embedding_" in path or ".trainable_tokens" in path:
+            raise ValueError(f"{tensors.where(key)}: {ON_EMBEDDING}")
         if (f"{module}.weight" if part else module) not in names or ".lora_" in module:
             raise ValueError(f"{tensors.where(key)}: unexpected: a Florence-2 model has no such module to adapt")
-        if part is None:
-            whole[module] = tensors[key]
-        else:
+        if part is not None:
             loras.setdefault(module, {})[part] = tensors[key]
+        elif ".base_layer." not in key or not _is_embedding(tensors[key], state[EMBEDDING]):
+            whole[module] = tensors[key]
     config = _replace(state, config, whole, names, tensors)
     for module, parts in loras.items():
         ours = names[f"{module}.weight"]
         where = f"{tensors.source}: {PREFIX}{module}"
         if ours in (None, EMBEDDING):
-            raise ValueError(f"{where}: an adapter on the tied embedding cannot be merged; train without it")
+            raise ValueError(f"{where}: {ON_EMBEDDING}")
         if ours == HEAD and HEAD not in state:  # From here on the head is a matrix of its own
             state[HEAD] = state[EMBEDDING].clone()
             config = dataclasses.replace(config, text=dataclasses.replace(config.text, tied_head=False))
@@ -70,9 +75,12 @@ def merge(state: dict[str, Tensor], config: ModelConfig, folder: Path) -> ModelC
         if missing or ("lora_magnitude_vector" in parts) != bool(settings.get("use_dora")):
             raise ValueError(f"{where}: expected lora_A and lora_B, and with use_dora a magnitude; got {sorted(parts)}")
         scale = _scale(settings, module, rank=len(parts["lora_A.weight"]))
-        state[str(ours)] = _merged(state[str(ours)], parts, scale, where)
+        merged = _merged_head if ours == HEAD else _merged
+        state[str(ours)] = merged(state[str(ours)], parts, scale, where)
         if "lora_B.bias" in parts:
             bias = str(ours).removesuffix("weight") + "bias"
+            if bias not in state:
+                raise ValueError(f"{where}: lora_B.bias: unexpected: this module has no bias to add it to")
             state[bias] = state[bias] + scale * parts["lora_B.bias"].to(state[bias])
     return config
 
@@ -93,6 +101,19 @@ def _merged(weight: Tensor, parts: dict[str, Tensor], scale: float, where: str) 
     return sum_.to(weight.dtype)
 
 
+def _merged_head(weight: Tensor, parts: dict[str, Tensor], scale: float, where: str) -> Tensor:
+    """The head with its adapter, whose own base may have had more or fewer rows of padding."""
+    rows = min(len(weight), len(parts["lora_B.weight"]))
+    fitting = {part: tensor if part == "lora_A.weight" else tensor[:rows] for part, tensor in parts.items()}
+    return torch.cat([_merged(weight[:rows], fitting, scale, where), weight[rows:]])
+
+
+def _is_embedding(tensor: Tensor, embedding: Tensor) -> bool:
+    """Whether it is the embedding, but for rows of padding: peft saves the head's tied matrix beside its adapter."""
+    rows = min(len(tensor), len(embedding))
+    return tensor.shape[1:] == embedding.shape[1:] and torch.equal(tensor[:rows].to(embedding), embedding[:rows])
+
+
 def _replace(
     state: dict[str, Tensor],
     config: ModelConfig,
@@ -102,18 +123,18 @@ def _replace(
 ) -> ModelConfig:
     """Put tensors that an adapter holds whole in the place of the base's; a longer vocabulary comes along."""
     text = config.text
+    for key in sorted(whole, key=lambda key: names[key] == HEAD):  # the embedding first
+        ours, tensor = names[key], whole[key].t() if key == "image_projection" else whole[key]
+        if ours is None:
+            continue
+        base = state[EMBEDDING] if ours == HEAD else state[ours]
+        longer = ours in (EMBEDDING, HEAD) and tensor.shape[1:] == base.shape[1:]
+        if not longer and tensor.shape != base.shape:
+            wanted, got = tuple(base.shape), tuple(tensor.shape)
+            raise ValueError(f"{tensors.where(PREFIX + key)}: expected shape {wanted}, got {got}")
+        state[ours] = torch.cat([tensor.to(base), base[len(tensor) :]])  # or shorter: the rest is the base's padding
     for key, tensor in whole.items():
-        ours = names[key]
-        if key == "image_projection":
-            tensor = tensor.t()
-        if ours is not None:
-            grows = ours in (EMBEDDING, HEAD) and tensor.shape[1:] == state[EMBEDDING].shape[1:]
-            if ours != HEAD and not grows and tensor.shape != state[ours].shape:
-                wanted, got = tuple(state[ours].shape), tuple(tensor.shape)
-                raise ValueError(f"{tensors.where(PREFIX + key)}: expected shape {wanted}, got {got}")
-            state[ours] = tensor.to(state[EMBEDDING]).contiguous()
-    for key, tensor in whole.items():
-        if names[key] is None and not torch.equal(tensor.to(state[EMBEDDING]), state[EMBEDDING]):
+        if names[key] is None and not torch.equal(tensor.to(state[EMBEDDING]), state[EMBEDDING][: len(tensor)]):
             raise ValueError(f"{tensors.where(PREFIX + key)}: expected a copy of the embedding; the two differ")
     if HEAD in state:
         if len(state[HEAD]) != len(state[EMBEDDING]):

@@ -13,12 +13,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from florence2.model.adapter import CONFIG as ADAPTER_CONFIG
 from florence2.model.adapter import merge
 from florence2.model.config import ModelConfig, from_json, to_json
 from florence2.model.florence import Florence, blank
@@ -27,11 +29,12 @@ from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, PROJECTION, key_ta
 from florence2.model.tensor_files import SINGLE, TensorFolder, read_json, write
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FRAMES = "projector.frames"  # a fixed table, no weight
 SIZES_FROM = {  # what is read off a tensor's rows -> our name of the tensor, rows that are no entry
     "vocab_size": (EMBEDDING, 0),
     "max_positions": ("language.encoder.embed.positions.weight", 2),
     "max_side": ("projector.rows.weight", 0),
-    "max_frames": ("projector.frames", 0),
+    "max_frames": (FRAMES, 0),
 }
 
 
@@ -48,8 +51,10 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the embedding, and so of the model."""
-        return self.tensors.dtype(self.names[EMBEDDING])
+        """The narrowest type that holds all weights, and so the model's own."""
+        return reduce(
+            torch.promote_types, {self.tensors.dtype(key) for name, key in self.names.items() if name != FRAMES}
+        )
 
     def read(self, name: str) -> Tensor:
         """One tensor by our name, in our orientation, mapped from disk."""
@@ -83,7 +88,7 @@ def load_model(
     state = {name: checkpoint.read(name).to(place, kind).contiguous() for name in checkpoint.names}
     if adapter is not None:
         model = blank(merge(state, checkpoint.config, Path(adapter)))
-    state["projector.frames"] = state["projector.frames"].clone()  # A copied buffer would carry its whole file along
+    state[FRAMES] = state[FRAMES].clone()  # A copied buffer would carry its whole file along
     model.load_state_dict(state, strict=True, assign=True)
     model.stored = checkpoint.dtype
     return model.eval()
@@ -148,6 +153,8 @@ def _description(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder with config.json and weights")
     path = folder / "config.json"
+    if not path.is_file() and (folder / ADAPTER_CONFIG).is_file():
+        raise ValueError(f"{folder}: is an adapter's folder; expected a whole model, with config.json and weights")
     data = read_json(path)
     if data.get("format") != "florence2" and data.get("model_type") != "florence2":
         raise ValueError(

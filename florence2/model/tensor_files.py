@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class TensorFolder(Mapping[str, Tensor]):
         self.folder = folder
         self.files: dict[str, TensorFile] = {}
         """Tensor name -> the file that holds it."""
-        found = [name for pair in zip(names, (*indexes, "")) for name in pair if name and (folder / name).is_file()]
+        found = [name for pair in zip_longest(names, indexes) for name in pair if name and (folder / name).is_file()]
         if not found:
             raise ValueError(f"{folder}: no weights: expected one of {', '.join((*names, *indexes))}")
         if found[0] in indexes:
@@ -217,7 +218,8 @@ def check_finite(tensor: Tensor, where: str) -> None:
     """Refuse a tensor with a value that is no number, infinite, or absurdly large."""
     if not tensor.numel() or not tensor.is_floating_point():
         return
-    if float(torch.linalg.vector_norm(tensor, dtype=torch.float32)) <= LARGEST:  # a bound that is quick to have
+    kind = torch.promote_types(tensor.dtype, torch.float32)
+    if float(torch.linalg.vector_norm(tensor, dtype=kind)) <= LARGEST:  # a bound that is quick to have
         return
     low, high = (float(v) for v in tensor.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):

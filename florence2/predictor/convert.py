@@ -15,6 +15,7 @@ import torch
 from florence2.codec.official import BANNED_PHRASES
 from florence2.codec.tasks import Task, load_tasks, save_tasks
 from florence2.codec.tokenizer import IMAGE_TOKEN, Tokenizer
+from florence2.model.adapter import CONFIG as ADAPTER_CONFIG
 from florence2.model.adapter import adapter_base
 from florence2.model.checkpoint import load_model, open_checkpoint, save_model
 from florence2.model.florence import Florence
@@ -98,7 +99,13 @@ def with_adapter(
     if adapter is not None:
         return folder, find(adapter)
     named = adapter_base(folder)
-    return (folder, None) if named is None else (find(*named), folder)
+    if named is None:
+        return folder, None
+    try:
+        return find(*named), folder
+    except (ValueError, OSError) as error:
+        where = f"{folder / ADAPTER_CONFIG}: base_model_name_or_path"
+        raise type(error)(f"{where}: {error}; or give the base, and this folder as its adapter") from None
 
 
 def tokenizer_folder(base: Path, adapter: Path | None) -> Path:

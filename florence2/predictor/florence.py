@@ -251,4 +251,10 @@ def load(
     base, merged = with_adapter(source, revision, adapter)
     model = load_model(base, dtype, device, merged)
     home = tokenizer_folder(base, merged)
-    return Florence2(model, Tokenizer.load(home), load_tasks(home))
+    tokenizer = Tokenizer.load(home)
+    rows, named = model.config.text.vocab_size, min(tokenizer.vocab_size, tokenizer.image_id)
+    if named > rows:
+        raise ValueError(
+            f"{home}: the tokenizer names {named} ids, the weights hold {rows} rows; they do not belong together"
+        )
+    return Florence2(model, tokenizer, load_tasks(home))

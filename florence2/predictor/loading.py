@@ -48,23 +48,27 @@ def find(source: str | os.PathLike[str], revision: str | None = None) -> Path:
         if not (folder / "config.json").is_file():
             raise ValueError(f"nano: {folder} holds no weights; train them with `florence2 train --config nano`")
         return folder
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     if HUB_ID.fullmatch(name) and not Path(name).exists():
         return _from_hub(name, revision)
-    raise ValueError(f"{name}: no such folder; expected 'nano', a folder with config.json and weights, or a hub id")
+    raise ValueError(
+        f"{name or 'model'}: no such folder; expected 'nano', a folder with config.json and weights, or a hub id"
+    )
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
+    dropped: Any = HfHubHTTPError.__bases__[0]  # what its HTTP library raises for a lost connection
     small = ["*.json", "*.txt", "*.bpe"]
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*small, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
             patterns = [*small, "pytorch_model*.bin", "adapter_model.bin"]
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, dropped) as error:
         why = " ".join(str(error).split())[:300]
         raise OSError(
             f"{name}: no such folder here, and the hub cannot give it ({why}); to load without a network, "

@@ -155,15 +155,69 @@ def test_the_recipe_of_the_remote_code(tmp_path, change, layers):
     for name, tensor in before.items():
         assert name in changed or torch.equal(tensor, state[name]), name
     assert ours.config.text.tied_head == ("language.head.weight" not in changed)
+    save_model(model, tmp_path / "other", "transformers", named_rows=IMAGE_ID)  # the same base with rows of padding
+    for name, tensor in load_model(tmp_path / "other", adapter=tmp_path / "adapter").state_dict().items():
+        rows = IMAGE_ID if len(tensor) > IMAGE_ID else None
+        assert torch.equal(tensor[:rows], state[name][:rows]), name
+
+
+def test_an_adapter_of_a_base_with_more_rows(tmp_path):
+    for layout in ("microsoft", "transformers"):
+        save_model(lively(tiny()), tmp_path / layout, layout, named_rows=IMAGE_ID)
+    adapted(theirs_of(load_model(tmp_path / "transformers")), tmp_path / "adapter", **CASES["the head"])
+    long, short = (
+        load_model(tmp_path / name, adapter=tmp_path / "adapter").state_dict() for name in ("transformers", "microsoft")
+    )
+    assert len(short["language.head.weight"]) == IMAGE_ID < len(long["language.head.weight"])
+    assert all(torch.equal(tensor, long[name][: len(tensor)]) for name, tensor in short.items() if tensor.ndim)
+
+
+def test_an_adapter_in_a_pickle(base, tmp_path):
+    from safetensors.torch import load_file
+
+    adapted(theirs_of(load_model(base)), tmp_path, **CASES["LoRA"])
+    first = load_model(base, adapter=tmp_path).state_dict()
+    torch.save(load_file(tmp_path / "adapter_model.safetensors"), tmp_path / "adapter_model.bin")
+    (tmp_path / "adapter_model.safetensors").unlink()
+    second = load_model(base, adapter=tmp_path).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    "key, shape, named",
+    [
+        ("model.language_model.shared.lora_embedding_A", (4, 1216), "tied embedding"),
+        ("model.language_model.shared.lora_A.weight", (4, 48), "tied embedding"),
+        ("model.language_model.shared.token_adapter.trainable_tokens_delta", (2, 48), "tied embedding"),
+        ("model.language_model.encoder.layers.7.fc1.lora_A.weight", (4, 48), "no such module"),
+        ("model.language_model.encoder.layers.1.fc2.lora_A.weight", (4, 96), "lora_A and lora_B"),
+    ],
+)
+def test_refused_keys(base, tmp_path, key, shape, named):
+    from safetensors.torch import load_file, save_file
+
+    adapted(theirs_of(load_model(base)), tmp_path, **CASES["LoRA"])
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({**load_file(file), f"base_model.model.{key}": torch.ones(shape)}, file)
+    with pytest.raises(ValueError) as refusal:
+        load_model(base, adapter=tmp_path)
+    assert (
+        named in str(refusal.value) and key.split(".lora")[0] in str(refusal.value) and str(file) in str(refusal.value)
+    )
 
 
 def test_the_base_an_adapter_names(base, tmp_path):
     assert adapter_base(base) is None
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "a/b", "revision": "main"}))
     assert adapter_base(tmp_path) == ("a/b", "main")
+    (tmp_path / "config.json").write_text("{}")  # copied along by some trainers; without weights it is no model
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert adapter_base(tmp_path) == (str(tmp_path / "a" / "b"), "main")  # beside the adapter
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="base_model_name_or_path"):
         adapter_base(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    assert adapter_base(tmp_path) is None
 
 
 @pytest.mark.parametrize(

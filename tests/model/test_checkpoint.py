@@ -97,6 +97,35 @@ def test_every_layout_opens_whole(model, copy, layout, form):
     same(model, load_model(folder))
 
 
+@pytest.mark.parametrize(
+    "change, dtype",
+    [
+        (lambda key, tensor: tensor.half(), "float16"),
+        (lambda key, tensor: tensor.bfloat16(), "bfloat16"),
+        (lambda key, tensor: tensor.half() if tensor.ndim > 1 else tensor, "float32"),  # norms kept in float32
+        (lambda key, tensor: tensor.half() if "vision" in key else tensor.bfloat16(), "float32"),
+        (lambda key, tensor: tensor.double(), "float64"),
+        (lambda key, tensor: torch.nn.Parameter(tensor.half()), "float16"),  # a dict of parameters
+    ],
+)
+def test_a_checkpoint_s_type_holds_all_its_weights(model, copy, change, dtype):
+    folder = copy("microsoft")
+    to_pickle(folder)
+    state = {key: change(key, tensor) for key, tensor in torch.load(folder / "pytorch_model.bin").items()}
+    torch.save(state, folder / "pytorch_model.bin")
+    opened = open_checkpoint(folder)
+    assert str(opened.dtype) == f"torch.{dtype}"
+    loaded = load_model(folder).state_dict()
+    for name in opened.names:
+        assert loaded[name].dtype == torch.float32 and torch.equal(loaded[name], opened.read(name).float()), name
+
+
+def test_safetensors_are_read_before_a_pickle(model, copy):
+    folder = copy("microsoft")
+    (folder / "pytorch_model.bin").write_bytes(b"rubbish")
+    same(model, load_model(folder))
+
+
 @pytest.mark.parametrize("first", LAYOUTS)
 @pytest.mark.parametrize("second", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -406,6 +435,12 @@ def test_refused_in_one_line(copy, case):
     assert str(folder) in line
     for name in named:
         assert name in line, line
+
+
+def test_an_adapter_is_no_base(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is an adapter's folder"):
+        load_model(tmp_path)
 
 
 def test_a_folder_that_is_none(tmp_path):

@@ -1,12 +1,13 @@
 """A conversion loses nothing, and what transformers opens of it gives the same logits."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from florence2.cli import main
 from florence2.codec.tokenizer import IMAGE_TOKEN, Tokenizer
@@ -93,6 +94,12 @@ def test_an_adapter_alone_finds_its_base(folder, converted, tmp_path, pictures):
     merged = adapted.merge_and_unload().language.encoder.layers[0].mlp.up.weight
     for model in (alone, given):
         torch.testing.assert_close(model.model.language.encoder.layers[0].mlp.up.weight, merged, rtol=0, atol=1e-5)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    moved = {**settings, "base_model_name_or_path": "/content/drive/base"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(moved))
+    with pytest.raises(ValueError, match="adapter_config.json: base_model_name_or_path: /content.*give the base"):
+        load(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     convert(tmp_path, tmp_path / "whole", "florence2")
     again = load(tmp_path / "whole").predict(pictures[0], "<OD>")
     assert again.token_ids == alone.predict(pictures[0], "<OD>").token_ids
@@ -108,6 +115,21 @@ def test_save_keeps_the_type_of_the_file_unless_something_changed(folder, tmp_pa
         model.model.projector.norm.weight += 1e-6
     model.save(tmp_path / "changed")
     assert open_checkpoint(tmp_path / "changed").dtype == torch.float32
+
+
+def test_weights_of_mixed_types_lose_nothing(folder, tmp_path):
+    state = load_file(folder / "model.safetensors")
+    save_file({k: t.half() if t.ndim > 1 else t for k, t in state.items()}, folder_of(folder, tmp_path))
+    first = convert(tmp_path / "mixed", tmp_path / "there", "microsoft")
+    assert first.dtype == "float32"
+    theirs = load(tmp_path / "there").model.state_dict()
+    for name, tensor in load(tmp_path / "mixed").model.state_dict().items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def folder_of(folder, tmp_path):
+    """A copy called mixed, and where its weights go."""
+    return shutil.copytree(folder, tmp_path / "mixed") / "model.safetensors"
 
 
 def test_a_folder_with_files_is_left_alone(folder, tmp_path, capsys):

@@ -9,6 +9,7 @@ import torch
 from florence2.cli import main
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model.checkpoint import load_model, save_model
+from florence2.predictor import load
 from florence2.predictor.convert import convert
 from florence2.predictor.doctor import examine
 
@@ -54,6 +55,8 @@ def test_a_tokenizer_of_another_model(folder, tmp_path, capsys):
     Tokenizer.train([f"word{n} and number {n * 7}" for n in range(200)], 400).save(odd)
     assert main(["doctor", str(odd)]) == 1
     assert "do not belong together" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="do not belong together"):
+        load(odd)
 
 
 @pytest.mark.parametrize("command", ["doctor", "convert"])
