@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--images", metavar="DIR", help="where the pictures are, when not beside the labels")
     parser.add_argument("--split", help="one part of it: train, test")
     parser.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be read (data check)")
-    parser.add_argument("--unit", type=int, default=64, metavar="N", help="pictures in a unit of work (64)")
+    parser.add_argument("--unit", type=int, metavar="N", help="pictures in a unit of work (64; of very many up to 512)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

@@ -23,7 +23,7 @@ from florence2 import sources
 from florence2.engine import intake
 from florence2.engine.ledger import Ledger, fragment_path
 from florence2.engine.operator import digest, run_id, unit_id
-from florence2.engine.phases import UNIT, Execution, Progress
+from florence2.engine.phases import Execution, Progress
 from florence2.engine.pictures import Found, ImageRules
 from florence2.engine.plans import after
 from florence2.engine.units import stamp
@@ -49,7 +49,7 @@ def import_labels(
     *,
     images: str | Path | None = None,
     split: str | None = None,
-    unit: int = UNIT,
+    unit: int | None = None,
     workers: int | None = None,
     rules: ImageRules | None = None,
     skip_bad: bool = False,
@@ -73,6 +73,7 @@ def import_labels(
     store = Store(out, create=True)
     ledger = Ledger(store)
     execution = Execution(workers, progress=progress, say=say)
+    unit = intake.unit_for(len(listing)) if unit is None else unit
     with execution.pool(EngineWork(store.root), len(listing), unit) as pool:
         intake.take_in(
             ledger, given.root, listing, pool.run, unit, rules or ImageRules(), progress, given.by_name,

@@ -23,7 +23,17 @@ from florence2.store.snapshots import Fragment, Operator
 
 NAME, VERSION = "images", "2"
 
+UNIT, LARGEST, MANY = 64, 512, 256  # pictures in a unit, in one of very many, and how many units are many
+
 Progress = Callable[[str, int, int], None]
+
+
+def unit_for(pictures: int) -> int:
+    """How many pictures make a unit: 64, up to 512 where there are so many that files would be countless."""
+    unit = UNIT
+    while unit < LARGEST and pictures > unit * MANY:
+        unit *= 2
+    return unit
 
 
 @dataclass(frozen=True)

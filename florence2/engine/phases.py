@@ -31,7 +31,6 @@ from florence2.store import Store, is_store
 from florence2.store.snapshots import Fragment
 
 DEFAULT_WITH = ("rapidocr", "opencv")
-UNIT = 64  # pictures
 
 Progress = Callable[[str, int, int], None]  # what is being done, pictures done, pictures in all
 
@@ -63,7 +62,7 @@ def annotate(
     out: str | Path | None = None,
     with_: Sequence[str | Specialist] = DEFAULT_WITH,
     *,
-    unit: int = UNIT,
+    unit: int | None = None,
     workers: int | None = None,
     rules: ImageRules | None = None,
     lease_s: float | None = None,
@@ -92,6 +91,7 @@ def annotate(
     store, source, listing, samples = _source(src, out, execution, fetching or Fetching())
     ledger = Ledger(store)
     pictures = len(listing) or sum(fragment.rows for fragment in ledger.base.of("images"))
+    unit = intake.unit_for(pictures) if unit is None else unit
     with execution.pool(EngineWork(store.root, names, device), pictures, unit) as pool:
         if listing:
             intake.take_in(ledger, source, listing, pool.run, unit, rules, progress, samples)
@@ -128,7 +128,7 @@ def _run(
     """Run specialists one after another, in a pool of their own where none is given."""
     if pool is None and steps:
         work = EngineWork(ledger.store.root, [step.name or step.specialist for step in steps], execution.device)
-        with execution.pool(work, ledger.count(), UNIT) as own:
+        with execution.pool(work, ledger.count(), intake.UNIT) as own:
             return _run(ledger, steps, execution, max_pixels, seconds, own)
     for step in steps:
         assert pool is not None

@@ -181,7 +181,8 @@ def replacements(ledger: Ledger, made: Sequence[tuple[Operator, Takes | None]]) 
 
 def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Takes | None]]) -> None:
     """Decide on rows whose operator's fingerprint changed: superseded; as they were before where it changed back."""
-    before = {operator.run_id for operator in ledger.base.operators}
+    turned = any(operator.kind == RECOMPUTED for operator in ledger.base.operators)  # else none was ever replaced
+    before = {operator.run_id for operator in ledger.base.operators if turned}
     replaced = replacements(ledger, made)
     returned = {operator.run_id for operator, _ in made if operator.run_id in before}
     if not replaced and not returned:

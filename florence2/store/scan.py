@@ -21,6 +21,7 @@ from florence2.store import schema
 from florence2.store.snapshots import Fragment, Snapshot
 
 VIEWS = ("current", "all")
+THREADED = 100_000  # rows of a file above which its columns are read in threads
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def read_fragment(root: Path, fragment: Fragment, columns: Sequence[str] | None 
     """The rows of one fragment; ValueError names a damaged or missing one."""
     file = opened(root, fragment)
     with told(root / fragment.path, root):
-        return file.read(columns=list(columns) if columns else None)
+        many = file.metadata.num_rows > THREADED  # of a few rows threads cost more than they bring
+        return file.read(columns=list(columns) if columns else None, use_threads=many)
 
 
 def good(root: Path, fragment: Fragment) -> int:

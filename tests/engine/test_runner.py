@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import florence2
+from florence2.engine.intake import unit_for
 from florence2.engine.operator import annotation_id, annotation_ids
 from florence2.engine.pictures import ImageRules
 from florence2.store import Store
@@ -277,3 +278,8 @@ def test_fragments_put_together_are_those_put_alone(tmp_path):
     assert fragments(together) == fragments(alone) == {f.path: f.sha256 for f in fragments_}
     assert fragments_ == [together.fragment(f.path, f.units, f.run_id) for f in fragments_]  # as read back
     assert together.put_all(drafts) == fragments_  # there already
+
+
+def test_units_grow_with_the_pictures():
+    sizes = [unit_for(n) for n in (1, 16_384, 16_385, 40_000, 10**5, 10**6, 10**8)]
+    assert sizes == [64, 64, 128, 256, 512, 512, 512]
