@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", help="the store to write; left out where SOURCE is a store")
     parser.add_argument("--with", dest="with_", default="rapidocr,opencv", metavar="A,B", help="default: %(default)s")
-    parser.add_argument("--unit", type=int, metavar="N", help="new pictures in a unit of work (64; of very many up to 512)")
+    parser.add_argument(
+        "--unit", type=int, metavar="N", help="new pictures in a unit of work (64; of very many up to 512)"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
     parser.add_argument("--device", default="cpu", help="where specialists run: cpu, cuda")
     parser.add_argument("--lease", type=float, metavar="S", help="seconds a unit may take (learned from the others)")
