@@ -136,7 +136,8 @@ def _import_again(ledger: Ledger, operator: Operator, facts: dict[str, Any]) -> 
 
 def _given(origin: Mapping[str, str]) -> Given:
     try:
-        split, images, refused = origin.get("split"), origin.get("images"), [] if origin.get("skip_bad") else None
+        split, images = origin.get("split"), origin.get("images")
+        refused: list[str] | None = [] if origin.get("skip_bad") else None
         return Given.open(origin["source"], origin["format"], split or None, images or None, refused)
     except (ValueError, OSError) as error:
         raise Unrepairable(f"import: the data set {origin['source']} does not open as it did ({error})") from None

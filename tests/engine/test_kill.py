@@ -1,0 +1,147 @@
+"""Killed at any step of the commit protocol, a command run again leaves what one left in peace leaves, to the byte.
+
+The process is forked and leaves by os._exit, as in a power cut: nothing is cleaned up. The steps are all calls that
+reach the disk: folders made, files written, synced, linked, replaced, removed.
+"""
+
+import os
+
+import pytest
+
+import florence2
+from florence2.engine.exchange import import_labels
+from florence2.engine.merge import Merging
+from florence2.store import Store, commit
+from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
+
+POINTS = 24  # of the run's steps, spread evenly
+STEPS = ((os, "fsync"), (os, "link"), (os, "replace"), (os, "mkdir"), (os, "unlink"))
+
+
+def commands(root, out):
+    """A life of a store: every kind of command that writes."""
+    reader = Boxes("reader", shift=1.0, requires={"region_text/object"})
+    bad = Misbehaving("raises", ["p0001.png"], shift=0.5)
+
+    def annotate(*with_):
+        florence2.annotate(root / "pictures", out, with_, workers=0, unit=2, dependents=False)
+
+    return [
+        lambda: import_labels(root / "labels.jsonl", out, workers=0, unit=2),
+        lambda: annotate(Boxes(), reader, bad),
+        lambda: florence2.filter(out, [Floor(0.5), NoTexts()], merging=Merging()),
+        lambda: annotate(Boxes(version="2"), reader),
+        lambda: Store(out).compact(rows=9),
+        lambda: florence2.filter(out, [Floor(0.6)]),
+        lambda: Store(out).undo(),
+    ]
+
+
+def prepare(root):
+    folder_of(root, 3)
+    (root / "pictures" / "broken.png").write_bytes(b"\x89PNG")
+    line = (
+        '{"id": "0", "image": {"id": "0", "uri": "pictures/p0000.png"}, "regions": [{"id": "r", "box": [1, 1, 9, 9]}]}'
+    )
+    (root / "labels.jsonl").write_text(line + "\n")
+    return root
+
+
+class Counted:
+    """Counts the steps of a process, before and after each, and ends it at one of them."""
+
+    def __init__(self, end=0):
+        self.count, self.end = 0, end
+
+    def step(self):
+        self.count += 1
+        if self.count == self.end:
+            os._exit(9)
+
+    def wrap(self, call):
+        def counted(*args, **more):
+            self.step()
+            result = call(*args, **more)
+            self.step()
+            return result
+
+        return counted
+
+    def torn(self, write):
+        def half(root, data, suffix):
+            self.count += 1
+            if self.count == self.end:  # half the bytes have reached the disk
+                write(root, data[: len(data) // 2], suffix)
+                os._exit(9)
+            return write(root, data, suffix)
+
+        return half
+
+    def install(self, patch):
+        for module, name in STEPS:
+            patch.setattr(module, name, self.wrap(getattr(module, name)))
+        patch.setattr(commit, "_write_aside", self.torn(commit._write_aside))
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """A store left in peace, and how many steps its life has."""
+    root = prepare(tmp_path_factory.mktemp("clean"))
+    counted = Counted()
+    with pytest.MonkeyPatch.context() as patch:
+        counted.install(patch)
+        for command in commands(root, root / "s"):
+            command()
+    return root, counted.count
+
+
+def content(store):
+    """All that a store holds: fragments, compacted files and snapshots, each to the byte."""
+    files = [*store.glob("snapshots/*.json"), *store.glob("compact/**/*.parquet")]
+    return {**fragments(store), **{path.relative_to(store).as_posix(): path.read_bytes() for path in files}}
+
+
+@pytest.mark.parametrize("point", range(POINTS))
+def test_a_killed_command_run_again_leaves_the_same_store(clean, tmp_path, point):
+    root, steps = clean
+    assert steps > 10 * POINTS
+    out, reached = tmp_path / "s", tmp_path / "reached"
+    child = os.fork()
+    if not child:
+        try:
+            Counted(1 + (steps - 1) * point // (POINTS - 1)).install(pytest.MonkeyPatch())
+            for number, command in enumerate(commands(root, out)):
+                reached.write_text(str(number))
+                command()
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+    assert content(out).items() <= content(root / "s").items()  # whole or not there
+    for command in commands(root, out)[int(reached.read_text()) :]:
+        command()
+    assert content(out) == content(root / "s")
+    assert Store(out).verify() == []
+
+
+class DiesOnce(Boxes):
+    """Ends its worker at the n-th step of committing its first unit; the next worker lives."""
+
+    def __init__(self, flag, end):
+        super().__init__("boxes")
+        self.flag, self.end = flag, end
+
+    def annotate(self, samples, images):
+        if not self.flag.exists():
+            self.flag.write_text("died")
+            Counted(self.end).install(pytest.MonkeyPatch())
+        return super().annotate(samples, images)
+
+
+@pytest.mark.parametrize("end", [1, 4, 8])  # before anything is written, before the link, after it
+def test_a_worker_killed_while_it_commits_is_replaced(clean, tmp_path, end):
+    folder = folder_of(tmp_path, 3)
+    peace = florence2.annotate(folder, tmp_path / "peace", [Boxes()], workers=0, unit=2)
+    store = florence2.annotate(folder, tmp_path / "s", [DiesOnce(tmp_path / "flag", end)], workers=1, unit=2)
+    assert (tmp_path / "flag").exists() and fragments(store) == fragments(peace)
+    assert sum("died" in path.read_text() for path in (store.root / "attempts").iterdir()) == 1
