@@ -85,12 +85,14 @@ def take_in(
         raise ValueError(f"unit: expected a number of pictures, at least 1, got {unit}")
     made_by = digest([NAME, VERSION, rules_config(rules)])
     operator = Operator(run_id(made_by, 0), NAME, VERSION, made_by, 0, kind="images")
-    ledger.operators.setdefault(operator.run_id, operator)
+    noted = len(ledger.fragments)
     known = _known(ledger, operator, listing)
     chunks = list(_planned(ledger, operator, source, listing, known))
     planned = {found.relative for chunk in chunks for found in chunk.found}
     fresh = [] if only_planned else [f for f in listing if not known.has(f) and f.relative not in planned]
     new = [Chunk(tuple(fresh[i : i + unit])) for i in range(0, len(fresh), unit)]
+    if chunks or new or len(ledger.fragments) > noted:  # the last: an interrupted intake left all of it
+        ledger.operators.setdefault(operator.run_id, operator)
     if not chunks and not new:
         return
     cuts = [[chunk.found[0].relative, chunk.found[-1].relative, len(chunk.found)] for chunk in new]

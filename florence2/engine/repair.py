@@ -20,7 +20,7 @@ from florence2.engine.plans import Planned, names_of
 from florence2.engine.verdicts import REOPEN, Change, judge_units, recorded_chain, supersede_units
 from florence2.engine.work import EngineWork, opened
 from florence2.store import Store, upkeep
-from florence2.store.snapshots import Operator, Snapshot
+from florence2.store.snapshots import Operator, Snapshot, file_of
 from florence2.store.upkeep import Damage
 
 
@@ -52,11 +52,13 @@ def repair(
     """
     makers = Makers({opened(s).spec.name: s for s in with_}, {rule.spec.name: rule for rule in rules})
     for damage in damaged:
-        if damage.fragment is None:  # no snapshot needs it: the next command makes it again
-            upkeep.set_aside(store.root, damage.path)
+        if damage.fragment is None and not damage.path.startswith("snapshots/"):
+            upkeep.set_aside(store.root, damage.path)  # no snapshot needs it: the next command makes it again
+    lost = {damage.path for damage in damaged if damage.path.startswith("snapshots/")}
+    if say and lost:
+        say(f"{min(lost)}: remove it to go back to the one before; the command that ended with it writes it again")
     execution = Execution(workers=workers, progress=progress)
-    for number in reversed(store.snapshots()):
-        snapshot = store.snapshot(number)
+    for snapshot in (store.snapshot(n) for n in reversed(store.snapshots()) if file_of(n) not in lost):
         bad = [f for f in snapshot.fragments if upkeep.check(store.root, f)]
         if not bad:
             continue

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import json
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,31 @@ def parquet_bytes(table: pa.Table, metadata: dict[str, Any] | None = None, row_g
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", row_group_size=row_group, write_page_checksum=True)
     return sink.getvalue()
+
+
+SEAL = "sha256"  # the key of a sealed file's hash over all its other keys
+
+
+def sealed(data: Mapping[str, Any]) -> bytes:
+    """JSON that says, under its last key, what its other keys hash to."""
+    body = {key: value for key, value in data.items() if key != SEAL}
+    return json_bytes({**body, SEAL: hashlib.sha256(json_bytes(body)).hexdigest()})
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """What `sealed` wrote, without the seal; ValueError where a byte of it has changed. Without a seal, as it is."""
+    found = json.loads(data)
+    if not isinstance(found, dict):
+        raise ValueError(f"expected an object, got {type(found).__name__}")
+    seal = found.pop(SEAL, None)
+    if seal is not None and seal != hashlib.sha256(json_bytes(found)).hexdigest():
+        raise ValueError("its content is not what its sha256 says")
+    return found
+
+
+def json_bytes(data: Mapping[str, Any]) -> bytes:
+    """A plain mapping as the store writes JSON; what JSON cannot hold becomes a string."""
+    return (json.dumps(data, ensure_ascii=False, indent=1, default=str) + "\n").encode("utf-8", "replace")
 
 
 def sha256_of(path: Path) -> str:

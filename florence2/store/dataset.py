@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from florence2.records import Sample
 from florence2.store import access, commit, scan, schema, snapshots, upkeep
@@ -115,6 +116,22 @@ class Store:
         """Annotations counted by source, round, family, status, rule and reason."""
         return scan.tally(self.root, self.snapshot(snapshot))
 
+    def history(self, ann_id: str, snapshot: int | None = None) -> dict[str, Any]:
+        """All that is known of one annotation: its row, the run that made it, and its verdicts, the last one last."""
+        found = {
+            name: [
+                row
+                for fragment in self.snapshot(snapshot).of(name)
+                for row in schema.rows(scan.read_fragment(self.root, fragment).filter(pc.field("ann_id") == ann_id))
+            ]
+            for name in ("annotations", "decisions")
+        }
+        if not found["annotations"]:
+            raise ValueError(f"{self.root}: no annotation {ann_id!r}; expected an ann_id of the newest snapshot")
+        (row,) = found["annotations"]
+        decisions = sorted(found["decisions"], key=lambda d: (d["round"], d["seq"]))
+        return {"annotation": row, "run": self.run(row["run_id"]), "decisions": decisions}
+
     # writing
 
     def put(
@@ -161,20 +178,19 @@ class Store:
         relative = f"runs/{run_id}.json"
         kept = self.run(run_id) or {"run_id": run_id, **facts, "starts": []}
         kept["starts"].append(dict(start))
-        data = json.dumps(kept, ensure_ascii=False, indent=1, sort_keys=False, default=str)
-        commit.replace(self.root, relative, (data + "\n").encode("utf-8", "replace"))
+        commit.replace(self.root, relative, commit.sealed(json.loads(commit.json_bytes(kept))))
 
     def run(self, run_id: str) -> dict[str, Any] | None:
-        """What runs/<run_id>.json says, if it is there."""
+        """What runs/<run_id>.json says, if it is there and whole."""
         try:
-            return json.loads((self.root / "runs" / f"{run_id}.json").read_bytes())
+            return commit.unsealed((self.root / "runs" / f"{run_id}.json").read_bytes())
         except (FileNotFoundError, ValueError):
             return None
 
     # upkeep
 
     def verify(self) -> list[upkeep.Damage]:
-        """Every damaged or missing fragment of any snapshot."""
+        """Every damaged or missing fragment of any snapshot, and snapshots and records of runs that are damaged."""
         return upkeep.verify(self.root)
 
     def compact(self, snapshot: int | None = None, rows: int = upkeep.COMPACT_ROWS) -> Snapshot:

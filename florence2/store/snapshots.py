@@ -1,7 +1,8 @@
 """A snapshot is a list of fragments: what the store held when a command ended. Written once, never changed.
 
-`snapshots/000012.json` is {"parent", "fragments": [{"path", "rows", "sha256", ...}], "operators", "phase"}. It holds no
-time and no host, so equal work gives equal bytes. An older snapshot opened is time travel; undo writes a new one.
+`snapshots/000012.json` is {"parent", "fragments": [{"path", "rows", "sha256", ...}], "operators", "phase", "sha256"}.
+It holds no time and no host, so equal work gives equal bytes. An older snapshot opened is time travel; undo writes a
+new one.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ class Snapshot:
         return [fragment for fragment in self.fragments if fragment.table == table]
 
     def to_bytes(self) -> bytes:
-        """The file's bytes."""
+        """The file's bytes: what it holds, and its hash."""
+        return commit.sealed(self._body())
+
+    def _body(self) -> dict[str, Any]:
         data: dict[str, Any] = {"parent": self.parent or None}
         if self.phase:
             data["phase"] = dict(self.phase)
@@ -77,12 +81,12 @@ class Snapshot:
             data["compacts"] = self.compacts
         data["operators"] = [_lean(operator) for operator in self.operators]
         data["fragments"] = [_lean(fragment) for fragment in self.fragments]
-        return (json.dumps(data, ensure_ascii=False, indent=1) + "\n").encode()
+        return data
 
     @property
     def sha256(self) -> str:
-        """Hex SHA-256 of the file."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        """Hex SHA-256 of what it holds."""
+        return hashlib.sha256(commit.json_bytes(self._body())).hexdigest()
 
 
 def numbers(root: Path) -> list[int]:

@@ -35,10 +35,19 @@ class Damage:
 def verify(root: Path, number: int | None = None) -> list[Damage]:
     """Every fragment of every snapshot (or of one) that is damaged or missing, and strays that cannot be read."""
     wanted: dict[str, Fragment] = {}
-    for n in snapshots.numbers(root) if number is None else [number]:
-        for fragment in snapshots.read(root, n).fragments:
-            wanted.setdefault(fragment.path, fragment)
+    runs: set[str] = set()
     found = []
+    for n in snapshots.numbers(root) if number is None else [number]:
+        try:
+            commit.unsealed((root / snapshots.file_of(n)).read_bytes())
+            snapshot = snapshots.read(root, n)
+        except (ValueError, OSError):
+            found.append(Damage(snapshots.file_of(n), "unreadable"))
+            continue
+        for fragment in snapshot.fragments:
+            wanted.setdefault(fragment.path, fragment)
+        runs.update(f"runs/{operator.run_id}.json" for operator in snapshot.operators)
+    found += [Damage(path, cause) for path in sorted(runs) if (cause := _check_run(root / path))]
     for path, fragment in wanted.items():
         cause = check(root, fragment)
         if cause:
@@ -47,6 +56,16 @@ def verify(root: Path, number: int | None = None) -> list[Damage]:
         if not readable(root / path):
             found.append(Damage(path, "unreadable"))
     return found
+
+
+def _check_run(path: Path) -> str:
+    try:
+        commit.unsealed(path.read_bytes())
+    except FileNotFoundError:
+        return "missing"
+    except (ValueError, OSError):
+        return "unreadable"
+    return ""
 
 
 def check(root: Path, fragment: Fragment) -> str:
@@ -92,6 +111,8 @@ def compact(root: Path, number: int | None = None, rows: int = COMPACT_ROWS) -> 
     base = snapshots.read(root, number)
     if not base.fragments:
         raise ValueError(f"{root}: no snapshot to compact; annotate something first")
+    if number is None and base.phase.get("compact") and base.phase.get("rows") == rows:
+        return base  # nothing has come since
     made = Snapshot(
         parent=snapshots.numbers(root)[-1],
         fragments=tuple(compacted(root, base, rows)),
@@ -148,6 +169,7 @@ def _write_part(
 def undo(root: Path, to: int | None = None) -> Snapshot:
     """A new snapshot that holds what snapshot `to` held: the one before the newest, unless named."""
     newest = snapshots.read(root)
+    named = to is not None
     if to is None:
         done = newest
         while "undo" in done.phase:  # a second undo goes one step further back
@@ -155,6 +177,8 @@ def undo(root: Path, to: int | None = None) -> Snapshot:
         to = done.parent
     if not to:
         raise ValueError(f"{root}: nothing to undo, snapshot {newest.number} is the first; remove the folder instead")
+    if newest.phase == {"undo": to} and named:
+        return newest
     back = snapshots.read(root, to)
     made = Snapshot(
         parent=newest.number,

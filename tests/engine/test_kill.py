@@ -14,7 +14,7 @@ from florence2.engine.merge import Merging
 from florence2.store import Store, commit
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 
-POINTS = 24  # of the run's steps, spread evenly
+POINTS = 20  # of the run's steps, spread evenly
 STEPS = ((os, "fsync"), (os, "link"), (os, "replace"), (os, "mkdir"), (os, "unlink"))
 
 
@@ -33,7 +33,7 @@ def commands(root, out):
         lambda: annotate(Boxes(version="2"), reader),
         lambda: Store(out).compact(rows=9),
         lambda: florence2.filter(out, [Floor(0.6)]),
-        lambda: Store(out).undo(),
+        lambda: Store(out).undo(to=4),
     ]
 
 
@@ -138,7 +138,7 @@ class DiesOnce(Boxes):
         return super().annotate(samples, images)
 
 
-@pytest.mark.parametrize("end", [1, 4, 8])  # before anything is written, before the link, after it
+@pytest.mark.parametrize("end", [4, 8])  # before the link, after it
 def test_a_worker_killed_while_it_commits_is_replaced(clean, tmp_path, end):
     folder = folder_of(tmp_path, 3)
     peace = florence2.annotate(folder, tmp_path / "peace", [Boxes()], workers=0, unit=2)

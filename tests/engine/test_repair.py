@@ -172,3 +172,34 @@ def test_the_command_names_what_is_damaged_and_what_it_cannot_make_again(tmp_pat
     (Store(store.root).root / image).unlink()
     assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 1
     assert "is gone; put it back" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_damaged_record_of_a_run_is_found_and_the_same_command_writes_it_again(tmp_path, capsys, deed):
+    folder, names = folder_of(tmp_path, 3), own_names(tmp_path)
+    store = florence2.annotate(folder, tmp_path / "s", names, workers=0)
+    run = next(o.run_id for o in store.snapshot().operators if o.name == "mine")
+    spoil, _ = DEEDS[deed]
+    spoil(store.root / "runs" / f"{run}.json")
+    assert [d.path for d in store.verify()] == [f"runs/{run}.json"] and store.run(run) is None
+    assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 1
+    assert f"runs/{run}.json: " in capsys.readouterr().out
+    florence2.annotate(folder, tmp_path / "s", names, workers=0)
+    assert store.verify() == [] and store.run(run)["starts"][-1]["with"] == names[0]
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_damaged_snapshot_is_found_and_the_same_command_writes_it_again(tmp_path, capsys, deed):
+    folder, names = folder_of(tmp_path, 3), own_names(tmp_path)
+    store = florence2.annotate(folder, tmp_path / "s", names[:1], workers=0)
+    store = florence2.annotate(folder, tmp_path / "s", names, workers=0)
+    before, newest = fragments(store), store.root / "snapshots" / "000002.json"
+    good = newest.read_bytes()
+    DEEDS[deed][0](newest)
+    if deed != "deleted":  # a snapshot that is not there was never written
+        assert ("snapshots/000002.json", "unreadable") in {(d.path, d.cause) for d in store.verify()}
+        assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 1
+        assert "remove it to go back to the one before" in capsys.readouterr().err
+        newest.unlink()
+    florence2.annotate(folder, tmp_path / "s", names, workers=0)
+    assert newest.read_bytes() == good and fragments(store) == before and store.verify() == []
