@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_NATIVE = "L" if sys.byteorder == "little" else "B"
+_OTHER_ORDER = {  # how Pillow names 16 bits a channel in a file -> the same in the other byte order
+    f"{mode};16{order}": f"{mode};16{'B' if (_NATIVE if order == 'N' else order) == 'L' else 'L'}"
+    for mode in ("RGB", "RGBA")
+    for order in "LBN"
+}
 
 
 class BadImage(ValueError):
@@ -50,7 +57,7 @@ class BadImage(ValueError):
 def load(image: Any, max_pixels: int = MAX_PIXELS, frame: int = 0, name: str = "") -> np.ndarray:
     """A path, bytes, PIL image or array as upright RGB, HWC uint8 in [0, 255].
 
-    EXIF turns are applied, 16 bits divided by 257, alpha composed on white, of an animation the first frame is taken.
+    EXIF turns are applied, 16 bits a channel divided by 257, alpha composed on white, of an animation the first frame is taken.
     `name` is what an error calls the image (a path calls itself).
     """
     if isinstance(image, np.ndarray):
@@ -189,8 +196,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright_rgb(image: Image.Image) -> np.ndarray:
+    low = _low_bytes(image)
     image.load()  # a TIFF is turned here, and its orientation then reads 1
     turn = _TURNS.get(_orientation(image))
+    if low is not None:
+        image = Image.fromarray(_eight_bits(np.array(image).astype(np.int64) * 256 + low))
     if image.mode.startswith("I") or image.mode == "F":
         rgb = Image.fromarray(_eight_bits(np.array(image), image.mode)).convert("RGB")
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -200,6 +210,33 @@ def _upright_rgb(image: Image.Image) -> np.ndarray:
     else:
         rgb = image.convert("RGB")
     return np.array(rgb if turn is None else rgb.transpose(turn))
+
+
+def _raw_mode(arguments: Any) -> str:
+    """How Pillow names the samples of a file: what a tile's decoder is given, or the first of it."""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _low_bytes(image: Image.Image) -> np.ndarray | None:
+    """The low bytes of a colour picture with 16 bits a channel: Pillow keeps the high ones, cut, not rounded.
+
+    Read in the other byte order, the same file gives the low ones. None for all other pictures.
+    """
+    tiles = getattr(image, "tile", None)
+    raw = _raw_mode(tiles[0][3]) if tiles else ""
+    if raw not in _OTHER_ORDER or "transparency" in image.info:
+        return None
+    source = getattr(image, "fp")  # noqa: B009
+    place = source.tell()
+    source.seek(0)
+    twin: Any = Image.open(source)
+    twin.seek(image.tell())
+    other = _OTHER_ORDER[raw]
+    twin.tile = [(*tile[:3], other if isinstance(tile[3], str) else (other, *tile[3][1:])) for tile in twin.tile]
+    low = np.array(twin)
+    source.seek(place)
+    return low
 
 
 def _eight_bits(array: np.ndarray, mode: str = "I;16") -> np.ndarray:

@@ -63,6 +63,33 @@ def test_sixteen_bits_are_divided_by_257():
         assert np.array_equal(pixels.load(image), np.repeat(expected[:, :, None], 3, axis=2))
 
 
+def png16(array):
+    """The bytes of a PNG with 16 bits a channel, which Pillow does not write."""
+    height, width, channels = array.shape
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bits_of_colour_too(tmp_path):
+    colour = np.random.default_rng(0).integers(0, 65536, (20, 30, 3), np.uint16)
+    expected = np.round(colour / 257).astype(np.uint8)  # Pillow alone cuts: x // 256
+    (tmp_path / "x.png").write_bytes(png16(colour))
+    for image in (png16(colour), tmp_path / "x.png", Image.open(tmp_path / "x.png"), colour):
+        assert np.array_equal(pixels.load(image), expected)
+    clear = np.concatenate([colour, np.full((20, 30, 1), 65535, np.uint16)], 2)
+    clear[:5, :, 3] = 0
+    got = pixels.load(png16(clear))
+    assert (got[:5] == 255).all() and np.array_equal(got[5:], expected[5:])
+    with pytest.raises(pixels.BadImage) as caught:
+        pixels.load(png16(colour)[:-600])
+    assert caught.value.reason == "truncated"
+
+
 def test_modes_become_rgb(gradient):
     picture = Image.fromarray(gradient)
     grey = np.array(picture.convert("L"))
