@@ -57,8 +57,8 @@ class BadImage(ValueError):
 def load(image: Any, max_pixels: int = MAX_PIXELS, frame: int = 0, name: str = "") -> np.ndarray:
     """A path, bytes, PIL image or array as upright RGB, HWC uint8 in [0, 255].
 
-    EXIF turns are applied, 16 bits a channel divided by 257, alpha composed on white, of an animation the first frame is taken.
-    `name` is what an error calls the image (a path calls itself).
+    EXIF turns are applied, 16 bits a channel divided by 257, alpha composed on white; of an animation the first frame
+    is taken. `name` is what an error calls the image (a path calls itself).
     """
     if isinstance(image, np.ndarray):
         return _from_array(image, max_pixels, name or "array")
@@ -233,7 +233,9 @@ def _low_bytes(image: Image.Image) -> np.ndarray | None:
     twin: Any = Image.open(source)
     twin.seek(image.tell())
     other = _OTHER_ORDER[raw]
-    twin.tile = [(*tile[:3], other if isinstance(tile[3], str) else (other, *tile[3][1:])) for tile in twin.tile]
+    arguments = [other if isinstance(tile[3], str) else (other, *tile[3][1:]) for tile in twin.tile]
+    make = getattr(type(twin.tile[0]), "_make", tuple)  # a plain tuple in older Pillows
+    twin.tile = [make((*tile[:3], args)) for tile, args in zip(twin.tile, arguments)]
     low = np.array(twin)
     source.seek(place)
     return low
