@@ -13,7 +13,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("store", help="the store's folder")
     parser.add_argument("--rules", metavar="FILE.yaml", help="settings that differ from the defaults (see --show)")
     parser.add_argument("--show", action="store_true", help="print the rules as they would judge, as YAML, and stop")
-    parser.add_argument("--merge", action="store_true", help="then merge sources that agree")
+    parser.add_argument(
+        "--merge", nargs="?", const="", metavar="FILE.yaml",
+        help="then merge sources that agree; settings that differ: iou, conflict_iou, unconfirmed_below, synonyms, ...",
+    )  # fmt: skip
     parser.add_argument("--tune", metavar="LABELLED", help="fit thresholds to a labelled data set, judge nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -21,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     from florence2.cli.annotate import describe
     from florence2.cli.progress import Bars
     from florence2.engine.filters import open_chain, to_yaml
-    from florence2.engine.merge import Merging
+    from florence2.engine.merge import Merging, settings
     from florence2.engine.phases import filter
 
     if args.show:
@@ -29,8 +32,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if args.tune:
         return tune(args.store, args.tune, args.rules, args.json)
+    merging = None if args.merge is None else settings(args.merge) if args.merge else Merging()
     with Bars(args.quiet) as bars:
-        store = filter(args.store, args.rules, merging=Merging() if args.merge else None, progress=bars)
+        store = filter(args.store, args.rules, merging=merging, progress=bars)
     counts, reasons = store.counts(), store.reasons()
     if args.json:
         print(json.dumps({"store": str(store.root), **counts, "reasons": reasons}))

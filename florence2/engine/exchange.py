@@ -33,7 +33,7 @@ from florence2.formats import checks
 from florence2.pixels import BadImage
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
 from florence2.sources import files, kinds
-from florence2.store import Store, schema
+from florence2.store import Store, schema, told
 from florence2.store.snapshots import Operator
 
 VERSION = "1"
@@ -212,11 +212,15 @@ def write_import(ledger: Ledger, operator: Operator, given: Given) -> None:
                 ledger.done(paths[table], [unit.uid], operator.run_id)
             continue
         rows: dict[str, list[schema.Row]] = {table: [] for table in paths}
+        wholes: dict[str, told.Told] = {}
         for picture, sample in said:
             _rows_of(picture, sample, operator, rows)
+            if sample.coverage or sample.split:
+                wholes[picture.image.id] = told.Told(sample.split, sample.coverage)
         for table, path in paths.items():
             if rows[table] or table == "annotations":
-                ledger.put([ledger.draft(path, operator, unit, rows[table])])
+                more = {told.KEY: told.pack(wholes)} if table == "annotations" and wholes else {}
+                ledger.put([ledger.draft(path, operator, unit, rows[table], **more)])
 
 
 def _rows_of(picture: Sample, sample: Sample, operator: Operator, rows: dict[str, list[schema.Row]]) -> None:

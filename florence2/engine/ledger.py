@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from florence2.engine.operator import Reading
 from florence2.records import Sample
-from florence2.store import Store, commit, scan, schema, upkeep
+from florence2.store import Store, commit, scan, schema, told, upkeep
 from florence2.store.dataset import Draft
 from florence2.store.schema import TABLES
 from florence2.store.snapshots import Fragment, Operator, Snapshot, extended
@@ -168,8 +168,10 @@ class Ledger:
             rows: dict[tuple[str, bool], list[schema.Row]] = {}
             for row in schema.rows(table):
                 rows.setdefault((row["unit"], row["status"] == "ok"), []).append(row)
+            said = scan.told_of(self.store.root, group.imports, whole=False)
             for uid in group.units:
-                ok, others = (schema.samples(rows.get((uid, good), ()), None, None) for good in (True, False))
+                found = (schema.samples(rows.get((uid, good), ()), None, None) for good in (True, False))
+                ok, others = (told.applied(samples, said) for samples in found)
                 yield Unit(uid, tuple(ok), group, tuple(others))
 
     def samples(self, unit: Unit, runs: Iterable[str], maker: Operator, seq: int) -> list[Sample]:
@@ -214,9 +216,9 @@ class Ledger:
         about = {"operator": dataclasses.asdict(operator), **facts}
         self.store.record_run(operator.run_id, about, {**where_and_when(), **inputs})
 
-    def draft(self, path: str, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Draft:
-        """An operator's rows about a unit, to be put."""
-        about = {name: getattr(operator, name) for name in ("name", "version", "fingerprint", "round")}
+    def draft(self, path: str, operator: Operator, unit: Unit, rows: Sequence[schema.Row], **more: str) -> Draft:
+        """An operator's rows about a unit, to be put; `more` goes into the file's metadata."""
+        about = {name: getattr(operator, name) for name in ("name", "version", "fingerprint", "round")} | more
         return Draft(path, rows, [unit.uid], operator.run_id, about)
 
     def put(self, drafts: Sequence[Draft]) -> None:

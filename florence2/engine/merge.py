@@ -1,7 +1,7 @@
 """Several sources of one picture become one current view: by verdicts, and a fused row only where no parent is right.
 
 Human outranks import, import the rest. Sources that agree on a label and, by IoU, on a place are one object; agreement
-raises its score. Nothing is removed: a loser is superseded and names its winner.
+raises its score. What a labelled set says is not there, falls. Nothing is removed: a loser names its winner.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from florence2.engine.ledger import Ledger, reading
 from florence2.engine.operator import Reading, annotation_id, digest, run_id
@@ -21,7 +23,7 @@ from florence2.records import Decision, Region, Sample, Source, Text
 from florence2.store import schema
 from florence2.store.snapshots import Operator
 
-NAME, VERSION = "merge", "1"
+NAME, VERSION = "merge", "2"
 RANKS = {"human": 0, "import": 1}
 
 Progress = Callable[[str, int, int], None]
@@ -39,6 +41,30 @@ class Merging:
     """Where a model has looked, an object of another source that it did not see and whose score is below this falls."""
     synonyms: tuple[tuple[str, ...], ...] = ()
     """Groups of labels that mean the same; the first of a group stands for it."""
+    contradicted: bool = True
+    """An object that no person saw falls where a labelled set says that there is none: its label was looked for in
+    vain (verified_absent), or all of that label are listed and this is none of them (not_listed)."""
+
+
+def settings(path: str | Path) -> Merging:
+    """The settings of a YAML file: Merging's fields, those left out at their defaults."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:100]})") from None
+    known = {f.name: f for f in dataclasses.fields(Merging)}
+    unknown = [key for key in data if key not in known] if isinstance(data, dict) else [data]
+    if unknown:
+        raise ValueError(f"{path}: {unknown[0]!r:.60}: expected some of {', '.join(known)}")
+    groups = data.get("synonyms") or []
+    if not all(isinstance(group, list) and all(isinstance(x, str) for x in group) for group in groups):
+        raise ValueError(f"{path}: synonyms: expected lists of labels, such as [[person, man], [car, auto]]")
+    for key in set(data) - {"synonyms"}:
+        value, wanted = data[key], "true or false" if key == "contradicted" else "a number"
+        fits = isinstance(value, bool if key == "contradicted" else (int, float))
+        if not fits and not (value is None and key == "unconfirmed_below"):
+            raise ValueError(f"{path}: {key}: expected {wanted}, got {value!r:.60}")
+    return Merging(**{**data, "synonyms": tuple(tuple(map(_folded, group)) for group in groups)})
 
 
 @dataclass
@@ -51,14 +77,26 @@ class Merged:
 
 def merge(ledger: Ledger, merging: Merging, round: int, progress: Progress | None = None) -> None:
     """Merge what stands in every unit; the verdicts belong to `round` and come after its filters'."""
+    operator, live, seq = _planned(ledger, merging, round)
+    facts = {"config": asdict(merging), "reads": [o.run_id for o in live], "seq": seq}
+    ledger.start(operator, facts, {})
+    merge_units(ledger, merging, operator, live, seq, progress)
+
+
+def merged_otherwise(ledger: Ledger, merging: Merging, round: int) -> bool:
+    """Whether that round was merged before by other settings: its verdicts stand, and a new round is needed."""
+    operator, _, _ = _planned(ledger, merging, round)
+    return any(o.kind == "merge" and o.round == round and o.run_id != operator.run_id for o in ledger.base.operators)
+
+
+def _planned(ledger: Ledger, merging: Merging, round: int) -> tuple[Operator, list[Operator], int]:
+    """The merge of a round, the operators whose annotations it reads, and its place among the round's verdicts."""
     live = [o for o in ledger.live() if o.kind != "merge" or o.round < round]
     filters = [o for o in ledger.operators.values() if o.kind == "filter" and o.round == round]
     reads = [*reading(live), *(Reading(o.fingerprint, round) for o in filters)]
     made_by = digest([NAME, VERSION, asdict(merging), sorted((r.fingerprint, r.round) for r in reads)])
     operator = Operator(run_id(made_by, round), NAME, VERSION, made_by, round, "merge", ("region_text/object",))
-    runs, seq = [o.run_id for o in live], 1 + len(filters)
-    ledger.start(operator, {"config": asdict(merging), "reads": runs, "seq": seq}, {})
-    merge_units(ledger, merging, operator, live, seq, progress)
+    return operator, live, 1 + len(filters)
 
 
 def merge_units(
@@ -105,6 +143,10 @@ def merge_sample(sample: Sample, merging: Merging, operator: Operator, models: I
     out = Merged()
     ordinal = 0
     boxed = [region for region in sample.regions if region.box is not None and not region.refines and not region.ignore]
+    if merging.contradicted:
+        out.decisions += _contradicted(sample, boxed, merging)
+        fallen = {d.item_id for d in out.decisions}
+        boxed = [region for region in boxed if region.id not in fallen]
     label_of = {r.id: _label(r.label, merging.synonyms) for r in boxed}
     alone: list[Region] = []
     winners: list[Region] = []
@@ -118,11 +160,10 @@ def merge_sample(sample: Sample, merging: Merging, operator: Operator, models: I
             ordinal += 1
         winners.append(winner)
         out.decisions += [
-            Decision(
-                r.id, "superseded", NAME, reason, value=_overlap(winner, r), threshold=merging.iou, by_id=winner.id
-            )
+            Decision(r.id, "superseded", NAME, why, _overlap(winner, r), merging.iou, winner.id)
             for r in cluster
             if r is not winner
+            for why in ["outranked" if _rank(r) > _rank(winner) and _rank(winner) < 2 else reason]
         ]
     out.decisions += _conflicts(alone, winners, merging, label_of)
     if merging.unconfirmed_below is not None and models:
@@ -163,7 +204,7 @@ def _fused(cluster: Sequence[Region], image_id: str, operator: Operator, ordinal
     """The row that stands for a cluster and why the others fall: its leader, or a fused box that equals no parent."""
     leader = cluster[0]
     if _rank(leader) < 2:
-        return leader, "outranked"
+        return leader, "agrees"
     if leader.kind == "text" or any(r.polygons or r.quad or r.mask for r in cluster):
         return leader, "agrees"  # shapes and texts are not averaged: the best one stands
     weights = np.array([1.0 if r.score is None else max(r.score, 1e-3) for r in cluster])
@@ -184,6 +225,38 @@ def _fused(cluster: Sequence[Region], image_id: str, operator: Operator, ordinal
         if np.allclose(parent.box or (), fused.box or (), atol=1e-3) and parent.score == fused.score:
             return parent, "agrees"
     return fused, "fused"
+
+
+def _contradicted(sample: Sample, regions: Sequence[Region], merging: Merging) -> list[Decision]:
+    """Rejections of objects that a labelled set says are not there: what the absence of a label means."""
+    states = [(space, c) for space, found in sample.coverage.items() for c in found]
+    listed_by = {r.label_space for r in sample.regions if _rank(r) < 2}  # sets that list objects of this picture
+    absent = {_label(x, merging.synonyms) for _, c in states if c.state == "negatives" for x in c.labels}
+    whole = {
+        _label(x, merging.synonyms) for s, c in states if c.state == "exhaustive" and s in listed_by for x in c.labels
+    }
+    listed: dict[str, list[Region]] = {}
+    for region in sample.regions:
+        if _rank(region) < 2 and region.box is not None:
+            listed.setdefault(_label(region.label, merging.synonyms), []).append(region)
+    out = []
+    for region in regions:
+        label = _label(region.label, merging.synonyms)
+        if _rank(region) < 2 or region.kind != "object" or label not in absent | whole or label in absent & set(listed):
+            continue
+        known = listed.get(label, [])
+        best = max((_covered(region, r) if r.ignore else _overlap(region, r) for r in known), default=0.0)
+        if label in absent or best < merging.iou:
+            reason = "verified_absent" if label in absent else "not_listed"
+            out.append(Decision(region.id, "rejected", NAME, reason, best, merging.iou))
+    return out
+
+
+def _covered(region: Region, crowd: Region) -> float:
+    """The share of a region that lies in a crowd, which stands for any number of objects."""
+    (x1, y1, x2, y2), (a1, b1, a2, b2) = region.box or (0.0,) * 4, crowd.box or (0.0,) * 4
+    inside = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
+    return inside / max((x2 - x1) * (y2 - y1), 1e-9)
 
 
 def _conflicts(
@@ -255,8 +328,12 @@ def _texts(texts: Sequence[Text]) -> list[Decision]:
 
 
 def _label(label: str, synonyms: Sequence[Sequence[str]]) -> str:
-    folded = " ".join(label.casefold().split())
+    folded = _folded(label)
     return next((group[0] for group in synonyms if folded in group), folded)
+
+
+def _folded(label: str) -> str:
+    return " ".join(label.casefold().split())
 
 
 def _overlap(a: Region, b: Region) -> float:
@@ -273,4 +350,4 @@ def _rank(item: Any) -> int:
 
 def _source(item: Any) -> tuple[Any, ...]:
     source = item.source
-    return (source.kind, source.name, source.round) if source is not None else ()
+    return (source.kind, source.name, source.round, source.run_id) if source is not None else ()

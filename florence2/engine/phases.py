@@ -15,7 +15,7 @@ from florence2.engine import addresses, intake
 from florence2.engine.filters import open_chain
 from florence2.engine.ledger import Below, Ledger, Unit, fragment_path
 from florence2.engine.listing import find
-from florence2.engine.merge import Merging, merge
+from florence2.engine.merge import Merging, merge, merged_otherwise
 from florence2.engine.operator import Filter, Specialist, unit_id
 from florence2.engine.pictures import Found, ImageRules, load_function
 from florence2.engine.plans import Planned, after, plan, refuse_twins, with_their_inputs
@@ -150,8 +150,11 @@ def filter(
     """
     store = store if isinstance(store, Store) else Store(store)
     ledger = Ledger(store)
-    round = judge(ledger, chain_of(rules), progress)
+    chain = chain_of(rules)
+    round = judge(ledger, chain, progress)
     if merging is not None:
+        if merged_otherwise(ledger, merging, round):
+            round = judge(ledger, chain, progress, again=True)
         merge(ledger, merging, round, progress)
     ledger.finish({"phase": "filter" if merging is None else "merge", "round": round})
     return store

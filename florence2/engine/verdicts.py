@@ -23,8 +23,8 @@ REOPEN, RECOMPUTED = "reopen", "recomputed"
 Progress = Callable[[str, int, int], None]
 
 
-def judge(ledger: Ledger, filters: Sequence[Filter], progress: Progress | None = None) -> int:
-    """Judge every unit by a chain of filters; returns the round of the verdicts."""
+def judge(ledger: Ledger, filters: Sequence[Filter], progress: Progress | None = None, again: bool = False) -> int:
+    """Judge every unit by a chain of filters; returns the round of the verdicts, a new one where asked to `again`."""
     if not filters:
         raise ValueError("filter: got no rules; name at least one")
     names = [f.spec.name for f in filters]
@@ -33,7 +33,7 @@ def judge(ledger: Ledger, filters: Sequence[Filter], progress: Progress | None =
     live = ledger.live()
     if not live:
         raise ValueError(f"{ledger.store.root}: has no annotations to judge; run florence2 annotate first")
-    round, chain, reads = _round_of(ledger, filters, live)
+    round, chain, reads = _round_of(ledger, filters, live, again)
     runs = [o.run_id for o in reads]
     steps = list(zip(chain, (None, *filters)))
     steps = steps if round else steps[1:]  # there is nothing to reopen in the first round
@@ -85,7 +85,7 @@ def recorded_chain(
 
 
 def _round_of(
-    ledger: Ledger, filters: Sequence[Filter], live: Sequence[Operator]
+    ledger: Ledger, filters: Sequence[Filter], live: Sequence[Operator], again: bool = False
 ) -> tuple[int, list[Operator], list[Operator]]:
     """The newest round of judging if it was by these rules over these annotations, else the next.
 
@@ -93,7 +93,7 @@ def _round_of(
     """
     judged = max((o.round for o in ledger.base.operators if o.kind == "filter"), default=-1)
     turned = any(o.kind == RECOMPUTED and o.round == judged for o in ledger.base.operators)  # after that judging
-    for round in ([] if turned else [judged]) + [ledger.newest_round("decisions") + 1]:
+    for round in ([] if turned or again else [judged]) + [ledger.newest_round("decisions") + 1]:
         seen = [o for o in live if o.kind != "merge" or o.round < round]  # a round's merging comes after its rules
         reads = reading(seen)
         made_by = [digest([REOPEN, "1", sorted((r.fingerprint, r.round) for r in reads)])]
@@ -175,8 +175,15 @@ def replacements(ledger: Ledger, made: Sequence[tuple[Operator, Takes | None]]) 
         for new, takes in made
         for old in ledger.base.operators
         if old.kind == new.kind and (old.name, old.round) == (new.name, new.round)
-        if old.run_id not in now and not old.replaced
+        if old.run_id not in now and not old.replaced and (new.kind != "import" or _same_set(ledger, old, new))
     }
+
+
+def _same_set(ledger: Ledger, old: Operator, new: Operator) -> bool:
+    """Whether two imports read the same files: another set about the same pictures is not replaced, both stand."""
+    starts = [(ledger.store.run(o.run_id) or {"starts": []})["starts"] for o in (old, new)]
+    read = [{(start.get("source"), start.get("split") or "") for start in each} for each in starts]
+    return bool(read[0] & read[1])
 
 
 def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Takes | None]]) -> None:
@@ -197,6 +204,9 @@ def supersede_replaced(ledger: Ledger, made: Sequence[tuple[Operator, Takes | No
     )
     if not any(_turned(ledger, operator, unit, change, seq) for unit in ledger.units()):
         del ledger.operators[operator.run_id]
+        for run in replaced:  # an import without rows may have said what absence means: that goes with it
+            if ledger.operators[run].kind == "import":
+                ledger.operators[run] = dataclasses.replace(ledger.operators[run], replaced=True)
         return
     facts = {"replaced": {r: takes.fact() if takes else None for r, takes in replaced.items()}, "seq": seq}
     ledger.start(operator, {**facts, "returned": sorted(returned), "reads": change.reads}, {})

@@ -126,7 +126,7 @@ class Part:
         if not low <= start < end <= high:
             starts = self.starts[name]
             first, last = bisect_right(starts, start) - 1, bisect_right(starts, end - 1)
-            with scan.told(self.paths[name], self.root):
+            with scan.naming(self.paths[name], self.root):
                 table = self.files[name].read_row_groups(list(range(first, last)))
             low, high = starts[first], starts[last]
             self._held[name] = low, high, table

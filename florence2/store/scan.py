@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from florence2.records import Sample
-from florence2.store import schema
+from florence2.store import schema, told
 from florence2.store.snapshots import Fragment, Snapshot
 
 VIEWS = ("current", "all")
@@ -26,10 +26,11 @@ THREADED = 100_000  # rows of a file above which its columns are read in threads
 
 @dataclass(frozen=True)
 class Group:
-    """The fragments of all four tables about the pictures of some units."""
+    """The fragments of all four tables about the pictures of some units; `imports` of its annotations are imports'."""
 
     units: tuple[str, ...]
     fragments: dict[str, tuple[Fragment, ...]]
+    imports: tuple[Fragment, ...] = ()
 
 
 def groups(snapshot: Snapshot) -> list[Group]:
@@ -45,19 +46,36 @@ def groups(snapshot: Snapshot) -> list[Group]:
     for fragment in snapshot.fragments:
         for number in {home[unit] for unit in fragment.units if unit in home}:
             parts[number][fragment.table].append(fragment)
-    return [Group(units, {name: tuple(found) for name, found in by.items()}) for units, by in zip(order, parts)]
+    live = {o.run_id for o in snapshot.operators if o.kind == "import" and not o.replaced}
+    imports = [tuple(f for f in by.get("annotations", ()) if f.run_id in live) for by in parts]
+    return [
+        Group(units, {name: tuple(found) for name, found in by.items()}, said)
+        for units, by, said in zip(order, parts, imports)
+    ]
+
+
+def told_of(root: Path, fragments: Sequence[Fragment], whole: bool = True) -> dict[str, told.Told]:
+    """What imports say of pictures as wholes; without `whole`, damaged fragments (to be made again) say nothing."""
+    parts = []
+    for fragment in fragments:
+        try:
+            parts.append(told.unpack(opened(root, fragment).schema_arrow.metadata))
+        except ValueError:
+            if whole:
+                raise
+    return told.joined(parts)
 
 
 def opened(root: Path, fragment: Fragment) -> pq.ParquetFile:
     """A fragment's file with its footer read; ValueError names a damaged or missing one."""
-    with told(root / fragment.path, root):
+    with naming(root / fragment.path, root):
         return pq.ParquetFile(root / fragment.path, page_checksum_verification=True)
 
 
 def read_fragment(root: Path, fragment: Fragment, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of one fragment; ValueError names a damaged or missing one."""
     file = opened(root, fragment)
-    with told(root / fragment.path, root):
+    with naming(root / fragment.path, root):
         many = file.metadata.num_rows > THREADED  # of a few rows threads cost more than they bring
         return file.read(columns=list(columns) if columns else None, use_threads=many)
 
@@ -73,7 +91,7 @@ def good(root: Path, fragment: Fragment) -> int:
 
 
 @contextmanager
-def told(path: Path, root: Path) -> Iterator[None]:
+def naming(path: Path, root: Path) -> Iterator[None]:
     """Around reading a fragment: what goes wrong is a ValueError that names the file and the remedy."""
     try:
         yield
@@ -105,6 +123,7 @@ def group_samples(root: Path, group: Group, view: str = "current") -> list[Sampl
         read_table(root, "annotations", group.fragments.get("annotations", ())),
         read_table(root, "decisions", group.fragments.get("decisions", ())),
     )
+    found = told.applied(found, told_of(root, group.imports))
     return [sample.current() for sample in found] if view == "current" else found
 
 

@@ -144,7 +144,7 @@ def image_row(sample: Sample, unit: str = "", status: str = "ok", reason: str = 
         "split": sample.split or None,
         "status": status,
         "reason": reason or None,
-        "label_coverage": _coverage_rows(sample.coverage),
+        "label_coverage": coverage_rows(sample.coverage),
         **more,
     }
 
@@ -215,7 +215,7 @@ def samples(images: Sequence[Row], annotations: pa.Table | None, decisions: pa.T
                 groundings=tuple(found.get(Grounding, ())),
                 decisions=tuple(sorted(verdicts.get(row["id"], ()), key=lambda d: (d.round, d.seq))),
                 split=row.get("split") or "",
-                coverage=_coverage(row.get("label_coverage")),
+                coverage=coverage_of(row.get("label_coverage")),
             )
         )
     return out
@@ -389,7 +389,8 @@ def _decision(row: Row) -> Decision:
     )
 
 
-def _coverage_rows(coverage: Mapping[str, Sequence[Coverage]]) -> list[Row] | None:
+def coverage_rows(coverage: Mapping[str, Sequence[Coverage]]) -> list[Row] | None:
+    """A sample's coverage as the cell `label_coverage` holds it."""
     out = [
         {"label_space": space, "label": label, "state": entry.state}
         for space, entries in sorted(coverage.items())
@@ -399,7 +400,8 @@ def _coverage_rows(coverage: Mapping[str, Sequence[Coverage]]) -> list[Row] | No
     return out or None
 
 
-def _coverage(rows: Iterable[Mapping[str, Any]] | None) -> dict[str, tuple[Coverage, ...]]:
+def coverage_of(rows: Iterable[Mapping[str, Any]] | None) -> dict[str, tuple[Coverage, ...]]:
+    """The coverage that a cell `label_coverage` holds."""
     labels: dict[str, dict[tuple[str, bool], list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in rows or ():
         found = labels[row["label_space"]][row["state"], row["label"] is None]

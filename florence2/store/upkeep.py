@@ -7,7 +7,7 @@ again under its name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from florence2.store import access, commit, scan, snapshots
+from florence2.store import access, commit, scan, schema, snapshots
 from florence2.store.schema import TABLES
 from florence2.store.snapshots import Fragment, Snapshot
+from florence2.store.told import Told
 
 COMPACT_ROWS = 20_000  # annotations in one compacted file
 ROW_GROUP = 1_000  # rows of it that random access reads at once
@@ -130,10 +131,11 @@ def compacted(root: Path, base: Snapshot, rows: int) -> list[Fragment]:
         units = tuple(unit for group in chunk for unit in group.units)
         images = [fragment for group in chunk for fragment in group.fragments["images"]]
         ids = scan.read_table(root, "images", images, ["id"])["id"].combine_chunks()
+        said = scan.told_of(root, [fragment for group in chunk for fragment in group.imports])
         for name in TABLES:
             parts = [fragment for group in chunk for fragment in group.fragments.get(name, ())]
             if parts or name == "images":
-                fragments.append(_write_part(root, base.number, name, part, parts, units, ids))
+                fragments.append(_write_part(root, base.number, name, part, parts, units, ids, said))
     return fragments
 
 
@@ -152,10 +154,19 @@ def _chunks(groups: list[scan.Group], rows: int) -> Iterator[list[scan.Group]]:
 
 
 def _write_part(
-    root: Path, number: int, name: str, part: int, parts: list[Fragment], units: tuple[str, ...], ids: pa.Array
+    root: Path,
+    number: int,
+    name: str,
+    part: int,
+    parts: list[Fragment],
+    units: tuple[str, ...],
+    ids: pa.Array,
+    said: Mapping[str, Told],
 ) -> Fragment:
     """One file of a table, its rows in the order of the pictures `ids`, a picture's own in the order they came."""
     table = scan.read_table(root, name, parts)
+    if name == "images" and said:  # the imports' fragments are merged away: their word goes into the rows
+        table = _told_to(table, said)
     if name != "images":
         table = table.take(np.argsort(access.picture_numbers(table["image_id"], ids), kind="stable"))
     data = commit.parquet_bytes(table, row_group=ROW_GROUP)
@@ -164,6 +175,21 @@ def _write_part(
         set_aside(root, path)
         commit.commit(root, path, data)
     return Fragment(path, table.num_rows, commit.sha256_of(root / path), units)
+
+
+def _told_to(images: pa.Table, said: Mapping[str, Told]) -> pa.Table:
+    """The table `images` with what is said of its pictures in its columns of split and coverage."""
+    names = images["id"].to_pylist()
+    coverage = [schema.coverage_of(value) for value in images["label_coverage"].to_pylist()]
+    every = [said.get(name, Told()) for name in names]
+    columns = {
+        "split": [old or told.split or None for old, told in zip(images["split"].to_pylist(), every)],
+        "label_coverage": [schema.coverage_rows({**old, **told.coverage}) for old, told in zip(coverage, every)],
+    }
+    for name, values in columns.items():
+        field = images.schema.field(name)
+        images = images.set_column(images.schema.get_field_index(name), field, pa.array(values, field.type))
+    return images
 
 
 def undo(root: Path, to: int | None = None) -> Snapshot:

@@ -159,3 +159,63 @@ def test_the_commands(tmp_path, capsys):
     assert "not empty" in capsys.readouterr().err
     assert main(["export", store, "--to", "voc", "--out", str(tmp_path / "v"), "--all"]) == 1
     assert Path(tmp_path / "coco" / "instances.json").is_file() and len(Store(store).snapshots()) == 1
+
+
+def test_what_later_imports_say_of_known_pictures_counts(tmp_path):
+    """Two sets label the same pictures, annotated before: both their coverages stand, in every way of reading."""
+    folder = folder_of(tmp_path, 3)
+    store = florence2.annotate(folder, tmp_path / "s", [Boxes()], workers=0)
+    first = {"a": (Coverage("exhaustive", ("cat",)),), "shared": (Coverage("negatives", ("cow",)),)}
+    second = {
+        "b": (Coverage("partial"),),
+        "shared": (Coverage("negatives", ("hen",)), Coverage("exhaustive", ("cow",))),
+    }
+    for name, coverage, count in (("one", first, 3), ("two", second, 2)):
+        samples = [
+            Sample(f"s{i}", ImageRef(p.name, str(p)), split="test", coverage=coverage)
+            for i, p in enumerate(sorted(folder.glob("*.png"))[:count])
+        ]
+        jsonl.write(samples, tmp_path / name)
+        import_labels(tmp_path / name, tmp_path / "s", workers=0)
+    both = {
+        **first, "b": (Coverage("partial"),),
+        "shared": (Coverage("negatives", ("cow", "hen")), Coverage("exhaustive", ("cow",))),
+    }  # fmt: skip
+    expected = [both, both, first]
+
+    def check(samples):
+        assert [s.coverage for s in samples] == expected and {s.split for s in samples} == {"test"}
+
+    check(list(store.samples()))
+    check([store.random()[i] for i in range(3)])
+    assert [s.coverage for s in store.samples(snapshot=1)] == [{}] * 3  # time travel
+    store.compact()
+    check(list(store.samples()))
+    check([store.random()[i] for i in range(3)])
+    assert export_labels(store, "jsonl", tmp_path / "out")[1] == {}
+    check(list(jsonl.read(tmp_path / "out")))
+    # labels that changed replace what their import said
+    jsonl.write([dataclasses.replace(s, coverage={}) for s in samples], tmp_path / "two")
+    other = florence2.annotate(folder, tmp_path / "s2", [Boxes()], workers=0)
+    import_labels(tmp_path / "one", tmp_path / "s2", workers=0)
+    assert [s.coverage for s in other.samples()] == [first] * 3
+    jsonl.write([dataclasses.replace(s, coverage={}) for s in jsonl.read(tmp_path / "one")], tmp_path / "one")
+    import_labels(tmp_path / "one", tmp_path / "s2", workers=0)
+    assert [s.coverage for s in other.samples()] == [{}] * 3
+
+
+def test_two_sets_about_the_same_pictures_both_stand(tmp_path):
+    """A second data set adds to the first; only an import of the same files again replaces what they said."""
+    folder = folder_of(tmp_path, 2)
+    for name, label in (("one", "cat"), ("two", "dog")):
+        samples = [
+            Sample(f"s{i}", ImageRef(p.name, str(p)), regions=(Region("a", box=(1, 2, 9, 9), label=label),))
+            for i, p in enumerate(sorted(folder.glob("*.png")))
+        ]
+        jsonl.write(samples, tmp_path / name)
+        store = import_labels(tmp_path / name, tmp_path / "s", workers=0)
+    assert [sorted(r.label for r in s.regions) for s in store.samples()] == [["cat", "dog"]] * 2
+    jsonl.write([dataclasses.replace(s, regions=()) for s in samples], tmp_path / "two")
+    import_labels(tmp_path / "two", tmp_path / "s", workers=0)
+    assert [[r.label for r in s.regions] for s in store.samples()] == [["cat"]] * 2
+    assert store.counts()["annotations"] == {"total": 4, "kept": 2, "rejected": 0, "superseded": 2}
