@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _refuse(f"florence2 {name}: {_one_line(error)}", 1)
     except ImportError as error:
-        return _refuse(f"florence2 {name}: {_one_line(error)}; install the extra it belongs to (see README)", 1)
+        from florence2.cli.extras import remedy
+
+        advice = f"; {remedy(error.name)}" if error.name else ""
+        return _refuse(f"florence2 {name}: {_one_line(error)}{advice}", 1)
 
 
 def _usage() -> str:

@@ -1,0 +1,31 @@
+"""What to install when a module is missing: told by the requirements the package itself names."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Sequence
+
+# module -> the distribution that brings it, where the two are named apart
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
+
+
+def remedy(module: str, requirements: Sequence[str] | None = None) -> str:
+    """`install florence2[eval]` for pycocotools, and so on; the distribution itself where no extra names it.
+
+    `requirements`: lines such as "scipy>=1.13; extra == 'specialists'"; default: the installed package's own.
+    """
+    top = module.partition(".")[0]
+    wanted = DISTRIBUTIONS.get(top, top.replace("_", "-")).lower()
+    for line in _own() if requirements is None else requirements:
+        name, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"]([\w-]+)['\"]", line)
+        if name and name[0].replace("_", "-").lower() == wanted:
+            return f"pip install 'florence2[{extra[1]}]'" if extra else "pip install florence2"
+    return f"pip install {wanted}"
+
+
+def _own() -> Sequence[str]:
+    try:
+        return importlib.metadata.requires("florence2") or ()
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        return ()
