@@ -1,11 +1,16 @@
 """The store at size: rows a second in and out, bytes an annotation, time to open, random access; no pictures.
 
-python benchmarks/store.py [ANNOTATIONS]        a million unless named, ten to a picture
+python benchmarks/store.py [SAMPLES] [ANNOTATIONS_A_SAMPLE]        20,000 samples of five annotations unless named
+
+A tenth of the size is measured beside it. Of a scan the first 200,000 samples are timed. `random` is a picture with all
+its annotations and verdicts at a random position, as shuffled training asks for it; its memory is that of a process
+which does nothing else. Everything is read with a warm disk cache.
 """
 
 import json
+import os
 import resource
-import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from florence2.engine.ledger import Ledger, fragment_path
-from florence2.engine.operator import digest, run_id, unit_id
+from florence2.engine.operator import annotation_ids, digest, run_id, unit_id
 from florence2.engine.verdicts import judge
 from florence2.records import Decision, ImageRef, Region, Sample, Source
 from florence2.store import Store, schema
 from florence2.store.snapshots import Operator
 
-UNIT, EACH = 256, 10  # pictures in a unit, boxes in a picture
+UNIT = 512  # pictures, as in a folder of a million
 
 
 class Floor:
@@ -34,7 +39,7 @@ class Floor:
         return [Decision(r.id, "rejected", "", "low_score", r.score, 0.3) for r in sample.regions if r.score < 0.3]
 
 
-def fill(store: Store, pictures: int) -> None:
+def fill(store: Store, pictures: int, each: int) -> None:
     """Commit units of synthetic rows as an intake and a specialist would."""
     ledger = Ledger(store)
     made = [digest(["benchmark", name]) for name in ("images", "boxes")]
@@ -48,16 +53,19 @@ def fill(store: Store, pictures: int) -> None:
     for start in range(0, pictures, UNIT):
         ids = [digest(["picture", i], size=12) for i in range(start, min(start + UNIT, pictures))]
         uid = unit_id(ids, intake.fingerprint, 0)
-        corners = rng.uniform(0, 600, (len(ids), EACH, 4)).round(2)
-        scores = rng.uniform(0, 1, (len(ids), EACH)).round(4)
+        corners = rng.uniform(0, 600, (len(ids), each, 4)).round(2)
+        scores = rng.uniform(0, 1, (len(ids), each)).round(4)
         images, rows = [], []
         for i, name in enumerate(ids):
+            names = annotation_ids(name, boxes.fingerprint, 0, each)
             regions = tuple(
-                Region(f"{name}{n:02}", box=(x, y, x + w / 4, y + h / 4), label=f"kind {n % 7}", score=s, source=source)
+                Region(names[n], box=(x, y, x + w / 4, y + h / 4), label=f"kind {n % 7}", score=s, source=source)
                 for n, ((x, y, w, h), s) in enumerate(zip(corners[i].tolist(), scores[i].tolist()))
             )
             sample = Sample(
-                name, ImageRef(name, f"/pictures/{start + i:09}.jpg", width=640, height=640), regions=regions
+                name,
+                ImageRef(name, f"/pictures/{start + i:09}.jpg", width=640, height=640, sha256=digest(name, 32)),
+                regions=regions,
             )
             images.append(schema.image_row(sample, uid))
             rows += schema.annotation_rows(sample)
@@ -75,51 +83,81 @@ def timed(call):
     return time.perf_counter() - start, out
 
 
-def measure(annotations: int, root: Path) -> dict:
+def scan(store: Store, limit: int = 200_000) -> float:
+    """Annotations read a second, as records."""
+    seconds, seen = timed(lambda: sum(len(s.regions) for s in store.samples(limit=limit)))
+    return seen / seconds
+
+
+def queries(root: Path) -> dict:
+    """Filters on one field, pushed down to the files by DuckDB and by Arrow."""
+    import duckdb
+    import pyarrow.dataset as ds
+
+    files = f"read_parquet('{root}/annotations/**/*.parquet')"
+    one = duckdb.sql(f"select ann_id, image_id from {files} limit 1").fetchall()[0]
+    asks = {
+        "duckdb_score_s": f"select text, count(*) from {files} where score > 0.9 group by 1",
+        "duckdb_id_s": f"select count(*) from {files} where image_id = '{one[1]}'",
+    }
+    out = {name: timed(lambda ask=ask: duckdb.sql(ask).fetchall())[0] for name, ask in asks.items()}
+    field = ds.field("score")
+    out["arrow_score_s"] = timed(
+        lambda: ds.dataset(root / "annotations", format="parquet").to_table(["ann_id"], filter=field > 0.9)
+    )[0]
+    return out
+
+
+def shuffled(root: Path, count: int = 2000) -> dict:
+    """Random access in a process of its own: time to open, a sample's time, peak memory."""
+    code = (
+        "import json, random, sys, time; from florence2.store import Store; t = time.perf_counter(); "
+        "samples = Store(sys.argv[1]).random(); o = time.perf_counter() - t; count = int(sys.argv[2]); "
+        "r = random.Random(0); t = time.perf_counter(); "
+        "n = sum(len(samples[r.randrange(len(samples))].regions) for _ in range(count)); t = time.perf_counter() - t; "
+        "peak = next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')); "
+        "print(json.dumps([o, 1000 * t / count, peak // 1024]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(root), str(count)], capture_output=True, text=True, check=True
+    )
+    return dict(zip(("random_open_s", "random_sample_ms", "random_peak_mib"), json.loads(done.stdout)))
+
+
+def measure(samples: int, each: int, root: Path) -> dict:
     """All figures for one size."""
-    pictures = annotations // EACH
     store = Store(root, create=True)
-    append_s, _ = timed(lambda: fill(store, pictures))
-    size = sum(f.stat().st_size for f in root.glob("annotations/**/*.parquet"))
-    open_s, first = timed(lambda: next(iter(Store(root).samples())))
-    scan_s, seen = timed(lambda: sum(len(s.regions) for s in store.samples()))
-    count_s, counts = timed(store.counts)
+    annotations = samples * each
+    result: dict = {"samples": samples, "annotations": annotations, "load": os.getloadavg()[0]}
+    append_s, _ = timed(lambda: fill(store, samples, each))
+    result["append_rows_s"] = (annotations + samples) / append_s
+    result["bytes_an_annotation"] = sum(f.stat().st_size for f in root.glob("annotations/**/*.parquet")) / annotations
+    result["bytes_a_sample"] = sum(f.stat().st_size for f in root.glob("images/*.parquet")) / samples
+    result["open_first_sample_s"], first = timed(lambda: next(iter(Store(root).samples())))
+    result["scan_rows_s"] = scan(store)
+    result["counts_s"], counts = timed(store.counts)
+    result.update(queries(root))
+    result.update({f"unit_{name}": value for name, value in shuffled(root, 200).items()})
     ledger = Ledger(store)
     judge_s, _ = timed(lambda: (judge(ledger, [Floor()]), ledger.finish({"phase": "filter"})))
-    compact_s, _ = timed(store.compact)
-    again_s, standing = timed(lambda: sum(len(s.regions) for s in store.samples()))
-    random_s, random = timed(store.random)
-    places = np.random.default_rng(1).integers(0, pictures, 50).tolist()
-    access_s, _ = timed(lambda: [random[i] for i in places])
-    import duckdb
-
-    query = f"select source, count(*) from '{root}/annotations/**/*.parquet' where score > 0.5 group by 1"
-    sql_s, _ = timed(lambda: duckdb.sql(query).fetchall())
-    assert seen == annotations and counts["annotations"]["kept"] == annotations and standing < seen and first.regions
-    return {
-        "annotations": annotations,
-        "append_rows_s": round(annotations / append_s),
-        "bytes_per_annotation": round(size / annotations, 1),
-        "open_first_sample_s": round(open_s, 3),
-        "scan_rows_s": round(annotations / scan_s),
-        "counts_s": round(count_s, 2),
-        "filter_rows_s": round(annotations / judge_s),
-        "compact_s": round(compact_s, 2),
-        "scan_compacted_rows_s": round(annotations / again_s),
-        "random_open_s": round(random_s, 3),
-        "random_access_ms": round(1000 * access_s / len(places), 1),
-        "duckdb_filter_s": round(sql_s, 3),
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
+    result["filter_rows_s"] = annotations / judge_s
+    result["verify_s"], damaged = timed(store.verify)
+    result["compact_s"], _ = timed(store.compact)
+    result["scan_compacted_rows_s"] = scan(store)
+    result.update(shuffled(root))
+    result["snapshot_mib"] = (root / "snapshots" / "000002.json").stat().st_size / 2**20
+    result["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    assert counts["annotations"]["kept"] == annotations and first.regions and not damaged
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in result.items()}
 
 
 def main() -> None:
-    largest = int(float(sys.argv[1])) if len(sys.argv) > 1 else 1_000_000
+    samples = int(float(sys.argv[1])) if len(sys.argv) > 1 else 20_000
+    each = int(sys.argv[2]) if len(sys.argv) > 2 else 5
     results = []
-    for annotations in sorted({max(1000, largest // 100), max(1000, largest // 10), largest}):
+    for size in (max(UNIT, samples // 10), samples):
         with tempfile.TemporaryDirectory() as folder:
-            results.append(measure(annotations, Path(folder) / "store"))
-            shutil.rmtree(folder, ignore_errors=True)
+            results.append(measure(size, each, Path(folder) / "store"))
     for name in results[0]:
         print(f"{name:24}" + "".join(f"{result[name]:>14,}" for result in results))
     print(json.dumps({"benchmark": "store", "results": results}))
