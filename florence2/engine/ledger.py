@@ -157,9 +157,12 @@ class Ledger:
 
     def count(self, takes: Takes | None = None) -> int:
         """How many good pictures there are (of those taken)."""
-        if takes is not None:
-            return sum(len(unit.samples) for unit in self.units(takes))
-        return sum(scan.good(self.store.root, fragment) for fragment in self.current().of("images"))
+        images = self.current().of("images")
+        if takes is None:
+            return sum(scan.good(self.store.root, fragment) for fragment in images)
+        rows = (schema.rows(scan.read_fragment(self.store.root, f, ["id", "uri", "member", "status"])) for f in images)
+        found = (schema.samples([row for row in each if row["status"] == "ok"], None, None) for each in rows)
+        return sum(takes(sample) for samples in found for sample in samples)
 
     def all_units(self) -> Iterator[Unit]:
         """Every unit, those without a good picture too."""
