@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from florence2.engine.filters import RULES, open_chain
+from florence2.engine.filters import RULES, RuleFilter, open_chain
 from florence2.engine.ledger import ANNOTATORS, Ledger, Takes, Unit, fragment_path, reading
 from florence2.engine.operator import Filter, Reading, digest, fingerprint, run_id, unit_id
 from florence2.records import Decision, Grounding, Item, Region, Sample
@@ -119,6 +119,8 @@ def _judge_unit(
     standing = [sample.current() for sample in samples]
     for seq, (operator, item) in enumerate(steps, first_seq):
         rows = []
+        if isinstance(item, RuleFilter):
+            item.prepare(standing)
         for n, sample in enumerate(samples):
             verdicts = _reopened(sample) if item is None else verdicts_of(item, standing[n])
             if not verdicts:

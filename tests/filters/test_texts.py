@@ -3,7 +3,7 @@
 import pytest
 
 from florence2.engine.filters import open_chain
-from florence2.engine.filters.texts import foreign_share, repeated_share
+from florence2.engine.filters.texts import foreign_share, parser_of, repeated_share
 from florence2.records import ImageRef, Sample, Source, Text
 
 MACHINE = Source("specialist", "a")
@@ -88,3 +88,18 @@ def test_shares():
     assert foreign_share("das Auto von dem Mann") == 1
     assert repeated_share("a b c d") == 0
     assert repeated_share("a b c a b c") == pytest.approx(1 / 4)
+
+
+def test_texts_parsed_together_are_judged_as_those_parsed_alone(chain):
+    texts = [*GOOD, "", "dog", "beach sea sand sun sky", "He is. It was. They were, and so it goes on for ever."] * 3
+    said = [f"{text} {n}" if n >= len(texts) // 3 else text for n, text in enumerate(texts)]
+    samples = [
+        Sample(f"s{n}", ImageRef("s"), texts=(Text("t", t, "brief", source=MACHINE),)) for n, t in enumerate(said)
+    ]
+    verdicts = {}
+    for together in (True, False):
+        parser_of.cache_clear()
+        if together:
+            chain[0].prepare(samples)
+        verdicts[together] = [list(rule.weigh(sample)) for rule in chain for sample in samples]
+    assert verdicts[True] == verdicts[False] and any(d.status == "rejected" for each in verdicts[True] for d in each)

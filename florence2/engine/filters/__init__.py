@@ -144,6 +144,13 @@ class RuleFilter:
 
         return texts.parser_of(self.config["parser"]).weights_sha256
 
+    def prepare(self, samples: Sequence[Sample]) -> None:
+        """Parse the texts of many samples at once, for a rule that reads a parser: less than half the time."""
+        if "parser" in self.config:
+            from florence2.engine.filters import texts
+
+            texts.read(samples, self.config)
+
     def weigh(self, sample: Sample) -> Iterator[Decision]:
         """A verdict, kept or rejected, on every item of the sample that the rule concerns."""
         if self._weigh is None:

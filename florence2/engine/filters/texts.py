@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from florence2.engine.filters.verdicts import by_people, verdict
@@ -76,7 +76,7 @@ def word_list(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]
             return 0.0
         return sum(w.pos in ("NOUN", "PROPN") for w in spoken) / len(spoken)
 
-    parser = _read(sample, settings)
+    parser = read([sample], settings)
     yield from _at_most(sample, settings["max"], lambda text: share(parser.parse(text)))
 
 
@@ -143,14 +143,15 @@ def _judged(sample: Sample) -> list[Text]:
     return [text for text in sample.texts if text.detail in JUDGED and not by_people(text)]
 
 
-def _read(sample: Sample, settings: Mapping[str, Any]) -> Parser:
+def read(samples: Iterable[Sample], settings: Mapping[str, Any]) -> Parser:
+    """The parser of a rule's settings, the texts of these samples parsed."""
     parser = parser_of(settings["parser"])
-    parser.read(text.text for text in _judged(sample))
+    parser.read(text.text for sample in samples for text in _judged(sample))
     return parser
 
 
 def _measured(sample: Sample, settings: Mapping[str, Any], pick: Callable[[Measures], float]) -> Callable[[str], float]:
-    parser = _read(sample, settings)
+    parser = read([sample], settings)
     return lambda text: pick(parser.measure(text))
 
 
