@@ -243,7 +243,8 @@ def run_specialist(
 
     if progress:
         progress(operator.name, 0, total)
-    for job, outcome in pool.run(lacking()):
+    at_once = 1 if step.specialist.spec.billed else 0  # one process keeps the service's rate and the budget
+    for job, outcome in pool.run(lacking(), at_once):
         assert isinstance(outcome, Outcome)
         slots[job.key] = outcome.fragments
         for name, value in outcome.seconds.items():

@@ -7,11 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+import florence2
 from florence2 import pixels
 from florence2.engine.specialists.azure import Azure
 from florence2.engine.specialists.cloud import Cloud, CloudError
 from florence2.engine.specialists.writer import Writer, facts
 from florence2.records import Decision, Failure, ImageRef, Region, Sample, Text
+from tests.engine.doubles import folder_of
 
 IMAGE = np.arange(60 * 80 * 3, dtype=np.uint32).reshape(60, 80, 3).astype(np.uint8)
 SAMPLE = Sample("s", ImageRef("s", "s.png", width=80, height=60))
@@ -72,7 +74,7 @@ def azure(service, monkeypatch):
     monkeypatch.setenv("AZURE_VISION_ENDPOINT", service.url + "/")
 
     def made(**settings):
-        found = Azure(**settings)
+        found = Azure(**{"cache": "", **settings})
         found.waits = []
         found.cloud.sleep = found.waits.append
         found.setup("cpu")
@@ -188,7 +190,7 @@ KNOWN = Sample(
 
 def test_the_writer_tells_the_model_what_stands_and_takes_its_text(service):
     service.answers = [(200, {}, CHAT)]
-    writer = Writer("some-model", service.url + "/v1", detail="more_detailed")
+    writer = Writer("some-model", service.url + "/v1", detail="more_detailed", cache="")
     writer.setup("cpu")
     (result,) = writer.annotate([KNOWN], [IMAGE])
     (text,) = result.texts
@@ -203,7 +205,7 @@ def test_the_writer_tells_the_model_what_stands_and_takes_its_text(service):
 
 def test_the_writer_may_send_the_picture(service):
     service.answers = [(200, {}, CHAT)]
-    writer = Writer("m", service.url, picture=True)
+    writer = Writer("m", service.url, picture=True, cache="")
     writer.setup("cpu")
     writer.annotate([SAMPLE], [IMAGE])
     text, image = json.loads(service.requests[0][2])["messages"][0]["content"]
@@ -211,7 +213,7 @@ def test_the_writer_may_send_the_picture(service):
 
 
 def test_the_writer_asks_nothing_where_nothing_is_known(service):
-    writer = Writer("m", service.url)
+    writer = Writer("m", service.url, cache="")
     writer.setup("cpu")
     (result,) = writer.annotate([SAMPLE], [IMAGE])
     assert result.texts == () and not service.requests
@@ -219,7 +221,7 @@ def test_the_writer_asks_nothing_where_nothing_is_known(service):
 
 def test_the_writer_fails_a_picture_on_an_answer_without_a_text(service):
     service.answers = [(200, {}, {"choices": []})]
-    writer = Writer("m", service.url)
+    writer = Writer("m", service.url, cache="")
     writer.setup("cpu")
     (result,) = writer.annotate([KNOWN], [IMAGE])
     assert isinstance(result, Failure) and result.reason == "garbled"
@@ -237,3 +239,23 @@ def test_facts_are_limited_to_the_surest():
     regions = tuple(Region(f"{i}", box=(0, i, 9, i + 9), label=f"thing {i}", score=i / 100) for i in range(100))
     told = facts(Sample("s", ImageRef("s"), regions=regions))
     assert len(told) == 60 and "thing 40," in told[0]
+
+
+def test_a_billed_specialist_works_in_one_process(tmp_path):
+    (tmp_path / "billed.py").write_text(BILLED)
+    folder_of(tmp_path, 6)
+    store = florence2.annotate(
+        tmp_path / "pictures", tmp_path / "s", [f"{tmp_path / 'billed.py'}:Billed"], workers=3, unit=1
+    )
+    assert len({text.text for sample in store.samples() for text in sample.texts}) == 1
+
+
+BILLED = """
+import os, time
+from florence2 import Text
+class Billed:
+    name, version, billed = "billed", "1", True
+    def annotate(self, samples, images):
+        time.sleep(0.05)
+        return [[Text(text=str(os.getpid()))] for _ in samples]
+"""

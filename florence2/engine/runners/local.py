@@ -87,7 +87,7 @@ class Here:
     def __init__(self, work: Work):
         self.work = work
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
+    def run(self, jobs: Iterable[Job], at_once: int = 0) -> Iterator[tuple[Job, Any]]:
         """Each job with its result, in order."""
         for job in jobs:
             self.work.prepare(job)
@@ -146,12 +146,12 @@ class Local:
                 worker.process.wait()
         self._workers.clear()
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
-        """Each job with its result, as they finish."""
+    def run(self, jobs: Iterable[Job], at_once: int = 0) -> Iterator[tuple[Job, Any]]:
+        """Each job with its result, as they finish; no more than `at_once` of them together (0: one a worker)."""
         todo, source = deque[Job](), iter(jobs)
         while True:
             while job := todo.popleft() if todo else next(source, None):
-                worker = self._free()
+                worker = self._free(at_once or self.limit)
                 if worker is None or not self._give(worker, job):
                     todo.appendleft(job)
                     if worker is None:
@@ -168,12 +168,12 @@ class Local:
                 elif time.monotonic() - worker.since > self._patience(worker):
                     self._lose(worker, todo, "timeout")
 
-    def _free(self) -> _Worker | None:
-        """A worker without a job, started if there may be one more."""
-        for worker in self._workers:
+    def _free(self, at_once: int) -> _Worker | None:
+        """A worker without a job, started if there may be one more; always the same ones while they live."""
+        for worker in self._workers[:at_once]:
             if worker.job is None:
                 return worker
-        if len(self._workers) >= self.limit:
+        if len(self._workers) >= min(at_once, self.limit):
             return None
         self._workers.append(_start(self._hello))
         return self._workers[-1]

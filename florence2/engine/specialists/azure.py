@@ -2,7 +2,8 @@
 
 Requests and answers have the shapes of the vendor's documentation (POST ENDPOINT/computervision/imageanalysis:analyze
 ?api-version=2024-02-01&features=read); this was not verified against the service. Key and endpoint come from the
-environment: AZURE_VISION_KEY, AZURE_VISION_ENDPOINT.
+environment: AZURE_VISION_KEY, AZURE_VISION_ENDPOINT. Answers are kept in `cache` ("" for none), and what they cost is
+counted there against `budget`, over all runs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Azure:
         per_second: float = 10.0,
         cost: float = 0.0015,
         budget: float = 10.0,
-        cache: str = "",
+        cache: str = "~/.cache/florence2/azure",
         attempts: int = 5,
         timeout_s: float = 30.0,
     ) -> None:

@@ -57,7 +57,8 @@ class Cloud:
             return json.loads(path.read_text(encoding="utf-8"))
         if self.spent + self.cost > self.budget:
             told = f"{self.spent:.4g} of {self.budget:.4g} spent, one more answer costs {self.cost:.4g}"
-            raise CloudError("budget", f"{self.name}: {told}")
+            where = f" (all that {self.cache} holds)" if self.cache else ""
+            raise CloudError("budget", f"{self.name}: {told}{where}; set a higher budget in a card")
         answer = self._try(urllib.request.Request(url, body, dict(headers), method="POST"))
         self.paid += 1
         if path is not None:

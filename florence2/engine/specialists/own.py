@@ -1,7 +1,8 @@
 """A user's own specialist: a class in a file, named FILE.py:CLASS on the command line.
 
 The class has `name`, `version` and `annotate(samples, images)`; it may have `requires`, `produces`, `weights` (files,
-relative to its own, whose hash enters the fingerprint), `setup(device)` and `close()`. For a picture it returns a
+relative to its own, whose hash enters the fingerprint), `billed` (then it runs in one process, and never but when it
+is named), `setup(device)` and `close()`. For a picture it returns a
 Parsed, a plain list of Regions, Texts and Groundings, or a Failure.
 """
 
@@ -49,6 +50,7 @@ class Own:
             produces=frozenset(_names(getattr(self._own, "produces", PRODUCTS))),
             requires=frozenset(_names(getattr(self._own, "requires", ()))),
             batch_size=int(getattr(self._own, "batch_size", 8)),
+            billed=bool(getattr(self._own, "billed", False)),
         )
         self.config = {"class": class_name}
         weights = [file.parent / w for w in _names(getattr(self._own, "weights", ()))]

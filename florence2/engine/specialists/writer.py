@@ -52,7 +52,7 @@ class Writer:
         per_second: float = 2.0,
         cost: float = 0.0,
         budget: float = 10.0,
-        cache: str = "",
+        cache: str = "~/.cache/florence2/writer",
         attempts: int = 5,
         timeout_s: float = 60.0,
     ) -> None:
@@ -67,7 +67,7 @@ class Writer:
             "writer",
             "1",
             produces=frozenset({f"text/{detail}"}),
-            requires=frozenset({"*"}),
+            requires=frozenset({"text/brief", "box"}),
             deterministic=False,
             billed=True,
         )
