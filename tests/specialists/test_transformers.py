@@ -18,6 +18,16 @@ REGIONS = (
     Region("a", box=(20, 30, 90, 80), label="dog", description="the red dog on the car"),
     Region("b", box=(60, 10, 140, 90), label="cat"),
 )
+MANY = tuple(  # objects and lines of text, with descriptions
+    Region(
+        f"m{n}",
+        "object",
+        (5.0 + 5 * n, 3.0 + 2 * n, 40.0 + 5 * n, 50.0 + 2 * n),
+        "dog",
+        description="the red dog on the car",
+    )
+    for n in range(22)
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +44,7 @@ def picture():
     return np.stack([xs, 2 * ys, (xs * ys) % 255], axis=2).astype(np.uint8)
 
 
-def annotate(name, *images, **card):
+def annotate(name, *images, regions=REGIONS, **card):
     if card:
         path = card.pop("folder") / "card.yaml"
         path.write_text(yaml.safe_dump({"specialist": name, **card}))
@@ -42,7 +52,7 @@ def annotate(name, *images, **card):
     found = specialists.open(name)
     found.setup("cpu")
     samples = [
-        Sample(str(i), ImageRef(str(i), width=im.shape[1], height=im.shape[0]), (Text("t", CAPTION),), REGIONS)
+        Sample(str(i), ImageRef(str(i), width=im.shape[1], height=im.shape[0]), (Text("t", CAPTION),), regions)
         for i, im in enumerate(images)
     ]
     results = found.annotate(samples, images)
@@ -116,16 +126,18 @@ def test_grounding_equals_the_library_and_points_into_the_caption(models, pictur
 
 def test_masks_equal_the_library_and_refine_their_boxes(models, picture):
     folder = models("sam")
-    ours = annotate(f"sam:{folder}", picture)
+    ours = annotate(f"sam:{folder}", picture, regions=MANY)
     processor, model = T.SamProcessor.from_pretrained(folder), T.SamModel.from_pretrained(folder).eval()
-    inputs = processor(images=picture, input_boxes=[[[20, 30, 90, 80], [60, 10, 140, 90]]], return_tensors="pt")
+    boxes = [[list(region.box) for region in MANY]]
+    inputs = processor(images=picture, input_boxes=boxes, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs, multimask_output=False)
     masks = processor.post_process_masks(outputs.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"])[
         0
     ]
-    theirs = {region.id: mask[0].numpy().astype(bool) for region, mask in zip(REGIONS, masks)}
-    assert {r.refines for r in ours.regions} == {name for name, mask in theirs.items() if mask.any()} != set()
+    theirs = {region.id: mask[0].numpy().astype(bool) for region, mask in zip(MANY, masks)}
+    assert {r.refines for r in ours.regions} == {name for name, mask in theirs.items() if mask.any()}
+    assert len(ours.regions) >= 20
     for region in ours.regions:
         assert (decode_rle(region.mask) == theirs[region.refines]).all() and 0 <= region.score <= 1
 
@@ -145,24 +157,28 @@ def test_captions_equal_the_library(models, picture, tmp_path, name):
     assert text.detail == "brief" and 0 < text.score < 1
 
 
-def test_similarity_names_a_region_by_the_likeliest_candidate(models, picture):
-    folder = models("clip")
-    (named,) = annotate(
-        f"similarity:{folder}", picture
-    ).regions  # the second region has one candidate: nothing to choose
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_similarity_names_a_region_by_the_likeliest_candidate(models, picture, name):
+    folder = models(name)
+    found = annotate(f"similarity:{folder}", picture, regions=(*MANY, REGIONS[1])).regions
+    assert [r.refines for r in found] == [r.id for r in MANY]  # the last has one candidate: nothing to choose
     processor, model = T.AutoProcessor.from_pretrained(folder), T.AutoModel.from_pretrained(folder).eval()
     texts = ["dog", "the red dog on the car", "the red dog", "the car"]
-    inputs = processor(text=texts, images=picture[30:80, 20:90], return_tensors="pt", padding=True, max_length=48)
-    with torch.no_grad():
-        chances = model(**inputs).logits_per_image[0].softmax(dim=0)
-    assert named.refines == "a" and named.description == texts[int(chances.argmax())]
-    assert named.score == pytest.approx(float(chances.max()), abs=1e-5)
+    longest = {"padding": "max_length" if name == "siglip" else True, "truncation": True, "max_length": 24}
+    for region, named in zip(MANY, found):
+        x1, y1, x2, y2 = map(int, region.box)
+        inputs = processor(text=texts, images=picture[y1:y2, x1:x2], return_tensors="pt", **longest)
+        with torch.no_grad():
+            chances = model(**inputs).logits_per_image[0].softmax(dim=0)
+        assert named.description == texts[int(chances.argmax())] and named.kind == region.kind
+        assert named.score == pytest.approx(float(chances.max()), abs=1e-5)
 
 
-def test_crops_describe_each_region(models, picture):
-    found = annotate(f"crops:captioning:{models('blip')}", picture).regions
-    assert [r.refines for r in found] == ["a", "b"] and all(r.description for r in found)
-    assert [r.box for r in found] == [r.box for r in REGIONS]
+def test_crops_describe_each_object_and_line_of_text(models, picture):
+    line = Region("c", "text", (20, 20, 120, 60), "OPEN", quad=(20, 20, 120, 20, 120, 60, 20, 60))
+    found = annotate(f"crops:captioning:{models('blip')}", picture, regions=(*REGIONS, line)).regions
+    assert [(r.refines, r.kind) for r in found] == [("a", "object"), ("b", "object"), ("c", "text")]
+    assert all(r.description for r in found) and [r.box for r in found] == [*(r.box for r in REGIONS), line.box]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,10 @@ import json
 
 import torch
 import transformers as T
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
@@ -11,6 +15,7 @@ from transformers.models.grounding_dino.image_processing_pil_grounding_dino impo
 from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 NAMES = {i: f"kind {i}" for i in range(5)}
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -123,11 +128,30 @@ def clip(folder):
     return T.CLIPModel(config), T.CLIPProcessor(_clip_images(), tokenizer)
 
 
+def siglip(folder):
+    letters = [*"abcdefghijklmnopqrstuvwxyz.,"]
+    words = ["<pad>", "</s>", "<unk>", "▁", *letters, "▁the", "▁dog", "▁car", "▁red", "▁on"]
+    fast = Tokenizer(Unigram([(word, -2.0 if len(word) > 1 else -5.0) for word in words], unk_id=2))
+    fast.pre_tokenizer = Metaspace()
+    fast.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = T.PreTrainedTokenizerFast(
+        tokenizer_object=fast, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=24,
+        model_input_names=["input_ids"],
+    )  # fmt: skip
+    config = T.SiglipConfig(
+        text_config={"vocab_size": len(words), "max_position_embeddings": 24, "pad_token_id": 0, "bos_token_id": 1,
+                     "eos_token_id": 1, **SMALL},
+        vision_config={"image_size": 64, "patch_size": 16, **SMALL},
+    )  # fmt: skip
+    images = SiglipImageProcessorPil(size={"height": 64, "width": 64})
+    return T.SiglipModel(config), T.SiglipProcessor(images, tokenizer)
+
+
 def _clip_images():
     return CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
 
 
-MODELS = {f.__name__: f for f in (detr, rt_detr, grounding_dino, owlv2, sam, blip, git, clip)}
+MODELS = {f.__name__: f for f in (detr, rt_detr, grounding_dino, owlv2, sam, blip, git, clip, siglip)}
 
 
 def make(name, folder):
