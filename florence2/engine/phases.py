@@ -106,13 +106,13 @@ def annotate(
         _run(ledger, planned, execution, rules.max_pixels, seconds)
     made = [(step.operator, step.takes) for step in planned]
     more, left = after(ledger, made, "" if dependents else "as asked for")
-    _run(ledger, more, execution, rules.max_pixels, seconds)
-    supersede_replaced(ledger, [*made, *((step.operator, step.takes) for step in more)])
     given = [specialist.spec.name for specialist in specialists]
     again = [step.operator.name for step in (*planned, *more) if step.operator.name not in given]
     left += [f"run again, as what they read has changed: {', '.join(again)}"] if again else []
     for line in left if say else ():
         say(line)  # type: ignore[misc]
+    _run(ledger, more, execution, rules.max_pixels, seconds)
+    supersede_replaced(ledger, [*made, *((step.operator, step.takes) for step in more)])
     ledger.finish({"phase": "annotate", "round": 0})
     return store
 
