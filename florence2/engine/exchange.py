@@ -165,8 +165,8 @@ class Given:
             samples = list(sources.open(src, split, format, images=images))
         if not samples:
             raise ValueError(f"{src}: holds no sample; expected labelled pictures in the format {format}")
-        origin = {"source": str(Path(src).absolute()), "format": format, "split": split or ""}
-        origin["images"] = str(Path(images).absolute()) if images else ""
+        origin = {"source": os.path.abspath(src), "format": format, "split": split or ""}
+        origin["images"] = os.path.abspath(images) if images else ""
         origin |= {} if refused is None else {"skip_bad": "yes"}
         root = _root(samples, Path(src))
         return cls(origin, root, intake.references(samples, root), _by_name(samples, root), _produces(samples))
@@ -256,8 +256,8 @@ def _signed(item: AnyItem, given: AnyItem) -> AnyItem:
 
 def _root(samples: Sequence[Sample], src: Path) -> Path:
     """What pictures' names are relative to: the set's own folder, or else the folder that holds all pictures."""
-    base = (src if src.is_dir() else src.parent).absolute()
-    folders = {Path(files.path_of(sample.image.uri)).absolute().parent for sample in samples}
+    base = Path(os.path.abspath(src if src.is_dir() else src.parent))
+    folders = {Path(os.path.abspath(files.path_of(sample.image.uri))).parent for sample in samples}
     if all(base == folder or base in folder.parents for folder in folders):
         return base
     return Path(os.path.commonpath(folders))

@@ -6,6 +6,7 @@ intake is cut again in the same way.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,7 +98,7 @@ def take_in(
         return
     cuts = [[chunk.found[0].relative, chunk.found[-1].relative, len(chunk.found)] for chunk in new]
     facts = {"rules": rules_config(rules)}
-    inputs = {"source": str(source.absolute()), "unit": unit, "chunks": cuts}
+    inputs = {"source": os.path.abspath(source), "unit": unit, "chunks": cuts}
     ledger.start(operator, facts, {**inputs, "origin": dict(origin)} if origin else inputs)
     todo = [*chunks, *new]
     jobs = (
@@ -167,7 +168,7 @@ def _planned(
     taken: set[str] = set()
     run = ledger.store.run(operator.run_id)
     for start in run["starts"] if run else ():
-        if start.get("source") != str(source.absolute()):
+        if start.get("source") != os.path.abspath(source):
             continue
         for first, last, count in start.get("chunks", ()):
             if first not in place or last not in place:
@@ -194,7 +195,9 @@ def _commit(
     uid = unit_id(ids, operator.fingerprint, 0)
     rows, failures = [], []
     for found, fact, name in zip(chunk.found, facts, ids):
-        row = _row(found, fact, name, uid, source.name, (samples or {}).get(found.relative))
+        row = _row(
+            found, fact, name, uid, os.path.basename(os.path.abspath(source)), (samples or {}).get(found.relative)
+        )
         if row["status"] == "ok" and row["sha256"] in known.originals:
             row.update(status="rejected", reason="duplicate")
         elif (
@@ -252,14 +255,14 @@ def relative_name(ref: ImageRef, root: Path) -> str:
     """A picture's name relative to a source: its path below it, else its file's name."""
     path = Path(files.path_of(ref.uri))
     try:
-        name = path.absolute().relative_to(root.absolute()).as_posix()
+        name = Path(os.path.abspath(path)).relative_to(os.path.abspath(root)).as_posix()
     except ValueError:
         name = path.name
     return f"{name}/{ref.member}" if ref.member else name
 
 
 def _found(ref: ImageRef, relative: str) -> Found:
-    path = Path(files.path_of(ref.uri)).absolute()
+    path = Path(os.path.abspath(files.path_of(ref.uri)))
     try:
         size = ref.length if ref.offset >= 0 else 0 if ref.member else path.stat().st_size
     except OSError:

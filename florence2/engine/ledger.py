@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from florence2.engine.operator import Reading
 from florence2.records import Sample
+from florence2.sources import files
 from florence2.store import Store, commit, scan, schema, told, upkeep
 from florence2.store.dataset import Draft
 from florence2.store.schema import TABLES
@@ -59,8 +60,8 @@ class Below:
     source: str
 
     def __call__(self, sample: Sample) -> bool:
-        uri = sample.image.uri.removeprefix("file://")
-        return uri == self.source or uri.startswith(self.source.rstrip("/") + "/")
+        path = files.path_of(sample.image.uri)
+        return path == self.source or path.startswith(self.source.rstrip("/") + "/")
 
     def fact(self) -> dict[str, Any]:
         return {"source": self.source}

@@ -95,7 +95,7 @@ def annotate(
     with execution.pool(EngineWork(store.root, names, device), pictures, unit) as pool:
         if listing:
             intake.take_in(ledger, source, listing, pool.run, unit, rules, progress, samples)
-        takes = Below(str(source.absolute())) if listing and not samples else None
+        takes = Below(os.path.abspath(source)) if listing and not samples else None
         asked: Sequence[tuple[str | Specialist, Specialist]] = list(zip(names, specialists))
         if dependents:
             asked = with_their_inputs(ledger, asked, takes)
@@ -177,7 +177,7 @@ def _source(
             raise ValueError("annotate: samples need `out`, the folder of the store")
         if not samples:
             raise ValueError("annotate: got an empty list of samples; expected at least one")
-        root = Path(os.path.commonpath([Path(files.path_of(s.image.uri)).absolute().parent for s in samples]))
+        root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(files.path_of(s.image.uri))) for s in samples]))
         by_name = {intake.relative_name(sample.image, root): sample for sample in samples}
         return Store(out, create=True), root, intake.references(samples, root), by_name
     path = hub.download(str(src)) if hub.is_hub(src) else Path(src)

@@ -175,6 +175,18 @@ def test_a_folder_is_annotated_without_the_rest_of_its_store(tmp_path):
     assert store.counts()["annotations"]["kept"] == 9 + 2 * 15 + 8 * 3
 
 
+def test_a_folder_is_the_same_however_it_is_named(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path, 3)
+    (tmp_path / "elsewhere").mkdir()
+    store = annotate(folder, tmp_path / "s", Boxes())
+    before = fragments(store)
+    for place, name in ((tmp_path / "elsewhere", "../pictures"), (tmp_path, "pictures"), (folder, ".")):
+        monkeypatch.chdir(place)
+        annotate(name, tmp_path / "s", Boxes())
+        new = annotate(name, tmp_path / f"new-{place.name}", Boxes())
+        assert fragments(store) == before == fragments(new) and new.counts()["annotations"]["kept"] == 9
+
+
 def test_filters_judge_once_and_again_in_the_next_round(tmp_path):
     store = annotate(folder_of(tmp_path, 8), tmp_path / "s", Boxes())
     florence2.filter(store, [Floor(0.6), NoTexts()])
