@@ -37,17 +37,21 @@ def histogram(title: str, parts: Mapping[str, Sequence[int]], low: float = 0.0, 
     return _chart(title, Html("".join(bars)), f"{low:g}", f"{high:g}", number(tallest))
 
 
-def curve(title: str, points: Sequence[tuple[float, float]]) -> Html:
-    """A line through (x, y) points, y from 0."""
+def curve(title: str, points: Sequence[tuple[float, float]], diagonal: bool = False) -> Html:
+    """A line through (x, y) points, y from 0; `diagonal` draws y = x beneath it, on axes of equal length."""
     if not points:
         return _chart(title, Html(""), "", "", "")
     last = max(x for x, _ in points) or 1
     top = max(y for _, y in points) or 1
+    if diagonal:
+        last = top = max(last, top)
     path = " ".join(
         f"{'L' if i else 'M'}{LEFT + (WIDTH - LEFT) * x / last:.1f} {HEIGHT - HEIGHT * max(y, 0) / top:.1f}"
         for i, (x, y) in enumerate(points)
     )
-    return _chart(title, element("path", d=path), "0", number(last), number(top))
+    ideal = element("path", d=f"M{LEFT} {HEIGHT}L{WIDTH} 0", class_="axis")
+    inside = Html((ideal if diagonal else "") + element("path", d=path))
+    return _chart(title, inside, "0", number(last), number(top))
 
 
 def _chart(title: str, inside: Html, low: str, high: str, tallest: str) -> Html:

@@ -33,7 +33,7 @@ def evaluation_sections(folder: Path, beside: Path | None = None, pictures: int 
         details = _read(folder / "details.json", "worst")
         sections += [_charts(details)] if details.get("curve") else []
         sections += [_confusion(details["confusion"])] if details.get("confusion") else []
-        sections.append(_worst(details["worst"], pictures))
+        sections.append(_worst(details["worst"], pictures, beside))
     return sections
 
 
@@ -115,7 +115,7 @@ def _charts(details: Mapping[str, Any]) -> Section:
     charts = [curve("precision over recall", [(0.0, points[0][1]), *points] if points else [])]
     calibration = details.get("calibration") or {}
     bins = calibration.get("bins", [])
-    charts.append(curve("how often right, by score", [(row["score"], row["right"]) for row in bins]))
+    charts.append(curve("how often right, by score; ideal: the diagonal", [(b["score"], b["right"]) for b in bins], True))
     rows = [(f"{row['low']:.1f} to {row['low'] + 0.1:.1f}", row["count"], row["score"], row["right"]) for row in bins]
     error = f"Expected calibration error {number(float(calibration.get('error', 0.0)))}: "
     lead = "a region is right when it lies on a true one and bears its label."
@@ -131,28 +131,49 @@ def _confusion(pairs: list[dict[str, Any]]) -> Section:
     return Section("What was taken for what", table(("truth", "answer", "times"), rows), f"{right:,} were right.{more}")
 
 
-def _worst(rows: list[dict[str, Any]], pictures: int) -> Section:
+def _worst(rows: list[dict[str, Any]], pictures: int, beside: Path | None) -> Section:
     if not rows:
         return Section("Worst answers", element("p", "Every answer is right."))
-    cards = [_pair(row) for row in rows[:pictures]]
-    return Section(
-        "Worst answers", join(cards), "The truth at the left, the answer at the right; the lowest scores first."
-    )
+    others = _answers(beside / "predictions.jsonl", rows[:pictures]) if beside is not None else {}
+    name = beside.resolve().name if beside is not None else ""
+    cards = [_pair(row, name, others.get(_asked(row))) for row in rows[:pictures]]
+    lead = "The truth at the left, the answer beside it; the lowest scores first."
+    return Section("Worst answers", join(cards), f"{lead} At the right the answer of {name}." if others else lead)
 
 
-def _pair(row: Mapping[str, Any]) -> Html:
+def _asked(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What an answer is known by: its picture and its ask."""
+    image = row["image"]
+    return str(image["id"] if isinstance(image, dict) else image), json.dumps(row["ask"], sort_keys=True)
+
+
+def _answers(file: Path, rows: list[dict[str, Any]]) -> dict[tuple[str, str], Parsed]:
+    """The other run's answers to the asks of `rows`; none where it kept no file of its own."""
+    if not file.is_file():
+        return {}
+    wanted, out = {_asked(row) for row in rows}, {}
+    with open(file, encoding="utf-8") as lines:
+        for number, text in enumerate(lines, 1):
+            try:
+                line = json.loads(text)
+                if _asked(line) in wanted:
+                    out[_asked(line)] = from_json(Parsed, line.get("answer") or {})
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{file}:{number}: not a line of predictions; evaluate again") from None
+    return out
+
+
+def _pair(row: Mapping[str, Any], name: str, other: Parsed | None) -> Html:
     image, ask = from_json(ImageRef, row["image"]), row["ask"]
     said = " ".join([str(ask.get("task", "")), str(ask.get("text", ""))]).strip()
     title = f"{image.id}: {said}; {row['metric']} {number(float(row['score']))}"
-    truth = from_json(Parsed, row["truth"])
-    found = from_json(Parsed, row["found"]) if "found" in row else Parsed()
-    remark = "" if "found" in row else f"no answer: {row['failure'].get('reason', 'missing')}"
+    remark = "answer" if "found" in row else f"no answer: {row['failure'].get('reason', 'missing')}"
+    shown = [("truth", from_json(Parsed, row["truth"]))]
+    shown.append((remark, from_json(Parsed, row["found"]) if "found" in row else Parsed()))
+    shown += [(name, other)] if other is not None else []
     try:
         pixels = sources.pixels(image)
-        both = [
-            Html(fragment(pixels, truth, "truth", width=360)),
-            Html(fragment(pixels, found, remark or "answer", width=360)),
-        ]
+        drawn = [Html(fragment(pixels, answer, caption, width=360)) for caption, answer in shown]
     except BadImage as error:
-        both = [element("p", f"The picture cannot be shown: {error}")]
-    return element("div", element("h3", title), *both, class_="pair")
+        drawn = [element("p", f"The picture cannot be shown: {error}")]
+    return element("div", element("h3", title), *drawn, class_="pair")

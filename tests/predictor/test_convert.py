@@ -157,3 +157,31 @@ def test_vision_features_are_the_stages_of_transformers(converted, pictures):
     assert [map.shape[-1] for map in maps] == [16, 8, 4, 2]
     sum(map.square().mean() for map in maps).backward()
     assert all(p.grad is not None for p in ours.model.vision_tower.parameters())
+
+
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_gradients_through_the_stages_are_those_of_transformers(converted, frozen):
+    """With stages frozen, those behind them still get the same gradients."""
+    from transformers import Florence2ForConditionalGeneration
+
+    ours = load(converted / "transformers").model.vision_tower
+    theirs = Florence2ForConditionalGeneration.from_pretrained(converted / "transformers").eval().model.vision_tower
+    ours.freeze(frozen)
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    mine, own, other = ours.maps(x), [], x
+    for conv, blocks in zip(theirs.convs, theirs.blocks):
+        other = conv(other)
+        for block in blocks:
+            other = block(other)
+        own.append(other)
+    for maps in (mine, own):
+        sum((n + 1) * map.pow(3).mean() for n, map in enumerate(maps) if map.requires_grad).backward()
+    for stage, (conv, blocks) in enumerate(zip(theirs.convs, theirs.blocks)):
+        grads = [p.grad for p in ours.stages[stage].parameters()]
+        if stage < frozen:
+            assert all(grad is None for grad in grads) and not mine[stage].requires_grad
+        else:
+            expected = [p.grad for p in (*conv.parameters(), *blocks.parameters())]
+            assert len(grads) == len(expected) and max(g.norm() for g in grads) > 0
+            mass = [sorted(float(g.norm()) for g in side) for side in (grads, expected)]
+            assert mass[0] == pytest.approx(mass[1], rel=1e-3, abs=1e-7)

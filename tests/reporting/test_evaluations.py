@@ -39,7 +39,8 @@ def test_the_page_shows_scores_mistakes_and_the_other_run(runs, tmp_path):
     for words in ("Worst answers", "What was taken for what", "grey picture", "precision over recall", "difference"):
         assert words in page
     assert "<i>dog" not in page and "&lt;i&gt;dog&lt;/i&gt;" in page  # labels are never markup
-    assert page.count("data:image/jpeg") == 2  # one mistake: its truth and its answer
+    assert page.count("data:image/jpeg") == 3  # one mistake: its truth, its answer, the other run's
+    assert "At the right the answer of bad" in page
     assert "+0.333" in page or "+0.250" in page or "+0.500" in page
     assert "Differences are paired" in page and "no difference seen" in page
     unlike = tmp_path / "unlike"
@@ -50,6 +51,9 @@ def test_the_page_shows_scores_mistakes_and_the_other_run(runs, tmp_path):
 
 
 def test_what_is_no_evaluation_is_refused(runs, tmp_path):
+    (runs[1] / "predictions.jsonl").write_text("[1]\n")
+    with pytest.raises(ValueError, match="predictions.jsonl:1: not a line of predictions"):
+        report(runs[0], tmp_path / "page.html", beside=runs[1])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="scores.json: does not exist; evaluate first"):
         report(runs[0], tmp_path / "page.html", beside=tmp_path / "empty")
