@@ -1,7 +1,8 @@
 """Scores from questions and what was found for them, with bootstrap intervals. Knows no model and no file.
 
 A missing answer and a failure count as an empty answer. An interval is the middle 95 % of resamples of the pictures
-(their questions go together); of a difference, both runs are scored on the same resamples.
+(their questions go together), moved so that the resamples' mean is the score: a picture drawn twice brings each of its
+boxes twice, which lifts AP. Of a difference, both runs are scored on the same resamples.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Scored:
         self.metrics = [make() for make in ruler.metrics]
         self.rows: list[dict[str, list[int]]] = [{} for _ in self.metrics]  # metric -> picture -> its updates
         self.spans: list[list[range]] = []  # question -> metric -> its updates
+        self._judge: int | None = None
         self.pictures = list(dict.fromkeys(question.image for question in questions))
         for question in questions:
             before = [len(metric) for metric in self.metrics]
@@ -56,11 +58,10 @@ class Scored:
     def of_question(self, number: int) -> tuple[str, float]:
         """(metric, score) of one question alone; of ranked boxes their F1 with labels, which one picture can have."""
         key = "labelled_F1" if self.ruler.main == "AP" else self.ruler.main
-        for metric, span in zip(self.metrics, self.spans[number]):
-            scores = metric.compute(list(span)) if len(span) else {}
-            if key in scores:
-                return key, scores[key]
-        return key, 0.0
+        if self._judge is None:  # the metric that has the key
+            self._judge = next(n for n, metric in enumerate(self.metrics) if key in metric.compute([]))
+        span = self.spans[number][self._judge]
+        return key, self.metrics[self._judge].compute(span)[key] if len(span) else 0.0
 
 
 Draws = dict[str, list[float]]  # metric -> its value in each resample
@@ -83,8 +84,13 @@ def score(
         "asks": len(questions),
         "pictures": len(run.pictures),
         "resamples": max(map(len, draws.values()), default=0),
-        "intervals": {key: span for key, values in draws.items() if (span := _middle(values)) is not None},
+        "intervals": {},
     }
+    for key, values in draws.items():
+        span = _interval(out["metrics"][key], values)
+        if span is not None:
+            most = 1.0 if max(values) <= 1 else math.inf
+            out["intervals"][key] = [max(span[0], 0.0), min(span[1], most)]
     if blind is not None:
         out["grey"] = {"metrics": blind.compute()}
         out["gain"] = _gains(out["metrics"], out["grey"]["metrics"], draws, blind_draws or {})
@@ -108,13 +114,14 @@ def difference(own: float, other: float, draws: Sequence[float], others: Sequenc
     """{value, interval}: by how much `own` is better (of error rates: lower), both scored on the same resamples."""
     sign = -1.0 if key in ERRORS else 1.0
     pairs = [sign * (a - b) + 0.0 for a, b in zip(draws, others) if ABSENT not in (a, b)]
-    return {"value": sign * (own - other) + 0.0, "interval": _middle(pairs)}
+    value = sign * (own - other) + 0.0
+    return {"value": value, "interval": _interval(value, pairs)}
 
 
-def _middle(values: Sequence[float]) -> list[float] | None:
-    """The middle 95 %; None where no resample has a value."""
-    there = [value for value in values if value != ABSENT]
-    return np.percentile(there, [2.5, 97.5]).tolist() if there else None
+def _interval(score: float, draws: Sequence[float]) -> list[float] | None:
+    """The middle 95 % of the draws about their mean, put about the score; None where no resample has a value."""
+    there = np.array([value for value in draws if value != ABSENT])
+    return (score + np.percentile(there, [2.5, 97.5]) - there.mean()).tolist() if len(there) else None
 
 
 def _gains(own: Mapping[str, float], grey: Mapping[str, float], draws: Draws, blind: Draws) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from florence2.metrics.rows import table
 from florence2.metrics.words import words
 
 N = 4
@@ -53,9 +54,9 @@ class Captions:
         picked = np.arange(len(self.found)) if rows is None else np.asarray(rows, dtype=np.int64)
         if not len(picked):
             return dict.fromkeys(("CIDEr", "BLEU1", "BLEU2", "BLEU3", "BLEU4", "ROUGE_L"), 0.0)
-        counts = np.array(self.bleu, dtype=np.float64)[picked].sum(axis=0)
+        counts = table(self.bleu, rows, 2 + 2 * N, np.float64).sum(axis=0)
         bleu = dict(zip(("BLEU1", "BLEU2", "BLEU3", "BLEU4"), _bleu(counts)))
-        rouge = float(np.array(self.rouge)[picked].mean())
+        rouge = float(table(self.rouge, rows, 1, np.float64).mean())
         return {"CIDEr": float(self._cider[picked].mean()), **bleu, "ROUGE_L": rouge}
 
 

@@ -203,11 +203,14 @@ def _precision_and_recall(curve: _Curve, weights: np.ndarray) -> tuple[np.ndarra
     recall = [float(hit[:, curve.rank < most].sum() / truth / THRESHOLDS) for most in MOST]
     hits = np.cumsum(hit, axis=1)
     misses = np.cumsum(curve.missed * weight, axis=1)
-    precision = hits / np.maximum(hits + misses, np.spacing(1))
+    precision = np.zeros((THRESHOLDS, hits.shape[1] + 1))  # a recall never reached has no precision
+    precision[:, :-1] = hits / np.maximum(hits + misses, np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    at = np.array([reached.searchsorted(RECALLS) for reached in hits / truth])
-    past = np.concatenate([precision, np.zeros((THRESHOLDS, 1))], axis=1)  # a recall never reached has no precision
-    return np.take_along_axis(past, at, axis=1).mean(axis=1), recall
+    needed = (np.arange(truth + 1) / truth).searchsorted(RECALLS)  # hits for each recall
+    rows = np.arange(THRESHOLDS)[:, None]
+    apart = rows * (truth + 1)  # keeps each threshold's counts above those of the one before: one search for all
+    at = (hits + apart).ravel().searchsorted(needed + apart) - rows * hits.shape[1]
+    return precision[rows, at].mean(axis=1), recall
 
 
 def _numbered(records: list[dict[str, Any]], ranks: Sequence[int]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from florence2 import geometry
 from florence2.metrics.labels import fold_label
+from florence2.metrics.rows import table
 from florence2.records import Box, Region
 
 NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
@@ -75,8 +76,7 @@ class Detection:
 
     def compute(self, rows: Sequence[int] | None = None) -> dict[str, float]:
         """The scores over all updates, or over those named by `rows`."""
-        table = np.array(self.rows, dtype=np.int64).reshape(-1, 4)
-        truth, found, matched, named = (table if rows is None else table[np.asarray(rows, dtype=np.int64)]).sum(axis=0)
+        truth, found, matched, named = table(self.rows, rows, 4).sum(axis=0)
         nothing = 0.0 if truth or found else 1.0
         precision, recall = ratio(matched, found, nothing), ratio(matched, truth, nothing)
         labelled = f1(ratio(named, found, nothing), ratio(named, truth, nothing))

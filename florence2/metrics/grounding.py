@@ -14,6 +14,7 @@ import numpy as np
 from florence2 import geometry
 from florence2.metrics.detection import region_box
 from florence2.metrics.labels import fold_label
+from florence2.metrics.rows import table
 from florence2.records import Grounding, Parsed, Region
 
 
@@ -45,8 +46,7 @@ class GroundingRecall:
 
     def compute(self, rows: Sequence[int] | None = None) -> dict[str, float]:
         """The scores over all updates, or over those named by `rows`."""
-        table = np.array(self.rows, dtype=np.int64).reshape(-1, 3)
-        phrases, hit_any, merged = (table if rows is None else table[np.asarray(rows, dtype=np.int64)]).sum(axis=0)
+        phrases, hit_any, merged = table(self.rows, rows, 3).sum(axis=0)
         count = max(int(phrases), 1)
         return {"recall_any": float(hit_any) / count, "recall_merged": float(merged) / count}
 
@@ -70,8 +70,7 @@ class Referring:
 
     def compute(self, rows: Sequence[int] | None = None) -> dict[str, float]:
         """The scores over all updates, or over those named by `rows`."""
-        table = np.array(self.rows, dtype=bool)
-        hits = table if rows is None else table[np.asarray(rows, dtype=np.int64)]
+        hits = table(self.rows, rows, 1, bool)
         return {"accuracy": float(hits.mean()) if len(hits) else 0.0}
 
 

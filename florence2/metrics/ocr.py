@@ -13,6 +13,7 @@ import numpy as np
 from florence2 import geometry
 from florence2.metrics.detection import f1, ratio, region_box
 from florence2.metrics.labels import fold_spaces
+from florence2.metrics.rows import table
 from florence2.records import Region
 
 _FORGIVEN = "!?.:,*\"()·[]/'"
@@ -54,8 +55,7 @@ class TextErrors:
 
     def compute(self, rows: Sequence[int] | None = None) -> dict[str, float]:
         """The rates over all updates, or over those named by `rows`; 1 for words where the truth has none."""
-        table = np.array(self.rows, dtype=np.int64).reshape(-1, 4)
-        ce, c, we, w = (table if rows is None else table[np.asarray(rows, dtype=np.int64)]).sum(axis=0)
+        ce, c, we, w = table(self.rows, rows, 4).sum(axis=0)
         return {"CER": ratio(ce, c, float(ce > 0)), "WER": ratio(we, w, float(we > 0))}
 
 
@@ -93,8 +93,7 @@ class QuadWords:
 
     def compute(self, rows: Sequence[int] | None = None) -> dict[str, float]:
         """The scores over all updates, or over those named by `rows`."""
-        table = np.array(self.rows, dtype=np.int64).reshape(-1, 4)
-        truth, found, placed, read = (table if rows is None else table[np.asarray(rows, dtype=np.int64)]).sum(axis=0)
+        truth, found, placed, read = table(self.rows, rows, 4).sum(axis=0)
         nothing = 0.0 if truth or found else 1.0
         out = {}
         for prefix, hits in (("", read), ("detection_", placed)):

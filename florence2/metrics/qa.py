@@ -12,6 +12,7 @@ import numpy as np
 
 from florence2.metrics.labels import fold_label
 from florence2.metrics.ocr import edit_distance
+from florence2.metrics.rows import table
 
 # the normaliser of https://github.com/GT-Vision-Lab/VQA: words that lost an apostrophe get it back
 _CONTRACTIONS = """ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
@@ -89,9 +90,8 @@ class Answers:
 
     def compute(self, rows: Sequence[int] | None = None) -> dict[str, float]:
         """The means over all updates, or over those named by `rows`."""
-        table = np.array(self.rows, dtype=np.float64).reshape(-1, len(KEYS))
-        table = table if rows is None else table[np.asarray(rows, dtype=np.int64)]
-        means = table.mean(axis=0) if len(table) else np.zeros(len(KEYS))
+        scores = table(self.rows, rows, len(KEYS), np.float64)
+        means = scores.mean(axis=0) if len(scores) else np.zeros(len(KEYS))
         return dict(zip(KEYS, means.tolist()))
 
 

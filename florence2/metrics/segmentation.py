@@ -8,6 +8,7 @@ import numpy as np
 
 from florence2 import geometry
 from florence2.metrics.detection import ratio
+from florence2.metrics.rows import table
 from florence2.records import Region
 
 
@@ -43,8 +44,7 @@ class Segmentation:
 
     def compute(self, rows: Sequence[int] | None = None) -> dict[str, float]:
         """The scores over all updates, or over those named by `rows`."""
-        table = np.array(self.rows, dtype=np.int64).reshape(-1, 2)
-        shared, united = (table if rows is None else table[np.asarray(rows, dtype=np.int64)]).T
+        shared, united = table(self.rows, rows, 2).T
         each = np.divide(shared, united, out=np.ones(len(shared)), where=united > 0)
         return {
             "mIoU": float(each.mean()) if len(each) else 0.0,
