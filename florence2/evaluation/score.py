@@ -58,8 +58,9 @@ class Scored:
     def of_question(self, number: int) -> tuple[str, float]:
         """(metric, score) of one question alone; of ranked boxes their F1 with labels, which one picture can have."""
         key = "labelled_F1" if self.ruler.main == "AP" else self.ruler.main
-        if self._judge is None:  # the metric that has the key
-            self._judge = next(n for n, metric in enumerate(self.metrics) if key in metric.compute([]))
+        if self._judge is None:  # the metric that has the key; the ranking ones stand first and are slow to ask
+            places = reversed(range(len(self.metrics)))
+            self._judge = next(place for place in places if key in self.metrics[place].compute([]))
         span = self.spans[number][self._judge]
         return key, self.metrics[self._judge].compute(span)[key] if len(span) else 0.0
 
