@@ -11,7 +11,9 @@ import re
 
 DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", '"'])
 
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*(?=\s|$)")  # nearly every word of a caption; no longer token can begin with one
+_PLAIN = re.compile(
+    r"[A-Za-z][A-Za-z0-9]*(?=\s|$)"
+)  # nearly every word of a caption; no longer token can begin with one
 _SPLIT = {"cannot": 3, "gonna": 3, "wanna": 3, "gotta": 3, "gimme": 3, "lemme": 3}  # place of the cut
 _ABBREVIATIONS = """jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thu thurs fri
 ala ariz calif colo conn ct dak fla ga ind kans? ky md mich minn mo mont neb nev okla penn tenn va vt wisc? wyo

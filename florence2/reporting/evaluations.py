@@ -115,7 +115,9 @@ def _charts(details: Mapping[str, Any]) -> Section:
     charts = [curve("precision over recall", [(0.0, points[0][1]), *points] if points else [])]
     calibration = details.get("calibration") or {}
     bins = calibration.get("bins", [])
-    charts.append(curve("how often right, by score; ideal: the diagonal", [(b["score"], b["right"]) for b in bins], True))
+    charts.append(
+        curve("how often right, by score; ideal: the diagonal", [(b["score"], b["right"]) for b in bins], True)
+    )
     rows = [(f"{row['low']:.1f} to {row['low'] + 0.1:.1f}", row["count"], row["score"], row["right"]) for row in bins]
     error = f"Expected calibration error {number(float(calibration.get('error', 0.0)))}: "
     lead = "a region is right when it lies on a true one and bears its label."
