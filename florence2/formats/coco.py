@@ -2,8 +2,8 @@
 
 A file, or a folder of them: records of one picture in several files become one sample, phrase pairs beside them its
 groundings. A crowd is an ignored region. LVIS (its negative and not exhaustive categories become the sample's coverage)
-and Objects365 are read alike. Lost in writing: quads, questions, groundings, sources, decisions; category numbers are
-given anew.
+and Objects365 are read alike. What is not COCO's own is written under keys of its own: a source, what the absence of a
+label means. Lost in writing: quads, descriptions, questions, groundings, verdicts; category numbers are given anew.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from florence2 import geometry
 from florence2.formats import checks, pairs, placing
-from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, to_json
+from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, from_json, to_json
 
 SOURCE = Source("import", "coco")
+LISTED = "exhaustive_category_ids"  # beside LVIS's neg_category_ids and not_exhaustive_category_ids
+HOLDS = frozenset(("texts", "regions", "licence", "source", "split"))
 PARTS = ("train2017", "val2017", "train2014", "val2014")
 
 
@@ -116,12 +118,13 @@ def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
             licence = licences.get(record.get("license"), "")
             image = checks.image_ref(name, checks.find_picture(name, folders), width, height, licence)
             texts, regions = _items(by_image[record["id"]], categories, space, image.size_wh)
-            lvis = "neg_category_ids" in record
-            coverage = _lvis_coverage(record, regions, categories, space, where) if lvis else every
+            own = categories and (LISTED in record or "neg_category_ids" in record)
+            coverage = _own_coverage(record, regions, categories, space, where) if own else every
         except ValueError as error:
             checks.refuse(error)
             continue
-        yield Sample(str(record["id"]), image, tuple(texts), tuple(regions), coverage=coverage)
+        split = str(record.get("split") or "")
+        yield Sample(str(record["id"]), image, tuple(texts), tuple(regions), split=split, coverage=coverage)
 
 
 def _file_name(record: Mapping, where: str) -> str:
@@ -131,10 +134,13 @@ def _file_name(record: Mapping, where: str) -> str:
     return str(checks.field(record, "file_name", where))
 
 
-def _lvis_coverage(
+def _own_coverage(
     record: Mapping, regions: list[Region], categories: Mapping[Any, str], space: str, where: str
 ) -> dict[str, tuple[Coverage, ...]]:
-    """A picture's own: its labels are exhaustive but for those it names so; its negatives were looked for in vain."""
+    """A picture's own: of LVIS its labels are exhaustive but for those it names so, ours says which are.
+
+    Its negatives were looked for in vain.
+    """
 
     def named(key: str) -> tuple[str, ...]:
         unknown = [i for i in record.get(key) or () if i not in categories]
@@ -143,7 +149,8 @@ def _lvis_coverage(
         return tuple(categories[i] for i in record.get(key) or ())
 
     partial = named("not_exhaustive_category_ids")
-    whole = tuple(dict.fromkeys(region.label for region in regions if region.label not in partial))
+    seen = tuple(dict.fromkeys(region.label for region in regions if region.label not in partial))
+    whole = named(LISTED) if LISTED in record else seen
     states = (
         Coverage("exhaustive", whole),
         Coverage("partial", partial),
@@ -167,6 +174,8 @@ def _categories(file: Path, data: Mapping) -> dict[Any, str]:
 def _space(file: Path, data: Mapping) -> str:
     """The label space: what the file calls itself, else its name."""
     info = data.get("info")
+    if isinstance(info, Mapping) and isinstance(info.get("label_space"), str):
+        return info["label_space"]  # as we write it
     told = info.get("description", "") if isinstance(info, Mapping) else ""
     return "-".join(str(told).casefold().split()) or file.stem
 
@@ -187,7 +196,7 @@ def _items(
     for n, (where, annotation) in enumerate(rows):
         name = str(annotation.get("id", f"a{n}"))
         if "caption" in annotation:
-            texts.append(Text(name, str(annotation["caption"]).strip(), source=SOURCE))
+            texts.append(Text(name, str(annotation["caption"]).strip(), source=_source(annotation)))
             continue
         try:
             regions.append(_region(annotation, where, name, categories, space, size_wh))
@@ -212,8 +221,16 @@ def _region(
     score = checks.number(annotation["score"], f"{where}: score") if annotation.get("score") is not None else None
     return Region(
         name, "object", corners, categories[category], space, polygons=polygons, mask=mask, score=score,
-        ignore=bool(annotation.get("iscrowd")), source=SOURCE,
+        ignore=bool(annotation.get("iscrowd")), source=_source(annotation),
     )  # fmt: skip
+
+
+def _source(annotation: Mapping) -> Source:
+    """Who made an annotation, where a file of ours says it."""
+    try:
+        return from_json(Source, annotation["source"])
+    except (KeyError, ValueError):
+        return SOURCE
 
 
 def _outline(segmentation: Any, where: str, size_wh: tuple[int, int]) -> tuple[tuple[Polygon, ...], Rle | None]:
@@ -254,6 +271,7 @@ def _joined(a: Sample, b: Sample) -> Sample:
         a,
         texts=a.texts + tuple(fresh(t) for t in b.texts),
         regions=a.regions + tuple(fresh(r) for r in b.regions),
+        split=a.split or b.split,
         coverage={**a.coverage, **b.coverage},
     )
 
@@ -267,36 +285,82 @@ def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
     images: list[dict] = []
     instances: list[dict] = []
     captions: list[dict] = []
-    categories: dict[str, int] = {}
+    categories, licences = _Count(), _Count()
+    covered: list[tuple[dict, Sequence[Coverage]]] = []
     space = ""
     for n, sample in enumerate(samples, 1):
         width, height = placing.size_of(sample)
         number = numbers.of(sample.id, n)
         name = names.of(sample)
         placing.place_picture(sample, folder / "images" / name, lost)
-        images.append({"id": number, "file_name": name, "width": width, "height": height})
-        sample = placing.count_lost(sample, lost, frozenset(("texts", "regions")))
-        for part, states in sample.coverage.items():
-            space = space or part
-            lost["coverage_negatives"] += sum(len(state.labels) for state in states if state.state == "negatives")
-            for label in (label for state in states if state.state == "exhaustive" for label in state.labels):
-                categories.setdefault(label, len(categories) + 1)
+        record = {"id": number, "file_name": name, "width": width, "height": height}
+        if sample.image.licence:
+            record["license"] = licences.of(sample.image.licence)
+        if sample.split:
+            record["split"] = sample.split
+        images.append(record)
+        sample = placing.count_lost(sample, lost, HOLDS)
+        space = space or placing.space_of(sample)
+        states = tuple(sample.coverage.get(space, ()))
+        covered.append((record, states))
+        for label in (label for state in states for label in state.labels):
+            categories.of(label)
+        lost["coverage_of_other_spaces"] += len(set(sample.coverage) - {space, "text"})
         for region in sample.regions:
+            lost["label_space"] += bool(region.label_space) and region.label_space != space
             row = _annotation(region, lost)
             if row is not None:
-                number_of = categories.setdefault(region.label, len(categories) + 1)
-                instances.append({"id": len(instances) + 1, "image_id": number, "category_id": number_of, **row})
+                row = {"id": len(instances) + 1, "image_id": number, "category_id": categories.of(region.label), **row}
+                instances.append(row)
         for text in sample.texts:
             if text.detail != "brief":
                 lost[f"text_{text.detail}"] += 1
                 continue
-            captions.append({"id": len(captions) + 1, "image_id": number, "caption": text.text})
-    rows = [{"id": n, "name": name} for name, n in categories.items()]
-    info = {"description": space} if space else {}
-    _save(folder / "instances.json", {"info": info, "images": images, "annotations": instances, "categories": rows})
+            row = {"id": len(captions) + 1, "image_id": number, "caption": text.text, **_signature(text)}
+            captions.append(row)
+    for record, told in covered:
+        record.update(_listed(told, categories))
+    info = {"description": space, "label_space": space} if space else {}
+    shared = {"info": info, "licenses": licences.rows(), "images": images}
+    _save(folder / "instances.json", {**shared, "annotations": instances, "categories": categories.rows()})
     if captions:
-        _save(folder / "captions.json", {"info": info, "images": images, "annotations": captions})
+        _save(folder / "captions.json", {**shared, "annotations": captions})
     return lost
+
+
+class _Count:
+    """Names with numbers from 1, in the order they come."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def of(self, name: str) -> int:
+        return self.numbers.setdefault(name, len(self.numbers) + 1)
+
+    def rows(self) -> list[dict]:
+        return [{"id": number, "name": name} for name, number in self.numbers.items()]
+
+
+def _listed(states: Sequence[Coverage], categories: _Count) -> dict[str, list[int]]:
+    """What a picture's record says of the absence of labels: nothing where all categories are listed, as COCO means."""
+    every = set(categories.numbers)
+    if [s.state for s in states] == ["exhaustive"] and (not states[0].labels or set(states[0].labels) == every):
+        return {}
+    if not states and not every:
+        return {}
+    keys = {"exhaustive": LISTED, "partial": "not_exhaustive_category_ids", "negatives": "neg_category_ids"}
+    out: dict[str, list[int]] = {key: [] for key in keys.values()}
+    for state in states:
+        out[keys[state.state]] += [categories.of(label) for label in state.labels or every]
+    return out
+
+
+def _signature(item: Region | Text) -> dict[str, Any]:
+    """Who made an item, where that is more than that it came in COCO's form."""
+    source = item.source
+    if source is None or (source.kind, source.name) == (SOURCE.kind, SOURCE.name):
+        return {}
+    return {"source": {"kind": source.kind, "name": source.name, "version": source.version}}
 
 
 class _Numbers:
@@ -326,7 +390,7 @@ def _annotation(region: Region, lost: Counter[str]) -> dict[str, Any] | None:
     for field in ("quad", "description"):
         lost[field] += bool(getattr(region, field))
     x1, y1, x2, y2 = box
-    row: dict[str, Any] = {"bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": int(region.ignore)}
+    row: dict[str, Any] = {"bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": int(region.ignore), **_signature(region)}
     row["area"] = float(geometry.area(box)[0])
     if region.polygons:
         row["segmentation"] = [list(part) for part in region.polygons]

@@ -1,7 +1,9 @@
 """Label Studio's JSON export: rectangles (turned ones too), polygons, transcriptions, captions. Twin: reads and writes.
 
 Places are percents of the picture. `annotations` are a human's, `predictions` a model's. Brush masks (their own run
-lengths), relations and other controls are not read: a result of another type is refused by name.
+lengths), relations and other controls are not read: a result of another type is refused by name. What Label Studio has
+no field for goes into each result's `meta` and the task's `data`, under `florence2`; it comes back where nobody has
+worked on the annotation since. Lost in writing: masks (outlines stay), groundings, verdicts.
 """
 
 from __future__ import annotations
@@ -18,11 +20,21 @@ from urllib.parse import unquote, urlparse
 
 from florence2 import geometry
 from florence2.formats import checks, placing
-from florence2.records import Coverage, Region, Sample, Source, Text
+from florence2.records import Coverage, Region, Sample, Source, Text, from_json, to_json
 
 HUMAN = Source("human", "labelstudio")
 SHAPES = {"rectanglelabels": "rectangle", "rectangle": "rectangle", "polygonlabels": "polygon", "polygon": "polygon"}
-DETAILS = {"caption": "brief", "brief": "brief", "detailed": "detailed", "more_detailed": "more_detailed", "ocr": "ocr"}
+DETAILS = {
+    "caption": "brief",
+    "brief": "brief",
+    "detailed": "detailed",
+    "more_detailed": "more_detailed",
+    "ocr": "ocr",
+    "answer": "answer",
+}
+OURS = "florence2"
+WORKED_ON = ("completed_by", "lead_time", "created_at")  # what Label Studio adds to an annotation that a person saved
+HOLDS = frozenset(("texts", "regions", "split", "licence", "source"))
 
 
 def is_labelstudio(path: Path) -> bool:
@@ -65,7 +77,8 @@ def _sample(task: Any, where: str, name: str, folder: Path) -> Sample:
     size = (0, 0)
     for said in task.get("annotations") or []:
         if not said.get("was_cancelled"):
-            size = _read_results(said.get("result") or [], where, HUMAN, None, texts, regions) or size
+            as_written = not any(key in said for key in WORKED_ON)
+            size = _read_results(said.get("result") or [], where, HUMAN, None, texts, regions, as_written) or size
     for said in task.get("predictions") or []:
         source = Source("model", "labelstudio", str(said.get("model_version") or ""))
         score = checks.number(said["score"], f"{where}: score") if said.get("score") is not None else None
@@ -74,11 +87,17 @@ def _sample(task: Any, where: str, name: str, folder: Path) -> Sample:
     picture = checks.find_picture(local, [folder, folder / "images"])
     if not picture.is_file():
         picture = checks.find_picture(Path(local).name, [folder, folder / "images"])
-    image = checks.image_ref(url, picture, *size)
-    space = "labelstudio"
-    return Sample(
-        name, image, tuple(texts), tuple(regions), coverage={space: (Coverage("partial"),)} if regions else {}
-    )
+    ours = data.get(OURS) if isinstance(data.get(OURS), Mapping) else None
+    if ours is None:
+        partial = {"labelstudio": (Coverage("partial"),)} if regions else {}
+        return Sample(name, checks.image_ref(url, picture, *size), tuple(texts), tuple(regions), coverage=partial)
+    image = checks.image_ref(url, picture, *size, licence=str(ours.get("licence") or ""))
+    bare = {"id": str(ours.get("id") or name), "image": {"id": url}, "split": ours.get("split") or ""}
+    try:
+        told = from_json(Sample, {**bare, "coverage": ours.get("coverage") or {}})
+    except ValueError as error:
+        raise ValueError(f"{where}: data: {OURS}: {error}") from None
+    return replace(told, image=image, texts=tuple(texts), regions=tuple(regions))
 
 
 def _local_name(url: str) -> str:
@@ -90,7 +109,13 @@ def _local_name(url: str) -> str:
 
 
 def _read_results(
-    results: list, where: str, source: Source, score: float | None, texts: list[Text], regions: list[Region]
+    results: list,
+    where: str,
+    source: Source,
+    score: float | None,
+    texts: list[Text],
+    regions: list[Region],
+    ours: bool = True,
 ) -> tuple[int, int] | None:
     """Add what one person or model said; the picture's size where a result tells it."""
     by_id: dict[str, Region] = {}
@@ -101,6 +126,7 @@ def _read_results(
         kind = str(checks.field(result, "type", place))
         value = checks.field(result, "value", place)
         key = str(result.get("id", f"{len(regions)}-{n}"))
+        more = _more(result, place) if ours else {}
         if kind in SHAPES:
             sides = (checks.whole(checks.field(result, f"original_{s}", place), place) for s in ("width", "height"))
             size = (next(sides), next(sides))
@@ -108,9 +134,13 @@ def _read_results(
             shape = _region(SHAPES[kind], value, place, size)
             label = str(labels[0]) if labels else by_id[key].label if key in by_id else ""
             own = checks.number(result["score"], place) if result.get("score") is not None else score
-            by_id[key] = Region(
-                key, "object", label=label, label_space="labelstudio", score=own, source=source, **shape
-            )
+            base = by_id.get(str(more.pop("part_of", "")))
+            if base is not None:  # a further part of an outline
+                outline = (*base.polygons, *shape.get("polygons", ()))
+                by_id[base.id] = replace(base, polygons=outline, box=geometry.polygon_box(*outline))
+                continue
+            fields = {"label_space": "labelstudio", "source": source, **more, **shape}
+            by_id[key] = Region(key, "object", label=label, score=own, **fields)
         elif kind == "labels" and key in by_id:
             continue
         elif kind == "textarea":
@@ -119,18 +149,37 @@ def _read_results(
             words[key] = said
             if "x" not in value and "points" not in value:
                 detail = DETAILS.get(str(result.get("from_name")), "brief")
-                texts.append(Text(f"t{len(texts)}", said, detail, source=source))
+                texts.append(Text(f"t{len(texts)}", said, detail, **{"source": source, "score": score, **more}))
         else:
             raise ValueError(f"{place}: type {kind!r} is not read; expected one of {', '.join(SHAPES)}, textarea")
     for key, region in by_id.items():
         if key in words:
-            quad = region.quad or (geometry.box_quad(region.box) if region.box and not region.polygons else ())
+            outline = region.polygons[0] if region.polygons else ()
+            quad = region.quad or (geometry.box_quad(region.box) if region.box and not outline else ())
+            if len(outline) == 8 and len(region.polygons) == 1:  # four corners around words
+                region, quad = replace(region, polygons=()), outline
             region = replace(region, kind="text", label=words[key], quad=quad)
         elif region.quad:  # a turned rectangle around a thing
             region = replace(region, polygons=(region.quad,), quad=())
         taken = {other.id for other in regions}
         regions.append(replace(region, id=key if key not in taken else f"{key}-{len(regions)}"))
     return size
+
+
+def _more(result: Mapping, where: str) -> dict[str, Any]:
+    """What a result of ours holds in its `meta` beside Label Studio's own fields."""
+    meta = result.get("meta")
+    said = meta.get(OURS) if isinstance(meta, Mapping) else None
+    if not isinstance(said, Mapping):
+        return {}
+    kinds = {"label_space": str, "description": str, "ignore": bool, "question": str, "part_of": str, "score": float}
+    out = {key: value for key, value in said.items() if key in kinds and isinstance(value, kinds[key])}
+    if "source" in said:
+        try:
+            out["source"] = from_json(Source, said["source"])
+        except ValueError as error:
+            raise ValueError(f"{where}: meta: {OURS}: {error}") from None
+    return out
 
 
 def _region(shape: str, value: Mapping, where: str, size_wh: tuple[int, int]) -> dict[str, Any]:
@@ -155,7 +204,7 @@ def _region(shape: str, value: Mapping, where: str, size_wh: tuple[int, int]) ->
 def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
     """FOLDER/tasks.json for Label Studio's import, the pictures in FOLDER/images; counts what is lost.
 
-    Human items become an annotation, all others predictions by source. A quad is written as a polygon.
+    What people and data sets say becomes an annotation, all else predictions by source. A quad is written as a polygon.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,16 +215,18 @@ def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
         size_wh = placing.size_of(sample)
         name = names.of(sample)
         placing.place_picture(sample, folder / "images" / name, lost)
-        sample = placing.count_lost(sample, lost, frozenset(("texts", "regions")))
+        sample = placing.count_lost(sample, lost, HOLDS, words=True)
         said: dict[tuple[bool, str], list[dict]] = {}
         items: tuple[Region | Text, ...] = (*sample.regions, *sample.texts)
         for item in items:
-            human = item.source is None or item.source.kind == "human"
+            human = item.source is None or item.source.kind in ("human", "import")
             version = "" if human or item.source is None else item.source.version or item.source.name
             rows = _results(item, size_wh, lost) if isinstance(item, Region) else _text_results(item, lost)
             said.setdefault((human, version), []).extend(rows)
-        task: dict[str, Any] = {"id": int(sample.id) if sample.id.isdigit() else sample.id}
-        task["data"] = {"image": f"images/{name}"}
+        task: dict[str, Any] = {"id": int(sample.id)} if sample.id.isdigit() else {}
+        ours = {"id": sample.id, "split": sample.split, "licence": sample.image.licence}
+        ours["coverage"] = to_json(sample).get("coverage", {})
+        task["data"] = {"image": f"images/{name}", OURS: {key: value for key, value in ours.items() if value}}
         task["annotations"] = [{"result": rows} for (human, _), rows in said.items() if human]
         models = [{"model_version": v, "result": rows} for (human, v), rows in said.items() if not human]
         tasks.append({**task, "predictions": models})
@@ -189,15 +240,14 @@ def _results(region: Region, size_wh: tuple[int, int], lost: Counter[str]) -> li
     width, height = size_wh
     shared: dict[str, Any] = {"id": region.id, "original_width": width, "original_height": height, "to_name": "image"}
     shared.update({"image_rotation": 0}, **({"score": region.score} if region.score is not None else {}))
+    shared.update(_meta(region, label_space=region.label_space, description=region.description, ignore=region.ignore))
     polygons = list(region.polygons) or ([region.quad] if region.quad else [])
+    lost["mask"] += region.mask is not None
     if region.mask is not None and not polygons:
         polygons = list(geometry.mask_polygons(geometry.decode_rle(region.mask)))
     polygons = [p for p in polygons if len(p) >= 6]
-    lost["description"] += bool(region.description)
-    lost["ignore"] += region.ignore
     box = region.box
     if polygons and not (region.kind == "text" and box and polygons[0] == geometry.box_quad(box)):
-        lost["parts"] += len(polygons) - 1
         part = polygons[0]
         points = [[x * 100 / width, y * 100 / height] for x, y in zip(part[::2], part[1::2])]
         value: dict[str, Any] = {"points": points, "closed": True}
@@ -214,15 +264,27 @@ def _results(region: Region, size_wh: tuple[int, int], lost: Counter[str]) -> li
         words = {**shared, "from_name": "transcription", "type": "textarea", "value": {**value, "text": [region.label]}}
         return [{**shared, "from_name": kind, "type": kind, "value": value}, words]
     key = f"{kind}labels"
-    return [
-        {**shared, "from_name": "label", "type": key, "value": {**value, key: [region.label] if region.label else []}}
-    ]
+    label = {key: [region.label] if region.label else []}
+    rows = [{**shared, "from_name": "label", "type": key, "value": {**value, **label}}]
+    for n, part in enumerate(polygons[1:] if kind == "polygon" else (), 1):
+        points = [[x * 100 / width, y * 100 / height] for x, y in zip(part[::2], part[1::2])]
+        place = {"id": f"{region.id}:{n}", "meta": {OURS: {"part_of": region.id}}}
+        value = {"points": points, "closed": True, **label}
+        rows.append({**shared, **place, "from_name": "label", "type": key, "value": value})
+    return rows
+
+
+def _meta(item: Region | Text, **fields: Any) -> dict[str, Any]:
+    """What Label Studio has no field for."""
+    said = {key: value for key, value in fields.items() if value}
+    source = item.source
+    if source is not None and source != HUMAN:
+        said["source"] = {"kind": source.kind, "name": source.name, "version": source.version}
+    return {"meta": {OURS: said}} if said else {}
 
 
 def _text_results(text: Text, lost: Counter[str]) -> list[dict[str, Any]]:
-    if text.detail == "answer":
-        lost["text_answer"] += 1
-        return []
     name = {"brief": "caption"}.get(text.detail, text.detail)
     shared = {"id": text.id, "from_name": name, "to_name": "image", "type": "textarea"}
-    return [{**shared, "value": {"text": [text.text]}}]
+    more = _meta(text, question=text.question, score=text.score)
+    return [{**shared, **more, "value": {"text": [text.text]}}]

@@ -1,7 +1,9 @@
 """Pascal VOC: Annotations/*.xml, JPEGImages/, ImageSets/Main/*.txt. Twin: reads and writes.
 
 Corners are taken as written, nothing subtracted. A difficult object is an ignored region. Without ImageSets all
-annotations are read; a folder that holds the .xml files beside their pictures is read too.
+annotations are read; a folder that holds the .xml files beside their pictures is read too. The label space is held as
+<source><database> of files that name us. Lost in writing: outlines, scores, texts, sources, descriptions, licences, any
+coverage but exhaustive.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from florence2.formats import checks, placing
 from florence2.records import Coverage, Region, Sample, Source
 
 SOURCE = Source("import", "voc")
-LISTS = {"train": ("train",), "test": ("test", "val")}  # a split -> the lists that hold it, the first that is there
+OURS = "florence2"
+LISTS = ("train", "val", "test")  # without a test list, val is what there is to test on
 
 
 def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
@@ -40,9 +43,11 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
 
 def _splits(lists: Path) -> dict[str, str]:
     out: dict[str, str] = {}
-    for split, names in LISTS.items():
-        file = next((lists / f"{n}.txt" for n in names if (lists / f"{n}.txt").is_file()), None)
-        for line in checks.read_text(file).splitlines() if file else ():
+    tested = (lists / "test.txt").is_file()
+    for name in LISTS:
+        file = lists / f"{name}.txt"
+        split = "test" if name == "val" and not tested else name
+        for line in checks.read_text(file).splitlines() if file.is_file() else ():
             if line.strip():
                 out.setdefault(line.strip(), split)
     return out
@@ -60,6 +65,8 @@ def _sample(file: Path, pictures: Path, space: str, split: str) -> Sample:
         picture = checks.picture_of_stem(pictures, file.stem)
     name = name or picture.name
     width, height = (checks.whole(root.findtext(f"size/{s}") or 0, f"{file}: size/{s}") for s in ("width", "height"))
+    if root.findtext("source/annotation") == OURS:
+        space = root.findtext("source/database") or ""
     regions = []
     for n, node in enumerate(root.findall("object")):
         try:
@@ -67,7 +74,8 @@ def _sample(file: Path, pictures: Path, space: str, split: str) -> Sample:
         except ValueError as error:
             checks.refuse(error)
     image = checks.image_ref(name, picture, width, height)
-    return Sample(file.stem, image, regions=tuple(regions), split=split, coverage={space: (Coverage("exhaustive"),)})
+    every = Coverage("exhaustive")
+    return Sample(file.stem, image, regions=tuple(regions), split=split, coverage={space: (every,)} if space else {})
 
 
 def _region(node: ElementTree.Element, where: str, name: str, space: str) -> Region:
@@ -99,12 +107,20 @@ def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
         placing.place_picture(sample, folder / "JPEGImages" / name, lost)
         root = ElementTree.Element("annotation")
         _add(root, filename=name)
+        sample = placing.count_lost(sample, lost, frozenset(("regions", "split")))
+        space = placing.space_of(sample)
+        placing.count_coverage(sample, space, lost)
+        held = space if sample.coverage.get(space) else ""  # of nothing it is said that it is exhaustive
+        lost["label_space"] += sum(bool(region.label_space) and region.label_space != held for region in sample.regions)
+        _add(ElementTree.SubElement(root, "source"), database=held, annotation=OURS)
         _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
-        for region in placing.count_lost(sample, lost, frozenset(("regions",))).regions:
+        for region in sample.regions:
             _object(root, region, lost)
         ElementTree.indent(root)
         ElementTree.ElementTree(root).write(file, encoding="utf-8")
         lists.setdefault(sample.split, []).append(stem)
+    unknown = {"val"} if "test" not in lists else set()
+    lost["split"] += sum(len(stems) for split, stems in lists.items() if split not in {"", *LISTS} - unknown)
     for split, stems in lists.items():
         if split:
             target = folder / "ImageSets" / "Main" / f"{split}.txt"

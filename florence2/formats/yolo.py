@@ -1,11 +1,14 @@
 """YOLO: data.yaml naming classes and splits, labels/*.txt beside images/. Twin: reads and writes.
 
-A row is `class cx cy w h` in fractions of the picture, with a score after it, or `class x y x y ...`, an outline.
+A row is `class cx cy w h` in fractions of the picture, with a score after it, or `class x y x y ...`, an outline. The
+label space and splits of other names are held under `florence2` in data.yaml. Lost in writing: ignored regions, masks
+(outlines stay), texts, sources, descriptions, licences, any coverage but exhaustive.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +21,7 @@ from florence2.formats import checks, placing
 from florence2.records import Coverage, Region, Sample, Source
 
 SOURCE = Source("import", "yolo")
+OURS = "florence2"
 SPLITS = {"train": "train", "val": "test", "test": "test"}  # a key of data.yaml -> our split
 
 
@@ -30,7 +34,9 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
     root = (file.parent / str(data.get("path") or "")).resolve() if data.get("path") else file.parent
     root = root if root.is_dir() else file.parent  # `path` often names a folder of another machine
     seen: dict[str, str] = {}
-    both = {"val", "test"} <= set(data)
+    both = {"val", "test"} <= set(data) and data["val"] != data["test"]
+    ours: Mapping[str, Any] = data[OURS] if isinstance(data.get(OURS), Mapping) else {}
+    space = str(ours.get("label_space", file.parent.name))
     for key, split in SPLITS.items():
         for entry in _entries(data.get(key)):
             for picture in _pictures(file, key, root, entry, Path(images) if images else None):
@@ -39,7 +45,8 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
                 seen[str(picture)] = key
                 try:
                     part = "val" if both and key == "val" else split
-                    sample = _sample(picture, root, names, file.parent.name, part)
+                    part = str((ours.get("splits") or {}).get(entry, part))
+                    sample = _sample(picture, root, names, space, part)
                 except ValueError as error:
                     checks.refuse(error)
                     continue
@@ -106,7 +113,7 @@ def _sample(picture: Path, root: Path, names: Mapping[int, str], space: str, spl
                 regions.append(_region(line.split(), f"{labels}:{n}", f"r{n - 1}", names, space, image.size_wh))
             except ValueError as error:
                 checks.refuse(error)
-    coverage = {space: (Coverage("exhaustive", tuple(names.values())),)}
+    coverage = {space: (Coverage("exhaustive", tuple(names.values())),)} if space else {}
     return Sample(name, image, regions=tuple(regions), split=split, coverage=coverage)
 
 
@@ -139,27 +146,39 @@ def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
     lost: Counter[str] = Counter()
     names = placing.Names()
     classes: dict[str, int] = {}
-    splits: dict[str, str] = {}
+    splits: dict[str, str] = {}  # folder -> split
+    spaces: Counter[str] = Counter()
     for sample in samples:
         size_wh = placing.size_of(sample)
-        split = {"test": "val"}.get(sample.split, sample.split) or "train"
-        splits[split] = f"images/{split}"
+        split = re.sub(r"[^A-Za-z0-9._-]", "_", sample.split) or "all"
+        splits[f"images/{split}"] = sample.split
         name = names.of(sample)
         labels = folder / "labels" / split / f"{os.path.splitext(name)[0]}.txt"
         if labels.exists():
             raise ValueError(f"{labels}: exists already; name a new or empty folder")
         placing.place_picture(sample, folder / "images" / split / name, lost)
+        sample = placing.count_lost(sample, lost, frozenset(("regions", "split")))
+        spaces[placing.space_of(sample) if sample.coverage else ""] += 1
+        placing.count_coverage(sample, placing.space_of(sample), lost)
         for label in (x for states in sample.coverage.values() for s in states for x in s.labels):
             classes.setdefault(label, len(classes))
-        regions = placing.count_lost(sample, lost, frozenset(("regions",))).regions
-        rows = [row for region in regions for row in _rows(region, classes, size_wh, lost)]
+        rows = [row for region in sample.regions for row in _rows(region, classes, size_wh, lost)]
         labels.parent.mkdir(parents=True, exist_ok=True)
         labels.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    if splits:
-        splits = {"train": splits.get("train", next(iter(splits.values()))), **splits}
-    data = {**splits, "names": {n: name for name, n in classes.items()}}
+    space = spaces.most_common(1)[0][0] if spaces else ""
+    lost["label_space"] += spaces.total() - spaces[space]
+    data: dict[str, Any] = {**_parts(splits), "names": {n: name for name, n in classes.items()}}
+    data[OURS] = {"label_space": space, "splits": splits}
     (folder / "data.yaml").write_text(yaml.safe_dump(data, allow_unicode=True, sort_keys=False), encoding="utf-8")
     return lost
+
+
+def _parts(splits: Mapping[str, str]) -> dict[str, list[str] | str]:
+    """The keys that trainers of YOLO read: all that is neither val nor test trains; val is what there is to test on."""
+    of = {key: [folder for folder, split in splits.items() if split == key] for key in ("val", "test")}
+    train = [folder for folder in splits if folder not in of["val"] + of["test"]]
+    found = {"train": train or list(splits), "val": of["val"] or of["test"] or train, "test": of["test"]}
+    return {key: folders[0] if len(folders) == 1 else folders for key, folders in found.items() if folders}
 
 
 def _rows(region: Region, classes: dict[str, int], size_wh: tuple[int, int], lost: Counter[str]) -> list[str]:
@@ -173,6 +192,7 @@ def _rows(region: Region, classes: dict[str, int], size_wh: tuple[int, int], los
         polygons = tuple(geometry.mask_polygons(geometry.decode_rle(region.mask)))
     polygons = tuple(p for p in polygons if len(p) >= 6)
     lost["description"] += bool(region.description)
+    lost["mask"] += region.mask is not None
     if polygons:
         lost["parts_joined"] += len(polygons) > 1  # a row holds one outline: parts become rows
         lost["score"] += region.score is not None

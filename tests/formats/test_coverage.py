@@ -60,10 +60,13 @@ def test_a_negative_of_no_category_is_named(tmp_path):
         list(coco.read(lvis(tmp_path, neg_category_ids=[99])))
 
 
-def test_what_coco_cannot_hold_is_said(tmp_path):
+def test_what_absence_means_survives_coco(tmp_path):
     (tmp_path / "in").mkdir()
     (sample,) = sources.open(lvis(tmp_path / "in"))
-    assert coco.write([sample], tmp_path / "out")["coverage_negatives"] == 1
+    lost = coco.write([sample], tmp_path / "out")
+    assert +lost == {"picture_not_placed": 1}
+    (again,) = sources.open(tmp_path / "out")
+    assert again.coverage == sample.coverage and again.regions[0].label_space == "lvis_v1_val"
 
 
 def test_objects365_is_read_as_coco(tmp_path):
