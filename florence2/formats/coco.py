@@ -23,7 +23,7 @@ from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Te
 SOURCE = Source("import", "coco")
 LISTED = "exhaustive_category_ids"  # beside LVIS's neg_category_ids and not_exhaustive_category_ids
 HOLDS = frozenset(("texts", "regions", "licence", "source", "split"))
-PARTS = ("train2017", "val2017", "train2014", "val2014")
+PARTS = ("train2017", "val2017", "train2014", "val2014", "train", "val")
 
 
 def is_coco(path: Path) -> bool:
@@ -116,7 +116,7 @@ def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
             name = _file_name(record, where)
             width, height = (checks.whole(record.get(side, 0), f"{where}: {side}") for side in ("width", "height"))
             licence = licences.get(record.get("license"), "")
-            image = checks.image_ref(name, checks.find_picture(name, folders), width, height, licence)
+            image = checks.image_ref(name, _picture(name, folders), width, height, licence)
             texts, regions = _items(by_image[record["id"]], categories, space, image.size_wh)
             own = categories and (LISTED in record or "neg_category_ids" in record)
             coverage = _own_coverage(record, regions, categories, space, where) if own else every
@@ -125,6 +125,13 @@ def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
             continue
         split = str(record.get("split") or "")
         yield Sample(str(record["id"]), image, tuple(texts), tuple(regions), split=split, coverage=coverage)
+
+
+def _picture(name: str, folders: list[Path]) -> Path:
+    """Where a picture is: by its whole name, or by its end (Objects365 says images/v1/patch8/x.jpg of patch8/x.jpg)."""
+    parts = Path(name).parts
+    guesses = [checks.find_picture(str(Path(*parts[-n:])), folders) for n in (len(parts), 2, 1) if n <= len(parts)]
+    return next((guess for guess in guesses if guess.is_file()), guesses[0])
 
 
 def _file_name(record: Mapping, where: str) -> str:

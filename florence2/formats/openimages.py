@@ -3,6 +3,7 @@
     class-descriptions-boxable.csv                    /m/01g317,Person
     PART-annotations-bbox.csv                         ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf, and more
     PART-annotations-human-imagelabels-boxable.csv    ImageID,Source,LabelName,Confidence: 1 verified, 0 not there
+                                                      (or oidv7-val-annotations-human-imagelabels.csv, as V7 has it)
 
 A label verified as present has all its boxes drawn (exhaustive); one verified as absent is a negative; of any other the
 absence means nothing. A group is an ignored region.
@@ -21,6 +22,7 @@ SPACE = "openimages"
 SOURCE = Source("import", "openimages")
 BOXES = "-annotations-bbox.csv"
 LABELS = ("-annotations-human-imagelabels-boxable.csv", "-annotations-human-imagelabels.csv")
+NEWER = {"validation": "oidv7-val", "test": "oidv7-test", "oidv6-train": "oidv7-train"}  # V7's label files
 SPLITS = {"train": "train", "validation": "test", "test": "test", "oidv6-train": "train"}
 
 
@@ -53,7 +55,8 @@ def _sample(
     images: str | Path | None,
 ) -> Sample:
     here = file.parent
-    folders = [Path(images), Path(images) / part] if images else [here / part, here / "images", here / "data", here]
+    place = part.removeprefix("oidv6-")
+    folders = [Path(images), Path(images) / place] if images else [here / place, here / "images", here / "data", here]
     image = checks.image_ref(f"{name}.jpg", checks.find_picture(f"{name}.jpg", folders))
     if rows and not image.width:
         raise ValueError(f"{rows[0][3]}: the size of {image.uri} is needed for its boxes; put the picture in place")
@@ -102,7 +105,9 @@ def _regions(file: Path, names: dict[str, str]) -> dict[str, list[tuple[str, tup
 
 def _verified(file: Path, part: str, names: dict[str, str]) -> dict[str, dict[str, bool]]:
     """Picture -> label -> whether a person found it there."""
-    labels = next((file.with_name(part + suffix) for suffix in LABELS if file.with_name(part + suffix).is_file()), None)
+    names_of_part = dict.fromkeys((part, part.removeprefix("oidv6-"), NEWER.get(part, part)))
+    guesses = [file.with_name(name + suffix) for name in names_of_part for suffix in LABELS]
+    labels = next((guess for guess in guesses if guess.is_file()), None)
     out: dict[str, dict[str, bool]] = {}
     for where, row in _rows(labels, ("ImageID", "LabelName", "Confidence")) if labels else ():
         try:

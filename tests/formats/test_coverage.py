@@ -74,8 +74,13 @@ def test_objects365_is_read_as_coco(tmp_path):
     image = {"id": 9, "file_name": "images/v1/patch8/objects365_v1_00420917.jpg", "width": 64, "height": 48}
     data = {"images": [image], "annotations": [thing], "categories": [{"id": 1, "name": "Person"}]}
     (tmp_path / "zhiyuan_objv2_val.json").write_text(json.dumps(data))
+    (tmp_path / "val" / "patch8").mkdir(parents=True)
+    (tmp_path / "val" / "patch8" / "objects365_v1_00420917.jpg").write_bytes(b"x")
     (sample,) = sources.open(tmp_path)
     assert sample.regions[0].ignore and sample.regions[0].label_space == "zhiyuan_objv2_val"
+    assert sample.image.uri.endswith("val/patch8/objects365_v1_00420917.jpg")
+    (elsewhere,) = sources.open(tmp_path, images=tmp_path / "val" / "patch8")
+    assert elsewhere.image.uri == sample.image.uri
 
 
 def open_images(root, box="a,xclick,/m/1,1,0.25,0.5,0.5,1.0,0,0,0,0,0"):
@@ -104,6 +109,14 @@ def test_open_images(tmp_path):
     ]  # fmt: skip
     assert first.coverage == {"openimages": (Coverage("exhaustive", ("Cat", "Dog")), Coverage("negatives", ("Hen",)))}
     assert second.coverage == {"openimages": (Coverage("partial", ("Cow",)),)} and first.split == "test"
+
+
+def test_open_images_of_version_7(tmp_path):
+    root = open_images(tmp_path)
+    old = root / "validation-annotations-human-imagelabels-boxable.csv"
+    old.rename(root / "oidv7-val-annotations-human-imagelabels.csv")
+    first, _ = sources.open(root)
+    assert Coverage("negatives", ("Hen",)) in first.coverage["openimages"]
 
 
 @pytest.mark.parametrize(
