@@ -1,11 +1,13 @@
 """Thresholds fitted to labels."""
 
+import dataclasses
+
 import pytest
 import yaml
 
 from florence2.engine.filters import open_chain
 from florence2.engine.filters.tuning import good_of, suggestions, to_text, tune
-from florence2.records import Decision, Grounding, ImageRef, Region, Sample, Source, Text
+from florence2.records import Coverage, Decision, Grounding, ImageRef, Region, Sample, Source, Text
 
 MACHINE = Source("specialist", "detector")
 
@@ -94,3 +96,12 @@ def test_what_was_rejected_counts_and_what_was_superseded_does_not():
 def test_a_labelled_set_of_other_pictures_is_refused():
     with pytest.raises(ValueError, match="none of the pictures"):
         tune([picture(1)], [picture(2)], open_chain())
+
+
+def test_what_the_labelled_set_cannot_tell_of_is_not_counted():
+    found = [region("a", BOX, score=0.9), region("b", FAR, label="face", score=0.9), region("c", FAR, score=0.9)]
+    sets = [picture(0, found), picture(1, found), picture(2, found)]
+    searched = dataclasses.replace(picture(2), coverage={"coco": (Coverage("exhaustive"),)})
+    labelled = [picture(0, [region("t", BOX)]), picture(1), searched]  # the second was never looked at
+    (curve,) = (c for c in tune(sets, labelled, open_chain()) if c.rule == "region_score")
+    assert (curve.items, curve.good) == (4, 1)  # no face is labelled anywhere

@@ -1,14 +1,16 @@
 """Thresholds fitted to a labelled set: what each rule alone keeps of the good and of the bad, and a value to try.
 
 A region is good when the labelled picture has one of its label there (IoU 0.5, each labelled one once; for a line of
-text the place decides). A phrase is good when the labelled picture has it there. A text is good or bad as the labelled
-set's own verdicts say; one it does not hold is not counted.
+text the place decides). It is not counted where the labelled picture has no region of its kind and is not said to be
+searched all over, nor where its label is one that the labelled set never uses. A phrase is good when the labelled
+picture has it there, and is not counted where that has no such phrase. A text is good or bad as the labelled set's own
+verdicts say; one it does not hold is not counted.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +19,7 @@ from florence2.engine.filters import BY_DETAIL, RuleFilter
 from florence2.engine.filters.verdicts import by_people
 from florence2.engine.naming import Known
 from florence2.geometry import iou
-from florence2.records import Item, Region, Sample
+from florence2.records import Coverage, Item, Region, Sample
 
 MATCH = 0.5  # IoU
 STEPS = 200  # thresholds tried
@@ -54,11 +56,12 @@ def tune(samples: Iterable[Sample], labelled: Iterable[Sample], chain: Sequence[
 
     What earlier rules rejected counts, what was superseded does not.
     """
-    known = Known(labelled)
+    labelled = list(labelled)
+    known, labels = Known(labelled), {_folded(r.label) for truth in labelled for r in truth.regions}
     pairs = [(_reopened(sample), truth) for sample in samples if (truth := known.find(sample)) is not None]
     if not pairs:
         raise ValueError("tune: the labelled set holds none of the pictures; its images need the same names or ids")
-    verdicts = [good_of(sample, truth) for sample, truth in pairs]
+    verdicts = [good_of(sample, truth, labels) for sample, truth in pairs]
     curves = []
     for rule in chain:
         setting = next((key for key in ("min", "max") if key in rule.config), "")
@@ -67,15 +70,22 @@ def tune(samples: Iterable[Sample], labelled: Iterable[Sample], chain: Sequence[
     return curves
 
 
-def good_of(sample: Sample, truth: Sample) -> dict[str, bool]:
-    """Each item's id that the labelled sample can tell of, and whether the item is good."""
+def good_of(sample: Sample, truth: Sample, labels: Collection[str] | None = None) -> dict[str, bool]:
+    """Each item's id that the labelled sample can tell of, and whether the item is good.
+
+    `labels` are those that the labelled set uses; None: any.
+    """
     last = {d.item_id: d.status for d in sorted(truth.decisions, key=lambda d: (d.round, d.seq))}
     texts = {text.text: last.get(text.id, "kept") == "kept" for text in truth.texts}
     verdicts = {text.id: texts[text.text] for text in sample.texts if text.text in texts and not by_people(text)}
     current = truth.current()
     taken: set[str] = set()
+    told = {r.kind for r in current.regions}
+    told |= {"text" if space == "text" else "object" for space, c in truth.coverage.items() if _exhaustive(c)}
     for region in sorted(sample.regions, key=lambda r: -(1.0 if r.score is None else r.score)):
-        if region.box is None or region.refines or by_people(region):
+        if region.box is None or region.refines or by_people(region) or region.kind not in told:
+            continue
+        if region.kind == "object" and labels is not None and _folded(region.label) not in labels:
             continue
         free = [
             r for r in current.regions if r.id not in taken and r.box and r.kind == region.kind and _named(r, region)
@@ -91,7 +101,7 @@ def good_of(sample: Sample, truth: Sample) -> dict[str, bool]:
         same = [g for g in current.groundings if g.phrase.casefold() == phrase.phrase.casefold()]
         there = [true_places[i] for g in same for i in g.region_ids if i in true_places]
         found = [places[i] for i in phrase.region_ids if i in places]
-        if not by_people(phrase) and current.groundings:
+        if same and not by_people(phrase):
             verdicts[phrase.id] = any(_best(region, there) is not None for region in found)
     return verdicts
 
@@ -103,7 +113,15 @@ def _reopened(sample: Sample) -> Sample:
 
 
 def _named(one: Region, two: Region) -> bool:
-    return one.kind == "text" or one.label.casefold().split() == two.label.casefold().split()
+    return one.kind == "text" or _folded(one.label) == _folded(two.label)
+
+
+def _folded(label: str) -> str:
+    return " ".join(label.casefold().split())
+
+
+def _exhaustive(states: Iterable[Coverage]) -> bool:
+    return any(coverage.state == "exhaustive" for coverage in states)
 
 
 def _best(region: Region, others: Sequence[Region]) -> Region | None:
