@@ -280,6 +280,28 @@ def test_planned_arguments_of_load_are_refused(folder, name):
         load(folder, **{name: "int8"})
 
 
+def test_hub_ids_open_from_the_local_cache(folder, tiny, pictures, tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repo = tmp_path / "models--someone--tiny"
+    for revision, commit in (("main", "a" * 40), ("v2", "b" * 40)):
+        snapshot = repo / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (repo / "refs").mkdir(exist_ok=True)
+        (repo / "refs" / revision).write_text(commit)
+        (repo / "blobs").mkdir(exist_ok=True)
+        for number, path in enumerate(folder.iterdir()):  # as the hub lays them: names that point to blobs
+            blob = repo / "blobs" / f"{commit[0]}{number}"
+            blob.write_bytes(path.read_bytes())
+            (snapshot / path.name).symlink_to(blob)
+    ids = tiny.predict(pictures[0], "<OD>", max_new_tokens=16).token_ids
+    for revision in (None, "v2"):
+        assert load("someone/tiny", revision=revision).predict(pictures[0], "<OD>", max_new_tokens=16).token_ids == ids
+    with pytest.raises(OSError, match="give the folder"):
+        load("someone/tiny", revision="v3")
+
+
 def test_what_cannot_be_loaded_says_how(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no such folder"):
         load(tmp_path / "absent")
