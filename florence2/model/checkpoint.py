@@ -76,13 +76,10 @@ def load_model(
     adapter: str | Path | None = None,
 ) -> Florence:
     """The model, ready to answer, an adapter merged. Without `dtype`: float32 on a CPU, elsewhere as in the file."""
-    folder = Path(folder)
-    data = _description(folder)
-    tensors = TensorFolder(folder)
-    with _uncollected(), tensors.reading() as finish:
-        checkpoint = _fitted(folder, data, tensors)
+    with _uncollected():
+        checkpoint = open_checkpoint(folder)
         model = blank(checkpoint.config)
-        finish()
+        checkpoint.tensors.check()
     place = torch.device(device or "cpu")
     kind = to_dtype(dtype) if dtype is not None else torch.float32 if place.type == "cpu" else checkpoint.dtype
     state = {name: checkpoint.read(name).to(place, kind).contiguous() for name in checkpoint.names}

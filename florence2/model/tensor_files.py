@@ -13,9 +13,8 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -150,25 +149,11 @@ class TensorFolder(Mapping[str, Tensor]):
         """The file and the key, as a refusal names them."""
         return f"{self.files[name].path}: {name}"
 
-    @contextmanager
-    def reading(self) -> Iterator[Callable[[], None]]:
-        """Read every tensor through in threads, meanwhile; the call given waits, and refuses the first damaged one."""
-        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="florence2-tensors")
-        try:
-            running = [pool.submit(self.files[name].check, name) for name in self]
-
-            def finish() -> None:
-                for one in running:
-                    one.result()
-
-            yield finish
-        finally:
-            pool.shutdown(cancel_futures=True)
-
     def check(self) -> None:
-        """Refuse the first tensor whose bytes or values cannot be right."""
-        with self.reading() as finish:
-            finish()
+        """Read every tensor through, in threads, and refuse the first whose bytes or values cannot be right."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(lambda name: self.files[name].check(name), self):
+                pass
 
     def _open_index(self, index: Path) -> None:
         rows = read_json(index).get("weight_map")
