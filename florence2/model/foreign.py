@@ -76,6 +76,7 @@ PREPROCESSING = (  # of preprocessor_config.json
     ("do_normalize", (True,)),
     ("do_center_crop", (False,)),
     ("resample", (3,)),
+    ("rescale_factor", (1 / 255,)),
 )
 
 

@@ -22,13 +22,20 @@ from florence2.predictor.florence import Florence2
 FREE_TOKENS = 16
 LOOP = 4  # so many <s> one after another are a loop
 TOLERANCE = 1e-3
-# keys of generation_config.json that change answers and that no search here knows -> the values that change nothing
+# generation keys that change answers and that no search here knows -> the values that change nothing
 IGNORED: dict[str, tuple[Any, ...]] = {
     "do_sample": (None, False),
     "repetition_penalty": (None, 1.0),
+    "encoder_repetition_penalty": (None, 1.0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "exponential_decay_length_penalty": (None,),
+    "diversity_penalty": (None, 0.0),
     "num_beam_groups": (None, 1),
     "penalty_alpha": (None,),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
     "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
     "bad_words_ids": (None, []),
 }
 
@@ -161,11 +168,11 @@ def _findings(checkpoint: Checkpoint, model: Florence, tokenizer: Tokenizer) -> 
             f"{config.image_tokens} picture tokens leave no room for a prompt in {config.text.max_positions}"
         )
     if checkpoint.layout != "florence2":
-        notes += _foreign_notes(folder, config.text.vocab_size)
+        notes += _foreign_notes(folder, checkpoint.layout, config.text.vocab_size)
     return notes, problems
 
 
-def _foreign_notes(folder: Path, rows: int) -> list[str]:
+def _foreign_notes(folder: Path, layout: str, rows: int) -> list[str]:
     notes = []
     data = read_json(folder / "config.json")
     told = (data.get("text_config") or {}).get("vocab_size")
@@ -173,13 +180,13 @@ def _foreign_notes(folder: Path, rows: int) -> list[str]:
         notes.append(f"config.json says {told} rows, the weights hold {rows}: the weights were believed")
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         notes.append("no preprocessor_config.json: pictures of 768x768 were assumed")
-    generation = folder / "generation_config.json"
-    for key, harmless in IGNORED.items() if generation.is_file() else ():
-        value = read_json(generation).get(key)
-        if value not in harmless:
-            notes.append(
-                f"generation_config.json: {key} {value!r:.40} is not followed: answers are searched, not drawn"
-            )
+    place, rules = "config.json: text_config", data.get("text_config") or {}
+    if layout == "transformers":
+        place = "generation_config.json"
+        rules = read_json(folder / place) if (folder / place).is_file() else {}
+    for key, harmless in IGNORED.items():
+        if rules.get(key) not in harmless:
+            notes.append(f"{place}: {key} {rules[key]!r:.40} is not followed: answers are searched by the rules above")
     return notes
 
 

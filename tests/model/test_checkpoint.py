@@ -393,6 +393,11 @@ BAD = {  # what is wrong: layout, how it comes about, what the one line must nam
         lambda f: edit(f, config=lambda d: d.update(do_center_crop=True), file="preprocessor_config.json"),
         ["preprocessor_config.json", "do_center_crop"],
     ),
+    "another scale of grey": (
+        TF,
+        lambda f: edit(f, config=lambda d: d.update(rescale_factor=1 / 127.5), file="preprocessor_config.json"),
+        ["preprocessor_config.json", "rescale_factor"],
+    ),
     "a key missing": (MS, lambda f: edit(f, lambda s: s.pop(QKV)), ["model.safetensors", QKV, "missing"]),
     "a key too many": (MS, lambda f: edit(f, lambda s: s.update(x=torch.ones(2))), ["safetensors: x", "unexpected"]),
     "a shape changed": (MS, _set(QKV, torch.ones(3, 4)), ["model.safetensors", QKV, "(3, 4)"]),

@@ -47,6 +47,12 @@ def test_what_is_odd_is_named(folder, tmp_path):
     report = examine(there)
     for word in ("51289", "do_sample", "768x768"):
         assert word in " ".join(report.notes)
+    convert(folder, tmp_path / "remote", "microsoft")
+    assert not examine(tmp_path / "remote").notes
+    data = json.loads((tmp_path / "remote" / "config.json").read_text())
+    data["text_config"]["repetition_penalty"] = 1.5
+    (tmp_path / "remote" / "config.json").write_text(json.dumps(data))
+    assert ["text_config: repetition_penalty 1.5" in note for note in examine(tmp_path / "remote").notes] == [True]
     assert "577" in report.problems[0]  # as many picture tokens do not fit into 256 positions
 
 
