@@ -7,7 +7,7 @@ Boxes and coordinates are float32 in the file and come back as the shortest deci
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -196,12 +196,12 @@ def samples(images: Sequence[Row], annotations: pa.Table | None, decisions: pa.T
     items: dict[str, dict[type, list[Any]]] = defaultdict(lambda: defaultdict(list))
     sources: dict[tuple[Any, ...], Source] = {}
     if annotations is not None:
-        for row in rows(annotations.select([name for name in annotations.column_names if name in _READ])):
+        for row in each_row(annotations.select([name for name in annotations.column_names if name in _READ])):
             item = _item(row, sources)
             items[row["image_id"]][type(item)].append(item)
     verdicts: dict[str, list[Decision]] = defaultdict(list)
     if decisions is not None:
-        for row in rows(decisions):
+        for row in each_row(decisions):
             verdicts[row["image_id"]].append(_decision(row))
     out = []
     for row in images:
@@ -240,6 +240,11 @@ def image_ref(row: Mapping[str, Any]) -> ImageRef:
 
 def rows(table: pa.Table) -> list[Row]:
     """The rows of a table as dictionaries; columns that are null throughout are left out, coordinates shortened."""
+    return list(each_row(table))
+
+
+def each_row(table: pa.Table) -> Iterator[Row]:
+    """`rows` one by one: many dictionaries alive at once keep the garbage collector busy."""
     names, columns = [], []
     for name in table.column_names:
         column = table.column(name).combine_chunks()
@@ -247,9 +252,8 @@ def rows(table: pa.Table) -> list[Row]:
             continue
         names.append(name)
         columns.append(_coordinates(column) if name in ("box", "coords") else column.to_pylist())
-    if not names:
-        return [{} for _ in range(table.num_rows)]
-    return [dict(zip(names, values)) for values in zip(*columns)]
+    values = zip(*columns) if names else ((),) * table.num_rows
+    return (dict(zip(names, row)) for row in values)
 
 
 def _annotation_row(item: Item, image_id: str, config_sha: str, text_of: Mapping[str, str]) -> Row:
