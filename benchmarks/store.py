@@ -47,7 +47,8 @@ def fill(store: Store, pictures: int, each: int) -> None:
         Operator(run_id(m, 0), name, "1", m, 0, kind)
         for m, name, kind in zip(made, ("images", "boxes"), ("images", "specialist"))
     )
-    ledger.operators = {o.run_id: o for o in (intake, boxes)}
+    for operator in (intake, boxes):
+        ledger.start(operator, {}, {})
     source = Source("specialist", "boxes", "1", 0, boxes.run_id)
     rng = np.random.default_rng(0)
     for start in range(0, pictures, UNIT):

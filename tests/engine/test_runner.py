@@ -11,6 +11,7 @@ import florence2
 from florence2.engine.intake import unit_for
 from florence2.engine.operator import annotation_id, annotation_ids
 from florence2.engine.pictures import ImageRules
+from florence2.engine.units import SECONDS
 from florence2.store import Store
 from florence2.store.dataset import Draft
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments, picture
@@ -295,3 +296,15 @@ def test_fragments_put_together_are_those_put_alone(tmp_path):
 def test_units_grow_with_the_pictures():
     sizes = [unit_for(n) for n in (1, 16_384, 16_385, 40_000, 10**5, 10**6, 10**8)]
     assert sizes == [64, 64, 128, 256, 512, 512, 512]
+
+
+def test_batches_decoded_ahead_say_what_single_pictures_say_and_time_is_accounted_for(tmp_path):
+    folder = folder_of(tmp_path, 9)
+    stores = {size: annotate(folder, tmp_path / f"s{size}", unit=9) for size in (1, 4)}
+    (folder / "p0005.png").unlink()  # after it was looked at: it fails in the middle of a batch
+    for size, store in stores.items():
+        seconds: dict = {}
+        florence2.annotate(store.root, with_=[Boxes(batch_size=size)], workers=0, seconds=seconds)
+        assert set(seconds["boxes"]) == set(SECONDS) and seconds["boxes"]["write"] > 0
+    assert fragments(stores[1]) == fragments(stores[4]) and stores[1].counts()["annotations"]["kept"] == 8 * 3
+    assert [row["reason"] for row in stores[4].table("failures").to_pylist()] == ["missing"]
