@@ -1,8 +1,8 @@
 """Scores from questions and what was found for them, with bootstrap intervals. Knows no model and no file.
 
 A missing answer and a failure count as an empty answer. An interval is the middle 95 % of resamples of the pictures
-(their questions go together), moved so that the resamples' mean is the score: a picture drawn twice brings each of its
-boxes twice, which lifts AP. Of a difference, both runs are scored on the same resamples.
+(their questions go together). That of AP is moved so that the resamples' mean is the score: a picture drawn twice
+brings each of its boxes twice, which lifts AP. Of a difference, both runs are scored on the same resamples.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def score(
         "intervals": {},
     }
     for key, values in draws.items():
-        span = _interval(out["metrics"][key], values)
+        span = _interval(key, out["metrics"][key], values)
         if span is not None:
             most = 1.0 if max(values) <= 1 else math.inf
             out["intervals"][key] = [max(span[0], 0.0), min(span[1], most)]
@@ -116,13 +116,16 @@ def difference(own: float, other: float, draws: Sequence[float], others: Sequenc
     sign = -1.0 if key in ERRORS else 1.0
     pairs = [sign * (a - b) + 0.0 for a, b in zip(draws, others) if ABSENT not in (a, b)]
     value = sign * (own - other) + 0.0
-    return {"value": value, "interval": _interval(value, pairs)}
+    return {"value": value, "interval": _interval(key, value, pairs)}
 
 
-def _interval(score: float, draws: Sequence[float]) -> list[float] | None:
-    """The middle 95 % of the draws about their mean, put about the score; None where no resample has a value."""
+def _interval(key: str, score: float, draws: Sequence[float]) -> list[float] | None:
+    """The middle 95 % of the draws, of AP put about the score; None where no resample has a value."""
     there = np.array([value for value in draws if value != ABSENT])
-    return (score + np.percentile(there, [2.5, 97.5]) - there.mean()).tolist() if len(there) else None
+    if not len(there):
+        return None
+    bias = float(there.mean()) - score if key.startswith("AP") else 0.0
+    return (np.percentile(there, [2.5, 97.5]) - bias).tolist()
 
 
 def _gains(own: Mapping[str, float], grey: Mapping[str, float], draws: Draws, blind: Draws) -> dict[str, Any]:

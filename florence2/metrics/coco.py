@@ -198,6 +198,8 @@ def _precision_and_recall(curve: _Curve, weights: np.ndarray) -> tuple[np.ndarra
     truth = int((curve.truth * weights).sum())
     if not truth:
         return None
+    if not len(curve.picture):
+        return np.zeros(THRESHOLDS), [0.0] * len(MOST)
     weight = weights[curve.picture]
     hit = curve.hit * weight
     recall = [float(hit[:, curve.rank < most].sum() / truth / THRESHOLDS) for most in MOST]

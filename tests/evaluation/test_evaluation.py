@@ -413,6 +413,20 @@ def test_every_number_of_coco_has_its_interval_and_a_size_without_truth_has_none
     assert "no truth" in table(scores) and "-1.0" not in table(scores)
 
 
+def test_the_interval_of_ap_holds_its_score_and_few_hits_do_not_work(many, tmp_path):
+    scores = evaluate(noisy(many, 0.6, 5), many, "OD", tmp_path / "a", resamples=80)
+    low, high = scores["intervals"]["AP"]
+    assert low < scores["metrics"]["AP"] < high
+    one = {many[0].image.id}  # right once: a third of the resamples do not hold it
+
+    def lie(pairs):
+        answers = truth_teller(many, "OD")(pairs)
+        return [a if s.image.id in one else Parsed() for (s, _), a in zip(pairs, answers)]
+
+    gain = evaluate(lie, many, "OD", tmp_path / "b", resamples=80)["gain"]
+    assert not any(gain[key]["works"] for key in ("AP", "label_accuracy", "recall"))
+
+
 def test_two_runs_are_compared_on_the_same_resamples(many, tmp_path):
     for name, keep, seed in (("good", 0.9, 1), ("bad", 0.3, 2), ("same", 0.9, 3)):
         evaluate(noisy(many, keep, seed), many, "OD", tmp_path / name, resamples=60, grey=False)
