@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RULES = ("grammar", "official")
+LARGEST_SIZE = 2**24
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,21 @@ class VisionConfig:
     max_frames: int = 100
 
     def __post_init__(self) -> None:
+        sizes = (
+            "dims",
+            "depths",
+            "heads",
+            "groups",
+            "window",
+            "patch_sizes",
+            "patch_strides",
+            "max_side",
+            "max_frames",
+        )
+        _positive(self, "vision.", sizes)
+        if not self.dims or not 0 < self.mlp_ratio <= 64:
+            raise ValueError(f"vision.mlp_ratio, dims: expected a ratio up to 64 and a stage, got {self.mlp_ratio}")
+        _fraction(self, "vision.", ("drop_path",))
         stages = len(self.dims)
         for name in ("depths", "heads", "groups", "patch_sizes", "patch_strides", "patch_paddings", "patch_prenorm"):
             if len(getattr(self, name)) != stages:
@@ -69,10 +85,14 @@ class TextConfig:
     tied_head: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("encoder_heads", "decoder_heads"):
-            heads = getattr(self, name)
-            if heads < 1 or self.d_model % heads:
-                raise ValueError(f"text.{name}: expected a divisor of d_model {self.d_model}, got {heads}")
+        heads = ("encoder_heads", "decoder_heads")
+        _positive(self, "text.", ("vocab_size", "d_model", *heads, "encoder_ffn", "decoder_ffn", "max_positions"))
+        _fraction(self, "text.", ("dropout", "attention_dropout", "activation_dropout"))
+        for name in heads:
+            if self.d_model % getattr(self, name):
+                raise ValueError(
+                    f"text.{name}: expected a divisor of d_model {self.d_model}, got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -104,6 +124,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.rules not in RULES:
             raise ValueError(f"rules: expected one of {', '.join(RULES)}, got {self.rules!r}")
+        _positive(self, "", ("image_size_wh", "num_beams"))
+        for name in ("image_mean", "image_std"):
+            value = getattr(self, name)
+            if len(value) != 3 or not all(abs(x) < 1e6 and (x or name == "image_mean") for x in value):
+                raise ValueError(f"{name}: expected three numbers, one a channel, got {value!r:.80}")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ValueError(f"early_stopping: expected true, false or 'never', got {self.early_stopping!r:.40}")
         for name in ("bos_id", "pad_id", "eos_id", "image_id", "start_id", "forced_bos_id", "forced_eos_id"):
@@ -127,6 +152,20 @@ class ModelConfig:
         """Vectors that one picture puts before the prompt: the map's cells and their mean."""
         width, height = self.map_size_wh
         return width * height + 1
+
+
+def _positive(config: object, where: str, names: tuple[str, ...]) -> None:
+    """Refuse sizes that no model has."""
+    for name in names:
+        value = getattr(config, name)
+        if not all(1 <= size <= LARGEST_SIZE for size in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{where}{name}: expected sizes from 1 to {LARGEST_SIZE}, got {value!r:.80}")
+
+
+def _fraction(config: object, where: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{where}{name}: expected a share from 0 to below 1, got {getattr(config, name)!r:.40}")
 
 
 # name -> the whole model. `base` and `large` are the published ones (spec: 231.4 and 770.2 million parameters);

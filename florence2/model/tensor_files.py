@@ -253,14 +253,14 @@ def _entry(path: Path, name: str, row: Any) -> tuple[tuple[int, ...], torch.dtyp
     """One line of the header: shape, type and where its bytes end."""
     try:
         shape, kind, (start, end) = tuple(row["shape"]), row["dtype"], row["data_offsets"]
-        whole = all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
+        whole = isinstance(kind, str) and all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
-        raise ValueError(
-            f"{path}: {name}: expected dtype, shape and data_offsets in the header, got {row!r:.80}"
-        ) from None
+        whole = False
+    if not whole:
+        raise ValueError(f"{path}: {name}: expected dtype, shape and data_offsets in the header, got {row!r:.80}")
     if kind not in DTYPES:
         raise ValueError(f"{path}: {name}: expected one of {', '.join(DTYPES)}, got {kind!r:.20}; save it unquantised")
-    size = math.prod(shape) * DTYPES[kind].itemsize if whole else -1
+    size = math.prod(shape) * DTYPES[kind].itemsize
     if end - start != size:
         raise ValueError(f"{path}: {name}: shape {shape} of {kind} takes {size} bytes, its offsets hold {end - start}")
     return shape, DTYPES[kind], end

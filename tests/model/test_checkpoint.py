@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import random
 import shutil
 
 import pytest
@@ -440,6 +441,55 @@ def test_refused_in_one_line(copy, case):
     assert str(folder) in line
     for name in named:
         assert name in line, line
+
+
+JUNK = [None, True, -1, 0, 10**12, 1.5, float("nan"), "", "x", "../x", [], [1], {}, {"a": 1}, [[]], [None] * 4, 1e308]
+
+
+def places(data, path=()):
+    """The path of every value in plain JSON."""
+    items = data.items() if isinstance(data, dict) else enumerate(data[:4]) if isinstance(data, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def junked(data, rng):
+    """The same with one value replaced or taken out."""
+    data = json.loads(json.dumps(data))
+    *path, last = rng.choice(list(places(data)))
+    place = data
+    for key in path:
+        place = place[key]
+    if isinstance(place, dict) and rng.random() < 0.2:
+        del place[last]
+    else:
+        place[last] = rng.choice(JUNK)
+    return data
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_junk_in_a_header_or_a_config_is_never_a_traceback(copy, layout):
+    folder, rng = copy(layout), random.Random(0)
+    weights = (folder / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(weights[:8], "little")
+    originals = {path: path.read_bytes() for path in folder.glob("*.json")}
+    refused = 0
+    for _ in range(120):
+        path = rng.choice([folder / "model.safetensors", *originals])
+        if path in originals:
+            path.write_text(json.dumps(junked(json.loads(originals[path]), rng)))
+        else:
+            header = json.dumps(junked(json.loads(weights[8:end]), rng)).encode()
+            path.write_bytes(len(header).to_bytes(8, "little") + header + weights[end:])
+        try:
+            open_checkpoint(folder)
+        except (ValueError, OSError) as refusal:
+            refused += 1
+            assert "\n" not in str(refusal) and len(str(refusal)) <= 1000 and str(folder) in str(refusal)
+        path.write_bytes(originals.get(path, weights))
+    assert refused > 40
+    open_checkpoint(folder)
 
 
 def test_an_adapter_is_no_base(tmp_path):
