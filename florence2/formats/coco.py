@@ -391,8 +391,8 @@ def _annotation(region: Region, lost: Counter[str]) -> dict[str, Any] | None:
         box = geometry.polygon_box(*outlines) if outlines else None
     if box is None and region.mask is not None:
         box = _around((), region.mask)
-    if box is None:
-        lost["region_without_place"] += 1
+    if box is None or not region.label:
+        lost["region_without_place" if box is None else "region_without_label"] += 1
         return None
     for field in ("quad", "description"):
         lost[field] += bool(getattr(region, field))
