@@ -40,7 +40,7 @@ class CocoDetection:
         self.images: list[dict[str, int]] = []
         self.truth: list[dict[str, Any]] = []
         self.found: list[dict[str, Any]] = []
-        self._curves: dict[str, list[_Curve]] | None = None  # by size
+        self._curves: dict[str, _Curves] | None = None  # by size
 
     def __len__(self) -> int:
         return len(self.images)
@@ -134,32 +134,41 @@ class CocoDetection:
         return record
 
 
-class _Curve(NamedTuple):
-    """One category at one size: its found boxes by descending score, and its truth by picture."""
+class _Curves(NamedTuple):
+    """The categories of one size behind one another, each its found boxes by descending score and then a stop."""
 
-    picture: np.ndarray  # (D,) place of the picture
+    picture: np.ndarray  # (D,) place of the picture; of a stop the number of pictures
     rank: np.ndarray  # (D,) place among the picture's boxes of this category, the best first
     hit: np.ndarray  # (T, D) bool: matched, and to truth of this size
     missed: np.ndarray  # (T, D) bool: matches nothing, and is of this size itself
-    truth: np.ndarray  # (pictures,)
+    start: np.ndarray  # (C,) where each category begins
+    truth: np.ndarray  # (C, pictures)
 
 
-def _curves(matches: Sequence[dict[str, Any] | None], images: Sequence[int]) -> dict[str, list[_Curve]]:
-    """Size -> a curve for each category; sizes are named as in KEYS: "" for all, s, m, l."""
+def _curves(matches: Sequence[dict[str, Any] | None], images: Sequence[int]) -> dict[str, _Curves]:
+    """Size -> its curves; sizes are named as in KEYS: "" for all, s, m, l."""
     place = {image: n for n, image in enumerate(images)}
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    groups: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for match in matches:
         if match is not None:
             low, high = match["aRng"]
             size = ("" if high >= 1e10 else "s") if low == 0 else ("l" if high >= 1e10 else "m")
-            groups.setdefault((size, match["category_id"]), []).append(match)
-    out: dict[str, list[_Curve]] = {size: [] for size in ("", "s", "m", "l")}
-    for (size, _), rows in groups.items():
-        out[size].append(_curve(rows, place))
-    return out
+            groups.setdefault(size, {}).setdefault(match["category_id"], []).append(match)
+    return {size: _joined([_curve(rows, place) for rows in own.values()]) for size, own in groups.items()}
 
 
-def _curve(rows: list[dict[str, Any]], place: dict[int, int]) -> _Curve:
+def _joined(parts: list[tuple[np.ndarray, ...]]) -> _Curves:
+    picture, rank, hit, missed, truth = zip(*parts)
+    lengths = [len(own) for own in picture]
+    start = np.cumsum([0, *lengths[:-1]])
+    return _Curves(
+        np.concatenate(picture), np.concatenate(rank), np.concatenate(hit, 1), np.concatenate(missed, 1), start,
+        np.stack(truth),
+    )  # fmt: skip
+
+
+def _curve(rows: list[dict[str, Any]], place: dict[int, int]) -> tuple[np.ndarray, ...]:
+    """picture, rank, hit, missed and truth of one category, its stop included."""
     truth = np.zeros(len(place), dtype=np.int64)
     for row in rows:
         truth[place[row["image_id"]]] += int((~np.asarray(row["gtIgnore"], dtype=bool)).sum())
@@ -174,45 +183,68 @@ def _curve(rows: list[dict[str, Any]], place: dict[int, int]) -> _Curve:
     counted = np.logical_not(np.concatenate([none, *ignored], axis=1))
     order = np.argsort(-scores, kind="mergesort")
     order = order[counted.any(axis=0)[order]]  # what never counts is left out
-    return _Curve(pictures[order], ranks[order], (hit & counted)[:, order], (~hit & counted)[:, order], truth)
+    stop = np.zeros((THRESHOLDS, 1), dtype=bool)
+    return (
+        np.append(pictures[order], len(place)),
+        np.append(ranks[order], 0),
+        np.concatenate([(hit & counted)[:, order], stop], axis=1),
+        np.concatenate([(~hit & counted)[:, order], stop], axis=1),
+        truth,
+    )
 
 
-def _weighed(curves: dict[str, list[_Curve]], weights: np.ndarray) -> dict[str, float]:
+def _weighed(curves: dict[str, _Curves], weights: np.ndarray) -> dict[str, float]:
     """The numbers as pycocotools accumulates them, each picture counted `weights` times."""
     out = dict.fromkeys(KEYS, -1.0)
     for size, own in curves.items():
-        found = [pair for curve in own if (pair := _precision_and_recall(curve, weights)) is not None]
-        if not found:
+        truth = own.truth @ weights
+        there = truth > 0
+        if not there.any():
             continue
-        precision = np.mean([p for p, _ in found], axis=0)  # (T,)
-        recall = np.mean([r for _, r in found], axis=0)
-        out[f"AP{size}"], out[f"AR{size or MOST[-1]}"] = float(precision.mean()), float(recall[-1])
+        precision = _precision(own, weights, truth)[:, there].mean(axis=1)  # (T,)
+        recall = [float((hits[there] / truth[there]).mean()) for hits in _hits(own, weights)]
+        out[f"AP{size}"], out[f"AR{size or MOST[-1]}"] = float(precision.mean()), recall[-1]
         if not size:
             out.update(AP50=float(precision[0]), AP75=float(precision[5]))
-            out.update({f"AR{most}": float(value) for most, value in zip(MOST, recall)})
+            out.update({f"AR{most}": value for most, value in zip(MOST, recall)})
     return out
 
 
-def _precision_and_recall(curve: _Curve, weights: np.ndarray) -> tuple[np.ndarray, list[float]] | None:
-    """(T,) mean precisions, and the mean recall with at most 1, 10, 100 boxes a picture; None without truth."""
-    truth = int((curve.truth * weights).sum())
-    if not truth:
-        return None
-    if not len(curve.picture):
-        return np.zeros(THRESHOLDS), [0.0] * len(MOST)
-    weight = weights[curve.picture]
-    hit = curve.hit * weight
-    recall = [float(hit[:, curve.rank < most].sum() / truth / THRESHOLDS) for most in MOST]
-    hits = np.cumsum(hit, axis=1)
-    misses = np.cumsum(curve.missed * weight, axis=1)
-    precision = np.zeros((THRESHOLDS, hits.shape[1] + 1))  # a recall never reached has no precision
-    precision[:, :-1] = hits / np.maximum(hits + misses, np.spacing(1))
-    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    needed = (np.arange(truth + 1) / truth).searchsorted(RECALLS)  # hits for each recall
-    rows = np.arange(THRESHOLDS)[:, None]
-    apart = rows * (truth + 1)  # keeps each threshold's counts above those of the one before: one search for all
-    at = (hits + apart).ravel().searchsorted(needed + apart) - rows * hits.shape[1]
-    return precision[rows, at].mean(axis=1), recall
+def _hits(curves: _Curves, weights: np.ndarray) -> list[np.ndarray]:
+    """(C,) hits, the mean over thresholds, with at most 1, 10, 100 boxes a picture."""
+    hits = curves.hit.sum(axis=0) * np.append(weights, 0)[curves.picture] / THRESHOLDS
+    return [np.add.reduceat(np.where(curves.rank < most, hits, 0.0), curves.start) for most in MOST]
+
+
+def _precision(curves: _Curves, weights: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(T, C) precision, the mean over 101 recalls, of all categories in one sweep."""
+    weight = np.append(weights, 0)[curves.picture]
+    total, count = len(weight), len(curves.start)
+    category = np.repeat(np.arange(count), np.diff(curves.start, append=total))
+    hits = _since(np.cumsum(curves.hit * weight, axis=1), curves.start, category)
+    misses = _since(np.cumsum(curves.missed * weight, axis=1), curves.start, category)
+    precision = hits / np.maximum(hits + misses, np.spacing(1))
+    stops = np.append(curves.start[1:], total) - 1
+    precision[:, stops] = 0.0  # a recall never reached has no precision
+    # each precision is the best of those behind it; steps of 2 keep the next category's out
+    step = 2.0 * (count - 1 - category)
+    precision = np.maximum.accumulate((precision + step)[:, ::-1], axis=1)[:, ::-1] - step
+    needed = np.ceil(RECALLS * truth[:, None]).astype(np.int64)  # (C, 101) hits for each recall
+    whole = np.maximum(truth, 1)[:, None]
+    needed -= (needed > 0) & ((needed - 1) / whole >= RECALLS)  # where the product was rounded up, or down
+    needed += (needed <= truth[:, None]) & (needed / whole < RECALLS) & (truth[:, None] > 0)
+    # one search for all: counts are kept above those of the category and the threshold before
+    room = int(truth.max()) + 2
+    apart = (np.arange(THRESHOLDS)[:, None] * count + np.arange(count)) * room  # (T, C)
+    hits[:, stops] = truth + 1
+    at = (hits + apart[:, category]).ravel().searchsorted((needed + apart[:, :, None]).ravel())
+    return precision.ravel()[at].reshape(THRESHOLDS, count, len(RECALLS)).mean(axis=2)
+
+
+def _since(sums: np.ndarray, start: np.ndarray, category: np.ndarray) -> np.ndarray:
+    """Running sums (T, D) that begin anew with each category."""
+    before = np.concatenate([np.zeros((len(sums), 1), dtype=sums.dtype), sums[:, :-1]], axis=1)[:, start]
+    return sums - before[:, category]
 
 
 def _numbered(records: list[dict[str, Any]], ranks: Sequence[int]) -> list[dict[str, Any]]:
