@@ -21,26 +21,32 @@ def main(argv: Sequence[str]) -> int:
         from florence2.cli import data_whole
 
         return data_whole.main(argv)
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.action == "show" and not args.task:
+        parser.error("show: expected --task T, such as --task OD")
 
     from florence2 import sources
-    from florence2.codec.tasks import task_of
+    from florence2.codec.tasks import QUESTIONS, TASKS, task_of
     from florence2.codec.tokenizer import Tokenizer
     from florence2.predictor.loading import find
 
     folder = find(args.model)
-    tokenizer, task = Tokenizer.load(folder), task_of(args.task)
+    tokenizer = Tokenizer.load(folder)
+    tasks = [task_of(args.task)] if args.task else [*TASKS.values(), *QUESTIONS.values()]
     samples = sources.open(args.path, args.split, args.format, args.limit, args.images)
     if args.action == "check":
-        return check(samples, task, tokenizer, args.max_target, args.json)
-    return show(samples, task, tokenizer, folder, args.json, args.draw)
+        return check(samples, tasks, tokenizer, args.max_target, args.json)
+    return show(samples, tasks[0], tokenizer, folder, args.json, args.draw)
 
 
-def check(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, max_target: int, as_json: bool) -> int:
+def check(
+    samples: Iterator[Sample], tasks: Sequence[Task], tokenizer: Tokenizer, max_target: int, as_json: bool
+) -> int:
     from florence2.training.check import problems
 
     counts: Counter[str] = Counter()
-    for problem in problems(samples, task, tokenizer, max_target):
+    for problem in problems(samples, tasks, tokenizer, max_target):
         counts[problem.reason] += 1
         print(json.dumps(vars(problem)) if as_json else f"{problem.id or '-'}: {problem.reason}: {problem.detail}")
     if not as_json:
@@ -76,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="florence2 data", description=__doc__, epilog=more)
     parser.add_argument("action", choices=("check", "show"))
     parser.add_argument("path", metavar="PATH", help="a folder in a known format, a .jsonl, a store, or scenes:COUNT")
-    parser.add_argument("--task", required=True, metavar="T", help="a task's name without brackets, such as OD")
+    parser.add_argument("--task", metavar="T", help="a task's name, such as OD (check: default all that the data can train)")
     parser.add_argument("--model", default="nano", help="whose tokenizer and picture size count (default: nano)")
     parser.add_argument("--split", choices=("train", "test"))
     parser.add_argument("--format", help="the data's format where its files do not tell it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,9 @@ class Shown:
         }
 
 
-def problems(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, max_target: int) -> Iterator[Problem]:
+def problems(
+    samples: Iterator[Sample], tasks: Sequence[Task], tokenizer: Tokenizer, max_target: int
+) -> Iterator[Problem]:
     """What would be refused or left out in training: records that its reader refuses, then what is wrong by sample."""
     refused: list[str] = []
     going = True
@@ -72,7 +74,7 @@ def problems(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, max_ta
         if sample is None:
             continue
         name = sample.image.member or sample.image.uri or sample.image.id
-        for reason, detail in _faults(sample, task, tokenizer, max_target):
+        for reason, detail in _faults(sample, tasks, tokenizer, max_target):
             yield Problem(sample.id, name, reason, detail)
 
 
@@ -93,7 +95,7 @@ def drawn(shown: Shown, size_wh: tuple[int, int]) -> np.ndarray:
     )
 
 
-def _faults(sample: Sample, task: Task, tokenizer: Tokenizer, max_target: int) -> Iterator[tuple[str, str]]:
+def _faults(sample: Sample, tasks: Sequence[Task], tokenizer: Tokenizer, max_target: int) -> Iterator[tuple[str, str]]:
     try:
         width, height = _size(sample)
         if not sample.image.uri.startswith("scenes:"):
@@ -113,17 +115,18 @@ def _faults(sample: Sample, task: Task, tokenizer: Tokenizer, max_target: int) -
     for text in sample.current().texts:
         if not text.text.strip():
             yield "empty", f"text {text.id!r}: holds no letters"
-    truths = task.truths(sample)
+    truths = [(task, ask, answer) for task in tasks for ask, answer in task.truths(sample)]
     if not truths:
-        yield "no_truth", f"holds nothing that {task.name} could be trained on"
-    for ask, answer in truths:
+        name = tasks[0].name if len(tasks) == 1 else "any task"
+        yield "no_truth", f"holds nothing that {name} could be trained on"
+    for task, ask, answer in truths:
         try:
             length = len(encode(answer, task, tokenizer, (width, height), ask)) + 2
         except ValueError as error:
-            yield "unwritable", str(error)
+            yield "unwritable", f"{task.name}: {error}"
             continue
         if length > max_target:
-            yield "too_long", f"target of {length} tokens; the limit is {max_target}"
+            yield "too_long", f"{task.name}: target of {length} tokens; the limit is {max_target}"
 
 
 def _size(sample: Sample) -> tuple[int, int]:
