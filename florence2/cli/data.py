@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="florence2 data", description=__doc__, epilog=more)
     parser.add_argument("action", choices=("check", "show"))
     parser.add_argument("path", metavar="PATH", help="a folder in a known format, a .jsonl, a store, or scenes:COUNT")
-    parser.add_argument("--task", metavar="T", help="a task's name, such as OD (check: default all that the data can train)")
+    parser.add_argument(
+        "--task", metavar="T", help="a task's name, such as OD (check: default all that the data can train)"
+    )
     parser.add_argument("--model", default="nano", help="whose tokenizer and picture size count (default: nano)")
     parser.add_argument("--split", choices=("train", "test"))
     parser.add_argument("--format", help="the data's format where its files do not tell it")
