@@ -204,11 +204,7 @@ def read_textvqa(path: str | Path, images: str | Path | None = None) -> Iterator
             question = str(checks.field(row, "question", where))
             pages.setdefault(picture, []).extend(_people(key, question, said, source))
             splits[picture] = str(row.get("set_name") or file.stem.rpartition("_")[2])
-        for picture, texts in pages.items():
-            name = f"{picture}.jpg"
-            folders = _folders(file, images, "train_images" if splits[picture] != "test" else "test_images", "images")
-            yield Sample(picture, checks.image_ref(name, checks.find_picture(name, folders)), tuple(texts),
-                         split=splits[picture])  # fmt: skip
+        yield from _open_images(file, images, pages, splits)
 
 
 def read_textcaps(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
@@ -224,11 +220,18 @@ def read_textcaps(path: str | Path, images: str | Path | None = None) -> Iterato
             said = [row["caption_str"]] if row.get("caption_str") else row.get("reference_strs") or []
             texts = pages.setdefault(picture, [])
             texts += [Text(f"{picture}.{len(texts) + i}", str(t).strip(), source=source) for i, t in enumerate(said)]
-        for picture, texts in pages.items():
-            name = f"{picture}.jpg"
-            folders = _folders(file, images, "train_images" if splits[picture] != "test" else "test_images", "images")
-            yield Sample(picture, checks.image_ref(name, checks.find_picture(name, folders)), tuple(texts),
-                         split=splits[picture])  # fmt: skip
+        yield from _open_images(file, images, pages, splits)
+
+
+def _open_images(
+    file: Path, images: str | Path | None, pages: dict[str, list[Text]], splits: dict[str, str]
+) -> Iterator[Sample]:
+    """A sample a picture, with its texts; TextVQA and TextCaps take their pictures from Open Images."""
+    for picture, texts in pages.items():
+        name = f"{picture}.jpg"
+        folders = _folders(file, images, "test_images" if splits[picture] == "test" else "train_images", "images")
+        image = checks.image_ref(name, checks.find_picture(name, folders))
+        yield Sample(picture, image, tuple(texts), split=splits[picture])
 
 
 def read_vizwiz(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:

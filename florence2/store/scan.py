@@ -5,7 +5,6 @@ A group is what one `images` fragment covers, with every fragment of the other t
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -200,11 +199,6 @@ def reasons(root: Path, snapshot: Snapshot) -> dict[str, dict[str, int]]:
         if row["status"] != "kept":
             out["annotations"][row["reason"] or row["rule"]] += row["count"]
     return {name: dict(sorted(words.items())) for name, words in out.items()}
-
-
-def with_only(snapshot: Snapshot, tables: Sequence[str]) -> Snapshot:
-    """The snapshot without the fragments of other tables: cheaper to scan."""
-    return dataclasses.replace(snapshot, fragments=tuple(f for f in snapshot.fragments if f.table in tables))
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,22 +6,13 @@ import shutil
 
 import pytest
 
+from benchmarks.official.compare import PROMPTS
 from florence2.codec.answers import encode, parse_ids
 from florence2.codec.grammar import automaton
 from florence2.codec.tasks import ask_of
 from florence2.codec.tokenizer import ADDED_TOKENS, CONTROL_TOKENS, Tokenizer
 from tests.shared import shared
 
-PROMPTS = {  # published ids
-    "<DETAILED_CAPTION>": [0, 47066, 21700, 11, 4617, 99, 16, 2343, 11, 5, 2274, 4, 2],
-    "<OD>": [0, 574, 22486, 5, 8720, 19, 4120, 766, 11, 5, 2274, 4, 2],
-    "<OCR>": [0, 2264, 16, 5, 2788, 11, 5, 2274, 116, 2],
-    "<OCR_WITH_REGION>": [0, 2264, 16, 5, 2788, 11, 5, 2274, 6, 19, 3806, 116, 2],
-    "<CAPTION>": [0, 2264, 473, 5, 2274, 6190, 116, 2],
-    "<REGION_PROPOSAL>": [0, 574, 22486, 5, 976, 5327, 11, 5, 2274, 4, 2],
-    "<OPEN_VOCABULARY_DETECTION>wheels": [0, 574, 22486, 10562, 11, 5, 2274, 4, 2],
-    "<REFERRING_EXPRESSION_SEGMENTATION>a car": [0, 574, 22486, 10, 512, 11, 5, 2274, 19, 11445, 2],
-}
 LABELS = {"car": [5901], "wheel": [13630], "wheels": [28884, 2507], "door handle": [11219, 3679]}
 
 
