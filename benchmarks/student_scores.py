@@ -38,7 +38,7 @@ def main() -> None:
     half = args.pictures // 2
     rows = [row for n, r in enumerate(REGIMES) for row in seen(model, args.task, r, TRAINING_SEEDS + n * half, half)]
     name, place, mean, right = (np.array(column) for column in zip(*rows))
-    score = np.array([student.sureness(*pair) for pair in zip(name, place)])
+    score = np.array([student.detection_confidence(*pair) for pair in zip(name, place)])
     print(f"{args.task}: {len(rows)} boxes of {2 * half} scenes, {right.mean():.3f} right; SPREAD {student.SPREAD}")
     print("| score | boxes | mean score | right |\n|---|---|---|---|")
     for low in np.arange(0, 1, 0.1):
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def seen(model, task: str, regime: str, seed: int, count: int):
-    """(sureness of the name, mean probability of the locations, mean over all tokens, whether right) a box."""
+    """(probability of the name, mean probability of the locations, mean over all tokens, whether right) a box."""
     scenes = list(sources.open(f"scenes:count={count},seed={seed},{regime}"))
     ask = Ask(task)
     kind = "object" if task == "<OD>" else "text"

@@ -64,7 +64,7 @@ def evaluate(
     list of (Sample, Ask) to as many Parsed or Failure. `protocol` names a benchmark, which says the task and how to
     decode. The other options are those of `florence2.evaluation.evaluate`.
     """
-    from florence2.engine.specialists.answering import named
+    from florence2.engine.specialists.specialist_predictor import open_as_predictor
     from florence2.evaluation import evaluate, protocols
     from florence2.predictor import load
 
@@ -75,7 +75,7 @@ def evaluate(
     plan = protocols.plan(protocol, data, task, split, format, images, limit)
     if isinstance(model, (str, os.PathLike)):
         options.setdefault("model_name", os.fspath(model))
-        model = named(os.fspath(model), device) or load(model, device=device)
+        model = open_as_predictor(os.fspath(model), device) or load(model, device=device)
     elif model is None and options.get("predictions"):
         options.setdefault("model_name", os.fspath(options["predictions"]))
     return evaluate(model, out=out, **plan, **options)

@@ -19,7 +19,7 @@ from typing import Any
 
 from florence2 import predictor, reporting, scenes
 from florence2.engine import annotate, filter
-from florence2.engine.specialists.student import Student
+from florence2.engine.specialists.student import StudentSpecialist
 from florence2.formats import jsonl
 from florence2.metrics.detection import Detection, match
 from florence2.metrics.ocr import TextErrors
@@ -267,7 +267,7 @@ def students_own(sample: Sample) -> Sample:
 
 def untrained(truth: Truth, model: str = "nano", batch: int = 64) -> list[Sample]:
     """The drawn pictures as a model sees them that learned nothing from the store; nothing is stored."""
-    student = Student(model, list(TASKS), batch)
+    student = StudentSpecialist(model, list(TASKS), batch)
     student.setup("cpu")
     out, samples = [], list(truth.of.values())
     for start in range(0, len(samples), batch):
@@ -294,7 +294,7 @@ def refine_by(store: Store, plan: Plan, steps: int, rules: Any, progress: Progre
         seed=plan.seed,
         workers=0,
         progress=progress,
-        open_student=lambda folder: Student(folder, list(TASKS), 64),
+        open_student=lambda folder: StudentSpecialist(folder, list(TASKS), 64),
     )
 
 

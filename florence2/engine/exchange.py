@@ -32,7 +32,7 @@ from florence2.engine.work import EngineWork
 from florence2.formats import checks
 from florence2.pixels import BadImage
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
-from florence2.sources import files, kinds
+from florence2.sources import file_types, files
 from florence2.store import Store, schema, told
 from florence2.store.snapshots import Operator
 
@@ -123,14 +123,14 @@ def export_labels(
 def _with_file(sample: Sample, aside: Path) -> Sample:
     """The sample with a plain file for its picture: one inside an archive, or of an odd name, is copied `aside`."""
     ref = sample.image
-    if files.plain_path(ref) == ref.uri and kinds.has_picture_suffix(ref.uri):
+    if files.plain_path(ref) == ref.uri and file_types.has_picture_suffix(ref.uri):
         return sample
     try:
         data = files.read_bytes(ref)
     except BadImage:
         return sample  # the writer counts it
     name = PurePosixPath(ref.member or ref.uri).name
-    suffix = "" if kinds.has_picture_suffix(name) else f".{kinds.format_of(data[:16]) or 'img'}"
+    suffix = "" if file_types.has_picture_suffix(name) else f".{file_types.format_of(data[:16]) or 'img'}"
     target = aside / ref.id / f"{name}{suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)

@@ -19,7 +19,7 @@ from typing import IO
 
 from florence2.engine import addresses
 from florence2.engine.pictures import Found
-from florence2.sources import files, kinds, tables
+from florence2.sources import file_types, files, tables
 from florence2.store import is_store
 
 ARCHIVES = (".tar",)
@@ -115,7 +115,7 @@ def _in_tar(path: Path, prefix: str) -> list[Found]:
                     continue
                 if member.name.endswith(".json") and member.size <= SIDECAR_BYTES:
                     licences[_sample_name(member.name)] = _licence_in(file)
-                elif kinds.has_picture_suffix(member.name) or kinds.format_of(file.read(16)):
+                elif file_types.has_picture_suffix(member.name) or file_types.format_of(file.read(16)):
                     names[member.name] += 1
                     again = f"#{names[member.name]}" if names[member.name] > 1 else ""
                     place = (member.name, member.offset_data, member.size, member.size)
@@ -198,12 +198,12 @@ def _is_picture(path: Path) -> bool:
         if not stat.S_ISREG(path.stat().st_mode):
             return False
     except OSError:
-        return kinds.has_picture_suffix(path.name)  # a broken link is listed, and fails as missing
-    if kinds.has_picture_suffix(path.name):
+        return file_types.has_picture_suffix(path.name)  # a broken link is listed, and fails as missing
+    if file_types.has_picture_suffix(path.name):
         return True
     try:
         with open(path, "rb") as file:
-            return bool(kinds.format_of(file.read(16)))
+            return bool(file_types.format_of(file.read(16)))
     except OSError:
         return False
 

@@ -25,7 +25,7 @@ from florence2.engine.units import SECONDS, AnnotateUnit, Outcome
 from florence2.engine.verdicts import judge, supersede_replaced
 from florence2.engine.work import EngineWork, opened
 from florence2.records import Sample
-from florence2.sources import files, hub
+from florence2.sources import files, hub_datasets
 from florence2.sources.fetching import Fetching
 from florence2.store import Store, is_store
 from florence2.store.snapshots import Fragment
@@ -180,7 +180,7 @@ def _source(
         root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(files.path_of(s.image.uri))) for s in samples]))
         by_name = {intake.relative_name(sample.image, root): sample for sample in samples}
         return Store(out, create=True), root, intake.references(samples, root), by_name
-    path = hub.download(str(src)) if hub.is_hub(src) else Path(src)
+    path = hub_datasets.download(str(src)) if hub_datasets.is_hub(src) else Path(src)
     if is_store(path):
         if out is not None and Path(out).resolve() != path.resolve():
             raise ValueError(f"{path}: is a store and is annotated in place; leave out {str(out)!r}")

@@ -17,7 +17,7 @@ from florence2 import pixels
 from florence2.engine.operator import Specialist, digest
 from florence2.engine.runners.local import Watch
 from florence2.records import ImageRef
-from florence2.sources import files, kinds
+from florence2.sources import file_types, files
 from florence2.store import Store
 
 MAX_PIXELS = pixels.MAX_PIXELS
@@ -105,7 +105,7 @@ def look(found: Found, rules: ImageRules, accept: Any = None) -> dict[str, Any]:
         return {**facts, "status": "failed", "reason": error.reason, "detail": str(error)}
     height, width = array.shape[:2]
     turn = pixels.read_orientation(data)
-    facts.update(width=width, height=height, format=kinds.format_of(data[:16]) or None, exif_orientation=turn)
+    facts.update(width=width, height=height, format=file_types.format_of(data[:16]) or None, exif_orientation=turn)
     facts.update(phash=perceptual_hash(array))
     try:
         reason = broken_rule(array, rules, found.licence) or (accept(array) if accept else "")

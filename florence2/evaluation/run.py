@@ -22,7 +22,7 @@ from florence2.evaluation.questions import Question, ask_key, questions_of, task
 from florence2.evaluation.rulers import ruler_of
 from florence2.evaluation.score import POLICY, Scored, finite, resampled, score
 from florence2.records import Ask, Failure, Parsed, Result, Sample
-from florence2.sources.pictures import GREY
+from florence2.sources.image_pixels import GREY
 
 Answerer = Callable[[list[tuple[Sample, Ask]]], Sequence[Result]]
 BATCH = 8

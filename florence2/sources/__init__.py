@@ -4,8 +4,8 @@
 which a set without lists of its own is divided.
 """
 
-from florence2.sources.pictures import pixels
-from florence2.sources.reading import FORMATS, format_of, open
+from florence2.sources.image_pixels import pixels
+from florence2.sources.opening import FORMATS, format_of, open
 from florence2.sources.splits import in_split, split_of
 
 __all__ = ["FORMATS", "format_of", "in_split", "open", "pixels", "split_of"]

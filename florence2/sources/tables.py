@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from florence2.sources import kinds
+from florence2.sources import file_types
 
 SUFFIXES = (".parquet", ".arrow")
 NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
@@ -47,8 +47,8 @@ def picture_columns(path: str | Path) -> tuple[list[str], list[str]]:
     found, lists = [], []
     for field in table.schema:
         if _bytes_of(field.type) is not None:
-            told = features.get(field.name, "Image" if field.name.lower() in NAMES else "Value")
-            if told == "Image" or (told == "Value" and _begins_as_picture(table, field.name)):
+            feature = features.get(field.name, "Image" if field.name.lower() in NAMES else "Value")
+            if feature == "Image" or (feature == "Value" and _begins_as_picture(table, field.name)):
                 found.append(field.name)
         elif pa.types.is_list(field.type) and _bytes_of(field.type.value_type) is not None:
             lists.append(field.name)
@@ -169,7 +169,7 @@ def _value(scalar: pa.Scalar) -> bytes | None:
 
 def _begins_as_picture(table: _Parquet | _Arrow, column: str) -> bool:
     values = (v.get("bytes") if isinstance(v, dict) else v for v in table.first(column, PROBE))
-    return any(v is not None and kinds.format_of(v[:16]) for v in values)
+    return any(v is not None and file_types.format_of(v[:16]) for v in values)
 
 
 def _hugging_face(schema: pa.Schema) -> dict[str, str]:

@@ -11,7 +11,7 @@ from florence2 import sources
 from florence2.cli import main
 from florence2.engine import addresses
 from florence2.pixels import BadImage, load
-from florence2.sources import fetching, hub
+from florence2.sources import fetching, hub_datasets
 from florence2.sources.fetching import Fetching
 from florence2.store import Store
 from tests.engine.doubles import Boxes, folder_of, fragments
@@ -148,4 +148,4 @@ def test_a_data_set_of_the_hub_is_its_files(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no/net: the hub cannot give it .* give their folder"):
         florence2.annotate("hf:no/net", tmp_path / "t", [])
     with pytest.raises(ValueError, match="expected hf:OWNER/NAME"):
-        hub.download("hf:justaname")
+        hub_datasets.download("hf:justaname")

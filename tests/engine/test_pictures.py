@@ -16,7 +16,7 @@ from florence2.engine.statistics import statistics
 from florence2.formats import jsonl
 from florence2.pixels import load
 from florence2.records import ImageRef, Sample
-from florence2.sources.kinds import format_of
+from florence2.sources.file_types import format_of
 from tests.engine.doubles import Boxes, folder_of, picture
 
 

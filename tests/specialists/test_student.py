@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from florence2.codec.answers import ItemSpan
-from florence2.engine.specialists.student import GROUNDING, SPREAD, Student, comparable
+from florence2.engine.specialists.student import GROUNDING, SPREAD, StudentSpecialist, rescore
 from florence2.records import Failure, Grounding, ImageRef, Parsed, Region, Sample, Text
 
 
@@ -33,7 +33,7 @@ class Double:
 
 
 def ask(tasks, *images):
-    student = Student("nano", tasks)
+    student = StudentSpecialist("nano", tasks)
     student._loaded = Double()
     samples = [Sample(str(i), ImageRef(str(i), f"{i}.png")) for i in range(len(images))]
     return student.annotate(samples, images)
@@ -64,7 +64,7 @@ def test_scores_of_places_are_on_a_detectors_scale():
         "word": ItemSpan((11,), ()),
     }
     parsed = Parsed((), tuple(Region(name, box=(0, 0, 9, 9), score=0.01) for name in spans))
-    found = {r.id: r.score for r in comparable(parsed, spans, logprobs).regions}
+    found = {r.id: r.score for r in rescore(parsed, spans, logprobs).regions}
     assert found == {
         "sure": pytest.approx((0.9 * 0.02 * SPREAD) ** 0.5),  # name and place, their geometric mean
         "vague": pytest.approx((0.9 * 0.002 * SPREAD) ** 0.5),
@@ -80,12 +80,12 @@ def test_a_picture_that_fails_fails_alone():
 
 def test_tasks_that_need_a_region_are_refused():
     with pytest.raises(ValueError, match="REGION_TO_CATEGORY"):
-        Student("nano", ("<REGION_TO_CATEGORY>",))
+        StudentSpecialist("nano", ("<REGION_TO_CATEGORY>",))
 
 
 def test_version_is_the_hash_of_the_weights(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"one")
-    first = Student(str(tmp_path))
+    first = StudentSpecialist(str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"two")
-    assert len(first.spec.version) == 12 and Student(str(tmp_path)).spec.version != first.spec.version
+    assert len(first.spec.version) == 12 and StudentSpecialist(str(tmp_path)).spec.version != first.spec.version
     assert first.spec.source_kind == "model"

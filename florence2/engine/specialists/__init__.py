@@ -31,12 +31,12 @@ SPECIALISTS: Mapping[str, str] = MappingProxyType(
 )
 WITH_ARGUMENT: Mapping[str, str] = MappingProxyType(
     {  # NAME:ARGUMENT
-        "student": "florence2.engine.specialists.student:Student",  # any Florence-2: nano, a folder, a hub id
+        "student": "florence2.engine.specialists.student:StudentSpecialist",  # any Florence-2: nano, a folder, a hub id
         "simulated": "florence2.engine.specialists.simulated:Simulated",  # a truth file
         "tesseract": "florence2.engine.specialists.tesseract:Tesseract",  # the folder of eng.traineddata
         "crops": "florence2.engine.specialists.crops:Crops",  # the specialist that describes each region's crop
         # transformers models, by hub id or folder
-        "detection": "florence2.engine.specialists.detection:Detection",
+        "detection": "florence2.engine.specialists.object_detection:ObjectDetection",
         "owl": "florence2.engine.specialists.owl:Owl",
         "grounding-dino": "florence2.engine.specialists.grounding_dino:GroundingDino",
         "sam": "florence2.engine.specialists.sam:Sam",
@@ -46,7 +46,7 @@ WITH_ARGUMENT: Mapping[str, str] = MappingProxyType(
     }
 )
 CARD = "florence2.engine.specialists.onnx:OnnxDetector"
-OWN = "florence2.engine.specialists.own:Own"
+USER_SPECIALIST = "florence2.engine.specialists.user_specialist:UserSpecialist"
 CARD_PATHS = ("model", "path", "folder", "cache", "of")  # settings of a card that may be paths relative to it
 
 
@@ -67,7 +67,7 @@ def open(name: str) -> Specialist:  # noqa: A001  the house verb for "by name"
         return _from_card(Path(name))
     path, _, class_name = name.rpartition(":")
     if path.endswith(".py") and class_name:
-        return _opener(OWN)(path, class_name)
+        return _opener(USER_SPECIALIST)(path, class_name)
     raise UnknownSpecialist(f"specialist {name!r}: unknown name; {_known()}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.operator import Spec
-from florence2.engine.specialists import hub
+from florence2.engine.specialists import transformers_models
 from florence2.records import Parsed, Result, Sample, Text
 
 DETAILS = ("brief", "detailed", "more_detailed")
@@ -23,16 +23,16 @@ class Captioning:
         if detail not in DETAILS:
             raise ValueError(f"captioning: detail: expected one of {', '.join(DETAILS)}, got {detail!r}")
         self.model, self.revision, self.detail, self.prompt = model, revision, detail, prompt
-        self.max_new_tokens = int(hub.number("captioning", "max_new_tokens", max_new_tokens, 1, 1024))
+        self.max_new_tokens = int(transformers_models.number("captioning", "max_new_tokens", max_new_tokens, 1, 1024))
         produces = frozenset({f"text/{detail}"})
-        self.spec = Spec("captioning", hub.version("captioning"), produces=produces, batch_size=4)
+        self.spec = Spec("captioning", transformers_models.version("captioning"), produces=produces, batch_size=4)
         self.config = {"detail": detail, "prompt": prompt, "max_new_tokens": self.max_new_tokens}
-        self.weights_sha256 = hub.weights_sha256(model, revision)
+        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
         self._loaded: tuple[Any, Any] | None = None
 
     def setup(self, device: str) -> None:
         """Load the model and its processor."""
-        self._loaded = hub.load(self.model, self.revision, device, "AutoModelForImageTextToText")
+        self._loaded = transformers_models.load(self.model, self.revision, device, "AutoModelForImageTextToText")
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """One batch, greedy; a picture for which the model says nothing gets no text."""
@@ -41,7 +41,7 @@ class Captioning:
         assert self._loaded is not None, "setup comes before annotate"
         processor, model = self._loaded
         text = {"text": [self.prompt] * len(images)} if self.prompt else {}
-        inputs = hub.move(processor(images=list(images), **text, return_tensors="pt"), model.device)
+        inputs = transformers_models.move(processor(images=list(images), **text, return_tensors="pt"), model.device)
         with torch.inference_mode():
             found = model.generate(
                 **inputs,

@@ -56,9 +56,9 @@ class Cloud:
         if path is not None and path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
         if self.spent + self.cost > self.budget:
-            told = f"{self.spent:.4g} of {self.budget:.4g} spent, one more answer costs {self.cost:.4g}"
+            spending = f"{self.spent:.4g} of {self.budget:.4g} spent, one more answer costs {self.cost:.4g}"
             where = f" (all that {self.cache} holds)" if self.cache else ""
-            raise CloudError("budget", f"{self.name}: {told}{where}; set a higher budget in a card")
+            raise CloudError("budget", f"{self.name}: {spending}{where}; set a higher budget in a card")
         answer = self._try(urllib.request.Request(url, body, dict(headers), method="POST"))
         self.paid += 1
         if path is not None:
@@ -91,7 +91,7 @@ class Cloud:
                 with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
                     return json.loads(response.read())
             except urllib.error.HTTPError as answer:
-                detail = f"{self.name}: HTTP {answer.code}: {_said(answer)}"
+                detail = f"{self.name}: HTTP {answer.code}: {_service_message(answer)}"
                 if answer.code not in RETRIED:
                     raise CloudError("denied" if answer.code in (401, 403) else "refused", detail) from None
                 error = CloudError("throttled" if answer.code == 429 else "unavailable", detail)
@@ -126,15 +126,15 @@ def _retry_after(value: str | None, otherwise: float) -> float:
         return otherwise
 
 
-def _said(answer: urllib.error.HTTPError) -> str:
+def _service_message(answer: urllib.error.HTTPError) -> str:
     """The service's own message, shortened."""
     try:
         body = answer.read(4000).decode("utf-8", "replace")
     except OSError:
         return str(answer.reason)
     try:
-        told = json.loads(body).get("error", {})
-        body = f"{told.get('code', '')} {told.get('message', '')}" if isinstance(told, dict) else str(told)
+        error = json.loads(body).get("error", {})
+        body = f"{error.get('code', '')} {error.get('message', '')}" if isinstance(error, dict) else str(error)
     except (ValueError, AttributeError):
         pass
     return " ".join(body.split())[:200]

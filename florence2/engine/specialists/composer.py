@@ -69,7 +69,8 @@ def compose(sample: Sample, width: int, height: int) -> Parsed:
     words = _words(lines)
     brief = join([counted(label, len(found)) for label, found in groups.items()] or [f'a text that says "{words}"'])
     detailed = [
-        f"{_capital(place)} you can see {join(said)}." for place, said in _by_place(groups, lines, width, height)
+        f"{_capital(place)} you can see {join(contents)}."
+        for place, contents in _by_place(groups, lines, width, height)
     ]
     named = [r for found in groups.values() for r in found]
     texts = {"brief": _capital(brief) + ".", "detailed": " ".join(detailed)}

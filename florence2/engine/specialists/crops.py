@@ -36,8 +36,8 @@ class Crops:
             raise ValueError(f"crops: kinds: expected some of {', '.join(PRODUCTS_OF)} as a list, got {kinds!r}")
         self.inner = open_specialist(of)
         if not any(name.startswith("text/") for name in self.inner.spec.produces):
-            said = ", ".join(sorted(self.inner.spec.produces))
-            raise ValueError(f"crops: expected a specialist that writes texts, {of!r} gives {said}")
+            products = ", ".join(sorted(self.inner.spec.produces))
+            raise ValueError(f"crops: expected a specialist that writes texts, {of!r} gives {products}")
         self.spec = Spec(
             f"crops-{self.inner.spec.name}",
             self.inner.spec.version,

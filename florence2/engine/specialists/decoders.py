@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from florence2.engine.specialists.cards import Card
-from florence2.engine.specialists.own import load_file
+from florence2.engine.specialists.user_specialist import load_file
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 Decode = Callable[[Mapping[str, np.ndarray], Card], Found]

@@ -121,9 +121,9 @@ class Grounder:
 def matches(chunk: Chunk, words: Sequence[Word], label: str) -> bool:
     """Whether a chunk ends in a label or one of its synonyms, in singular or plural."""
     label = label.casefold()
-    said = " ".join(w.text.casefold() for w in words[chunk.first : chunk.head + 1])
+    phrase = " ".join(w.text.casefold() for w in words[chunk.first : chunk.head + 1])
     names = {label} | {name for group in SYNONYMS if label in group[:1] for name in group}
-    return any(said == form or said.endswith(" " + form) for name in names for form in (name, plural(name)))
+    return any(phrase == form or phrase.endswith(" " + form) for name in names for form in (name, plural(name)))
 
 
 def count_of(chunk: Chunk, words: Sequence[Word]) -> int:

@@ -14,8 +14,8 @@ import numpy as np
 from florence2.engine.language import Parser
 from florence2.engine.operator import Spec
 from florence2.engine.phrases import Chunk
-from florence2.engine.specialists import hub
-from florence2.engine.specialists.detection import region
+from florence2.engine.specialists import transformers_models
+from florence2.engine.specialists.object_detection import region
 from florence2.records import Grounding, Parsed, Region, Result, Sample, Text
 
 CAPTIONS = ("brief", "detailed", "more_detailed")
@@ -28,21 +28,26 @@ class GroundingDino:
         self, model: str, box: float = 0.35, text: float = 0.25, parser: str = "auto", revision: str = ""
     ) -> None:
         self.model, self.revision, self.parser = model, revision, Parser(parser)
-        self.box, self.text = hub.number("grounding-dino", "box", box), hub.number("grounding-dino", "text", text)
+        self.box, self.text = (
+            transformers_models.number("grounding-dino", "box", box),
+            transformers_models.number("grounding-dino", "text", text),
+        )
         self.spec = Spec(
             "grounding-dino",
-            hub.version("grounding-dino"),
+            transformers_models.version("grounding-dino"),
             produces=frozenset({"text_phrase_region", "region_text/object"}),
             requires=frozenset({"text/caption"}),
             batch_size=2,
         )
         self.config = {"box": self.box, "text": self.text, "parser": self.parser.weights_sha256}
-        self.weights_sha256 = hub.weights_sha256(model, revision)
+        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
         self._loaded: tuple[Any, Any] | None = None
 
     def setup(self, device: str) -> None:
         """Load the model and its processor."""
-        self._loaded = hub.load(self.model, self.revision, device, "AutoModelForZeroShotObjectDetection")
+        self._loaded = transformers_models.load(
+            self.model, self.revision, device, "AutoModelForZeroShotObjectDetection"
+        )
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """Each caption of each picture, one at a time."""
@@ -93,9 +98,13 @@ class GroundingDino:
         inputs = processor(images=image, text=prompt, return_tensors="pt", truncation=True)
         offsets = processor.tokenizer(prompt, return_offsets_mapping=True, truncation=True)["offset_mapping"]
         with torch.inference_mode():
-            outputs = model(**hub.move(inputs, model.device))
+            outputs = model(**transformers_models.move(inputs, model.device))
         found = processor.post_process_grounded_object_detection(
-            outputs, inputs["input_ids"], threshold=self.box, text_threshold=self.text, target_sizes=hub.sizes([image])
+            outputs,
+            inputs["input_ids"],
+            threshold=self.box,
+            text_threshold=self.text,
+            target_sizes=transformers_models.sizes([image]),
         )[0]
         tokens = torch.sigmoid(outputs.logits[0])
         above = tokens.max(dim=-1).values > self.box  # the rows that post-processing keeps, in its order

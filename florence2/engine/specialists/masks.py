@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence2.engine.operator import Spec
-from florence2.engine.specialists.libraries import version_of
+from florence2.engine.specialists.requirements import version_of
 from florence2.geometry import encode_rle, mask_polygons
 from florence2.records import Box, Parsed, Region, Result, Sample
 

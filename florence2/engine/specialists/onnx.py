@@ -12,7 +12,7 @@ from florence2 import geometry, pixels
 from florence2.engine.operator import Spec
 from florence2.engine.specialists.cards import InputCard, read_card
 from florence2.engine.specialists.decoders import decoder_of
-from florence2.engine.specialists.libraries import sha256_of, version_of
+from florence2.engine.specialists.requirements import sha256_of, version_of
 from florence2.records import Failure, Parsed, Region, Result, Sample
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.operator import Spec
-from florence2.engine.specialists.libraries import version_of
+from florence2.engine.specialists.requirements import version_of
 from florence2.records import Box, Parsed, Region, Result, Sample
 
 LABEL_SPACE = "opencv"

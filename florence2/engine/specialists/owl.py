@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.operator import Spec
-from florence2.engine.specialists import hub
-from florence2.engine.specialists.detection import region
+from florence2.engine.specialists import transformers_models
+from florence2.engine.specialists.object_detection import region
 from florence2.records import Parsed, Result, Sample
 
 PROMPT = "a photo of a {}"
@@ -30,15 +30,19 @@ class Owl:
                 f"owl: labels: expected a list of phrases to look for, got {labels!r}; write them in a card"
             )
         self.model, self.revision, self.labels = model, revision, [str(label) for label in labels]
-        self.score = hub.number("owl", "score", score)
-        self.spec = Spec("owl", hub.version("owl"), produces=frozenset({"region_text/object"}), batch_size=2)
+        self.score = transformers_models.number("owl", "score", score)
+        self.spec = Spec(
+            "owl", transformers_models.version("owl"), produces=frozenset({"region_text/object"}), batch_size=2
+        )
         self.config = {"score": self.score, "labels": self.labels, "prompt": PROMPT}
-        self.weights_sha256 = hub.weights_sha256(model, revision)
+        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
         self._loaded: tuple[Any, Any] | None = None
 
     def setup(self, device: str) -> None:
         """Load the model and its processor."""
-        self._loaded = hub.load(self.model, self.revision, device, "AutoModelForZeroShotObjectDetection")
+        self._loaded = transformers_models.load(
+            self.model, self.revision, device, "AutoModelForZeroShotObjectDetection"
+        )
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """The same queries for every picture."""
@@ -57,9 +61,12 @@ class Owl:
             max_length=longest,
         )
         with torch.inference_mode():
-            outputs = model(**hub.move(inputs, model.device))
+            outputs = model(**transformers_models.move(inputs, model.device))
         found = processor.post_process_grounded_object_detection(
-            outputs, threshold=self.score, target_sizes=hub.sizes(images), text_labels=[self.labels] * len(images)
+            outputs,
+            threshold=self.score,
+            target_sizes=transformers_models.sizes(images),
+            text_labels=[self.labels] * len(images),
         )
         return [
             Parsed(

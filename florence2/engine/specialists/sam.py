@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.operator import Spec
-from florence2.engine.specialists import hub
+from florence2.engine.specialists import transformers_models
 from florence2.engine.specialists.masks import mask_region
 from florence2.records import Parsed, Result, Sample
 
@@ -20,18 +20,18 @@ class Sam:
         self.model, self.revision = model, revision
         self.spec = Spec(
             "sam",
-            hub.version("sam"),
+            transformers_models.version("sam"),
             produces=frozenset({"region_text/mask"}),
             requires=frozenset({"region_text/object"}),
             batch_size=1,
         )
         self.config: dict[str, Any] = {}
-        self.weights_sha256 = hub.weights_sha256(model, revision)
+        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
         self._loaded: tuple[Any, Any] | None = None
 
     def setup(self, device: str) -> None:
         """Load the model and its processor."""
-        self._loaded = hub.load(self.model, self.revision, device, "AutoModelForMaskGeneration")
+        self._loaded = transformers_models.load(self.model, self.revision, device, "AutoModelForMaskGeneration")
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """All boxes of a picture are prompts of one pass."""
@@ -51,7 +51,7 @@ class Sam:
 
         assert self._loaded is not None, "setup comes before annotate"
         processor, model = self._loaded
-        inputs = hub.move(
+        inputs = transformers_models.move(
             processor(images=image, input_boxes=[[list(box) for box in boxes]], return_tensors="pt"), model.device
         )
         with torch.inference_mode():

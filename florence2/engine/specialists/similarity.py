@@ -13,7 +13,7 @@ import numpy as np
 
 from florence2.engine.language import Parser
 from florence2.engine.operator import Spec
-from florence2.engine.specialists import hub
+from florence2.engine.specialists import transformers_models
 from florence2.pixels import crop
 from florence2.records import Parsed, Region, Result, Sample
 
@@ -25,18 +25,18 @@ class Similarity:
         self.model, self.revision, self.parser = model, revision, Parser(parser)
         self.spec = Spec(
             "similarity",
-            hub.version("similarity"),
+            transformers_models.version("similarity"),
             produces=frozenset({"region_text/description"}),
             requires=frozenset({"region_text/description"}),
             batch_size=4,
         )
         self.config = {"parser": self.parser.weights_sha256}
-        self.weights_sha256 = hub.weights_sha256(model, revision)
+        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
         self._loaded: tuple[Any, Any] | None = None
 
     def setup(self, device: str) -> None:
         """Load the model and its processor."""
-        self._loaded = hub.load(self.model, self.revision, device, "AutoModel")
+        self._loaded = transformers_models.load(self.model, self.revision, device, "AutoModel")
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """One pass a region."""
@@ -81,7 +81,7 @@ class Similarity:
             text=list(texts), images=image, return_tensors="pt", padding=padding, truncation=True, max_length=longest
         )
         with torch.inference_mode():
-            logits = model(**hub.move(inputs, model.device)).logits_per_image[0]
+            logits = model(**transformers_models.move(inputs, model.device)).logits_per_image[0]
         return torch.softmax(logits.float(), dim=0).cpu().numpy()
 
     def close(self) -> None:

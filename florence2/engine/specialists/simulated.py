@@ -18,7 +18,7 @@ import numpy as np
 
 from florence2.engine.naming import Known
 from florence2.engine.operator import Spec
-from florence2.engine.specialists.libraries import sha256_of
+from florence2.engine.specialists.requirements import sha256_of
 from florence2.formats import jsonl
 from florence2.records import Box, Failure, Parsed, Region, Result, Sample
 

@@ -14,7 +14,7 @@ import numpy as np
 from florence2.codec.answers import ItemSpan, parse_ids
 from florence2.codec.tasks import task_of
 from florence2.engine.operator import Spec
-from florence2.engine.specialists.libraries import sha256_of
+from florence2.engine.specialists.requirements import sha256_of
 from florence2.records import Ask, Failure, Grounding, ImageRef, Parsed, Region, Result, Sample, Source
 
 TASKS = ("<OD>", "<OCR_WITH_REGION>", "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
@@ -35,7 +35,7 @@ WHOLE = ("model.safetensors", "pytorch_model.bin")  # one file: its hash is the 
 SHARDS = ("model-*.safetensors", "pytorch_model-*.bin", "*.safetensors", "*.bin")
 
 
-class Student:
+class StudentSpecialist:
     """Asks a model the tasks that need no input, and where GROUNDING is among them, its own captions' phrases."""
 
     def __init__(self, model: str, tasks: Sequence[str] = TASKS, batch_size: int = 16) -> None:
@@ -87,7 +87,7 @@ class Student:
         parsed = Parsed(answer.texts, answer.regions, answer.groundings, answer.truncated)
         if getattr(answer, "token_logprobs", ()):
             _, spans = parse_ids(answer.token_ids, self._loaded.tokenizer, ask.task, answer.size_wh, ask)
-            parsed = comparable(parsed, spans, answer.token_logprobs)
+            parsed = rescore(parsed, spans, answer.token_logprobs)
         return task_of(ask.task).add(sample, ask, parsed, Source("model", self.spec.name, self.spec.version))
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class Student:
         self._loaded = None
 
 
-def comparable(parsed: Parsed, spans: Mapping[str, ItemSpan], logprobs: Sequence[float]) -> Parsed:
+def rescore(parsed: Parsed, spans: Mapping[str, ItemSpan], logprobs: Sequence[float]) -> Parsed:
     """What has a place, scored on a detector's scale, where a score is about the share of such boxes that are right.
 
     The model's own score, a mean over tokens, is near 1 / SPREAD for a perfectly good box, since neighbouring bins
@@ -109,7 +109,7 @@ def comparable(parsed: Parsed, spans: Mapping[str, ItemSpan], logprobs: Sequence
         span = spans.get(item.id)
         if span is None or not span.location_tokens:
             return item.score
-        return sureness(mean(span.text_tokens), mean(span.location_tokens))
+        return detection_confidence(mean(span.text_tokens), mean(span.location_tokens))
 
     return dataclasses.replace(
         parsed,
@@ -118,7 +118,7 @@ def comparable(parsed: Parsed, spans: Mapping[str, ItemSpan], logprobs: Sequence
     )
 
 
-def sureness(name: float, place: float) -> float:
+def detection_confidence(name: float, place: float) -> float:
     """The geometric mean of how sure the name is and how sure the place within SPREAD bins, from mean probabilities.
 
     On held-out scenes nano's boxes are right as often as this says (`benchmarks/student_scores.py`).

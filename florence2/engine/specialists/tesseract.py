@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.operator import Spec
-from florence2.engine.specialists.libraries import sha256_of, version_of
+from florence2.engine.specialists.requirements import sha256_of, version_of
 from florence2.records import Parsed, Region, Result, Sample
 
 LANGUAGE = "eng"

@@ -35,7 +35,7 @@ PROMPT = (
     "numbers, scores or coordinates, and do not guess. Answer with the description alone.\n\n"
     "Picture: {width}x{height} pixels.\n{facts}"
 )
-MAX_FACTS = 60  # regions that are told, the surest first
+MAX_FACTS = 60  # regions that are listed, the most confident first
 
 
 class Writer:
@@ -125,7 +125,9 @@ class Writer:
 def facts(sample: Sample) -> list[str]:
     """The annotations in words, one a line."""
     lines = [f"Caption: {text.text}" for text in sample.texts if text.detail == "brief"]
-    regions = sorted((r for r in sample.regions if r.box and not r.ignore and not r.refines), key=_surest)[:MAX_FACTS]
+    regions = sorted((r for r in sample.regions if r.box and not r.ignore and not r.refines), key=_by_descending_score)[
+        :MAX_FACTS
+    ]
     for region in sorted(regions, key=lambda r: (r.kind, r.box[1] if r.box else 0)):
         x1, y1, x2, y2 = (round(v) for v in region.box or ())
         what = f'Text "{region.label}"' if region.kind == "text" else f"Object: {region.description or region.label}"
@@ -144,5 +146,5 @@ def answer_text(answer: Any) -> str:
     return " ".join(text.split())
 
 
-def _surest(region: Region) -> float:
+def _by_descending_score(region: Region) -> float:
     return -(1.0 if region.score is None else region.score)

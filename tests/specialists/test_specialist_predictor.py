@@ -5,7 +5,7 @@ import pytest
 
 from florence2 import pixels
 from florence2.engine.operator import Spec
-from florence2.engine.specialists.answering import REMEMBERED, Answering, named
+from florence2.engine.specialists.specialist_predictor import REMEMBERED, SpecialistPredictor, open_as_predictor
 from florence2.records import Ask, Failure, ImageRef, Parsed, Region, Sample, Text
 
 
@@ -44,7 +44,7 @@ BOXES = Parsed(regions=(Region(box=(1, 1, 4, 4), label="cat", score=0.9), Region
 
 def test_one_annotation_answers_several_asks(samples):
     sayer = Sayer(BOXES)
-    answering = Answering(sayer)
+    answering = SpecialistPredictor(sayer)
     pairs = [(sample, Ask(task)) for sample in samples for task in ("OD", "<REGION_PROPOSAL>", "CAPTION")]
     answers = answering(pairs)
     assert sayer.batches == [["0", "1"], ["2"]] and sayer.devices == ["cpu"]
@@ -56,7 +56,7 @@ def test_one_annotation_answers_several_asks(samples):
 
 
 def test_asks_with_arguments_get_their_own_part(samples):
-    answering = Answering(Sayer(BOXES))
+    answering = SpecialistPredictor(Sayer(BOXES))
     cat, cow = (Ask("OPEN_VOCABULARY_DETECTION", text=text) for text in ("cat", "cow"))
     first, second = answering([(samples[0], cat), (samples[0], cow)])
     assert [region.label for region in first.regions] == ["cat"] and second == Parsed()
@@ -65,43 +65,53 @@ def test_asks_with_arguments_get_their_own_part(samples):
 def test_texts_are_read_in_order(samples):
     quad = lambda y: (0.0, y, 8.0, y, 8.0, y + 2, 0.0, y + 2)  # noqa: E731
     lines = [Region(kind="text", quad=quad(3.0), label="two"), Region(kind="text", quad=quad(0.0), label="one")]
-    (answer,) = Answering(Sayer(Parsed(regions=tuple(lines))))([(samples[0], Ask("OCR_WITH_REGION"))])
+    (answer,) = SpecialistPredictor(Sayer(Parsed(regions=tuple(lines))))([(samples[0], Ask("OCR_WITH_REGION"))])
     assert [region.label for region in answer.regions] == ["one", "two"]
-    (caption,) = Answering(Sayer(Parsed(texts=(Text(text="a cat", detail="brief"),))))([(samples[0], Ask("CAPTION"))])
+    (caption,) = SpecialistPredictor(Sayer(Parsed(texts=(Text(text="a cat", detail="brief"),))))(
+        [(samples[0], Ask("CAPTION"))]
+    )
     assert caption.texts[0].text == "a cat"
 
 
 def test_a_bad_picture_and_a_failure_stay_with_their_asks(samples, tmp_path):
     (tmp_path / "1.png").write_bytes(b"broken")
     sayer = Sayer(lambda sample: Failure(reason="too_dark") if sample.id == "2" else BOXES, batch_size=8)
-    answers = Answering(sayer)([(sample, Ask("OD")) for sample in samples])
+    answers = SpecialistPredictor(sayer)([(sample, Ask("OD")) for sample in samples])
     assert isinstance(answers[0], Parsed) and sayer.batches == [["0", "2"]]
     assert [a.reason for a in answers[1:]] == ["not_an_image", "too_dark"]
 
 
 def test_grey_and_seen_are_two_pictures_and_memory_is_bounded(samples):
     sayer = Sayer(BOXES, batch_size=100)
-    answering = Answering(sayer)
+    answering = SpecialistPredictor(sayer)
     grey = Sample("0", ImageRef("0.png", "grey:8x6"))
     answering([(samples[0], Ask("OD")), (grey, Ask("OD"))])
     assert sayer.batches == [["0", "0"]]
     for n in range(REMEMBERED + 5):
         answering([(Sample(str(n), ImageRef(f"n{n}", "grey:8x6")), Ask("OD"))])
-    assert len(answering._said) == REMEMBERED
+    assert len(answering._annotated_by_key) == REMEMBERED
 
 
 def test_names_open_specialists_and_nothing_else(tmp_path):
     card = tmp_path / "ocr.yaml"
     card.write_text("specialist: rapidocr\n")
-    assert named("opencv").specialist.spec.name == "opencv"
-    assert named(str(card), "cuda").device == "cuda"
-    assert named("student:nano") is not None
-    assert named("nano") is None and named(str(tmp_path)) is None and named("a/hub-id") is None
+    assert open_as_predictor("opencv").specialist.spec.name == "opencv"
+    assert open_as_predictor(str(card), "cuda").device == "cuda"
+    assert open_as_predictor("student:nano") is not None
+    assert (
+        open_as_predictor("nano") is None
+        and open_as_predictor(str(tmp_path)) is None
+        and open_as_predictor("a/hub-id") is None
+    )
     with pytest.raises((ValueError, OSError), match="missing.yaml"):
-        named(str(tmp_path / "missing.yaml"))
+        open_as_predictor(str(tmp_path / "missing.yaml"))
 
 
 def test_identity_follows_the_settings():
     one, other = Sayer(BOXES), Sayer(BOXES)
     other.config = {"floor": 0.6}
-    assert Answering(one).identity == Answering(Sayer(BOXES)).identity != Answering(other).identity
+    assert (
+        SpecialistPredictor(one).identity
+        == SpecialistPredictor(Sayer(BOXES)).identity
+        != SpecialistPredictor(other).identity
+    )

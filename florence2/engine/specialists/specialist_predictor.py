@@ -1,7 +1,7 @@
-"""A specialist as what an evaluation asks: a callable from (sample, ask) pairs to answers.
+"""A specialist as a predictor for evaluation: a callable from (sample, ask) pairs to answers.
 
 What it says of a picture is put into a bare sample, and the task's own rule reads the answer from there; so a detector,
-a reader and a model are judged by one ruler.
+a reader and a model are judged by the same metrics.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ CARDS = (".yaml", ".yml")
 REMEMBERED = 64  # pictures whose annotations are kept for their further asks
 
 
-def named(name: str, device: str | None = None) -> Answering | None:
+def open_as_predictor(name: str, device: str | None = None) -> SpecialistPredictor | None:
     """The specialist that a name means (rapidocr, student:M, card.yaml, file.py:Class), to be asked; else None."""
     head = name.partition(":")[0]
     if name in specialists.SPECIALISTS or head in specialists.WITH_ARGUMENT or name.endswith(CARDS) or ".py:" in name:
-        return Answering(specialists.open(name), device or "cpu")
+        return SpecialistPredictor(specialists.open(name), device or "cpu")
     return None
 
 
-class Answering:
+class SpecialistPredictor:
     """Asks a specialist; set up on first use."""
 
     def __init__(self, specialist: Specialist, device: str = "cpu"):
         self.specialist, self.device = specialist, device
         self._ready = False
-        self._said: OrderedDict[tuple[str, str], Sample | Failure] = OrderedDict()
+        self._annotated_by_key: OrderedDict[tuple[str, str], Sample | Failure] = OrderedDict()
 
     @property
     def identity(self) -> str:
@@ -48,11 +48,11 @@ class Answering:
         if not self._ready:
             self.specialist.setup(self.device)
             self._ready = True
-        new = {_key(sample): sample for sample, _ in pairs if _key(sample) not in self._said}
-        self._said.update(zip(new, self._annotated(list(new.values()))))
-        results = [_answer(self._said[_key(sample)], ask) for sample, ask in pairs]
-        while len(self._said) > REMEMBERED:
-            self._said.popitem(last=False)
+        new = {_key(sample): sample for sample, _ in pairs if _key(sample) not in self._annotated_by_key}
+        self._annotated_by_key.update(zip(new, self._annotated(list(new.values()))))
+        results = [_answer(self._annotated_by_key[_key(sample)], ask) for sample, ask in pairs]
+        while len(self._annotated_by_key) > REMEMBERED:
+            self._annotated_by_key.popitem(last=False)
         return results
 
     def _annotated(self, samples: Sequence[Sample]) -> list[Sample | Failure]:
@@ -90,12 +90,12 @@ def _filled(bare: Sample, result: Result) -> Sample | Failure:
     )
 
 
-def _answer(said: Sample | Failure, ask: Ask) -> Result:
+def _answer(annotated: Sample | Failure, ask: Ask) -> Result:
     """What the annotated sample holds for an ask; nothing where it holds nothing."""
-    if isinstance(said, Failure):
-        return said
+    if isinstance(annotated, Failure):
+        return annotated
     asked = dataclasses.replace(ask, text_id="")
-    for own, answer in task_of(ask.task).truths(said):
+    for own, answer in task_of(ask.task).truths(annotated):
         if dataclasses.replace(own, text_id="", task=ask.task) == asked:
             return answer
     return Parsed()

@@ -8,26 +8,31 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.operator import Spec
-from florence2.engine.specialists import hub
+from florence2.engine.specialists import transformers_models
 from florence2.records import Parsed, Region, Result, Sample
 
 
-class Detection:
+class ObjectDetection:
     """Boxes with the model's own labels and scores."""
 
     def __init__(self, model: str, score: float = 0.3, revision: str = "") -> None:
         self.model, self.revision = model, revision
-        self.score = hub.number("detection", "score", score)
+        self.score = transformers_models.number("detection", "score", score)
         self.spec = Spec(
-            "detection", hub.version("detection"), produces=frozenset({"region_text/object"}), batch_size=4
+            "detection",
+            transformers_models.version("detection"),
+            produces=frozenset({"region_text/object"}),
+            batch_size=4,
         )
         self.config = {"score": self.score}
-        self.weights_sha256 = hub.weights_sha256(model, revision)
+        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
         self._loaded: tuple[Any, Any] | None = None
 
     def setup(self, device: str) -> None:
         """Load the model and its image processor."""
-        self._loaded = hub.load(self.model, self.revision, device, "AutoModelForObjectDetection", "AutoImageProcessor")
+        self._loaded = transformers_models.load(
+            self.model, self.revision, device, "AutoModelForObjectDetection", "AutoImageProcessor"
+        )
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """One batch through the model and the library's own post-processing."""
@@ -36,8 +41,12 @@ class Detection:
         assert self._loaded is not None, "setup comes before annotate"
         processor, model = self._loaded
         with torch.inference_mode():
-            outputs = model(**hub.move(processor(images=list(images), return_tensors="pt"), model.device))
-        found = processor.post_process_object_detection(outputs, threshold=self.score, target_sizes=hub.sizes(images))
+            outputs = model(
+                **transformers_models.move(processor(images=list(images), return_tensors="pt"), model.device)
+            )
+        found = processor.post_process_object_detection(
+            outputs, threshold=self.score, target_sizes=transformers_models.sizes(images)
+        )
         names = model.config.id2label
         return [
             Parsed(

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.operator import PRODUCTS, Spec
-from florence2.engine.specialists.libraries import sha256_of
+from florence2.engine.specialists.requirements import sha256_of
 from florence2.records import Failure, Grounding, Parsed, Region, Result, Sample, Text
 
 
-class Own:
+class UserSpecialist:
     """Wraps the user's class in the interface of the house."""
 
     def __init__(self, path: str, class_name: str) -> None:
@@ -36,34 +36,34 @@ class Own:
             raise ValueError(
                 f"{path}: expected a class {class_name!r}, the file defines {', '.join(classes) or 'none'}"
             )
-        self._own: Any = kind()
+        self._user: Any = kind()
         for attribute in ("name", "version", "annotate"):
-            if not hasattr(self._own, attribute):
+            if not hasattr(self._user, attribute):
                 raise ValueError(
                     f"{path}: expected {class_name}.{attribute}, found none; "
                     "a specialist has name, version and annotate(samples, images)"
                 )
         self.where = f"{path}:{class_name}"
         self.spec = Spec(
-            str(self._own.name),
-            str(self._own.version),
-            produces=frozenset(_names(getattr(self._own, "produces", PRODUCTS))),
-            requires=frozenset(_names(getattr(self._own, "requires", ()))),
-            batch_size=int(getattr(self._own, "batch_size", 8)),
-            billed=bool(getattr(self._own, "billed", False)),
+            str(self._user.name),
+            str(self._user.version),
+            produces=frozenset(_names(getattr(self._user, "produces", PRODUCTS))),
+            requires=frozenset(_names(getattr(self._user, "requires", ()))),
+            batch_size=int(getattr(self._user, "batch_size", 8)),
+            billed=bool(getattr(self._user, "billed", False)),
         )
         self.config = {"class": class_name}
-        weights = [file.parent / w for w in _names(getattr(self._own, "weights", ()))]
+        weights = [file.parent / w for w in _names(getattr(self._user, "weights", ()))]
         self.weights_sha256 = sha256_of([file, *weights])
 
     def setup(self, device: str) -> None:
         """The user's own `setup`, where there is one."""
-        if hasattr(self._own, "setup"):
-            self._own.setup(device)
+        if hasattr(self._user, "setup"):
+            self._user.setup(device)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """What the user's class says of each picture, as Parsed or Failure."""
-        results = list(self._own.annotate(samples, images))
+        results = list(self._user.annotate(samples, images))
         if len(results) != len(samples):
             raise ValueError(f"{self.where}: expected {len(samples)} results, one a picture, got {len(results)}")
         return [self._result(result) for result in results]
@@ -85,15 +85,15 @@ class Own:
 
     def close(self) -> None:
         """The user's own `close`, where there is one."""
-        if hasattr(self._own, "close"):
-            self._own.close()
+        if hasattr(self._user, "close"):
+            self._user.close()
 
 
 def load_file(path: Path) -> ModuleType:
     """The module of a Python file, wherever it lies; imports beside it work."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a specialist of your own is FILE.py:CLASS")
-    name = "florence2_own_" + "".join(c if c.isalnum() else "_" for c in str(path.resolve()))
+    name = "florence2_user_" + "".join(c if c.isalnum() else "_" for c in str(path.resolve()))
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

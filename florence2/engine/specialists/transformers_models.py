@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from florence2.engine.specialists.libraries import sha256_of, version_of
+from florence2.engine.specialists.requirements import sha256_of, version_of
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
