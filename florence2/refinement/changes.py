@@ -64,16 +64,16 @@ def of_sample(before: Sample, after: Sample) -> Changes:
             free_new.discard(j)
             relabelled += old[i].label != new[j].label
             moved += _moved(old[i], new[j])
-    said = {(t.detail, t.question, t.text) for t in after.texts}
-    was = {(t.detail, t.question, t.text) for t in before.texts}
+    new_texts = {(t.detail, t.question, t.text) for t in after.texts}
+    old_texts = {(t.detail, t.question, t.text) for t in before.texts}
     return Changes(
         boxes=len(new),
         added=len(free_new),
         removed=len(free_old),
         moved=moved,
         relabelled=relabelled,
-        texts=len(said),
-        texts_changed=max(len(said - was), len(was - said)),
+        texts=len(new_texts),
+        texts_changed=max(len(new_texts - old_texts), len(old_texts - new_texts)),
     )
 
 

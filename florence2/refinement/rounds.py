@@ -20,7 +20,7 @@ from florence2.engine.plans import plan
 from florence2.engine.verdicts import judge, recorded_chain
 from florence2.engine.work import EngineWork, opened
 from florence2.refinement.changes import Changes, changes
-from florence2.refinement.students import Student, Trainer, train_student
+from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
 from florence2.store import Store
 from florence2.store.snapshots import Snapshot
 
@@ -37,7 +37,7 @@ class Round:
 
     number: int
     snapshot: int
-    students: tuple[Student, ...]
+    students: tuple[TrainedStudent, ...]
     changes: Changes
 
     def lines(self) -> list[str]:
@@ -71,7 +71,7 @@ def refine(
     workers: int | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
-    train: Trainer | None = None,
+    train: TrainFunction | None = None,
     open_student: OpenStudent | None = None,
     on_round: Callable[[Round], None] | None = None,
 ) -> list[Round]:
@@ -111,7 +111,7 @@ def refine(
 def annotate_round(
     store: Store,
     number: int,
-    students: Sequence[Student],
+    students: Sequence[TrainedStudent],
     rules: Rules = None,
     merging: Merging | None = MERGING,
     execution: Execution = EXECUTION,
@@ -155,7 +155,7 @@ def _judged(store: Store, rules: Rules, execution: Execution) -> None:
         filter(store, rules, progress=execution.progress)
 
 
-def _remember(store: Store, number: int, folds: int, students: Sequence[Student]) -> None:
+def _remember(store: Store, number: int, folds: int, students: Sequence[TrainedStudent]) -> None:
     """Write to runs/ which student annotated which fold, for the next round to start from."""
     facts = {"round": number, "folds": folds, "students": [Path(student.folder).name for student in students]}
     store.record_run(f"refine-{number}", {}, facts)

@@ -23,7 +23,7 @@ from florence2.store.commit import make_folder, replace, sha256_of, sync_folder
 
 FACTS = "student.json"
 DATA = "samples.jsonl"
-LEFT_OUT = ("state.pt", "dense.safetensors")  # of a run: what only going on with it would need
+RESUME_ONLY = ("state.pt", "dense.safetensors")  # of a run: what only going on with it would need
 
 # the student's training, for what a recipe does not say; keys are those of `train`
 RECIPE: Mapping[str, Any] = {"steps": 200, "batch_size": 16, "lr": 2e-4, "warmup_steps": 10, "schedule": "linear"}
@@ -44,11 +44,11 @@ class TrainResult(Protocol):
     def weights_sha256(self) -> str: ...
 
 
-Trainer = Callable[[dict[str, Any]], TrainResult]  # the keys of `train`, plain values
+TrainFunction = Callable[[dict[str, Any]], TrainResult]  # the keys of `train`, plain values
 
 
 @dataclass(frozen=True)
-class Student:
+class TrainedStudent:
     """A trained student: where it is, what its training did, and which part of the pictures it never saw."""
 
     folder: str
@@ -74,19 +74,19 @@ def train_student(
     start_sha256: str,
     recipe: Mapping[str, Any] | None = None,
     seed: int = 0,
-    train: Trainer | None = None,
+    train: TrainFunction | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Student:
+) -> TrainedStudent:
     """Train on what a snapshot keeps of the pictures outside `fold` (of all, where it is the only one), or find it."""
     settings = {**RECIPE, **(recipe or {})}
     key = key_of(store.snapshot(snapshot).sha256, settings, fold, start_sha256, seed)
     folder = store.root / "students" / key
     if (folder / FACTS).is_file():
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        return Student(str(folder), fold.fold, **facts, found=True)
+        return TrainedStudent(str(folder), fold.fold, **facts, found=True)
     aside = store.root / "tmp" / f"student-{key}"
     aside.mkdir(parents=True, exist_ok=True)
-    samples = [s for s in store.samples(snapshot) if (fold.folds == 1 or not fold(s)) and _says_something(s)]
+    samples = [s for s in store.samples(snapshot) if (fold.folds == 1 or not fold(s)) and _has_truth(s)]
     if not samples:
         raise ValueError(
             f"{store.root}: snapshot {snapshot} keeps nothing to train fold {fold.fold} on; see its filters"
@@ -99,7 +99,7 @@ def train_student(
         {**settings, "model": start, "out": str(run), "seed": seed, "data": [source, *more]}
     )
     made = Path(result.folder)
-    for name in LEFT_OUT:
+    for name in RESUME_ONLY:
         (made / name).unlink(missing_ok=True)
     facts = {
         "steps": result.steps,
@@ -110,7 +110,7 @@ def train_student(
     }
     _keep(store.root, made, folder, facts)
     shutil.rmtree(aside, ignore_errors=True)
-    return Student(str(folder), fold.fold, **facts)
+    return TrainedStudent(str(folder), fold.fold, **facts)
 
 
 def _keep(root: Path, made: Path, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -132,11 +132,11 @@ def _weights_sha256(folder: Path) -> str:
     return sha256_of(files[0]) if len(files) == 1 else ""
 
 
-def _says_something(sample: Sample) -> bool:
+def _has_truth(sample: Sample) -> bool:
     return bool(sample.regions or sample.texts or sample.groundings)
 
 
-def _trainer(progress: Callable[[str, int, int], None] | None) -> Trainer:
+def _trainer(progress: Callable[[str, int, int], None] | None) -> TrainFunction:
     """The project's own training, each step shown."""
 
     def trainer(config: dict[str, Any]) -> TrainResult:

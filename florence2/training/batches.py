@@ -21,16 +21,16 @@ from torch.utils.data import Dataset
 
 from florence2.codec.tokenizer import Tokenizer
 from florence2.training.augment import augmented
+from florence2.training.datasets import TrainingSource
 from florence2.training.dense import Vocabulary, cell_targets
 from florence2.training.examples import Example
-from florence2.training.feeds import Feed
 
-Slot = tuple[int, int, int, int]  # epoch, feed, picture, ask
+PairKey = tuple[int, int, int, int]  # epoch, dataset, picture, ask
 PART = 32  # pairs that are padded together: short targets by themselves
 
 
 @dataclass(frozen=True)
-class Part:
+class PaddedPairs:
     """Pairs of like length: `picture` (P,) says which picture of the batch each looks at."""
 
     picture: Tensor
@@ -50,7 +50,7 @@ class Batch:
     """One forward: pictures (B, H, W, 3) uint8, the pairs in parts, what each cell should say."""
 
     pictures: Tensor
-    parts: tuple[Part, ...]
+    parts: tuple[PaddedPairs, ...]
     cells: Mapping[str, Tensor]
     pairs: int
     left_out: int
@@ -65,7 +65,7 @@ class Batches(Dataset[Batch]):
 
     def __init__(
         self,
-        feeds: Sequence[Feed],
+        datasets: Sequence[TrainingSource],
         tokenizer: Tokenizer,
         *,
         count: int,
@@ -76,7 +76,7 @@ class Batches(Dataset[Batch]):
         vocabulary: Vocabulary | None = None,
         augment: str = "none",
     ) -> None:
-        self.feeds, self.tokenizer = feeds, tokenizer
+        self.datasets, self.tokenizer = datasets, tokenizer
         self.count, self.size, self.seed, self.max_target = count, size, seed, max_target
         self.map_side, self.vocabulary, self.augment = map_side, vocabulary, augment
         self._starts = [0]  # pairs before each epoch, as far as known
@@ -85,14 +85,14 @@ class Batches(Dataset[Batch]):
         return self.count
 
     def __getitem__(self, number: int) -> Batch:
-        slots = self.slots(number)
+        pair_keys = self.pair_keys(number)
         pictures: list[np.ndarray] = []
         cells: list[dict[str, np.ndarray]] = []
         picked: list[tuple[int, Example]] = []
         left_out = 0
-        for (epoch, feed, index), group in groupby(slots, key=lambda slot: slot[:3]):
-            rng = random.Random(f"{self.seed}:{epoch}:{self.feeds[feed].name(index)}")
-            pixels, sample, examples = self.feeds[feed].take(index, [slot[3] for slot in group], rng)
+        for (epoch, dataset, index), group in groupby(pair_keys, key=lambda key: key[:3]):
+            rng = random.Random(f"{self.seed}:{epoch}:{self.datasets[dataset].name(index)}")
+            pixels, sample, examples = self.datasets[dataset].load(index, [key[3] for key in group], rng)
             if self.augment == "default":
                 pixels = augmented(pixels, rng)
             fitting = [e for e in examples if len(e.target_ids) <= self.max_target]
@@ -105,10 +105,10 @@ class Batches(Dataset[Batch]):
         stacked = torch.from_numpy(np.stack(pictures))
         return Batch(stacked, tuple(parts(picked, self.tokenizer)), joined, len(picked), left_out)
 
-    def slots(self, number: int) -> list[Slot]:
+    def pair_keys(self, number: int) -> list[PairKey]:
         """The pairs of a batch; an epoch's last batch goes on into the next epoch."""
         first = number * self.size
-        out: list[Slot] = []
+        out: list[PairKey] = []
         while len(out) < self.size:
             place = first + len(out)
             while self._starts[-1] <= place:
@@ -118,30 +118,30 @@ class Batches(Dataset[Batch]):
             out += self.epoch(epoch)[start : start + self.size - len(out)]
         return out
 
-    def epoch(self, number: int) -> list[Slot]:
+    def epoch(self, number: int) -> list[PairKey]:
         """All pairs of an epoch in their order."""
-        return _epoch(tuple(self.feeds), self.seed, number)
+        return _epoch(tuple(self.datasets), self.seed, number)
 
 
 @lru_cache(maxsize=2)
-def _epoch(feeds: tuple[Feed, ...], seed: int, number: int) -> list[Slot]:
-    """Pictures sorted by a hash, those of a drawn feed apart in each epoch; a picture's asks in groups of `pairs`."""
+def _epoch(datasets: tuple[TrainingSource, ...], seed: int, number: int) -> list[PairKey]:
+    """Pictures sorted by a hash, drawn ones anew each epoch; a picture's asks in groups of `pairs`."""
     keyed = []
-    for f, feed in enumerate(feeds):
-        if not feed.active(number):
+    for f, dataset in enumerate(datasets):
+        if not dataset.active(number):
             continue
-        for index in feed.pictures(number):
-            name = feed.name(index)
-            asks = feed.asks(index, random.Random(f"{seed}:{number}:{name}:asks"))
-            for start in range(0, len(asks), feed.pairs):
+        for index in dataset.pictures(number):
+            name = dataset.name(index)
+            asks = dataset.asks(index, random.Random(f"{seed}:{number}:{name}:asks"))
+            for start in range(0, len(asks), dataset.pairs):
                 key = blake2b(f"{seed}:{number}:{f}:{name}:{start}".encode(), digest_size=8).digest()
-                keyed.append((key, [(number, f, index, ask) for ask in asks[start : start + feed.pairs]]))
+                keyed.append((key, [(number, f, index, ask) for ask in asks[start : start + dataset.pairs]]))
     if not keyed:
         raise ValueError(f"data: no pair in epoch {number}; check the paths, the tasks and the epochs of the sources")
-    return [slot for _, group in sorted(keyed) for slot in group]
+    return [key for _, group in sorted(keyed) for key in group]
 
 
-def parts(picked: Sequence[tuple[int, Example]], tokenizer: Tokenizer) -> Iterator[Part]:
+def parts(picked: Sequence[tuple[int, Example]], tokenizer: Tokenizer) -> Iterator[PaddedPairs]:
     """Pairs sorted by length and padded in parts, so that a short target does not pay for a long one."""
     ordered = sorted(picked, key=lambda pair: (len(pair[1].target_ids), len(pair[1].prompt_ids)))
     for start in range(0, len(ordered), PART):
@@ -151,7 +151,7 @@ def parts(picked: Sequence[tuple[int, Example]], tokenizer: Tokenizer) -> Iterat
         decoder_ids = torch.full_like(labels, tokenizer.eos)  # the start token of the decoder is </s>
         decoder_ids[:, 1:] = labels[:, :-1].masked_fill(labels[:, :-1] == -100, tokenizer.pad)
         mask = padded([[1] * len(e.prompt_ids) for _, e in chunk], 0).bool()
-        yield Part(torch.tensor([p for p, _ in chunk]), prompts, mask, decoder_ids, labels)
+        yield PaddedPairs(torch.tensor([p for p, _ in chunk]), prompts, mask, decoder_ids, labels)
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

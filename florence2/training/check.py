@@ -31,7 +31,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Preview:
     """One pair as the model sees it: the picture at its size, the prompt, the target and its ids with <s> and </s>."""
 
     sample: Sample
@@ -78,20 +78,20 @@ def problems(
             yield Problem(sample.id, name, reason, detail)
 
 
-def pairs(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer) -> Iterator[Shown]:
+def pairs(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer) -> Iterator[Preview]:
     """Every pair of the task in the data set's order."""
     for sample in samples:
         for ask, answer in task.truths(sample):
             size_wh = _size(sample)
             ids = encode(answer, task, tokenizer, size_wh, ask)
             whole = (tokenizer.bos, *ids, tokenizer.eos)
-            yield Shown(sample, prompt_text(ask, size_wh), tokenizer.decode(ids), whole, task, ask)
+            yield Preview(sample, prompt_text(ask, size_wh), tokenizer.decode(ids), whole, task, ask)
 
 
-def drawn(shown: Shown, size_wh: tuple[int, int]) -> np.ndarray:
+def drawn(preview: Preview, size_wh: tuple[int, int]) -> np.ndarray:
     """The picture at the model's size with the target drawn on it, places as their tokens say them."""
     return draw(
-        resize(sources.pixels(shown.sample.image), size_wh), parse(shown.target, shown.task, size_wh, shown.ask)
+        resize(sources.pixels(preview.sample.image), size_wh), parse(preview.target, preview.task, size_wh, preview.ask)
     )
 
 

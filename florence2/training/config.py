@@ -1,4 +1,4 @@
-"""What a training run is told: plain dataclasses, YAML with dotted overrides. Imports no torch.
+"""The configuration of a training run: plain dataclasses, YAML with dotted overrides. Imports no torch.
 
 An unknown key is an error that names it; a key that is planned and not built is refused in one line.
 """
@@ -32,7 +32,7 @@ class DataSource:
     split: str = ""
     """train or test; empty: the whole."""
     format: str = ""
-    """The foreign format's name; empty: told by the files."""
+    """The foreign format's name; empty: detected from the files."""
     images: str = ""
     """The folder that relative picture paths start from; empty: as the format says."""
     pairs: int = 1

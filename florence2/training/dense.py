@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from florence2.records import Region, Sample
 
-TEXT = "<text>"  # the label of every text region; what it says is told by its letters
+TEXT = "<text>"  # the label of every text region; what it reads is left to the letters
 LETTERS = tuple(chr(c) for c in range(33, 127))
 FILE = "dense.safetensors"
 
@@ -65,7 +65,7 @@ def words_of(region: Region) -> list[str]:
 
 
 def cell_targets(sample: Sample, vocabulary: Vocabulary, side: int) -> dict[str, np.ndarray]:
-    """What each of side*side cells should say: `label` (-1: nothing here, -2: not told), `box` (x, y, w, h in cells),
+    """What each of side*side cells should say: `label` (-1: nothing here, -2: unknown), `box` (x, y, w, h in cells),
     `words` and `letters` as multi-hot bytes."""
     index = {name: i for i, name in enumerate(vocabulary.labels)}
     word_index = {name: i for i, name in enumerate(vocabulary.words)}
@@ -120,21 +120,21 @@ class DenseHead(nn.Module):
 
     def loss(self, feature_map: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum of the parts, and each part as a number."""
-        said = self(feature_map)
+        outputs = self(feature_map)
         here = targets["object"] > 0  # (B, S, S)
-        parts = {"object": F.binary_cross_entropy_with_logits(said["place"][..., 0], here.float()) * 8}
+        parts = {"object": F.binary_cross_entropy_with_logits(outputs["place"][..., 0], here.float()) * 8}
         letters = targets["letters"].float()
-        written = F.binary_cross_entropy_with_logits(said["letter"], letters, reduction="sum")
+        written = F.binary_cross_entropy_with_logits(outputs["letter"], letters, reduction="sum")
         parts["letter"] = 0.3 * written / letters.sum().clamp(min=1)
         if bool(here.any()):
-            predicted, true = self.boxes(said["place"])[here], targets["box"][here]
+            predicted, true = self.boxes(outputs["place"])[here], targets["box"][here]
             parts["box"] = 2 * (1 - giou(predicted, true)).mean() + _distance(predicted, true)
             known = here & (targets["label"] >= 0)
             if bool(known.any()):
-                parts["label"] = F.cross_entropy(said["label"][known], targets["label"][known].long())
+                parts["label"] = F.cross_entropy(outputs["label"][known], targets["label"][known].long())
             if self.vocabulary.words:
                 words = targets["words"][here].float()
-                named = F.binary_cross_entropy_with_logits(said["word"][here], words, reduction="sum")
+                named = F.binary_cross_entropy_with_logits(outputs["word"][here], words, reduction="sum")
                 parts["word"] = 0.4 * named / len(words)
         total = torch.stack(list(parts.values())).sum()
         return total, {name: float(value.detach()) for name, value in parts.items()}
@@ -150,10 +150,10 @@ class DenseHead(nn.Module):
     @torch.no_grad()
     def best(self, feature_map: Tensor, threshold: float = 0.5) -> list[list[tuple[str, float, tuple[float, ...]]]]:
         """For each picture (label, score, box x, y, w, h in cells) of the local maxima of objectness."""
-        said = self(feature_map)
-        score = said["place"][..., 0].sigmoid()
+        outputs = self(feature_map)
+        score = outputs["place"][..., 0].sigmoid()
         peak = F.max_pool2d(score[:, None], 3, 1, 1)[:, 0] == score
-        boxes, labels = self.boxes(said["place"]), said["label"].argmax(-1)
+        boxes, labels = self.boxes(outputs["place"]), outputs["label"].argmax(-1)
         out: list[list[tuple[str, float, tuple[float, ...]]]] = [[] for _ in score]
         for b, y, x in (peak & (score > threshold)).nonzero().tolist():
             name = self.vocabulary.labels[int(labels[b, y, x])]

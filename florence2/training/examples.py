@@ -39,7 +39,7 @@ def pairs_of(sample: Sample, tasks: Mapping[str, float]) -> list[tuple[Task, Ask
     return [(task, ask, parsed) for task in map(task_of, tasks) for ask, parsed in task.truths(sample)]
 
 
-def choose(
+def sample_tasks(
     sample: Sample, tasks: Mapping[str, float], count: int, rng: random.Random
 ) -> list[tuple[Task, Ask, Parsed]]:
     """`count` pairs of a sample for different tasks, tasks drawn by weight, each task's pair at random."""

@@ -1,8 +1,8 @@
-"""The one training loop. It knows a model, batches and a folder; what the pairs are about is told elsewhere.
+"""The one training loop. It knows a model, batches and a folder; what the pairs are about is decided elsewhere.
 
 OUT is a checkpoint that `load` opens at any time: config.json, model.safetensors, the tokenizer. Beside it: state.pt
 (what a resumed run goes on from), metrics.jsonl (a line a step), config.yaml, dense.safetensors (the auxiliary head).
-Every file is written aside and renamed, so a run killed in mid-save leaves the last good ones.
+Every file is written under another name and renamed, so a run killed in mid-save leaves the last good ones.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from florence2.model.checkpoint import save_model
 from florence2.model.florence import Florence
 from florence2.training import dense, optim
-from florence2.training.batches import Batch, Batches, Part
+from florence2.training.batches import Batch, Batches, PaddedPairs
 from florence2.training.config import TrainConfig
-from florence2.training.preparation import Run, prepare
+from florence2.training.setup import TrainingJob, prepare
 
 STATE = "state.pt"
 METRICS = "metrics.jsonl"
@@ -55,41 +55,41 @@ def run(config: TrainConfig, progress: Callable[[dict[str, Any]], None] | None =
     started = time.monotonic()
     torch.manual_seed(config.seed)
     job = prepare(config)
-    learner = Learner(config, job)
+    trainer = Trainer(config, job)
     folder = Path(config.out)
-    step, before = learner.resume(folder / STATE)
+    step, before = trainer.resume(folder / STATE)
     if not step:
-        before = learner.probe(job.batches)
+        before = trainer.probe(job.batches)
     cut_back(folder / METRICS, step)
     with _stop_asked() as stop, open(folder / METRICS, "a", encoding="utf-8") as metrics:
         for batches in job.stream(step):
             if stop():
                 break
             step += 1
-            line = learner.step(step, batches)
+            line = trainer.step(step, batches)
             metrics.write(json.dumps(line) + "\n")
             if progress is not None:
                 progress(line)
             if step % config.save_every == 0 and step < config.steps:
                 metrics.flush()
-                learner.save(folder, step, before)
-    learner.save(folder, step, before)
-    after = learner.probe(job.batches)
+                trainer.save(folder, step, before)
+    trainer.save(folder, step, before)
+    after = trainer.probe(job.batches)
     return TrainResult(
         str(folder),
         step,
         before,
         after,
-        sha256(learner.weights.best()),
+        sha256(trainer.weights.to_save()),
         time.monotonic() - started,
         step < config.steps,
     )
 
 
-class Learner:
+class Trainer:
     """The weights, what changes them, and how much."""
 
-    def __init__(self, config: TrainConfig, job: Run) -> None:
+    def __init__(self, config: TrainConfig, job: TrainingJob) -> None:
         self.config, self.job = config, job
         self.model: Florence = job.model
         parameters = dict(optim.trainable(self.model, config.strategy))
@@ -107,18 +107,18 @@ class Learner:
         config = self.config
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout depends on the step alone: resuming changes nothing
         tokens = sum(batch.tokens for batch in batches)
-        self.weights.worker.train()
+        self.weights.compute_model.train()
         total = 0.0
-        said: dict[str, float] = {}
+        means: dict[str, float] = {}
         with attention(self.device):
             for batch in batches:
-                loss, aside = self.losses(batch, tokens)
+                loss, parts = self.losses(batch, tokens)
                 total += loss
-                for name, value in aside.items():
-                    said[name] = said.get(name, 0.0) + value / len(batches)
-        if not math.isfinite(total + sum(said.values())):
+                for name, value in parts.items():
+                    means[name] = means.get(name, 0.0) + value / len(batches)
+        if not math.isfinite(total + sum(means.values())):
             raise ValueError(f"step {step}: the loss is {total}; lower lr or clip; {config.out} holds the last save")
-        self.weights.take_gradients()
+        self.weights.copy_gradients()
         norm = optim.clip(self.parameters.values(), config.clip)
         rate = optim.learning_rate(config, step)
         for group in self.optimiser.param_groups:
@@ -133,7 +133,7 @@ class Learner:
             "pairs": sum(batch.pairs for batch in batches),
             "pictures": sum(len(batch.pictures) for batch in batches),
             "left_out": sum(batch.left_out for batch in batches),
-            **{f"dense_{name}": value for name, value in said.items()},
+            **{f"dense_{name}": value for name, value in means.items()},
             "lr": rate,
             "gradient_norm": norm,
             "seconds": time.monotonic() - started,
@@ -141,7 +141,7 @@ class Learner:
 
     def losses(self, batch: Batch, tokens: int) -> tuple[float, dict[str, float]]:
         """Forward and backward; the sequence loss over the step's `tokens`, and the parts of the dense loss."""
-        model, smoothing = self.weights.worker, self.config.label_smoothing
+        model, smoothing = self.weights.compute_model, self.config.label_smoothing
         feature_map = model.vision_tower(self.pixels(batch))
         features = model.projector(feature_map)
         total = torch.zeros((), device=self.device)
@@ -155,30 +155,30 @@ class Learner:
                 rest = -logits.log_softmax(-1).mean(-1)[labels >= 0].sum()
                 nll = (1 - smoothing) * nll + smoothing * rest
             total = total + nll / tokens
-        aside: dict[str, float] = {}
+        parts: dict[str, float] = {}
         if self.head is not None and self.config.dense and batch.cells:
             cells = {name: tensor.to(self.device) for name, tensor in batch.cells.items()}
-            extra, aside = self.head.loss(feature_map.float(), cells)
+            extra, parts = self.head.loss(feature_map.float(), cells)
             total = total + self.config.dense * extra / self.config.accumulate
         if total.requires_grad:
             total.backward()
-        return plain / max(1, tokens), aside
+        return plain / max(1, tokens), parts
 
     def pixels(self, batch: Batch) -> Tensor:
         """(B, 3, H, W) as the tower takes them: scaled and normalised by the model's own statistics."""
         x = batch.pictures.to(self.device).permute(0, 3, 1, 2).float() / 255
         mean = torch.tensor(self.model.config.image_mean, device=self.device)[:, None, None]
         std = torch.tensor(self.model.config.image_std, device=self.device)[:, None, None]
-        return ((x - mean) / std).to(self.weights.worker.dtype)
+        return ((x - mean) / std).to(self.weights.compute_model.dtype)
 
-    def logits(self, model: Florence, features: Tensor, part: Part) -> Tensor:
+    def logits(self, model: Florence, features: Tensor, part: PaddedPairs) -> Tensor:
         picture = part.picture.to(self.device)
         return model(features[picture], part.prompt_ids, part.prompt_mask, part.decoder_ids)
 
     @torch.no_grad()
     def probe(self, batches: Batches) -> float:
         """Mean sequence loss of the first batches of the run by the weights at hand, without dropout."""
-        model = self.weights.worker.eval()
+        model = self.weights.compute_model.eval()
         loss, tokens = 0.0, 0
         for number in range(min(PROBE, len(batches))):
             batch = batches[number]
@@ -192,7 +192,7 @@ class Learner:
 
     def save(self, folder: Path, step: int, before: float) -> None:
         """The weights as a checkpoint, then the state to go on from."""
-        best = self.weights.best()
+        best = self.weights.to_save()
         master = (
             {name: tensor.clone() for name, tensor in self.model.state_dict().items()} if self.weights.average else {}
         )
@@ -229,8 +229,8 @@ class Learner:
         if self.weights.average:
             self.weights.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
-        if self.weights.worker is not self.model:
-            self.weights.worker.load_state_dict(self.model.state_dict())
+        if self.weights.compute_model is not self.model:
+            self.weights.compute_model.load_state_dict(self.model.state_dict())
         return int(state["step"]), float(state["loss_before"])
 
 

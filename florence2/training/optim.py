@@ -60,30 +60,30 @@ class Weights:
 
     def __init__(self, model: Florence, precision: str, ema: float) -> None:
         self.master = model
-        self.worker: Florence = copy.deepcopy(model).to(torch.bfloat16) if precision == "bf16" else model
+        self.compute_model: Florence = copy.deepcopy(model).to(torch.bfloat16) if precision == "bf16" else model
         self.decay = ema
         self.average = {n: p.detach().clone() for n, p in model.named_parameters()} if ema else {}
         names = [n for n, p in model.named_parameters() if p.requires_grad]
-        masters, workers = dict(model.named_parameters()), dict(self.worker.named_parameters())
-        self._pairs = [(masters[n], workers[n]) for n in names] if self.worker is not model else []
+        masters, copies = dict(model.named_parameters()), dict(self.compute_model.named_parameters())
+        self._pairs = [(masters[n], copies[n]) for n in names] if self.compute_model is not model else []
 
-    def take_gradients(self) -> None:
-        """Hand the worker's gradients to the masters."""
-        for master, worker in self._pairs:
-            master.grad = None if worker.grad is None else worker.grad.float()
-            worker.grad = None
+    def copy_gradients(self) -> None:
+        """Hand the compute model's gradients to the masters."""
+        for master, copied in self._pairs:
+            master.grad = None if copied.grad is None else copied.grad.float()
+            copied.grad = None
 
     @torch.no_grad()
     def publish(self, step: int) -> None:
-        """Bring the worker and the average up to date after a step of the optimiser."""
-        for master, worker in self._pairs:
-            worker.copy_(master)
+        """Bring the compute model and the average up to date after a step of the optimiser."""
+        for master, copied in self._pairs:
+            copied.copy_(master)
         if self.average:
             decay = min(self.decay, (1 + step) / (10 + step))  # the first steps count for little
             trained = [(n, p) for n, p in self.master.named_parameters() if p.requires_grad]
             torch._foreach_lerp_([self.average[n] for n, _ in trained], [p for _, p in trained], 1 - decay)
 
-    def best(self) -> dict[str, Tensor]:
+    def to_save(self) -> dict[str, Tensor]:
         """The weights to save: the average where there is one."""
         state = dict(self.master.state_dict())
         state.update(self.average)

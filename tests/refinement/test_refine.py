@@ -26,7 +26,7 @@ class Result:
     weights_sha256: str
 
 
-class Trainer:
+class FakeTraining:
     """Learns the labels it is shown, and remembers each call."""
 
     def __init__(self):
@@ -64,7 +64,7 @@ class Learned(Boxes):
 def loop(tmp_path, monkeypatch):
     monkeypatch.setattr("florence2.refinement.rounds.weights_of", lambda start: f"weights of {Path(start).name}")
     store = florence2.annotate(folder_of(tmp_path, 12), tmp_path / "s", [Boxes()], workers=0, unit=4)
-    trainer = Trainer()
+    trainer = FakeTraining()
 
     def run(**more):
         given = {"rules": [Floor(0.35)], "workers": 0, "train": trainer, "open_student": Learned, **more}

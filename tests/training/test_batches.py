@@ -9,7 +9,7 @@ from florence2 import scenes
 from florence2.formats import jsonl
 from florence2.scenes.files import write
 from florence2.training.config import from_mapping
-from florence2.training.preparation import prepare
+from florence2.training.setup import prepare
 from tests.training.tiny import tiny_run
 
 
@@ -28,9 +28,9 @@ def test_an_epoch_holds_each_pair_once(tmp_path):
     samples = list(jsonl.read(source["path"]))
     expected = sum(2 + len(sample.regions) for sample in samples)
     assert len(epoch) == len(set(epoch)) == expected
-    assert sorted(slot[1:] for slot in made.epoch(1)) == sorted(slot[1:] for slot in epoch)
-    assert [slot[1:] for slot in made.epoch(1)] != [slot[1:] for slot in epoch]
-    stream = [slot for number in range(2 * expected // 7) for slot in made.slots(number)]
+    assert sorted(key[1:] for key in made.epoch(1)) == sorted(key[1:] for key in epoch)
+    assert [key[1:] for key in made.epoch(1)] != [key[1:] for key in epoch]
+    stream = [key for number in range(2 * expected // 7) for key in made.pair_keys(number)]
     assert stream[:expected] == epoch
 
 
@@ -39,8 +39,8 @@ def test_weights_repeat_and_thin_pairs(tmp_path):
     made = batches(tmp_path, data=[{"path": path, "tasks": {"OD": 3, "CAPTION": 0.5}}])
     counts = Counter()
     for epoch in range(20):
-        for slot in made.epoch(epoch):
-            counts[made.feeds[0]._truths(slot[2])[slot[3]][0].token] += 1
+        for key in made.epoch(epoch):
+            counts[made.datasets[0]._truths(key[2])[key[3]][0].token] += 1
     assert counts["<OD>"] == 3 * 6 * 20
     assert 30 < counts["<CAPTION>"] < 90  # 60 expected
 
@@ -99,7 +99,7 @@ def test_a_source_outside_its_epochs_gives_nothing(tmp_path):
         {"path": "scenes:count=4,objects=1-1", "tasks": ["OD"], "epochs": [0, 0]},
         {"path": "scenes:count=6,objects=2-2,seed=100", "tasks": ["OD"], "epochs": [1, 9]},
     ])  # fmt: skip
-    assert {slot[1] for slot in made.epoch(0)} == {0} and {slot[1] for slot in made.epoch(1)} == {1}
+    assert {key[1] for key in made.epoch(0)} == {0} and {key[1] for key in made.epoch(1)} == {1}
 
 
 def test_a_target_over_the_limit_is_left_out_and_counted(tmp_path):

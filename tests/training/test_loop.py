@@ -14,8 +14,8 @@ import yaml
 from florence2.model.checkpoint import load_model
 from florence2.training import train
 from florence2.training.config import from_mapping
-from florence2.training.loop import Learner
-from florence2.training.preparation import prepare
+from florence2.training.loop import Trainer
+from florence2.training.setup import prepare
 from tests.training.tiny import tiny_run
 
 
@@ -122,10 +122,10 @@ def test_a_strategy_changes_exactly_its_parameters(tmp_path, strategy):
 def test_pads_do_not_count_in_the_loss(tmp_path):
     config = from_mapping(tiny_run(tmp_path, dense=0))
     job = prepare(config)
-    learner = Learner(config, job)
+    trainer = Trainer(config, job)
     batch = job.batches[0]
-    loss, _ = learner.losses(batch, batch.tokens)
-    features = job.model.projector(job.model.vision_tower(learner.pixels(batch)))
+    loss, _ = trainer.losses(batch, batch.tokens)
+    features = job.model.projector(job.model.vision_tower(trainer.pixels(batch)))
     total, count = 0.0, 0
     for part in batch.parts:
         for row in range(len(part.labels)):  # each pair by itself, without any pad
@@ -143,9 +143,9 @@ def test_accumulated_batches_weigh_each_token_alike(tmp_path):
     config = from_mapping(tiny_run(tmp_path, dense=0, accumulate=2, steps=1))
     train(config)
     job = prepare(from_mapping(tiny_run(tmp_path, dense=0, out=str(tmp_path / "other"))))
-    learner = Learner(config, job)
+    trainer = Trainer(config, job)
     parts = [job.batches[0], job.batches[1]]
-    losses = [learner.losses(batch, batch.tokens)[0] for batch in parts]
+    losses = [trainer.losses(batch, batch.tokens)[0] for batch in parts]
     tokens = [batch.tokens for batch in parts]
     (row,) = lines(config.out)
     assert row["tokens"] == sum(tokens)

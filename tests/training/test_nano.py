@@ -8,8 +8,8 @@ from florence2.predictor.loading import SHIPPED
 from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.sources.scenes import parse
 from florence2.training.config import read_config
-from florence2.training.feeds import open_feed
-from florence2.training.preparation import tasks_of
+from florence2.training.datasets import open_source
+from florence2.training.setup import tasks_of
 
 
 def test_it_is_small_and_its_card_is_there():
@@ -20,13 +20,13 @@ def test_it_is_small_and_its_card_is_there():
 
 def test_its_recipe_sees_scenes_below_the_held_out_seeds_and_nothing_else():
     config = read_config("nano")
-    feeds = [open_feed(source, tasks_of(source), (128, 128)) for source in config.data]
+    datasets = [open_source(source, tasks_of(source), (128, 128)) for source in config.data]
     pairs = config.steps * config.accumulate * config.batch_size
     seen = epoch = 0
     while seen < pairs:
-        active = [feed for feed in feeds if feed.active(epoch)]
-        assert active and all(feed.pictures(epoch)[-1] < TRAINING_SEEDS for feed in active)
-        seen += sum(len(feed.pictures(epoch)) * feed.pairs for feed in active)
+        active = [dataset for dataset in datasets if dataset.active(epoch)]
+        assert active and all(dataset.pictures(epoch)[-1] < TRAINING_SEEDS for dataset in active)
+        seen += sum(len(dataset.pictures(epoch)) * dataset.pairs for dataset in active)
         epoch += 1
     assert not any(parse(source.path).get("withheld") for source in config.data)
 

@@ -1,6 +1,6 @@
 """Where the pictures and pairs of a run come from: samples that are there, or scenes drawn when they are asked for.
 
-A feed numbers its pictures and each picture's asks. What it gives for a number never changes within an epoch.
+A dataset numbers its pictures and each picture's asks. What it gives for a number never changes within an epoch.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from florence2.records import Ask, Parsed, Sample
 from florence2.scenes import draw
 from florence2.sources.scenes import PREFIX, parse
 from florence2.training.config import DataSource
-from florence2.training.examples import Example, choose, example, pairs_of
+from florence2.training.examples import Example, example, pairs_of, sample_tasks
 
 HELD_OUT = 2**31  # scenes from this seed on are never trained on
 CACHE_BYTES = 512 * 2**20
 
-Taken = tuple[np.ndarray, Sample, list[Example]]  # pixels at the model's size, the truth, the pairs asked for
+LoadedPairs = tuple[np.ndarray, Sample, list[Example]]  # pixels at the model's size, the truth, the pairs asked for
 
 
-class Feed(Protocol):
+class TrainingSource(Protocol):
     """Numbered pictures and their asks; `pairs` of them stand side by side. The tokenizer may come later."""
 
     pairs: int
@@ -38,17 +38,17 @@ class Feed(Protocol):
     def pictures(self, epoch: int) -> Sequence[int]: ...
     def name(self, index: int) -> str: ...
     def asks(self, index: int, rng: random.Random) -> Sequence[int]: ...
-    def take(self, index: int, asks: Sequence[int], rng: random.Random) -> Taken: ...
+    def load(self, index: int, asks: Sequence[int], rng: random.Random) -> LoadedPairs: ...
     def samples(self, most: int) -> list[Sample]: ...
 
 
-def open_feed(source: DataSource, tasks: Mapping[str, float], size_wh: tuple[int, int]) -> Feed:
-    """The feed of a source, pictures brought to `size_wh`."""
-    kind = Scenes if source.path.startswith(PREFIX) else Samples
+def open_source(source: DataSource, tasks: Mapping[str, float], size_wh: tuple[int, int]) -> TrainingSource:
+    """The dataset of a source, pictures brought to `size_wh`."""
+    kind = SceneSource if source.path.startswith(PREFIX) else SampleSource
     return kind(source, tasks, size_wh)
 
 
-class Samples:
+class SampleSource:
     """A data set: every (sample, ask) once an epoch, more or less often by the weights of source and task."""
 
     def __init__(self, source: DataSource, tasks: Mapping[str, float], size_wh: tuple[int, int]) -> None:
@@ -79,7 +79,7 @@ class Samples:
         rng.shuffle(numbers)
         return numbers
 
-    def take(self, index: int, asks: Sequence[int], rng: random.Random) -> Taken:
+    def load(self, index: int, asks: Sequence[int], rng: random.Random) -> LoadedPairs:
         assert self.tokenizer is not None
         sample, truths = self._samples[index], self._truths(index)
         examples = []
@@ -107,7 +107,7 @@ class Samples:
         return array
 
 
-class Scenes:
+class SceneSource:
     """`scenes:count=20000,seed=0,objects=1-3`: so many new scenes an epoch, `pairs` asks each, tasks by weight."""
 
     def __init__(self, source: DataSource, tasks: Mapping[str, float], size_wh: tuple[int, int]) -> None:
@@ -134,12 +134,12 @@ class Scenes:
     def asks(self, index: int, rng: random.Random) -> Sequence[int]:
         return range(self.pairs)
 
-    def take(self, index: int, asks: Sequence[int], rng: random.Random) -> Taken:
+    def load(self, index: int, asks: Sequence[int], rng: random.Random) -> LoadedPairs:
         assert self.tokenizer is not None
         pixels, sample = self._draw(index)
-        chosen = choose(sample, self.tasks, self.pairs, rng)
+        chosen = sample_tasks(sample, self.tasks, self.pairs, rng)
         picked = [chosen[ask] for ask in asks if ask < len(chosen)]
-        return pixels, sample, [example(sample, ask, said, task, self.tokenizer) for task, ask, said in picked]
+        return pixels, sample, [example(sample, ask, parsed, task, self.tokenizer) for task, ask, parsed in picked]
 
     def samples(self, most: int) -> list[Sample]:
         return [self._draw(self.first + i)[1] for i in range(min(most, self.count))]
@@ -156,7 +156,7 @@ def _within(source: DataSource, epoch: int) -> bool:
 
 
 def _sized(sample: Sample) -> Sample:
-    """The sample with its picture's size, read from the file where nobody told it."""
+    """The sample with its picture's size, read from the file where the record does not hold it."""
     if sample.image.width and sample.image.height:
         return sample
     width, height = loader.read_size(sample.image.uri)

@@ -1,4 +1,4 @@
-"""What a run needs before its first step: the model and its tokenizer, the feeds, the batches, the auxiliary head."""
+"""What a run needs before its first step: the model and its tokenizer, datasets, batches, the auxiliary head."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from florence2.model.davit import Block
 from florence2.model.florence import Florence
 from florence2.predictor.loading import find
 from florence2.records import Sample
-from florence2.training import fresh
+from florence2.training import init
 from florence2.training.batches import Batch, Batches
 from florence2.training.config import DataSource, TrainConfig, to_mapping
+from florence2.training.datasets import open_source
 from florence2.training.dense import DenseHead, Vocabulary, open_head
-from florence2.training.feeds import open_feed
 
 NEW = "new:"
 QUOTED = re.compile(r'"[^"]*"')
@@ -31,7 +31,7 @@ LOOK = 3000  # samples that are read for texts and labels before the run
 
 
 @dataclass
-class Run:
+class TrainingJob:
     """Everything a loop needs."""
 
     config: TrainConfig
@@ -60,31 +60,35 @@ class Run:
                 waiting = []
 
 
-def prepare(config: TrainConfig) -> Run:
+def prepare(config: TrainConfig) -> TrainingJob:
     """Open or build all parts of a run and write its config into OUT."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     size, start = named(config.model)
     shape = SIZES[size] if start is None else open_checkpoint(start).config
-    feeds = [open_feed(source, tasks_of(source), shape.image_size_wh) for source in config.data]
-    looked = [] if start and not config.dense else [s for feed in feeds for s in feed.samples(LOOK // len(feeds))]
+    datasets = [open_source(source, tasks_of(source), shape.image_size_wh) for source in config.data]
+    looked = (
+        []
+        if start and not config.dense
+        else [s for dataset in datasets for s in dataset.samples(LOOK // len(datasets))]
+    )
     if start is None:
         own = Tokenizer.load(out) if (out / "tokenizer.json").is_file() else None  # where the run is resumed
         tokenizer = own or Tokenizer.train(texts_of(looked), config.vocab_size)
-        model = fresh.build(size, tokenizer, config.seed)
+        model = init.build(size, tokenizer, config.seed)
     else:
         tokenizer, model = Tokenizer.load(start), load_model(start, "float32")
     tokenizer.save(out)
     save_tasks(load_tasks(start) if start else TASKS, out)
-    for feed in feeds:
-        feed.tokenizer = tokenizer
+    for dataset in datasets:
+        dataset.tokenizer = tokenizer
     regularise(model, config)
     model.to(config.device)
     head = None
     if config.dense:
         head = open_head(start, shape.vision.dims[-1], Vocabulary.of(looked)).to(config.device)
     batches = Batches(
-        feeds,
+        datasets,
         tokenizer,
         count=config.steps * config.accumulate,
         size=config.batch_size,
@@ -95,7 +99,7 @@ def prepare(config: TrainConfig) -> Run:
         augment=config.augment,
     )
     (out / "config.yaml").write_text(yaml.safe_dump(to_mapping(config), sort_keys=False), encoding="utf-8")
-    return Run(config, model, tokenizer, batches, head)
+    return TrainingJob(config, model, tokenizer, batches, head)
 
 
 def _leave_signals(worker: int) -> None:

@@ -1,7 +1,7 @@
 """A model from nothing, its weights starting in a good place.
 
 The reference's start (std 0.02 everywhere) suits the published widths. A small model learns sooner when each layer
-keeps the size of its input, and when places are told from the first step: a location token starts near its
+keeps the size of its input, and when places are distinct from the first step: a location token starts near its
 neighbours (Fourier features of its coordinate), and so does each row and column of the map.
 """
 
