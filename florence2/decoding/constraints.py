@@ -1,6 +1,6 @@
 """What each row of a batch may say next: a grammar with a budget, or the official rules. Knows integers only.
 
-A constraint holds one state a row. `apply` bars tokens (-inf, in place), `select` picks, repeats or drops rows,
+A constraint holds one state a row. `apply` masks tokens (-inf, in place), `select` picks, repeats or drops rows,
 `advance` gives every row the token it took.
 """
 
@@ -17,7 +17,7 @@ from florence2.decoding.ngrams import History, select
 
 BOS, EOS = 0, 2
 UNLIMITED = 1 << 30
-BARRED = float("-inf")
+MASKED = float("-inf")
 
 
 class TokenSet(Protocol):
@@ -50,7 +50,7 @@ class Constraint(Protocol):
     remaining: list[int]  # how many tokens each row may still take, the final </s> included
 
     def apply(self, scores: Tensor) -> list[bool]:
-        """Bar what a row (R, V) may not say; True where only the budget barred what the row would have said."""
+        """Mask what a row (R, V) may not say; True where only the budget masked what the row would have said."""
         ...
 
     def select(self, rows: Sequence[int]) -> None: ...
@@ -66,23 +66,23 @@ class Grammar:
         self.automata = list(automata)
         self.remaining = list(budgets)
         self.states: list[Any] = [None] * len(self.automata)  # None: before the leading <s>
-        self._barred: dict[tuple[Hashable, torch.device], Tensor] = {}
+        self._masks: dict[tuple[Hashable, torch.device], Tensor] = {}
 
     def apply(self, scores: Tensor) -> list[bool]:
         cut = [False] * len(self.states)
-        barred = []
+        forbidden = []
         for row, (automaton, state, remaining) in enumerate(zip(self.automata, self.states, self.remaining)):
             if state is None:
-                barred.append(self._all_but(BOS if remaining > 1 else EOS, scores))
+                forbidden.append(self._all_but(BOS if remaining > 1 else EOS, scores))
                 cut[row] = remaining == 1
                 continue
             allowed = automaton.allowed(state, remaining)
-            barred.append(self._bar(allowed, scores))
+            forbidden.append(self._mask(allowed, scores))
             if allowed.limited:
-                free = self._bar(automaton.allowed(state, UNLIMITED), scores)
-                wanted = int(scores[row].masked_fill(free, BARRED).argmax())
-                cut[row] = bool(barred[-1][wanted])
-        scores.masked_fill_(torch.stack(barred), BARRED)
+                free = self._mask(automaton.allowed(state, UNLIMITED), scores)
+                wanted = int(scores[row].masked_fill(free, MASKED).argmax())
+                cut[row] = bool(forbidden[-1][wanted])
+        scores.masked_fill_(torch.stack(forbidden), MASKED)
         return cut
 
     def select(self, rows: Sequence[int]) -> None:
@@ -97,21 +97,21 @@ class Grammar:
             self.states[row] = automaton.start() if state is None else automaton.advance(state, token)
             self.remaining[row] -= 1
 
-    def _bar(self, allowed: TokenSet, scores: Tensor) -> Tensor:
+    def _mask(self, allowed: TokenSet, scores: Tensor) -> Tensor:
         key = (allowed.key, scores.device)
-        if key not in self._barred:
-            if len(self._barred) >= 512:  # 25 MB over the official vocabulary
-                self._barred.clear()
-            barred = torch.ones(scores.shape[-1], dtype=torch.bool)  # the model may have rows no token names
+        if key not in self._masks:
+            if len(self._masks) >= 512:  # 25 MB over the official vocabulary
+                self._masks.clear()
+            forbidden = torch.ones(scores.shape[-1], dtype=torch.bool)  # the model may have rows no token names
             mask = torch.tensor(allowed.mask)
-            barred[: len(mask)] = ~mask
-            self._barred[key] = barred.to(scores.device)
-        return self._barred[key]
+            forbidden[: len(mask)] = ~mask
+            self._masks[key] = forbidden.to(scores.device)
+        return self._masks[key]
 
     def _all_but(self, token: int, scores: Tensor) -> Tensor:
-        barred = torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
-        barred[token] = False
-        return barred
+        forbidden = torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
+        forbidden[token] = False
+        return forbidden
 
 
 class Official:
@@ -141,7 +141,7 @@ class Official:
     def apply(self, scores: Tensor) -> list[bool]:
         for row, history in enumerate(self.histories):
             for followers in history.followers():
-                scores[row, torch.from_numpy(np.frombuffer(followers, np.int64)).to(scores.device)] = BARRED
+                scores[row, torch.from_numpy(np.frombuffer(followers, np.int64)).to(scores.device)] = MASKED
         cut = [False] * len(self.remaining)
         for row, remaining in enumerate(self.remaining):
             if remaining == 1:
@@ -165,5 +165,5 @@ class Official:
 
     @staticmethod
     def _force(row: Tensor, token: int) -> None:
-        row.fill_(BARRED)
+        row.fill_(MASKED)
         row[token] = 0.0

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from florence2.decoding.constraints import BARRED, Constraint
+from florence2.decoding.constraints import MASKED, Constraint
 
 
 class Steps(Protocol):
@@ -54,7 +54,7 @@ def greedy(model: Steps, cache: Any, constraint: Constraint, samples: int, devic
         chosen = (logits.gather(1, best) - logits.logsumexp(-1, keepdim=True)).squeeze(1).tolist()
         tokens = best.squeeze(1).tolist()
         _check(chosen)
-        stays = []
+        kept = []
         for row, sample in enumerate(live):
             ids[sample].append(tokens[row])
             logprobs[sample].append(chosen[row])
@@ -62,13 +62,13 @@ def greedy(model: Steps, cache: Any, constraint: Constraint, samples: int, devic
             if tokens[row] == constraint.eos or constraint.remaining[row] == 1:
                 answers[sample] = Generated(tuple(ids[sample]), tuple(logprobs[sample]), truncated[sample])
             else:
-                stays.append(row)
-        if len(stays) < len(live):
-            live = [live[row] for row in stays]
-            tokens = [tokens[row] for row in stays]
-            constraint.select(stays)
+                kept.append(row)
+        if len(kept) < len(live):
+            live = [live[row] for row in kept]
+            tokens = [tokens[row] for row in kept]
+            constraint.select(kept)
             if live:
-                cache.select(torch.tensor(stays, device=device))
+                cache.select(torch.tensor(kept, device=device))
         constraint.advance(tokens)
     return [answers[sample] for sample in range(samples)]
 
@@ -163,7 +163,7 @@ def beam(
                 Continuation(live[row], row, token, total, logprob, live[row].cut or cut[row])
                 for row in own
                 for total, token, logprob in best[row]
-                if total > BARRED
+                if total > MASKED
             ]
             b.step(options, constraint.remaining[own[0]])
         for b in beams:

@@ -42,7 +42,7 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
     return name, revision if isinstance(revision, str) else None
 
 
-def merge(state: dict[str, Tensor], config: ModelConfig, folder: Path) -> ModelConfig:
+def merge_adapter(state: dict[str, Tensor], config: ModelConfig, folder: Path) -> ModelConfig:
     """Add an adapter to the tensors of its base, by our names, in place; the config of what came out."""
     settings = _settings(folder / CONFIG)
     tensors = TensorFolder(folder, ADAPTER, ())

@@ -41,7 +41,7 @@ class EncoderDecoder(nn.Module):
 
     def start(self, memory: Tensor, mask: Tensor | None) -> Cache:
         """A cache over the encoder's output (B, M, C), before the first token."""
-        cross = [layer.cross.memory(memory) for layer in self.decoder.layers]
+        cross = [layer.cross.project_kv(memory) for layer in self.decoder.layers]
         return Cache(cross, additive(mask, memory.dtype), self.config.d_model, self.config.decoder_heads)
 
     def step(self, ids: Tensor, cache: Cache) -> Tensor:
@@ -143,17 +143,19 @@ class DecoderLayer(EncoderLayer):
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
         x = self.attention_norm(x + self.dropped(self.attention(x, causal=True)))
-        x = self.cross_norm(x + self.dropped(self.cross.look(x, *self.cross.memory(memory), mask)))
+        x = self.cross_norm(x + self.dropped(self.cross.attend(x, *self.cross.project_kv(memory), mask)))
         return self.mlp_norm(x + self.dropped(self.mlp(x)))
 
     def step(self, x: Tensor, cache: Cache, number: int) -> Tensor:
-        own = cache.extend(number, *self.attention.memory(x))
-        x = self.attention_norm(x + self.attention.look(x, *own))
-        seated = x if cache.seats is None else x[cache.seats, 0]  # (B, most rows, C): beams side by side as tokens
-        seen = self.cross.look(seated, *cache.cross[number], cache.mask)
-        if cache.back is not None:
-            seen = seen.flatten(0, 1)[cache.back, None]  # (R, 1, C)
-        x = self.cross_norm(x + seen)
+        own = cache.extend(number, *self.attention.project_kv(x))
+        x = self.attention_norm(x + self.attention.attend(x, *own))
+        packed = (
+            x if cache.beam_rows is None else x[cache.beam_rows, 0]
+        )  # (B, most rows, C): beams side by side as tokens
+        attended = self.cross.attend(packed, *cache.cross[number], cache.mask)
+        if cache.row_slot is not None:
+            attended = attended.flatten(0, 1)[cache.row_slot, None]  # (R, 1, C)
+        x = self.cross_norm(x + attended)
         return self.mlp_norm(x + self.mlp(x))
 
 
@@ -168,13 +170,15 @@ class Attention(nn.Module):
         self.dropout = config.attention_dropout
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        return self.look(x, *self.memory(x), mask, causal)
+        return self.attend(x, *self.project_kv(x), mask, causal)
 
-    def memory(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What can be looked at: keys and values, (B, G, M, D) each."""
+    def project_kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of what is attended to, (B, G, M, D) each."""
         return self._split(self.k(x)), self._split(self.v(x))
 
-    def look(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    def attend(
+        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(self._split(self.q(x)), keys, values, mask, dropout, causal)
         return self.out(x.transpose(1, 2).flatten(2))  # (B, T, C)

@@ -17,16 +17,16 @@ class Cache:
         self.cross = cross
         """A layer's keys and values of the encoder, (B, G, M, D) each."""
         self.mask = mask
-        """(B, 1, 1, M), 0 where a row may look and -inf at padding; None where nothing is padding."""
+        """(B, 1, 1, M), 0 where a row may attend and -inf at padding; None where nothing is padding."""
         keys = cross[0][0]
         self.own = keys.new_empty(len(cross), 2, len(keys), heads, 16, width // heads)  # (L, 2, R, G, capacity, D)
         self.length = 0
         self.sample = torch.arange(len(keys), device=keys.device)
         """(R,) the sample that each row belongs to."""
-        self.seats: Tensor | None = None
+        self.beam_rows: Tensor | None = None
         """(B, most rows) the rows of each sample, short ones filled up; None: one row a sample, in order."""
-        self.back: Tensor | None = None
-        """(R,) where each row sits among the flattened seats."""
+        self.row_slot: Tensor | None = None
+        """(R,) where each row sits among the flattened beam_rows."""
 
     @property
     def rows(self) -> int:
@@ -55,17 +55,17 @@ class Cache:
             self.cross = [(keys[kept], values[kept]) for keys, values in self.cross]
             self.mask = None if self.mask is None else self.mask[kept]
             self.sample = torch.searchsorted(kept, self.sample)
-        self._seat()
+        self._pack_beams()
 
-    def _seat(self) -> None:
+    def _pack_beams(self) -> None:
         samples = len(self.cross[0][0])
         counts = torch.bincount(self.sample, minlength=samples)
         most = int(counts.max())
         order = torch.argsort(self.sample, stable=True)
         place = torch.arange(self.rows, device=order.device) - (counts.cumsum(0) - counts)[self.sample[order]]
-        self.back = torch.empty_like(order)
-        self.back[order] = self.sample[order] * most + place
-        self.seats = torch.zeros(samples, most, dtype=torch.long, device=order.device)
-        self.seats.view(-1)[self.back] = torch.arange(self.rows, device=order.device)
-        if most == 1 and torch.equal(self.back, torch.arange(samples, device=order.device)):
-            self.seats = self.back = None
+        self.row_slot = torch.empty_like(order)
+        self.row_slot[order] = self.sample[order] * most + place
+        self.beam_rows = torch.zeros(samples, most, dtype=torch.long, device=order.device)
+        self.beam_rows.view(-1)[self.row_slot] = torch.arange(self.rows, device=order.device)
+        if most == 1 and torch.equal(self.row_slot, torch.arange(samples, device=order.device)):
+            self.beam_rows = self.row_slot = None

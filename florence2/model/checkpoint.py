@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from florence2.model.adapter import CONFIG as ADAPTER_CONFIG
-from florence2.model.adapter import merge
+from florence2.model.adapter import merge_adapter
 from florence2.model.config import ModelConfig, from_json, to_json
 from florence2.model.florence import Florence, blank
 from florence2.model.foreign import read_config, write_config
-from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, PROJECTION, key_table, single_keys, told_layout
+from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, PROJECTION, detect_layout, key_table, single_keys
 from florence2.model.tensor_files import SINGLE, TensorFolder, read_json, write
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -84,7 +84,7 @@ def load_model(
     kind = to_dtype(dtype) if dtype is not None else torch.float32 if place.type == "cpu" else checkpoint.dtype
     state = {name: checkpoint.read(name).to(place, kind).contiguous() for name in checkpoint.names}
     if adapter is not None:
-        model = blank(merge(state, checkpoint.config, Path(adapter)))
+        model = blank(merge_adapter(state, checkpoint.config, Path(adapter)))
     state[FRAMES] = state[FRAMES].clone()  # A copied buffer would carry its whole file along
     model.load_state_dict(state, strict=True, assign=True)
     model.stored = checkpoint.dtype
@@ -99,7 +99,7 @@ def save_model(
     named_rows: int | None = None,
     image_id: int | None = None,
 ) -> None:
-    """Write the weights and config files of a layout, in the model's own type unless told otherwise.
+    """Write the weights and config files of a layout, in the model's own type unless `dtype` is given.
 
     `named_rows` is how many ids the tokenizer names, `image_id` its `<image>` or the next free id: Microsoft's layout
     keeps just the named rows, transformers' has a row for `<image>` too and is filled up to a multiple of 64 with the
@@ -117,7 +117,7 @@ def save_model(
         if config.image_id is None and image_id is not None and image_id < config.text.vocab_size:
             config = dataclasses.replace(config, image_id=image_id)
         config = _fit_rows(state, config, layout, named_rows)
-        state = spell(state, config, layout)
+        state = to_layout(state, config, layout)
         files = write_config(config, layout, str(kind).removeprefix("torch."))
     write(state, folder / SINGLE[0])
     for name, content in files.items():
@@ -163,7 +163,7 @@ def _description(folder: Path) -> dict[str, Any]:
 def _fitted(folder: Path, data: dict[str, Any], tensors: TensorFolder) -> Checkpoint:
     """The checkpoint, if its config and its tensors fit one another."""
     path = folder / "config.json"
-    layout = "florence2" if data.get("format") == "florence2" else told_layout(tensors)
+    layout = "florence2" if data.get("format") == "florence2" else detect_layout(tensors)
     if layout is None:
         raise ValueError(f"{tensors.source}: {next(iter(tensors), 'no key')}: expected the keys of a Florence-2 model")
     if layout == "florence2":
@@ -215,12 +215,12 @@ def _match(
             raise ValueError(f"{tensors.where(key)}: unexpected: a model of {path} has no such key")
     names = (known or {}) | {ours: key for key, ours in table.items() if ours is not None and key in tensors}
     shapes = {name: tuple(tensor.shape) for name, tensor in blank(config).state_dict().items()}
-    spelt = {ours: key for key, ours in table.items()}
+    layout_keys = {ours: key for key, ours in table.items()}
     for name, shape in shapes.items():
         if name == PROJECTION and layout == "microsoft":
             shape = shape[::-1]
         if name not in names:
-            raise ValueError(f"{tensors.source}: {spelt[name]}: missing; expected a tensor of shape {shape}")
+            raise ValueError(f"{tensors.source}: {layout_keys[name]}: missing; expected a tensor of shape {shape}")
         if tensors.shape(names[name]) != shape:
             got = tensors.shape(names[name])
             raise ValueError(f"{tensors.where(names[name])}: expected shape {shape} by config.json, got {got}")
@@ -285,7 +285,7 @@ def _is_mean(table: Tensor, row: int) -> bool:
     return torch.equal(table[row : row + 1], _mean_row(table, row))
 
 
-def spell(state: dict[str, Tensor], config: ModelConfig, layout: str) -> dict[str, Tensor]:
+def to_layout(state: dict[str, Tensor], config: ModelConfig, layout: str) -> dict[str, Tensor]:
     """The tensors under a layout's keys: Microsoft's holds every copy of the tied matrix, transformers' only one."""
     out = {}
     for key, ours in key_table(config, layout).items():
@@ -301,6 +301,6 @@ def spell(state: dict[str, Tensor], config: ModelConfig, layout: str) -> dict[st
 
 
 def _write_json(path: Path, data: object) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    temp_path = path.with_name(f".{path.name}.{os.getpid()}")
+    temp_path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    os.replace(temp_path, path)

@@ -97,7 +97,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole model: parts, picture size, special ids and the rules by which it decodes unless told otherwise."""
+    """A whole model: parts, picture size, special ids and the rules by which it decodes unless asked otherwise."""
 
     vision: VisionConfig
     text: TextConfig

@@ -67,8 +67,8 @@ class Florence(nn.Module):
         x = torch.cat([image_features.to(prompt), prompt], 1)  # (P, N + L, C)
         mask = None
         if prompt_mask is not None:
-            seen = torch.ones(image_features.shape[:2], dtype=torch.bool, device=self.device)
-            mask = torch.cat([seen, prompt_mask.to(self.device, torch.bool)], 1)
+            image_mask = torch.ones(image_features.shape[:2], dtype=torch.bool, device=self.device)
+            mask = torch.cat([image_mask, prompt_mask.to(self.device, torch.bool)], 1)
         return self.language.encode(x, mask), mask
 
 

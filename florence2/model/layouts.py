@@ -1,4 +1,4 @@
-"""How the published layouts spell a model's tensors: templates of their keys. A table, and its expansion for a config.
+"""How the published layouts name a model's tensors: templates of their keys. A table, and its expansion for a config.
 
 `microsoft` is the remote-code layout of microsoft/Florence-2-*, `transformers` the native one of florence-community.
 """
@@ -14,11 +14,11 @@ HEAD = "language.head.weight"
 EMBEDDING = "language.embedding.weight"
 PROJECTION = "projector.projection.weight"  # in Microsoft's layout a raw (C, d_model) parameter: transposed
 
-Row = tuple["str | None", "str | None", "str | None"]
+KeyRow = tuple["str | None", "str | None", "str | None"]
 
 # Prefixes of a section, then its rows: ours, microsoft, transformers. None in ours: known and dropped; None in theirs:
 # that layout has no such key. {s} stage, {b} pair of blocks, {e} encoder layer, {d} decoder layer, {w} weight or bias.
-_LAYER: tuple[Row, ...] = (
+_LAYER: tuple[KeyRow, ...] = (
     ("attention.q.{w}", "self_attn.q_proj.{w}", "self_attn.q_proj.{w}"),
     ("attention.k.{w}", "self_attn.k_proj.{w}", "self_attn.k_proj.{w}"),
     ("attention.v.{w}", "self_attn.v_proj.{w}", "self_attn.v_proj.{w}"),
@@ -28,19 +28,19 @@ _LAYER: tuple[Row, ...] = (
     ("mlp.down.{w}", "fc2.{w}", "fc2.{w}"),
     ("mlp_norm.{w}", "final_layer_norm.{w}", "final_layer_norm.{w}"),
 )
-_CROSS: tuple[Row, ...] = (
+_CROSS: tuple[KeyRow, ...] = (
     ("cross.q.{w}", "encoder_attn.q_proj.{w}", "encoder_attn.q_proj.{w}"),
     ("cross.k.{w}", "encoder_attn.k_proj.{w}", "encoder_attn.k_proj.{w}"),
     ("cross.v.{w}", "encoder_attn.v_proj.{w}", "encoder_attn.v_proj.{w}"),
     ("cross.out.{w}", "encoder_attn.out_proj.{w}", "encoder_attn.out_proj.{w}"),
     ("cross_norm.{w}", "encoder_attn_layer_norm.{w}", "encoder_attn_layer_norm.{w}"),
 )
-_INPUT: tuple[Row, ...] = (
+_INPUT: tuple[KeyRow, ...] = (
     ("embed.positions.weight", "embed_positions.weight", "embed_positions.weight"),
     ("embed.norm.{w}", "layernorm_embedding.{w}", "layernorm_embedding.{w}"),
     (None, "embed_tokens.weight", "embed_tokens.weight"),  # a copy of the embedding
 )
-SECTIONS: tuple[tuple[tuple[str, str, str], tuple[Row, ...]], ...] = (
+SECTIONS: tuple[tuple[tuple[str, str, str], tuple[KeyRow, ...]], ...] = (
     (
         ("vision_tower.stages.{s}.embed.", "vision_tower.convs.{s}.", "model.vision_tower.convs.{s}."),
         (
@@ -150,8 +150,8 @@ def single_keys(layout: str) -> dict[str, str]:
     }
 
 
-def told_layout(names: Iterable[str]) -> str | None:
-    """Which layout these keys are in, told by keys that every model of that layout has."""
+def detect_layout(names: Iterable[str]) -> str | None:
+    """Which layout these keys are in, found by keys that every model of that layout has."""
     present = set(names)
     for layout, marks in {
         "florence2": ("projector.projection.weight",),

@@ -40,8 +40,8 @@ class TensorFile:
         self.path = path
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
-        self.sums: dict[str, str] = {}
-        """The sum of each tensor's bytes, where `write` noted them."""
+        self.checksums: dict[str, str] = {}
+        """The checksum of each tensor's bytes, where `write` noted them."""
         self._tensors: dict[str, Tensor] = {}
         self._mapped: Any = None
         if path.suffix == ".safetensors":
@@ -64,7 +64,7 @@ class TensorFile:
     def check(self, name: str) -> None:
         """Read one tensor through and refuse it where its bytes or its values cannot be right."""
         tensor = self.read(name)
-        if self.sums and self.sums.get(name) != word_sum(tensor):
+        if self.checksums and self.checksums.get(name) != checksum(tensor):
             raise ValueError(f"{self.path}: {name}: damaged: it does not match its checksum; copy the file again")
         check_finite(tensor, f"{self.path}: {name}")
 
@@ -85,7 +85,7 @@ class TensorFile:
 
     def _open_metadata(self, row: Any) -> None:
         try:
-            self.sums = dict(json.loads(row.get("sums", "{}")))
+            self.checksums = dict(json.loads(row.get("sums", "{}")))
         except (AttributeError, TypeError, ValueError, RecursionError):
             raise ValueError(f"{self.path}: __metadata__: sums: damaged; copy the file again") from None
 
@@ -177,21 +177,21 @@ class TensorFolder(Mapping[str, Tensor]):
 
 
 def write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """One safetensors file with a checksum of each tensor in its header, written aside and moved into place."""
+    """One safetensors file with a checksum of each tensor in its header, written beside it and moved into place."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    sums = json.dumps({name: word_sum(tensor) for name, tensor in whole.items()})
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    sums = json.dumps({name: checksum(tensor) for name, tensor in whole.items()})
+    temp_path = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(whole, aside, metadata={"format": "pt", "sums": sums})
-        aside.chmod(0o644)
-        os.replace(aside, path)
+        save_file(whole, temp_path, metadata={"format": "pt", "sums": sums})
+        temp_path.chmod(0o644)
+        os.replace(temp_path, path)
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written ({error})") from None
     finally:
-        aside.unlink(missing_ok=True)
+        temp_path.unlink(missing_ok=True)
 
 
-def word_sum(tensor: Tensor) -> str:
+def checksum(tensor: Tensor) -> str:
     """The sum of a tensor's bytes as 64-bit words, in hex: no single flipped bit escapes it; as quick as memory is."""
     data = tensor.reshape(-1).view(torch.uint8).numpy()
     whole = len(data) // 8 * 8
@@ -278,7 +278,7 @@ def _key_of(member: str, tensors: Mapping[str, Tensor]) -> str:
 def _culprit(error: Exception) -> str:
     """What a pickle held beside tensors, out of torch's long advice."""
     found = re.search(r"GLOBAL (\S+)|(Unsupported \w+ \d+)", str(error))
-    return f"it holds code or objects beside tensors ({(found[1] or found[2]) if found else 'not told which'})"
+    return f"it holds code or objects beside tensors ({(found[1] or found[2]) if found else 'which is not known'})"
 
 
 def _first_line(error: BaseException) -> str:

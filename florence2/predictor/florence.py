@@ -27,7 +27,7 @@ from florence2.model.checkpoint import load_model
 from florence2.model.config import ModelConfig
 from florence2.model.florence import Florence
 from florence2.model.image import preprocess
-from florence2.model.tensor_files import word_sum
+from florence2.model.tensor_files import checksum
 from florence2.predictor.answer import Answer, answer_of, is_path
 from florence2.predictor.asks import AskLike, Decoding, asks_of, decoding_of, prompt_of, refuse_planned
 from florence2.predictor.confidence import scored
@@ -66,7 +66,7 @@ class Florence2:
     def identity(self) -> str:
         """Changes with any weight."""
         weights = sorted(self.model.state_dict().items())
-        sums = [f"{name} {word_sum(tensor.detach().cpu().contiguous())}" for name, tensor in weights]
+        sums = [f"{name} {checksum(tensor.detach().cpu().contiguous())}" for name, tensor in weights]
         return hashlib.blake2b("\n".join(sums).encode(), digest_size=8).hexdigest()
 
     def predict(

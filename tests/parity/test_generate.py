@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from florence2.decoding import search
-from florence2.decoding.constraints import BARRED, Official
+from florence2.decoding.constraints import MASKED, Official
 from florence2.decoding.generate import Rules, generate
 from florence2.decoding.ngrams import History
 from florence2.decoding.search import Ranking
@@ -201,7 +201,7 @@ class AsManyAsBeams(Ranking):
 
 def forced_keeps_its_score(row, token):
     score = row[token].clone()
-    row.fill_(BARRED)
+    row.fill_(MASKED)
     row[token] = score
 
 

@@ -10,7 +10,7 @@ import dataclasses
 
 import torch
 
-from florence2.model.checkpoint import spell
+from florence2.model.checkpoint import to_layout
 from florence2.model.config import SIZES, ModelConfig, TextConfig, VisionConfig
 from florence2.model.florence import Florence, frame_table
 from florence2.model.foreign import write_config
@@ -89,7 +89,7 @@ def theirs_of(model: Florence):
     config = Florence2Config(**written, attn_implementation="eager")
     with torch.device("meta"):
         theirs = Florence2ForConditionalGeneration(config)
-    state = spell(model.state_dict(), model.config, "transformers")
+    state = to_layout(model.state_dict(), model.config, "transformers")
     for key in ("model.language_model.encoder.embed_tokens.weight", "model.language_model.decoder.embed_tokens.weight"):
         state[key] = state["model.language_model.shared.weight"]
     state.setdefault("lm_head.weight", state["model.language_model.shared.weight"])
