@@ -29,7 +29,7 @@ from florence2.engine.plans import after
 from florence2.engine.units import stamp
 from florence2.engine.verdicts import supersede_replaced
 from florence2.engine.work import EngineWork
-from florence2.formats import checks
+from florence2.formats import validation
 from florence2.pixels import BadImage
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
 from florence2.sources import file_types, files
@@ -161,7 +161,7 @@ class Given:
         format = format or sources.format_of(src)
         if format in ("store", "scenes"):
             raise ValueError(f"{src}: is a {format}, not a data set in a foreign format; annotate takes it as it is")
-        with nullcontext() if refused is None else checks.collecting(refused):
+        with nullcontext() if refused is None else validation.collecting(refused):
             samples = list(sources.open(src, split, format, images=images))
         if not samples:
             raise ValueError(f"{src}: holds no sample; expected labelled pictures in the format {format}")

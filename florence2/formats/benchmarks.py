@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from florence2.formats import checks, coco
+from florence2.formats import coco, validation
 from florence2.records import Grounding, Region, Sample, Source, Text
 
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/\w+)+) ([^\]]+)\]")
@@ -31,20 +31,20 @@ def read_karpathy(path: str | Path, images: str | Path | None = None) -> Iterato
     """Captions with Karpathy's splits: train, restval, val, test."""
     file = _only(Path(path), "dataset_*.json")
     source = Source("import", "karpathy")
-    data = checks.field(checks.read_json(file), "images", str(file))
+    data = validation.field(validation.read_json(file), "images", str(file))
     seen: dict[Any, str] = {}
     for n, row in enumerate(data):
         where = f"{file}: images[{n}]"
-        name = str(checks.field(row, "filename", where))
+        name = str(validation.field(row, "filename", where))
         key = str(row.get("cocoid", row.get("imgid", n)))
-        checks.once(seen, key, where)
+        validation.once(seen, key, where)
         texts = []
-        for i, sentence in enumerate(checks.field(row, "sentences", where)):
-            words = str(checks.field(sentence, "raw", f"{where}: sentences[{i}]")).strip()
+        for i, sentence in enumerate(validation.field(row, "sentences", where)):
+            words = str(validation.field(sentence, "raw", f"{where}: sentences[{i}]")).strip()
             texts.append(Text(str(sentence.get("sentid", f"{key}.{i}")), words, source=source))
         part = str(row.get("filepath", ""))
         folders = _folders(file, images, part, "flickr30k-images")
-        image = checks.image_ref(name, checks.find_picture(name, folders))
+        image = validation.image_ref(name, validation.find_picture(name, folders))
         yield Sample(key, image, tuple(texts), split=str(row.get("split", "")))
 
 
@@ -55,7 +55,7 @@ def read_flickr30k(path: str | Path, images: str | Path | None = None) -> Iterat
         line.strip(): split
         for split in ("train", "val", "test")
         if (root / f"{split}.txt").is_file()
-        for line in checks.read_text(root / f"{split}.txt").splitlines()
+        for line in validation.read_text(root / f"{split}.txt").splitlines()
     }
     files = sorted((root / "Sentences").glob("*.txt"), key=lambda p: (len(p.stem), p.stem))
     if not files:
@@ -69,7 +69,7 @@ def read_flickr30k(path: str | Path, images: str | Path | None = None) -> Iterat
             for entity, found in boxes.items()
             for n, box in enumerate(found)
         }
-        for n, line in enumerate(checks.read_text(file).splitlines()):
+        for n, line in enumerate(validation.read_text(file).splitlines()):
             if not line.strip():
                 continue
             words, phrases = _caption(line.strip())
@@ -81,7 +81,7 @@ def read_flickr30k(path: str | Path, images: str | Path | None = None) -> Iterat
                     groundings.append(Grounding(f"t{n}.g{k}", f"t{n}", phrase, ((start, end),), ids, source=source))
         name = f"{file.stem}.jpg"
         folders = _folders(root / "x", images, "flickr30k-images", "images")
-        image = checks.image_ref(name, checks.find_picture(name, folders), *size)
+        image = validation.image_ref(name, validation.find_picture(name, folders), *size)
         split = splits.get(file.stem, "")
         yield Sample(file.stem, image, tuple(texts), tuple(regions.values()), tuple(groundings), split=split)
 
@@ -105,12 +105,14 @@ def _entities(file: Path) -> tuple[tuple[int, int], dict[str, list[tuple[float, 
         raise ValueError(f"{file}: does not exist; expected one for each file of Sentences") from None
     except ElementTree.ParseError as error:
         raise ValueError(f"{file}:{error.position[0]}: not XML ({error})") from None
-    width, height = (checks.whole(root.findtext(f"size/{s}") or 0, f"{file}: size/{s}") for s in ("width", "height"))
+    width, height = (
+        validation.whole(root.findtext(f"size/{s}") or 0, f"{file}: size/{s}") for s in ("width", "height")
+    )
     boxes: dict[str, list[tuple[float, float, float, float]]] = {}
     for n, node in enumerate(root.findall("object")):
         corners = [node.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
         if None not in corners:
-            x1, y1, x2, y2 = checks.numbers(corners, f"{file}: object {n}: bndbox", 4)
+            x1, y1, x2, y2 = validation.numbers(corners, f"{file}: object {n}: bndbox", 4)
             for name in node.findall("name"):
                 boxes.setdefault((name.text or "").strip(), []).append((x1, y1, x2, y2))
     return (width, height), boxes
@@ -139,12 +141,12 @@ def read_refcoco(path: str | Path, images: str | Path | None = None) -> Iterator
     parts: dict[tuple[str, str], list[tuple[str, list[str]]]] = {}
     for n, ref in enumerate(refs):
         where = f"{file}: reference {ref.get('ref_id', n) if isinstance(ref, Mapping) else n}"
-        picture, thing = str(checks.field(ref, "image_id", where)), str(checks.field(ref, "ann_id", where))
+        picture, thing = str(validation.field(ref, "image_id", where)), str(validation.field(ref, "ann_id", where))
         if picture not in pictures or thing not in things:
             what = f"image_id {picture}" if picture not in pictures else f"ann_id {thing}"
             raise ValueError(f"{where}: {what} is not in instances.json")
-        said = [str(s.get("sent") or s.get("raw") or "") for s in checks.field(ref, "sentences", where)]
-        parts.setdefault((str(checks.field(ref, "split", where)), picture), []).append((thing, said))
+        said = [str(s.get("sent") or s.get("raw") or "") for s in validation.field(ref, "sentences", where)]
+        parts.setdefault((str(validation.field(ref, "split", where)), picture), []).append((thing, said))
     several = len(parts) - len({picture for _, picture in parts})
     source = Source("import", "refcoco")
     for (split, picture), found in parts.items():
@@ -169,22 +171,24 @@ def read_vqa(path: str | Path, images: str | Path | None = None) -> Iterator[Sam
         answers_file = file.with_name(f"v2_mscoco_{part}_annotations.json")
         answers: dict[Any, list[str]] = {}
         if answers_file.is_file():
-            for n, row in enumerate(checks.field(checks.read_json(answers_file), "annotations", str(answers_file))):
+            for n, row in enumerate(
+                validation.field(validation.read_json(answers_file), "annotations", str(answers_file))
+            ):
                 where = f"{answers_file}: annotations[{n}]"
-                said = [str(checks.field(a, "answer", where)) for a in checks.field(row, "answers", where)]
-                answers[checks.field(row, "question_id", where)] = said
+                said = [str(validation.field(a, "answer", where)) for a in validation.field(row, "answers", where)]
+                answers[validation.field(row, "question_id", where)] = said
         pages: dict[str, list[Text]] = {}
         seen: dict[Any, str] = {}
-        for n, row in enumerate(checks.field(checks.read_json(file), "questions", str(file))):
+        for n, row in enumerate(validation.field(validation.read_json(file), "questions", str(file))):
             where = f"{file}: questions[{n}]"
-            key = checks.field(row, "question_id", where)
-            checks.once(seen, key, where)
-            picture = str(checks.field(row, "image_id", where))
-            question = str(checks.field(row, "question", where))
+            key = validation.field(row, "question_id", where)
+            validation.once(seen, key, where)
+            picture = str(validation.field(row, "image_id", where))
+            question = str(validation.field(row, "question", where))
             pages.setdefault(picture, []).extend(_people(key, question, answers.get(key, []), source))
         for picture, texts in pages.items():
             name = f"COCO_{part}_{int(picture):012d}.jpg" if picture.isdigit() else picture
-            image = checks.image_ref(name, checks.find_picture(name, _folders(file, images, part, "images")))
+            image = validation.image_ref(name, validation.find_picture(name, _folders(file, images, part, "images")))
             yield Sample(picture, image, tuple(texts), split=re.sub(r"\d{4}$", "", part))
 
 
@@ -195,13 +199,13 @@ def read_textvqa(path: str | Path, images: str | Path | None = None) -> Iterator
         pages: dict[str, list[Text]] = {}
         splits: dict[str, str] = {}
         seen: dict[Any, str] = {}
-        for n, row in enumerate(checks.field(checks.read_json(file), "data", str(file))):
+        for n, row in enumerate(validation.field(validation.read_json(file), "data", str(file))):
             where = f"{file}: data[{n}]"
-            key = checks.field(row, "question_id", where)
-            checks.once(seen, key, where)
-            picture = str(checks.field(row, "image_id", where))
+            key = validation.field(row, "question_id", where)
+            validation.once(seen, key, where)
+            picture = str(validation.field(row, "image_id", where))
             said = [str(answer) for answer in row.get("answers") or []]
-            question = str(checks.field(row, "question", where))
+            question = str(validation.field(row, "question", where))
             pages.setdefault(picture, []).extend(_people(key, question, said, source))
             splits[picture] = str(row.get("set_name") or file.stem.rpartition("_")[2])
         yield from _open_images(file, images, pages, splits)
@@ -213,9 +217,9 @@ def read_textcaps(path: str | Path, images: str | Path | None = None) -> Iterato
     for file in _all(Path(path), "TextCaps_*.json"):
         pages: dict[str, list[Text]] = {}
         splits: dict[str, str] = {}
-        for n, row in enumerate(checks.field(checks.read_json(file), "data", str(file))):
+        for n, row in enumerate(validation.field(validation.read_json(file), "data", str(file))):
             where = f"{file}: data[{n}]"
-            picture = str(checks.field(row, "image_id", where))
+            picture = str(validation.field(row, "image_id", where))
             splits[picture] = str(row.get("set_name") or file.stem.rpartition("_")[2])
             said = [row["caption_str"]] if row.get("caption_str") else row.get("reference_strs") or []
             texts = pages.setdefault(picture, [])
@@ -230,7 +234,7 @@ def _open_images(
     for picture, texts in pages.items():
         name = f"{picture}.jpg"
         folders = _folders(file, images, "test_images" if splits[picture] == "test" else "train_images", "images")
-        image = checks.image_ref(name, checks.find_picture(name, folders))
+        image = validation.image_ref(name, validation.find_picture(name, folders))
         yield Sample(picture, image, tuple(texts), split=splits[picture])
 
 
@@ -241,17 +245,17 @@ def read_vizwiz(path: str | Path, images: str | Path | None = None) -> Iterator[
     files = [root] if root.is_file() else _all(root / "Annotations", "*.json")
     seen: dict[Any, str] = {}
     for file in files:
-        rows = checks.read_json(file)
+        rows = validation.read_json(file)
         if not isinstance(rows, list):
             raise ValueError(f"{file}: expected a list of questions, got {type(rows).__name__}")
         for n, row in enumerate(rows):
             where = f"{file}: [{n}]"
-            name = str(checks.field(row, "image", where))
-            checks.once(seen, name, where)
-            question = str(checks.field(row, "question", where))
-            said = [str(checks.field(answer, "answer", where)) for answer in row.get("answers") or []]
+            name = str(validation.field(row, "image", where))
+            validation.once(seen, name, where)
+            question = str(validation.field(row, "question", where))
+            said = [str(validation.field(answer, "answer", where)) for answer in row.get("answers") or []]
             folders = _folders(file, images, f"../{file.stem}", file.stem, "images")
-            image = checks.image_ref(name, checks.find_picture(name, folders))
+            image = validation.image_ref(name, validation.find_picture(name, folders))
             yield Sample(name, image, tuple(_people(name, question, said, source)), split=file.stem)
 
 

@@ -9,20 +9,17 @@ label means. Lost in writing: quads, descriptions, questions, groundings, verdic
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from florence2 import geometry
-from florence2.formats import checks, pairs, placing
-from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, from_json, to_json
+from florence2.formats import pairs, validation
+from florence2.formats.coco_writer import LISTED, SOURCE, box_around, write
+from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, from_json
 
-SOURCE = Source("import", "coco")
-LISTED = "exhaustive_category_ids"  # beside LVIS's neg_category_ids and not_exhaustive_category_ids
-HOLDS = frozenset(("texts", "regions", "licence", "source", "split"))
+__all__ = ["is_coco", "read", "write"]
 PARTS = ("train2017", "val2017", "train2014", "val2014", "train", "val")
 
 
@@ -45,9 +42,9 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
     phrases: list[tuple[Path, Any]] = []
     for file in files:
         try:
-            data = checks.read_json(file)
+            data = validation.read_json(file)
         except ValueError as error:
-            checks.refuse(error)
+            validation.refuse(error)
             continue
         if path.is_dir() and pairs.holds_pairs(data):
             phrases.append((file, data))
@@ -75,8 +72,8 @@ def _holds_coco(data: Any) -> bool:
 
 
 def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
-    records = checks.field(data, "images", str(file))
-    annotations = checks.field(data, "annotations", str(file))
+    records = validation.field(data, "images", str(file))
+    annotations = validation.field(data, "annotations", str(file))
     if not isinstance(records, list) or not isinstance(annotations, list):
         raise ValueError(f"{file}: expected lists under 'images' and 'annotations'")
     categories = _categories(file, data)
@@ -88,10 +85,10 @@ def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
     for n, record in enumerate(records):
         where = f"{file}: images[{n}]"
         try:
-            key = checks.field(record, "id", where)
-            checks.once(seen, key, where)
+            key = validation.field(record, "id", where)
+            validation.once(seen, key, where)
         except ValueError as error:
-            checks.refuse(error)
+            validation.refuse(error)
             continue
         by_image[key] = []
         kept.append((where, record))
@@ -100,13 +97,13 @@ def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
         where = f"{file}: annotations[{n}]"
         try:
             if "id" in annotation:
-                checks.once(seen, annotation["id"], where)
+                validation.once(seen, annotation["id"], where)
                 where = f"{file}: annotation {annotation['id']}"
-            key = checks.field(annotation, "image_id", where)
+            key = validation.field(annotation, "image_id", where)
             if key not in by_image:
                 raise ValueError(f"{where}: image_id {key!r} is not among the file's images")
         except ValueError as error:
-            checks.refuse(error)
+            validation.refuse(error)
             continue
         by_image[key].append((where, annotation))
     every = {space: (Coverage("exhaustive", tuple(categories.values())),)} if categories else {}
@@ -114,14 +111,14 @@ def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
     for where, record in kept:
         try:
             name = _file_name(record, where)
-            width, height = (checks.whole(record.get(side, 0), f"{where}: {side}") for side in ("width", "height"))
+            width, height = (validation.whole(record.get(side, 0), f"{where}: {side}") for side in ("width", "height"))
             licence = licences.get(record.get("license"), "")
-            image = checks.image_ref(name, _picture(name, folders), width, height, licence)
+            image = validation.image_ref(name, _picture(name, folders), width, height, licence)
             texts, regions = _items(by_image[record["id"]], categories, space, image.size_wh)
             own = categories and (LISTED in record or "neg_category_ids" in record)
             coverage = _own_coverage(record, regions, categories, space, where) if own else every
         except ValueError as error:
-            checks.refuse(error)
+            validation.refuse(error)
             continue
         split = str(record.get("split") or "")
         yield Sample(str(record["id"]), image, tuple(texts), tuple(regions), split=split, coverage=coverage)
@@ -130,7 +127,7 @@ def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
 def _picture(name: str, folders: list[Path]) -> Path:
     """Where a picture is: by its whole name, or by its end (Objects365 says images/v1/patch8/x.jpg of patch8/x.jpg)."""
     parts = Path(name).parts
-    guesses = [checks.find_picture(str(Path(*parts[-n:])), folders) for n in (len(parts), 2, 1) if n <= len(parts)]
+    guesses = [validation.find_picture(str(Path(*parts[-n:])), folders) for n in (len(parts), 2, 1) if n <= len(parts)]
     return next((guess for guess in guesses if guess.is_file()), guesses[0])
 
 
@@ -138,7 +135,7 @@ def _file_name(record: Mapping, where: str) -> str:
     """The picture's name; LVIS tells it by COCO's address alone."""
     if "file_name" not in record and isinstance(record.get("coco_url"), str):
         return "/".join(record["coco_url"].split("/")[-2:])
-    return str(checks.field(record, "file_name", where))
+    return str(validation.field(record, "file_name", where))
 
 
 def _own_coverage(
@@ -172,9 +169,9 @@ def _categories(file: Path, data: Mapping) -> dict[Any, str]:
     seen: dict[Any, str] = {}
     for n, row in enumerate(data.get("categories") or []):
         where = f"{file}: categories[{n}]"
-        key = checks.field(row, "id", where)
-        checks.once(seen, key, where)
-        out[key] = str(checks.field(row, "name", where))
+        key = validation.field(row, "id", where)
+        validation.once(seen, key, where)
+        out[key] = str(validation.field(row, "name", where))
     return out
 
 
@@ -208,7 +205,7 @@ def _items(
         try:
             regions.append(_region(annotation, where, name, categories, space, size_wh))
         except ValueError as error:
-            checks.refuse(error)
+            validation.refuse(error)
     return texts, regions
 
 
@@ -217,15 +214,15 @@ def _region(
 ) -> Region:
     if "segments_info" in annotation:
         raise ValueError(f"{where}: panoptic segments are not read; give the instances file instead")
-    category = checks.field(annotation, "category_id", where)
+    category = validation.field(annotation, "category_id", where)
     if category not in categories:
         raise ValueError(f"{where}: category_id {category!r} is not among the file's categories")
     polygons, mask = _outline(annotation.get("segmentation"), where, size_wh)
     box = annotation.get("bbox")
     if box is None and not polygons and mask is None:
         raise ValueError(f"{where}: has neither 'bbox' nor 'segmentation'")
-    corners = checks.box_from_xywh(box, f"{where}: bbox") if box is not None else _around(polygons, mask)
-    score = checks.number(annotation["score"], f"{where}: score") if annotation.get("score") is not None else None
+    corners = validation.box_from_xywh(box, f"{where}: bbox") if box is not None else box_around(polygons, mask)
+    score = validation.number(annotation["score"], f"{where}: score") if annotation.get("score") is not None else None
     return Region(
         name, "object", corners, categories[category], space, polygons=polygons, mask=mask, score=score,
         ignore=bool(annotation.get("iscrowd")), source=_source(annotation),
@@ -245,26 +242,21 @@ def _outline(segmentation: Any, where: str, size_wh: tuple[int, int]) -> tuple[t
     if not segmentation:
         return (), None
     if isinstance(segmentation, Mapping):
-        height, width = (checks.whole(v, where) for v in checks.numbers(segmentation.get("size"), where, 2))
-        counts = checks.field(segmentation, "counts", where)
+        height, width = (validation.whole(v, where) for v in validation.numbers(segmentation.get("size"), where, 2))
+        counts = validation.field(segmentation, "counts", where)
         if not isinstance(counts, str):
-            counts = geometry.pack_counts([checks.whole(c, where) for c in counts])
+            counts = geometry.pack_counts([validation.whole(c, where) for c in counts])
         rle = Rle(height, width, counts)
         try:
             geometry.rle_counts(rle)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         return (), rle
-    polygons = [checks.numbers(part, where) for part in segmentation]
+    polygons = [validation.numbers(part, where) for part in segmentation]
     for part in polygons:
         if len(part) < 6 or len(part) % 2:
             raise ValueError(f"{where}: expected at least three x, y pairs, got {len(part)} numbers")
     return tuple(polygons), None
-
-
-def _around(polygons: tuple[Polygon, ...], mask: Rle | None) -> tuple[float, float, float, float] | None:
-    outlines = polygons or (tuple(geometry.mask_polygons(geometry.decode_rle(mask))) if mask else ())
-    return geometry.polygon_box(*outlines) if outlines else None
 
 
 def _joined(a: Sample, b: Sample) -> Sample:
@@ -281,137 +273,3 @@ def _joined(a: Sample, b: Sample) -> Sample:
         split=a.split or b.split,
         coverage={**a.coverage, **b.coverage},
     )
-
-
-def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
-    """FOLDER/instances.json and FOLDER/captions.json with the pictures in FOLDER/images; counts what is lost."""
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    lost: Counter[str] = Counter()
-    names, numbers = placing.Names(), _Numbers()
-    images: list[dict] = []
-    instances: list[dict] = []
-    captions: list[dict] = []
-    categories, licences = _Count(), _Count()
-    covered: list[tuple[dict, Sequence[Coverage]]] = []
-    space = ""
-    for n, sample in enumerate(samples, 1):
-        width, height = placing.size_of(sample)
-        number = numbers.of(sample.id, n)
-        name = names.of(sample)
-        placing.place_picture(sample, folder / "images" / name, lost)
-        record = {"id": number, "file_name": name, "width": width, "height": height}
-        if sample.image.licence:
-            record["license"] = licences.of(sample.image.licence)
-        if sample.split:
-            record["split"] = sample.split
-        images.append(record)
-        sample = placing.count_lost(sample, lost, HOLDS)
-        space = space or placing.space_of(sample)
-        states = tuple(sample.coverage.get(space, ()))
-        covered.append((record, states))
-        for label in (label for state in states for label in state.labels):
-            categories.of(label)
-        lost["coverage_of_other_spaces"] += len(set(sample.coverage) - {space, "text"})
-        for region in sample.regions:
-            lost["label_space"] += bool(region.label_space) and region.label_space != space
-            row = _annotation(region, lost)
-            if row is not None:
-                row = {"id": len(instances) + 1, "image_id": number, "category_id": categories.of(region.label), **row}
-                instances.append(row)
-        for text in sample.texts:
-            if text.detail != "brief":
-                lost[f"text_{text.detail}"] += 1
-                continue
-            row = {"id": len(captions) + 1, "image_id": number, "caption": text.text, **_signature(text)}
-            captions.append(row)
-    for record, told in covered:
-        record.update(_listed(told, categories))
-    info = {"description": space, "label_space": space} if space else {}
-    shared = {"info": info, "licenses": licences.rows(), "images": images}
-    _save(folder / "instances.json", {**shared, "annotations": instances, "categories": categories.rows()})
-    if captions:
-        _save(folder / "captions.json", {**shared, "annotations": captions})
-    return lost
-
-
-class _Count:
-    """Names with numbers from 1, in the order they come."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def of(self, name: str) -> int:
-        return self.numbers.setdefault(name, len(self.numbers) + 1)
-
-    def rows(self) -> list[dict]:
-        return [{"id": number, "name": name} for name, number in self.numbers.items()]
-
-
-def _listed(states: Sequence[Coverage], categories: _Count) -> dict[str, list[int]]:
-    """What a picture's record says of the absence of labels: nothing where all categories are listed, as COCO means."""
-    every = set(categories.numbers)
-    if [s.state for s in states] == ["exhaustive"] and (not states[0].labels or set(states[0].labels) == every):
-        return {}
-    if not states and not every:
-        return {}
-    keys = {"exhaustive": LISTED, "partial": "not_exhaustive_category_ids", "negatives": "neg_category_ids"}
-    out: dict[str, list[int]] = {key: [] for key in keys.values()}
-    for state in states:
-        out[keys[state.state]] += [categories.of(label) for label in state.labels or every]
-    return out
-
-
-def _signature(item: Region | Text) -> dict[str, Any]:
-    """Who made an item, where that is more than that it came in COCO's form."""
-    source = item.source
-    if source is None or (source.kind, source.name) == (SOURCE.kind, SOURCE.name):
-        return {}
-    return {"source": {"kind": source.kind, "name": source.name, "version": source.version}}
-
-
-class _Numbers:
-    """Picture numbers: the sample's own where all of them are numbers, else counted."""
-
-    def __init__(self) -> None:
-        self.taken: set[int] = set()
-
-    def of(self, name: str, count: int) -> int:
-        number = int(name) if name.isdigit() and name == str(int(name)) else count
-        while number in self.taken:
-            number += 1_000_000_007
-        self.taken.add(number)
-        return number
-
-
-def _annotation(region: Region, lost: Counter[str]) -> dict[str, Any] | None:
-    box = region.box
-    if box is None:
-        outlines = [region.quad] if region.quad else list(region.polygons)
-        box = geometry.polygon_box(*outlines) if outlines else None
-    if box is None and region.mask is not None:
-        box = _around((), region.mask)
-    if box is None or not region.label:
-        lost["region_without_place" if box is None else "region_without_label"] += 1
-        return None
-    for field in ("quad", "description"):
-        lost[field] += bool(getattr(region, field))
-    x1, y1, x2, y2 = box
-    row: dict[str, Any] = {"bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": int(region.ignore), **_signature(region)}
-    row["area"] = float(geometry.area(box)[0])
-    if region.polygons:
-        row["segmentation"] = [list(part) for part in region.polygons]
-        row["area"] = sum(geometry.polygon_area(part) for part in region.polygons)
-    elif region.mask is not None:
-        mask = to_json(region.mask)
-        row["segmentation"] = {"size": [mask["height"], mask["width"]], "counts": mask["counts"]}
-        row["area"] = float(geometry.rle_area(region.mask))
-    if region.score is not None:
-        row["score"] = region.score
-    return row
-
-
-def _save(file: Path, data: dict[str, Any]) -> None:
-    aside = file.with_name(f".{file.name}.part")
-    aside.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
-    os.replace(aside, file)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from florence2.formats import checks
+from florence2.formats import validation
 from florence2.records import ImageRef, Item, Sample, from_json, to_json
 
 LOCAL = "://"  # what a uri holds that is no path
@@ -26,14 +26,14 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
         raise ValueError(f"{path}: holds no .jsonl file")
     seen: dict[str, str] = {}
     for file in files:
-        for number, line in enumerate(checks.read_text(file).split("\n"), 1):
+        for number, line in enumerate(validation.read_text(file).split("\n"), 1):
             if not line.strip():
                 continue
             try:
                 sample = _sample(line, f"{file}:{number}", Path(images) if images else file.parent)
-                checks.once(seen, sample.id, f"{file}:{number}")
+                validation.once(seen, sample.id, f"{file}:{number}")
             except ValueError as error:
-                checks.refuse(error)
+                validation.refuse(error)
                 continue
             yield sample
 
@@ -78,7 +78,7 @@ def _placed(image: ImageRef, folder: Path) -> ImageRef:
     uri = image.uri
     if not uri or LOCAL in uri or uri.startswith("scenes:"):
         return image
-    found = checks.image_ref(image.id, folder / uri, image.width, image.height)
+    found = validation.image_ref(image.id, folder / uri, image.width, image.height)
     return dataclasses.replace(image, uri=found.uri, width=found.width, height=found.height)
 
 
@@ -88,17 +88,17 @@ def check_sample(sample: Sample, where: str) -> None:
     items: tuple[Item, ...] = (*sample.texts, *sample.regions, *sample.groundings)
     for item in items:
         if item.id:
-            checks.once(seen, item.id, f"{where}: {type(item).__name__}")
+            validation.once(seen, item.id, f"{where}: {type(item).__name__}")
         if item.score is not None:
-            checks.number(item.score, f"{where}: score of {item.id!r}")
+            validation.number(item.score, f"{where}: score of {item.id!r}")
     for region in sample.regions:
         place = f"{where}: region {region.id!r}"
         if region.box is not None:
-            checks.numbers(region.box, f"{place}: box", 4)
+            validation.numbers(region.box, f"{place}: box", 4)
         if region.quad:
-            checks.numbers(region.quad, f"{place}: quad", 8)
+            validation.numbers(region.quad, f"{place}: quad", 8)
         for polygon in region.polygons:
-            checks.numbers(polygon, f"{place}: polygons")
+            validation.numbers(polygon, f"{place}: polygons")
             if len(polygon) % 2:
                 raise ValueError(f"{place}: polygons: expected x, y pairs, got {len(polygon)} numbers")
     known = {text.id for text in sample.texts} | {region.id for region in sample.regions}

@@ -8,21 +8,19 @@ worked on the annotation since. Lost in writing: masks (outlines stay), groundin
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 from florence2 import geometry
-from florence2.formats import checks, placing
-from florence2.records import Coverage, Region, Sample, Source, Text, from_json, to_json
+from florence2.formats import validation
+from florence2.formats.labelstudio_writer import HUMAN, OURS, write
+from florence2.records import Coverage, Region, Sample, Source, Text, from_json
 
-HUMAN = Source("human", "labelstudio")
+__all__ = ["is_labelstudio", "read", "write"]
 SHAPES = {"rectanglelabels": "rectangle", "rectangle": "rectangle", "polygonlabels": "polygon", "polygon": "polygon"}
 DETAILS = {
     "caption": "brief",
@@ -32,9 +30,7 @@ DETAILS = {
     "ocr": "ocr",
     "answer": "answer",
 }
-OURS = "florence2"
 WORKED_ON = ("completed_by", "lead_time", "created_at")  # what Label Studio adds to an annotation that a person saved
-HOLDS = frozenset(("texts", "regions", "split", "licence", "source"))
 
 
 def is_labelstudio(path: Path) -> bool:
@@ -52,23 +48,23 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
     files = sorted(p for p in path.glob("*.json") if is_labelstudio(p)) if path.is_dir() else [path]
     seen: dict[Any, str] = {}
     for file in files:
-        tasks = checks.read_json(file)
+        tasks = validation.read_json(file)
         if not isinstance(tasks, list):
             raise ValueError(f"{file}: expected a list of tasks, as Label Studio's JSON export")
         for n, task in enumerate(tasks):
             where = f"{file}: task {task.get('id', n) if isinstance(task, Mapping) else n}"
             name = str(task.get("id", n)) if isinstance(task, Mapping) else str(n)
             try:
-                checks.once(seen, name, where)
+                validation.once(seen, name, where)
                 sample = _sample(task, where, name, Path(images) if images else file.parent)
             except ValueError as error:
-                checks.refuse(error)
+                validation.refuse(error)
                 continue
             yield sample
 
 
 def _sample(task: Any, where: str, name: str, folder: Path) -> Sample:
-    data = checks.field(task, "data", where)
+    data = validation.field(task, "data", where)
     url = next((v for k, v in data.items() if k in ("image", "img", "ocr", "captioning") and isinstance(v, str)), None)
     if url is None:
         raise ValueError(f"{where}: data: expected an 'image' with a path or address")
@@ -81,17 +77,17 @@ def _sample(task: Any, where: str, name: str, folder: Path) -> Sample:
             size = _read_results(said.get("result") or [], where, HUMAN, None, texts, regions, as_written) or size
     for said in task.get("predictions") or []:
         source = Source("model", "labelstudio", str(said.get("model_version") or ""))
-        score = checks.number(said["score"], f"{where}: score") if said.get("score") is not None else None
+        score = validation.number(said["score"], f"{where}: score") if said.get("score") is not None else None
         size = _read_results(said.get("result") or [], where, source, score, texts, regions) or size
     local = _local_name(url)
-    picture = checks.find_picture(local, [folder, folder / "images"])
+    picture = validation.find_picture(local, [folder, folder / "images"])
     if not picture.is_file():
-        picture = checks.find_picture(Path(local).name, [folder, folder / "images"])
+        picture = validation.find_picture(Path(local).name, [folder, folder / "images"])
     ours = data.get(OURS) if isinstance(data.get(OURS), Mapping) else None
     if ours is None:
         partial = {"labelstudio": (Coverage("partial"),)} if regions else {}
-        return Sample(name, checks.image_ref(url, picture, *size), tuple(texts), tuple(regions), coverage=partial)
-    image = checks.image_ref(url, picture, *size, licence=str(ours.get("licence") or ""))
+        return Sample(name, validation.image_ref(url, picture, *size), tuple(texts), tuple(regions), coverage=partial)
+    image = validation.image_ref(url, picture, *size, licence=str(ours.get("licence") or ""))
     bare = {"id": str(ours.get("id") or name), "image": {"id": url}, "split": ours.get("split") or ""}
     try:
         told = from_json(Sample, {**bare, "coverage": ours.get("coverage") or {}})
@@ -123,17 +119,19 @@ def _read_results(
     size = None
     for n, result in enumerate(results):
         place = f"{where}: result {result.get('id', n) if isinstance(result, Mapping) else n}"
-        kind = str(checks.field(result, "type", place))
-        value = checks.field(result, "value", place)
+        kind = str(validation.field(result, "type", place))
+        value = validation.field(result, "value", place)
         key = str(result.get("id", f"{len(regions)}-{n}"))
         more = _more(result, place) if ours else {}
         if kind in SHAPES:
-            sides = (checks.whole(checks.field(result, f"original_{s}", place), place) for s in ("width", "height"))
+            sides = (
+                validation.whole(validation.field(result, f"original_{s}", place), place) for s in ("width", "height")
+            )
             size = (next(sides), next(sides))
             labels = value.get(kind) or []
             shape = _region(SHAPES[kind], value, place, size)
             label = str(labels[0]) if labels else by_id[key].label if key in by_id else ""
-            own = checks.number(result["score"], place) if result.get("score") is not None else score
+            own = validation.number(result["score"], place) if result.get("score") is not None else score
             base = by_id.get(str(more.pop("part_of", "")))
             if base is not None:  # a further part of an outline
                 outline = (*base.polygons, *shape.get("polygons", ()))
@@ -185,106 +183,19 @@ def _more(result: Mapping, where: str) -> dict[str, Any]:
 def _region(shape: str, value: Mapping, where: str, size_wh: tuple[int, int]) -> dict[str, Any]:
     width, height = size_wh
     if shape == "polygon":
-        points = [checks.numbers(p, f"{where}: points", 2) for p in checks.field(value, "points", where)]
+        points = [validation.numbers(p, f"{where}: points", 2) for p in validation.field(value, "points", where)]
         if len(points) < 3:
             raise ValueError(f"{where}: points: expected at least 3, got {len(points)}")
         outline = tuple(v for x, y in points for v in (x * width / 100, y * height / 100))
         return {"box": geometry.polygon_box(outline), "polygons": (outline,)}
-    x, y, w, h = (checks.number(checks.field(value, key, where), where) for key in ("x", "y", "width", "height"))
+    x, y, w, h = (
+        validation.number(validation.field(value, key, where), where) for key in ("x", "y", "width", "height")
+    )
     left, top, wide, high = x * width / 100, y * height / 100, w * width / 100, h * height / 100
-    angle = checks.number(value.get("rotation") or 0, where)
+    angle = validation.number(value.get("rotation") or 0, where)
     if not angle:
         return {"box": (left, top, left + wide, top + high)}
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))  # turned clockwise about the top left
     corners = ((0.0, 0.0), (wide, 0.0), (wide, high), (0.0, high))
     quad = tuple(v for dx, dy in corners for v in (left + dx * cos - dy * sin, top + dx * sin + dy * cos))
     return {"box": geometry.quad_box(quad), "quad": quad}
-
-
-def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
-    """FOLDER/tasks.json for Label Studio's import, the pictures in FOLDER/images; counts what is lost.
-
-    What people and data sets say becomes an annotation, all else predictions by source. A quad is written as a polygon.
-    """
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    lost: Counter[str] = Counter()
-    names = placing.Names()
-    tasks = []
-    for sample in samples:
-        size_wh = placing.size_of(sample)
-        name = names.of(sample)
-        placing.place_picture(sample, folder / "images" / name, lost)
-        sample = placing.count_lost(sample, lost, HOLDS, words=True)
-        said: dict[tuple[bool, str], list[dict]] = {}
-        items: tuple[Region | Text, ...] = (*sample.regions, *sample.texts)
-        for item in items:
-            human = item.source is None or item.source.kind in ("human", "import")
-            version = "" if human or item.source is None else item.source.version or item.source.name
-            rows = _results(item, size_wh, lost) if isinstance(item, Region) else _text_results(item, lost)
-            said.setdefault((human, version), []).extend(rows)
-        task: dict[str, Any] = {"id": int(sample.id)} if sample.id.isdigit() else {}
-        ours = {"id": sample.id, "split": sample.split, "licence": sample.image.licence}
-        ours["coverage"] = to_json(sample).get("coverage", {})
-        task["data"] = {"image": f"images/{name}", OURS: {key: value for key, value in ours.items() if value}}
-        task["annotations"] = [{"result": rows} for (human, _), rows in said.items() if human]
-        models = [{"model_version": v, "result": rows} for (human, v), rows in said.items() if not human]
-        tasks.append({**task, "predictions": models})
-    aside = folder / ".tasks.json.part"
-    aside.write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
-    os.replace(aside, folder / "tasks.json")
-    return lost
-
-
-def _results(region: Region, size_wh: tuple[int, int], lost: Counter[str]) -> list[dict[str, Any]]:
-    width, height = size_wh
-    shared: dict[str, Any] = {"id": region.id, "original_width": width, "original_height": height, "to_name": "image"}
-    shared.update({"image_rotation": 0}, **({"score": region.score} if region.score is not None else {}))
-    shared.update(_meta(region, label_space=region.label_space, description=region.description, ignore=region.ignore))
-    polygons = list(region.polygons) or ([region.quad] if region.quad else [])
-    lost["mask"] += region.mask is not None
-    if region.mask is not None and not polygons:
-        polygons = list(geometry.mask_polygons(geometry.decode_rle(region.mask)))
-    polygons = [p for p in polygons if len(p) >= 6]
-    box = region.box
-    if polygons and not (region.kind == "text" and box and polygons[0] == geometry.box_quad(box)):
-        part = polygons[0]
-        points = [[x * 100 / width, y * 100 / height] for x, y in zip(part[::2], part[1::2])]
-        value: dict[str, Any] = {"points": points, "closed": True}
-        kind = "polygon"
-    elif box is not None:
-        x1, y1, x2, y2 = box
-        sides = {"width": (x2 - x1) * 100 / width, "height": (y2 - y1) * 100 / height}
-        value = {"x": x1 * 100 / width, "y": y1 * 100 / height, **sides, "rotation": 0}
-        kind = "rectangle"
-    else:
-        lost["region_without_place"] += 1
-        return []
-    if region.kind == "text":
-        words = {**shared, "from_name": "transcription", "type": "textarea", "value": {**value, "text": [region.label]}}
-        return [{**shared, "from_name": kind, "type": kind, "value": value}, words]
-    key = f"{kind}labels"
-    label = {key: [region.label] if region.label else []}
-    rows = [{**shared, "from_name": "label", "type": key, "value": {**value, **label}}]
-    for n, part in enumerate(polygons[1:] if kind == "polygon" else (), 1):
-        points = [[x * 100 / width, y * 100 / height] for x, y in zip(part[::2], part[1::2])]
-        place = {"id": f"{region.id}:{n}", "meta": {OURS: {"part_of": region.id}}}
-        value = {"points": points, "closed": True, **label}
-        rows.append({**shared, **place, "from_name": "label", "type": key, "value": value})
-    return rows
-
-
-def _meta(item: Region | Text, **fields: Any) -> dict[str, Any]:
-    """What Label Studio has no field for."""
-    said = {key: value for key, value in fields.items() if value}
-    source = item.source
-    if source is not None and source != HUMAN:
-        said["source"] = {"kind": source.kind, "name": source.name, "version": source.version}
-    return {"meta": {OURS: said}} if said else {}
-
-
-def _text_results(text: Text, lost: Counter[str]) -> list[dict[str, Any]]:
-    name = {"brief": "caption"}.get(text.detail, text.detail)
-    shared = {"id": text.id, "from_name": name, "to_name": "image", "type": "textarea"}
-    more = _meta(text, question=text.question, score=text.score)
-    return [{**shared, **more, "value": {"text": [text.text]}}]

@@ -15,7 +15,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from florence2.formats import checks
+from florence2.formats import validation
 from florence2.records import Coverage, Region, Sample, Source
 
 SPACE = "openimages"
@@ -41,7 +41,7 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
             try:
                 sample = _sample(name, file, part, regions.get(name, []), verified.get(name, {}), images)
             except ValueError as error:
-                checks.refuse(error)
+                validation.refuse(error)
                 continue
             yield sample
 
@@ -57,7 +57,7 @@ def _sample(
     here = file.parent
     place = part.removeprefix("oidv6-")
     folders = [Path(images), Path(images) / place] if images else [here / place, here / "images", here / "data", here]
-    image = checks.image_ref(f"{name}.jpg", checks.find_picture(f"{name}.jpg", folders))
+    image = validation.image_ref(f"{name}.jpg", validation.find_picture(f"{name}.jpg", folders))
     if rows and not image.width:
         raise ValueError(f"{rows[0][3]}: the size of {image.uri} is needed for its boxes; put the picture in place")
     width, height = image.size_wh
@@ -81,7 +81,7 @@ def _names(folder: Path) -> dict[str, str]:
     if not files:
         raise ValueError(f"{folder}: holds no class-descriptions-boxable.csv, which names the labels")
     out = {}
-    for n, row in enumerate(csv.reader(checks.read_text(files[0]).splitlines()), 1):
+    for n, row in enumerate(csv.reader(validation.read_text(files[0]).splitlines()), 1):
         if len(row) != 2:
             raise ValueError(f"{files[0]}:{n}: expected code,name, got {len(row)} cells")
         out[row[0]] = row[1]
@@ -92,12 +92,12 @@ def _regions(file: Path, names: dict[str, str]) -> dict[str, list[tuple[str, tup
     out: dict[str, list[tuple[str, tuple[float, ...], bool, str]]] = {}
     for where, row in _rows(file, ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")):
         try:
-            corners = checks.numbers([row[key] for key in ("XMin", "XMax", "YMin", "YMax")], where, 4)
+            corners = validation.numbers([row[key] for key in ("XMin", "XMax", "YMin", "YMax")], where, 4)
             if corners[0] > corners[1] or corners[2] > corners[3]:
                 raise ValueError(f"{where}: expected XMin <= XMax and YMin <= YMax, got {corners}")
             label = _named(names, row["LabelName"], where)
         except ValueError as error:
-            checks.refuse(error)
+            validation.refuse(error)
             continue
         out.setdefault(row["ImageID"], []).append((label, corners, row.get("IsGroupOf") == "1", where))
     return out
@@ -111,21 +111,21 @@ def _verified(file: Path, part: str, names: dict[str, str]) -> dict[str, dict[st
     out: dict[str, dict[str, bool]] = {}
     for where, row in _rows(labels, ("ImageID", "LabelName", "Confidence")) if labels else ():
         try:
-            present = checks.number(row["Confidence"], f"{where}: Confidence") > 0
+            present = validation.number(row["Confidence"], f"{where}: Confidence") > 0
             out.setdefault(row["ImageID"], {})[_named(names, row["LabelName"], where)] = present
         except ValueError as error:
-            checks.refuse(error)
+            validation.refuse(error)
     return out
 
 
 def _rows(file: Path, needed: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    reader = csv.DictReader(checks.read_text(file).splitlines())
+    reader = csv.DictReader(validation.read_text(file).splitlines())
     lacking = [column for column in needed if column not in (reader.fieldnames or ())]
     if lacking:
         raise ValueError(f"{file}:1: has no column {lacking[0]}; expected {', '.join(needed)}")
     for n, row in enumerate(reader, 2):
         if any(row[column] is None for column in needed):
-            checks.refuse(ValueError(f"{file}:{n}: expected {len(reader.fieldnames or ())} cells, got fewer"))
+            validation.refuse(ValueError(f"{file}:{n}: expected {len(reader.fieldnames or ())} cells, got fewer"))
             continue
         yield f"{file}:{n}", row
 

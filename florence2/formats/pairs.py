@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from florence2.formats import checks
+from florence2.formats import validation
 from florence2.records import Grounding, Region, Sample, Source
 
 SOURCE = Source("import", "pairs")
@@ -27,20 +27,22 @@ def grounded(file: Path, data: Mapping[str, Any], samples: Mapping[str, Sample])
     out: dict[str, Sample] = {}
     for n, pair in enumerate(data["pairs"]):
         where = f"{file}: pairs[{n}]"
-        name = str(checks.field(pair, "image_id", where))
+        name = str(validation.field(pair, "image_id", where))
         sample = out.get(name) or samples.get(name)
         if sample is None:
             raise ValueError(f"{where}: image_id {name} is not among the pictures beside the file")
-        caption = str(checks.field(pair, "caption_id", where))
+        caption = str(validation.field(pair, "caption_id", where))
         text = next((t.text for t in sample.texts if t.id == caption), None)
-        start, end = (checks.whole(v, f"{where}: span") for v in checks.numbers(pair.get("span"), f"{where}: span", 2))
-        phrase = str(checks.field(pair, "phrase", where))
+        start, end = (
+            validation.whole(v, f"{where}: span") for v in validation.numbers(pair.get("span"), f"{where}: span", 2)
+        )
+        phrase = str(validation.field(pair, "phrase", where))
         if text is None or text[start:end] != phrase:
             raise ValueError(f"{where}: span [{start}, {end}) of caption {caption} is not {phrase!r:.60}")
         region = str(pair.get("segment_id", ""))
         if region not in {r.id for r in sample.regions}:
             region = f"pair{n}"
-            x1, y1, x2, y2 = checks.numbers(checks.field(pair, "bbox_xyxy", where), f"{where}: bbox_xyxy", 4)
+            x1, y1, x2, y2 = validation.numbers(validation.field(pair, "bbox_xyxy", where), f"{where}: bbox_xyxy", 4)
             new = Region(region, "object", (x1, y1, x2, y2), source=SOURCE)
             sample = dataclasses.replace(sample, regions=(*sample.regions, new))
         said = Grounding(f"g{n}", caption, phrase, ((start, end),), (region,), source=SOURCE)

@@ -8,20 +8,19 @@ label space and splits of other names are held under `florence2` in data.yaml. L
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from florence2 import geometry
-from florence2.formats import checks, placing
+from florence2.formats import validation
+from florence2.formats.yolo_writer import OURS, write
 from florence2.records import Coverage, Region, Sample, Source
 
+__all__ = ["read", "write"]
 SOURCE = Source("import", "yolo")
-OURS = "florence2"
 SPLITS = {"train": "train", "val": "test", "test": "test"}  # a key of data.yaml -> our split
 
 
@@ -48,14 +47,14 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
                     part = str((ours.get("splits") or {}).get(entry, part))
                     sample = _sample(picture, root, names, space, part)
                 except ValueError as error:
-                    checks.refuse(error)
+                    validation.refuse(error)
                     continue
                 yield sample
 
 
 def _load(file: Path) -> Mapping[str, Any]:
     try:
-        data = yaml.safe_load(checks.read_text(file))
+        data = yaml.safe_load(validation.read_text(file))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -66,11 +65,11 @@ def _load(file: Path) -> Mapping[str, Any]:
 
 
 def _names(file: Path, data: Mapping[str, Any]) -> dict[int, str]:
-    names = checks.field(data, "names", str(file))
+    names = validation.field(data, "names", str(file))
     rows = names.items() if isinstance(names, Mapping) else enumerate(names) if isinstance(names, list) else None
     if rows is None:
         raise ValueError(f"{file}: names: expected a list or a map from number to name, got {names!r:.60}")
-    return {checks.whole(number, f"{file}: names"): str(name) for number, name in rows}
+    return {validation.whole(number, f"{file}: names"): str(name) for number, name in rows}
 
 
 def _entries(value: Any) -> list[str]:
@@ -80,12 +79,12 @@ def _entries(value: Any) -> list[str]:
 def _pictures(file: Path, key: str, root: Path, entry: str, images: Path | None) -> list[Path]:
     place = images or root / entry
     if place.is_dir():
-        return checks.pictures_in(place) or checks.pictures_in(place / "images")
+        return validation.pictures_in(place) or validation.pictures_in(place / "images")
     if place.is_file():
-        return [root / line.strip() for line in checks.read_text(place).splitlines() if line.strip()]
+        return [root / line.strip() for line in validation.read_text(place).splitlines() if line.strip()]
     stripped = root / Path(*[part for part in Path(entry).parts if part not in ("..", ".")])  # exports write ../train
     if stripped.is_dir():
-        return checks.pictures_in(stripped)
+        return validation.pictures_in(stripped)
     raise ValueError(f"{file}: {key}: {entry!r} is neither a folder nor a list of pictures below {root}")
 
 
@@ -100,19 +99,19 @@ def _labels_of(picture: Path) -> Path:
 
 def _sample(picture: Path, root: Path, names: Mapping[int, str], space: str, split: str) -> Sample:
     name = os.path.relpath(picture, root)
-    image = checks.image_ref(name, picture)
+    image = validation.image_ref(name, picture)
     labels = _labels_of(picture)
     regions = []
     if labels.is_file():
         if not image.width:
             raise ValueError(f"{picture}: its size is needed to read {labels}; put the picture in place")
-        for n, line in enumerate(checks.read_text(labels).splitlines(), 1):
+        for n, line in enumerate(validation.read_text(labels).splitlines(), 1):
             if not line.strip():
                 continue
             try:
                 regions.append(_region(line.split(), f"{labels}:{n}", f"r{n - 1}", names, space, image.size_wh))
             except ValueError as error:
-                checks.refuse(error)
+                validation.refuse(error)
     coverage = {space: (Coverage("exhaustive", tuple(names.values())),)} if space else {}
     return Sample(name, image, regions=tuple(regions), split=split, coverage=coverage)
 
@@ -120,10 +119,10 @@ def _sample(picture: Path, root: Path, names: Mapping[int, str], space: str, spl
 def _region(
     cells: list[str], where: str, name: str, names: Mapping[int, str], space: str, size_wh: tuple[int, int]
 ) -> Region:
-    number = checks.whole(cells[0], f"{where}: class")
+    number = validation.whole(cells[0], f"{where}: class")
     if number not in names:
         raise ValueError(f"{where}: class {number} is not among the {len(names)} names of data.yaml")
-    values = checks.numbers(cells[1:], where)
+    values = validation.numbers(cells[1:], where)
     width, height = size_wh
     if len(values) in (4, 5):
         cx, cy, w, h = values[0] * width, values[1] * height, values[2] * width, values[3] * height
@@ -137,73 +136,3 @@ def _region(
     outline = tuple(v * (height if n % 2 else width) for n, v in enumerate(values))
     box = geometry.polygon_box(outline)
     return Region(name, "object", box, names[number], space, polygons=(outline,), source=SOURCE)
-
-
-def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
-    """data.yaml, images/SPLIT, labels/SPLIT; counts what is lost. Scores are written for no region or for all."""
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    lost: Counter[str] = Counter()
-    names = placing.Names()
-    classes: dict[str, int] = {}
-    splits: dict[str, str] = {}  # folder -> split
-    spaces: Counter[str] = Counter()
-    for sample in samples:
-        size_wh = placing.size_of(sample)
-        split = re.sub(r"[^A-Za-z0-9._-]", "_", sample.split) or "all"
-        splits[f"images/{split}"] = sample.split
-        name = names.of(sample)
-        labels = folder / "labels" / split / f"{os.path.splitext(name)[0]}.txt"
-        if labels.exists():
-            raise ValueError(f"{labels}: exists already; name a new or empty folder")
-        placing.place_picture(sample, folder / "images" / split / name, lost)
-        sample = placing.count_lost(sample, lost, frozenset(("regions", "split")))
-        spaces[placing.space_of(sample) if sample.coverage else ""] += 1
-        placing.count_coverage(sample, placing.space_of(sample), lost)
-        for label in (x for states in sample.coverage.values() for s in states for x in s.labels):
-            classes.setdefault(label, len(classes))
-        rows = [row for region in sample.regions for row in _rows(region, classes, size_wh, lost)]
-        labels.parent.mkdir(parents=True, exist_ok=True)
-        labels.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    space = spaces.most_common(1)[0][0] if spaces else ""
-    lost["label_space"] += spaces.total() - spaces[space]
-    data: dict[str, Any] = {**_parts(splits), "names": {n: name for name, n in classes.items()}}
-    data[OURS] = {"label_space": space, "splits": splits}
-    (folder / "data.yaml").write_text(yaml.safe_dump(data, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    return lost
-
-
-def _parts(splits: Mapping[str, str]) -> dict[str, list[str] | str]:
-    """The keys that trainers of YOLO read: all that is neither val nor test trains; val is what there is to test on."""
-    of = {key: [folder for folder, split in splits.items() if split == key] for key in ("val", "test")}
-    train = [folder for folder in splits if folder not in of["val"] + of["test"]]
-    found = {"train": train or list(splits), "val": of["val"] or of["test"] or train, "test": of["test"]}
-    return {key: folders[0] if len(folders) == 1 else folders for key, folders in found.items() if folders}
-
-
-def _rows(region: Region, classes: dict[str, int], size_wh: tuple[int, int], lost: Counter[str]) -> list[str]:
-    width, height = size_wh
-    if not region.label or region.ignore:
-        lost["region_ignored" if region.ignore else "region_without_label"] += 1
-        return []
-    number = classes.setdefault(region.label, len(classes))
-    polygons = region.polygons or ((region.quad,) if region.quad else ())
-    if region.mask is not None and not polygons:
-        polygons = tuple(geometry.mask_polygons(geometry.decode_rle(region.mask)))
-    polygons = tuple(p for p in polygons if len(p) >= 6)
-    lost["description"] += bool(region.description)
-    lost["mask"] += region.mask is not None
-    if polygons:
-        lost["parts_joined"] += len(polygons) > 1  # a row holds one outline: parts become rows
-        lost["score"] += region.score is not None
-        return [
-            " ".join([str(number), *(repr(float(v / (height if n % 2 else width))) for n, v in enumerate(part))])
-            for part in polygons
-        ]
-    if region.box is None:
-        lost["region_without_box"] += 1
-        return []
-    x1, y1, x2, y2 = region.box
-    values = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
-    values += [region.score] if region.score is not None else []
-    return [" ".join([str(number), *(repr(float(v)) for v in values)])]

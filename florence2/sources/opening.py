@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from florence2.formats import coco, labelstudio, reading
+from florence2.formats import coco, labelstudio, ocr_datasets
 from florence2.records import Sample
 from florence2.sources import scenes, splits
 from florence2.store import Store, is_store
@@ -20,9 +20,9 @@ READERS = {
     "yolo": "florence2.formats.yolo:read",
     "labelstudio": "florence2.formats.labelstudio:read",
     "openimages": "florence2.formats.openimages:read",
-    "sroie": "florence2.formats.reading:read_sroie",
-    "icdar": "florence2.formats.reading:read_icdar",
-    "docvqa": "florence2.formats.reading:read_docvqa",
+    "sroie": "florence2.formats.ocr_datasets:read_sroie",
+    "icdar": "florence2.formats.ocr_datasets:read_icdar",
+    "docvqa": "florence2.formats.ocr_datasets:read_docvqa",
     "karpathy": "florence2.formats.benchmarks:read_karpathy",
     "flickr30k": "florence2.formats.benchmarks:read_flickr30k",
     "refcoco": "florence2.formats.benchmarks:read_refcoco",
@@ -103,7 +103,7 @@ _MARKS: dict[str, Callable[[Path], bool]] = {
     "yolo": lambda path: (path / "data.yaml").is_file() or path.suffix in (".yaml", ".yml"),
     "sroie": _folders("img", "box"),
     "icdar": _folders("img", "gt"),
-    "docvqa": reading.is_docvqa,
+    "docvqa": ocr_datasets.is_docvqa,
     "karpathy": lambda path: path.name.startswith("dataset_") or _any(path, "dataset_*.json"),
     "refcoco": lambda path: _any(path, "refs(*).p"),
     "openimages": lambda path: path.name.endswith("-annotations-bbox.csv") or _any(path, "*-annotations-bbox.csv"),

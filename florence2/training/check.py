@@ -14,7 +14,7 @@ from florence2.codec.tasks import Task, prompt_text
 from florence2.codec.tokenizer import Tokenizer
 from florence2.codec.truths import box_of
 from florence2.drawing.picture import draw
-from florence2.formats import checks
+from florence2.formats import validation
 from florence2.pixels import BadImage, read_size, resize
 from florence2.records import Ask, Sample
 from florence2.sources import files
@@ -62,7 +62,7 @@ def problems(
     while going:
         sample = None
         try:
-            with checks.collecting(refused):
+            with validation.collecting(refused):
                 sample = next(samples)
         except StopIteration:
             going = False

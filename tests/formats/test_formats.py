@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from florence2 import geometry, pixels, sources
-from florence2.formats import coco, jsonl, labelstudio, reading, voc, yolo
+from florence2.formats import coco, jsonl, labelstudio, ocr_datasets, voc, yolo
 from florence2.records import Coverage, Grounding, ImageRef, Region, Rle, Sample, Source, Text
 from tests.shared import shared
 
@@ -299,20 +299,20 @@ def test_sroie_icdar_and_docvqa(tmp_path):
         (tmp_path / name).write_bytes(pixels.encode(np.zeros((48, 64, 3), np.uint8)))
     (tmp_path / "box" / "000.csv").write_text("1,2,30,2,30,9,1,9,NO.5, JALAN 18,\n")
     (tmp_path / "key" / "000.json").write_text('{"total": "9.00", "date": "25/12/2018"}')
-    (receipt,) = reading.read_sroie(tmp_path)
+    (receipt,) = ocr_datasets.read_sroie(tmp_path)
     assert receipt.regions[0].label == "NO.5, JALAN 18," and receipt.regions[0].quad == (1, 2, 30, 2, 30, 9, 1, 9)
     assert [(t.question, t.text) for t in receipt.texts] == [("total", "9.00"), ("date", "25/12/2018")]
     (tmp_path / "gt" / "gt_img_1.txt").write_bytes(b"\xef\xbb\xbf1,2,30,2,30,9,1,9,SALE\r\n1,2,3,2,3,9,1,9,###\r\n")
-    (street,) = reading.read_icdar(tmp_path)
+    (street,) = ocr_datasets.read_icdar(tmp_path)
     assert [(r.label, r.ignore) for r in street.regions] == [("SALE", False), ("###", True)]
     row = {"questionId": 5, "question": "What?", "image": "documents/x_1.png", "answers": ["A", "a"]}
     (tmp_path / "val_v1.0.json").write_text(json.dumps({"dataset_split": "val", "data": [row]}))
-    (page,) = reading.read_docvqa(tmp_path)
+    (page,) = ocr_datasets.read_docvqa(tmp_path)
     assert [(t.question, t.text) for t in page.texts] == [("What?", "A"), ("What?", "a")]
     assert page.image.id == "documents/x_1.png" and page.image.size_wh == (64, 48)
     (tmp_path / "gt" / "gt_img_1.txt").write_text("1,2,30,2,30,9,1,9,ok\n1,2,3,4,5,x,7,8,word\n")
     with pytest.raises(ValueError, match="gt_img_1.txt:2: expected a number, got 'x'"):
-        list(reading.read_icdar(tmp_path))
+        list(ocr_datasets.read_icdar(tmp_path))
 
 
 # ---- the development sets

@@ -9,7 +9,7 @@ import pytest
 from florence2 import pixels, sources
 from florence2.cli import main
 from florence2.engine.exchange import import_labels
-from florence2.formats import checks
+from florence2.formats import validation
 
 PNG = pixels.encode(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
 
@@ -104,7 +104,7 @@ def test_every_bad_record_is_named_and_the_good_ones_come(tmp_path, make, capsys
     with pytest.raises(ValueError):
         list(sources.open(root))
     refused = []
-    with checks.collecting(refused):
+    with validation.collecting(refused):
         found = list(sources.open(root))
     assert (len(found), sum(len(s.regions) for s in found)) == (samples, regions)
     assert len(refused) == len(places) and all(place in line for place, line in zip(places, refused))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from florence2 import geometry
-from florence2.formats import checks
+from florence2.formats import validation
 from florence2.records import Coverage, Region, Sample, Source, Text
 
 TEXT_COVERAGE = {"text": (Coverage("exhaustive"),)}
@@ -24,17 +24,17 @@ def read_sroie(path: str | Path, images: str | Path | None = None) -> Iterator[S
     root = Path(path)
     source = Source("import", "sroie")
     for file in _files(root / "box", (".csv", ".txt")):
-        picture = checks.picture_of_stem(Path(images) if images else root / "img", file.stem)
+        picture = validation.picture_of_stem(Path(images) if images else root / "img", file.stem)
         regions = _quads(file, source)
         texts = []
         key = next((root / "key" / f"{file.stem}{s}" for s in (".json", ".txt") if _is_file(root, file, s)), None)
         if key is not None:
-            fields = checks.read_json(key)
+            fields = validation.read_json(key)
             if not isinstance(fields, Mapping):
                 raise ValueError(f"{key}: expected an object of fields, got {fields!r:.60}")
             for n, (name, value) in enumerate(fields.items()):
                 texts.append(Text(f"t{n}", str(value), "answer", question=str(name), source=source))
-        image = checks.image_ref(picture.name, picture)
+        image = validation.image_ref(picture.name, picture)
         yield Sample(file.stem, image, tuple(texts), tuple(regions), coverage=TEXT_COVERAGE)
 
 
@@ -44,8 +44,8 @@ def read_icdar(path: str | Path, images: str | Path | None = None) -> Iterator[S
     source = Source("import", "icdar")
     for file in _files(root / "gt", (".txt",)):
         stem = file.stem.removeprefix("gt_")
-        picture = checks.picture_of_stem(Path(images) if images else root / "img", stem)
-        image = checks.image_ref(picture.name, picture)
+        picture = validation.picture_of_stem(Path(images) if images else root / "img", stem)
+        image = validation.image_ref(picture.name, picture)
         yield Sample(stem, image, regions=tuple(_quads(file, source)), coverage=TEXT_COVERAGE)
 
 
@@ -57,26 +57,26 @@ def read_docvqa(path: str | Path, images: str | Path | None = None) -> Iterator[
     if not files:
         raise ValueError(f"{root}: holds no val_v1.0.json")
     for file in files:
-        data = checks.read_json(file)
+        data = validation.read_json(file)
         pages: dict[str, list[Text]] = {}
         seen: dict[object, str] = {}
-        for n, row in enumerate(checks.field(data, "data", str(file))):
+        for n, row in enumerate(validation.field(data, "data", str(file))):
             where = f"{file}: data[{n}]"
-            key = checks.field(row, "questionId", where)
-            checks.once(seen, key, where)
+            key = validation.field(row, "questionId", where)
+            validation.once(seen, key, where)
             answers = row.get("answers") or []
             if isinstance(answers, str) or not all(isinstance(answer, str) for answer in answers):
                 raise ValueError(f"{where}: answers: expected a list of strings, got {answers!r:.60}")
-            question = str(checks.field(row, "question", where))
-            said = pages.setdefault(str(checks.field(row, "image", where)), [])
+            question = str(validation.field(row, "question", where))
+            said = pages.setdefault(str(validation.field(row, "image", where)), [])
             said += [Text(f"{key}.{i}", a, "answer", question, source=source) for i, a in enumerate(answers)]
         split = {"train": "train", "val": "test", "test": "test"}.get(str(data.get("dataset_split", "")), "")
         folders = [Path(images)] if images else [file.parent, file.parent / "documents"]
         for name, texts in pages.items():
-            picture = checks.find_picture(name, folders)
+            picture = validation.find_picture(name, folders)
             if not picture.is_file():
-                picture = checks.find_picture(Path(name).name, [*folders, file.parent / "documents"])
-            yield Sample(name, checks.image_ref(name, picture), tuple(texts), split=split)
+                picture = validation.find_picture(Path(name).name, [*folders, file.parent / "documents"])
+            yield Sample(name, validation.image_ref(name, picture), tuple(texts), split=split)
 
 
 def _is_file(root: Path, file: Path, suffix: str) -> bool:
@@ -92,16 +92,16 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 def _quads(file: Path, source: Source) -> list[Region]:
     regions = []
-    for n, line in enumerate(checks.read_text(file).splitlines(), 1):
+    for n, line in enumerate(validation.read_text(file).splitlines(), 1):
         if not line.strip():
             continue
         cells = line.split(",", 8)
         try:
             if len(cells) < 9:
                 raise ValueError(f"{file}:{n}: expected 8 corners and a text, got {len(cells)} cells")
-            quad = checks.numbers([cell.strip() for cell in cells[:8]], f"{file}:{n}", 8)
+            quad = validation.numbers([cell.strip() for cell in cells[:8]], f"{file}:{n}", 8)
         except ValueError as error:
-            checks.refuse(error)
+            validation.refuse(error)
             continue
         label = cells[8].strip()
         ignore = label == UNREADABLE

@@ -1,0 +1,78 @@
+"""Pascal VOC written: Annotations/, JPEGImages/, ImageSets/; `voc` reads it back."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+
+from florence2 import geometry
+from florence2.formats import export_files
+from florence2.records import Region, Sample
+
+OURS = "florence2"
+LISTS = ("train", "val", "test")  # without a test list, val is what there is to test on
+
+
+def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
+    """Annotations/, JPEGImages/ and, where samples name a split, ImageSets/Main; counts what is lost."""
+    folder = Path(path)
+    (folder / "Annotations").mkdir(parents=True, exist_ok=True)
+    lost: Counter[str] = Counter()
+    names = export_files.Names()
+    lists: dict[str, list[str]] = {}
+    for sample in samples:
+        width, height = export_files.size_of(sample)
+        name = names.of(sample)
+        stem = os.path.splitext(name)[0]
+        file = folder / "Annotations" / f"{stem}.xml"
+        if file.exists():
+            raise ValueError(f"{file}: exists already; name a new or empty folder")
+        export_files.place_picture(sample, folder / "JPEGImages" / name, lost)
+        root = ElementTree.Element("annotation")
+        _add(root, filename=name)
+        sample = export_files.count_lost(sample, lost, frozenset(("regions", "split")))
+        space = export_files.space_of(sample)
+        export_files.count_coverage(sample, space, lost)
+        held = space if sample.coverage.get(space) else ""  # of nothing it is said that it is exhaustive
+        lost["label_space"] += sum(bool(region.label_space) and region.label_space != held for region in sample.regions)
+        _add(ElementTree.SubElement(root, "source"), database=held, annotation=OURS)
+        _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
+        for region in sample.regions:
+            _object(root, region, lost)
+        ElementTree.indent(root)
+        ElementTree.ElementTree(root).write(file, encoding="utf-8")
+        lists.setdefault(sample.split, []).append(stem)
+    unknown = {"val"} if "test" not in lists else set()
+    lost["split"] += sum(len(stems) for split, stems in lists.items() if split not in {"", *LISTS} - unknown)
+    for split, stems in lists.items():
+        if split:
+            target = folder / "ImageSets" / "Main" / f"{split}.txt"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+    return lost
+
+
+def _object(root: ElementTree.Element, region: Region, lost: Counter[str]) -> None:
+    outlines = [region.quad] if region.quad else list(region.polygons)
+    box = region.box or (geometry.polygon_box(*outlines) if outlines else None)
+    if box is None or not region.label:
+        lost["region_without_box" if box is None else "region_without_label"] += 1
+        return
+    for field in ("quad", "polygons", "mask", "description"):
+        lost[field] += bool(getattr(region, field))
+    lost["score"] += region.score is not None
+    node = ElementTree.SubElement(root, "object")
+    _add(node, name=region.label, difficult=int(region.ignore))
+    _add(ElementTree.SubElement(node, "bndbox"), **dict(zip(("xmin", "ymin", "xmax", "ymax"), map(_plain, box))))
+
+
+def _plain(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _add(parent: ElementTree.Element, **children: object) -> None:
+    for tag, value in children.items():
+        ElementTree.SubElement(parent, tag).text = str(value)
