@@ -226,9 +226,11 @@ class Truth:
                 pages += 1
                 letters.update(*paired_lines(truth, sample))
                 continue
-            objects, said = ([r for r in s.regions if r.kind == "object" and not r.refines] for s in (truth, sample))
-            for label in {r.label for r in (*objects, *said)}:
-                of_label = [[r for r in regions if r.label == label] for regions in (objects, said)]
+            truths, predicted = (
+                [r for r in s.regions if r.kind == "object" and not r.refines] for s in (truth, sample)
+            )
+            for label in {r.label for r in (*truths, *predicted)}:
+                of_label = [[r for r in regions if r.label == label] for regions in (truths, predicted)]
                 groups["all"].update(*of_label)
                 groups["withheld" if label in scenes.WITHHELD_KINDS else "known"].update(*of_label)
         scores = {group: metric.compute() for group, metric in groups.items()}
@@ -248,14 +250,14 @@ def paired_lines(truth: Sample, found: Sample) -> tuple[str, str]:
 
 
 def tally(store: Store, snapshot: int | None = None) -> tuple[int, dict[str, int]]:
-    """How many annotations stand in a snapshot, and how many fell for each reason, the most frequent first."""
-    kept, fell = 0, Counter[str]()
+    """How many annotations a snapshot keeps, and how many it rejects for each reason, the most frequent first."""
+    kept, rejected = 0, Counter[str]()
     for row in store.tally(snapshot):
         if row["status"] == "kept":
             kept += row["count"]
         else:
-            fell[row["reason"] or row["rule"]] += row["count"]
-    return kept, dict(fell.most_common())
+            rejected[row["reason"] or row["rule"]] += row["count"]
+    return kept, dict(rejected.most_common())
 
 
 def students_own(sample: Sample) -> Sample:
@@ -272,10 +274,10 @@ def untrained(truth: Truth, model: str = "nano", batch: int = 64) -> list[Sample
     out, samples = [], list(truth.of.values())
     for start in range(0, len(samples), batch):
         bare = [Sample(s.id, s.image) for s in samples[start : start + batch]]
-        said = student.annotate(bare, [load(s.image.uri) for s in bare])
+        parsed = student.annotate(bare, [load(s.image.uri) for s in bare])
         out += [
             dataclasses.replace(s, texts=p.texts, regions=p.regions)
-            for s, p in zip(bare, said)
+            for s, p in zip(bare, parsed)
             if not isinstance(p, Failure)
         ]
     student.close()
@@ -318,7 +320,7 @@ def compared(rows: list[Row]) -> list[Row]:
 
 def write_page(out: Path, rows: list[Row], rounds: list[str], store: Store) -> Path:
     """The report: the table by phase, the rounds, every task on one held-out scene, the store."""
-    header = ["phase", "kept", "fell", *(f"{g} {m}" for g in GROUPS for m in ("P", "R", "F1")), "text", "effect"]
+    header = ["phase", "kept", "rejected", *(f"{g} {m}" for g in GROUPS for m in ("P", "R", "F1")), "text", "effect"]
     body = [
         [
             row.name,
@@ -339,7 +341,7 @@ def write_page(out: Path, rows: list[Row], rounds: list[str], store: Store) -> P
         "Boxes that have the right name and overlap the true one by half, on drawn pictures whose truth is known; "
         "text is the share of letters read rightly on drawn pages. Withheld kinds are those nano was never shown.",
     )
-    told = reporting.Section(
+    rounds_section = reporting.Section(
         "Rounds", reporting.element("div", *map(reporting.paragraph, rounds)), "What each student's training did."
     )
     every = reporting.answers_section(
@@ -349,5 +351,7 @@ def write_page(out: Path, rows: list[Row], rounds: list[str], store: Store) -> P
         "One held-out scene, and what nano as shipped answers to each of the 15 tasks; the truth beside it.",
     )
     sections = reporting.store_sections(store, lambda ref: load(ref.uri), 30)
-    subtitle = "Specialists annotate, filters judge, a student trains and re-annotates, sources are merged."
-    return reporting.save(reporting.page("florence2 demo", phases, told, every, *sections, subtitle=subtitle), out)
+    about = "Specialists annotate, filters judge, a student trains and re-annotates, sources are merged."
+    return reporting.save(
+        reporting.page("florence2 demo", phases, rounds_section, every, *sections, subtitle=about), out
+    )

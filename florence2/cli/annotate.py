@@ -19,20 +19,20 @@ EPILOG = """specialists, each seeing what it needs of those before it:
 all of them, and their cards: docs/specialists.md
 
 The same command again goes on where it was interrupted, and takes in new pictures. A specialist whose version,
-weights or settings changed replaces what it said, and whatever read that is run again."""
+weights or settings changed replaces its annotations, and whatever read that is run again."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse, annotate, print the counts."""
     args = _parser().parse_args(argv)
-    from florence2.cli.progress import Bars
+    from florence2.cli.progress import ProgressBars
     from florence2.engine.phases import annotate
     from florence2.engine.pictures import ImageRules
     from florence2.sources.fetching import Fetching
 
     rules = ImageRules(**{f.name: getattr(args, f.name) for f in fields(ImageRules) if hasattr(args, f.name)})
     hosts = tuple(host.strip() for host in (args.allow_urls or "").split(",") if host.strip())
-    with Bars(args.quiet) as bars:
+    with ProgressBars(args.quiet) as bars:
         store = annotate(
             args.source,
             args.out,
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
             fetching=Fetching(hosts),
             dependents=not args.no_dependents,
             progress=bars,
-            say=bars.say,
+            say=bars.on_message,
         )
     counts, reasons = store.counts(), store.reasons()
     if args.json:

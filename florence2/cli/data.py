@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> int:
     """Parse and do one of the four; duplicates and stats look at the whole set, no task in mind."""
     if argv and argv[0] in ("duplicates", "stats"):
-        from florence2.cli import data_whole
+        from florence2.cli import data_stats
 
-        return data_whole.main(argv)
+        return data_stats.main(argv)
     parser = _parser()
     args = parser.parse_args(argv)
     if args.action == "show" and not args.task:

@@ -18,10 +18,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     args = parser.parse_args(argv)
     from florence2 import demo
-    from florence2.cli.progress import Bars
+    from florence2.cli.progress import ProgressBars
 
-    with Bars(args.json) as bars:
-        outcome = demo.demo(args.out, demo.QUICK if args.quick else demo.Plan(), bars.say, bars)
+    with ProgressBars(args.json) as bars:
+        outcome = demo.demo(args.out, demo.QUICK if args.quick else demo.Plan(), bars.on_message, bars)
     if args.json:
         rows = [{**asdict(row), "effect": row.effect} for row in outcome.rows]
         print(json.dumps({"rows": rows, "rounds": outcome.rounds, "report": str(outcome.page)}))
@@ -38,15 +38,15 @@ def _print(outcome: Any, groups: Sequence[str]) -> None:
     from rich.table import Table
 
     table = Table(title="Right name and IoU 0.5, on drawn pictures (precision recall F1)", title_justify="left")
-    for name in ("phase", *groups, "text", "kept", "fell", "effect on F1"):
+    for name in ("phase", *groups, "text", "kept", "rejected", "effect on F1"):
         table.add_column(
-            name, no_wrap=name in groups, justify="left" if name in ("phase", "fell", "effect on F1") else "right"
+            name, no_wrap=name in groups, justify="left" if name in ("phase", "rejected", "effect on F1") else "right"
         )
     for row in outcome.rows:
         scores = (" ".join(f"{row.scores[g][m]:.2f}" for m in ("precision", "recall", "F1")) for g in groups)
-        fell = ", ".join(f"{reason} {count:,}" for reason, count in row.rejected.items())
+        rejected = ", ".join(f"{reason} {count:,}" for reason, count in row.rejected.items())
         text = "" if row.text_accuracy is None else f"{row.text_accuracy:.2f}"
         kept = "" if row.kept is None else f"{row.kept:,}"
-        table.add_row(row.name, *scores, text, kept, fell, row.effect)
+        table.add_row(row.name, *scores, text, kept, rejected, row.effect)
     console = Console(highlight=False)
     Console(width=max(console.width, 132), highlight=False).print(table)

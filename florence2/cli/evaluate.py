@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from florence2.cli.progress import Bars
+from florence2.cli.progress import ProgressBars
 
 EXAMPLES = """examples:
   florence2 evaluate --model nano --data scenes:500 --task OD --out runs/nano-od
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     same = ("data", "task", "out", "protocol", "split", "format", "images", "limit", "device", "batch_size")
-    with Bars() as bars:
+    with ProgressBars() as bars:
         scores = evaluate(
             args.model,
             **{name: getattr(args, name) for name in same},

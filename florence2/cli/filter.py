@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     args = parser.parse_args(argv)
     from florence2.cli.annotate import describe
-    from florence2.cli.progress import Bars
+    from florence2.cli.progress import ProgressBars
     from florence2.engine.filters import open_chain, to_yaml
     from florence2.engine.merge import Merging, settings
     from florence2.engine.phases import filter
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     if args.tune:
         return tune(args.store, args.tune, args.rules, args.json)
     merging = None if args.merge is None else settings(args.merge) if args.merge else Merging()
-    with Bars(args.quiet) as bars:
+    with ProgressBars(args.quiet) as bars:
         store = filter(args.store, args.rules, merging=merging, progress=bars)
     counts, reasons = store.counts(), store.reasons()
     if args.json:

@@ -25,10 +25,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     args = parser.parse_args(argv)
     from florence2.cli.annotate import describe
-    from florence2.cli.progress import Bars
+    from florence2.cli.progress import ProgressBars
     from florence2.engine.exchange import import_labels
 
-    with Bars(args.quiet) as bars:
+    with ProgressBars(args.quiet) as bars:
         store = import_labels(
             args.source,
             args.out,
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
             workers=args.workers,
             skip_bad=args.skip_bad,
             progress=bars,
-            say=bars.say,
+            say=bars.on_message,
         )
     counts, reasons = store.counts(), store.reasons()
     if args.json:

@@ -12,16 +12,16 @@ SHOW_AFTER_S = 2.0
 LINE_EVERY_S = 30.0
 
 
-class Bars:
+class ProgressBars:
     """Shows the stages of a command: call it with (stage, done, total). Use it as a context manager."""
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
-        self._began = self._said = time.monotonic()
+        self._began = self._printed = time.monotonic()
         self._progress: Any = None  # rich's, imported when there is something to show
         self._tasks: dict[str, Any] = {}
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBars:
         return self
 
     def __exit__(
@@ -35,13 +35,13 @@ class Bars:
         if self.quiet or (self._progress is None and now - self._began < SHOW_AFTER_S):
             return
         if not sys.stderr.isatty():
-            if now - self._said > LINE_EVERY_S:
-                self._said = now
+            if now - self._printed > LINE_EVERY_S:
+                self._printed = now
                 print(f"{stage}: {done} of {total}", file=sys.stderr, flush=True)
             return
         self._draw(stage, done, total)
 
-    def say(self, line: str) -> None:
+    def on_message(self, line: str) -> None:
         """A remark on stderr, above the bar."""
         if self._progress is not None:
             self._progress.console.print(line, highlight=False, markup=False)

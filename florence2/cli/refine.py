@@ -14,11 +14,11 @@ from typing import Any
 def main(argv: Sequence[str]) -> int:
     """Parse, refine, print each round."""
     args = _parser().parse_args(argv)
-    from florence2.cli.progress import Bars
+    from florence2.cli.progress import ProgressBars
     from florence2.refinement import refine
     from florence2.refinement.rounds import MERGING
 
-    with Bars(args.quiet) as bars:
+    with ProgressBars(args.quiet) as bars:
 
         def show(done: Any) -> None:
             if args.json:

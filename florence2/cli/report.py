@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     out = argparse.ArgumentParser(
         prog="florence2 report",
-        description="Write one self-contained HTML page about a store (what was kept, what fell and why, pictures) "
+        description="Write one self-contained HTML page about a store (what was kept and rejected, why, pictures) "
         "or about the folder of an evaluation or a training.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

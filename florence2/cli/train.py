@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     from florence2.training import read_config, train
 
     config = read_config(args.config, overrides)
-    show = Live(config.steps, args.json)
+    show = LiveLine(config.steps, args.json)
     result = train(config, progress=show)
     show.end()
     if args.json:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-class Live:
+class LiveLine:
     """One line that is written over: step, loss, pictures a second, time left."""
 
     def __init__(self, steps: int, as_json: bool) -> None:

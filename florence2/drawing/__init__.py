@@ -1,1 +1,1 @@
-"""Records on pixels: a picture, a contact sheet, an HTML fragment. Knows no model, no file and no store."""
+"""Records on pixels: a picture, a contact sheet, an HTML figure. Knows no model, no file and no store."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from florence2.drawing.marks import Mark, ink_on, marks_of, texts_of
+from florence2.drawing.overlays import Overlay, ink_on, overlays_of, texts_of
 from florence2.records import Parsed, Region
 
 BLACK, PAPER = (20, 20, 20), (245, 245, 242)
@@ -20,7 +20,7 @@ def draw(
     scores: bool = True,
     min_side: int = 480,
 ) -> np.ndarray:
-    """HWC uint8: the picture with what was said of it; texts stand in a strip below.
+    """HWC uint8: the picture with its annotations; texts stand in a strip below.
 
     A picture whose longer side is under `min_side` is enlarged by a whole factor first, so that labels can be read.
     `rejected` maps ids to the reason they were thrown out: those are drawn dashed.
@@ -28,19 +28,19 @@ def draw(
     height, width = image.shape[:2]
     scale = max(1, -(-min_side // max(height, width)))
     canvas = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST).convert("RGBA")
-    marks = marks_of(shown, rejected, scores)
-    for mark in marks:
-        canvas = _fill(canvas, mark, scale)
+    overlays = overlays_of(shown, rejected, scores)
+    for overlay in overlays:
+        canvas = _fill(canvas, overlay, scale)
     pen = ImageDraw.Draw(canvas)
     thick = max(2, round(max(canvas.size) / 320))
     font = ImageFont.load_default(size=max(12, min(28, round(max(canvas.size) / 45))))
-    for mark in marks:
-        for outline in mark.outlines:
-            _outline(pen, _scaled(outline, scale), mark, thick)
+    for overlay in overlays:
+        for outline in overlay.outlines:
+            _outline(pen, _scaled(outline, scale), overlay, thick)
     taken: list[tuple[float, float, float, float]] = []
-    for mark in marks:
-        if mark.caption:
-            _caption(pen, mark, scale, font, canvas.size, taken)
+    for overlay in overlays:
+        if overlay.caption:
+            _caption(pen, overlay, scale, font, canvas.size, taken)
     return np.array(_with_strip(canvas.convert("RGB"), [t.text for t in texts_of(shown) if t.text], font))
 
 
@@ -73,23 +73,23 @@ def _scaled(outline: Sequence[float], scale: int) -> list[tuple[float, float]]:
     return [(x * scale, y * scale) for x, y in zip(outline[::2], outline[1::2])]
 
 
-def _fill(canvas: Image.Image, mark: Mark, scale: int) -> Image.Image:
-    if not mark.filled or mark.rejected:
+def _fill(canvas: Image.Image, overlay: Overlay, scale: int) -> Image.Image:
+    if not overlay.filled or overlay.rejected:
         return canvas
     layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(layer)
-    for outline in mark.outlines:
+    for outline in overlay.outlines:
         if len(outline) >= 6:
-            pen.polygon(_scaled(outline, scale), fill=(*mark.color, 90))
+            pen.polygon(_scaled(outline, scale), fill=(*overlay.color, 90))
     return Image.alpha_composite(canvas, layer)
 
 
-def _outline(pen: ImageDraw.ImageDraw, corners: list[tuple[float, float]], mark: Mark, thick: int) -> None:
+def _outline(pen: ImageDraw.ImageDraw, corners: list[tuple[float, float]], overlay: Overlay, thick: int) -> None:
     for start, end in zip(corners, corners[1:] + corners[:1]):
-        if mark.rejected:
-            _dashes(pen, start, end, mark.color, max(1, thick // 2))
+        if overlay.rejected:
+            _dashes(pen, start, end, overlay.color, max(1, thick // 2))
         else:
-            pen.line([start, end], fill=mark.color, width=thick)
+            pen.line([start, end], fill=overlay.color, width=thick)
 
 
 def _dashes(pen: ImageDraw.ImageDraw, start: tuple, end: tuple, color: tuple, thick: int) -> None:
@@ -102,16 +102,16 @@ def _dashes(pen: ImageDraw.ImageDraw, start: tuple, end: tuple, color: tuple, th
 
 def _caption(
     pen: ImageDraw.ImageDraw,
-    mark: Mark,
+    overlay: Overlay,
     scale: int,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size_wh: tuple[int, int],
     taken: list[tuple[float, float, float, float]],
 ) -> None:
     """The label in a box of its colour above the outline, moved down while it would cover another."""
-    corners = _scaled([v for outline in mark.outlines for v in outline], scale)
+    corners = _scaled([v for outline in overlay.outlines for v in outline], scale)
     left, top = min(x for x, _ in corners), min(y for _, y in corners)
-    text = _cut(mark.caption, font, max(size_wh[0] // 2, 60))
+    text = _cut(overlay.caption, font, max(size_wh[0] // 2, 60))
     x1, y1, x2, y2 = pen.textbbox((0, 0), text, font=font)
     wide, high = x2 - x1 + 6, y2 - y1 + 6
     x = min(max(left, 0), max(size_wh[0] - wide, 0))
@@ -122,8 +122,8 @@ def _caption(
             break
         y += high
     taken.append((x, y, x + wide, y + high))
-    pen.rectangle((x, y, x + wide, y + high), fill=mark.color)
-    pen.text((x + 3 - x1, y + 3 - y1), text, fill=ink_on(mark.color), font=font)
+    pen.rectangle((x, y, x + wide, y + high), fill=overlay.color)
+    pen.text((x + 3 - x1, y + 3 - y1), text, fill=ink_on(overlay.color), font=font)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:

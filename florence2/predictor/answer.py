@@ -17,7 +17,7 @@ import numpy as np
 from florence2 import geometry, pixels
 from florence2.codec import answers, official
 from florence2.codec.tasks import Task, task_of
-from florence2.drawing import fragment, picture
+from florence2.drawing import html_figure, picture
 from florence2.records import Ask, Parsed, Polygon, Region, Text, to_json
 
 
@@ -174,7 +174,7 @@ class Answer(Parsed):
     def _repr_html_(self) -> str:
         if self.image is None:
             return f"<pre>{html.escape(str(self))}</pre>"
-        return fragment.fragment(self._pixels(None), self, self.task or self.prompt)
+        return html_figure.html_figure(self._pixels(None), self, self.task or self.prompt)
 
     def __len__(self) -> int:
         return len(self._items())

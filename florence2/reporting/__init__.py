@@ -1,8 +1,8 @@
 """Pages to look at: a store, a run, or any sections. One file, no network, readable without JavaScript."""
 
-from florence2.reporting.answers import answers_section, asks_of
-from florence2.reporting.page import Html, Section, element, escape, page, paragraph, save, table, tiles
-from florence2.reporting.pictures import answer_card, cards, sample_card
+from florence2.reporting.answer_section import answers_section, asks_of
+from florence2.reporting.html_page import Html, Section, element, escape, page, paragraph, save, table, tiles
+from florence2.reporting.picture_cards import answer_card, cards, sample_card
 from florence2.reporting.report import report
 from florence2.reporting.stores import store_sections
 

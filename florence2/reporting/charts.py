@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from florence2.reporting.page import Html, element, number
+from florence2.reporting.html_page import Html, element, number
 
 WIDTH, HEIGHT, LEFT, BELOW = 260, 110, 34, 16
 
 
 def histogram(title: str, parts: Mapping[str, Sequence[int]], low: float = 0.0, high: float = 1.0) -> Html:
-    """Bars stacked part upon part (class -> counts a bin) between low and high."""
+    """ProgressBars stacked part upon part (class -> counts a bin) between low and high."""
     bins = max((len(counts) for counts in parts.values()), default=0)
     sums = [sum(counts[i] for counts in parts.values()) for i in range(bins)]
     tallest = max(sums, default=0) or 1

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from florence2 import sources
-from florence2.drawing.fragment import fragment
+from florence2.drawing.html_figure import html_figure
 from florence2.evaluation.comparison import compare
 from florence2.evaluation.rulers import ERRORS
 from florence2.evaluation.score import ABSENT
 from florence2.pixels import BadImage
 from florence2.records import ImageRef, Parsed, from_json
 from florence2.reporting.charts import curve
-from florence2.reporting.page import Cell, Html, Section, element, join, number, table, tiles
+from florence2.reporting.html_page import Cell, Html, Section, element, join, number, table, tiles
 
 PAIRS = 30  # rows of the confusion table
 
@@ -81,7 +81,7 @@ def _scores(folder: Path, scores: Mapping[str, Any], beside: Path | None, other:
 
 
 def _compared(folder: Path, beside: Path | None) -> tuple[dict[str, Any], str]:
-    """The paired differences from the other run, and what is to be said of them."""
+    """The paired differences from the other run, and the note about them."""
     if beside is None:
         return {}, ""
     try:
@@ -167,15 +167,15 @@ def _answers(file: Path, rows: list[dict[str, Any]]) -> dict[tuple[str, str], Pa
 
 def _pair(row: Mapping[str, Any], name: str, other: Parsed | None) -> Html:
     image, ask = from_json(ImageRef, row["image"]), row["ask"]
-    said = " ".join([str(ask.get("task", "")), str(ask.get("text", ""))]).strip()
-    title = f"{image.id}: {said}; {row['metric']} {number(float(row['score']))}"
+    request = " ".join([str(ask.get("task", "")), str(ask.get("text", ""))]).strip()
+    title = f"{image.id}: {request}; {row['metric']} {number(float(row['score']))}"
     remark = "answer" if "found" in row else f"no answer: {row['failure'].get('reason', 'missing')}"
     shown = [("truth", from_json(Parsed, row["truth"]))]
     shown.append((remark, from_json(Parsed, row["found"]) if "found" in row else Parsed()))
     shown += [(name, other)] if other is not None else []
     try:
         pixels = sources.pixels(image)
-        drawn = [Html(fragment(pixels, answer, caption, width=360)) for caption, answer in shown]
+        drawn = [Html(html_figure(pixels, answer, caption, width=360)) for caption, answer in shown]
     except BadImage as error:
         drawn = [element("p", f"The picture cannot be shown: {error}")]
     return element("div", element("h3", title), *drawn, class_="pair")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from florence2 import sources
-from florence2.reporting.page import page, save
-from florence2.reporting.pictures import Load
+from florence2.reporting.html_page import page, save
+from florence2.reporting.picture_cards import Load
 from florence2.reporting.runs import run_sections
 from florence2.reporting.stores import store_sections
 from florence2.store import Store, is_store

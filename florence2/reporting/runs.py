@@ -8,7 +8,7 @@ from typing import Any
 
 from florence2.reporting.charts import curve
 from florence2.reporting.evaluations import evaluation_sections
-from florence2.reporting.page import Section, element, join, number, tiles
+from florence2.reporting.html_page import Section, element, join, number, tiles
 
 POINTS = 400  # of a curve
 

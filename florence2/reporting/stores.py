@@ -1,7 +1,7 @@
-"""What a store holds, as sections of a page: what each round and source made and what fell, why, and pictures of it.
+"""What a store holds, as sections of a page: what each round and source made, what was rejected and why, pictures.
 
 Reads the newest snapshot group by group, in bounded memory, and shows a bounded sample: first pictures that show each
-reason for which something fell, then others evenly spread.
+reason for which something was rejected, then others evenly spread.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from florence2.records import Sample
 from florence2.reporting.charts import histogram
-from florence2.reporting.page import Cell, Html, Section, element, escape, join, number, shares, table, tiles
-from florence2.reporting.pictures import Load, cards, sample_card
+from florence2.reporting.html_page import Cell, Html, Section, element, escape, join, number, shares, table, tiles
+from florence2.reporting.picture_cards import Load, cards, sample_card
 from florence2.store import Store, scan
 
 BINS = 20
@@ -39,10 +39,10 @@ def store_sections(store: Store, load: Load, pictures: int = 24) -> list[Section
     survey, tally = _survey(store), store.tally()
     return [
         Section("Overview", _overview(store)),
-        Section("What was kept", _kept(tally), "Every annotation by round and source, and why the others fell."),
+        Section("What was kept", _kept(tally), "Every annotation by round and source, and why the others were not."),
         *_rules(tally),
         *(
-            [Section("Scores", _scores(survey), "By round and source; what fell is stacked on what was kept.")]
+            [Section("Scores", _scores(survey), "By round and source; what was rejected is stacked on what was kept.")]
             * bool(survey.scores)
         ),
         *_failures(store),
@@ -79,13 +79,13 @@ def _kept(tally: Sequence[Mapping[str, Any]]) -> Html:
     for key, counts in sorted(made.items()):
         round_, source, version, family, kind = key
         bar = shares(**{status: counts[status] for status in STATUSES})
-        reasons = (f"{reason} {number(count)}" for reason, count in why[key].most_common())
-        told = element("span", *(element("span", text) for text in reasons), class_="reasons")
+        words = (f"{reason} {number(count)}" for reason, count in why[key].most_common())
+        reasons = element("span", *(element("span", text) for text in words), class_="reasons")
         name = f"{source} {version}".strip()
         rows.append(
-            [round_, name, _family(family, kind), sum(counts.values()), *(counts[s] for s in STATUSES), bar, told]
+            [round_, name, _family(family, kind), sum(counts.values()), *(counts[s] for s in STATUSES), bar, reasons]
         )
-    header = ("round", "source", "what", "made", *STATUSES, "shares", "why it fell")
+    header = ("round", "source", "what", "made", *STATUSES, "shares", "why not kept")
     if not rows:
         return element("p", "The store holds no annotations yet.")
     keys = join(
@@ -96,14 +96,16 @@ def _kept(tally: Sequence[Mapping[str, Any]]) -> Html:
 
 def _rules(tally: Sequence[Mapping[str, Any]]) -> list[Section]:
     """Which rule threw out how much of what."""
-    fallen: Counter[tuple[str, ...]] = Counter()
+    dropped: Counter[tuple[str, ...]] = Counter()
     for row in tally:
         if row["status"] != "kept":
             kind = _family(row["family"], row["kind"] or "")
-            fallen[(row["rule"] or "", row["reason"] or "", row["status"], kind)] += row["count"]
-    rows: list[tuple[Cell, ...]] = [(*key, count) for key, count in sorted(fallen.items(), key=lambda entry: -entry[1])]
+            dropped[(row["rule"] or "", row["reason"] or "", row["status"], kind)] += row["count"]
+    rows: list[tuple[Cell, ...]] = [
+        (*key, count) for key, count in sorted(dropped.items(), key=lambda entry: -entry[1])
+    ]
     body = table(("rule", "reason", "verdict", "of what", "how many"), rows)
-    return [Section("Why it fell", body, "The last verdict on each, by the rule that gave it.")] if rows else []
+    return [Section("Why not kept", body, "The last verdict on each, by the rule that gave it.")] if rows else []
 
 
 def _family(family: str, kind: str) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from florence2.scenes.kinds import SHAPES, Path
 from florence2.scenes.palette import COLOURS, TEXTURES, Rgb, distance, jitter
+from florence2.scenes.shapes import SHAPES, Path
 
 SUPERSAMPLE = 2  # everything is drawn at twice the size and reduced: anti-aliasing
 VISIBLE = 0.6  # the least part of a thing that stays uncovered

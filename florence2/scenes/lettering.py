@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from florence2.scenes.kinds import Path as Outline
 from florence2.scenes.layout import SUPERSAMPLE, turn
 from florence2.scenes.palette import Rgb
+from florence2.scenes.shapes import Path as Outline
 
 # name -> the file in matplotlib's wheel; "" is Pillow's own Aileron
 _FILES = {
@@ -98,7 +98,7 @@ def plate(centre: tuple[float, float], width: float, height: float, degrees: flo
     return tuple((round(centre[0] + x, 2), round(centre[1] + y, 2)) for x, y in turn(corners, degrees))
 
 
-def say(rng: random.Random, longest: int = 8) -> str:
+def random_text(rng: random.Random, longest: int = 8) -> str:
     """Something to read: a word, a number, a price or a code, so that letters have to be read and not guessed."""
     while True:
         which = rng.random()

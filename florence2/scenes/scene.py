@@ -1,4 +1,4 @@
-"""Draw a scene: joins places, signs and paint into a picture, and has its truth told. The whole room from above."""
+"""Draw a scene: joins places, signs and paint into a picture, and gives its truth. The whole room from above."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from florence2.records import Sample
 from florence2.scenes import lettering, paint
-from florence2.scenes.kinds import KINDS, SHAPES, WITHHELD_KINDS
 from florence2.scenes.layout import Layout, extent, fill
 from florence2.scenes.palette import BACKGROUNDS, Rgb, brightness, jitter, mix
+from florence2.scenes.shapes import KINDS, SHAPES, WITHHELD_KINDS
 from florence2.scenes.signs import Sign, paint_sign, plan_sign
-from florence2.scenes.truth import tell
+from florence2.scenes.truth import scene_sample
 
 STYLES = ("flat", "flat", "gradient", "noise", "split")  # of backgrounds, as often as they stand here
 
@@ -54,7 +54,7 @@ def draw(
     lines = paint_sign(canvas, sign) if sign else ()
     paint.things(canvas, layout.things)
     pixels = paint.finish(rng, canvas, 10 * clutter * rng.random())
-    return pixels, tell(rng, f"scene-{seed}", size_wh, layout.things, lines, ground)
+    return pixels, scene_sample(rng, f"scene-{seed}", size_wh, layout.things, lines, ground)
 
 
 def _check(

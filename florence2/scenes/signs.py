@@ -42,7 +42,7 @@ def plan_sign(
     face = rng.choice(fonts)
     plate_rgb, ink = rng.choice([pair for pair in _INKS if distance(pair[0], ground) > 60])
     for _ in range(8):
-        texts = [lettering.say(rng, 8) for _ in range(rng.choice((1, 1, 1, 2)))]
+        texts = [lettering.random_text(rng, 8) for _ in range(rng.choice((1, 1, 1, 2)))]
         degrees = rng.uniform(-15, 15) if rng.random() < 0.6 else 0.0
         grow = rng.uniform(1, 1.8)
         sizes = [lettering.size_for(face, text, letters * height * grow) for text in texts]

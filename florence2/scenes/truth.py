@@ -7,17 +7,17 @@ import random
 from collections.abc import Mapping, Sequence
 
 from florence2.records import Coverage, Grounding, ImageRef, Region, Sample, Source, Text
-from florence2.scenes import words
-from florence2.scenes.kinds import KINDS
+from florence2.scenes import descriptions
 from florence2.scenes.layout import Box, Thing, extent
 from florence2.scenes.lettering import Line
+from florence2.scenes.shapes import KINDS
 
 VERSION = "1"  # of what a seed draws; new drawings, new version
 LABEL_SPACE = "scenes"
 SOURCE = Source(kind="simulated", name="scenes", version=VERSION)
 
 
-def tell(
+def scene_sample(
     rng: random.Random,
     name: str,
     size_wh: tuple[int, int],
@@ -33,13 +33,13 @@ def tell(
     if lines:
         box = extent(tuple(point for line in lines for point in line.quad))
         ids = tuple(region.id for region in read)
-        sign = words.SignFact(ids, " ".join(line.text for line in lines), _centre(box, size_wh))
+        sign = descriptions.SignFact(ids, " ".join(line.text for line in lines), _centre(box, size_wh))
     captions = {
-        "brief": words.brief(facts, sign, ground),
-        "detailed": words.detailed(facts, sign, ground),
-        "more_detailed": words.more_detailed(rng, facts, sign, ground),
+        "brief": descriptions.brief(facts, sign, ground),
+        "detailed": descriptions.detailed(facts, sign, ground),
+        "more_detailed": descriptions.more_detailed(rng, facts, sign, ground),
     }
-    expressions = [(phrase, fact.region_id) for fact in facts for phrase in words.refer(rng, fact, facts, 3)]
+    expressions = [(phrase, fact.region_id) for fact in facts for phrase in descriptions.refer(rng, fact, facts, 3)]
     return record(name, size_wh, (*objects, *read), captions, expressions, coverage(rng, facts))
 
 
@@ -47,22 +47,22 @@ def record(
     name: str,
     size_wh: tuple[int, int],
     regions: tuple[Region, ...],
-    captions: Mapping[str, Sequence[words.Piece]],
+    captions: Mapping[str, Sequence[descriptions.Piece]],
     expressions: Sequence[tuple[str, str]],
     covered: Mapping[str, tuple[Coverage, ...]],
 ) -> Sample:
     """A Sample of regions, captions by detail, and (expression, region id) pairs; what is read becomes a text too."""
     texts: list[Text] = []
-    said: list[tuple[str, str, tuple[tuple[int, int], ...], tuple[str, ...]]] = []  # text id, phrase, spans, region ids
+    rows: list[tuple[str, str, tuple[tuple[int, int], ...], tuple[str, ...]]] = []  # text id, phrase, spans, region ids
     for detail, pieces in captions.items():
-        text, phrases = words.join(pieces)
+        text, phrases = descriptions.join(pieces)
         texts.append(Text(f"{name}.t{len(texts)}", text, detail, source=SOURCE))
-        said += [(texts[-1].id, p.phrase, (p.span,), p.region_ids) for p in phrases]
+        rows += [(texts[-1].id, p.phrase, (p.span,), p.region_ids) for p in phrases]
     lines = "\n".join(region.label for region in regions if region.kind == "text")
     if lines:
         texts.append(Text(f"{name}.t{len(texts)}", lines, "ocr", source=SOURCE))
-    said += [("", phrase, (), (region_id,)) for phrase, region_id in expressions]
-    groundings = tuple(Grounding(f"{name}.g{i}", *row, source=SOURCE) for i, row in enumerate(said))
+    rows += [("", phrase, (), (region_id,)) for phrase, region_id in expressions]
+    groundings = tuple(Grounding(f"{name}.g{i}", *row, source=SOURCE) for i, row in enumerate(rows))
     image = ImageRef(name, width=size_wh[0], height=size_wh[1])
     return Sample(name, image, tuple(texts), regions, groundings, coverage=covered)
 
@@ -73,8 +73,8 @@ def text_region(name: str, line: Line) -> Region:
     return Region(name, "text", extent(line.quad), line.text, quad=quad, source=SOURCE)
 
 
-def coverage(rng: random.Random, facts: Sequence[words.Fact]) -> dict[str, tuple[Coverage, ...]]:
-    """All is told, text too; two kinds that are not there are named, so that one may ask for them."""
+def coverage(rng: random.Random, facts: Sequence[descriptions.Fact]) -> dict[str, tuple[Coverage, ...]]:
+    """Every object and text is labelled; two kinds that are not there are named, so that one may ask for them."""
     others = [kind for kind in KINDS if kind not in {fact.kind for fact in facts}]
     absent = tuple(rng.sample(others, min(2, len(others))))
     return {
@@ -83,17 +83,17 @@ def coverage(rng: random.Random, facts: Sequence[words.Fact]) -> dict[str, tuple
     }
 
 
-def _object(thing: Thing, fact: words.Fact) -> Region:
+def _object(thing: Thing, fact: descriptions.Fact) -> Region:
     polygon = tuple(number for point in thing.polygon for number in point)
     return Region(
         fact.region_id, "object", thing.box, thing.kind, LABEL_SPACE, fact.description, (polygon,), source=SOURCE
     )
 
 
-def _fact(region_id: str, thing: Thing, size_wh: tuple[int, int]) -> words.Fact:
+def _fact(region_id: str, thing: Thing, size_wh: tuple[int, int]) -> descriptions.Fact:
     x1, y1, x2, y2 = thing.box
     side = math.sqrt((x2 - x1) * (y2 - y1)) / min(size_wh)
-    return words.Fact(region_id, thing.kind, thing.colour, thing.texture, _centre(thing.box, size_wh), side)
+    return descriptions.Fact(region_id, thing.kind, thing.colour, thing.texture, _centre(thing.box, size_wh), side)
 
 
 def _centre(box: Box, size_wh: tuple[int, int]) -> tuple[float, float]:

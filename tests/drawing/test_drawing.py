@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from florence2.drawing.fragment import fragment
-from florence2.drawing.marks import color_of, marks_of
+from florence2.drawing.html_figure import html_figure
+from florence2.drawing.overlays import color_of, overlays_of
 from florence2.drawing.picture import contact_sheet, draw
 from florence2.records import Grounding, Parsed, Region, Rle, Text
 
@@ -50,9 +50,9 @@ def test_a_grounded_region_is_named_by_its_phrase():
     parsed = Parsed(
         regions=(Region(id="r", box=(0, 0, 9, 9)),), groundings=(Grounding(phrase="a hat", region_ids=("r",)),)
     )
-    assert [m.caption for m in marks_of(parsed)] == ["a hat"]
-    assert [m.caption for m in marks_of([BOX])] == ["cat 0.50"]
-    assert [m.caption for m in marks_of([BOX], {"a": "low_score"})] == ["cat 0.50 (low_score)"]
+    assert [m.caption for m in overlays_of(parsed)] == ["a hat"]
+    assert [m.caption for m in overlays_of([BOX])] == ["cat 0.50"]
+    assert [m.caption for m in overlays_of([BOX], {"a": "low_score"})] == ["cat 0.50 (low_score)"]
 
 
 def test_texts_stand_below_and_long_ones_wrap():
@@ -71,7 +71,7 @@ def test_odd_input_is_drawn():
     ]
     assert draw(GREY, strange).shape == (400, 480, 3)
     assert draw(GREY, strange, rejected={"": "odd"}).shape == (400, 480, 3)
-    assert fragment(GREY, strange).count("<g>") == 4
+    assert html_figure(GREY, strange).count("<g>") == 4
 
 
 def test_rejected_is_drawn_dashed():
@@ -86,24 +86,24 @@ def test_a_contact_sheet_holds_every_picture():
     assert contact_sheet([]).ndim == 3
 
 
-def test_the_fragment_escapes_every_text():
+def test_the_figure_escapes_every_text():
     evil = '<script>alert("x")</script>&'
     shown = Parsed(texts=(Text(text=evil),), regions=(Region(box=(1, 1, 9, 9), label=evil),), truncated=True)
-    page = fragment(GREY, shown, title=evil)
+    page = html_figure(GREY, shown, title=evil)
     assert "<script" not in page and page.count("&lt;script&gt;") >= 4 and "<i>truncated</i>" in page
 
 
-def test_the_fragment_is_well_formed_and_holds_the_picture():
+def test_the_figure_is_well_formed_and_holds_the_picture():
     import base64
     import re
     from xml.etree import ElementTree
 
     from florence2 import pixels
 
-    page = fragment(GREY, [BOX], title="one", format="PNG")
+    page = html_figure(GREY, [BOX], title="one", format="PNG")
     root = ElementTree.fromstring(page)
     assert root.tag == "figure"
     data = re.search(r"data:image/png;base64,([^\"]+)", page).group(1)
     assert np.array_equal(pixels.load(base64.b64decode(data)), GREY)
-    large = fragment(np.zeros((1000, 4000, 3), np.uint8), [BOX], width=200)
+    large = html_figure(np.zeros((1000, 4000, 3), np.uint8), [BOX], width=200)
     assert 'viewBox="0 0 4000 1000"' in large and len(large) < 20_000

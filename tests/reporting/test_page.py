@@ -26,7 +26,7 @@ from florence2.reporting import (
     tiles,
 )
 from florence2.reporting.charts import curve, histogram
-from florence2.reporting.page import join, number, shares
+from florence2.reporting.html_page import join, number, shares
 from florence2.scenes import draw
 
 EVIL = "</title></style><script>alert(1)</script>\"'><img src=x onerror=y>&\x00\ud800"

@@ -1,4 +1,4 @@
-"""Reports of a store and of runs: numbers are the store's, what fell says why, and the page stays bounded."""
+"""Reports of a store and of runs: numbers are the store's, what was rejected says why, and the page stays bounded."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from florence2 import sources
 from florence2.cli.report import main
 from florence2.records import Decision
 from florence2.reporting import report, store_sections
-from florence2.reporting.pictures import verdict_words
+from florence2.reporting.picture_cards import verdict_words
 from tests.reporting.making import EVIL, make_store
 from tests.reporting.test_page import read
 
@@ -65,7 +65,14 @@ def test_examples_of_each_reason_come_first(store):
     sections = store_sections(store, sources.pixels, pictures=2)
     shown = next(s.body for s in sections if s.title == "Pictures")
     assert "rejected: low_score" in shown or "superseded: outranked" in shown
-    assert [s.title for s in sections] == ["Overview", "What was kept", "Why it fell", "Scores", "Failures", "Pictures"]
+    assert [s.title for s in sections] == [
+        "Overview",
+        "What was kept",
+        "Why not kept",
+        "Scores",
+        "Failures",
+        "Pictures",
+    ]
 
 
 def test_a_lost_picture_is_named_and_the_rest_goes_on(tmp_path):

@@ -15,10 +15,10 @@ import pytest
 from florence2 import geometry
 from florence2.records import to_json
 from florence2.scenes import FONTS, KINDS, WITHHELD_FONTS, WITHHELD_KINDS, draw
-from florence2.scenes.kinds import SHAPES
+from florence2.scenes.descriptions import article
 from florence2.scenes.layout import VISIBLE, Layout, fill, silhouette
+from florence2.scenes.shapes import SHAPES
 from florence2.scenes.truth import VERSION
-from florence2.scenes.words import article
 
 ROOT = Path(__file__).parents[2]
 DETAILS = ["brief", "detailed", "more_detailed"]

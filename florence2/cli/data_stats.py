@@ -21,9 +21,9 @@ of several, each is a part: florence2 data duplicates TRAIN TEST. Exit code 1 wh
 def main(argv: Sequence[str]) -> int:
     """Parse, look at every picture, print."""
     args = _parser().parse_args(argv)
-    from florence2.cli.progress import Bars
+    from florence2.cli.progress import ProgressBars
 
-    with Bars(args.quiet) as bars:
+    with ProgressBars(args.quiet) as bars:
         return duplicates(args, bars) if args.action == "duplicates" else stats(args)
 
 
@@ -44,8 +44,8 @@ def duplicates(args: argparse.Namespace, bars: object) -> int:
         if args.json:
             print(json.dumps({**asdict(pair), "across": pair.across, "leaks": pair.leaks}))
             continue
-        told = [f"{p.part}: {p.uri}" + ("" if p.stands else " (rejected)") for p in (pair.first, pair.second)]
-        print(f"{pair.kind} ({pair.bits} bits)  {'  =  '.join(told)}{'  LEAK' if pair.leaks else ''}")
+        sides = [f"{p.part}: {p.uri}" + ("" if p.stands else " (rejected)") for p in (pair.first, pair.second)]
+        print(f"{pair.kind} ({pair.bits} bits)  {'  =  '.join(sides)}{'  LEAK' if pair.leaks else ''}")
     if unread:
         print(f"{len(unread)} pictures cannot be read, such as {unread[0]}", file=sys.stderr)
     if not args.json:
@@ -68,10 +68,10 @@ def stats(args: argparse.Namespace) -> int:
 
 
 def _plain(found: Statistics, labels: int) -> str:
-    said = found.to_json()
-    lines = [f"{name:<10} " + ", ".join(f"{n} {word}" for word, n in said[key].items()) for name, key in
+    plain = found.to_json()
+    lines = [f"{name:<10} " + ", ".join(f"{n} {word}" for word, n in plain[key].items()) for name, key in
              (("pictures", "images"), ("because", "image_reasons"), ("splits", "splits"), ("boxes", "box_area_shares"))
-             if said[key]]  # fmt: skip
+             if plain[key]]  # fmt: skip
     if found.images:
         lines.append(f"{'shared':<10} {found.across} pictures by two splits, {found.leaks} of them not rejected")
     lines.append(f"\n{'family':<20}{'kind':<15}{'pictures':>9}{'annotations':>13}{'words each':>12}{'regions':>9}")

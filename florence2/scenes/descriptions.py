@@ -1,4 +1,4 @@
-"""What is said of a scene: descriptions, three lengths of caption, groundings, referring expressions. Sees no pixels.
+"""The texts about a scene: descriptions, three lengths of caption, groundings, referring expressions. Sees no pixels.
 
 Every phrase knows what it names: a caption is a list of pieces, some of them (phrase, regions), so spans are exact by
 construction. A referring expression is made from facts of its target and kept only if no other thing shares them all.
@@ -136,20 +136,20 @@ def article(words: str) -> str:
 
 
 Fits = Callable[[Fact], bool]
-_Said = tuple[str, Fits]  # a word and what it says of a thing
+_Attribute = tuple[str, Fits]  # a word and the test of the things that it describes
 
 
 def _expressions(target: Fact, things: Sequence[Fact]) -> list[tuple[str, Fits]]:
     """Ways to speak of the target from short to long, each with the test that its words put to a thing."""
-    texture: _Said = (_texture(target.texture), lambda t: t.texture == target.texture)
-    colour: _Said = (target.colour, lambda t: t.colour == target.colour)
-    size: _Said = (target.size, lambda t: t.size == target.size)
+    texture: _Attribute = (_texture(target.texture), lambda t: t.texture == target.texture)
+    colour: _Attribute = (target.colour, lambda t: t.colour == target.colour)
+    size: _Attribute = (target.size, lambda t: t.size == target.size)
     orders = ((), (colour,), (texture,), (size,), (size, colour), (colour, texture), (size, colour, texture))
     out: list[tuple[str, Fits]] = []
     for order in orders:
         if all(word for word, _ in order):
             out.append((" ".join(("the", *(word for word, _ in order), target.kind)), _all_of(target.kind, order)))
-    place: _Said = (target.place, lambda t: t.place == target.place)
+    place: _Attribute = (target.place, lambda t: t.place == target.place)
     out += [(f"{spoken} {target.place}", _all_of(target.kind, (place, ("", fits)))) for spoken, fits in out]
     same = [t for t in things if t.kind == target.kind]
     for word, axis, sign in (("leftmost", 0, 1), ("rightmost", 0, -1), ("topmost", 1, 1), ("lowest", 1, -1)):
@@ -159,8 +159,8 @@ def _expressions(target: Fact, things: Sequence[Fact]) -> list[tuple[str, Fits]]
     return out
 
 
-def _all_of(kind: str, said: tuple[_Said, ...]) -> Fits:
-    return lambda t: t.kind == kind and all(fits(t) for _, fits in said)
+def _all_of(kind: str, attributes: tuple[_Attribute, ...]) -> Fits:
+    return lambda t: t.kind == kind and all(fits(t) for _, fits in attributes)
 
 
 def _shortest(target: Fact, things: Sequence[Fact]) -> str:

@@ -1,4 +1,4 @@
-"""A picture with what was said of it as one piece of HTML: inline SVG over the pixels, every text escaped.
+"""A picture with its annotations as one piece of HTML: inline SVG over the pixels, every text escaped.
 
 Needs nothing but itself: no script, no style sheet, no network.
 """
@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from florence2 import pixels
-from florence2.drawing.marks import Mark, ink_on, marks_of, texts_of
+from florence2.drawing.overlays import Overlay, ink_on, overlays_of, texts_of
 from florence2.records import Parsed, Region
 
 
-def fragment(
+def html_figure(
     image: np.ndarray,
     shown: Parsed | Sequence[Region],
     title: str = "",
@@ -24,23 +24,23 @@ def fragment(
     width: int = 480,
     format: str = "JPEG",
 ) -> str:
-    """A <figure>: the picture `width` CSS pixels wide at most, its marks, the title and the texts beneath."""
+    """A <figure>: the picture `width` CSS pixels wide at most, its overlays, the title and the texts beneath."""
     return (
         f'<figure style="display:inline-block;margin:4px;max-width:{width}px;font:13px sans-serif;vertical-align:top">'
-        f"{svg(image, marks_of(shown, rejected), width, format, title)}"
+        f"{svg(image, overlays_of(shown, rejected), width, format, title)}"
         f"<figcaption>{_words(shown, title)}</figcaption></figure>"
     )
 
 
 def svg(
     image: np.ndarray,
-    marks: Sequence[Mark],
+    overlays: Sequence[Overlay],
     width: int = 480,
     format: str = "JPEG",
     title: str = "",
     class_name: str = "picture",
 ) -> str:
-    """The picture, `width` CSS pixels wide at most, under its marks; for a page that brings words of its own."""
+    """The picture, `width` CSS pixels wide at most, under its overlays; for a page that brings words of its own."""
     height, wide = image.shape[:2]
     shrink = min(1.0, 2 * width / max(wide, height))  # twice the shown size, for sharp screens
     if shrink < 1:
@@ -50,7 +50,7 @@ def svg(
     unit = max(wide, height) / width  # picture pixels in one CSS pixel
     smooth = "pixelated" if wide * 3 < width else "auto"
     taken: list[tuple[float, float, float]] = []
-    inside = "".join(_svg(mark, unit, height, taken) for mark in marks)
+    inside = "".join(_svg(overlay, unit, height, taken) for overlay in overlays)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{class_name}" viewBox="0 0 {wide} {height}" '
         f'width="{round(wide / unit)}" style="max-width:100%;height:auto;display:block" role="img" '
@@ -60,28 +60,28 @@ def svg(
     )
 
 
-def _svg(mark: Mark, unit: float, height: float, taken: list[tuple[float, float, float]]) -> str:
-    """The mark's outline and label; `taken` holds left, right and foot of the labels so far."""
-    color, ink = ("#{:02x}{:02x}{:02x}".format(*c) for c in (mark.color, ink_on(mark.color)))
-    dashes = f' stroke-dasharray="{4 * unit:.1f} {3 * unit:.1f}"' if mark.rejected else ""
-    fill = f'fill="{color}" fill-opacity="0.3"' if mark.filled and not mark.rejected else 'fill="none"'
-    path = " ".join(_path(outline) for outline in mark.outlines)
+def _svg(overlay: Overlay, unit: float, height: float, taken: list[tuple[float, float, float]]) -> str:
+    """The overlay's outline and label; `taken` holds left, right and foot of the labels so far."""
+    color, ink = ("#{:02x}{:02x}{:02x}".format(*c) for c in (overlay.color, ink_on(overlay.color)))
+    dashes = f' stroke-dasharray="{4 * unit:.1f} {3 * unit:.1f}"' if overlay.rejected else ""
+    fill = f'fill="{color}" fill-opacity="0.3"' if overlay.filled and not overlay.rejected else 'fill="none"'
+    path = " ".join(_path(outline) for outline in overlay.outlines)
     size = 12 * unit
-    x = max(min(v for outline in mark.outlines for v in outline[::2]), 0) + unit
-    y = max(min(v for outline in mark.outlines for v in outline[1::2]) - 3 * unit, size)
-    end = x + 0.56 * size * len(mark.caption)
+    x = max(min(v for outline in overlay.outlines for v in outline[::2]), 0) + unit
+    y = max(min(v for outline in overlay.outlines for v in outline[1::2]) - 3 * unit, size)
+    end = x + 0.56 * size * len(overlay.caption)
     while y < height and any(x < right and left < end and abs(y - foot) < size for left, right, foot in taken):
         y += size  # down, past a label that is there already
     taken.append((x, end, y))
-    caption = _escaped(mark.caption)
+    caption = _escaped(overlay.caption)
     shape = f'<path d="{path}" {fill} stroke="{color}" stroke-width="{2 * unit:.2f}"{dashes} fill-rule="evenodd"/>'
     label = (
         f'<text x="{x:.1f}" y="{y:.1f}" font-family="sans-serif" '
         f'font-size="{size:.1f}" fill="{ink}" stroke="{color}" stroke-width="{3 * unit:.1f}" '
         f'stroke-linejoin="round" paint-order="stroke">{caption}</text>'
     )
-    named = f' class="{mark.status}"' if mark.status else ""
-    return f"<g{named}><title>{_escaped(mark.hint or mark.caption)}</title>{shape}{label if caption else ''}</g>"
+    named = f' class="{overlay.status}"' if overlay.status else ""
+    return f"<g{named}><title>{_escaped(overlay.hint or overlay.caption)}</title>{shape}{label if caption else ''}</g>"
 
 
 def _escaped(text: str) -> str:

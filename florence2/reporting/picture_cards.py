@@ -1,4 +1,4 @@
-"""Pictures with all that was said of them, kept and rejected, as cards of a page. Knows records, no store."""
+"""Pictures with all their annotations, kept and rejected, as cards of a page. Knows records, no store."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from florence2.drawing.fragment import svg
-from florence2.drawing.marks import Mark, color_of, marks_of
+from florence2.drawing.html_figure import svg
+from florence2.drawing.overlays import Overlay, color_of, overlays_of
 from florence2.pixels import BadImage
 from florence2.records import Decision, Grounding, Item, Parsed, Polygon, Region, Sample, Text
-from florence2.reporting.page import Html, element, join
+from florence2.reporting.html_page import Html, element, join
 
-MARKS = 150  # a picture shows at most this many, and says how many it does not
+OVERLAYS = 150  # a picture shows at most this many, and says how many it does not
 DENSE = 14  # beyond this many, labels show on hover only
 WORDS = 1200  # letters of one text that are shown
 
@@ -42,20 +42,22 @@ def cards(items: Iterable[Html], switches: bool = False) -> Html:
 def sample_card(sample: Sample, load: Load) -> Html:
     """One picture with its regions, texts and verdicts; `sample` holds rejected items too."""
     verdicts = _last(sample.decisions)
-    regions = sample.regions[:MARKS]
-    marks = [mark for region in regions for mark in _marks(region, verdicts.get(region.id), sample.groundings)]
+    regions = sample.regions[:OVERLAYS]
+    overlays = [
+        overlay for region in regions for overlay in _overlays(region, verdicts.get(region.id), sample.groundings)
+    ]
     name = sample.image.uri.rsplit("/", 1)[-1] or sample.id
     words: list[Html] = [element("b", name)]
     try:
-        picture = _picture(load(sample.image), marks)
+        picture = _picture(load(sample.image), overlays)
     except (BadImage, OSError) as error:
         picture = element("p", f"The picture cannot be shown: {error}", class_="words")
     for text in sample.texts:
         verdict = verdicts.get(text.id)
         words.append(_text(text, [g for g in sample.groundings if g.text_id == text.id], sample.regions, verdict))
     words.append(_listing(sample, verdicts))
-    if len(sample.regions) > MARKS:
-        words.append(element("p", f"{len(sample.regions) - MARKS} more regions are not drawn.", class_="small"))
+    if len(sample.regions) > OVERLAYS:
+        words.append(element("p", f"{len(sample.regions) - OVERLAYS} more regions are not drawn.", class_="small"))
     return element("figure", picture, element("figcaption", *words, class_="words"), class_="card")
 
 
@@ -63,26 +65,26 @@ def answer_card(
     image: np.ndarray, title: str, asked: str, answer: Parsed, region: Polygon = (), truth: Parsed | None = None
 ) -> Html:
     """One answer of a model drawn on its picture; `asked` is the request, `region` the place that was asked about."""
-    marks = list(marks_of(answer))[:MARKS]
+    overlays = list(overlays_of(answer))[:OVERLAYS]
     if region:
         where = Region(box=(region[0], region[1], region[2], region[3])) if len(region) == 4 else Region(quad=region)
-        marks = [
-            dataclasses.replace(mark, color=(128, 128, 128), rejected="asked") for mark in marks_of([where])
-        ] + marks
+        overlays = [
+            dataclasses.replace(overlay, color=(128, 128, 128), rejected="asked") for overlay in overlays_of([where])
+        ] + overlays
     words = [element("h3", title), *([element("p", asked, class_="small")] if asked else [])]
     for text in answer.texts:
         words.append(_text(text, [], (), None))
-    said = _said(answer)
-    if said:
-        words.append(element("p", said))
-    if not answer.texts and not said:
+    counts = _label_counts(answer)
+    if counts:
+        words.append(element("p", counts))
+    if not answer.texts and not counts:
         words.append(element("p", "An empty answer.", class_="small"))
     if answer.truncated:
         words.append(element("p", "Cut off at the token limit.", class_="small"))
     if truth is not None:
-        told = " ".join([*(text.text for text in truth.texts), _said(truth)]).strip()
-        words.append(element("p", f"truth: {told[:WORDS] or 'nothing'}", class_="small"))
-    return element("figure", _picture(image, marks), element("figcaption", *words, class_="words"), class_="card")
+        expected = " ".join([*(text.text for text in truth.texts), _label_counts(truth)]).strip()
+        words.append(element("p", f"truth: {expected[:WORDS] or 'nothing'}", class_="small"))
+    return element("figure", _picture(image, overlays), element("figcaption", *words, class_="words"), class_="card")
 
 
 def verdict_words(verdict: Decision) -> str:
@@ -92,24 +94,24 @@ def verdict_words(verdict: Decision) -> str:
     return f"{verdict.status}: {verdict.reason or verdict.rule} ({verdict.rule}{numbers}{limit})"
 
 
-def _picture(image: np.ndarray, marks: Sequence[Mark]) -> Html:
-    return Html(svg(image, marks, width=480, class_name="picture dense" if len(marks) > DENSE else "picture"))
+def _picture(image: np.ndarray, overlays: Sequence[Overlay]) -> Html:
+    return Html(svg(image, overlays, width=480, class_name="picture dense" if len(overlays) > DENSE else "picture"))
 
 
-def _marks(region: Region, verdict: Decision | None, groundings: Sequence[Grounding]) -> list[Mark]:
-    """The region's mark, its status as class, its whole story as hint."""
+def _overlays(region: Region, verdict: Decision | None, groundings: Sequence[Grounding]) -> list[Overlay]:
+    """The region's overlay, its status as class, its whole story as hint."""
     named = region
     if not (region.label or region.description):
         phrases = [g.phrase for g in groundings if region.id in g.region_ids]
         named = dataclasses.replace(region, label=phrases[0] if phrases else "")
     status = verdict.status if verdict else "kept"
-    told = " \u00b7 ".join(
+    story = " \u00b7 ".join(
         part for part in (named.label or region.kind, region.description, *_story(region, verdict)) if part
     )
     rejected = "" if status == "kept" else verdict.reason if verdict else ""
     return [
-        dataclasses.replace(mark, status=status, hint=told, caption=_cut(mark.caption))
-        for mark in marks_of([named], {region.id: rejected} if rejected else None)
+        dataclasses.replace(overlay, status=status, hint=story, caption=_cut(overlay.caption))
+        for overlay in overlays_of([named], {region.id: rejected} if rejected else None)
     ]
 
 
@@ -139,9 +141,9 @@ def _text(text: Text, groundings: Sequence[Grounding], regions: Sequence[Region]
     if len(text.text) > WORDS:
         parts.append(f"\u2026 ({len(text.text) - WORDS} more letters)")
     kind = f"{text.detail.replace('_', ' ')}: "
-    told = " \u00b7 ".join(_story(text, verdict))
+    story = " \u00b7 ".join(_story(text, verdict))
     tag = "pre" if text.detail == "ocr" else "p"
-    return element(tag, element("span", kind, class_="small"), *parts, class_=status, title=told)
+    return element(tag, element("span", kind, class_="small"), *parts, class_=status, title=story)
 
 
 def _listing(sample: Sample, verdicts: dict[str, Decision]) -> Html:
@@ -149,16 +151,16 @@ def _listing(sample: Sample, verdicts: dict[str, Decision]) -> Html:
     if not sample.regions:
         return Html("")
     rows = []
-    for region in sample.regions[:MARKS]:
+    for region in sample.regions[:OVERLAYS]:
         verdict = verdicts.get(region.id)
-        told = " \u00b7 ".join([region.label or region.description or region.kind, *_story(region, verdict)])
-        rows.append(element("li", told, class_=verdict.status if verdict else "kept"))
-    fallen = sum(verdicts[r.id].status != "kept" for r in sample.regions if r.id in verdicts)
-    summary = f"{len(sample.regions)} regions" + (f", {fallen} fell" if fallen else "")
+        story = " \u00b7 ".join([region.label or region.description or region.kind, *_story(region, verdict)])
+        rows.append(element("li", story, class_=verdict.status if verdict else "kept"))
+    dropped = sum(verdicts[r.id].status != "kept" for r in sample.regions if r.id in verdicts)
+    summary = f"{len(sample.regions)} regions" + (f", {dropped} rejected" if dropped else "")
     return element("details", element("summary", summary), element("ul", *rows, class_="small"))
 
 
-def _said(answer: Parsed) -> str:
+def _label_counts(answer: Parsed) -> str:
     """What an answer says beside its drawing: labels counted."""
     named = [r.label or r.description for r in answer.regions]
     if not any(named) and answer.groundings:

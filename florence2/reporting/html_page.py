@@ -111,7 +111,7 @@ def tiles(figures: Iterable[tuple[str, Cell, str]]) -> Html:
     return element(
         "dl",
         *(
-            element("div", element("dt", name), element("dd", _said(value)), element("dd", remark, class_="remark"))
+            element("div", element("dt", name), element("dd", _shown(value)), element("dd", remark, class_="remark"))
             for name, value, remark in figures
         ),
         class_="tiles",
@@ -124,8 +124,8 @@ def shares(**counts: int) -> Html:
     parts = (
         element("i", class_=name, style=f"width:{100 * count / total:.2f}%") for name, count in counts.items() if count
     )
-    told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    return element("span", *parts, class_="shares", title=told, role="img", aria_label=told)
+    summary = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return element("span", *parts, class_="shares", title=summary, role="img", aria_label=summary)
 
 
 def paragraph(text: str) -> Html:
@@ -140,10 +140,10 @@ def _section(section: Section) -> Html:
 
 def _cell(cell: Cell) -> Html:
     is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
-    return element("td", _said(cell), class_="number" if is_number else None)
+    return element("td", _shown(cell), class_="number" if is_number else None)
 
 
-def _said(cell: Cell) -> object:
+def _shown(cell: Cell) -> object:
     if cell is None:
         return "\u2013"
     return number(cell) if isinstance(cell, (int, float)) and not isinstance(cell, bool) else cell

@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from florence2.records import Sample
 from florence2.scenes import lettering, paint
+from florence2.scenes.descriptions import Piece, article, number
 from florence2.scenes.layout import SUPERSAMPLE, turn, zoom
 from florence2.scenes.palette import BACKGROUNDS, Rgb, jitter
 from florence2.scenes.truth import coverage, record, text_region
-from florence2.scenes.words import Piece, article, number
 
 _SHOPS = ("CITY CAFE", "GREEN SHOP", "LAKE HOTEL", "BOOK HOUSE", "SUN BAKERY", "TOY WORLD", "RIVER BAR", "STAR MARKET")
 _GOODS = ("COFFEE", "TEA", "BREAD", "MILK", "CAKE", "SOUP", "PIZZA", "JUICE", "APPLES", "CHEESE", "PASTA", "SALAD",

@@ -12,7 +12,7 @@ from florence2.records import Grounding, Parsed, Polygon, Region, Text
 
 
 @dataclass(frozen=True)
-class Mark:
+class Overlay:
     """One region as it is drawn: closed outlines, filled or not; `rejected` says why it was thrown out.
 
     On a page `hint` is its whole story, shown on hover, and `status` the class it is styled and hidden by.
@@ -57,11 +57,11 @@ def texts_of(shown: Parsed | Sequence[Region]) -> tuple[Text, ...]:
     return tuple(getattr(shown, "texts", ()))
 
 
-def marks_of(
+def overlays_of(
     shown: Parsed | Sequence[Region], rejected: Mapping[str, str] | None = None, scores: bool = True
-) -> list[Mark]:
-    """Marks in drawing order: the largest first, so that the small stay visible."""
-    marks = []
+) -> list[Overlay]:
+    """Overlays in drawing order: the largest first, so that the small stay visible."""
+    overlays = []
     for region in sorted(regions_of(shown), key=lambda r: -_extent(r)):
         outlines, filled = _outlines(region)
         if outlines:
@@ -69,8 +69,8 @@ def marks_of(
             score = f"{region.score:.2f}" if scores and region.score is not None else ""
             reason = (rejected or {}).get(region.id, "")
             caption = " ".join(part for part in (name, score, f"({reason})" if reason else "") if part)
-            marks.append(Mark(outlines, filled, caption, color_of(name), reason))
-    return marks
+            overlays.append(Overlay(outlines, filled, caption, color_of(name), reason))
+    return overlays
 
 
 def _outlines(region: Region) -> tuple[tuple[Polygon, ...], bool]:

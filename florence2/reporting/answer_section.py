@@ -9,8 +9,8 @@ import numpy as np
 from florence2.codec.answers import canonical
 from florence2.codec.tasks import TASKS
 from florence2.records import Ask, Parsed, Sample
-from florence2.reporting.page import Section
-from florence2.reporting.pictures import answer_card, cards
+from florence2.reporting.html_page import Section
+from florence2.reporting.picture_cards import answer_card, cards
 
 Asked = tuple[Ask, Parsed, Parsed | None]  # what was asked, what was answered, what is true
 
