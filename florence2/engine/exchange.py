@@ -33,7 +33,8 @@ from florence2.formats import validation
 from florence2.pixels import BadImage
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
 from florence2.sources import file_types, files
-from florence2.store import Store, schema, told
+from florence2.store import Store, import_metadata, schema
+from florence2.store.import_metadata import ImportMetadata
 from florence2.store.snapshots import Operator
 
 VERSION = "1"
@@ -212,14 +213,18 @@ def write_import(ledger: Ledger, operator: Operator, given: Given) -> None:
                 ledger.done(paths[table], [unit.uid], operator.run_id)
             continue
         rows: dict[str, list[schema.Row]] = {table: [] for table in paths}
-        wholes: dict[str, told.Told] = {}
+        metadata: dict[str, ImportMetadata] = {}
         for picture, sample in said:
             _rows_of(picture, sample, operator, rows)
             if sample.coverage or sample.split:
-                wholes[picture.image.id] = told.Told(sample.split, sample.coverage)
+                metadata[picture.image.id] = ImportMetadata(sample.split, sample.coverage)
         for table, path in paths.items():
             if rows[table] or table == "annotations":
-                more = {told.KEY: told.pack(wholes)} if table == "annotations" and wholes else {}
+                more = (
+                    {import_metadata.KEY: import_metadata.encode(metadata)}
+                    if table == "annotations" and metadata
+                    else {}
+                )
                 ledger.put([ledger.draft(path, operator, unit, rows[table], **more)])
 
 

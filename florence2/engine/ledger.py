@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 from florence2.engine.operator import Reading
 from florence2.records import Sample
 from florence2.sources import files
-from florence2.store import Store, commit, scan, schema, told, upkeep
-from florence2.store.dataset import Draft
+from florence2.store import Store, commit, import_metadata, maintenance, scan, schema
+from florence2.store.dataset import PendingFragment
 from florence2.store.schema import TABLES
 from florence2.store.snapshots import Fragment, Operator, Snapshot, extended
 
@@ -85,7 +85,7 @@ class Unit:
 
     uid: str
     samples: tuple[Sample, ...]
-    group: scan.Group
+    group: scan.UnitGroup
     others: tuple[Sample, ...] = ()  # rejected and failed
 
 
@@ -93,7 +93,7 @@ class Ledger:
     """One command's view of a store: the snapshot it started from and what it has added since."""
 
     def __init__(self, store: Store, base: Snapshot | None = None):
-        commit.sweep(store.root)
+        commit.delete_stale_temp(store.root)
         self.store = store
         self.base = store.snapshot() if base is None else base
         self.fragments: list[Fragment] = []
@@ -117,16 +117,16 @@ class Ledger:
             return self._compacted[path]
         known = self._named.get(path)
         if known is not None:
-            if not upkeep.check(self.store.root, known):
+            if not maintenance.check(self.store.root, known):
                 return known
-            upkeep.set_aside(self.store.root, path)
+            maintenance.quarantine(self.store.root, path)
             return None
         if not (self.store.root / path).exists():
             return None
         try:
             fragment = self.store.fragment(path, tuple(units), run_id)
         except ValueError:
-            upkeep.set_aside(self.store.root, path)
+            maintenance.quarantine(self.store.root, path)
             return None
         self.fragments.append(fragment)
         return fragment
@@ -160,22 +160,22 @@ class Ledger:
         """How many good pictures there are (of those taken)."""
         images = self.current().of("images")
         if takes is None:
-            return sum(scan.good(self.store.root, fragment) for fragment in images)
+            return sum(scan.count_ok(self.store.root, fragment) for fragment in images)
         rows = (schema.rows(scan.read_fragment(self.store.root, f, ["id", "uri", "member", "status"])) for f in images)
         found = (schema.samples([row for row in each if row["status"] == "ok"], None, None) for each in rows)
         return sum(takes(sample) for samples in found for sample in samples)
 
     def all_units(self) -> Iterator[Unit]:
         """Every unit, those without a good picture too."""
-        for group in scan.groups(self.current()):
+        for group in scan.unit_groups(self.current()):
             table = scan.read_table(self.store.root, "images", group.fragments["images"])
             rows: dict[tuple[str, bool], list[schema.Row]] = {}
             for row in schema.rows(table):
                 rows.setdefault((row["unit"], row["status"] == "ok"), []).append(row)
-            said = scan.told_of(self.store.root, group.imports, whole=False)
+            metadata = scan.import_metadata_of(self.store.root, group.imports, whole=False)
             for uid in group.units:
                 found = (schema.samples(rows.get((uid, good), ()), None, None) for good in (True, False))
-                ok, others = (told.applied(samples, said) for samples in found)
+                ok, others = (import_metadata.apply(samples, metadata) for samples in found)
                 yield Unit(uid, tuple(ok), group, tuple(others))
 
     def samples(self, unit: Unit, runs: Iterable[str], maker: Operator, seq: int) -> list[Sample]:
@@ -220,12 +220,14 @@ class Ledger:
         about = {"operator": dataclasses.asdict(operator), **facts}
         self.store.record_run(operator.run_id, about, {**where_and_when(), **inputs})
 
-    def draft(self, path: str, operator: Operator, unit: Unit, rows: Sequence[schema.Row], **more: str) -> Draft:
+    def draft(
+        self, path: str, operator: Operator, unit: Unit, rows: Sequence[schema.Row], **more: str
+    ) -> PendingFragment:
         """An operator's rows about a unit, to be put; `more` goes into the file's metadata."""
         about = {name: getattr(operator, name) for name in ("name", "version", "fingerprint", "round")} | more
-        return Draft(path, rows, [unit.uid], operator.run_id, about)
+        return PendingFragment(path, rows, [unit.uid], operator.run_id, about)
 
-    def put(self, drafts: Sequence[Draft]) -> None:
+    def put(self, drafts: Sequence[PendingFragment]) -> None:
         """Commit fragments, and note them as this command's."""
         self.add(self.store.put_all(drafts))
 

@@ -19,9 +19,9 @@ from florence2.engine.pictures import ImageRules
 from florence2.engine.plans import Planned, names_of
 from florence2.engine.verdicts import REOPEN, Change, judge_units, recorded_chain, supersede_units
 from florence2.engine.work import EngineWork, opened
-from florence2.store import Store, upkeep
+from florence2.store import Store, maintenance
+from florence2.store.maintenance import Damage
 from florence2.store.snapshots import Operator, Snapshot, file_of
-from florence2.store.upkeep import Damage
 
 
 class Unrepairable(ValueError):
@@ -53,13 +53,13 @@ def repair(
     makers = Makers({opened(s).spec.name: s for s in with_}, {rule.spec.name: rule for rule in rules})
     for damage in damaged:
         if damage.fragment is None and not damage.path.startswith("snapshots/"):
-            upkeep.set_aside(store.root, damage.path)  # no snapshot needs it: the next command makes it again
+            maintenance.quarantine(store.root, damage.path)  # no snapshot needs it: the next command makes it again
     lost = {damage.path for damage in damaged if damage.path.startswith("snapshots/")}
     if say and lost:
         say(f"{min(lost)}: remove it to go back to the one before; the command that ended with it writes it again")
     execution = Execution(workers=workers, progress=progress)
     for snapshot in (store.snapshot(n) for n in reversed(store.snapshots()) if file_of(n) not in lost):
-        bad = [f for f in snapshot.fragments if upkeep.check(store.root, f)]
+        bad = [f for f in snapshot.fragments if maintenance.check(store.root, f)]
         if not bad:
             continue
         if any(fragment.path.startswith("compact/") for fragment in bad):
@@ -213,7 +213,7 @@ def _plain(config: Mapping[str, Any]) -> Any:
 
 def _compact_again(store: Store, snapshot: Snapshot) -> None:
     base = store.snapshot(snapshot.compacts)
-    upkeep.compacted(store.root, base, snapshot.phase.get("rows", upkeep.COMPACT_ROWS))
+    maintenance.compacted(store.root, base, snapshot.phase.get("rows", maintenance.COMPACT_ROWS))
 
 
 def _of(ledger: Ledger, runs: Sequence[str]) -> list[Operator]:

@@ -15,7 +15,7 @@ from florence2.engine.ledger import ANNOTATORS, Ledger, Takes, Unit, fragment_pa
 from florence2.engine.operator import Filter, Reading, digest, fingerprint, run_id, unit_id
 from florence2.records import Decision, Grounding, Item, Region, Sample
 from florence2.store import scan, schema
-from florence2.store.dataset import Draft
+from florence2.store.dataset import PendingFragment
 from florence2.store.snapshots import Operator
 
 REOPEN, RECOMPUTED = "reopen", "recomputed"
@@ -113,7 +113,7 @@ def _judge_unit(
     samples: list[Sample],
     steps: Sequence[tuple[Operator, Filter | None]],
     first_seq: int,
-) -> list[Draft]:
+) -> list[PendingFragment]:
     drafts = []
     samples = list(samples)
     standing = [sample.current() for sample in samples]
@@ -318,7 +318,7 @@ def _leaves(ledger: Ledger, operator: Operator, unit: Unit, run: str, takes: Tak
     return any(_direct(sample, Change({run: None}, frozenset())) for sample in rest)
 
 
-def _draft(ledger: Ledger, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> Draft:
+def _draft(ledger: Ledger, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> PendingFragment:
     """An operator's verdicts on a unit, to be put."""
     return ledger.draft(path_of("decisions", operator, unit), operator, unit, rows)
 

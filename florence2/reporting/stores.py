@@ -144,7 +144,7 @@ def _failures(store: Store) -> list[Section]:
 
 
 def _pictures(store: Store, survey: Survey, load: Load, pictures: int) -> Section:
-    groups = scan.groups(store.snapshot())
+    groups = scan.unit_groups(store.snapshot())
     spread = _spread(store, groups, survey.sizes, pictures)
     turns = zip_longest(*survey.examples.values())  # each reason's first example, then each one's second
     examples = [place for turn in turns for place in turn if place][: -(-pictures // 2)]
@@ -164,20 +164,20 @@ def _pictures(store: Store, survey: Survey, load: Load, pictures: int) -> Sectio
 
 def _survey(store: Store) -> Survey:
     survey = Survey()
-    for number_, group in enumerate(scan.groups(store.snapshot())):
+    for number_, group in enumerate(scan.unit_groups(store.snapshot())):
         ok = _good(store, group)
         survey.sizes.append(len(ok))
         _survey_group(store, group, number_, set(ok), survey)
     return survey
 
 
-def _good(store: Store, group: scan.Group) -> list[str]:
+def _good(store: Store, group: scan.UnitGroup) -> list[str]:
     """The ids of a group's good pictures."""
     rows = scan.read_table(store.root, "images", group.fragments.get("images", ()), ["id", "status"])
     return [i for i, status in zip(rows["id"].to_pylist(), rows["status"].to_pylist()) if status == "ok"]
 
 
-def _spread(store: Store, groups: Sequence[scan.Group], sizes: Sequence[int], count: int) -> list[tuple[int, str]]:
+def _spread(store: Store, groups: Sequence[scan.UnitGroup], sizes: Sequence[int], count: int) -> list[tuple[int, str]]:
     """Places of `count` good pictures, evenly spread over the store."""
     total = sum(sizes)
     wanted = [i * total // count for i in range(count)] if total > count else list(range(total))
@@ -191,11 +191,11 @@ def _spread(store: Store, groups: Sequence[scan.Group], sizes: Sequence[int], co
     return out
 
 
-def _survey_group(store: Store, group: scan.Group, number_: int, ok: set[str], survey: Survey) -> None:
+def _survey_group(store: Store, group: scan.UnitGroup, number_: int, ok: set[str], survey: Survey) -> None:
     names = ["ann_id", "image_id", "source", "round", "score"]
     annotations = scan.read_table(store.root, "annotations", group.fragments.get("annotations", ()), names)
     wanted = ["ann_id", "round", "seq", "status", "rule", "reason"]
-    last = scan.last_verdicts(scan.read_table(store.root, "decisions", group.fragments.get("decisions", ()), wanted))
+    last = scan.last_decisions(scan.read_table(store.root, "decisions", group.fragments.get("decisions", ()), wanted))
     for ann, image, source, round_, score in zip(*(annotations[name].to_pylist() for name in names)):
         status, rule, reason = last.get(ann, ("kept", None, None))
         if status != "kept" and image in ok:

@@ -1,4 +1,4 @@
-"""Putting a file in its place once and whole: write aside, sync, link if absent, sync the folder.
+"""Putting a file in its place once and whole: write to a temporary file, sync, link if absent, sync the folder.
 
 Knows bytes and paths. The first writer of a name wins; a late one finds the name taken and changes nothing.
 Half-written files exist only in `tmp/`.
@@ -37,27 +37,27 @@ def commit_all(root: Path, files: Sequence[tuple[str, bytes]]) -> list[bool]:
     todo = [(final, data) for final, data in wanted if not final.exists()]
     for folder in {final.parent for final, _ in todo}:
         make_folder(root, folder)
-    asides: dict[Path, Path] = {}
+    temp_paths: dict[Path, Path] = {}
 
     def write(file: tuple[Path, bytes]) -> None:
-        asides[file[0]] = _write_aside(root, file[1], file[0].suffix)
+        temp_paths[file[0]] = _write_temp(root, file[1], file[0].suffix)
 
     linked = set()
     try:
-        _at_once(write, todo)
+        _in_parallel(write, todo)
         for final, _ in todo:
-            if _link(root, asides[final], final):
+            if _link(root, temp_paths[final], final):
                 linked.add(final)
     finally:
-        for aside in asides.values():
-            aside.unlink(missing_ok=True)
-    _at_once(sync_folder, {final.parent for final in linked})
+        for temp_path in temp_paths.values():
+            temp_path.unlink(missing_ok=True)
+    _in_parallel(sync_folder, {final.parent for final in linked})
     return [final in linked for final, _ in wanted]
 
 
-def _link(root: Path, aside: Path, final: Path) -> bool:
+def _link(root: Path, temp_path: Path, final: Path) -> bool:
     try:
-        os.link(aside, final)
+        os.link(temp_path, final)
     except FileExistsError:
         return False
     except OSError as error:
@@ -69,7 +69,7 @@ def _link(root: Path, aside: Path, final: Path) -> bool:
     return True
 
 
-def _at_once(call: Callable[[Any], None], things: Collection[Any]) -> None:
+def _in_parallel(call: Callable[[Any], None], things: Collection[Any]) -> None:
     """Call for each thing, in threads: syncs that come together are one write of the file system's journal."""
     if len(things) < 2:
         for thing in things:
@@ -84,7 +84,7 @@ def replace(root: Path, relative: str, data: bytes) -> None:
     """Put `data` at root/relative, whole, in place of what is there: for journals, never for fragments."""
     final = root / relative
     make_folder(root, final.parent)
-    os.replace(_write_aside(root, data, final.suffix), final)
+    os.replace(_write_temp(root, data, final.suffix), final)
     sync_folder(final.parent)
 
 
@@ -98,7 +98,7 @@ def append_line(root: Path, relative: str, line: str) -> None:
         os.fsync(file.fileno())
 
 
-def sweep(root: Path, age_s: float = STALE_S) -> int:
+def delete_stale_temp(root: Path, age_s: float = STALE_S) -> int:
     """Remove files in tmp/ that are older than `age_s`; returns how many."""
     removed = 0
     for path in (root / "tmp").glob("*"):
@@ -173,16 +173,16 @@ def sha256_of(path: Path) -> str:
     return value.hexdigest()
 
 
-def _write_aside(root: Path, data: bytes, suffix: str) -> Path:
+def _write_temp(root: Path, data: bytes, suffix: str) -> Path:
     folder = root / "tmp"
     make_folder(root, folder)
-    aside = folder / f"{socket.gethostname()}-{os.getpid()}-{os.urandom(6).hex()}{suffix}"
+    temp_path = folder / f"{socket.gethostname()}-{os.getpid()}-{os.urandom(6).hex()}{suffix}"
     try:
-        with open(aside, "wb") as file:
+        with open(temp_path, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temp_path.unlink(missing_ok=True)
         raise
-    return aside
+    return temp_path

@@ -1,6 +1,6 @@
 """A store: a folder of Parquet fragments that holds a data set, every verdict on it and every earlier state of it.
 
-Knows files and records; what is worked out when, and by whom, is the engine's. The layout is told in docs/store.md.
+Knows files and records; what is worked out when, and by whom, is the engine's. The layout: docs/store.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence2.records import Sample
-from florence2.store import access, commit, scan, schema, snapshots, upkeep
+from florence2.store import commit, maintenance, random_access, scan, schema, snapshots
 from florence2.store.snapshots import Fragment, Operator, Snapshot
 
 
@@ -28,7 +28,7 @@ def is_store(path: str | Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Draft:
+class PendingFragment:
     """A fragment to be written: path, rows, image units, run, and the facts of its maker that go into the file."""
 
     path: str
@@ -87,9 +87,9 @@ class Store:
             raise ValueError(f"view {view!r}: expected one of {', '.join(scan.VIEWS)}")
         return islice(scan.samples(self.root, self.snapshot(snapshot), view), limit)
 
-    def random(self, snapshot: int | None = None, view: str = "current") -> access.RandomSamples:
+    def random(self, snapshot: int | None = None, view: str = "current") -> random_access.RandomSamples:
         """Its samples by position, in bounded memory."""
-        return access.RandomSamples(self.root, self.snapshot(snapshot), view)
+        return random_access.RandomSamples(self.root, self.snapshot(snapshot), view)
 
     def images(self, snapshot: int | None = None) -> Iterator[dict[str, Any]]:
         """Every row of `images`, rejected and failed pictures included."""
@@ -109,7 +109,7 @@ class Store:
         return scan.counts(self.root, self.snapshot(snapshot))
 
     def reasons(self, snapshot: int | None = None) -> dict[str, dict[str, int]]:
-        """Reason words counted: of images, of failures, of annotations that fell."""
+        """Reason words counted: of images, of failures, of annotations that are not kept."""
         return scan.reasons(self.root, self.snapshot(snapshot))
 
     def tally(self, snapshot: int | None = None) -> list[dict[str, Any]]:
@@ -138,9 +138,9 @@ class Store:
         self, path: str, rows: Sequence[schema.Row], units: Sequence[str], run_id: str, about: Mapping[str, Any]
     ) -> Fragment:
         """Commit rows as the fragment `path` (its first folder names the table), or take what is there already."""
-        return self.put_all([Draft(path, rows, units, run_id, about)])[0]
+        return self.put_all([PendingFragment(path, rows, units, run_id, about)])[0]
 
-    def put_all(self, drafts: Sequence[Draft]) -> list[Fragment]:
+    def put_all(self, drafts: Sequence[PendingFragment]) -> list[Fragment]:
         """Commit several fragments, synced together."""
         data = [draft.to_bytes() for draft in drafts]
         new = commit.commit_all(self.root, [(draft.path, bytes_) for draft, bytes_ in zip(drafts, data)])
@@ -187,16 +187,16 @@ class Store:
         except (FileNotFoundError, ValueError):
             return None
 
-    # upkeep
+    # maintenance
 
-    def verify(self) -> list[upkeep.Damage]:
+    def verify(self) -> list[maintenance.Damage]:
         """Every damaged or missing fragment of any snapshot, and snapshots and records of runs that are damaged."""
-        return upkeep.verify(self.root)
+        return maintenance.verify(self.root)
 
-    def compact(self, snapshot: int | None = None, rows: int = upkeep.COMPACT_ROWS) -> Snapshot:
+    def compact(self, snapshot: int | None = None, rows: int = maintenance.COMPACT_ROWS) -> Snapshot:
         """A new snapshot with the same rows in few large files."""
-        return upkeep.compact(self.root, snapshot, rows)
+        return maintenance.compact(self.root, snapshot, rows)
 
     def undo(self, to: int | None = None) -> Snapshot:
         """A new snapshot that holds what an earlier one held."""
-        return upkeep.undo(self.root, to)
+        return maintenance.undo(self.root, to)

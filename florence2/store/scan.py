@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from florence2.records import Sample
-from florence2.store import schema, told
+from florence2.store import import_metadata, schema
+from florence2.store.import_metadata import ImportMetadata
 from florence2.store.snapshots import Fragment, Snapshot
 
 VIEWS = ("current", "all")
@@ -24,7 +25,7 @@ THREADED = 100_000  # rows of a file above which its columns are read in threads
 
 
 @dataclass(frozen=True)
-class Group:
+class UnitGroup:
     """The fragments of all four tables about the pictures of some units; `imports` of its annotations are imports'."""
 
     units: tuple[str, ...]
@@ -32,7 +33,7 @@ class Group:
     imports: tuple[Fragment, ...] = ()
 
 
-def groups(snapshot: Snapshot) -> list[Group]:
+def unit_groups(snapshot: Snapshot) -> list[UnitGroup]:
     """The snapshot's fragments sorted into groups; ValueError where one belongs to no pictures."""
     order: list[tuple[str, ...]] = []
     home: dict[str, int] = {}
@@ -48,40 +49,40 @@ def groups(snapshot: Snapshot) -> list[Group]:
     live = {o.run_id for o in snapshot.operators if o.kind == "import" and not o.replaced}
     imports = [tuple(f for f in by.get("annotations", ()) if f.run_id in live) for by in parts]
     return [
-        Group(units, {name: tuple(found) for name, found in by.items()}, said)
-        for units, by, said in zip(order, parts, imports)
+        UnitGroup(units, {name: tuple(found) for name, found in by.items()}, imported)
+        for units, by, imported in zip(order, parts, imports)
     ]
 
 
-def told_of(root: Path, fragments: Sequence[Fragment], whole: bool = True) -> dict[str, told.Told]:
-    """What imports say of pictures as wholes; without `whole`, damaged fragments (to be made again) say nothing."""
+def import_metadata_of(root: Path, fragments: Sequence[Fragment], whole: bool = True) -> dict[str, ImportMetadata]:
+    """The imports' metadata by image id; without `whole`, damaged fragments (to be made again) are passed over."""
     parts = []
     for fragment in fragments:
         try:
-            parts.append(told.unpack(opened(root, fragment).schema_arrow.metadata))
+            parts.append(import_metadata.decode(open_fragment(root, fragment).schema_arrow.metadata))
         except ValueError:
             if whole:
                 raise
-    return told.joined(parts)
+    return import_metadata.combine(parts)
 
 
-def opened(root: Path, fragment: Fragment) -> pq.ParquetFile:
+def open_fragment(root: Path, fragment: Fragment) -> pq.ParquetFile:
     """A fragment's file with its footer read; ValueError names a damaged or missing one."""
-    with naming(root / fragment.path, root):
+    with explain_read_errors(root / fragment.path, root):
         return pq.ParquetFile(root / fragment.path, page_checksum_verification=True)
 
 
 def read_fragment(root: Path, fragment: Fragment, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of one fragment; ValueError names a damaged or missing one."""
-    file = opened(root, fragment)
-    with naming(root / fragment.path, root):
+    file = open_fragment(root, fragment)
+    with explain_read_errors(root / fragment.path, root):
         many = file.metadata.num_rows > THREADED  # of a few rows threads cost more than they bring
         return file.read(columns=list(columns) if columns else None, use_threads=many)
 
 
-def good(root: Path, fragment: Fragment) -> int:
-    """How many of an `images` fragment's pictures are good; told by its footer alone where all are."""
-    metadata = opened(root, fragment).metadata
+def count_ok(root: Path, fragment: Fragment) -> int:
+    """How many of an `images` fragment's pictures are good; read from its footer alone where all are."""
+    metadata = open_fragment(root, fragment).metadata
     column = next(n for n in range(metadata.num_columns) if metadata.schema.column(n).path == "status")
     groups = [metadata.row_group(n).column(column).statistics for n in range(metadata.num_row_groups)]
     if all(s is not None and s.has_min_max and s.min == s.max == "ok" and not s.null_count for s in groups):
@@ -90,7 +91,7 @@ def good(root: Path, fragment: Fragment) -> int:
 
 
 @contextmanager
-def naming(path: Path, root: Path) -> Iterator[None]:
+def explain_read_errors(path: Path, root: Path) -> Iterator[None]:
     """Around reading a fragment: what goes wrong is a ValueError that names the file and the remedy."""
     try:
         yield
@@ -111,7 +112,7 @@ def read_table(root: Path, name: str, fragments: Sequence[Fragment], columns: Se
     return pa.concat_tables(tables, promote_options="default")  # an older fragment may lack a column
 
 
-def group_samples(root: Path, group: Group, view: str = "current") -> list[Sample]:
+def group_samples(root: Path, group: UnitGroup, view: str = "current") -> list[Sample]:
     """The samples of a group's good pictures: what stands, or all with the verdicts."""
     if view not in VIEWS:
         raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
@@ -122,13 +123,13 @@ def group_samples(root: Path, group: Group, view: str = "current") -> list[Sampl
         read_table(root, "annotations", group.fragments.get("annotations", ())),
         read_table(root, "decisions", group.fragments.get("decisions", ())),
     )
-    found = told.applied(found, told_of(root, group.imports))
+    found = import_metadata.apply(found, import_metadata_of(root, group.imports))
     return [sample.current() for sample in found] if view == "current" else found
 
 
 def samples(root: Path, snapshot: Snapshot, view: str = "current") -> Iterator[Sample]:
     """Every good picture's sample, group by group."""
-    for group in groups(snapshot):
+    for group in unit_groups(snapshot):
         yield from group_samples(root, group, view)
 
 
@@ -136,13 +137,13 @@ TALLY = ("source_kind", "source", "source_version", "round", "family", "kind", "
 
 
 def tally(root: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """How many annotations stand and fall: a row for each combination of TALLY's columns, with `count`.
+    """How many annotations are kept, rejected and superseded: a row for each combination of TALLY, with `count`.
 
     `status` is the last verdict's, kept where there is none; rule and reason are those of that verdict.
     """
     counts: Counter[tuple[Any, ...]] = Counter()
-    for group in groups(snapshot):
-        last = last_verdicts(
+    for group in unit_groups(snapshot):
+        last = last_decisions(
             read_table(
                 root,
                 "decisions",
@@ -161,7 +162,7 @@ def tally(root: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
     ]
 
 
-def last_verdicts(decisions: pa.Table) -> dict[str, tuple[str, str | None, str | None]]:
+def last_decisions(decisions: pa.Table) -> dict[str, tuple[str, str | None, str | None]]:
     """For each judged annotation the status, rule and reason of its last verdict by (round, seq)."""
     names = ("ann_id", "round", "seq", "status", "rule", "reason")
     order = decisions.sort_by([("round", "ascending"), ("seq", "ascending")]) if decisions.num_rows else decisions
@@ -189,7 +190,7 @@ def counts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def reasons(root: Path, snapshot: Snapshot) -> dict[str, dict[str, int]]:
-    """Reason words counted, for images, failures and the annotations that fell."""
+    """Reason words counted, for images, failures and the annotations that are not kept."""
     out: dict[str, Counter[str]] = {"images": Counter(), "failures": Counter(), "annotations": Counter()}
     for name in ("images", "failures"):
         for fragment in snapshot.of(name):

@@ -79,8 +79,8 @@ class Snapshot:
             data["phase"] = dict(self.phase)
         if self.compacts:
             data["compacts"] = self.compacts
-        data["operators"] = [_lean(operator) for operator in self.operators]
-        data["fragments"] = [_lean(fragment) for fragment in self.fragments]
+        data["operators"] = [_without_defaults(operator) for operator in self.operators]
+        data["fragments"] = [_without_defaults(fragment) for fragment in self.fragments]
         return data
 
     @property
@@ -158,7 +158,7 @@ def extended(
     )
 
 
-def _lean(record: Fragment | Operator) -> dict[str, Any]:
+def _without_defaults(record: Fragment | Operator) -> dict[str, Any]:
     out = {}
     for item in dataclasses.fields(record):
         value = getattr(record, item.name)

@@ -89,7 +89,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch, name, wher
 
     with monkeypatch.context() as patch:
         if name == "open":
-            patch.setattr(commit, "_write_aside", full(commit._write_aside))
+            patch.setattr(commit, "_write_temp", full(commit._write_temp))
         elif name == "link":
             patch.setattr(commit.os, "link", full(os.link))
         else:

@@ -80,7 +80,7 @@ class Counted:
     def install(self, patch):
         for module, name in STEPS:
             patch.setattr(module, name, self.wrap(getattr(module, name)))
-        patch.setattr(commit, "_write_aside", self.torn(commit._write_aside))
+        patch.setattr(commit, "_write_temp", self.torn(commit._write_temp))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from florence2.engine.operator import annotation_id, annotation_ids
 from florence2.engine.pictures import ImageRules
 from florence2.engine.units import SECONDS
 from florence2.store import Store
-from florence2.store.dataset import Draft
+from florence2.store.dataset import PendingFragment
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments, picture
 
 
@@ -284,7 +284,10 @@ def test_ids_hashed_together_are_those_hashed_alone():
 
 def test_fragments_put_together_are_those_put_alone(tmp_path):
     rows = [{"ann_id": "a", "image_id": "i", "round": 0, "seq": 1, "rule": "r", "status": "kept", "run_id": "x"}]
-    drafts = [Draft(f"decisions/round-0/r{n}@1/unit-u.parquet", rows * n, ["u"], "x", {"round": 0}) for n in range(5)]
+    drafts = [
+        PendingFragment(f"decisions/round-0/r{n}@1/unit-u.parquet", rows * n, ["u"], "x", {"round": 0})
+        for n in range(5)
+    ]
     together, alone = (Store(tmp_path / name, create=True) for name in ("a", "b"))
     fragments_ = together.put_all(drafts)
     assert fragments_ == [alone.put(d.path, d.rows, d.units, d.run_id, d.about) for d in drafts]

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from florence2.records import Sample
 from florence2.store import scan, schema
-from florence2.store.scan import Group
+from florence2.store.scan import UnitGroup
 from florence2.store.snapshots import Fragment, Snapshot
 
-READ = ("images", "annotations", "decisions")
+TABLES_READ = ("images", "annotations", "decisions")
 
 
 class RandomSamples(Sequence[Sample]):
@@ -31,11 +31,11 @@ class RandomSamples(Sequence[Sample]):
 
     def __init__(self, root: Path, snapshot: Snapshot, view: str = "current", keep: int = 16):
         self.root, self.view, self.keep = root, view, keep
-        self.groups = scan.groups(snapshot)
-        self.group_sizes = [sum(scan.good(root, f) for f in group.fragments["images"]) for group in self.groups]
+        self.groups = scan.unit_groups(snapshot)
+        self.group_sizes = [sum(scan.count_ok(root, f) for f in group.fragments["images"]) for group in self.groups]
         self._starts = [0, *accumulate(self.group_sizes)]
-        self._places: dict[int, Places | None] = {}
-        self._open: OrderedDict[int, list[Sample] | Part] = OrderedDict()
+        self._row_indices: dict[int, RowIndex | None] = {}
+        self._open: OrderedDict[int, list[Sample] | CompactedReader] = OrderedDict()
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -48,51 +48,53 @@ class RandomSamples(Sequence[Sample]):
         index %= len(self)
         number = bisect_right(self._starts, index) - 1
         if number not in self._open:
-            self._open[number] = self._opened(number)
+            self._open[number] = self._open_group(number)
             if len(self._open) > self.keep:
                 self._open.popitem(last=False)
         self._open.move_to_end(number)
-        found, place = self._open[number], index - self._starts[number]
+        found, position = self._open[number], index - self._starts[number]
         if isinstance(found, list):
-            return found[place]
-        sample = found.sample(place)
+            return found[position]
+        sample = found.sample(position)
         return sample.current() if self.view == "current" else sample
 
-    def _opened(self, number: int) -> list[Sample] | Part:
+    def _open_group(self, number: int) -> list[Sample] | CompactedReader:
         group = self.groups[number]
-        if number not in self._places:
-            self._places[number] = places_of(self.root, group)
-        places = self._places[number]
-        return scan.group_samples(self.root, group, self.view) if places is None else Part(self.root, group, places)
+        if number not in self._row_indices:
+            self._row_indices[number] = row_index_of(self.root, group)
+        index = self._row_indices[number]
+        if index is None:
+            return scan.group_samples(self.root, group, self.view)
+        return CompactedReader(self.root, group, index)
 
 
-class Places:
+class RowIndex:
     """Where a compacted file's good pictures are among its rows, and where each picture's rows are in each table."""
 
     def __init__(self, good: np.ndarray, bounds: dict[str, np.ndarray]):
         self.good, self.bounds = good, bounds
 
 
-def places_of(root: Path, group: Group) -> Places | None:
-    """The places in a compacted group; None where its rows are not one file a table, in the pictures' order."""
-    if any(len(group.fragments.get(name, ())) > 1 for name in READ) or not _compacted(group.fragments["images"]):
+def row_index_of(root: Path, group: UnitGroup) -> RowIndex | None:
+    """The row index of a compacted group; None where its rows are not one file a table, in the pictures' order."""
+    if any(len(group.fragments.get(name, ())) > 1 for name in TABLES_READ) or not _compacted(group.fragments["images"]):
         return None
     images = scan.read_fragment(root, group.fragments["images"][0], ["id", "status"])
     ids = images["id"].combine_chunks()
     bounds = {}
-    for name in READ[1:]:
+    for name in TABLES_READ[1:]:
         for fragment in group.fragments.get(name, ()):
             column = scan.read_fragment(root, fragment, ["image_id"])["image_id"]
-            rows = picture_numbers(column, ids)
+            rows = image_positions(column, ids)
             if (np.diff(rows) < 0).any() or (rows >= len(ids)).any():
                 return None
             bounds[name] = np.searchsorted(rows, np.arange(len(ids) + 1)).astype(np.int32)
     good = np.flatnonzero(pc.equal(images["status"], "ok").to_numpy()).astype(np.int32)
-    return Places(good, bounds)
+    return RowIndex(good, bounds)
 
 
-def picture_numbers(column: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
-    """For each row the place of its picture among `ids`; those of none after all others."""
+def image_positions(column: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
+    """For each row the position of its picture among `ids`; those of none after all others."""
     return pc.fill_null(pc.index_in(column, ids), len(ids)).to_numpy()
 
 
@@ -100,23 +102,23 @@ def _compacted(fragments: Sequence[Fragment]) -> bool:
     return all(fragment.path.startswith("compact/") for fragment in fragments)
 
 
-class Part:
+class CompactedReader:
     """The open files of a compacted group; of each table the row groups that were read last are held."""
 
-    def __init__(self, root: Path, group: Group, places: Places):
-        self.root, self.places = root, places
+    def __init__(self, root: Path, group: UnitGroup, index: RowIndex):
+        self.root, self.index = root, index
         self.paths = {n: root / found[0].path for n, found in group.fragments.items()}
-        self.files = {n: scan.opened(root, group.fragments[n][0]) for n in READ if group.fragments.get(n)}
+        self.files = {n: scan.open_fragment(root, group.fragments[n][0]) for n in TABLES_READ if group.fragments.get(n)}
         self.starts = {name: _row_group_starts(file) for name, file in self.files.items()}
         self._held: dict[str, tuple[int, int, pa.Table]] = {}
 
-    def sample(self, place: int) -> Sample:
-        """The `place`-th good picture with all its annotations and verdicts."""
-        row = int(self.places.good[place])
+    def sample(self, position: int) -> Sample:
+        """The `position`-th good picture with all its annotations and verdicts."""
+        row = int(self.index.good[position])
         images = schema.rows(self._rows("images", row, row + 1))
         tables = []
-        for name in READ[1:]:
-            bounds = self.places.bounds.get(name)
+        for name in TABLES_READ[1:]:
+            bounds = self.index.bounds.get(name)
             empty = bounds is None or bounds[row] == bounds[row + 1]
             tables.append(None if empty else self._rows(name, int(bounds[row]), int(bounds[row + 1])))  # type: ignore[index]
         return schema.samples(images, *tables)[0]
@@ -126,7 +128,7 @@ class Part:
         if not low <= start < end <= high:
             starts = self.starts[name]
             first, last = bisect_right(starts, start) - 1, bisect_right(starts, end - 1)
-            with scan.naming(self.paths[name], self.root):
+            with scan.explain_read_errors(self.paths[name], self.root):
                 table = self.files[name].read_row_groups(list(range(first, last)))
             low, high = starts[first], starts[last]
             self._held[name] = low, high, table

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from florence2.store import access, commit, scan, schema, snapshots
+from florence2.store import commit, random_access, scan, schema, snapshots
+from florence2.store.import_metadata import ImportMetadata
 from florence2.store.schema import TABLES
 from florence2.store.snapshots import Fragment, Snapshot
-from florence2.store.told import Told
 
 COMPACT_ROWS = 20_000  # annotations in one compacted file
 ROW_GROUP = 1_000  # rows of it that random access reads at once
@@ -34,7 +34,7 @@ class Damage:
 
 
 def verify(root: Path, number: int | None = None) -> list[Damage]:
-    """Every fragment of every snapshot (or of one) that is damaged or missing, and strays that cannot be read."""
+    """Every damaged or missing fragment of every snapshot (or of one), and unreferenced ones that cannot be read."""
     wanted: dict[str, Fragment] = {}
     runs: set[str] = set()
     found = []
@@ -53,7 +53,7 @@ def verify(root: Path, number: int | None = None) -> list[Damage]:
         cause = check(root, fragment)
         if cause:
             found.append(Damage(path, cause, fragment))
-    for path in strays(root, wanted):
+    for path in unreferenced(root, wanted):
         if not readable(root / path):
             found.append(Damage(path, "unreadable"))
     return found
@@ -89,7 +89,7 @@ def readable(path: Path) -> bool:
     return True
 
 
-def strays(root: Path, known: dict[str, Fragment]) -> Iterator[str]:
+def unreferenced(root: Path, known: dict[str, Fragment]) -> Iterator[str]:
     """Fragments that no snapshot names: what an interrupted command left, to be taken up by the next."""
     for name in TABLES:
         for path in sorted((root / name).glob("**/*.parquet")):
@@ -98,7 +98,7 @@ def strays(root: Path, known: dict[str, Fragment]) -> Iterator[str]:
                 yield relative
 
 
-def set_aside(root: Path, relative: str) -> None:
+def quarantine(root: Path, relative: str) -> None:
     """Move a damaged fragment into tmp/, so that its name is free to be made again."""
     commit.make_folder(root, root / "tmp")
     try:
@@ -127,20 +127,20 @@ def compact(root: Path, number: int | None = None, rows: int = COMPACT_ROWS) -> 
 def compacted(root: Path, base: Snapshot, rows: int) -> list[Fragment]:
     """The large files of a snapshot, written where they are lacking or damaged."""
     fragments = []
-    for part, chunk in enumerate(_chunks(scan.groups(base), rows)):
+    for part, chunk in enumerate(_chunks(scan.unit_groups(base), rows)):
         units = tuple(unit for group in chunk for unit in group.units)
         images = [fragment for group in chunk for fragment in group.fragments["images"]]
         ids = scan.read_table(root, "images", images, ["id"])["id"].combine_chunks()
-        said = scan.told_of(root, [fragment for group in chunk for fragment in group.imports])
+        metadata = scan.import_metadata_of(root, [fragment for group in chunk for fragment in group.imports])
         for name in TABLES:
             parts = [fragment for group in chunk for fragment in group.fragments.get(name, ())]
             if parts or name == "images":
-                fragments.append(_write_part(root, base.number, name, part, parts, units, ids, said))
+                fragments.append(_write_compacted(root, base.number, name, part, parts, units, ids, metadata))
     return fragments
 
 
-def _chunks(groups: list[scan.Group], rows: int) -> Iterator[list[scan.Group]]:
-    chunk: list[scan.Group] = []
+def _chunks(groups: list[scan.UnitGroup], rows: int) -> Iterator[list[scan.UnitGroup]]:
+    chunk: list[scan.UnitGroup] = []
     size = 0
     for group in groups:
         more = sum(fragment.rows for fragment in group.fragments.get("annotations", ()))
@@ -153,7 +153,7 @@ def _chunks(groups: list[scan.Group], rows: int) -> Iterator[list[scan.Group]]:
         yield chunk
 
 
-def _write_part(
+def _write_compacted(
     root: Path,
     number: int,
     name: str,
@@ -161,30 +161,30 @@ def _write_part(
     parts: list[Fragment],
     units: tuple[str, ...],
     ids: pa.Array,
-    said: Mapping[str, Told],
+    metadata: Mapping[str, ImportMetadata],
 ) -> Fragment:
     """One file of a table, its rows in the order of the pictures `ids`, a picture's own in the order they came."""
     table = scan.read_table(root, name, parts)
-    if name == "images" and said:  # the imports' fragments are merged away: their word goes into the rows
-        table = _told_to(table, said)
+    if name == "images" and metadata:  # the imports' fragments are merged away: their metadata goes into the rows
+        table = _with_metadata(table, metadata)
     if name != "images":
-        table = table.take(np.argsort(access.picture_numbers(table["image_id"], ids), kind="stable"))
+        table = table.take(np.argsort(random_access.image_positions(table["image_id"], ids), kind="stable"))
     data = commit.parquet_bytes(table, row_group=ROW_GROUP)
     path = f"compact/{number:06d}/{name}/part-{part:05d}.parquet"
     if not commit.commit(root, path, data) and not readable(root / path):
-        set_aside(root, path)
+        quarantine(root, path)
         commit.commit(root, path, data)
     return Fragment(path, table.num_rows, commit.sha256_of(root / path), units)
 
 
-def _told_to(images: pa.Table, said: Mapping[str, Told]) -> pa.Table:
-    """The table `images` with what is said of its pictures in its columns of split and coverage."""
+def _with_metadata(images: pa.Table, metadata: Mapping[str, ImportMetadata]) -> pa.Table:
+    """The table `images` with the imports' metadata in its columns of split and coverage."""
     names = images["id"].to_pylist()
     coverage = [schema.coverage_of(value) for value in images["label_coverage"].to_pylist()]
-    every = [said.get(name, Told()) for name in names]
+    every = [metadata.get(name, ImportMetadata()) for name in names]
     columns = {
-        "split": [old or told.split or None for old, told in zip(images["split"].to_pylist(), every)],
-        "label_coverage": [schema.coverage_rows({**old, **told.coverage}) for old, told in zip(coverage, every)],
+        "split": [old or new.split or None for old, new in zip(images["split"].to_pylist(), every)],
+        "label_coverage": [schema.coverage_rows({**old, **new.coverage}) for old, new in zip(coverage, every)],
     }
     for name, values in columns.items():
         field = images.schema.field(name)
