@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 
 from florence2.metrics.caption import Captions
 from florence2.metrics.coco import CocoDetection
-from florence2.metrics.detection import Detection
+from florence2.metrics.detection import DetectionF1
 from florence2.metrics.ocr import QuadWords, TextErrors
 from florence2.metrics.segmentation import Segmentation
 from florence2.records import Region
@@ -56,7 +56,7 @@ def ours(pairs: Pairs, engine: str) -> float:
     return metric.compute()["AP"]
 
 
-def resampled(pairs: Pairs, draws: int) -> float:
+def bootstrap(pairs: Pairs, draws: int) -> float:
     metric = CocoDetection()
     for truth, found in pairs:
         metric.update(truth, found)
@@ -125,8 +125,8 @@ def main() -> None:
     if importlib.util.find_spec("hotcoco"):
         seconds["hotcoco"], same = timed(lambda: ours(pairs, "hotcoco"))
         assert abs(float(str(same)) - float(str(expected))) < 1e-9
-    seconds["one_resample"] = resampled(pairs, 5)
-    seconds["detection"], _ = timed(lambda: fed(Detection(), pairs))
+    seconds["one_resample"] = bootstrap(pairs, 5)
+    seconds["detection"], _ = timed(lambda: fed(DetectionF1(), pairs))
     seconds["captions"], _ = timed(lambda: fed(Captions(), [([w] * 5, w) for w in words]))
     seconds["text_errors"], _ = timed(lambda: fed(TextErrors(), [(w, w[::-1]) for w in words]))
     seconds["quads"], _ = timed(lambda: fed(QuadWords(), pairs))

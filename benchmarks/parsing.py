@@ -48,7 +48,7 @@ def main():
         ids = [tokenizer.encode(text) for text in texts]
         for form in worst:
             rows = []
-            for task in {task.gives: task for task in TASKS.values()}.values():
+            for task in {task.output_kind: task for task in TASKS.values()}.values():
                 calls = {
                     "parse": lambda i: parse(texts[i], task, SIZE),  # noqa: B023  (called before the loop goes on)
                     "parse_ids": lambda i: parse_ids(ids[i], tokenizer, task, SIZE),  # noqa: B023

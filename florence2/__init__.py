@@ -72,13 +72,13 @@ def evaluate(
         raise ValueError("task: expected a task's name, such as OD, or protocol=; got neither")
     if not out:
         raise ValueError("out: expected the folder that keeps answers and scores, got nothing")
-    plan = protocols.plan(protocol, data, task, split, format, images, limit)
+    arguments = protocols.arguments(protocol, data, task, split, format, images, limit)
     if isinstance(model, (str, os.PathLike)):
         options.setdefault("model_name", os.fspath(model))
         model = open_as_predictor(os.fspath(model), device) or load(model, device=device)
     elif model is None and options.get("predictions"):
         options.setdefault("model_name", os.fspath(options["predictions"]))
-    return evaluate(model, out=out, **plan, **options)
+    return evaluate(model, out=out, **arguments, **options)
 
 
 def __getattr__(name: str) -> Any:

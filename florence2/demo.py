@@ -21,7 +21,7 @@ from florence2 import predictor, reporting, scenes
 from florence2.engine import annotate, filter
 from florence2.engine.specialists.student import StudentSpecialist
 from florence2.formats import jsonl
-from florence2.metrics.detection import Detection, match
+from florence2.metrics.detection import DetectionF1, match
 from florence2.metrics.ocr import TextErrors
 from florence2.pixels import load
 from florence2.records import Failure, Sample
@@ -43,12 +43,12 @@ NO_EFFECT = 0.005  # a smaller change of F1 is called none
 GROUPS = ("all", "known", "withheld")
 OFFICIAL = "microsoft/Florence-2-base"
 
-Say = Callable[[str], None]
+Message = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoConfig:
     """How much of everything; the default fits ten minutes of two cores, installation included."""
 
     scenes: int = 1600
@@ -74,7 +74,7 @@ class Plan:
         }
 
 
-QUICK = Plan(scenes=120, pages=4, steps=12, control_steps=6)
+QUICK = DemoConfig(scenes=120, pages=4, steps=12, control_steps=6)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoResult:
     """What the demo found, and where its page is."""
 
     rows: list[Row]
@@ -112,18 +112,21 @@ class Outcome:
 
 
 def demo(
-    out: str | Path = "demo_out", plan: Plan = Plan(), say: Say = print, progress: Progress | None = None
-) -> Outcome:
+    out: str | Path = "demo_out",
+    config: DemoConfig = DemoConfig(),
+    on_message: Message = print,
+    progress: Progress | None = None,
+) -> DemoResult:
     """Run it all into the folder `out`, in place of an earlier demo there."""
     out, began = fresh(Path(out)), time.monotonic()
 
     def step(line: str) -> None:
-        say(f"[{time.monotonic() - began:4.0f} s] {line}")
+        on_message(f"[{time.monotonic() - began:4.0f} s] {line}")
 
-    step(f"drawing {plan.scenes} scenes and {plan.pages} pages; copying {len(PHOTOS)} photographs")
+    step(f"drawing {config.scenes} scenes and {config.pages} pages; copying {len(PHOTOS)} photographs")
     photos = photographs(out / "photos")
-    truth_file = scenes.write(out / "scenes", drawn_scenes(plan))
-    pages_file = scenes.write(out / "pages", drawn_pages(plan))
+    truth_file = scenes.write(out / "scenes", drawn_scenes(config))
+    pages_file = scenes.write(out / "pages", drawn_pages(config))
     truth = Truth(truth_file, pages_file)
 
     step(
@@ -138,8 +141,8 @@ def demo(
     step("phase 2, filters: scores, sizes, overlaps; texts by a spaCy parse")
     filter(store, progress=progress)
     filtered = store.snapshot().number
-    step(f"phase 3, refinement: two students of {plan.steps} steps, each annotates the half it never saw")
-    rounds = refine_by(store, plan, plan.steps, None, progress)
+    step(f"phase 3, refinement: two students of {config.steps} steps, each annotates the half it never saw")
+    rounds = refine_by(store, config, config.steps, None, progress)
     lines = [line for done in rounds for line in done.lines()]
     for line in lines:
         step(line)
@@ -147,7 +150,7 @@ def demo(
     everything = annotate(
         out / "scenes" / "images", out / "unfiltered", [f"simulated:{truth_file}"], workers=0, progress=progress
     )
-    unfiltered = refine_by(everything, plan, plan.control_steps, [], progress)
+    unfiltered = refine_by(everything, config, config.control_steps, [], progress)
     lines += [f"control without filters, {line}" for done in unfiltered for line in done.lines()]
     for line in lines[len(rounds) * 3 :]:
         step(line)
@@ -164,7 +167,7 @@ def demo(
     rows = compared(rows)
     step("writing the page")
     page = write_page(out / "report.html", rows, lines, store)
-    return Outcome(rows, lines, page, store.root, time.monotonic() - began)
+    return DemoResult(rows, lines, page, store.root, time.monotonic() - began)
 
 
 def fresh(out: Path) -> Path:
@@ -191,16 +194,16 @@ def photographs(folder: Path) -> Path:
     return folder
 
 
-def drawn_scenes(plan: Plan) -> Iterator[tuple[Any, Sample]]:
+def drawn_scenes(config: DemoConfig) -> Iterator[tuple[Any, Sample]]:
     """Held-out scenes without signs; every n-th with kinds that nano has never seen."""
-    for i in range(plan.scenes):
-        yield scenes.draw(HELD_OUT + plan.seed * 1_000_000 + i, signs=0.0, withheld=i % plan.every == 0)
+    for i in range(config.scenes):
+        yield scenes.draw(HELD_OUT + config.seed * 1_000_000 + i, signs=0.0, withheld=i % config.every == 0)
 
 
-def drawn_pages(plan: Plan) -> Iterator[tuple[Any, Sample]]:
+def drawn_pages(config: DemoConfig) -> Iterator[tuple[Any, Sample]]:
     """Held-out receipts, to be read."""
-    for i in range(plan.pages):
-        yield scenes.draw_page(HELD_OUT + plan.seed * 1_000_000 + i)
+    for i in range(config.pages):
+        yield scenes.draw_page(HELD_OUT + config.seed * 1_000_000 + i)
 
 
 class Truth:
@@ -216,7 +219,7 @@ class Truth:
         self, name: str, found: Iterable[Sample], store: Store | None = None, snapshot: int | None = None
     ) -> Row:
         """A phase's row: boxes that have the right name at IoU 0.5, and the share of page letters read rightly."""
-        groups = {group: Detection() for group in GROUPS}
+        groups = {group: DetectionF1() for group in GROUPS}
         letters, pages = TextErrors(), 0
         for sample in found:
             truth = self.of.get(Path(sample.image.uri).name)
@@ -261,7 +264,7 @@ def tally(store: Store, snapshot: int | None = None) -> tuple[int, dict[str, int
 
 
 def students_own(sample: Sample) -> Sample:
-    """What students said of a picture and no rule rejected, whatever merging made of it."""
+    """What students found in a picture and no rule rejected, whatever merging made of it."""
     rejected = {d.item_id for d in sample.decisions if d.status == "rejected" and d.rule != "merge"}
     regions = (r for r in sample.regions if r.source and r.source.kind == "model" and r.id not in rejected)
     return dataclasses.replace(sample, regions=tuple(regions), texts=(), groundings=(), decisions=())
@@ -284,16 +287,16 @@ def untrained(truth: Truth, model: str = "nano", batch: int = 64) -> list[Sample
     return out
 
 
-def refine_by(store: Store, plan: Plan, steps: int, rules: Any, progress: Progress | None) -> list[Any]:
+def refine_by(store: Store, config: DemoConfig, steps: int, rules: Any, progress: Progress | None) -> list[Any]:
     """One round with two folds; students annotate in this process, where torch has both cores."""
     return refine(
         store,
         rounds=1,
         folds=2,
         start="nano",
-        recipe=plan.recipe(steps),
+        recipe=config.recipe(steps),
         rules=rules,
-        seed=plan.seed,
+        seed=config.seed,
         workers=0,
         progress=progress,
         open_student=lambda folder: StudentSpecialist(folder, list(TASKS), 64),

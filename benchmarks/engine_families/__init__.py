@@ -13,7 +13,7 @@ from florence2.demo import paired_lines
 from florence2.engine.language import Parser
 from florence2.engine.specialists.grounder import matches
 from florence2.metrics.caption import Captions
-from florence2.metrics.detection import Detection, f1, match, ratio, region_box
+from florence2.metrics.detection import DetectionF1, f1, match, ratio, region_box
 from florence2.metrics.labels import fold_label
 from florence2.metrics.ocr import QuadWords, TextErrors
 from florence2.records import Region, Sample
@@ -23,7 +23,7 @@ class Objects:
     """Boxes that have the right name at IoU 0.5; accuracy: of boxes at the right place, those rightly named."""
 
     def __init__(self, labels: set[str]):
-        self.labels, self.named, self.placed = labels, Detection(), Detection()
+        self.labels, self.named, self.placed = labels, DetectionF1(), DetectionF1()
 
     def update(self, truth: Sample, found: Sample) -> int:
         true = [r for r in truth.regions if r.kind == "object"]

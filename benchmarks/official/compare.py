@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import florence2
-from florence2.codec.answers import leftover
+from florence2.codec.answers import unused_positions
 from florence2.codec.tasks import TASKS, ask_of
 from florence2.model.checkpoint import open_checkpoint
 from florence2.model.layouts import EMBEDDING
@@ -143,7 +143,7 @@ def ask_all(model: florence2.Florence2, reference: Reference, name: str, beams: 
             if same
             else (total(model, encoded, ours, ours.token_ids), total(model, encoded, ours, theirs)),
             grammar=free,
-            unread=len(leftover(ours.token_ids, model.tokenizer, ours.task)),
+            unread=len(unused_positions(ours.token_ids, model.tokenizer, ours.task)),
         )
 
 
@@ -154,7 +154,7 @@ def asks_about(name: str, picture: np.ndarray, tasks: Sequence[str]) -> list[flo
     texts = {"<CAPTION_TO_PHRASE_GROUNDING>": caption, "<OPEN_VOCABULARY_DETECTION>": label}
     asks = []
     for token in tasks:
-        takes = TASKS[token].takes
+        takes = TASKS[token].input_kind
         text = texts.get(token, expression) if takes == "text" else ""
         region = (width / 4, height / 4, width * 3 / 4, height * 3 / 4) if takes == "region" else ()
         asks.append(florence2.Ask(token, text=text, region=region))

@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     from florence2.cli.progress import ProgressBars
 
     with ProgressBars(args.json) as bars:
-        outcome = demo.demo(args.out, demo.QUICK if args.quick else demo.Plan(), bars.on_message, bars)
+        outcome = demo.demo(args.out, demo.QUICK if args.quick else demo.DemoConfig(), bars.on_message, bars)
     if args.json:
         rows = [{**asdict(row), "effect": row.effect} for row in outcome.rows]
         print(json.dumps({"rows": rows, "rounds": outcome.rounds, "report": str(outcome.page)}))

@@ -1,7 +1,7 @@
 """Answers as targets and back: render(Parsed) -> target, parse(target) -> Parsed, for every answer kind.
 
-Both work on pieces (letters, a location, a special token), so a label may hold any letters: `<loc_5>` inside a text is
-encoded as plain letters and read back as such. Only the form as one string cannot tell the two apart, and refuses.
+Both work on segments (letters, a location, a special token), so a label may hold any letters: `<loc_5>` inside a text
+is encoded as plain letters and read back as such. Only the form as one string cannot tell the two apart, and refuses.
 
     parse(render(p, size_wh), size_wh, ask) == canonical(p, size_wh, ask), and canonical is idempotent
 
@@ -15,63 +15,73 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from florence2.codec import truths as rules
+from florence2.codec.answer_parser import (
+    BLANKS,
+    ItemSpan,
+    PhraseLocator,
+    Size,
+    asked_box,
+    box_at,
+    polygon_region,
+    read,
+    text_region,
+)
 from florence2.codec.locations import dequantize, location, quantize
-from florence2.codec.pieces import TOKENS, Letters, Piece, Special, pieces_of_ids, pieces_of_text
-from florence2.codec.reading import BLANKS, ItemSpan, Seek, Size, asked_box, box_at, named, outlined, read
+from florence2.codec.segments import TOKENS, Letters, Segment, Special, segments_of_ids, segments_of_text
 from florence2.codec.tasks import Task, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.records import Ask, Box, Grounding, Parsed, Polygon, Region, Text
 
-__all__ = ["ItemSpan", "canonical", "encode", "leftover", "parse", "parse_ids", "pieces", "render"]
+__all__ = ["ItemSpan", "canonical", "encode", "unused_positions", "parse", "parse_ids", "target_segments", "render"]
 
 
 def render(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None = None) -> str:
     """The target as one string; ValueError where a text holds the letters of a special token (`encode` takes those)."""
-    written = pieces(parsed, task, size_wh, ask)
-    for piece in written:
-        token = TOKENS.search(piece) if isinstance(piece, Letters) else None
+    written = target_segments(parsed, task, size_wh, ask)
+    for segment in written:
+        token = TOKENS.search(segment) if isinstance(segment, Letters) else None
         if token:
             raise ValueError(
-                f"text {str(piece)!r:.80}: as one string {token.group()} would read back as a token; encode it to ids"
+                f"text {str(segment)!r:.80}: as one string {token.group()} would read back as a token; encode it to ids"
             )
-    return "".join(location(piece) if isinstance(piece, int) else piece for piece in written)
+    return "".join(location(segment) if isinstance(segment, int) else segment for segment in written)
 
 
 def encode(parsed: Parsed, task: Task | str, tokenizer: Tokenizer, size_wh: Size, ask: Ask | None = None) -> list[int]:
     """The target as ids, without `<s>` and `</s>`; each text is encoded by itself, special strings as plain letters."""
     ids: list[int] = []
-    for piece in pieces(parsed, task, size_wh, ask):
-        if isinstance(piece, int):
-            ids.append(tokenizer.loc0 + piece)
-        elif isinstance(piece, Special):
-            ids.append(tokenizer.id_of(piece))
+    for segment in target_segments(parsed, task, size_wh, ask):
+        if isinstance(segment, int):
+            ids.append(tokenizer.loc0 + segment)
+        elif isinstance(segment, Special):
+            ids.append(tokenizer.id_of(segment))
         else:
-            ids.extend(tokenizer.encode(piece, specials=False))
+            ids.extend(tokenizer.encode(segment, specials=False))
     return ids
 
 
-def pieces(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None = None) -> list[Piece]:
-    """The target as pieces."""
+def target_segments(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None = None) -> list[Segment]:
+    """The target as segments."""
     task = task_of(task)
-    return list(_WRITERS[task.gives](canonical(parsed, task, size_wh, ask), task, size_wh))
+    return list(_WRITERS[task.output_kind](canonical(parsed, task, size_wh, ask), task, size_wh))
 
 
 def parse(text: str, task: Task | str, size_wh: Size, ask: Ask | None = None) -> Parsed:
     """The answer that a generated text holds, special tokens in; what fits no item is left out."""
-    return read(pieces_of_text(text), task_of(task), size_wh, ask).parsed
+    return read(segments_of_text(text), task_of(task), size_wh, ask).parsed
 
 
 def parse_ids(
     ids: Sequence[int], tokenizer: Tokenizer, task: Task | str, size_wh: Size, ask: Ask | None = None
 ) -> tuple[Parsed, dict[str, ItemSpan]]:
     """The answer that generated ids hold, and for each of its items where in the ids it stands."""
-    reading = read(pieces_of_ids(ids, tokenizer), task_of(task), size_wh, ask)
-    return reading.parsed, reading.spans
+    state = read(segments_of_ids(ids, tokenizer), task_of(task), size_wh, ask)
+    return state.parsed, state.spans
 
 
-def leftover(ids: Sequence[int], tokenizer: Tokenizer, task: Task | str) -> list[int]:
+def unused_positions(ids: Sequence[int], tokenizer: Tokenizer, task: Task | str) -> list[int]:
     """Positions of the ids that no item uses; none in an answer that the grammar accepts."""
-    return sorted(read(pieces_of_ids(ids, tokenizer), task_of(task), (1000, 1000), None).unused)
+    return sorted(read(segments_of_ids(ids, tokenizer), task_of(task), (1000, 1000), None).unused)
 
 
 def canonical(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None = None) -> Parsed:
@@ -80,7 +90,7 @@ def canonical(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None =
     What no target can say (a box without a label, a region without a place, broken Unicode) raises ValueError.
     """
     task = task_of(task)
-    return _CANONICAL[task.gives](parsed, task, size_wh, ask or Ask(task.token))
+    return _CANONICAL[task.output_kind](parsed, task, size_wh, ask or Ask(task.token))
 
 
 # ---- canonical --------------------------------------------------------------------------------------------------
@@ -89,9 +99,9 @@ def canonical(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None =
 def _canonical_text(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
     if len(parsed.texts) > 1:
         raise ValueError(f"{task.name}: expected one text in a target, got {len(parsed.texts)}; render them one by one")
-    question = ask.text if task.keeps == "answer" else ""
+    question = ask.text if task.storage_rule == "answer" else ""
     texts = (_clean(task, text.text, "text") for text in parsed.texts if text.text.strip(BLANKS))
-    return Parsed(texts=tuple(Text(id="t0", text=text, detail=task.keeps, question=question) for text in texts))
+    return Parsed(texts=tuple(Text(id="t0", text=text, detail=task.storage_rule, question=question) for text in texts))
 
 
 def _canonical_quads(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
@@ -109,7 +119,7 @@ def _canonical_labelled(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> 
     together: dict[str, list[Region]] = {}
     for region in parsed.regions:
         label = _label(task, region)
-        together.setdefault(label, []).append(named(task, label, _box(task, region, size_wh)))
+        together.setdefault(label, []).append(text_region(task, label, _box(task, region, size_wh)))
     return _numbered(region for regions in together.values() for region in regions)
 
 
@@ -119,7 +129,7 @@ def _canonical_boxes(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Par
 
 def _canonical_phrases(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
     by_id = {region.id: region for region in parsed.regions}
-    seek = Seek(ask.text)
+    locate = PhraseLocator(ask.text)
     regions: list[Region] = []
     groundings: list[Grounding] = []
     for grounding in parsed.groundings:
@@ -131,17 +141,17 @@ def _canonical_phrases(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> P
         first = len(regions)
         regions.extend(Region(box=_box(task, by_id[i], size_wh)) for i in grounding.region_ids)
         ids = tuple(f"r{i}" for i in range(first, len(regions)))
-        said = Grounding(f"g{len(groundings)}", ask.text_id, phrase, seek(phrase), ids)
-        groundings.append(said)
+        grounded = Grounding(f"g{len(groundings)}", ask.text_id, phrase, locate(phrase), ids)
+        groundings.append(grounded)
     return replace(_numbered(regions), groundings=tuple(groundings))
 
 
 def _canonical_polygons(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
-    said = _numbered(outlined("", _polygons(task, region, size_wh)) for region in parsed.regions)
-    if task.keeps == "expression" and said.regions and ask.text:
-        ids = tuple(region.id for region in said.regions)
-        said = replace(said, groundings=(Grounding(id="g0", phrase=ask.text, region_ids=ids),))
-    return said
+    answer = _numbered(polygon_region("", _polygons(task, region, size_wh)) for region in parsed.regions)
+    if task.storage_rule == "expression" and answer.regions and ask.text:
+        ids = tuple(region.id for region in answer.regions)
+        answer = replace(answer, groundings=(Grounding(id="g0", phrase=ask.text, region_ids=ids),))
+    return answer
 
 
 def _canonical_open(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
@@ -149,9 +159,9 @@ def _canonical_open(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Pars
     for region in parsed.regions:
         label = _label(task, region)
         if region.polygons or (region.box is None and region.mask):
-            out.append(outlined(label, _polygons(task, region, size_wh)))
+            out.append(polygon_region(label, _polygons(task, region, size_wh)))
         else:
-            out.append(named(task, label, _box(task, region, size_wh)))
+            out.append(text_region(task, label, _box(task, region, size_wh)))
     return _numbered(out)
 
 
@@ -164,7 +174,7 @@ def _canonical_region_text(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) 
     out = []
     for region in parsed.regions:
         box = asked if rules.box_of(region) is None and asked else _box(task, region, size_wh)
-        out.append(named(task, _label(task, region), box))
+        out.append(text_region(task, _label(task, region), box))
     return _numbered(out)
 
 
@@ -196,7 +206,7 @@ def _clean(task: Task, text: str, what: str) -> str:
 
 
 def _label(task: Task, region: Region) -> str:
-    name = "description" if task.keeps == "description" else "label"
+    name = "description" if task.storage_rule == "description" else "label"
     return _clean(task, getattr(region, name), f"region {region.id!r}: {name}")
 
 
@@ -217,42 +227,42 @@ def _polygons(task: Task, region: Region, size_wh: Size) -> tuple[Polygon, ...]:
     return tuple(dequantize(quantize(part, size_wh), size_wh) for part in polygons)
 
 
-# ---- writers: canonical answers to pieces -----------------------------------------------------------------------
+# ---- writers: canonical answers to segments -----------------------------------------------------------------------
 
 
-def _write_text(said: Parsed, task: Task, size_wh: Size) -> Iterable[Piece]:
-    return [Letters(text.text) for text in said.texts]
+def _write_text(parsed: Parsed, task: Task, size_wh: Size) -> Iterable[Segment]:
+    return [Letters(text.text) for text in parsed.texts]
 
 
-def _write_places(said: Parsed, task: Task, size_wh: Size) -> Iterable[Piece]:
+def _write_places(parsed: Parsed, task: Task, size_wh: Size) -> Iterable[Segment]:
     """Every region with its text in front, boxes of one label but once (`labelled_boxes`)."""
     written = ""
-    for region in said.regions:
-        text = region.description if task.keeps == "description" else region.label
-        if text and (text != written or task.gives != "labelled_boxes"):
+    for region in parsed.regions:
+        text = region.description if task.storage_rule == "description" else region.label
+        if text and (text != written or task.output_kind != "labelled_boxes"):
             yield Letters(text)
         written = text
-        if task.gives == "open_boxes" and region.polygons:
+        if task.output_kind == "open_boxes" and region.polygons:
             yield from _write_instance(region, size_wh)
         else:
             yield from quantize(region.quad or region.box or (), size_wh)
 
 
-def _write_phrases(said: Parsed, task: Task, size_wh: Size) -> Iterable[Piece]:
-    by_id = {region.id: region for region in said.regions}
-    for grounding in said.groundings:
+def _write_phrases(parsed: Parsed, task: Task, size_wh: Size) -> Iterable[Segment]:
+    by_id = {region.id: region for region in parsed.regions}
+    for grounding in parsed.groundings:
         yield Letters(grounding.phrase)
         for region_id in grounding.region_ids:
             yield from quantize(by_id[region_id].box or (), size_wh)
 
 
-def _write_polygons(said: Parsed, task: Task, size_wh: Size) -> Iterable[Piece]:
-    if len(said.regions) == 1:
-        return list(_write_instance(said.regions[0], size_wh))[1:-1]
-    return [piece for region in said.regions for piece in _write_instance(region, size_wh)]
+def _write_polygons(parsed: Parsed, task: Task, size_wh: Size) -> Iterable[Segment]:
+    if len(parsed.regions) == 1:
+        return list(_write_instance(parsed.regions[0], size_wh))[1:-1]
+    return [segment for region in parsed.regions for segment in _write_instance(region, size_wh)]
 
 
-def _write_instance(region: Region, size_wh: Size) -> Iterable[Piece]:
+def _write_instance(region: Region, size_wh: Size) -> Iterable[Segment]:
     yield Special("<poly>")
     for index, part in enumerate(region.polygons):
         if index:
@@ -261,7 +271,7 @@ def _write_instance(region: Region, size_wh: Size) -> Iterable[Piece]:
     yield Special("</poly>")
 
 
-_WRITERS: dict[str, Callable[[Parsed, Task, Size], Iterable[Piece]]] = {
+_WRITERS: dict[str, Callable[[Parsed, Task, Size], Iterable[Segment]]] = {
     "text": _write_text,
     "quads": _write_places,
     "labelled_boxes": _write_places,

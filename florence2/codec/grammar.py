@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from florence2.codec.answer_parser import BLANKS
 from florence2.codec.locations import BINS
-from florence2.codec.reading import BLANKS
 from florence2.codec.tasks import CLOSED, Task, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.records import Ask
@@ -157,7 +157,7 @@ class Automaton:
 
     def __init__(self, task: Task, tokenizer: Tokenizer, labels: tuple[str, ...], rows: int) -> None:
         self.task = task
-        self.shape = SHAPES[task.gives]
+        self.shape = SHAPES[task.output_kind]
         self._vocabulary = _vocabulary(tokenizer, rows)
         self._loc0 = tokenizer.loc0
         self._names = {index: token for token, index in self._vocabulary.specials.items()}
@@ -271,6 +271,6 @@ def automaton(task: Task | str, tokenizer: Tokenizer, ask: Ask | None = None, ro
     """The grammar of a task's answers, of those among `ask.labels` where given; `rows` of the model's output matrix."""
     task = task_of(task)
     labels = ask.labels if ask else ()
-    if labels and task.gives not in CLOSED:
+    if labels and task.output_kind not in CLOSED:
         raise ValueError(f"{task.name}: takes no labels; they close detection, grounding and region-to-category only")
     return Automaton(task, tokenizer, labels, max(rows or 0, tokenizer.vocab_size))

@@ -54,7 +54,7 @@ def official(text: str, task: Task | str, size_wh: tuple[int, int], style: str =
         raise ValueError(f"style: expected one of {', '.join(STYLES)}, got {style!r}")
     token = task if isinstance(task, str) else task.token
     token = token if token.startswith("<") or not token else f"<{token}>"
-    kind = KINDS[TASKS[token].gives] if token in TASKS else "pure_text"
+    kind = KINDS[TASKS[token].output_kind] if token in TASKS else "pure_text"
     native = style == "transformers"
     if kind == "pure_text":
         plain = text.replace("<s>", "").replace("</s>", "")
@@ -144,10 +144,10 @@ def _boxes(
         letters = text[start:middle]
         if "\n" in letters.lstrip():
             continue
-        said = letters.strip()
-        label = said.encode("ascii", "ignore").decode("ascii")
+        phrase_text = letters.strip()
+        label = phrase_text.encode("ascii", "ignore").decode("ascii")
         values = _pixels(_LOCATION.findall(text, middle, end), size_wh, native)
-        rows.extend((said, (values[i : i + 4], label)) for i in range(0, len(values) - 3, 4))
+        rows.extend((phrase_text, (values[i : i + 4], label)) for i in range(0, len(values) - 3, 4))
     return rows
 
 

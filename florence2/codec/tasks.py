@@ -1,9 +1,9 @@
 """The table of tasks: 15 official rows, two shipped questions, and a user's own. A row is the whole truth of a task.
 
-A row is strings only. What it gives (the answer kind) tells how an answer is written and read (answers.py, grammar.py);
-what it keeps tells where a Sample holds its truth (truths.py).
+A row is strings only. Its output kind tells how an answer is written and parsed (answers.py, grammar.py); its storage
+rule where a Sample holds its truth (truths.py). In tasks.json and `register` they are called `gives` and `keeps`.
 
-    gives            target between <s> and </s>                     keeps
+    output kind      target between <s> and </s>                     storage rule
     text             letters                                         brief, detailed, more_detailed, ocr, answer
     quads            (text 8 locations)*                             text
     labelled_boxes   (label (4 locations)+)*                         label, description
@@ -26,7 +26,7 @@ from florence2.codec import truths as rules
 from florence2.codec.locations import location, quantize
 from florence2.records import Ask, Parsed, Sample, Source
 
-KEEPS: dict[str, dict[str, str]] = {  # answer kind -> named rule -> what its prompt takes
+STORAGE_RULES: dict[str, dict[str, str]] = {  # output kind -> storage rule -> input kind
     "text": {"brief": "", "detailed": "", "more_detailed": "", "ocr": "", "answer": "text"},
     "quads": {"text": ""},
     "labelled_boxes": {"label": "", "description": ""},
@@ -38,16 +38,17 @@ KEEPS: dict[str, dict[str, str]] = {  # answer kind -> named rule -> what its pr
 }
 CLOSED = ("labelled_boxes", "phrases", "open_boxes", "region_text")  # kinds that a set of labels can close
 INPUT = "{input}"
+ROW = ("token", "prompt", "gives", "keeps")  # a row's keys in tasks.json
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `gives` is the answer kind, `keeps` the named rule that says where a Sample keeps its truth."""
+    """One task: `output_kind` is the form of its answers, `storage_rule` says where a Sample keeps its truth."""
 
     token: str
     prompt: str
-    gives: str
-    keeps: str
+    output_kind: str
+    storage_rule: str
 
     @property
     def name(self) -> str:
@@ -55,9 +56,9 @@ class Task:
         return self.token.strip("<>")
 
     @property
-    def takes(self) -> str:
+    def input_kind(self) -> str:
         """What the prompt needs beside the picture: "", "text" or "region"."""
-        return KEEPS[self.gives][self.keeps] if INPUT in self.prompt else ""
+        return STORAGE_RULES[self.output_kind][self.storage_rule] if INPUT in self.prompt else ""
 
     def truths(self, sample: Sample) -> list[tuple[Ask, Parsed]]:
         """All (ask, true answer) pairs that the sample's current view holds, boxes and labels in target order.
@@ -126,13 +127,17 @@ def checked(task: Task) -> Task:
     """The task, or ValueError saying which of its strings does not fit."""
     if len(task.token) < 3 or task.token[0] != "<" or task.token[-1] != ">" or set(task.token[1:-1]) & set("<> \n"):
         raise ValueError(f"task token: expected letters in angle brackets as <COUNT>, got {task.token!r}")
-    if task.gives not in KEEPS:
-        raise ValueError(f"task {task.token}: gives: expected one of {', '.join(KEEPS)}, got {task.gives!r}")
-    if task.keeps not in KEEPS[task.gives]:
-        expected = ", ".join(KEEPS[task.gives])
-        raise ValueError(f"task {task.token}: keeps: expected one of {expected} for {task.gives}, got {task.keeps!r}")
-    needs = KEEPS[task.gives][task.keeps]
-    if (INPUT in task.prompt) != bool(needs) and task.keeps != "answer":
+    if task.output_kind not in STORAGE_RULES:
+        raise ValueError(
+            f"task {task.token}: gives: expected one of {', '.join(STORAGE_RULES)}, got {task.output_kind!r}"
+        )
+    if task.storage_rule not in STORAGE_RULES[task.output_kind]:
+        expected = ", ".join(STORAGE_RULES[task.output_kind])
+        raise ValueError(
+            f"task {task.token}: keeps: expected one of {expected} for {task.output_kind}, got {task.storage_rule!r}"
+        )
+    needs = STORAGE_RULES[task.output_kind][task.storage_rule]
+    if (INPUT in task.prompt) != bool(needs) and task.storage_rule != "answer":
         wanted = f"{INPUT} for the {needs}" if needs else f"no {INPUT}"
         raise ValueError(f"task {task.token}: prompt: expected {wanted}, got {task.prompt!r}")
     return task
@@ -153,11 +158,15 @@ def task_of(name: str | Task, tasks: Mapping[str, Task] | None = None) -> Task:
 
 def save_tasks(tasks: Mapping[str, Task], folder: str | Path) -> None:
     """Write the rows that are not official as tasks.json; nothing where there are none."""
-    rows = [dataclasses.asdict(task) for token, task in tasks.items() if TASKS.get(token) != task]
+    rows = [dict(zip(ROW, dataclasses.astuple(task))) for token, task in tasks.items() if TASKS.get(token) != task]
     if rows:
         (Path(folder) / "tasks.json").write_text(
             json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
         )
+
+
+def _from_row(token: str, prompt: str, gives: str, keeps: str) -> Task:
+    return Task(token, prompt, gives, keeps)
 
 
 def load_tasks(folder: str | Path) -> dict[str, Task]:
@@ -168,7 +177,7 @@ def load_tasks(folder: str | Path) -> dict[str, Task]:
         return table
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        tasks = [checked(Task(**row)) for row in rows]
+        tasks = [checked(_from_row(**row)) for row in rows]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: expected a list of rows token, prompt, gives, keeps; {error}") from None
     return {**table, **{task.token: task for task in tasks}}
@@ -186,7 +195,7 @@ def ask_of(prompt: str, tasks: Mapping[str, Task] | None = None) -> Ask:
     for token, task in TASKS.items():
         if token in prompt:
             text = prompt.replace(token, "").strip()
-            if not task.takes and prompt != token:
+            if not task.input_kind and prompt != token:
                 raise ValueError(f"prompt: expected {token} alone (it takes no input), got {prompt!r:.200}")
             return Ask(task=token, text=text, prompt=task.prompt.replace(INPUT, text))
     return Ask(prompt=prompt)
@@ -197,11 +206,11 @@ def prompt_text(ask: Ask, size_wh: tuple[int, int], tasks: Mapping[str, Task] | 
     if ask.prompt:
         return ask.prompt
     task = task_of(ask.task, tasks)
-    if ask.labels and task.gives not in CLOSED:
+    if ask.labels and task.output_kind not in CLOSED:
         raise ValueError(f"{task.name}: takes no labels; they close detection, grounding and region-to-category only")
-    if ask.region and task.takes != "region":
+    if ask.region and task.input_kind != "region":
         raise ValueError(f"{task.name}: takes no region; expected one of the REGION_TO_ tasks")
-    if not task.takes:
+    if not task.input_kind:
         if ask.text:
             raise ValueError(f"{task.name}: takes no text, got {ask.text!r:.80}; give the task alone")
         return task.prompt
@@ -209,15 +218,15 @@ def prompt_text(ask: Ask, size_wh: tuple[int, int], tasks: Mapping[str, Task] | 
 
 
 def _input(task: Task, ask: Ask, size_wh: tuple[int, int]) -> str:
-    if task.takes == "region" and ask.region:
+    if task.input_kind == "region" and ask.region:
         if len(ask.region) < 4 or len(ask.region) % 2:
             raise ValueError(f"{task.name}: region: expected x1, y1, x2, y2 or a flat polygon, got {ask.region!r:.100}")
         corners = rules.ordered(ask.region) if len(ask.region) == 4 else ask.region
         return "".join(location(index) for index in quantize(corners, size_wh))
-    if task.gives == "open_boxes" and ask.labels:
+    if task.output_kind == "open_boxes" and ask.labels:
         return "<and>".join(ask.labels)
     text = ask.text.strip()
     if not text:
-        wanted = "a region (x1, y1, x2, y2 in pixels)" if task.takes == "region" else "a text"
+        wanted = "a region (x1, y1, x2, y2 in pixels)" if task.input_kind == "region" else "a text"
         raise ValueError(f"{task.name}: expected {wanted} beside the picture, got none")
     return text

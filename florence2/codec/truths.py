@@ -24,13 +24,13 @@ K = TypeVar("K")
 
 def truths(task: Task, sample: Sample) -> Pairs:
     """All (ask, answer) pairs of the task; a pair that says the same twice is given once."""
-    pairs = _TRUTHS[task.gives](task, sample.current())
-    return list({(ask, _said(parsed)): (ask, parsed) for ask, parsed in reversed(pairs)}.values())[::-1]
+    pairs = _TRUTHS[task.output_kind](task, sample.current())
+    return list({(ask, _content(parsed)): (ask, parsed) for ask, parsed in reversed(pairs)}.values())[::-1]
 
 
 def add(task: Task, sample: Sample, ask: Ask, parsed: Parsed, source: Source) -> Sample:
     """The sample with the answer's items appended, ids made unique, `source` stamped."""
-    texts, regions, groundings = _ADDED[task.gives](task, sample, ask, parsed)
+    texts, regions, groundings = _ADDED[task.output_kind](task, sample, ask, parsed)
     there: list[Item] = [*sample.texts, *sample.regions, *sample.groundings]
     coming: list[Item] = [*texts, *regions, *groundings]
     taken = {item.id for item in there}
@@ -145,16 +145,16 @@ def reading_order(regions: Iterable[Region]) -> list[Region]:
 
 
 def _text_truths(task: Task, sample: Sample) -> Pairs:
-    asked = "answer" == task.keeps
-    texts = [text for text in sample.texts if text.detail == task.keeps and text.text.strip()]
-    if asked and not task.takes:
+    asked = "answer" == task.storage_rule
+    texts = [text for text in sample.texts if text.detail == task.storage_rule and text.text.strip()]
+    if asked and not task.input_kind:
         texts = [text for text in texts if text.question in ("", task.token, task.prompt)]
     elif asked:
         texts = [text for text in texts if text.question.strip()]
-    if task.keeps == "ocr" and not texts:
+    if task.storage_rule == "ocr" and not texts:
         lines = "\n".join(region.label for region in reading_order(_text_regions(sample)))
         texts = [Text(id="t0", text=lines, detail="ocr")] if lines else []
-    return [(Ask(task.token, text=text.question if task.takes else ""), Parsed(texts=(text,))) for text in texts]
+    return [(Ask(task.token, text=text.question if task.input_kind else ""), Parsed(texts=(text,))) for text in texts]
 
 
 def _quad_truths(task: Task, sample: Sample) -> Pairs:
@@ -163,7 +163,7 @@ def _quad_truths(task: Task, sample: Sample) -> Pairs:
 
 
 def _labelled_truths(task: Task, sample: Sample) -> Pairs:
-    return _if_any(task, sample, _by_label(_objects(sample, task.keeps), task.keeps))
+    return _if_any(task, sample, _by_label(_objects(sample, task.storage_rule), task.storage_rule))
 
 
 def _box_truths(task: Task, sample: Sample) -> Pairs:
@@ -192,7 +192,7 @@ def _phrase_truths(task: Task, sample: Sample) -> Pairs:
 
 
 def _polygon_truths(task: Task, sample: Sample) -> Pairs:
-    if task.keeps == "region":
+    if task.storage_rule == "region":
         outlined = _outlined(sample, _unrefined(sample))
         return [(Ask(task.token, region=ordered(_box(r))), Parsed(regions=(r,))) for r in outlined]
     phrases = _grouped(sample.groundings, lambda grounding: grounding.phrase)
@@ -203,8 +203,8 @@ def _polygon_truths(task: Task, sample: Sample) -> Pairs:
         grounded = list({r.id: r for grounding in used for r in _grounded(sample, grounding)}.values())
         regions = by_area(_outlined(sample, grounded))
         if phrase.strip() and regions and len(regions) == len(grounded):
-            said = Grounding(id=used[0].id, phrase=phrase, region_ids=_ids(regions))
-            pairs.append((Ask(task.token, text=phrase), Parsed(regions=tuple(regions), groundings=(said,))))
+            grounding = Grounding(id=used[0].id, phrase=phrase, region_ids=_ids(regions))
+            pairs.append((Ask(task.token, text=phrase), Parsed(regions=tuple(regions), groundings=(grounding,))))
     return pairs
 
 
@@ -230,7 +230,7 @@ def _open_truths(task: Task, sample: Sample) -> Pairs:
 
 
 def _region_truths(task: Task, sample: Sample) -> Pairs:
-    regions = _text_regions(sample) if task.keeps == "text" else _objects(sample, task.keeps)
+    regions = _text_regions(sample) if task.storage_rule == "text" else _objects(sample, task.storage_rule)
     boxed = [replace(region, box=ordered(_box(region))) for region in regions if box_of(region)]
     return [(Ask(task.token, region=_box(region)), Parsed(regions=(region,))) for region in boxed]
 
@@ -248,7 +248,7 @@ _TRUTHS: dict[str, Callable[[Task, Sample], Pairs]] = {
 
 
 def _objects(sample: Sample, field: str = "") -> list[Region]:
-    """Object regions with a box (and with `field` filled) that are neither ignored nor said again by a refinement."""
+    """Object regions with a box (and with `field` filled) that are neither ignored nor repeated by a refinement."""
     by_id = {region.id: region for region in sample.regions if region.id}
     out = []
     for region in sample.regions:
@@ -326,11 +326,13 @@ def _grouped(items: Iterable[K], key: Callable[[K], str]) -> dict[str, list[K]]:
 def _if_any(task: Task, sample: Sample, regions: Sequence[Region]) -> Pairs:
     """One pair; with no regions only where the sample says that it was looked for all over and nothing is there."""
     spaces = {space for space, states in sample.coverage.items() for c in states if c.state == "exhaustive"}
-    searched = "text" in spaces if task.gives == "quads" else spaces - {"text"} and task.keeps != "description"
+    searched = (
+        "text" in spaces if task.output_kind == "quads" else spaces - {"text"} and task.storage_rule != "description"
+    )
     return [(Ask(task.token), Parsed(regions=tuple(regions)))] if regions or searched else []
 
 
-def _said(parsed: Parsed) -> str:
+def _content(parsed: Parsed) -> str:
     """What an answer says, ids and makers aside."""
     place = {region.id: index for index, region in enumerate(parsed.regions)}
     texts = [(text.text, text.question) for text in parsed.texts]
@@ -345,12 +347,12 @@ Items = tuple[Sequence[Text], Sequence[Region], Sequence[Grounding]]
 
 
 def _add_texts(task: Task, sample: Sample, ask: Ask, parsed: Parsed) -> Items:
-    question = ask.text if task.keeps == "answer" else ""
-    return [replace(text, detail=task.keeps, question=question) for text in parsed.texts], (), ()
+    question = ask.text if task.storage_rule == "answer" else ""
+    return [replace(text, detail=task.storage_rule, question=question) for text in parsed.texts], (), ()
 
 
 def _add_regions(task: Task, sample: Sample, ask: Ask, parsed: Parsed) -> Items:
-    kind = "text" if task.keeps == "text" else "object"
+    kind = "text" if task.storage_rule == "text" else "object"
     return (), [replace(region, kind=kind) for region in parsed.regions], ()
 
 
@@ -363,14 +365,14 @@ def _add_phrases(task: Task, sample: Sample, ask: Ask, parsed: Parsed) -> Items:
 
 
 def _add_polygons(task: Task, sample: Sample, ask: Ask, parsed: Parsed) -> Items:
-    if task.keeps == "region":
+    if task.storage_rule == "region":
         return (), _refining(sample, ask, parsed), ()
-    said = Grounding(id="g0", phrase=ask.text, region_ids=_ids(parsed.regions))
-    return (), parsed.regions, parsed.groundings or ([said] if parsed.regions else [])
+    grounding = Grounding(id="g0", phrase=ask.text, region_ids=_ids(parsed.regions))
+    return (), parsed.regions, parsed.groundings or ([grounding] if parsed.regions else [])
 
 
 def _add_region_text(task: Task, sample: Sample, ask: Ask, parsed: Parsed) -> Items:
-    kind = "text" if task.keeps == "text" else "object"
+    kind = "text" if task.storage_rule == "text" else "object"
     return (), [replace(region, kind=kind) for region in _refining(sample, ask, parsed)], ()
 
 

@@ -1,6 +1,6 @@
 """Scores any callable from samples to results: predictions first, in a file, then scores from that file.
 
-samples -> questions -> the callable -> predictions.jsonl -> score -> scores.json
+samples -> eval items -> the callable -> predictions.jsonl -> score -> scores.json
 """
 
 from florence2.evaluation.comparison import compare

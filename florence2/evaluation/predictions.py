@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from florence2.evaluation.questions import Question, ask_key
+from florence2.evaluation.eval_items import EvalItem, ask_key
 from florence2.formats.jsonl import check_sample
 from florence2.records import Ask, Failure, ImageRef, Parsed, Result, Sample, from_json, to_json
 
@@ -37,22 +37,22 @@ class Predictions:
         if self._out is not None:
             self._out.close()
 
-    def write(self, question: Question, result: Result) -> None:
+    def write(self, item: EvalItem, result: Result) -> None:
         """Append one answer or failure; flushed every few lines."""
         assert self._out is not None
-        self._out.write(json.dumps(line_of(question, result, self.count), ensure_ascii=False) + "\n")
+        self._out.write(json.dumps(line_of(item, result, self.count), ensure_ascii=False) + "\n")
         self.count += 1
         if self.count % FLUSH_EVERY == 0:
             self._out.flush()
 
 
-def line_of(question: Question, result: Result, number: int) -> dict[str, Any]:
+def line_of(item: EvalItem, result: Result, number: int) -> dict[str, Any]:
     """One line of the file."""
     line: dict[str, Any] = {
-        "id": f"{number}:{question.sample.id}",
-        "image": question.image,
-        "size_wh": list(question.sample.image.size_wh),
-        "ask": to_json(question.ask),
+        "id": f"{number}:{item.sample.id}",
+        "image": item.image,
+        "size_wh": list(item.sample.image.size_wh),
+        "ask": to_json(item.ask),
     }
     if isinstance(result, Failure):
         return {**line, "failure": {"reason": result.reason or "failed", "detail": result.detail}}
@@ -89,8 +89,8 @@ def _is_json(line: bytes) -> bool:
         return False
 
 
-def read(file: str | Path, questions: Sequence[Question], images: Iterable[Sample] = ()) -> dict[tuple, Result]:
-    """Question key -> what the file answers. `images` are further pictures that may be named (another split's).
+def read(file: str | Path, items: Sequence[EvalItem], images: Iterable[Sample] = ()) -> dict[tuple, Result]:
+    """Item key -> what the file answers. `images` are further pictures that may be named (another split's).
 
     Refused, naming the line: an ask twice, a picture that the data does not have, an id twice, a number that is none.
     Lines about another task, or asks that the data has no truth for, are not in the result.
@@ -98,8 +98,8 @@ def read(file: str | Path, questions: Sequence[Question], images: Iterable[Sampl
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: does not exist; expected predictions as florence2 evaluate writes them")
-    spellings = _spellings([*(q.sample for q in questions), *images])
-    wanted = {question.key for question in questions}
+    spellings = _spellings([*(q.sample for q in items), *images])
+    wanted = {item.key for item in items}
     found: dict[tuple, Result] = {}
     ids: dict[str, str] = {}
     asked: dict[tuple, str] = {}

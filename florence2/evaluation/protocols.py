@@ -85,7 +85,7 @@ def protocol_named(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def plan(
+def arguments(
     name: str | None,
     data: Any,
     task: str | None,
@@ -110,8 +110,8 @@ def plan(
     chosen["split"] = split or row.split or None
     published = isinstance(data, (str, os.PathLike)) and Path(data).suffix != ".jsonl"
     chosen["format"] = format or (row.reader if published else None)
-    said = {"protocol": name, "paper": dict(row.paper), "main": row.metric, "note": row.note}
-    return {**chosen, "decoding": dict(row.decoding), **said}
+    facts = {"protocol": name, "paper": dict(row.paper), "main": row.metric, "note": row.note}
+    return {**chosen, "decoding": dict(row.decoding), **facts}
 
 
 def listing() -> str:

@@ -1,4 +1,4 @@
-"""An evaluation: ask a model or any callable every question of a data set, write its answers, score the file.
+"""An evaluation: ask a model or any callable for every item of a data set, write its answers, score the file.
 
 Knows no model's inside: what has `predict` is asked through it, anything else is called with (sample, ask) pairs.
 """
@@ -17,10 +17,10 @@ from typing import Any
 from florence2 import pixels, sources
 from florence2.evaluation import predictions as files
 from florence2.evaluation.comparison import pictures_key
-from florence2.evaluation.details import details, unknown_labels
-from florence2.evaluation.questions import Question, ask_key, questions_of, task_named
-from florence2.evaluation.rulers import ruler_of
-from florence2.evaluation.score import POLICY, Scored, finite, resampled, score
+from florence2.evaluation.diagnostics import diagnostics, unknown_labels
+from florence2.evaluation.eval_items import EvalItem, ask_key, eval_items_of, task_named
+from florence2.evaluation.metric_specs import metric_spec_of
+from florence2.evaluation.score import POLICY, Scored, bootstrap, finite, score
 from florence2.records import Ask, Failure, Parsed, Result, Sample
 from florence2.sources.image_pixels import GREY
 
@@ -47,65 +47,65 @@ def evaluate(
     seed: int = 0,
     decoding: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **said: Any,
+    **facts: Any,
 ) -> dict[str, Any]:
     """The scores of `model` on `data`, written to OUT/scores.json beside OUT/predictions.jsonl.
 
     `model` is what `florence2.load` returns, or a callable from a list of (Sample, Ask) to as many Parsed or Failure.
     The same call again goes on where it stopped. With `predictions`, that file is scored and no model is asked. The
-    grey picture's answers, the control of what the picture adds, go to OUT/predictions_grey.jsonl. `decoding` goes to
-    the model's `predict`; `said` is kept in scores.json as it is.
+    blank-image baseline (the same asks about a grey picture: what the picture adds) goes to
+    OUT/predictions_grey.jsonl. `decoding` goes to the model's `predict`; `facts` are kept in scores.json as it is.
     """
     row = task_named(task)
     folder = Path(out)
     everything = _samples(data, format, images, limit if split is None else None)
     samples = [s for s in everything if split is None or sources.in_split(s, split)][:limit]
-    questions = questions_of(samples, row)
-    if not questions:
+    items = eval_items_of(samples, row)
+    if not items:
         what = f"split {split!r} of {len(everything)} samples" if split else f"{len(samples)} samples"
         raise ValueError(
             f"{data if isinstance(data, (str, os.PathLike)) else 'data'}: {what} hold no truth for {row.name}"
         )
-    file, blind = folder / "predictions.jsonl" if predictions is None else Path(predictions), None
+    file, blank = folder / "predictions.jsonl" if predictions is None else Path(predictions), None
     if predictions is None:
         decoding = dict(decoding or {})
         answerer = _answerer(model, batch_size, decoding)
         where = str(data) if isinstance(data, (str, os.PathLike)) else ""
-        run_of = {"task": row.name, "data": where, "split": split or "", "model": said.get("model_name", "")}
+        run_of = {"task": row.name, "data": where, "split": split or "", "model": facts.get("model_name", "")}
         run_of |= {"identity": getattr(model, "identity", ""), "decoding": decoding}
         _same_run(folder / "run.json", run_of)
-        _ask_all(answerer, questions, file, batch_size, progress)
+        _ask_all(answerer, items, file, batch_size, progress)
         if grey:
-            blind_file = folder / "predictions_grey.jsonl"
-            _ask_all(_once_for_all(answerer), [_greyed(q) for q in questions], blind_file, batch_size, None)
-            blind = files.read(blind_file, questions)
-    found = files.read(file, questions, everything)
-    ruler = ruler_of(row)
-    run = Scored(ruler, questions, found)
-    draws = resampled(run, resamples, seed)
-    if blind is None:
-        scores = score(run, found, draws)
+            blank_file = folder / "predictions_grey.jsonl"
+            _ask_all(_once_for_all(answerer), [_blank_item(q) for q in items], blank_file, batch_size, None)
+            blank = files.read(blank_file, items)
+    found = files.read(file, items, everything)
+    spec = metric_spec_of(row)
+    run = Scored(spec, items, found)
+    resampled = bootstrap(run, resamples, seed)
+    if blank is None:
+        scores = score(run, found, resampled)
     else:
-        unseen = Scored(ruler, questions, blind)
-        scores = score(run, found, draws, unseen, resampled(unseen, resamples, seed))
-    strange = unknown_labels(row, everything, questions, found)
-    _name_faults(questions, found, strange)
+        baseline = Scored(spec, items, blank)
+        scores = score(run, found, resampled, baseline, bootstrap(baseline, resamples, seed))
+    strange = unknown_labels(row, everything, items, found)
+    _name_faults(items, found, strange)
     source = {"data": os.fspath(data)} if isinstance(data, (str, os.PathLike)) else {}
-    report = {"task": row.name, **source, "split": split or "", **scores, **said}
+    report = {"task": row.name, **source, "split": split or "", **scores, **facts}
     report |= {"unknown_labels": strange, "policy": POLICY}
-    _save(folder / "details.json", finite(details(row, run, questions, found)))
-    _save(folder / "resamples.json", {"key": pictures_key(row.name, run.pictures, seed), "scores": finite(draws)})
+    _save(folder / "details.json", finite(diagnostics(row, run, items, found)))
+    _save(folder / "resamples.json", {"key": pictures_key(row.name, run.pictures, seed), "scores": finite(resampled)})
     _save(folder / "scores.json", finite(report))
     return report
 
 
-def _name_faults(questions: Sequence[Question], found: Mapping[tuple, Result], strange: Mapping[str, int]) -> None:
-    """What counts as empty or as wrong without looking, said aloud."""
-    for question in questions:
-        result = found.get(question.key)
+def _name_faults(items: Sequence[EvalItem], found: Mapping[tuple, Result], strange: Mapping[str, int]) -> None:
+    """What counts as empty or as wrong without looking, logged."""
+    for item in items:
+        result = found.get(item.key)
         if not isinstance(result, Parsed):
             why = f"{result.reason} {result.detail}".strip() if result else "missing"
-            log.warning("%s %s: %s; counted as an empty answer", question.image, question.ask.text[:60], why)
+            log.warning("%s %s: %s; counted as an empty answer", item.image, item.ask.text[:60], why)
     if strange:
         some = ", ".join(f"{label!r} ({count})" for label, count in list(strange.items())[:8])
         log.warning("%d regions bear a label that is no category of the data: %s", sum(strange.values()), some)
@@ -119,37 +119,37 @@ def _samples(data: Any, format: str | None, images: Any, limit: int | None) -> l
 
 def _ask_all(
     answerer: Answerer,
-    questions: Sequence[Question],
+    items: Sequence[EvalItem],
     file: Path,
     batch_size: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Answers to all questions that the file does not hold yet, a batch at a time."""
+    """Answers to all items that the file does not hold yet, a batch at a time."""
     with files.Predictions(file) as out:
-        left = [question for question in questions if question.key not in out.keys]
-        done = len(questions) - len(left)
+        left = [item for item in items if item.key not in out.keys]
+        done = len(items) - len(left)
         for start in range(0, len(left), batch_size):
             batch = left[start : start + batch_size]
-            results = list(answerer([(question.sample, question.ask) for question in batch]))
+            results = list(answerer([(item.sample, item.ask) for item in batch]))
             if len(results) != len(batch):
                 raise ValueError(f"model: expected {len(batch)} results for {len(batch)} asks, got {len(results)}")
             wrong = [type(result).__name__ for result in results if not isinstance(result, (Parsed, Failure))]
             if wrong:
                 raise ValueError(f"model: expected a Parsed or a Failure for each ask, got {wrong[0]}")
-            for question, result in zip(batch, results):
-                out.write(question, result)
+            for item, result in zip(batch, results):
+                out.write(item, result)
             done += len(batch)
             if progress is not None:
-                progress(done, len(questions))
+                progress(done, len(items))
 
 
-def _greyed(question: Question) -> Question:
-    """The question about a grey picture of the same size; it keeps its name, so that it is matched alike."""
-    width, height = question.sample.image.size_wh
+def _blank_item(item: EvalItem) -> EvalItem:
+    """The item about a grey picture of the same size, under the same name, so that it is matched alike."""
+    width, height = item.sample.image.size_wh
     if not width or not height:
         width, height = 640, 480
-    image = replace(question.sample.image, uri=f"{GREY}{width}x{height}", member="", offset=-1, length=-1, sha256="")
-    return replace(question, sample=replace(question.sample, image=image))
+    image = replace(item.sample.image, uri=f"{GREY}{width}x{height}", member="", offset=-1, length=-1, sha256="")
+    return replace(item, sample=replace(item.sample, image=image))
 
 
 def _once_for_all(answerer: Answerer) -> Answerer:

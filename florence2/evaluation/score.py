@@ -1,7 +1,7 @@
-"""Scores from questions and what was found for them, with bootstrap intervals. Knows no model and no file.
+"""Scores from items and what was found for them, with bootstrap intervals. Knows no model and no file.
 
 A missing answer and a failure count as an empty answer. An interval is the middle 95 % of resamples of the pictures
-(their questions go together). That of AP is moved so that the resamples' mean is the score: a picture drawn twice
+(their items go together). That of AP is moved so that the resamples' mean is the score: a picture drawn twice
 brings each of its boxes twice, which lifts AP. Of a difference, both runs are scored on the same resamples.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from florence2.evaluation.questions import Question
-from florence2.evaluation.rulers import ERRORS, Ruler
+from florence2.evaluation.eval_items import EvalItem
+from florence2.evaluation.metric_specs import ERRORS, MetricSpec
 from florence2.records import Failure, Parsed, Result
 
 RESAMPLES = 500  # of up to a thousand asks; fewer of more, 100 at least
@@ -27,22 +27,22 @@ POLICY = (
 
 
 class Scored:
-    """One run's metrics, fed; scores over all questions or over a resample of the pictures."""
+    """One run's metrics, fed; scores over all items or over a resample of the pictures."""
 
-    def __init__(self, ruler: Ruler, questions: Sequence[Question], found: Mapping[tuple, Result]):
-        self.ruler, self.questions = ruler, questions
-        self.metrics = [make() for make in ruler.metrics]
+    def __init__(self, spec: MetricSpec, items: Sequence[EvalItem], found: Mapping[tuple, Result]):
+        self.spec, self.items = spec, items
+        self.metrics = [make() for make in spec.metrics]
         self.rows: list[dict[str, list[int]]] = [{} for _ in self.metrics]  # metric -> picture -> its updates
-        self.spans: list[list[range]] = []  # question -> metric -> its updates
+        self.spans: list[list[range]] = []  # item -> metric -> its updates
         self._judge: int | None = None
-        self.pictures = list(dict.fromkeys(question.image for question in questions))
-        for question in questions:
+        self.pictures = list(dict.fromkeys(item.image for item in items))
+        for item in items:
             before = [len(metric) for metric in self.metrics]
-            result = found.get(question.key)
-            ruler.feed(self.metrics, question, result if isinstance(result, Parsed) else Parsed())
+            result = found.get(item.key)
+            spec.feed(self.metrics, item, result if isinstance(result, Parsed) else Parsed())
             self.spans.append([range(start, len(metric)) for start, metric in zip(before, self.metrics)])
             for rows, span in zip(self.rows, self.spans[-1]):
-                rows.setdefault(question.image, []).extend(span)
+                rows.setdefault(item.image, []).extend(span)
 
     def compute(self, drawn: Sequence[int] | None = None) -> dict[str, float]:
         """The scores; `drawn` are places in `pictures`, as often as each is to count."""
@@ -53,11 +53,11 @@ class Scored:
             places = None if drawn is None else [row for place in drawn for row in rows[self.pictures[place]]]
             for key, value in metric.compute(places).items():
                 out.setdefault(key, value)
-        return {key: value for key, value in out.items() if not self.ruler.keys or key in self.ruler.keys}
+        return {key: value for key, value in out.items() if not self.spec.keys or key in self.spec.keys}
 
-    def of_question(self, number: int) -> tuple[str, float]:
-        """(metric, score) of one question alone; of ranked boxes their F1 with labels, which one picture can have."""
-        key = "labelled_F1" if self.ruler.main == "AP" else self.ruler.main
+    def of_item(self, number: int) -> tuple[str, float]:
+        """(metric, score) of one item alone; of ranked boxes their F1 with labels, which one picture can have."""
+        key = "labelled_F1" if self.spec.main == "AP" else self.spec.main
         if self._judge is None:  # the metric that has the key; the ranking ones stand first and are slow to ask
             places = reversed(range(len(self.metrics)))
             self._judge = next(place for place in places if key in self.metrics[place].compute([]))
@@ -65,86 +65,90 @@ class Scored:
         return key, self.metrics[self._judge].compute(span)[key] if len(span) else 0.0
 
 
-Draws = dict[str, list[float]]  # metric -> its value in each resample
+Resamples = dict[str, list[float]]  # metric -> its value in each resample
 
 
 def score(
     run: Scored,
     found: Mapping[tuple, Result],
-    draws: Draws,
-    blind: Scored | None = None,
-    blind_draws: Draws | None = None,
+    resampled: Resamples,
+    blank: Scored | None = None,
+    blank_resamples: Resamples | None = None,
 ) -> dict[str, Any]:
-    """{metrics, missing, failures, intervals} and, with a grey run, {grey, gain}; `draws` are what `resampled` gave."""
-    questions = run.questions
+    """{metrics, missing, failures, intervals} and, with a blank-image baseline, {grey, gain}."""
+    items = run.items
     out: dict[str, Any] = {
-        "main": run.ruler.main,
+        "main": run.spec.main,
         "metrics": run.compute(),
-        "missing": sum(q.key not in found for q in questions),
-        "failures": sum(isinstance(found.get(q.key), Failure) for q in questions),
-        "asks": len(questions),
+        "missing": sum(q.key not in found for q in items),
+        "failures": sum(isinstance(found.get(q.key), Failure) for q in items),
+        "asks": len(items),
         "pictures": len(run.pictures),
-        "resamples": max(map(len, draws.values()), default=0),
+        "resamples": max(map(len, resampled.values()), default=0),
         "intervals": {},
     }
-    for key, values in draws.items():
+    for key, values in resampled.items():
         span = _interval(key, out["metrics"][key], values)
         if span is not None:
             most = 1.0 if max(values) <= 1 else math.inf
             out["intervals"][key] = [max(span[0], 0.0), min(span[1], most)]
-    if blind is not None:
-        out["grey"] = {"metrics": blind.compute()}
-        out["gain"] = _gains(out["metrics"], out["grey"]["metrics"], draws, blind_draws or {})
+    if blank is not None:
+        out["grey"] = {"metrics": blank.compute()}
+        out["gain"] = _gains(out["metrics"], out["grey"]["metrics"], resampled, blank_resamples or {})
     return out
 
 
-def resampled(run: Scored, resamples: int | None = None, seed: int = 0) -> Draws:
+def bootstrap(run: Scored, resamples: int | None = None, seed: int = 0) -> Resamples:
     """The scores of each resample of the pictures. Of equal pictures and an equal seed the resamples are the same."""
     if resamples is None:
-        resamples = min(RESAMPLES, max(100, 1000 * RESAMPLES // len(run.questions)))
+        resamples = min(RESAMPLES, max(100, 1000 * RESAMPLES // len(run.items)))
     rng = np.random.default_rng(seed)
     count = len(run.pictures)
-    draws: Draws = {}
+    resampled: Resamples = {}
     for _ in range(resamples):
         for key, value in run.compute(rng.integers(0, count, count).tolist()).items():
-            draws.setdefault(key, []).append(value)
-    return draws
+            resampled.setdefault(key, []).append(value)
+    return resampled
 
 
-def difference(own: float, other: float, draws: Sequence[float], others: Sequence[float], key: str) -> dict[str, Any]:
+def difference(
+    own: float, other: float, resampled: Sequence[float], others: Sequence[float], key: str
+) -> dict[str, Any]:
     """{value, interval}: by how much `own` is better (of error rates: lower), both scored on the same resamples."""
     sign = -1.0 if key in ERRORS else 1.0
-    pairs = [sign * (a - b) + 0.0 for a, b in zip(draws, others) if ABSENT not in (a, b)]
+    pairs = [sign * (a - b) + 0.0 for a, b in zip(resampled, others) if ABSENT not in (a, b)]
     value = sign * (own - other) + 0.0
     return {"value": value, "interval": _interval(key, value, pairs)}
 
 
-def _interval(key: str, score: float, draws: Sequence[float]) -> list[float] | None:
-    """The middle 95 % of the draws, of AP put about the score; None where no resample has a value."""
-    there = np.array([value for value in draws if value != ABSENT])
+def _interval(key: str, score: float, resampled: Sequence[float]) -> list[float] | None:
+    """The middle 95 % of the resamples, of AP put about the score; None where no resample has a value."""
+    there = np.array([value for value in resampled if value != ABSENT])
     if not len(there):
         return None
     bias = float(there.mean()) - score if key.startswith("AP") else 0.0
     return (np.percentile(there, [2.5, 97.5]) - bias).tolist()
 
 
-def _gains(own: Mapping[str, float], grey: Mapping[str, float], draws: Draws, blind: Draws) -> dict[str, Any]:
+def _gains(
+    own: Mapping[str, float], baseline: Mapping[str, float], resampled: Resamples, blank: Resamples
+) -> dict[str, Any]:
     """What the picture adds, for each metric: the difference (for error rates, how much lower), its interval, and
-    whether the task works: the interval excludes zero and the gain is a third of the score (of the grey error)."""
+    whether the task works: the interval excludes zero and the gain is a third of the score (baseline's error)."""
     out = {}
     for key in own:
-        if ABSENT in (own[key], grey[key]):
+        if ABSENT in (own[key], baseline[key]):
             continue
-        gain = difference(own[key], grey[key], draws.get(key, ()), blind.get(key, ()), key)
+        gain = difference(own[key], baseline[key], resampled.get(key, ()), blank.get(key, ()), key)
         value, interval = gain["value"], gain["interval"] or [gain["value"]] * 2
-        share = grey[key] if key in ERRORS else own[key]
+        share = baseline[key] if key in ERRORS else own[key]
         works = bool(interval[0] > 0 and value > 0 and SHARE * value >= share * (1 - 1e-9))
         out[key] = {"value": value, "interval": interval, "works": works}
     return out
 
 
 def table(scores: Mapping[str, Any]) -> str:
-    """The scores as text: a line a metric, with its interval, the grey picture's score and what the picture adds."""
+    """The scores as text: a line a metric, with its interval, the blank-image baseline and what the picture adds."""
     rows = [("metric", "score", "95% interval", "grey", "gain", "95% interval", "works")]
     gain, grey = scores.get("gain", {}), scores.get("grey", {}).get("metrics", {})
     for key, value in scores["metrics"].items():

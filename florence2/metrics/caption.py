@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from florence2.metrics.caption_tokens import words
 from florence2.metrics.rows import table
-from florence2.metrics.words import words
 
 N = 4
 SIGMA = 6.0  # of CIDEr-D's penalty on length

@@ -54,7 +54,7 @@ def ratio(part: float, whole: float, empty: float = 0.0) -> float:
     return float(part) / float(whole) if whole else empty
 
 
-class Detection:
+class DetectionF1:
     """precision, recall, F1 of boxes at IoU `threshold`; label_accuracy over the matched; labelled_F1 counts a match
     only when the labels are equal too. No truth and nothing found is perfect."""
 

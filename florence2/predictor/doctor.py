@@ -92,8 +92,8 @@ def self_check(model: Florence2) -> tuple[list[str], list[str]]:
             "published weights do; the official rules and the grammar forbid that"
         )
     answer = model.predict(encoded, "<CAPTION>", max_new_tokens=FREE_TOKENS)
-    said = [i for i in answer.token_ids[1:] if i not in (config.bos_id, config.pad_id, config.eos_id)]
-    if not said:
+    spoken = [i for i in answer.token_ids[1:] if i not in (config.bos_id, config.pad_id, config.eos_id)]
+    if not spoken:
         problems.append(f"by its own rules ({config.rules}) it says nothing: {answer.text[:80]!r}; was it trained?")
     return notes, problems
 
@@ -175,9 +175,9 @@ def _findings(checkpoint: Checkpoint, model: Florence, tokenizer: Tokenizer) -> 
 def _foreign_notes(folder: Path, layout: str, rows: int) -> list[str]:
     notes = []
     data = read_json(folder / "config.json")
-    told = (data.get("text_config") or {}).get("vocab_size")
-    if isinstance(told, int) and told != rows:
-        notes.append(f"config.json says {told} rows, the weights hold {rows}: the weights were believed")
+    declared = (data.get("text_config") or {}).get("vocab_size")
+    if isinstance(declared, int) and declared != rows:
+        notes.append(f"config.json says {declared} rows, the weights hold {rows}: the weights were believed")
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         notes.append("no preprocessor_config.json: pictures of 768x768 were assumed")
     place, rules = "config.json: text_config", data.get("text_config") or {}

@@ -14,7 +14,7 @@ from typing import Any
 from florence2 import sources
 from florence2.drawing.html_figure import html_figure
 from florence2.evaluation.comparison import compare
-from florence2.evaluation.rulers import ERRORS
+from florence2.evaluation.metric_specs import ERRORS
 from florence2.evaluation.score import ABSENT
 from florence2.pixels import BadImage
 from florence2.records import ImageRef, Parsed, from_json

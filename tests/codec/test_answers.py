@@ -48,13 +48,13 @@ def answered(draw, task: Task):
     """(ask, answer, size) of a task, ids unordered, labels repeated and interleaved."""
     size_wh = draw(st.sampled_from(SIZES))
     ask = Ask(task.token)
-    if task.takes == "text":
+    if task.input_kind == "text":
         ask = dataclasses.replace(ask, text=draw(words), text_id=draw(st.sampled_from(["", "t9"])))
-    if task.takes == "region":
+    if task.input_kind == "region":
         ask = dataclasses.replace(ask, region=draw(box))
-    if task.gives == "text":
+    if task.output_kind == "text":
         return ask, Parsed(texts=tuple(draw(st.lists(st.builds(Text, text=hard), max_size=1)))), size_wh
-    if task.gives == "phrases":
+    if task.output_kind == "phrases":
         groundings, regions = [], []
         for phrase in draw(st.lists(words, max_size=4)):
             ids = []
@@ -63,8 +63,8 @@ def answered(draw, task: Task):
                 regions.append(Region(id=ids[-1], box=place))
             groundings.append(Grounding(id=f"y{len(groundings)}", phrase=phrase, region_ids=tuple(ids)))
         return ask, Parsed(regions=tuple(regions[::-1]), groundings=tuple(groundings)), size_wh
-    many = 1 if task.gives == "region_text" else 5
-    regions = draw(st.lists(region_of[task.gives], max_size=many))
+    many = 1 if task.output_kind == "region_text" else 5
+    regions = draw(st.lists(region_of[task.output_kind], max_size=many))
     return ask, Parsed(regions=tuple(dataclasses.replace(r, id=f"x{i}") for i, r in enumerate(regions))), size_wh
 
 
@@ -80,7 +80,7 @@ def test_parse_of_render_is_canonical(task, tokenizer):
         read, spans = answers.parse_ids(ids, tokenizer, task, size_wh, ask)
         assert read == said
         assert set(spans) == {item.id for item in (*read.texts, *read.regions, *read.groundings)}
-        assert answers.leftover(ids, tokenizer, task) == []
+        assert answers.unused_positions(ids, tokenizer, task) == []
         generated = [tokenizer.eos, tokenizer.bos, *ids, tokenizer.eos, tokenizer.pad]
         assert answers.parse_ids(generated, tokenizer, task, size_wh, ask)[0] == said
         try:
@@ -104,7 +104,9 @@ def test_anything_parses_and_what_was_read_renders(task, tokenizer):
     @given(st.lists(token, max_size=40))
     def law(ids):
         ask = Ask(
-            task.token, text="a" if task.takes == "text" else "", region=(0, 0, 9, 9) if task.takes == "region" else ()
+            task.token,
+            text="a" if task.input_kind == "text" else "",
+            region=(0, 0, 9, 9) if task.input_kind == "region" else (),
         )
         read, spans = answers.parse_ids(ids, tokenizer, task, (640, 480), ask)
         again = answers.canonical(read, task, (640, 480), ask)

@@ -39,7 +39,7 @@ def test_every_target_is_accepted_within_its_own_length(task, tokenizer):  # noq
 @pytest.mark.parametrize("labels", [(), ("car", "cat", "a cat", "汽车 <loc_5>")], ids=["open", "closed"])
 @pytest.mark.parametrize("task", ROWS, ids=lambda t: t.name)
 def test_every_accepted_sequence_ends_in_its_budget_and_parses_without_leftover(task, labels, tokenizer):  # noqa: F811
-    if labels and task.gives not in ("labelled_boxes", "phrases", "open_boxes", "region_text"):
+    if labels and task.output_kind not in ("labelled_boxes", "phrases", "open_boxes", "region_text"):
         with pytest.raises(ValueError, match="no labels"):
             automaton(task, tokenizer, Ask(task.token, labels=labels))
         return
@@ -58,7 +58,7 @@ def test_every_accepted_sequence_ends_in_its_budget_and_parses_without_leftover(
             limited |= legal.limited
             assert legal.locations_only == all(0 <= i - tokenizer.loc0 < 1000 for i in choices)
             state = machine.advance(state, ids[-1])
-        assert ids[-1] == tokenizer.eos and answers.leftover(ids, tokenizer, task) == []
+        assert ids[-1] == tokenizer.eos and answers.unused_positions(ids, tokenizer, task) == []
         size_wh = (1000, 1000)
         read, _ = answers.parse_ids(ids, tokenizer, task, size_wh)
         assert not read.truncated and answers.canonical(read, task, size_wh).regions is not None

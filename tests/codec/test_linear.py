@@ -64,7 +64,7 @@ def steps(call):
 
 
 def calls(text, task):
-    ask = Ask(task.token, text="a cat and a dog" if task.takes == "text" else "")
+    ask = Ask(task.token, text="a cat and a dog" if task.input_kind == "text" else "")
     yield lambda: answers.parse(text, task, (640, 480), ask)
     yield lambda: official(text, task, (640, 480))
 

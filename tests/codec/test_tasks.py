@@ -175,7 +175,7 @@ def test_whatever_a_sample_holds_its_truths_can_be_asked_and_rendered(task):
             assert said.regions or said.texts
             items = (*parsed.texts, *parsed.regions, *parsed.groundings)
             assert {item.id for item in items} <= there | {"t0"}
-            if task.gives == "labelled_boxes":
+            if task.output_kind == "labelled_boxes":
                 labels = [region.label or region.description for region in said.regions]
                 assert labels == sorted(labels)
         added = given_sample

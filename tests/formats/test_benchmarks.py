@@ -9,8 +9,8 @@ import pytest
 
 from florence2 import pixels, sources
 from florence2.evaluation import evaluate
+from florence2.evaluation.eval_items import eval_items_of, task_named
 from florence2.evaluation.protocols import COLUMNS, PROTOCOLS, listing, plan, protocol_named
-from florence2.evaluation.questions import questions_of, task_named
 from florence2.formats import benchmarks
 
 
@@ -154,7 +154,7 @@ def test_a_protocol_reads_its_layout_and_scores_a_perfect_model(tmp_path, name):
     arguments = plan(name, str(data), None, None, None, None, None)
     samples = list(sources.open(data, split=arguments["split"]))
     assert len(samples) == 1 and samples[0].image.size_wh == (64, 48) and os.path.isfile(samples[0].image.uri)
-    truths = {q.key: q.truths[0] for q in questions_of(samples, task_named(row.task))}
+    truths = {q.key: q.truths[0] for q in eval_items_of(samples, task_named(row.task))}
 
     def perfect(pairs):
         return [truths[key] for key in truths][: len(pairs)]

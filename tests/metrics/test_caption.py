@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from florence2.metrics.caption import Captions
-from florence2.metrics.words import words
+from florence2.metrics.caption_tokens import words
 
 # what Stanford's PTBTokenizer -lowerCase gave, pycocoevalcap's punctuation dropped
 RECORDED = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from florence2.metrics.detection import Detection, match
+from florence2.metrics.detection import DetectionF1, match
 from florence2.records import Region, Rle
 
 
@@ -11,7 +11,7 @@ def at(x, label="", side=10, **fields):
 
 
 def scores(truth, found):
-    metric = Detection()
+    metric = DetectionF1()
     metric.update(truth, found)
     return metric.compute()
 
@@ -51,7 +51,7 @@ def test_quads_polygons_and_masks_have_boxes():
 
 
 def test_resamples_use_their_rows():
-    metric = Detection()
+    metric = DetectionF1()
     metric.update([at(0)], [at(0)])
     metric.update([at(0)], [at(90)])
     assert metric.compute([0, 0])["F1"] == 1 and metric.compute([1])["F1"] == 0 and metric.compute()["F1"] == 0.5

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from florence2.metrics.caption_tokens import words
 from florence2.metrics.grounding import Referring
 from florence2.metrics.ocr import TextErrors
 from florence2.metrics.qa import Answers, textvqa_accuracy, vqa_accuracy
-from florence2.metrics.words import words
 from florence2.records import Region
 
 

@@ -65,14 +65,14 @@ def test_official_dictionaries(style):
 @pytest.mark.parametrize("token", TASKS)
 def test_render_gives_back_what_was_parsed(token):
     given = {"text": {"text": "a red car"}, "region": {"region": (10, 20, 300, 400)}, "": {}}
-    ask = Ask(token, **given[TASKS[token].takes])
+    ask = Ask(token, **given[TASKS[token].input_kind])
     targets = {
         "text": "a red car",
         "quads": "EXIT" + "".join(f"<loc_{i}>" for i in (1, 2, 50, 2, 50, 20, 1, 20)),
         "boxes": "<loc_1><loc_2><loc_50><loc_60>",
         "polygons": "<loc_1><loc_2><loc_50><loc_60><loc_7><loc_90>",
     }
-    target = targets.get(TASKS[token].gives, "a red car<loc_1><loc_2><loc_50><loc_60>")
+    target = targets.get(TASKS[token].output_kind, "a red car<loc_1><loc_2><loc_50><loc_60>")
     assert florence2.render(florence2.parse(token, f"</s><s>{target}</s>", SIZE, ask)) == target
 
 

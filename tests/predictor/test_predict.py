@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from florence2.codec.answers import leftover
+from florence2.codec.answers import unused_positions
 from florence2.codec.grammar import automaton
 from florence2.codec.tasks import TASKS, Task
 from florence2.pixels import BadImage, encode
@@ -29,7 +29,7 @@ ASKS = [
 def ask_for(task):
     """An ask of a task, with what it takes."""
     given = {"text": {"text": "a red car"}, "region": {"region": (1, 2, 30, 20)}, "": {}}
-    return Ask(task.token, **given[task.takes])
+    return Ask(task.token, **given[task.input_kind])
 
 
 @pytest.mark.parametrize("official", [False, True])
@@ -58,7 +58,7 @@ def test_every_answer_keeps_its_grammar_and_its_budget(tiny, pictures, task):
         for token in answer.token_ids[2:]:
             state = legal.advance(state, token)
         assert legal.accepts(state)
-        assert not leftover(answer.token_ids, tiny.tokenizer, task)
+        assert not unused_positions(answer.token_ids, tiny.tokenizer, task)
         items = (*answer.texts, *answer.regions, *answer.groundings)
         assert all(0 < item.score <= 1 for item in items)
         height, width = pictures[1].shape[:2]

@@ -3,7 +3,7 @@
 import numpy as np
 
 import florence2
-from florence2.metrics.detection import Detection
+from florence2.metrics.detection import DetectionF1
 from florence2.predictor.loading import SHIPPED
 from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.sources.scenes import parse
@@ -34,7 +34,7 @@ def test_its_recipe_sees_scenes_below_the_held_out_seeds_and_nothing_else():
 def test_it_finds_what_is_there_and_not_on_a_grey_picture():
     model = florence2.load("nano")
     scenes = [draw(TRAINING_SEEDS + i) for i in range(32)]
-    seen, grey = Detection(), Detection()
+    seen, grey = DetectionF1(), DetectionF1()
     answers = list(model.predict_many([pixels for pixels, _ in scenes], "<OD>", batch_size=16))
     blind = model.predict(np.full((128, 128, 3), 128, np.uint8), "<OD>")
     for (_, sample), answer in zip(scenes, answers):
@@ -50,6 +50,12 @@ def test_every_task_is_answered():
     pixels, sample = draw(TRAINING_SEEDS + 4, signs=1.0)
     box = sample.regions[0].box
     for task in florence2.TASKS.values():
-        given = {"text": "the star"} if task.takes == "text" else {"region": box} if task.takes == "region" else {}
+        given = (
+            {"text": "the star"}
+            if task.input_kind == "text"
+            else {"region": box}
+            if task.input_kind == "region"
+            else {}
+        )
         answer = model.predict(pixels, task.token, max_new_tokens=64, **given)
         assert answer.token_ids and answer.size_wh == (128, 128)

@@ -41,17 +41,17 @@ class StudentSpecialist:
     def __init__(self, model: str, tasks: Sequence[str] = TASKS, batch_size: int = 16) -> None:
         self.model = model
         rows = [task_of(name) for name in tasks]
-        wrong = [row.token for row in rows if row.takes and row.token != GROUNDING]
+        wrong = [row.token for row in rows if row.input_kind and row.token != GROUNDING]
         if wrong:
             raise ValueError(f"student: {wrong[0]} needs an input; expected tasks without one, or {GROUNDING}")
-        self._asks = [Ask(row.token) for row in rows if not row.takes]
+        self._asks = [Ask(row.token) for row in rows if not row.input_kind]
         self._grounds = any(row.token == GROUNDING for row in rows)
         files = _weights(model)
         self.weights_sha256 = sha256_of(files) if files else hashlib.sha256(model.encode()).hexdigest()
         self.spec = Spec(
             "student",
             self.weights_sha256[:12],
-            produces=frozenset(name for row in rows for name in PRODUCES[row.keeps]),
+            produces=frozenset(name for row in rows for name in PRODUCES[row.storage_rule]),
             batch_size=batch_size,
             source_kind="model",
         )

@@ -1,4 +1,4 @@
-"""Targets to answers: one reader an answer kind, from groups of pieces to items. Linear in length."""
+"""Targets to answers: one reader an answer kind, from groups of segments to items. Linear in length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 from florence2.codec import truths as rules
 from florence2.codec.locations import bin_widths, dequantize, quantize
-from florence2.codec.pieces import Group, Mark, Placed, chunks, groups, parts, segments, trimmed
+from florence2.codec.segments import (
+    Mark,
+    PlacedSegment,
+    TextGroup,
+    location_runs,
+    poly_instances,
+    polygon_parts,
+    text_groups,
+    trimmed,
+)
 from florence2.codec.tasks import Task
 from florence2.records import Ask, Box, Grounding, Parsed, Polygon, Region, Text
 
@@ -24,7 +33,7 @@ class ItemSpan(NamedTuple):
 
 
 @dataclass
-class Reading:
+class ParseState:
     """What a reader fills: items in order, where each stands, and the positions that no item used."""
 
     task: Task
@@ -52,24 +61,24 @@ class Reading:
 
     def boxes(self, marks: Iterable[Mark]) -> list[tuple[Box, list[int]]]:
         """Runs of four locations as boxes in pixels."""
-        return [(box_at(bins, self.size_wh), at) for bins, at in chunks(marks, 4, self.unused)]
+        return [(box_at(bins, self.size_wh), at) for bins, at in location_runs(marks, 4, self.unused)]
 
     def outline(self, marks: Iterable[Mark]) -> tuple[tuple[Polygon, ...], list[int]]:
         """One instance's polygons in pixels."""
-        polygons, at = parts(marks, self.unused)
+        polygons, at = polygon_parts(marks, self.unused)
         return tuple(dequantize(bins, self.size_wh) for bins in polygons), at
 
 
-def read(placed: Iterable[Placed], task: Task, size_wh: Size, ask: Ask | None) -> Reading:
-    """The answer that pieces hold."""
+def read(placed: Iterable[PlacedSegment], task: Task, size_wh: Size, ask: Ask | None) -> ParseState:
+    """The answer that segments hold."""
     bin_widths(size_wh)  # a bad size is refused whatever the answer holds
     body = trimmed(placed)
-    reading = Reading(task, size_wh, ask or Ask(task.token))
-    READERS[task.gives](reading, groups(body.pieces))
-    cut = body.open_end or body.last >= 0 and body.last in reading.unused
-    items = tuple(reading.texts), tuple(reading.regions), tuple(reading.groundings)
-    reading.parsed = Parsed(*items, truncated=cut)
-    return reading
+    state = ParseState(task, size_wh, ask or Ask(task.token))
+    READERS[task.output_kind](state, text_groups(body.segments))
+    cut = body.open_end or body.last >= 0 and body.last in state.unused
+    items = tuple(state.texts), tuple(state.regions), tuple(state.groundings)
+    state.parsed = Parsed(*items, truncated=cut)
+    return state
 
 
 def box_at(bins: Sequence[int], size_wh: Size) -> Box:
@@ -85,19 +94,19 @@ def asked_box(ask: Ask, size_wh: Size) -> Box | None:
     return box_at(quantize(box, size_wh), size_wh)
 
 
-def named(task: Task, text: str, box: Box | None) -> Region:
+def text_region(task: Task, text: str, box: Box | None) -> Region:
     """A region that says `text` in the field where the task keeps it."""
-    if task.keeps == "description":
+    if task.storage_rule == "description":
         return Region(box=box, description=text)
-    return Region(kind="text" if task.keeps == "text" else "object", box=box, label=text)
+    return Region(kind="text" if task.storage_rule == "text" else "object", box=box, label=text)
 
 
-def outlined(label: str, polygons: tuple[Polygon, ...]) -> Region:
+def polygon_region(label: str, polygons: tuple[Polygon, ...]) -> Region:
     """A region of polygons, with the box around them."""
     return Region(box=rules.bounds([value for part in polygons for value in part]), label=label, polygons=polygons)
 
 
-class Seek:
+class PhraseLocator:
     """Finds each phrase in the caption after the one before it, else from the caption's start."""
 
     def __init__(self, caption: str) -> None:
@@ -118,97 +127,97 @@ class Seek:
         return ((start, self._end),)
 
 
-def _read_text(reading: Reading, found: list[Group]) -> None:
+def _read_text(state: ParseState, found: list[TextGroup]) -> None:
     text = "".join(group.text for group in found).strip(BLANKS)
-    reading.unused.extend(position for group in found for _, position in group.marks)
+    state.unused.extend(position for group in found for _, position in group.marks)
     if text:
-        question = reading.ask.text if reading.task.keeps == "answer" else ""
-        reading.texts.append(Text(id="t0", text=text, detail=reading.task.keeps, question=question))
-        reading.spans["t0"] = ItemSpan(tuple(at for group in found for at in group.text_at), ())
+        question = state.ask.text if state.task.storage_rule == "answer" else ""
+        state.texts.append(Text(id="t0", text=text, detail=state.task.storage_rule, question=question))
+        state.spans["t0"] = ItemSpan(tuple(at for group in found for at in group.text_at), ())
 
 
-def _read_quads(reading: Reading, found: list[Group]) -> None:
+def _read_quads(state: ParseState, found: list[TextGroup]) -> None:
     for group in found:
         text = group.text.strip(BLANKS)
-        quads = chunks(group.marks, 8, reading.unused)
-        if not _complete(reading, group, text, [at for _, at in quads]):
+        quads = location_runs(group.marks, 8, state.unused)
+        if not _complete(state, group, text, [at for _, at in quads]):
             continue
         for bins, at in quads:
-            quad = dequantize(bins, reading.size_wh)
-            reading.place(Region(kind="text", label=text, quad=quad, box=rules.bounds(quad)), group.text_at, at)
+            quad = dequantize(bins, state.size_wh)
+            state.place(Region(kind="text", label=text, quad=quad, box=rules.bounds(quad)), group.text_at, at)
 
 
-def _read_labelled(reading: Reading, found: list[Group]) -> None:
+def _read_labelled(state: ParseState, found: list[TextGroup]) -> None:
     for group in found:
         text = group.text.strip(BLANKS)
-        boxes = reading.boxes(group.marks)
-        if _complete(reading, group, text, [at for _, at in boxes]):
+        boxes = state.boxes(group.marks)
+        if _complete(state, group, text, [at for _, at in boxes]):
             for box, at in boxes:
-                reading.place(named(reading.task, text, box), group.text_at, at)
+                state.place(text_region(state.task, text, box), group.text_at, at)
 
 
-def _read_boxes(reading: Reading, found: list[Group]) -> None:
+def _read_boxes(state: ParseState, found: list[TextGroup]) -> None:
     for group in found:
-        reading.unused.extend(group.text_at)
-        for box, at in reading.boxes(group.marks):
-            reading.place(Region(box=box), (), at)
+        state.unused.extend(group.text_at)
+        for box, at in state.boxes(group.marks):
+            state.place(Region(box=box), (), at)
 
 
-def _read_phrases(reading: Reading, found: list[Group]) -> None:
-    seek = Seek(reading.ask.text)
+def _read_phrases(state: ParseState, found: list[TextGroup]) -> None:
+    locate = PhraseLocator(state.ask.text)
     for group in found:
         text = group.text.strip(BLANKS)
-        boxes = reading.boxes(group.marks)
-        if _complete(reading, group, text, [at for _, at in boxes]):
-            first = len(reading.regions)
+        boxes = state.boxes(group.marks)
+        if _complete(state, group, text, [at for _, at in boxes]):
+            first = len(state.regions)
             for box, at in boxes:
-                reading.place(Region(box=box), group.text_at, at)
-            said = Grounding(text_id=reading.ask.text_id, phrase=text, spans=seek(text))
-            reading.phrase(said, first, group.text_at)
+                state.place(Region(box=box), group.text_at, at)
+            grounding = Grounding(text_id=state.ask.text_id, phrase=text, spans=locate(text))
+            state.phrase(grounding, first, group.text_at)
 
 
-def _read_polygons(reading: Reading, found: list[Group]) -> None:
-    reading.unused.extend(position for group in found for position in group.text_at)
-    for _, marks in segments(mark for group in found for mark in group.marks):
-        polygons, at = reading.outline(marks)
+def _read_polygons(state: ParseState, found: list[TextGroup]) -> None:
+    state.unused.extend(position for group in found for position in group.text_at)
+    for _, marks in poly_instances(mark for group in found for mark in group.marks):
+        polygons, at = state.outline(marks)
         if polygons:
-            reading.place(outlined("", polygons), (), at)
-    if reading.task.keeps == "expression" and reading.regions and reading.ask.text:
-        reading.phrase(Grounding(phrase=reading.ask.text), 0, ())
+            state.place(polygon_region("", polygons), (), at)
+    if state.task.storage_rule == "expression" and state.regions and state.ask.text:
+        state.phrase(Grounding(phrase=state.ask.text), 0, ())
 
 
-def _read_open(reading: Reading, found: list[Group]) -> None:
+def _read_open(state: ParseState, found: list[TextGroup]) -> None:
     for group in found:
         text = group.text.strip(BLANKS)
         if not text:
-            _complete(reading, group, text, [[at for _, at in group.marks]])
+            _complete(state, group, text, [[at for _, at in group.marks]])
             continue
-        first = len(reading.regions)
-        for inside, marks in segments(group.marks):
+        first = len(state.regions)
+        for inside, marks in poly_instances(group.marks):
             if inside:
-                polygons, at = reading.outline(marks)
+                polygons, at = state.outline(marks)
                 if polygons:
-                    reading.place(outlined(text, polygons), group.text_at, at)
+                    state.place(polygon_region(text, polygons), group.text_at, at)
                 continue
-            for box, at in reading.boxes(marks):
-                reading.place(named(reading.task, text, box), group.text_at, at)
-        if len(reading.regions) == first:
-            reading.unused.extend(group.text_at)
+            for box, at in state.boxes(marks):
+                state.place(text_region(state.task, text, box), group.text_at, at)
+        if len(state.regions) == first:
+            state.unused.extend(group.text_at)
 
 
-def _read_region_text(reading: Reading, found: list[Group]) -> None:
+def _read_region_text(state: ParseState, found: list[TextGroup]) -> None:
     text = "".join(group.text for group in found).strip(BLANKS)
     text_at = [at for group in found for at in group.text_at]
-    boxes = reading.boxes(mark for group in found for mark in group.marks)
-    reading.unused.extend(at for _, positions in boxes[bool(text) :] for at in positions)
+    boxes = state.boxes(mark for group in found for mark in group.marks)
+    state.unused.extend(at for _, positions in boxes[bool(text) :] for at in positions)
     if text:
-        box, at = boxes[0] if boxes else (asked_box(reading.ask, reading.size_wh), [])
-        reading.place(named(reading.task, text, box), text_at, at)
+        box, at = boxes[0] if boxes else (asked_box(state.ask, state.size_wh), [])
+        state.place(text_region(state.task, text, box), text_at, at)
     else:
-        reading.unused.extend(text_at)
+        state.unused.extend(text_at)
 
 
-READERS: dict[str, Callable[[Reading, list[Group]], None]] = {
+READERS: dict[str, Callable[[ParseState, list[TextGroup]], None]] = {
     "text": _read_text,
     "quads": _read_quads,
     "labelled_boxes": _read_labelled,
@@ -220,9 +229,9 @@ READERS: dict[str, Callable[[Reading, list[Group]], None]] = {
 }
 
 
-def _complete(reading: Reading, group: Group, text: str, places: list[list[int]]) -> bool:
+def _complete(state: ParseState, group: TextGroup, text: str, places: list[list[int]]) -> bool:
     """Whether the group has both a text and a place; else all of it is unused."""
     if text and places:
         return True
-    reading.unused.extend([*group.text_at, *(position for at in places for position in at)])
+    state.unused.extend([*group.text_at, *(position for at in places for position in at)])
     return False

@@ -1,4 +1,4 @@
-"""A target as pieces: letters, a location, a special token; made from ids or from text. Knows no task.
+"""A target as segments: letters, a location, a special token; made from ids or from text. Knows no task.
 
 An answer is read by groups: one text and the marks (locations, special tokens) up to the next text.
 """
@@ -15,23 +15,23 @@ from florence2.codec.tokenizer import ADDED_TOKENS, CONTROL_TOKENS, Tokenizer
 
 
 class Letters(str):
-    """A piece of plain text, whatever letters it holds."""
+    """A segment of plain text, whatever letters it holds."""
 
 
 class Special(str):
     """A special token that is no location."""
 
 
-Piece = Union[Letters, int, Special]  # an int is a location
+Segment = Union[Letters, int, Special]  # an int is a location
 Mark = tuple[Union[int, Special], int]  # a location or special token and its position
-Placed = tuple[Piece, Sequence[int]]  # a piece and the positions of its ids
+PlacedSegment = tuple[Segment, Sequence[int]]  # a segment and the positions of its ids
 
 SPECIALS = tuple(t for t in (*CONTROL_TOKENS, "<mask>", *ADDED_TOKENS) if not t.startswith("<loc_"))
 TOKENS = re.compile("(<loc_(?:0|[1-9][0-9]{0,2})>|" + "|".join(map(re.escape, SPECIALS)) + ")")
 
 
-def pieces_of_text(text: str) -> Iterator[Placed]:
-    """Pieces of a text in which special tokens are spelt out; a position is the piece's number."""
+def segments_of_text(text: str) -> Iterator[PlacedSegment]:
+    """Segments of a text in which special tokens are spelt out; a position is the segment's number."""
     for index, part in enumerate(TOKENS.split(text)):
         if index % 2 == 0:
             if part:
@@ -42,8 +42,8 @@ def pieces_of_text(text: str) -> Iterator[Placed]:
             yield Special(part), (index,)
 
 
-def pieces_of_ids(ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[Placed]:
-    """Pieces of ids; neighbouring letters are one piece, decoded together."""
+def segments_of_ids(ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[PlacedSegment]:
+    """Segments of ids; neighbouring letters are one segment, decoded together."""
     first = 0
     for index in range(len(ids) + 1):
         if index < len(ids) and ids[index] not in tokenizer.special_ids:
@@ -58,37 +58,37 @@ def pieces_of_ids(ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[Placed]:
 
 @dataclass(frozen=True)
 class Body:
-    """The pieces between the start tokens and `</s>`. `open_end`: started as generated ids do, and never ended."""
+    """The segments between the start tokens and `</s>`. `open_end`: started as generated ids do, and never ended."""
 
-    pieces: list[Placed]
+    segments: list[PlacedSegment]
     open_end: bool
 
     @property
     def last(self) -> int:
         """The position of the last id; -1 where there is none."""
-        return self.pieces[-1][1][-1] if self.pieces else -1
+        return self.segments[-1][1][-1] if self.segments else -1
 
 
-def trimmed(placed: Iterable[Placed]) -> Body:
+def trimmed(placed: Iterable[PlacedSegment]) -> Body:
     """The body of an answer: leading `</s>`, `<s>`, `<pad>` cut off, and all from the next `</s>` on."""
-    pieces = list(placed)
+    segments = list(placed)
     first = 0
-    while first < len(pieces) and _is(pieces[first], "</s>", "<s>", "<pad>"):
+    while first < len(segments) and _is(segments[first], "</s>", "<s>", "<pad>"):
         first += 1
-    for index in range(first, len(pieces)):
-        if _is(pieces[index], "</s>"):
-            return Body(pieces[first:index], open_end=False)
-    start = [piece for piece in pieces[:first] if not _is(piece, "<pad>")]
-    empty = first == len(pieces) and bool(start) and _is(start[-1], "</s>")
-    return Body(pieces[first:], open_end=bool(start) and not empty)
+    for index in range(first, len(segments)):
+        if _is(segments[index], "</s>"):
+            return Body(segments[first:index], open_end=False)
+    start = [segment for segment in segments[:first] if not _is(segment, "<pad>")]
+    empty = first == len(segments) and bool(start) and _is(start[-1], "</s>")
+    return Body(segments[first:], open_end=bool(start) and not empty)
 
 
-def _is(placed: Placed, *tokens: str) -> bool:
+def _is(placed: PlacedSegment, *tokens: str) -> bool:
     return isinstance(placed[0], Special) and placed[0] in tokens
 
 
 @dataclass
-class Group:
+class TextGroup:
     """One text and the marks up to the next text, each with the positions of its ids."""
 
     parts: list[str] = field(default_factory=list)
@@ -101,21 +101,21 @@ class Group:
         return "".join(self.parts)
 
 
-def groups(pieces: Iterable[Placed]) -> list[Group]:
+def text_groups(segments: Iterable[PlacedSegment]) -> list[TextGroup]:
     """The groups of a body; the first may lack a text, the last may lack marks."""
-    out = [Group()]
-    for piece, positions in pieces:
-        if isinstance(piece, Letters):
+    out = [TextGroup()]
+    for segment, positions in segments:
+        if isinstance(segment, Letters):
             if out[-1].marks:
-                out.append(Group())
-            out[-1].parts.append(piece)
+                out.append(TextGroup())
+            out[-1].parts.append(segment)
             out[-1].text_at.extend(positions)
         else:
-            out[-1].marks.append((piece, positions[0]))
+            out[-1].marks.append((segment, positions[0]))
     return [group for group in out if group.text_at or group.marks]
 
 
-def chunks(marks: Iterable[Mark], length: int, unused: list[int]) -> list[tuple[list[int], list[int]]]:
+def location_runs(marks: Iterable[Mark], length: int, unused: list[int]) -> list[tuple[list[int], list[int]]]:
     """Runs of `length` neighbouring locations with their positions; what is left over goes to `unused`."""
     out: list[tuple[list[int], list[int]]] = []
     bins: list[int] = []
@@ -134,7 +134,7 @@ def chunks(marks: Iterable[Mark], length: int, unused: list[int]) -> list[tuple[
     return out
 
 
-def segments(marks: Iterable[Mark]) -> Iterator[tuple[bool, list[Mark]]]:
+def poly_instances(marks: Iterable[Mark]) -> Iterator[tuple[bool, list[Mark]]]:
     """Marks cut at `<poly>` and `</poly>`: (whether inside, the marks between); the two tokens themselves are left out.
 
     An instance that is never closed ends with a `<poly>` at the last position, so that nobody takes it for whole.
@@ -152,7 +152,7 @@ def segments(marks: Iterable[Mark]) -> Iterator[tuple[bool, list[Mark]]]:
     yield opened is not None, current
 
 
-def parts(marks: Iterable[Mark], unused: list[int]) -> tuple[list[list[int]], list[int]]:
+def polygon_parts(marks: Iterable[Mark], unused: list[int]) -> tuple[list[list[int]], list[int]]:
     """The polygons of one instance as bins, split at `<sep>`, and their positions; under three points is no polygon."""
     out: list[list[int]] = []
     used: list[int] = []

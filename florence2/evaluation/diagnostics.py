@@ -1,4 +1,4 @@
-"""What lies behind a run's scores, for a page: the worst answers beside their truth, confusion of categories, the
+"""Diagnostics of a run, for a page: the worst answers beside their truth, confusion of categories, the
 precision-recall curve, calibration. Plain JSON; knows no HTML.
 
 A found region is right when it lies on a true one (IoU 0.5, each once, ignored truth aside) and bears its label.
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from florence2.codec.tasks import Task
-from florence2.evaluation.questions import Question
-from florence2.evaluation.rulers import ERRORS, words_of
+from florence2.evaluation.eval_items import EvalItem
+from florence2.evaluation.metric_specs import ERRORS, words_of
 from florence2.evaluation.score import Scored
 from florence2.metrics.detection import match, region_box
 from florence2.metrics.labels import fold_label
@@ -26,58 +26,56 @@ POINTS = 200  # of a curve
 MISSED, INVENTED = "(missed)", "(invented)"
 
 
-def details(
-    task: Task, run: Scored, questions: Sequence[Question], found: Mapping[tuple, Result], worst: int = WORST
+def diagnostics(
+    task: Task, run: Scored, items: Sequence[EvalItem], found: Mapping[tuple, Result], worst: int = WORST
 ) -> dict[str, Any]:
     """{worst, confusion, curve, calibration}; the last three only where the task has labels or scores."""
-    out: dict[str, Any] = {"worst": _worst(run, questions, found, worst)}
-    if task.gives == "labelled_boxes" or task.gives == "boxes":
-        confusion, judged, truths = _judged(questions, found, labelled=task.gives == "labelled_boxes")
-        if task.gives == "labelled_boxes":
+    out: dict[str, Any] = {"worst": _worst(run, items, found, worst)}
+    if task.output_kind == "labelled_boxes" or task.output_kind == "boxes":
+        confusion, judged, truths = _judged(items, found, labelled=task.output_kind == "labelled_boxes")
+        if task.output_kind == "labelled_boxes":
             out["confusion"] = _table(confusion)
         out["curve"] = _curve(judged, truths)
         out["calibration"] = _calibration(judged)
-    elif task.gives == "region_text" and task.keeps == "label":
-        out["confusion"] = _table(_named(questions, found))
+    elif task.output_kind == "region_text" and task.storage_rule == "label":
+        out["confusion"] = _table(_named(items, found))
     return out
 
 
 def unknown_labels(
-    task: Task, samples: Sequence[Sample], questions: Sequence[Question], found: Mapping[tuple, Result]
+    task: Task, samples: Sequence[Sample], items: Sequence[EvalItem], found: Mapping[tuple, Result]
 ) -> dict[str, int]:
     """Labels that name no category of the data, most frequent first: how often each was answered.
 
     Categories are the labels of its object regions and those that its coverage names.
     """
-    if task.gives != "labelled_boxes" or task.keeps != "label":
+    if task.output_kind != "labelled_boxes" or task.storage_rule != "label":
         return {}
     known = {fold_label(r.label) for sample in samples for r in sample.regions if r.kind == "object"}
     spaces = [coverage for sample in samples for space in sample.coverage.values() for coverage in space]
     known |= {fold_label(name) for coverage in spaces for name in coverage.labels}
     strange: Counter[str] = Counter()
-    for question in questions:
-        result = found.get(question.key)
+    for item in items:
+        result = found.get(item.key)
         regions = result.regions if isinstance(result, Parsed) else ()
         strange.update(r.label for r in regions if fold_label(r.label) not in known)
     return dict(strange.most_common())
 
 
-def _worst(
-    run: Scored, questions: Sequence[Question], found: Mapping[tuple, Result], count: int
-) -> list[dict[str, Any]]:
-    """The questions with the lowest scores of their own; among equals those with most truth first."""
+def _worst(run: Scored, items: Sequence[EvalItem], found: Mapping[tuple, Result], count: int) -> list[dict[str, Any]]:
+    """The items with the lowest scores of their own; among equals those with most truth first."""
     rows = []
-    for n, question in enumerate(questions):
-        key, value = run.of_question(n)
+    for n, item in enumerate(items):
+        key, value = run.of_item(n)
         goodness = -value if key in ERRORS else value
-        size = sum(len(t.regions) + len(t.groundings) for t in question.truths[:1])
+        size = sum(len(t.regions) + len(t.groundings) for t in item.truths[:1])
         if key == "CIDEr" or goodness < (0 if key in ERRORS else 1 - 1e-9):  # else nothing is wrong with it
             rows.append((goodness, -size, n, key, value))
     out = []
     for _, _, n, key, value in sorted(rows)[:count]:
-        question, result = questions[n], found.get(questions[n].key)
-        row = {"image": to_json(question.sample.image), "ask": to_json(question.ask), "metric": key, "score": value}
-        row["truth"] = to_json(question.truths[0])
+        item, result = items[n], found.get(items[n].key)
+        row = {"image": to_json(item.sample.image), "ask": to_json(item.ask), "metric": key, "score": value}
+        row["truth"] = to_json(item.truths[0])
         if isinstance(result, Parsed):
             row["found"] = {f: [to_json(i) for i in getattr(result, f)] for f in ("texts", "regions", "groundings")}
         else:
@@ -87,17 +85,17 @@ def _worst(
 
 
 def _judged(
-    questions: Sequence[Question], found: Mapping[tuple, Result], labelled: bool
+    items: Sequence[EvalItem], found: Mapping[tuple, Result], labelled: bool
 ) -> tuple[Counter[tuple[str, str]], list[tuple[float, bool]], int]:
     """Confusion counts, (score, right) of every found region off ignored truth, and the number of true regions."""
     confusion: Counter[tuple[str, str]] = Counter()
     judged: list[tuple[float, bool]] = []
     truths = 0
-    for question in questions:
-        result = found.get(question.key)
+    for item in items:
+        result = found.get(item.key)
         regions = result.regions if isinstance(result, Parsed) else ()
-        truth = [r for r in question.truths[0].regions if not r.ignore]
-        ignored = [r for r in question.truths[0].regions if r.ignore]
+        truth = [r for r in item.truths[0].regions if not r.ignore]
+        ignored = [r for r in item.truths[0].regions if r.ignore]
         matched = match(truth, regions)
         by_found = {f: t for t, f, _ in matched}
         excused = {f for _, f, _ in match(ignored, regions)} if ignored else set()
@@ -106,7 +104,7 @@ def _judged(
             score = 1.0 if region.score is None else region.score
             if f in by_found:
                 name = truth[by_found[f]].label
-                confusion[name, _said(region.label, name)] += 1
+                confusion[name, _as_spelt(region.label, name)] += 1
                 judged.append((score, not labelled or fold_label(name) == fold_label(region.label)))
             elif f not in excused and any(region_box(region)):
                 confusion[INVENTED, region.label] += 1
@@ -116,16 +114,16 @@ def _judged(
     return confusion, judged, truths
 
 
-def _named(questions: Sequence[Question], found: Mapping[tuple, Result]) -> Counter[tuple[str, str]]:
+def _named(items: Sequence[EvalItem], found: Mapping[tuple, Result]) -> Counter[tuple[str, str]]:
     confusion: Counter[tuple[str, str]] = Counter()
-    for question in questions:
-        result = found.get(question.key)
-        truth = words_of(question.truths[0])
-        confusion[truth, _said(words_of(result), truth) if isinstance(result, Parsed) else MISSED] += 1
+    for item in items:
+        result = found.get(item.key)
+        truth = words_of(item.truths[0])
+        confusion[truth, _as_spelt(words_of(result), truth) if isinstance(result, Parsed) else MISSED] += 1
     return confusion
 
 
-def _said(label: str, truth: str) -> str:
+def _as_spelt(label: str, truth: str) -> str:
     """The label as the truth spells it, where they are equal after folding."""
     return truth if fold_label(label) == fold_label(truth) else label
 

@@ -1,4 +1,4 @@
-"""What a data set asks of a model: for each task the asks of every picture, each with all its true answers.
+"""Evaluation items: for a task the asks of every picture of a data set, each with all its true answers.
 
 Joins samples and the task table; knows no model and no metric.
 """
@@ -14,7 +14,7 @@ from florence2.records import Ask, Parsed, Region, Sample
 
 
 @dataclass(frozen=True)
-class Question:
+class EvalItem:
     """One ask about one picture; `truths` are alternatives (five captions, ten people's answers)."""
 
     sample: Sample
@@ -47,14 +47,14 @@ def task_named(name: str) -> Task:
     return row
 
 
-def questions_of(samples: Iterable[Sample], task: Task) -> list[Question]:
+def eval_items_of(samples: Iterable[Sample], task: Task) -> list[EvalItem]:
     """Every ask that the samples hold the truth of, in order; equal asks of a picture are one."""
     out = []
     for sample in samples:
         asked: dict[tuple, tuple[Ask, list[Parsed]]] = {}
         for ask, truth in _pairs(sample, task):
             asked.setdefault(ask_key(ask), (ask, []))[1].append(truth)
-        out += [Question(sample, ask, tuple(truths)) for ask, truths in asked.values()]
+        out += [EvalItem(sample, ask, tuple(truths)) for ask, truths in asked.values()]
     return out
 
 
@@ -63,14 +63,14 @@ def _pairs(sample: Sample, task: Task) -> Sequence[tuple[Ask, Parsed]]:
     for questions the answers that are equal, since people are counted."""
     sample = sample.current()
     pairs = task.truths(sample)
-    if task.gives in ("labelled_boxes", "boxes") and task.keeps in ("label", "box"):
-        regions = _boxed(sample, named=task.keeps == "label")
+    if task.output_kind in ("labelled_boxes", "boxes") and task.storage_rule in ("label", "box"):
+        regions = _boxed(sample, named=task.storage_rule == "label")
         return [(Ask(task.token), Parsed(regions=tuple(regions)))] if pairs or regions else []
-    if task.gives == "quads":
+    if task.output_kind == "quads":
         ignored = [replace(r, quad=quad_of(r)) for r in sample.regions if r.kind == "text" and r.ignore and box_of(r)]
         readable = [region for _, truth in pairs for region in truth.regions]
         return [(Ask(task.token), Parsed(regions=(*readable, *ignored)))] if pairs or ignored else []
-    if task.gives == "text" and task.keeps == "answer" and task.takes:
+    if task.output_kind == "text" and task.storage_rule == "answer" and task.input_kind:
         texts = [t for t in sample.texts if t.detail == "answer" and t.question.strip()]
         return [(Ask(task.token, text=t.question), Parsed(texts=(t,))) for t in texts]
     return pairs
