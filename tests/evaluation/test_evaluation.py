@@ -215,7 +215,7 @@ def test_people_are_counted_in_vqa(tmp_path):
     assert scores["main"] == "VQA_accuracy" and scores["metrics"]["VQA_accuracy"] == pytest.approx(0.6)
 
 
-def test_every_ruler_has_a_main_metric_and_every_task_a_ruler():
+def test_every_metric_spec_has_a_main_metric_and_every_task_a_spec():
     for row in (*TASKS.values(), *QUESTIONS.values()):
         assert metric_spec_of(row).main
     with pytest.raises(ValueError, match="task 'XX': expected one of"):

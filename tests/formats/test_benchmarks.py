@@ -10,7 +10,7 @@ import pytest
 from florence2 import pixels, sources
 from florence2.evaluation import evaluate
 from florence2.evaluation.eval_items import eval_items_of, task_named
-from florence2.evaluation.protocols import COLUMNS, PROTOCOLS, listing, plan, protocol_named
+from florence2.evaluation.protocols import COLUMNS, PROTOCOLS, arguments, listing, protocol_named
 from florence2.formats import benchmarks
 
 
@@ -151,7 +151,7 @@ def test_a_protocol_reads_its_layout_and_scores_a_perfect_model(tmp_path, name):
     data = LAYOUTS[name](tmp_path) or tmp_path
     row = protocol_named(name)
     assert sources.format_of(data) == row.reader
-    arguments = plan(name, str(data), None, None, None, None, None)
+    arguments = arguments(name, str(data), None, None, None, None, None)
     samples = list(sources.open(data, split=arguments["split"]))
     assert len(samples) == 1 and samples[0].image.size_wh == (64, 48) and os.path.isfile(samples[0].image.uri)
     truths = {q.key: q.truths[0] for q in eval_items_of(samples, task_named(row.task))}
@@ -201,5 +201,5 @@ def test_every_row_of_the_papers_tables_is_there():
 
 def test_unknown_protocols_are_refused():
     with pytest.raises(ValueError, match="protocol 'coco': expected one of"):
-        plan("coco", "x", None, None, None, None, None)
-    assert plan(None, "x", "OD", None, None, None, 3)["limit"] == 3
+        arguments("coco", "x", None, None, None, None, None)
+    assert arguments(None, "x", "OD", None, None, None, 3)["limit"] == 3
