@@ -151,15 +151,15 @@ def test_a_protocol_reads_its_layout_and_scores_a_perfect_model(tmp_path, name):
     data = LAYOUTS[name](tmp_path) or tmp_path
     row = protocol_named(name)
     assert sources.format_of(data) == row.reader
-    arguments = arguments(name, str(data), None, None, None, None, None)
-    samples = list(sources.open(data, split=arguments["split"]))
+    chosen = arguments(name, str(data), None, None, None, None, None)
+    samples = list(sources.open(data, split=chosen["split"]))
     assert len(samples) == 1 and samples[0].image.size_wh == (64, 48) and os.path.isfile(samples[0].image.uri)
     truths = {q.key: q.truths[0] for q in eval_items_of(samples, task_named(row.task))}
 
     def perfect(pairs):
         return [truths[key] for key in truths][: len(pairs)]
 
-    scores = evaluate(perfect, out=tmp_path / "out", grey=False, resamples=5, batch_size=50, **arguments)
+    scores = evaluate(perfect, out=tmp_path / "out", grey=False, resamples=5, batch_size=50, **chosen)
     best = 0.0 if row.metric == "CIDEr" else pytest.approx(1)  # CIDEr of one picture has no document frequencies
     assert scores["metrics"][row.metric] == best and scores["protocol"] == name and scores["main"] == row.metric
     if row.metric == "CIDEr":
