@@ -24,9 +24,9 @@ from engine_families import FAMILIES, PRF
 
 import florence2
 from florence2 import pixels, scenes, sources
-from florence2.engine.exchange import import_labels
-from florence2.engine.merge import Merging
-from florence2.engine.units import SECONDS
+from florence2.engine.curation.merging import MergeConfig
+from florence2.engine.execution.annotation import SECONDS
+from florence2.engine.ingest.labelled_datasets import import_labels
 from florence2.formats import jsonl
 from florence2.metrics.labels import fold_label
 from florence2.records import Sample
@@ -153,7 +153,7 @@ def timed_run(bare: list[Sample], given: Set, out: Path) -> tuple[Store, dict]:
         name: {part: round(value, 3) for part, value in parts.items()} for name, parts in by_operator.items()
     }
     times["filter_s"] = seconds_of(lambda: florence2.filter(out))
-    times["merge_s"] = seconds_of(lambda: florence2.filter(out, merging=Merging()))
+    times["merge_s"] = seconds_of(lambda: florence2.filter(out, merging=MergeConfig()))
     times["pictures_s"] = round(len(bare) / (times["intake_s"] + times["annotate_s"]), 2)
     return Store(out), times
 
@@ -236,7 +236,7 @@ def drawn(name: str, folder: Path, count: int) -> Set:
     return Set(name, samples, ["student:nano", "composer"], ("objects", "texts"), ["student:nano", "grounder"])
 
 
-def opened(name: str, folder: Path, data: Path, models: Path, limit: int | None) -> Set:
+def resolve_specialist(name: str, folder: Path, data: Path, models: Path, limit: int | None) -> Set:
     """The test part of a development set."""
     path = {"receipts": "sroie/dev", "street": "icdar2015/dev", "photos": "coco_open/dev"}[name]
     samples = [s for s in sources.open(data / path, split="test") if s.regions and Path(s.image.uri).exists()][:limit]
@@ -302,7 +302,7 @@ def main() -> None:
             if name in ("scenes", "pages"):
                 given = drawn(name, there, args.pictures or {"scenes": 100, "pages": 12}[name])
             else:
-                given = opened(name, there, args.data.absolute(), models, args.pictures)
+                given = resolve_specialist(name, there, args.data.absolute(), models, args.pictures)
             results[name] = measured(given, there)
     line = json.dumps({"benchmark": "engine", "results": results})
     if args.out:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from florence2.engine.ledger import Ledger, fragment_path
+from florence2.engine.curation.judging import judge
 from florence2.engine.operator import annotation_ids, digest, run_id, unit_id
-from florence2.engine.verdicts import judge
+from florence2.engine.session import Session, fragment_path
 from florence2.records import Decision, ImageRef, Region, Sample, Source
 from florence2.store import Store, schema
 from florence2.store.snapshots import Operator
@@ -41,19 +41,19 @@ class Floor:
 
 def fill(store: Store, pictures: int, each: int) -> None:
     """Commit units of synthetic rows as an intake and a specialist would."""
-    ledger = Ledger(store)
+    session = Session(store)
     made = [digest(["benchmark", name]) for name in ("images", "boxes")]
-    intake, boxes = (
+    ingestion, boxes = (
         Operator(run_id(m, 0), name, "1", m, 0, kind)
         for m, name, kind in zip(made, ("images", "boxes"), ("images", "specialist"))
     )
-    for operator in (intake, boxes):
-        ledger.start(operator, {}, {})
+    for operator in (ingestion, boxes):
+        session.start(operator, {}, {})
     source = Source("specialist", "boxes", "1", 0, boxes.run_id)
     rng = np.random.default_rng(0)
     for start in range(0, pictures, UNIT):
         ids = [digest(["picture", i], size=12) for i in range(start, min(start + UNIT, pictures))]
-        uid = unit_id(ids, intake.fingerprint, 0)
+        uid = unit_id(ids, ingestion.fingerprint, 0)
         corners = rng.uniform(0, 600, (len(ids), each, 4)).round(2)
         scores = rng.uniform(0, 1, (len(ids), each)).round(4)
         images, rows = [], []
@@ -72,9 +72,9 @@ def fill(store: Store, pictures: int, each: int) -> None:
             rows += schema.annotation_rows(sample)
         done = unit_id(ids, boxes.fingerprint, 0)
         paths = f"images/unit-{uid}.parquet", fragment_path("annotations", 0, "boxes", "1", done)
-        for path, what, operator in zip(paths, (images, rows), (intake, boxes)):
-            ledger.add([store.put(path, what, [uid], operator.run_id, {"round": 0})])
-    ledger.finish({"phase": "annotate"})
+        for path, what, operator in zip(paths, (images, rows), (ingestion, boxes)):
+            session.add([store.put(path, what, [uid], operator.run_id, {"round": 0})])
+    session.finish({"phase": "annotate"})
 
 
 def timed(call):
@@ -139,8 +139,8 @@ def measure(samples: int, each: int, root: Path) -> dict:
     result["counts_s"], counts = timed(store.counts)
     result.update(queries(root))
     result.update({f"unit_{name}": value for name, value in shuffled(root, 200).items()})
-    ledger = Ledger(store)
-    judge_s, _ = timed(lambda: (judge(ledger, [Floor()]), ledger.finish({"phase": "filter"})))
+    session = Session(store)
+    judge_s, _ = timed(lambda: (judge(session, [Floor()]), session.finish({"phase": "filter"})))
     result["filter_rows_s"] = annotations / judge_s
     result["verify_s"], damaged = timed(store.verify)
     result["compact_s"], _ = timed(store.compact)

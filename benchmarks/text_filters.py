@@ -12,7 +12,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from florence2.engine.filters import open_chain
+from florence2.engine.curation.filters.rules import open_chain
 from florence2.records import ImageRef, Sample, Source, Text
 
 KINDS = ("word_list", "file_name", "markup", "repeated", "other_language")

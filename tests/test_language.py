@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from florence2.engine.language import Parser, read_conllu
-from florence2.engine.phrases import Word, agree, children, degree, expressions, measure, noun_chunks
+from florence2.engine.text.parser import Parser, read_conllu
+from florence2.engine.text.phrases import Word, agree, children, degree, expressions, measure, noun_chunks
 
 GOLDEN = """
 [A man] riding [a wave] on [top] of [a surfboard].
@@ -176,7 +176,7 @@ def test_the_parser_is_named_by_its_files(parser, tmp_path):
 
 
 def test_the_parser_is_small_and_states_its_licence(parser):
-    from florence2.engine.language import BUNDLED
+    from florence2.engine.text.parser import BUNDLED
 
     assert sum(p.stat().st_size for p in BUNDLED.rglob("*") if p.is_file()) < 12_000_000
     assert "CC BY-SA 4.0" in (BUNDLED / "README.md").read_text()
@@ -201,7 +201,7 @@ def test_conllu_spaces_and_multi_word_tokens(tmp_path):
 
 def test_training_makes_a_pipeline_that_parses(tmp_path):
     """A few steps on a toy treebank: the recipe's whole path, not its quality."""
-    from florence2.engine.language import train_parser
+    from florence2.engine.text.parser import train_parser
 
     sentence = "1\tDogs\tdog\tNOUN\tNNS\t_\t2\tnsubj\t_\t_\n2\trun\trun\tVERB\tVBP\t_\t0\troot\t_\tSpaceAfter=No\n" \
                "3\t.\t.\tPUNCT\t.\t_\t2\tpunct\t_\t_\n\n"  # fmt: skip

@@ -26,8 +26,8 @@ def main(argv: Sequence[str]) -> int:
     """Parse, annotate, print the counts."""
     args = _parser().parse_args(argv)
     from florence2.cli.progress import ProgressBars
-    from florence2.engine.phases import annotate
-    from florence2.engine.pictures import ImageRules
+    from florence2.engine.commands import annotate
+    from florence2.engine.ingest.inspection import ImageRules
     from florence2.sources.fetching import Fetching
 
     rules = ImageRules(**{f.name: getattr(args, f.name) for f in fields(ImageRules) if hasattr(args, f.name)})
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
             fetching=Fetching(hosts),
             dependents=not args.no_dependents,
             progress=bars,
-            say=bars.on_message,
+            on_message=bars.on_message,
         )
     counts, reasons = store.counts(), store.reasons()
     if args.json:

@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from florence2.engine.duplicates import Picture
-    from florence2.engine.statistics import Statistics
+    from florence2.engine.curation.statistics import Statistics
+    from florence2.engine.ingest.duplicates import Picture
 
 EPILOG = """duplicates: of one PATH the parts are its splits (its own, else by each file's name, as --split takes them);
 of several, each is a part: florence2 data duplicates TRAIN TEST. Exit code 1 where two parts share a picture."""
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
 def duplicates(args: argparse.Namespace, bars: object) -> int:
     """Print every pair, and how many are shared by parts."""
-    from florence2.engine.duplicates import duplicates, of_path
+    from florence2.engine.ingest.duplicates import duplicates, of_path
 
     unread: list[str] = []
 
@@ -56,7 +56,7 @@ def duplicates(args: argparse.Namespace, bars: object) -> int:
 def stats(args: argparse.Namespace) -> int:
     """Print a store, or a data set in a known format, in numbers."""
     from florence2 import sources
-    from florence2.engine.statistics import of_samples, statistics
+    from florence2.engine.curation.statistics import of_samples, statistics
     from florence2.store import Store, is_store
 
     (path,) = args.paths if len(args.paths) == 1 else [None]

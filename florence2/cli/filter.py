@@ -23,16 +23,16 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     from florence2.cli.annotate import describe
     from florence2.cli.progress import ProgressBars
-    from florence2.engine.filters import open_chain, to_yaml
-    from florence2.engine.merge import Merging, settings
-    from florence2.engine.phases import filter
+    from florence2.engine.commands import filter
+    from florence2.engine.curation.filters.rules import open_chain, to_yaml
+    from florence2.engine.curation.merging import MergeConfig, settings
 
     if args.show:
         print(to_yaml(open_chain(args.rules)), end="")
         return 0
     if args.tune:
         return tune(args.store, args.tune, args.rules, args.json)
-    merging = None if args.merge is None else settings(args.merge) if args.merge else Merging()
+    merging = None if args.merge is None else settings(args.merge) if args.merge else MergeConfig()
     with ProgressBars(args.quiet) as bars:
         store = filter(args.store, args.rules, merging=merging, progress=bars)
     counts, reasons = store.counts(), store.reasons()
@@ -51,7 +51,8 @@ def tune(store: str, labelled: str, rules: str | None, as_json: bool) -> int:
     import yaml
 
     from florence2 import sources
-    from florence2.engine.filters import open_chain, tuning
+    from florence2.engine.curation import tuning
+    from florence2.engine.curation.filters.rules import open_chain
     from florence2.store import Store
 
     chain = open_chain(rules)

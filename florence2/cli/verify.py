@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     from florence2.cli.progress import ProgressBars
-    from florence2.engine.repair import repair
+    from florence2.engine.planning.repair import repair
     from florence2.store import Store
 
     store = Store(args.store)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     if args.repair and damaged:
         with ProgressBars() as bars:
             names = [name.strip() for name in args.with_.split(",") if name.strip()]
-            damaged = repair(store, damaged, names, workers=args.workers, progress=bars, say=bars.on_message)
+            damaged = repair(store, damaged, names, workers=args.workers, progress=bars, on_message=bars.on_message)
     left = [(damage.path, damage.cause) for damage in damaged]
     if args.json:
         print(json.dumps({"store": str(store.root), "damaged": found, "left": left}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_PUBLIC = {"annotate": "florence2.engine.phases", "filter": "florence2.engine.phases"}
+_PUBLIC = {"annotate": "florence2.engine.commands", "filter": "florence2.engine.commands"}
 
 
 def __getattr__(name: str) -> Any:

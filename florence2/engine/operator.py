@@ -108,14 +108,14 @@ class Filter(Protocol):
 
 
 @dataclass(frozen=True)
-class Reading:
+class OperatorInput:
     """One run whose annotations an operator reads: its fingerprint and round."""
 
     fingerprint: str
     round: int
 
 
-def fingerprint(operator: Specialist | Filter, reads: Iterable[Reading] = ()) -> str:
+def fingerprint(operator: Specialist | Filter, reads: Iterable[OperatorInput] = ()) -> str:
     """32 hex digits that change when the operator's name, version, settings, weights or input changes."""
     spec = operator.spec
     inputs = sorted((r.fingerprint, r.round) for r in reads)

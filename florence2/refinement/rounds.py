@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florence2.engine.ledger import Fold, Ledger
-from florence2.engine.merge import Merging, merge
+from florence2.engine.commands import Execution, Progress, chain_of, filter, run_specialist
+from florence2.engine.curation.judging import judge, recorded_chain
+from florence2.engine.curation.merging import MergeConfig, merge
+from florence2.engine.execution.worker import WorkerContext, resolve_specialist
+from florence2.engine.ingest.inspection import MAX_PIXELS
 from florence2.engine.operator import Filter, Specialist
-from florence2.engine.phases import Execution, Progress, chain_of, filter, run_specialist
-from florence2.engine.pictures import MAX_PIXELS
-from florence2.engine.plans import plan
-from florence2.engine.verdicts import judge, recorded_chain
-from florence2.engine.work import EngineWork, opened
+from florence2.engine.planning.dependencies import plan_steps
+from florence2.engine.session import FoldSelector, Session
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
 from florence2.store import Store
 from florence2.store.snapshots import Snapshot
 
 Rules = str | Path | Mapping[str, Any] | Sequence[Filter] | None
-MERGING = Merging()
+MERGING = MergeConfig()
 EXECUTION = Execution()
 
 OpenStudent = Callable[[str], "str | Specialist"]  # a folder of weights -> what annotate takes
@@ -65,7 +65,7 @@ def refine(
     *,
     recipe: Mapping[str, Any] | None = None,
     rules: Rules = None,
-    merging: Merging | None = MERGING,
+    merging: MergeConfig | None = MERGING,
     seed: int = 0,
     from_previous: bool = True,
     workers: int | None = None,
@@ -89,7 +89,7 @@ def refine(
     for number in range(done_rounds(store.snapshot()) + 1, rounds + 1):
         before = store.snapshot()
         students = []
-        for fold in (Fold(n, folds) for n in range(folds)):
+        for fold in (FoldSelector(n, folds) for n in range(folds)):
             weights = _previous(store, before, number, fold) if from_previous else None
             begin = weights or start
             students.append(
@@ -113,25 +113,25 @@ def annotate_round(
     number: int,
     students: Sequence[TrainedStudent],
     rules: Rules = None,
-    merging: Merging | None = MERGING,
+    merging: MergeConfig | None = MERGING,
     execution: Execution = EXECUTION,
     open_student: OpenStudent | None = None,
 ) -> Snapshot:
     """Have each student annotate its fold, judge all, merge: one snapshot. The students' rows carry round `number`."""
-    ledger = Ledger(store)
+    session = Session(store)
     named: list[str | Specialist] = [(open_student or student_name)(student.folder) for student in students]
-    work = EngineWork(store.root, named, execution.device)
-    takes = [Fold(student.fold, len(students)) if len(students) > 1 else None for student in students]
-    steps = plan(ledger, [(name, opened(name)) for name in named], number, takes)
-    pictures = sum(fragment.rows for fragment in ledger.base.of("images"))
+    work = WorkerContext(store.root, named, execution.device)
+    selectors = [FoldSelector(student.fold, len(students)) if len(students) > 1 else None for student in students]
+    steps = plan_steps(session, [(name, resolve_specialist(name)) for name in named], number, selectors)
+    pictures = sum(fragment.rows for fragment in session.base.of("images"))
     with execution.pool(work, pictures, 64) as pool:
         for step in steps:
-            run_specialist(ledger, step, pool, MAX_PIXELS, execution.progress)
-    chain = recorded_chain(ledger) if rules is None else chain_of(rules)
-    round = judge(ledger, chain, execution.progress) if chain else ledger.newest_round("decisions") + 1
+            run_specialist(session, step, pool, MAX_PIXELS, execution.progress)
+    chain = recorded_chain(session) if rules is None else chain_of(rules)
+    round = judge(session, chain, execution.progress) if chain else session.newest_round("decisions") + 1
     if merging is not None:
-        merge(ledger, merging, round, execution.progress)
-    return ledger.finish({"phase": "refine", "round": number})
+        merge(session, merging, round, execution.progress)
+    return session.finish({"phase": "refine", "round": number})
 
 
 def student_name(folder: str) -> str:
@@ -146,7 +146,7 @@ def done_rounds(snapshot: Snapshot) -> int:
 
 def weights_of(start: str) -> str:
     """The hash of a student's starting weights."""
-    return opened(student_name(start)).weights_sha256
+    return resolve_specialist(student_name(start)).weights_sha256
 
 
 def _judged(store: Store, rules: Rules, execution: Execution) -> None:
@@ -161,7 +161,7 @@ def _remember(store: Store, number: int, folds: int, students: Sequence[TrainedS
     store.record_run(f"refine-{number}", {}, facts)
 
 
-def _previous(store: Store, snapshot: Snapshot, number: int, fold: Fold) -> str | None:
+def _previous(store: Store, snapshot: Snapshot, number: int, fold: FoldSelector) -> str | None:
     """The student of the round before that saw the same pictures."""
     run = store.run(f"refine-{number - 1}")
     start = run["starts"][-1] if run else {}

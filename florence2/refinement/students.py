@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from florence2.engine.ledger import Fold
 from florence2.engine.operator import digest
+from florence2.engine.session import FoldSelector
 from florence2.formats import jsonl
 from florence2.records import Sample
 from florence2.store import Store
@@ -61,7 +61,7 @@ class TrainedStudent:
     found: bool = False
 
 
-def key_of(snapshot_sha256: str, recipe: Mapping[str, Any], fold: Fold, start_sha256: str, seed: int) -> str:
+def key_of(snapshot_sha256: str, recipe: Mapping[str, Any], fold: FoldSelector, start_sha256: str, seed: int) -> str:
     """The name of a student's folder."""
     return digest([snapshot_sha256, dict(recipe), fold.fold, fold.folds, start_sha256, seed])
 
@@ -69,7 +69,7 @@ def key_of(snapshot_sha256: str, recipe: Mapping[str, Any], fold: Fold, start_sh
 def train_student(
     store: Store,
     snapshot: int,
-    fold: Fold,
+    fold: FoldSelector,
     start: str,
     start_sha256: str,
     recipe: Mapping[str, Any] | None = None,

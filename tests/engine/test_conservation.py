@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import florence2
-from florence2.engine.exchange import import_labels
-from florence2.engine.merge import Merging
+from florence2.engine.curation.merging import MergeConfig
+from florence2.engine.ingest.labelled_datasets import import_labels
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, picture
 
 KINDS = ("good", "good", "good", "copy", "blank", "empty", "cut", "tiny", "text")
@@ -107,13 +107,13 @@ def test_nothing_is_lost_or_doubled(kinds, made, judged, changed, unit, batch):
         check(store)
         for floor, texts, merging in judged:
             chain = [Floor(floor), NoTexts()] if texts else [Floor(floor)]
-            florence2.filter(store, chain, merging=Merging() if merging else None)
+            florence2.filter(store, chain, merging=MergeConfig() if merging else None)
             check(store)
         before, view = store.counts(), list(store.samples())
         again = [double for n, double in enumerate(doubles(made, batch, "2")) if n in changed]
         florence2.annotate(store.root, with_=again, workers=0)  # other versions of some; the rest cannot follow
         check(store)
-        florence2.filter(store, [Floor(0.4)], merging=Merging())
+        florence2.filter(store, [Floor(0.4)], merging=MergeConfig())
         check(store)
         store.compact(rows=7)
         check(store)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 import florence2
-from florence2.engine.exchange import import_labels
-from florence2.engine.merge import Merging
+from florence2.engine.curation.merging import MergeConfig
+from florence2.engine.ingest.labelled_datasets import import_labels
 from tests.engine.doubles import Floor, folder_of, fragments
 
 OWN = """
@@ -63,7 +63,9 @@ def annotate(tmp_path, names, **more):
     out = tmp_path / "s"
     told = []
     source = (tmp_path / "pictures") if not out.exists() else out
-    store = florence2.annotate(source, None if out.exists() else out, names, workers=0, unit=2, say=told.append, **more)
+    store = florence2.annotate(
+        source, None if out.exists() else out, names, workers=0, unit=2, on_message=told.append, **more
+    )
     return store, told
 
 
@@ -156,7 +158,7 @@ def test_only_the_pictures_that_changed_and_were_seen_are_run_again(tmp_path, ow
 @pytest.mark.parametrize("merged", [False, True])
 def test_what_was_merged_and_judged_is_as_if_it_had_been_so_from_the_start(tmp_path, own, merged):
     folder_of(tmp_path, 4)
-    rules, merging = [Floor(0.5)], Merging() if merged else None
+    rules, merging = [Floor(0.5)], MergeConfig() if merged else None
     store, _ = annotate(tmp_path, own("Finder", "Rival"))
     florence2.filter(store, rules, merging=merging)
     first = {(s.id, r.box, r.score) for s in store.samples() for r in s.regions}
@@ -198,7 +200,7 @@ def test_an_import_names_what_read_the_labels_it_changes(tmp_path, own):
         ]  # fmt: skip
         (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
         told = []
-        return import_labels(tmp_path / "labels.jsonl", tmp_path / "s", workers=0, say=told.append), told
+        return import_labels(tmp_path / "labels.jsonl", tmp_path / "s", workers=0, on_message=told.append), told
 
     labels(10)
     annotate(tmp_path, own("Teller"))

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import florence2
-from florence2.engine.merge import Merging
-from florence2.engine.units import stamp  # noqa: F401  (what checks every row below)
+from florence2.engine.curation.merging import MergeConfig
+from florence2.engine.execution.annotation import attach_provenance  # noqa: F401  (what checks every row below)
 from florence2.geometry import decode_rle
 from tests.engine.doubles import fragments
 
@@ -42,7 +42,7 @@ def store(tmp_path_factory):
         Image.fromarray((noise + 200 * disc[..., None]).astype(np.uint8)).save(root / "pictures" / f"{n}.png")
     with_ = [f"{root / 'own.py'}:Found", "composer", "grounder", "grabcut", f"crops:{root / 'own.py'}:Says"]
     made = florence2.annotate(root / "pictures", root / "s", with_, workers=0)
-    return florence2.filter(made, {"min_actions": False, "action_complexity": False}, merging=Merging())
+    return florence2.filter(made, {"min_actions": False, "action_complexity": False}, merging=MergeConfig())
 
 
 def rows(store, **wanted):

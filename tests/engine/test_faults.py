@@ -129,19 +129,19 @@ def test_two_commands_on_one_store_both_stand(tmp_path):
     folder = folder_of(tmp_path, 4)
     florence2.annotate(folder, tmp_path / "s", [], workers=0, unit=2)
     base = Store(tmp_path / "s").snapshot()
-    from florence2.engine.ledger import Ledger
-    from florence2.engine.phases import run_specialist
-    from florence2.engine.plans import plan
-    from florence2.engine.runners.local import Here
-    from florence2.engine.work import EngineWork
+    from florence2.engine.commands import run_specialist
+    from florence2.engine.execution.processes import InlineRunner
+    from florence2.engine.execution.worker import WorkerContext
+    from florence2.engine.planning.dependencies import plan_steps
+    from florence2.engine.session import Session
 
     store = Store(tmp_path / "s")
-    ledgers = [Ledger(store, base) for _ in range(2)]
-    for ledger, specialist in zip(ledgers, (Boxes("one"), Boxes("two"))):
-        (step,) = plan(ledger, [(specialist, specialist)])
-        run_specialist(ledger, step, Here(EngineWork(store.root, [specialist])), 10**6)
-    for ledger in ledgers:
-        ledger.finish({})
+    ledgers = [Session(store, base) for _ in range(2)]
+    for session, specialist in zip(ledgers, (Boxes("one"), Boxes("two"))):
+        (step,) = plan_steps(session, [(specialist, specialist)])
+        run_specialist(session, step, InlineRunner(WorkerContext(store.root, [specialist])), 10**6)
+    for session in ledgers:
+        session.finish({})
     assert {r.source.name for s in store.samples() for r in s.regions} == {"one", "two"}
     assert len(store.snapshots()) == 3
 

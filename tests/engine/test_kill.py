@@ -9,8 +9,8 @@ import os
 import pytest
 
 import florence2
-from florence2.engine.exchange import import_labels
-from florence2.engine.merge import Merging
+from florence2.engine.curation.merging import MergeConfig
+from florence2.engine.ingest.labelled_datasets import import_labels
 from florence2.store import Store, commit
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 
@@ -29,7 +29,7 @@ def commands(root, out):
     return [
         lambda: import_labels(root / "labels.jsonl", out, workers=0, unit=2),
         lambda: annotate(Boxes(), reader, bad),
-        lambda: florence2.filter(out, [Floor(0.5), NoTexts()], merging=Merging()),
+        lambda: florence2.filter(out, [Floor(0.5), NoTexts()], merging=MergeConfig()),
         lambda: annotate(Boxes(version="2"), reader),
         lambda: Store(out).compact(rows=9),
         lambda: florence2.filter(out, [Floor(0.6)]),

@@ -8,8 +8,8 @@ import yaml
 
 import florence2
 from florence2.cli import main
-from florence2.engine.exchange import import_labels
-from florence2.engine.merge import Merging, merge_sample, settings
+from florence2.engine.curation.merging import MergeConfig, merge_sample, settings
+from florence2.engine.ingest.labelled_datasets import import_labels
 from florence2.formats import jsonl
 from florence2.records import Coverage, ImageRef, Region, Sample, Source
 from florence2.store.snapshots import Operator
@@ -35,7 +35,7 @@ def region(name, source, label="cat", box=HERE, score=0.6, **more):
 def merged(*regions, coverage=None, models=(), **changes):
     """(verdicts as item -> (status, reason, winner), fused rows)"""
     sample = Sample("s", ImageRef("i", width=100, height=100), regions=regions, coverage=coverage or {})
-    found = merge_sample(sample, Merging(**changes), MAKER, models)
+    found = merge_sample(sample, MergeConfig(**changes), MAKER, models)
     return {d.item_id: (d.status, d.reason, d.by_id) for d in found.decisions}, found.regions
 
 
@@ -116,7 +116,7 @@ def test_the_absence_of_a_label_means_what_coverage_says(regions, coverage, chan
 def test_settings_come_from_a_file(tmp_path, capsys):
     file = tmp_path / "merge.yaml"
     file.write_text(yaml.safe_dump({"iou": 0.4, "synonyms": [["Thing ", "Object"]], "unconfirmed_below": None}))
-    assert settings(file) == Merging(iou=0.4, synonyms=(("thing", "object"),), unconfirmed_below=None)
+    assert settings(file) == MergeConfig(iou=0.4, synonyms=(("thing", "object"),), unconfirmed_below=None)
     folder = folder_of(tmp_path, 2)
     pictures = sorted(folder.glob("*.png"))
     said = (Region("r", box=(3, 2, 23, 25), label="OBJECT"),)
@@ -147,9 +147,9 @@ def test_a_negative_of_a_set_rejects_what_a_specialist_sees_there(tmp_path):
     jsonl.write(samples, folder / "labels.jsonl")
     store = florence2.annotate(folder, tmp_path / "s", [Boxes()], workers=0)
     import_labels(folder / "labels.jsonl", store.root, workers=0)
-    florence2.filter(store, [Floor(0.0)], merging=Merging())
+    florence2.filter(store, [Floor(0.0)], merging=MergeConfig())
     assert [len(s.regions) for s in store.samples()] == [0, 1]
     assert store.reasons()["annotations"]["verified_absent"] == 1
     before = store.counts()
-    florence2.filter(store, [Floor(0.0)], merging=dataclasses.replace(Merging(), contradicted=False))
+    florence2.filter(store, [Floor(0.0)], merging=dataclasses.replace(MergeConfig(), contradicted=False))
     assert [len(s.regions) for s in store.samples()] == [1, 1] and before["annotations"]["total"] == 6

@@ -8,10 +8,10 @@ import pytest
 
 import florence2
 from florence2.cli import main
-from florence2.engine.exchange import import_labels
-from florence2.engine.filters import RULES
-from florence2.engine.merge import Merging
-from florence2.engine.repair import repair
+from florence2.engine.curation.filters.rules import RULES
+from florence2.engine.curation.merging import MergeConfig
+from florence2.engine.ingest.labelled_datasets import import_labels
+from florence2.engine.planning.repair import repair
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, folder_of, fragments
 
@@ -54,7 +54,7 @@ def full_store(tmp_path):
         florence2.annotate(tmp_path / "s", with_=names, unit=3, workers=0)
         store = florence2.annotate(tmp_path / "more", tmp_path / "s", names, unit=3, workers=0)
     assert len(list(folder.iterdir())) == 7
-    florence2.filter(store, WITHOUT_PARSER, merging=Merging())
+    florence2.filter(store, WITHOUT_PARSER, merging=MergeConfig())
     return store
 
 
@@ -121,12 +121,12 @@ def test_what_was_given_as_an_object_is_made_again_when_it_is_given_again(tmp_pa
     before = fragments(store)
     for table in ("annotations", "decisions"):
         os.unlink(store.paths(table)[0])
-    left = repair(store, store.verify(), workers=0, say=told.append)
+    left = repair(store, store.verify(), workers=0, on_message=told.append)
     assert [d.path.split("/")[0] for d in left] == ["annotations", "decisions"]
     assert "boxes: was given as an object" in told[0] and "with_=[...]" in told[0]
     assert "'floor' of round 0 is none of the shipped" in told[1] and "rules=[...]" in told[1]
     told.clear()
-    left = repair(store, store.verify(), [Boxes(version="2")], [Floor(0.6)], workers=0, say=told.append)
+    left = repair(store, store.verify(), [Boxes(version="2")], [Floor(0.6)], workers=0, on_message=told.append)
     assert len(left) == 2 and all("is no longer what it was" in line for line in told)
     assert repair(store, store.verify(), [Boxes()], [Floor(0.5)], workers=0) == [] and fragments(store) == before
 
@@ -139,7 +139,7 @@ def test_an_import_is_made_again_from_its_file_while_that_says_the_same(full):
     (store.root / victim).unlink()
     text = (full / "labels.jsonl").read_text()
     (full / "labels.jsonl").write_text(text.replace("cup", "mug"))
-    assert [d.path for d in repair(store, store.verify(), workers=0, say=told.append)] == [victim]
+    assert [d.path for d in repair(store, store.verify(), workers=0, on_message=told.append)] == [victim]
     assert "labels.jsonl has changed since it was imported" in told[0]
     (full / "labels.jsonl").write_text(text)
     assert repair(store, store.verify(), workers=0) == [] and fragments(store) == before

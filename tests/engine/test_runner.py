@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import florence2
-from florence2.engine.intake import unit_for
+from florence2.engine.execution.annotation import SECONDS
+from florence2.engine.ingest.ingestion import unit_for
+from florence2.engine.ingest.inspection import ImageRules
 from florence2.engine.operator import annotation_id, annotation_ids
-from florence2.engine.pictures import ImageRules
-from florence2.engine.units import SECONDS
 from florence2.store import Store
 from florence2.store.dataset import PendingFragment
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments, picture
@@ -70,7 +70,7 @@ def test_bad_pictures_are_rows_with_reasons_among_the_good(tmp_path):
     picture(folder, "needle.png", 6, (900, 20))
     picture(folder, "huge.png", 7, (200, 200))
     told = []
-    store = annotate(folder, tmp_path / "s", Boxes(), rules=ImageRules(max_pixels=30_000), say=told.append)
+    store = annotate(folder, tmp_path / "s", Boxes(), rules=ImageRules(max_pixels=30_000), on_message=told.append)
     said = {Path(row["uri"]).name: (row["status"], row.get("reason")) for row in store.images()}
     assert said == {
         "p0000.png": ("ok", None),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from florence2.engine.filters import open_chain
-from florence2.engine.filters.phrases import OFFICIAL, is_blacklisted
+from florence2.engine.curation.filters.phrase_rules import OFFICIAL, is_blacklisted
+from florence2.engine.curation.filters.rules import open_chain
 from florence2.records import Grounding, ImageRef, Region, Sample, Source, Text
 
 MACHINE = Source("specialist", "a")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence2.engine.filters import open_chain
+from florence2.engine.curation.filters.rules import open_chain
 from florence2.geometry import iou
 from florence2.records import ImageRef, Region, Sample, Source
 

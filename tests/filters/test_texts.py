@@ -2,8 +2,8 @@
 
 import pytest
 
-from florence2.engine.filters import open_chain
-from florence2.engine.filters.texts import foreign_share, parser_of, repeated_share
+from florence2.engine.curation.filters.rules import open_chain
+from florence2.engine.curation.filters.text_rules import foreign_share, parser_of, repeated_share
 from florence2.records import ImageRef, Sample, Source, Text
 
 MACHINE = Source("specialist", "a")
@@ -101,5 +101,5 @@ def test_texts_parsed_together_are_judged_as_those_parsed_alone(chain):
         parser_of.cache_clear()
         if together:
             chain[0].prepare(samples)
-        verdicts[together] = [list(rule.weigh(sample)) for rule in chain for sample in samples]
+        verdicts[together] = [list(rule.score_candidates(sample)) for rule in chain for sample in samples]
     assert verdicts[True] == verdicts[False] and any(d.status == "rejected" for each in verdicts[True] for d in each)

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import yaml
 
-from florence2.engine.filters import open_chain
-from florence2.engine.filters.tuning import good_of, suggestions, to_text, tune
+from florence2.engine.curation.filters.rules import open_chain
+from florence2.engine.curation.tuning import good_of, suggestions, to_text, tune
 from florence2.records import Coverage, Decision, Grounding, ImageRef, Region, Sample, Source, Text
 
 MACHINE = Source("specialist", "detector")

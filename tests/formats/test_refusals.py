@@ -8,7 +8,7 @@ import pytest
 
 from florence2 import pixels, sources
 from florence2.cli import main
-from florence2.engine.exchange import import_labels
+from florence2.engine.ingest.labelled_datasets import import_labels
 from florence2.formats import validation
 
 PNG = pixels.encode(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
@@ -112,7 +112,7 @@ def test_every_bad_record_is_named_and_the_good_ones_come(tmp_path, make, capsys
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["detail"] for row in told if row["reason"] == "unreadable"] == refused
     said = []
-    store = import_labels(root, tmp_path / "s", workers=0, skip_bad=True, say=said.append)
+    store = import_labels(root, tmp_path / "s", workers=0, skip_bad=True, on_message=said.append)
     assert store.counts()["annotations"]["total"] == regions and f"{len(places)} records cannot be read" in said[0]
     with pytest.raises(ValueError):
         import_labels(root, tmp_path / "t", workers=0)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import florence2
-from florence2.engine.ledger import Fold
 from florence2.engine.operator import Spec
+from florence2.engine.session import FoldSelector
 from florence2.formats import jsonl
 from florence2.records import ImageRef, Parsed, Region, Sample, Text
 from florence2.refinement import refine
@@ -77,7 +77,7 @@ def test_a_round_trains_on_one_half_and_annotates_the_other(loop):
     store, trainer, run = loop
     (done,) = run(recipe={"steps": 7})
     assert done.number == 1 and [s.steps for s in done.students] == [7, 7]
-    one, two = (Fold(n, 2) for n in range(2))
+    one, two = (FoldSelector(n, 2) for n in range(2))
     samples = list(store.samples(view="all"))
     assert {one(s) for s in samples} == {True, False}
     for sample in samples:

@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 
 from florence2.engine import specialists
-from florence2.engine.filters import RULES
+from florence2.engine.curation.filters.rules import RULES
 from florence2.engine.specialists.cards import read_card
 from florence2.records import ImageRef, Sample
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence2.engine.language import Parser
 from florence2.engine.operator import Spec
-from florence2.engine.phrases import Chunk, Word
 from florence2.engine.specialists.composer import IRREGULAR, NUMBERS, plural
+from florence2.engine.text.parser import Parser
+from florence2.engine.text.phrases import NounChunk, Word
 from florence2.records import Grounding, Parsed, Region, Result, Sample, Text
 
 CAPTIONS = ("brief", "detailed", "more_detailed")
@@ -118,7 +118,7 @@ class Grounder:
         """Nothing to let go of."""
 
 
-def matches(chunk: Chunk, words: Sequence[Word], label: str) -> bool:
+def matches(chunk: NounChunk, words: Sequence[Word], label: str) -> bool:
     """Whether a chunk ends in a label or one of its synonyms, in singular or plural."""
     label = label.casefold()
     phrase = " ".join(w.text.casefold() for w in words[chunk.first : chunk.head + 1])
@@ -126,7 +126,7 @@ def matches(chunk: Chunk, words: Sequence[Word], label: str) -> bool:
     return any(phrase == form or phrase.endswith(" " + form) for name in names for form in (name, plural(name)))
 
 
-def count_of(chunk: Chunk, words: Sequence[Word]) -> int:
+def count_of(chunk: NounChunk, words: Sequence[Word]) -> int:
     """How many things a chunk means: a number where it names one, 1 for a singular, 0 for a plural without number."""
     for word in words[chunk.first : chunk.head]:
         folded = word.text.casefold()

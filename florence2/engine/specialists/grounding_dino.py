@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from florence2.engine.language import Parser
 from florence2.engine.operator import Spec
-from florence2.engine.phrases import Chunk
 from florence2.engine.specialists import transformers_models
 from florence2.engine.specialists.object_detection import region
+from florence2.engine.text.parser import Parser
+from florence2.engine.text.phrases import NounChunk
 from florence2.records import Grounding, Parsed, Region, Result, Sample, Text
 
 CAPTIONS = ("brief", "detailed", "more_detailed")
@@ -64,8 +64,8 @@ class GroundingDino:
     def _ground(self, text: Text, image: np.ndarray, regions: list[Region], groundings: list[Grounding]) -> None:
         boxes, scores, tokens, offsets = self.look(text.text, image)
         chunks = self.parser.noun_chunks(text.text)
-        by_chunk: dict[Chunk, list[int]] = {}
-        phrase_scores: dict[Chunk, float] = {}
+        by_chunk: dict[NounChunk, list[int]] = {}
+        phrase_scores: dict[NounChunk, float] = {}
         for k in np.argsort(-scores, kind="stable"):
             named = [(chunk, _score_of(chunk, tokens[k], offsets)) for chunk in chunks]
             chunk, score = max(named, key=lambda pair: pair[1], default=(None, 0.0))
@@ -116,6 +116,6 @@ class GroundingDino:
         self._loaded = None
 
 
-def _score_of(chunk: Chunk, tokens: np.ndarray, offsets: Sequence[tuple[int, int]]) -> float:
+def _score_of(chunk: NounChunk, tokens: np.ndarray, offsets: Sequence[tuple[int, int]]) -> float:
     inside = [float(tokens[t]) for t, (start, end) in enumerate(offsets) if chunk.start <= start < end <= chunk.end]
     return max(inside, default=0.0)

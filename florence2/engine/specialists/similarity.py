@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from florence2.engine.language import Parser
 from florence2.engine.operator import Spec
 from florence2.engine.specialists import transformers_models
+from florence2.engine.text.parser import Parser
 from florence2.pixels import crop
 from florence2.records import Parsed, Region, Result, Sample
 

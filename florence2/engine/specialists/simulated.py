@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from florence2.engine.naming import Known
 from florence2.engine.operator import Spec
+from florence2.engine.sample_matching import SampleIndex
 from florence2.engine.specialists.requirements import sha256_of
 from florence2.formats import jsonl
 from florence2.records import Box, Failure, Parsed, Region, Result, Sample
@@ -48,13 +48,13 @@ class Simulated:
         )
         self.config = {"noise": asdict(noise), "seed": seed}
         self.weights_sha256 = sha256_of([self.path])
-        self._truth = Known(())
+        self._truth = SampleIndex(())
         self._labels: list[str] = []
 
     def setup(self, device: str) -> None:
         """Read the truth."""
         samples = list(jsonl.read(self.path))
-        self._truth = Known(samples)
+        self._truth = SampleIndex(samples)
         self._labels = sorted({r.label for sample in samples for r in sample.regions if r.kind == "object"})
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
@@ -95,7 +95,7 @@ class Simulated:
 
     def close(self) -> None:
         """Forget the truth."""
-        self._truth, self._labels = Known(()), []
+        self._truth, self._labels = SampleIndex(()), []
 
 
 def _jittered(box: Box, share: float, rng: random.Random, width: int, height: int) -> Box:

@@ -1,0 +1,353 @@
+"""Several sources of one picture become one current view: by verdicts, and a fused row only where no parent is right.
+
+Human outranks import, import the rest. Sources that agree on a label and, by IoU, on a place are one object; agreement
+raises its score. What a labelled set says is not there, falls. Nothing is removed: a loser names its winner.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from florence2.engine.curation.judging import dependents, path_of
+from florence2.engine.operator import OperatorInput, annotation_id, digest, run_id
+from florence2.engine.session import Session, inputs_of
+from florence2.geometry import as_boxes, iou
+from florence2.records import Decision, Region, Sample, Source, Text
+from florence2.store import schema
+from florence2.store.snapshots import Operator
+
+NAME, VERSION = "merge", "2"
+RANKS = {"human": 0, "import": 1}
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """When sources agree, and what follows where they do not."""
+
+    iou: float = 0.55
+    """Boxes of one label from different sources that overlap this much are one object."""
+    conflict_iou: float = 0.6
+    """Boxes of different labels that overlap this much are in conflict; the better ranked or scored one stands."""
+    unconfirmed_below: float | None = 0.5
+    """Where a model has looked, an object of another source that it did not see and whose score is below this falls."""
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    """Groups of labels that mean the same; the first of a group stands for it."""
+    contradicted: bool = True
+    """An object that no person saw falls where a labelled set says that there is none: its label was looked for in
+    vain (verified_absent), or all of that label are listed and this is none of them (not_listed)."""
+
+
+def settings(path: str | Path) -> MergeConfig:
+    """The settings of a YAML file: Merging's fields, those left out at their defaults."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:100]})") from None
+    known = {f.name: f for f in dataclasses.fields(MergeConfig)}
+    unknown = [key for key in data if key not in known] if isinstance(data, dict) else [data]
+    if unknown:
+        raise ValueError(f"{path}: {unknown[0]!r:.60}: expected some of {', '.join(known)}")
+    groups = data.get("synonyms") or []
+    if not all(isinstance(group, list) and all(isinstance(x, str) for x in group) for group in groups):
+        raise ValueError(f"{path}: synonyms: expected lists of labels, such as [[person, man], [car, auto]]")
+    for key in set(data) - {"synonyms"}:
+        value, wanted = data[key], "true or false" if key == "contradicted" else "a number"
+        fits = isinstance(value, bool if key == "contradicted" else (int, float))
+        if not fits and not (value is None and key == "unconfirmed_below"):
+            raise ValueError(f"{path}: {key}: expected {wanted}, got {value!r:.60}")
+    return MergeConfig(**{**data, "synonyms": tuple(tuple(map(_folded, group)) for group in groups)})
+
+
+@dataclass
+class Merged:
+    """What merging says of one sample: verdicts, and rows of its own."""
+
+    decisions: list[Decision] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=list)
+
+
+def merge(session: Session, merging: MergeConfig, round: int, progress: Progress | None = None) -> None:
+    """Merge what stands in every unit; the verdicts belong to `round` and come after its filters'."""
+    operator, live, seq = _planned(session, merging, round)
+    facts = {"config": asdict(merging), "reads": [o.run_id for o in live], "seq": seq}
+    session.start(operator, facts, {})
+    merge_units(session, merging, operator, live, seq, progress)
+
+
+def merged_otherwise(session: Session, merging: MergeConfig, round: int) -> bool:
+    """Whether that round was merged before by other settings: its verdicts stand, and a new round is needed."""
+    operator, _, _ = _planned(session, merging, round)
+    return any(o.kind == "merge" and o.round == round and o.run_id != operator.run_id for o in session.base.operators)
+
+
+def _planned(session: Session, merging: MergeConfig, round: int) -> tuple[Operator, list[Operator], int]:
+    """The merge of a round, the operators whose annotations it reads, and its place among the round's verdicts."""
+    live = [o for o in session.live() if o.kind != "merge" or o.round < round]
+    filters = [o for o in session.operators.values() if o.kind == "filter" and o.round == round]
+    reads = [*inputs_of(live), *(OperatorInput(o.fingerprint, round) for o in filters)]
+    made_by = digest([NAME, VERSION, asdict(merging), sorted((r.fingerprint, r.round) for r in reads)])
+    operator = Operator(run_id(made_by, round), NAME, VERSION, made_by, round, "merge", ("region_text/object",))
+    return operator, live, 1 + len(filters)
+
+
+def merge_units(
+    session: Session,
+    merging: MergeConfig,
+    operator: Operator,
+    reads: Sequence[Operator],
+    seq: int,
+    progress: Progress | None = None,
+) -> None:
+    """Merge what stands of these operators' annotations in every unit that lacks this work."""
+    latest = max((o.round for o in reads if o.kind == "model"), default=-1)
+    models = {o.run_id for o in reads if o.kind == "model" and o.round == latest}
+    runs = [o.run_id for o in reads]
+    total, done = sum(f.rows for f in session.current().of("images")), 0
+    for unit in session.units():
+        paths = [path_of(table, operator, unit) for table in ("annotations", "decisions")]
+        if not all([session.done(path, [unit.uid], operator.run_id) for path in paths]):
+            merged = [
+                (sample, merge_sample(sample.current(), merging, operator, models))
+                for sample in session.samples(unit, runs, operator, seq)
+            ]
+            session.put([session.draft(p, operator, unit, r) for p, r in zip(paths, _rows(merged, operator, seq))])
+        done += len(unit.samples)
+        if progress:
+            progress("merging", done, total)
+
+
+def _rows(merged: Sequence[tuple[Sample, Merged]], operator: Operator, seq: int) -> tuple[list[schema.Row], ...]:
+    """The rows of a unit's fused regions, and of its verdicts."""
+    annotations, decisions = [], []
+    for sample, found in merged:
+        fused = dataclasses.replace(sample, regions=tuple(found.regions), texts=(), groundings=())
+        annotations += schema.annotation_rows(fused)
+        for verdict in found.decisions:
+            stamped = dataclasses.replace(verdict, rule=NAME, round=operator.round, seq=seq)
+            decisions.append(schema.decision_row(stamped, sample.image.id, VERSION, operator.run_id))
+    return annotations, decisions
+
+
+def merge_sample(sample: Sample, merging: MergeConfig, operator: Operator, models: Iterable[str] = ()) -> Merged:
+    """Merge what stands of one sample. `models` are the runs of models that looked at every picture."""
+    models = set(models)
+    out = Merged()
+    ordinal = 0
+    boxed = [region for region in sample.regions if region.box is not None and not region.refines and not region.ignore]
+    if merging.contradicted:
+        out.decisions += _contradicted(sample, boxed, merging)
+        fallen = {d.item_id for d in out.decisions}
+        boxed = [region for region in boxed if region.id not in fallen]
+    label_of = {r.id: _label(r.label, merging.synonyms) for r in boxed}
+    alone: list[Region] = []
+    winners: list[Region] = []
+    for cluster in clusters(boxed, merging.iou, label_of):
+        if len(cluster) == 1:
+            alone.append(cluster[0])
+            continue
+        winner, reason = _fused(cluster, sample.image.id, operator, ordinal)
+        if winner not in cluster:
+            out.regions.append(winner)
+            ordinal += 1
+        winners.append(winner)
+        out.decisions += [
+            Decision(r.id, "superseded", NAME, why, _overlap(winner, r), merging.iou, winner.id)
+            for r in cluster
+            if r is not winner
+            for why in ["outranked" if _rank(r) > _rank(winner) and _rank(winner) < 2 else reason]
+        ]
+    out.decisions += _conflicts(alone, winners, merging, label_of)
+    if merging.unconfirmed_below is not None and models:
+        out.decisions += _unconfirmed(alone, models, merging.unconfirmed_below, {d.item_id for d in out.decisions})
+    out.decisions += _texts(sample.texts)
+    # what leans on a superseded region follows its winner; what leans on anything else that fell, falls
+    moved = {d.item_id for d in out.decisions if d.status == "superseded"} & {r.id for r in sample.regions}
+    gone = {d.item_id for d in out.decisions if d.status != "kept"} - moved
+    out.decisions += dependents(sample, gone, moved)
+    return out
+
+
+def clusters(regions: Sequence[Region], threshold: float, label_of: dict[str, str]) -> list[list[Region]]:
+    """Regions that are one object: each cluster is led by its best, with at most one of each other source."""
+    order = sorted(regions, key=lambda r: (_rank(r), -(r.score if r.score is not None else 1.0), r.id))
+    overlaps = iou([r.box for r in order], [r.box for r in order]) if order else np.zeros((0, 0))
+    taken = [False] * len(order)
+    out = []
+    for i, leader in enumerate(order):
+        if taken[i]:
+            continue
+        taken[i] = True
+        cluster, sources = [leader], {_source(leader)}
+        for j in sorted(range(i + 1, len(order)), key=lambda j: (-overlaps[i, j], j)):
+            other = order[j]
+            if overlaps[i, j] < threshold:
+                break
+            alike = other.kind == leader.kind and (other.kind == "text" or label_of[other.id] == label_of[leader.id])
+            if not taken[j] and alike and _source(other) not in sources:
+                taken[j] = True
+                cluster.append(other)
+                sources.add(_source(other))
+        out.append(cluster)
+    return out
+
+
+def _fused(cluster: Sequence[Region], image_id: str, operator: Operator, ordinal: int) -> tuple[Region, str]:
+    """The row that stands for a cluster and why the others fall: its leader, or a fused box that equals no parent."""
+    leader = cluster[0]
+    if _rank(leader) < 2:
+        return leader, "agrees"
+    if leader.kind == "text" or any(r.polygons or r.quad or r.mask for r in cluster):
+        return leader, "agrees"  # shapes and texts are not averaged: the best one stands
+    weights = np.array([1.0 if r.score is None else max(r.score, 1e-3) for r in cluster])
+    box = (as_boxes([r.box for r in cluster]) * weights[:, None]).sum(axis=0) / weights.sum()
+    x1, y1, x2, y2 = np.round(box, 3)
+    scores = [r.score for r in cluster if r.score is not None]
+    score = 1 - float(np.prod([1 - min(max(s, 0.0), 1.0) for s in scores])) if scores else None
+    fused = dataclasses.replace(
+        leader,
+        id=annotation_id(image_id, operator.fingerprint, operator.round, ordinal),
+        box=(float(x1), float(y1), float(x2), float(y2)),
+        score=score,
+        description=next((r.description for r in cluster if r.description), ""),
+        source=Source("specialist", NAME, VERSION, operator.round, operator.run_id),
+        derived_from=tuple(r.id for r in cluster),
+    )
+    for parent in cluster:
+        if np.allclose(parent.box or (), fused.box or (), atol=1e-3) and parent.score == fused.score:
+            return parent, "agrees"
+    return fused, "fused"
+
+
+def _contradicted(sample: Sample, regions: Sequence[Region], merging: MergeConfig) -> list[Decision]:
+    """Rejections of objects that a labelled set says are not there: what the absence of a label means."""
+    states = [(space, c) for space, found in sample.coverage.items() for c in found]
+    listed_by = {r.label_space for r in sample.regions if _rank(r) < 2}  # sets that list objects of this picture
+    absent = {_label(x, merging.synonyms) for _, c in states if c.state == "negatives" for x in c.labels}
+    whole = {
+        _label(x, merging.synonyms) for s, c in states if c.state == "exhaustive" and s in listed_by for x in c.labels
+    }
+    listed: dict[str, list[Region]] = {}
+    for region in sample.regions:
+        if _rank(region) < 2 and region.box is not None:
+            listed.setdefault(_label(region.label, merging.synonyms), []).append(region)
+    out = []
+    for region in regions:
+        label = _label(region.label, merging.synonyms)
+        if _rank(region) < 2 or region.kind != "object" or label not in absent | whole or label in absent & set(listed):
+            continue
+        known = listed.get(label, [])
+        best = max((_covered(region, r) if r.ignore else _overlap(region, r) for r in known), default=0.0)
+        if label in absent or best < merging.iou:
+            reason = "verified_absent" if label in absent else "not_listed"
+            out.append(Decision(region.id, "rejected", NAME, reason, best, merging.iou))
+    return out
+
+
+def _covered(region: Region, crowd: Region) -> float:
+    """The share of a region that lies in a crowd, which stands for any number of objects."""
+    (x1, y1, x2, y2), (a1, b1, a2, b2) = region.box or (0.0,) * 4, crowd.box or (0.0,) * 4
+    inside = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
+    return inside / max((x2 - x1) * (y2 - y1), 1e-9)
+
+
+def _conflicts(
+    alone: Sequence[Region], winners: Sequence[Region], merging: MergeConfig, label_of: dict[str, str]
+) -> list[Decision]:
+    """Verdicts on objects that nobody confirms where another stands: outranked, outscored, or kept as disputed."""
+    out = []
+    for region in alone:
+        if region.kind != "object" or _rank(region) == 0:
+            continue
+        worst: tuple[float, Region] | None = None
+        for other in (*winners, *alone):
+            if other is region or other.kind != "object" or _source(other) == _source(region):
+                continue
+            same = label_of.get(other.id, _label(other.label, merging.synonyms)) == label_of[region.id]
+            overlap = _overlap(region, other)
+            if not same and overlap >= merging.conflict_iou and (worst is None or overlap > worst[0]):
+                worst = overlap, other
+        if worst is None:
+            continue
+        overlap, other = worst
+        verdict = _against(region, other)
+        status = "kept" if verdict == "disputed" else "superseded"
+        out.append(Decision(region.id, status, NAME, verdict, overlap, merging.conflict_iou, other.id))
+    return out
+
+
+def _against(region: Region, other: Region) -> str:
+    """How a region fares against one of another label in its place: it falls only before a better one."""
+    if _rank(other) != _rank(region):
+        return "outranked" if _rank(other) < _rank(region) else "disputed"
+    a_model = any(r.source is not None and r.source.kind == "model" for r in (region, other)) or other.derived_from
+    scored = region.score is not None and other.score is not None
+    return "outscored" if a_model and scored and (other.score or 0) > (region.score or 0) else "disputed"
+
+
+def _unconfirmed(alone: Sequence[Region], models: set[str], below: float, judged: set[str]) -> list[Decision]:
+    """Rejections of weak objects that no model saw where one looked."""
+    out = []
+    for region in alone:
+        source = region.source
+        assert source is not None
+        weak = region.score is not None and region.score < below
+        if weak and region.kind == "object" and source.kind in ("specialist", "simulated") and region.id not in judged:
+            out.append(Decision(region.id, "rejected", NAME, "unconfirmed", region.score, below))
+    return out
+
+
+def _texts(texts: Sequence[Text]) -> list[Decision]:
+    """Of texts of one length: people's outrank; a model's replaces, or falls, by the better score; others stand."""
+    out = []
+    kinds: dict[tuple[str, str], list[Text]] = {}
+    for text in texts:
+        kinds.setdefault((text.detail, text.question), []).append(text)
+    for group in kinds.values():
+        if len(group) < 2 or not any(_kind(text) in ("model", *RANKS) for text in group):
+            continue
+        best = min(
+            group, key=lambda t: (_rank(t), -(t.score if t.score is not None else 0.0), _kind(t) == "model", t.id)
+        )
+        for text in group:
+            if text is best or _source(text) == _source(best):
+                continue
+            if _rank(best) < _rank(text):
+                out.append(Decision(text.id, "superseded", NAME, "outranked", text.score, best.score, best.id))
+            elif _rank(best) == 2 and "model" in (_kind(text), _kind(best)):
+                out.append(Decision(text.id, "superseded", NAME, "outscored", text.score, best.score, best.id))
+    return out
+
+
+def _label(label: str, synonyms: Sequence[Sequence[str]]) -> str:
+    folded = _folded(label)
+    return next((group[0] for group in synonyms if folded in group), folded)
+
+
+def _folded(label: str) -> str:
+    return " ".join(label.casefold().split())
+
+
+def _overlap(a: Region, b: Region) -> float:
+    return float(iou([a.box], [b.box])[0, 0])
+
+
+def _kind(item: Any) -> str:
+    return item.source.kind if item.source is not None else ""
+
+
+def _rank(item: Any) -> int:
+    return RANKS.get(_kind(item), 2)
+
+
+def _source(item: Any) -> tuple[Any, ...]:
+    source = item.source
+    return (source.kind, source.name, source.round, source.run_id) if source is not None else ()

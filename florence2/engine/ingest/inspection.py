@@ -1,0 +1,198 @@
+"""Pictures in: which of those found may be annotated, and why not. Knows pixels and rules.
+
+Looking at a picture reads and decodes it once: it is then ok, rejected by a rule, or failed, each with a reason word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from florence2 import pixels
+from florence2.engine.execution.processes import Heartbeat
+from florence2.engine.operator import Specialist, digest
+from florence2.records import ImageRef
+from florence2.sources import file_types, files
+from florence2.store import Store
+
+MAX_PIXELS = pixels.MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """Which pictures may be annotated; one that breaks a rule is rejected for the reason that the rule names."""
+
+    max_pixels: int = MAX_PIXELS
+    """Over this a picture fails as too_large, before it is decoded."""
+    min_side: int = 10
+    """A shorter side under this many pixels: too_small."""
+    max_aspect: float = 20.0
+    """Longer side over shorter side above this: odd_aspect."""
+    blank_range: int = 4
+    """No channel spans more than this many of 256 levels: blank."""
+    near_duplicates: bool = False
+    """Reject pictures whose perceptual hash is within `near_bits` of an earlier one's: near_duplicate."""
+    near_bits: int = 4
+    """Bits of 64 in which near duplicates may differ."""
+    licence: bool = False
+    """Reject pictures without a licence: no_licence."""
+    accept: str = ""
+    """FILE.py:FUNCTION, given the upright RGB array; a word that it returns rejects the picture for that reason."""
+
+
+@dataclass(frozen=True)
+class ImageCandidate:
+    """A picture file, or one inside an archive or a table: its name relative to the source, and where its bytes are.
+
+    `bytes` is 0 where it is not known without reading; `origin` the address it was fetched from; `reason` and `detail`
+    say why what was found cannot be read.
+    """
+
+    relative: str
+    uri: str
+    member: str = ""
+    offset: int = -1
+    length: int = -1
+    bytes: int = 0
+    licence: str = ""
+    split: str = ""
+    origin: str = ""
+    reason: str = ""
+    detail: str = ""
+
+    def ref(self) -> ImageRef:
+        """A reference to it, without an id yet."""
+        return ImageRef("", self.uri, member=self.member, offset=self.offset, length=self.length, licence=self.licence)
+
+
+@dataclass(frozen=True)
+class InspectTask:
+    """A worker's task: look at these pictures. Returns a dictionary of facts for each, in order."""
+
+    found: tuple[ImageCandidate, ...]
+    rules: ImageRules
+    specialist: int = field(default=-1, init=False)
+
+    def do(self, store: Store, specialist: Specialist | None, heartbeat: Heartbeat) -> list[dict[str, Any]]:
+        """Look at each."""
+        accept = load_function(self.rules.accept) if self.rules.accept else None
+        out = []
+        for index, found in enumerate(self.found):
+            if index in heartbeat.poison_images:
+                out.append(_killer(found, heartbeat.poison_images[index]))
+                continue
+            if heartbeat.isolate:
+                heartbeat.picture(index)
+            out.append(inspect(found, self.rules, accept))
+        return out
+
+
+def inspect(found: ImageCandidate, rules: ImageRules, accept: Any = None) -> dict[str, Any]:
+    """Facts of one picture: hash, size, format, status, reason, and `detail` where it failed."""
+    facts = _undecoded(found)
+    if facts["status"] == "failed":
+        return facts
+    try:
+        data = files.read_bytes(found.ref())
+        facts["sha256"] = hashlib.sha256(data).hexdigest()
+        array = pixels.load(data, max_pixels=rules.max_pixels, name=files.name_of(found.ref()))
+    except pixels.BadImage as error:
+        return {**facts, "status": "failed", "reason": error.reason, "detail": str(error)}
+    height, width = array.shape[:2]
+    turn = pixels.read_orientation(data)
+    facts.update(width=width, height=height, format=file_types.format_of(data[:16]) or None, exif_orientation=turn)
+    facts.update(phash=perceptual_hash(array))
+    try:
+        reason = broken_rule(array, rules, found.licence) or (accept(array) if accept else "")
+    except Exception as error:  # a user's rule may raise anything; it is not known to let this picture pass
+        detail = f"{files.name_of(found.ref())}: {rules.accept}: {type(error).__name__}: {error}"
+        return {**facts, "status": "failed", "reason": "rule_failed", "detail": detail}
+    if reason:
+        facts.update(status="rejected", reason=word_of(reason))
+    return facts
+
+
+def broken_rule(array: np.ndarray, rules: ImageRules, licence: str = "") -> str:
+    """The first rule that a picture breaks, by its reason word, or ""."""
+    height, width = array.shape[:2]
+    short, long = sorted((height, width))
+    if short < rules.min_side:
+        return "too_small"
+    if long > rules.max_aspect * short:
+        return "odd_aspect"
+    if int((array.max(axis=(0, 1)) - array.min(axis=(0, 1))).max()) <= rules.blank_range:
+        return "blank"
+    return "no_licence" if rules.licence and not licence else ""
+
+
+def word_of(reason: Any) -> str:
+    """What a user's rule said, as one countable word; `unsafe` where it said only True."""
+    return "unsafe" if isinstance(reason, (bool, np.bool_)) else "_".join(str(reason).split())[:60]
+
+
+def image_id(sha256: str, relative: str) -> str:
+    """The id of a picture: of its bytes and its name relative to the source."""
+    return digest([sha256, files.as_text(relative)], size=12)
+
+
+def perceptual_hash(array: np.ndarray) -> str:
+    """16 hex digits: for an 8x8 grid of grey levels, whether each cell is lighter than its left neighbour."""
+    step = max(1, min(array.shape[:2]) // 256)
+    small = pixels.resize(np.ascontiguousarray(array[::step, ::step]), (9, 8)).astype(np.int32).sum(axis=2)
+    bits = (small[:, 1:] > small[:, :-1]).reshape(-1)
+    return np.packbits(bits).tobytes().hex()
+
+
+def load_function(name: str) -> Any:
+    """The function that FILE.py:FUNCTION names; a file is run once, so that what it loads is kept."""
+    path, _, function = name.rpartition(":")
+    if not path.endswith(".py") or not Path(path).is_file():
+        raise ValueError(f"accept {name!r}: expected FILE.py:FUNCTION with a file that exists")
+    names = _run_once(path, Path(path).stat().st_mtime_ns)
+    if not callable(names.get(function)):
+        raise ValueError(f"{path}: has no function {function!r}")
+    return names[function]
+
+
+@lru_cache(maxsize=1)
+def _run_once(path: str, mtime_ns: int) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": Path(path).stem, "__file__": path}
+    try:
+        exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), names)
+    except Exception as error:  # a user's file may raise anything
+        raise ValueError(f"{path}: cannot be run ({type(error).__name__}: {error})") from None
+    return names
+
+
+def rules_config(rules: ImageRules) -> dict[str, Any]:
+    """The rules as plain values, the user's function as the hash of its file."""
+    config = asdict(rules)
+    if rules.accept:
+        path, _, function = rules.accept.rpartition(":")
+        config["accept"] = [function, hashlib.sha256(Path(path).read_bytes()).hexdigest()]
+    return config
+
+
+def _undecoded(found: ImageCandidate) -> dict[str, Any]:
+    """What is known of a picture before it is read: that it cannot be, where that is known."""
+    facts: dict[str, Any] = {"sha256": "", "width": 0, "height": 0, "status": "ok", "reason": "", "detail": ""}
+    if found.reason:
+        return {**facts, "status": "failed", "reason": found.reason, "detail": found.detail}
+    if max(found.bytes, found.length) > files.MAX_BYTES:
+        detail = f"{found.uri}: has {found.bytes:,} bytes, over the limit of {files.MAX_BYTES:,}"
+        return {**facts, "status": "failed", "reason": "too_large", "detail": detail}
+    return facts
+
+
+def _killer(found: ImageCandidate, reason: str) -> dict[str, Any]:
+    """Facts of a picture that kills whoever decodes it: its bytes are read, nothing more."""
+    facts = {**_undecoded(found), "status": "failed", "reason": reason, "detail": f"{found.uri}: kills its reader"}
+    try:
+        return {**facts, "sha256": hashlib.sha256(files.read_bytes(found.ref())).hexdigest()}
+    except pixels.BadImage:
+        return facts

@@ -1,0 +1,1 @@
+"""Who reads whom, what a change reaches, and damaged fragments made again."""

@@ -1,0 +1,227 @@
+"""Making damaged fragments again, each under its name and to the byte, from what runs/ says of who wrote it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from florence2.engine.commands import Execution, run_specialist
+from florence2.engine.curation.judging import REOPEN, ReplacedRuns, judge_units, recorded_chain, supersede_units
+from florence2.engine.curation.merging import MergeConfig, merge_units
+from florence2.engine.execution.worker import WorkerContext, resolve_specialist
+from florence2.engine.ingest import ingestion
+from florence2.engine.ingest.discovery import discover
+from florence2.engine.ingest.inspection import ImageRules
+from florence2.engine.ingest.labelled_datasets import LabelledDataset, write_import
+from florence2.engine.operator import Filter, Specialist, fingerprint
+from florence2.engine.planning.dependencies import Step, names_of
+from florence2.engine.session import Session, inputs_of, selector_from_json
+from florence2.store import Store, maintenance
+from florence2.store.maintenance import Damage
+from florence2.store.snapshots import Operator, Snapshot, file_of
+
+
+class Unrepairable(ValueError):
+    """A fragment whose maker cannot be run again from here, and why."""
+
+
+@dataclass(frozen=True)
+class Makers:
+    """Who may be run again besides those that runs/ names: specialists (names or objects), and rules of one's own."""
+
+    specialists: Mapping[str, str | Specialist] = field(default_factory=dict)
+    rules: Mapping[str, Filter] = field(default_factory=dict)
+
+
+def repair(
+    store: Store,
+    damaged: Sequence[Damage],
+    with_: Sequence[str | Specialist] = (),
+    rules: Sequence[Filter] = (),
+    *,
+    workers: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+) -> list[Damage]:
+    """Run again what wrote the damaged fragments, and only for their units; returns what is damaged still.
+
+    Specialists and rules that were given as Python objects, and those that are billed, must be given again.
+    """
+    makers = Makers({resolve_specialist(s).spec.name: s for s in with_}, {rule.spec.name: rule for rule in rules})
+    for damage in damaged:
+        if damage.fragment is None and not damage.path.startswith("snapshots/"):
+            maintenance.quarantine(store.root, damage.path)  # no snapshot needs it: the next command makes it again
+    lost = {damage.path for damage in damaged if damage.path.startswith("snapshots/")}
+    if on_message and lost:
+        on_message(
+            f"{min(lost)}: remove it to go back to the one before; the command that ended with it writes it again"
+        )
+    execution = Execution(workers=workers, progress=progress)
+    for snapshot in (store.snapshot(n) for n in reversed(store.snapshots()) if file_of(n) not in lost):
+        bad = [f for f in snapshot.fragments if maintenance.check(store.root, f)]
+        if not bad:
+            continue
+        if any(fragment.path.startswith("compact/") for fragment in bad):
+            _compact_again(store, snapshot)
+            continue
+        session = Session(store, snapshot)
+        for operator in snapshot.operators:
+            paths = frozenset(fragment.path for fragment in bad if fragment.run_id == operator.run_id)
+            if not paths:
+                continue
+            try:
+                _again(session, operator, paths, makers, execution)
+            except Unrepairable as error:
+                if on_message:
+                    on_message(str(error))
+    return store.verify()
+
+
+def _again(session: Session, operator: Operator, paths: frozenset[str], makers: Makers, execution: Execution) -> None:
+    """Run one operator over the units that lack its work."""
+    facts = session.store.run(operator.run_id)
+    if facts is None:
+        raise Unrepairable(f"{operator.name}: runs/{operator.run_id}.json is missing or damaged; run its command again")
+    if operator.kind == "images":
+        _take_in_again(session, facts, execution)
+    elif operator.kind == "import" and any("source" in start for start in facts["starts"]):
+        _import_again(session, operator, facts)
+    elif operator.kind == "filter":
+        _judge_again(session, operator, facts, makers, execution)
+    elif operator.kind == "merge":
+        config = dict(facts["config"], synonyms=tuple(map(tuple, facts["config"]["synonyms"])))
+        merge_units(
+            session, MergeConfig(**config), operator, _of(session, facts["reads"]), facts["seq"], execution.progress
+        )
+    elif operator.kind == "recomputed":
+        replaced = {run: selector_from_json(fact) for run, fact in facts["replaced"].items()}
+        change = ReplacedRuns(replaced, frozenset(facts["returned"]), facts.get("reads"))
+        supersede_units(session, operator, change, facts["seq"])
+    else:
+        _annotate_again(session, operator, facts, paths, makers, execution)
+
+
+def _take_in_again(session: Session, facts: dict[str, Any], execution: Execution) -> None:
+    rules = ImageRules(**facts["rules"])
+    work = WorkerContext(session.store.root)
+    for start in {(start["source"], str(start.get("origin"))): start for start in facts["starts"]}.values():
+        path, samples = Path(start["source"]), None
+        if origin := start.get("origin"):
+            given = _given(origin)
+            listing, samples = list(given.listing), given.by_name
+        elif not path.exists():
+            raise Unrepairable(f"images: the pictures' folder {path} is gone; put it back and verify again")
+        else:
+            listing, _ = discover(path, leave_out=session.store.root)
+        with execution.pool(work, len(listing), 64) as pool:
+            ingestion.ingest(
+                session,
+                path,
+                listing,
+                pool.run,
+                64,
+                rules,
+                execution.progress,
+                samples,
+                only_planned=True,
+                origin=origin,
+            )
+
+
+def _import_again(session: Session, operator: Operator, facts: dict[str, Any]) -> None:
+    given = _given({"format": facts["format"], **facts["starts"][-1]})
+    if given.operator().fingerprint != operator.fingerprint:
+        raise Unrepairable(
+            f"{operator.name}: {given.origin['source']} has changed since it was imported; import it again"
+        )
+    write_import(session, operator, given)
+
+
+def _given(origin: Mapping[str, str]) -> LabelledDataset:
+    try:
+        split, images = origin.get("split"), origin.get("images")
+        refused: list[str] | None = [] if origin.get("skip_bad") else None
+        return LabelledDataset.open(origin["source"], origin["format"], split or None, images or None, refused)
+    except (ValueError, OSError) as error:
+        raise Unrepairable(f"import: the data set {origin['source']} does not open as it did ({error})") from None
+
+
+def _annotate_again(
+    session: Session,
+    operator: Operator,
+    facts: dict[str, Any],
+    paths: frozenset[str],
+    makers: Makers,
+    execution: Execution,
+) -> None:
+    reads = _of(session, facts["reads"])
+    name = _maker(operator, facts, reads, makers)
+    specialist = resolve_specialist(name)
+    selector = {str(fact): fact for fact in (start.get("takes", facts.get("takes")) for start in facts["starts"])}
+    pictures = sum(fragment.rows for fragment in session.base.of("images"))
+    with execution.pool(WorkerContext(session.store.root, [name], execution.device), pictures, 64) as pool:
+        for fact in selector.values():
+            step = Step(0, "", specialist, operator, tuple(reads), selector_from_json(fact))
+            run_specialist(session, step, pool, facts["max_pixels"], execution.progress, only=paths)
+
+
+def _maker(operator: Operator, facts: dict[str, Any], reads: Sequence[Operator], makers: Makers) -> str | Specialist:
+    """The specialist that wrote this, as it was; Unrepairable says why there is none."""
+    given = makers.specialists.get(operator.name)
+    names: list[str | Specialist] = [given] if given is not None else list(reversed(names_of(facts)))
+    if not names:
+        raise Unrepairable(
+            f"{operator.name}: was given as an object; give it again: "
+            "florence2.engine.planning.repair.repair(store, store.verify(), with_=[...]), or run that annotate again"
+        )
+    for name in names:
+        try:
+            specialist = resolve_specialist(name)
+        except (ValueError, OSError) as error:
+            why = str(error)
+            continue
+        if fingerprint(specialist, inputs_of(reads)) != operator.fingerprint:
+            why = "is no longer what it was (version, settings or weights); annotate again"
+        elif specialist.spec.billed and given is None:
+            why = f"is billed; verify --repair --with {name} asks it again"
+        else:
+            return name
+    raise Unrepairable(f"{operator.name}: {why}")
+
+
+def _judge_again(
+    session: Session, operator: Operator, facts: dict[str, Any], makers: Makers, execution: Execution
+) -> None:
+    """Judge again by the whole chain of the round; where a fragment is whole it is left as it is."""
+    chain = [o for o in session.base.operators if o.kind == "filter" and o.round == operator.round]
+    try:
+        filters = {item.spec.name: item for item in recorded_chain(session, operator.round, makers.rules)}
+    except ValueError as error:
+        raise Unrepairable(
+            f"{operator.name}: {error}: florence2.engine.planning.repair.repair(..., rules=[...])"
+        ) from None
+    for each in chain:
+        run = session.store.run(each.run_id) or {}
+        if each.name == REOPEN:
+            continue
+        if each.version != filters[each.name].spec.version or run.get("config") != _plain(filters[each.name].config):
+            raise Unrepairable(f"{each.name}: is no longer what it was (version or settings); run filter again")
+    judge_units(session, [(o, filters.get(o.name)) for o in chain], facts["reads"], execution.progress)
+
+
+def _plain(config: Mapping[str, Any]) -> Any:
+    """Settings as runs/ gives them back."""
+    return json.loads(json.dumps(dict(config), default=str))
+
+
+def _compact_again(store: Store, snapshot: Snapshot) -> None:
+    base = store.snapshot(snapshot.compacts)
+    maintenance.compacted(store.root, base, snapshot.phase.get("rows", maintenance.COMPACT_ROWS))
+
+
+def _of(session: Session, runs: Sequence[str]) -> list[Operator]:
+    by_run = {operator.run_id: operator for operator in session.base.operators}
+    return [by_run[run] for run in runs if run in by_run]

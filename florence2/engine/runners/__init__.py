@@ -1,1 +1,0 @@
-"""Who runs the units of work: here, supervised processes of this machine."""

@@ -1,0 +1,1 @@
+"""The dependency parser, and what is read from its parses."""
