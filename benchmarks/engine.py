@@ -24,9 +24,9 @@ from engine_families import FAMILIES, PRF
 
 import florence2
 from florence2 import pixels, scenes, sources
+from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
 from florence2.engine.execution.annotation import SECONDS
-from florence2.engine.ingest.labelled_datasets import import_labels
 from florence2.formats import jsonl
 from florence2.metrics.labels import fold_label
 from florence2.records import Sample

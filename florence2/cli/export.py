@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.all and args.to != "jsonl":
         raise ValueError(f"--all: {args.to} cannot hold verdicts; use --to jsonl")
-    from florence2.engine.ingest.labelled_datasets import export_labels
+    from florence2.engine.export import export_labels
 
     written, lost = export_labels(args.store, args.to, args.out, args.snapshot, "all" if args.all else "current")
     if args.json:

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     from florence2.cli.annotate import describe
     from florence2.cli.progress import ProgressBars
-    from florence2.engine.ingest.labelled_datasets import import_labels
+    from florence2.engine.commands import import_labels
 
     with ProgressBars(args.quiet) as bars:
         store = import_labels(

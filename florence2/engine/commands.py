@@ -6,55 +6,32 @@ Knows which units lack whose work, not how processes do it, nor who reads whom (
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from florence2.engine.curation.filters.rules import open_chain
-from florence2.engine.curation.judging import judge, supersede_replaced
+from florence2.engine.curation.judging import judge
 from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwise
-from florence2.engine.execution.annotation import SECONDS, AnnotateTask, UnitOutcome
-from florence2.engine.execution.processes import ATTEMPTS, InlineRunner, Job, ProcessRunner
+from florence2.engine.execution.execution import Execution, Progress
+from florence2.engine.execution.processes import ATTEMPTS, InlineRunner, ProcessRunner
+from florence2.engine.execution.specialist_phase import run_specialist
 from florence2.engine.execution.worker import WorkerContext, resolve_specialist
 from florence2.engine.ingest import ingestion, url_lists
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, load_function
-from florence2.engine.operator import Filter, Specialist, unit_id
+from florence2.engine.ingest.labelled_datasets import LabelledDataset, NamedSelector, write_import
+from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import Step, plan_steps, refuse_twins, stale_dependents, with_their_inputs
-from florence2.engine.session import FolderSelector, Session, Unit, fragment_path
-from florence2.engine.specialists import absolute
+from florence2.engine.planning.superseding import supersede_replaced
+from florence2.engine.selectors import FolderSelector
+from florence2.engine.session import Session
 from florence2.records import Sample
 from florence2.sources import files, hub_datasets
 from florence2.sources.fetching import Fetching
 from florence2.store import Store, is_store
-from florence2.store.snapshots import Fragment
 
 DEFAULT_WITH = ("rapidocr", "opencv")
-
-Progress = Callable[[str, int, int], None]  # what is being done, pictures done, pictures in all
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How units are run: processes (0 = in this one), how long a unit may take, how often it may kill its worker."""
-
-    workers: int | None = None
-    lease_s: float | None = None
-    attempts: int = ATTEMPTS
-    device: str = "cpu"
-    progress: Progress | None = None
-    on_message: Callable[[str], None] | None = None
-
-    def pool(self, work: WorkerContext, pictures: int, unit: int) -> InlineRunner | ProcessRunner:
-        """The runner for this much work."""
-        if self.workers == 0:
-            return InlineRunner(work)
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers: expected 0 (none) or more, got {self.workers}")
-        limit = self.workers or os.cpu_count() or 1
-        needed = max(1, -(-pictures // unit))
-        return ProcessRunner(work, work.root, min(limit, needed), self.attempts, self.lease_s)
 
 
 def annotate(
@@ -160,6 +137,59 @@ def filter(
     return store
 
 
+def import_labels(
+    src: str | Path,
+    out: str | Path,
+    format: str | None = None,
+    *,
+    images: str | Path | None = None,
+    split: str | None = None,
+    unit: int | None = None,
+    workers: int | None = None,
+    rules: ImageRules | None = None,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+    on_message: Callable[[str], None] | None = None,
+) -> Store:
+    """Bring a data set into a store; the same again adds nothing, and labels that changed replace what they were.
+
+    A record that cannot be read refuses the set; with `skip_bad` it is left out and said, and the rest comes in.
+    """
+    refused: list[str] = []
+    given = LabelledDataset.open(src, format, split, images, refused if skip_bad else None)
+    if refused and on_message:
+        on_message(f"{len(refused)} records cannot be read and are left out, such as {refused[0]}")
+    listing = given.listing
+    missing = [found.uri for found in listing if not os.path.exists(files.path_of(found.uri))]
+    if len(missing) == len(listing):
+        raise ValueError(
+            f"{src}: none of its {len(missing)} pictures is there, such as {missing[0]}; name --images DIR"
+        )
+    store = Store(out, create=True)
+    session = Session(store)
+    execution = Execution(workers, progress=progress, on_message=on_message)
+    unit = ingestion.unit_for(len(listing)) if unit is None else unit
+    with execution.pool(WorkerContext(store.root), len(listing), unit) as pool:
+        ingestion.ingest(
+            session, given.root, listing, pool.run, unit, rules or ImageRules(), progress, given.by_name,
+            origin=given.origin,
+        )  # fmt: skip
+    operator = given.operator()
+    session.start(operator, {"format": given.origin["format"]}, given.origin)
+    write_import(session, operator, given)
+    made = [(operator, NamedSelector(frozenset(given.place)))]
+    _, left = stale_dependents(session, made, "an import runs no specialist")
+    supersede_replaced(session, made)
+    session.finish({"phase": "import", "round": 0})
+    for line in left if on_message else ():
+        on_message(line)  # type: ignore[misc]
+    if missing and on_message:
+        on_message(
+            f"{len(missing)} of {len(listing)} pictures are missing, such as {missing[0]}; their labels wait for them"
+        )
+    return store
+
+
 def chain_of(rules: str | Path | Mapping[str, Any] | Sequence[Filter] | None) -> list[Filter]:
     """Filters as given, or the chain that a YAML file or a mapping describes."""
     if rules is None or isinstance(rules, (str, Path, Mapping)):
@@ -200,84 +230,3 @@ def _source(
     if failed and execution.on_message:
         execution.on_message(f"{len(failed)} of {len(listing)} cannot be read, such as {failed[0].detail}")
     return Store(out, create=True), path, listing, {}
-
-
-def run_specialist(
-    session: Session,
-    step: Step,
-    pool: InlineRunner | ProcessRunner,
-    max_pixels: int,
-    progress: Progress | None = None,
-    only: frozenset[str] | None = None,
-) -> dict[str, float]:
-    """Have one specialist annotate every unit that lacks its work; returns the seconds by what they went into.
-
-    With `only`, none but the units whose fragments are named.
-    """
-    operator = step.operator
-    facts = {
-        "config": dict(step.specialist.config),
-        "weights_sha256": step.specialist.weights_sha256,
-        "reads": [read.run_id for read in step.reads],
-        "max_pixels": max_pixels,
-    }
-    named = absolute(step.name) if step.name else ""
-    session.start(operator, facts, {"with": named, "takes": step.selector.to_json() if step.selector else None})
-    slots: dict[str, Sequence[Fragment]] = {}
-    total = session.count(step.selector) if step.units is None else sum(len(unit.samples) for unit in step.due(session))
-    done = 0
-    seconds = dict.fromkeys(SECONDS, 0.0)
-
-    def lacking() -> Iterator[Job]:
-        nonlocal done
-        for unit in step.due(session):
-            uid = unit_id([sample.image.id for sample in unit.samples], operator.fingerprint, operator.round)
-            task = _task(step, unit, uid, max_pixels)
-            slots[uid] = ()
-            if only is not None and only.isdisjoint((task.path, task.failures_path)):
-                continue
-            if _is_done(session, task):
-                done += len(unit.samples)
-                continue
-            yield Job(uid, len(unit.samples), task)
-
-    if progress:
-        progress(operator.name, 0, total)
-    at_once = 1 if step.specialist.spec.billed else 0  # one process keeps the service's rate and the budget
-    for job, outcome in pool.run(lacking(), at_once):
-        assert isinstance(outcome, UnitOutcome)
-        slots[job.key] = outcome.fragments
-        for name, value in outcome.seconds.items():
-            seconds[name] += value
-        done += job.size
-        if progress:
-            progress(operator.name, done, total)
-    session.add(fragment for fragments in slots.values() for fragment in fragments)
-    return seconds
-
-
-def _task(step: Step, unit: Unit, uid: str, max_pixels: int) -> AnnotateTask:
-    operator = step.operator
-    runs = frozenset(read.run_id for read in step.reads)
-    reads = [f for f in unit.group.fragments.get("annotations", ()) if not f.run_id or f.run_id in runs]
-    return AnnotateTask(
-        specialist=step.index,
-        unit=unit.uid,
-        samples=unit.samples,
-        reads=tuple(reads) if runs else (),
-        read_runs=runs,
-        fingerprint=operator.fingerprint,
-        run_id=operator.run_id,
-        round=operator.round,
-        path=fragment_path("annotations", operator.round, operator.name, operator.version, uid),
-        failures_path=fragment_path("failures", operator.round, operator.name, operator.version, uid),
-        max_pixels=max_pixels,
-    )
-
-
-def _is_done(session: Session, task: AnnotateTask) -> bool:
-    """Whether a unit's annotations, and its failures where it had any, are there and whole."""
-    named = session.names(task.failures_path)
-    failures = session.done(task.failures_path, [task.unit], task.run_id)
-    annotations = session.done(task.path, [task.unit], task.run_id)
-    return annotations is not None and (failures is not None or not named)

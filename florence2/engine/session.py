@@ -7,76 +7,26 @@ left it), when it can be read through. A damaged one is set aside and made again
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import platform
 import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow.compute as pc
 
-from florence2.engine.operator import OperatorInput
+from florence2.engine.operator import OperatorInput, unit_id
+from florence2.engine.selectors import ImageSelector
 from florence2.records import Sample
-from florence2.sources import files
 from florence2.store import Store, commit, import_metadata, maintenance, scan, schema
 from florence2.store.dataset import PendingFragment
 from florence2.store.schema import TABLES
 from florence2.store.snapshots import Fragment, Operator, Snapshot, extended
 
+REOPEN, RECOMPUTED = "reopen", "recomputed"  # operators that turn verdicts around
 ANNOTATORS = ("specialist", "simulated", "model", "import", "human", "merge")  # kinds that write annotations
-
-
-class ImageSelector(Protocol):
-    """Which pictures an operator takes, where it is not all of a store."""
-
-    def __call__(self, sample: Sample) -> bool:
-        """Whether it takes this one."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As runs/ keeps it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FoldSelector:
-    """One of `folds` parts of all pictures, by hash of the image id."""
-
-    fold: int
-    folds: int
-
-    def __call__(self, sample: Sample) -> bool:
-        return fold_of(sample.image.id, self.folds) == self.fold
-
-    def to_json(self) -> dict[str, Any]:
-        return {"fold": self.fold, "folds": self.folds}
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderSelector:
-    """The pictures of one source: a folder, or an archive."""
-
-    source: str
-
-    def __call__(self, sample: Sample) -> bool:
-        path = files.path_of(sample.image.uri)
-        return path == self.source or path.startswith(self.source.rstrip("/") + "/")
-
-    def to_json(self) -> dict[str, Any]:
-        return {"source": self.source}
-
-
-def selector_from_json(fact: Mapping[str, Any] | None) -> ImageSelector | None:
-    """What `fact` wrote."""
-    if not fact:
-        return None
-    return FolderSelector(fact["source"]) if "source" in fact else FoldSelector(fact["fold"], fact["folds"])
-
-
-def fold_of(image_id: str, folds: int) -> int:
-    """The part of `folds` that a picture is in."""
-    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big") % folds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,12 +170,21 @@ class Session:
         about = {"operator": dataclasses.asdict(operator), **facts}
         self.store.record_run(operator.run_id, about, {**where_and_when(), **inputs})
 
+    def path_of(self, table: str, operator: Operator, unit: Unit) -> str:
+        """Where an operator's work on a unit lies."""
+        uid = unit_id([sample.image.id for sample in unit.samples], operator.fingerprint, operator.round)
+        return fragment_path(table, operator.round, operator.name, operator.version, uid)
+
     def draft(
         self, path: str, operator: Operator, unit: Unit, rows: Sequence[schema.Row], **more: str
     ) -> PendingFragment:
         """An operator's rows about a unit, to be put; `more` goes into the file's metadata."""
         about = {name: getattr(operator, name) for name in ("name", "version", "fingerprint", "round")} | more
         return PendingFragment(path, rows, [unit.uid], operator.run_id, about)
+
+    def verdicts(self, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> PendingFragment:
+        """An operator's verdicts on a unit, to be put."""
+        return self.draft(self.path_of("decisions", operator, unit), operator, unit, rows)
 
     def put(self, drafts: Sequence[PendingFragment]) -> None:
         """Commit fragments, and note them as this command's."""

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florence2.engine.commands import Execution, Progress, chain_of, filter, run_specialist
+from florence2.engine.commands import chain_of, filter
 from florence2.engine.curation.judging import judge, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, merge
+from florence2.engine.execution.execution import Execution, Progress
+from florence2.engine.execution.specialist_phase import run_specialist
 from florence2.engine.execution.worker import WorkerContext, resolve_specialist
 from florence2.engine.ingest.inspection import MAX_PIXELS
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import plan_steps
-from florence2.engine.session import FoldSelector, Session
+from florence2.engine.selectors import FoldSelector
+from florence2.engine.session import Session
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
 from florence2.store import Store

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from florence2.engine.operator import digest
-from florence2.engine.session import FoldSelector
+from florence2.engine.selectors import FoldSelector
 from florence2.formats import jsonl
 from florence2.records import Sample
 from florence2.store import Store

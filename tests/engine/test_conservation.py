@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import florence2
+from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
-from florence2.engine.ingest.labelled_datasets import import_labels
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, picture
 
 KINDS = ("good", "good", "good", "copy", "blank", "empty", "cut", "tiny", "text")

@@ -5,8 +5,8 @@ import json
 import pytest
 
 import florence2
+from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
-from florence2.engine.ingest.labelled_datasets import import_labels
 from tests.engine.doubles import Floor, folder_of, fragments
 
 OWN = """

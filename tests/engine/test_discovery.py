@@ -15,9 +15,10 @@ import pytest
 import florence2
 from florence2 import pixels, sources
 from florence2.cli import main
+from florence2.engine.commands import import_labels
+from florence2.engine.export import export_labels
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageRules
-from florence2.engine.ingest.labelled_datasets import export_labels, import_labels
 from florence2.records import ImageRef
 from florence2.sources import files, tables
 from florence2.store import Store

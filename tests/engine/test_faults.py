@@ -129,8 +129,8 @@ def test_two_commands_on_one_store_both_stand(tmp_path):
     folder = folder_of(tmp_path, 4)
     florence2.annotate(folder, tmp_path / "s", [], workers=0, unit=2)
     base = Store(tmp_path / "s").snapshot()
-    from florence2.engine.commands import run_specialist
     from florence2.engine.execution.processes import InlineRunner
+    from florence2.engine.execution.specialist_phase import run_specialist
     from florence2.engine.execution.worker import WorkerContext
     from florence2.engine.planning.dependencies import plan_steps
     from florence2.engine.session import Session

@@ -9,8 +9,8 @@ import os
 import pytest
 
 import florence2
+from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
-from florence2.engine.ingest.labelled_datasets import import_labels
 from florence2.store import Store, commit
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 

@@ -9,8 +9,9 @@ import pytest
 
 import florence2
 from florence2.cli import main
+from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
-from florence2.engine.ingest.labelled_datasets import export_labels, import_labels
+from florence2.engine.export import export_labels
 from florence2.formats import jsonl
 from florence2.geometry import encode_rle
 from florence2.records import Coverage, Decision, Grounding, ImageRef, Region, Sample, Source, Text

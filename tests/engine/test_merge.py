@@ -8,8 +8,8 @@ import yaml
 
 import florence2
 from florence2.cli import main
+from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig, merge_sample, settings
-from florence2.engine.ingest.labelled_datasets import import_labels
 from florence2.formats import jsonl
 from florence2.records import Coverage, ImageRef, Region, Sample, Source
 from florence2.store.snapshots import Operator

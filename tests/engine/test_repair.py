@@ -8,9 +8,9 @@ import pytest
 
 import florence2
 from florence2.cli import main
+from florence2.engine.commands import import_labels
 from florence2.engine.curation.filters.rules import RULES
 from florence2.engine.curation.merging import MergeConfig
-from florence2.engine.ingest.labelled_datasets import import_labels
 from florence2.engine.planning.repair import repair
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, folder_of, fragments

@@ -8,7 +8,7 @@ import pytest
 
 from florence2 import pixels, sources
 from florence2.cli import main
-from florence2.engine.ingest.labelled_datasets import import_labels
+from florence2.engine.commands import import_labels
 from florence2.formats import validation
 
 PNG = pixels.encode(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))

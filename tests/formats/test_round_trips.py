@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from florence2 import geometry, pixels, sources
-from florence2.engine.ingest.labelled_datasets import export_labels, import_labels
+from florence2.engine.commands import import_labels
+from florence2.engine.export import export_labels
 from florence2.formats import jsonl
 from florence2.records import Coverage, Grounding, ImageRef, Region, Sample, Source, Text
 

@@ -8,7 +8,7 @@ import pytest
 
 import florence2
 from florence2.engine.operator import Spec
-from florence2.engine.session import FoldSelector
+from florence2.engine.selectors import FoldSelector
 from florence2.formats import jsonl
 from florence2.records import ImageRef, Parsed, Region, Sample, Text
 from florence2.refinement import refine

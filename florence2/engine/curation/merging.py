@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from florence2.engine.curation.judging import dependents, path_of
+from florence2.engine.curation.judging import dependents
 from florence2.engine.operator import OperatorInput, annotation_id, digest, run_id
 from florence2.engine.session import Session, inputs_of
 from florence2.geometry import as_boxes, iou
@@ -113,7 +113,7 @@ def merge_units(
     runs = [o.run_id for o in reads]
     total, done = sum(f.rows for f in session.current().of("images")), 0
     for unit in session.units():
-        paths = [path_of(table, operator, unit) for table in ("annotations", "decisions")]
+        paths = [session.path_of(table, operator, unit) for table in ("annotations", "decisions")]
         if not all([session.done(path, [unit.uid], operator.run_id) for path in paths]):
             merged = [
                 (sample, merge_sample(sample.current(), merging, operator, models))

@@ -1,4 +1,4 @@
-"""Annotations in and out: people's and other sets' beside what specialists say, and a store's view for other tools.
+"""Annotations that people made and that other sets bring, beside what specialists say.
 
 Items keep the source that their file names; what names none comes from the format, kind `import`. Labels of a picture
 that is missing or rejected are stored with it, and come into view when the picture does.
@@ -8,137 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import itertools
 import json
 import os
-import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from florence2 import sources
-from florence2.engine.commands import Execution, Progress
-from florence2.engine.curation.judging import supersede_replaced
-from florence2.engine.execution.annotation import attach_provenance
-from florence2.engine.execution.worker import WorkerContext
+from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.ingest import ingestion
-from florence2.engine.ingest.inspection import ImageCandidate, ImageRules
+from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.engine.operator import digest, run_id, unit_id
-from florence2.engine.planning.dependencies import stale_dependents
 from florence2.engine.session import Session, fragment_path
 from florence2.formats import validation
-from florence2.pixels import BadImage
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
-from florence2.sources import file_types, files
-from florence2.store import Store, import_metadata, schema
+from florence2.sources import files
+from florence2.store import import_metadata, schema
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.snapshots import Operator
 
 VERSION = "1"
-WRITERS = ("coco", "voc", "yolo", "jsonl", "labelstudio")
 
 AnyItem = TypeVar("AnyItem", Region, Text, Grounding)
-
-
-def import_labels(
-    src: str | Path,
-    out: str | Path,
-    format: str | None = None,
-    *,
-    images: str | Path | None = None,
-    split: str | None = None,
-    unit: int | None = None,
-    workers: int | None = None,
-    rules: ImageRules | None = None,
-    skip_bad: bool = False,
-    progress: Progress | None = None,
-    on_message: Callable[[str], None] | None = None,
-) -> Store:
-    """Bring a data set into a store; the same again adds nothing, and labels that changed replace what they were.
-
-    A record that cannot be read refuses the set; with `skip_bad` it is left out and said, and the rest comes in.
-    """
-    refused: list[str] = []
-    given = LabelledDataset.open(src, format, split, images, refused if skip_bad else None)
-    if refused and on_message:
-        on_message(f"{len(refused)} records cannot be read and are left out, such as {refused[0]}")
-    listing = given.listing
-    missing = [found.uri for found in listing if not os.path.exists(files.path_of(found.uri))]
-    if len(missing) == len(listing):
-        raise ValueError(
-            f"{src}: none of its {len(missing)} pictures is there, such as {missing[0]}; name --images DIR"
-        )
-    store = Store(out, create=True)
-    session = Session(store)
-    execution = Execution(workers, progress=progress, on_message=on_message)
-    unit = ingestion.unit_for(len(listing)) if unit is None else unit
-    with execution.pool(WorkerContext(store.root), len(listing), unit) as pool:
-        ingestion.ingest(
-            session, given.root, listing, pool.run, unit, rules or ImageRules(), progress, given.by_name,
-            origin=given.origin,
-        )  # fmt: skip
-    operator = given.operator()
-    session.start(operator, {"format": given.origin["format"]}, given.origin)
-    write_import(session, operator, given)
-    made = [(operator, _Named(frozenset(given.place)))]
-    _, left = stale_dependents(session, made, "an import runs no specialist")
-    supersede_replaced(session, made)
-    session.finish({"phase": "import", "round": 0})
-    for line in left if on_message else ():
-        on_message(line)  # type: ignore[misc]
-    if missing and on_message:
-        on_message(
-            f"{len(missing)} of {len(listing)} pictures are missing, such as {missing[0]}; their labels wait for them"
-        )
-    return store
-
-
-def export_labels(
-    store: str | Path | Store, to: str, out: str | Path, snapshot: int | None = None, view: str = "current"
-) -> tuple[int, Counter[str]]:
-    """Write a store's view in a format; returns how many samples were written, and counts of what it cannot hold."""
-    if to not in WRITERS:
-        raise ValueError(f"export: format {to!r}: expected one of {', '.join(WRITERS)}")
-    store = store if isinstance(store, Store) else Store(store)
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: exists and is not empty; name a new or empty folder")
-    written = 0
-
-    aside = out / ".pictures"
-
-    def counted() -> Iterator[Sample]:
-        nonlocal written
-        for sample in store.samples(snapshot, view):
-            written += 1
-            yield sample if to == "jsonl" else _with_file(sample, aside)
-
-    try:
-        lost = importlib.import_module(f"florence2.formats.{to}").write(counted(), out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return written, +lost
-
-
-def _with_file(sample: Sample, aside: Path) -> Sample:
-    """The sample with a plain file for its picture: one inside an archive, or of an odd name, is copied `aside`."""
-    ref = sample.image
-    if files.plain_path(ref) == ref.uri and file_types.has_picture_suffix(ref.uri):
-        return sample
-    try:
-        data = files.read_bytes(ref)
-    except BadImage:
-        return sample  # the writer counts it
-    name = PurePosixPath(ref.member or ref.uri).name
-    suffix = "" if file_types.has_picture_suffix(name) else f".{file_types.format_of(data[:16]) or 'img'}"
-    target = aside / ref.id / f"{name}{suffix}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
-    placed = dataclasses.replace(ref, uri=str(target), member="", offset=-1, length=-1)
-    return dataclasses.replace(sample, image=placed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +80,7 @@ class LabelledDataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Named:
+class NamedSelector:
     """The pictures of an import."""
 
     places: frozenset[tuple[str, str]]

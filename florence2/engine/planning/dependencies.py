@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from florence2.engine.curation.judging import replacements
 from florence2.engine.execution.worker import resolve_specialist
 from florence2.engine.operator import Specialist, fingerprint, run_id, satisfies
-from florence2.engine.session import ImageSelector, Session, Unit, inputs_of
+from florence2.engine.planning.superseding import replacements
+from florence2.engine.selectors import ImageSelector
+from florence2.engine.session import Session, Unit, inputs_of
 from florence2.store.snapshots import Operator
 
 RERUN = ("specialist", "simulated", "model")  # kinds of operators that can be run again

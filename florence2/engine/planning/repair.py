@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from florence2.engine.commands import Execution, run_specialist
-from florence2.engine.curation.judging import REOPEN, ReplacedRuns, judge_units, recorded_chain, supersede_units
+from florence2.engine.curation.judging import judge_units, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, merge_units
+from florence2.engine.execution.execution import Execution
+from florence2.engine.execution.specialist_phase import run_specialist
 from florence2.engine.execution.worker import WorkerContext, resolve_specialist
 from florence2.engine.ingest import ingestion
 from florence2.engine.ingest.discovery import discover
@@ -18,7 +19,9 @@ from florence2.engine.ingest.inspection import ImageRules
 from florence2.engine.ingest.labelled_datasets import LabelledDataset, write_import
 from florence2.engine.operator import Filter, Specialist, fingerprint
 from florence2.engine.planning.dependencies import Step, names_of
-from florence2.engine.session import Session, inputs_of, selector_from_json
+from florence2.engine.planning.superseding import ReplacedRuns, supersede_units
+from florence2.engine.selectors import selector_from_json
+from florence2.engine.session import REOPEN, Session, inputs_of
 from florence2.store import Store, maintenance
 from florence2.store.maintenance import Damage
 from florence2.store.snapshots import Operator, Snapshot, file_of

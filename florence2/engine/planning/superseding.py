@@ -1,0 +1,178 @@
+"""Verdicts on rows whose operator was replaced: superseded, with what depends on them; back again where it returned."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from florence2.engine.operator import digest, run_id
+from florence2.engine.selectors import ImageSelector
+from florence2.engine.session import ANNOTATORS, RECOMPUTED, REOPEN, Session, Unit
+from florence2.records import Decision, Grounding, Item, Region, Sample
+from florence2.store import scan, schema
+from florence2.store.snapshots import Operator
+
+
+def replacements(
+    session: Session, made: Sequence[tuple[Operator, ImageSelector | None]]
+) -> dict[str, ImageSelector | None]:
+    """Runs of earlier commands that what was made now stands in for, each with the pictures taken."""
+    now = {operator.run_id for operator, _ in made}
+    return {
+        old.run_id: selector
+        for new, selector in made
+        for old in session.base.operators
+        if old.kind == new.kind and (old.name, old.round) == (new.name, new.round)
+        if old.run_id not in now and not old.replaced and (new.kind != "import" or _same_set(session, old, new))
+    }
+
+
+def _same_set(session: Session, old: Operator, new: Operator) -> bool:
+    """Whether two imports read the same files: another set about the same pictures is not replaced, both stand."""
+    starts = [(session.store.run(o.run_id) or {"starts": []})["starts"] for o in (old, new)]
+    read = [{(start.get("source"), start.get("split") or "") for start in each} for each in starts]
+    return bool(read[0] & read[1])
+
+
+def supersede_replaced(session: Session, made: Sequence[tuple[Operator, ImageSelector | None]]) -> None:
+    """Decide on rows whose operator's fingerprint changed: superseded; as they were before where it changed back."""
+    turned = any(operator.kind == RECOMPUTED for operator in session.base.operators)  # else none was ever replaced
+    before = {operator.run_id for operator in session.base.operators if turned}
+    replaced = replacements(session, made)
+    returned = {operator.run_id for operator, _ in made if operator.run_id in before}
+    if not replaced and not returned:
+        return
+    round = max(session.newest_round("decisions"), 0)
+    seq = 1 + _highest_seq(session, round)
+    made_by = digest([RECOMPUTED, sorted(replaced), sorted(returned), round, seq])
+    operator = Operator(run_id(made_by, round), RECOMPUTED, "2", made_by, round, RECOMPUTED)
+    session.operators[operator.run_id] = operator
+    change = ReplacedRuns(
+        replaced, frozenset(returned), [o.run_id for o in session.operators.values() if o.kind in ANNOTATORS]
+    )
+    if not any(_turned(session, operator, unit, change, seq) for unit in session.units()):
+        del session.operators[operator.run_id]
+        for run in replaced:  # an import without rows may have said what absence means: that goes with it
+            if session.operators[run].kind == "import":
+                session.operators[run] = dataclasses.replace(session.operators[run], replaced=True)
+        return
+    facts = {"replaced": {r: selector.to_json() if selector else None for r, selector in replaced.items()}, "seq": seq}
+    session.start(operator, {**facts, "returned": sorted(returned), "reads": change.reads}, {})
+    supersede_units(session, operator, change, seq)
+    for run, selector in replaced.items():
+        left = selector is not None and any(
+            _leaves(session, operator, unit, run, selector, seq) for unit in session.units()
+        )
+        session.operators[run] = dataclasses.replace(session.operators[run], replaced=not left)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplacedRuns:
+    """Runs that were replaced (in the pictures taken) and returned to, and the runs whose rows that may reach."""
+
+    replaced: Mapping[str, ImageSelector | None]
+    returned: frozenset[str]
+    reads: Sequence[str] | None = None  # None: what leans on the rows is left as it is, as version 1 did
+
+
+def supersede_units(session: Session, operator: Operator, change: ReplacedRuns, seq: int) -> None:
+    """Write the verdicts on rows of runs that were replaced, or that are returned to, where they are lacking."""
+    for unit in session.units():
+        if not session.done(session.path_of("decisions", operator, unit), [unit.uid], operator.run_id):
+            turned = _turned(session, operator, unit, change, seq)
+            rows = [schema.decision_row(d, image, operator.version, operator.run_id) for image, d in turned]
+            session.put([session.verdicts(operator, unit, rows)])
+
+
+def _turned(
+    session: Session, operator: Operator, unit: Unit, change: ReplacedRuns, seq: int
+) -> list[tuple[str, Decision]]:
+    """(image id, verdict) for each of a unit's rows whose standing changes."""
+    runs = [*change.replaced, *change.returned] if change.reads is None else change.reads
+    out = []
+    for sample in session.samples(unit, runs, operator, seq):
+        verdicts = _direct(sample, change)
+        if change.reads is not None and verdicts:
+            verdicts = [*verdicts, *_fallout(sample, verdicts)]
+        out += [(sample.image.id, dataclasses.replace(d, round=operator.round, seq=seq)) for d in verdicts]
+    return out
+
+
+def _direct(sample: Sample, change: ReplacedRuns) -> list[Decision]:
+    """The verdicts on rows of the runs themselves."""
+    last = {d.item_id: d for d in sample.decisions}
+    judged = {d.item_id: d for d in sample.decisions if d.rule != RECOMPUTED}  # the last of filters and merging
+    out = []
+    for item in schema.items_of(sample):
+        assert item.source is not None
+        run, verdict = item.source.run_id, last.get(item.id)
+        gone = verdict is not None and verdict.rule == RECOMPUTED and verdict.status == "superseded"
+        selector = change.replaced.get(run)
+        if run in change.replaced and not gone and (selector is None or selector(sample)):
+            out.append(Decision(item.id, "superseded", RECOMPUTED, RECOMPUTED))
+        elif run in change.returned and gone:
+            was = judged.get(item.id)
+            if was is not None and was.status == "rejected" and change.reads is not None:
+                out.append(dataclasses.replace(was, rule=RECOMPUTED))
+            else:
+                out.append(Decision(item.id, "kept", RECOMPUTED, RECOMPUTED))
+    return out
+
+
+def _fallout(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
+    """What follows: rows made of a row that is gone go too; rows that it had superseded stand again."""
+    status = {d.item_id: d for d in (*sample.decisions, *verdicts)}
+    gone = {d.item_id for d in verdicts if d.status == "superseded"}
+    decided = {d.item_id for d in verdicts}
+    out: list[Decision] = []
+
+    def stands_for(name: str) -> str:
+        while name not in gone and name in status and status[name].status == "superseded" and status[name].by_id:
+            name = status[name].by_id
+        return name
+
+    def decide(decision: Decision) -> None:
+        status[decision.item_id] = decision
+        decided.add(decision.item_id)
+        out.append(decision)
+
+    while True:
+        so_far = len(out)
+        for item in schema.items_of(sample):
+            if item.id in decided:
+                continue
+            was = status.get(item.id)
+            if was is None or was.status == "kept":
+                if _leans(item, gone, stands_for):
+                    decide(Decision(item.id, "superseded", RECOMPUTED, "orphan"))
+                    gone.add(item.id)
+            elif was.status == "superseded" and was.by_id in gone:
+                decide(Decision(item.id, "kept", RECOMPUTED, REOPEN))
+        if len(out) == so_far:
+            return out
+
+
+def _leans(item: Item, gone: set[str], stands_for: Callable[[str], str]) -> bool:
+    """Whether an item is made of what is gone, or points nowhere else."""
+    if isinstance(item, Region):
+        return bool(gone.intersection(item.derived_from)) or stands_for(item.refines) in gone
+    if isinstance(item, Grounding):
+        places = [stands_for(name) for name in item.region_ids]
+        return item.text_id in gone or (bool(places) and gone.issuperset(places))
+    return False
+
+
+def _leaves(session: Session, operator: Operator, unit: Unit, run: str, selector: ImageSelector, seq: int) -> bool:
+    """Whether rows of a run that was replaced stand still, in pictures that were not taken."""
+    rest = [sample for sample in session.samples(unit, [run], operator, seq) if not selector(sample)]
+    return any(_direct(sample, ReplacedRuns({run: None}, frozenset())) for sample in rest)
+
+
+def _highest_seq(session: Session, round: int) -> int:
+    highest = -1
+    for fragment in session.base.of("decisions"):
+        table = scan.read_fragment(session.store.root, fragment, ["round", "seq"])
+        for r, seq in zip(table["round"].to_pylist(), table["seq"].to_pylist()):
+            if r == round:
+                highest = max(highest, seq)
+    return highest
