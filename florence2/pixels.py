@@ -1,39 +1,33 @@
 """The one image loader: anything a user calls an image becomes upright RGB, or `BadImage` says why not.
 
-Knows Pillow; knows no record and no model.
+Knows Pillow; knows no record and no model. What a picture may cost is judged before it is decoded (`picture_cost`), and
+only FORMATS are decoded, none of which starts a program.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
-import struct
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-MAX_PIXELS = 100_000_000
+from florence2 import picture_cost
 
-# what Pillow's decoders raise on broken files, beside OSError
-_BROKEN = (
-    ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError,
-    struct.error,
-)  # fmt: skip
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+MAX_PIXELS = 100_000_000
+# what Pillow may decode: no PostScript, nothing that runs a program or an external handler
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "HEIF")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_BLOCK = 1 << 20  # pixels that are converted at a time
 _ORIENTATION = 0x0112
 _NATIVE = "L" if sys.byteorder == "little" else "B"
 _OTHER_ORDER = {  # how Pillow names 16 bits a channel in a file -> the same in the other byte order
@@ -46,7 +40,8 @@ _OTHER_ORDER = {  # how Pillow names 16 bits a channel in a file -> the same in 
 class BadImage(ValueError):
     """An image that cannot be used; `reason` is one word that can be counted.
 
-    Reasons: missing, unreadable, empty, not_an_image, too_large, truncated, corrupt, bad_array, bad_type, no_frame.
+    Reasons: missing, unreadable, empty, not_an_image, no_decoder, too_large, truncated, corrupt, bad_array, bad_type,
+    no_frame.
     """
 
     def __init__(self, name: str, reason: str, detail: str):
@@ -64,23 +59,32 @@ def load(image: Any, max_pixels: int = MAX_PIXELS, frame: int = 0, name: str = "
         return _from_array(image, max_pixels, name or "array")
     if isinstance(image, Image.Image):
         name = name or getattr(image, "filename", "") or "PIL image"
+        if getattr(image, "tile", None) and image.format not in FORMATS:
+            raise BadImage(
+                name, "not_an_image", f"is {image.format}, which is not decoded here; call .load() on it first"
+            )
         _check_size(image.size, max_pixels, name)
+        _check_cost(image, None, 0, name)
         with _decoding(name):
             return _upright_rgb(image)
-    with _opened(image, name) as (opened, name):
+    with _opened(image, name) as (opened, source, name):
         _check_size(opened.size, max_pixels, name)
+        _check_cost(opened, source, frame, name)
         if frame:
-            try:
-                opened.seek(frame)
-            except EOFError:
-                raise BadImage(name, "no_frame", f"has no frame {frame}; the first is 0") from None
+            with _decoding(name):
+                try:
+                    opened.seek(frame)
+                except EOFError:
+                    raise BadImage(name, "no_frame", f"has no frame {frame}; the first is 0") from None
+            _check_size(opened.size, max_pixels, name)
+            _check_cost(opened, source, frame, name)
         with _decoding(name):
-            return _upright_rgb(opened)
+            return _upright_rgb(opened, ours=True)
 
 
 def read_size(image: Any, name: str = "") -> tuple[int, int]:
     """Width and height of the upright image, its pixels not decoded."""
-    with _opened(image, name) as (opened, _):
+    with _opened(image, name) as (opened, _, _):
         width, height = opened.size
         # Pillow swaps a turned TIFF's sides itself
         turned = opened.format != "TIFF" and _orientation(opened) >= 5
@@ -89,7 +93,7 @@ def read_size(image: Any, name: str = "") -> tuple[int, int]:
 
 def read_orientation(image: Any, name: str = "") -> int:
     """The EXIF orientation that a picture file names, 1 to 8; 1, upright, where it names none."""
-    with _opened(image, name) as (opened, _):
+    with _opened(image, name) as (opened, _, _):
         return _orientation(opened)
 
 
@@ -114,8 +118,8 @@ def encode(array: np.ndarray, format: str = "PNG", **options: Any) -> bytes:
 
 
 @contextmanager
-def _opened(image: Any, name: str) -> Iterator[tuple[Image.Image, str]]:
-    """The picture with its header read; every refusal of a file or of bytes that is none."""
+def _opened(image: Any, name: str) -> Iterator[tuple[Image.Image, BinaryIO, str]]:
+    """The picture with its header read, and its file; every refusal of a file or of bytes that is none."""
     source: BinaryIO
     if isinstance(image, (bytes, bytearray, memoryview)):
         name, source = name or f"image of {len(image)} bytes", io.BytesIO(image)
@@ -130,20 +134,90 @@ def _opened(image: Any, name: str) -> Iterator[tuple[Image.Image, str]]:
     else:
         kind = type(image).__name__
         raise BadImage(name or kind, "bad_type", f"expected a path, bytes, PIL image or uint8 array, got {kind}")
-    with source, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's on odd tags and on sizes: both are judged here
+    with source, _quiet():
         if size == 0:
             raise BadImage(name, "empty", "is empty (0 bytes); expected a picture")
         try:
-            opened = Image.open(source)
+            fault = picture_cost.icon_fault(source)
+            if fault:
+                raise BadImage(name, "too_large", f"{fault}; save it as a PNG")
+            opened, source = _identified(source)
         except UnidentifiedImageError:
-            raise BadImage(name, "not_an_image", "is not a picture in a format known to Pillow") from None
+            raise _unknown(source, name) from None
         except Image.DecompressionBombError:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
             raise BadImage(name, "too_large", f"has over {limit:,} pixels; make it smaller") from None
-        except (OSError, *_BROKEN) as error:
+        except BadImage:
+            raise
+        except Exception as error:  # a decoder may raise anything on a broken file
             raise BadImage(name, "corrupt", f"has a damaged header ({_brief(error)})") from None
-        yield opened, name
+        yield opened, source, name
+
+
+def _identified(source: BinaryIO) -> tuple[Image.Image, BinaryIO]:
+    """The picture as Pillow opens it, and the file that it reads: of a PNG without what does not touch its pixels."""
+    first = picture_cost.png_pixels(source)
+    try:
+        return Image.open(first, formats=_formats()), first
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error):  # a text that may say how it is turned, and is too long for Pillow
+            raise
+        plain = picture_cost.png_pixels(source, texts=False)
+        return Image.open(plain, formats=_formats()), plain
+
+
+def _formats() -> list[str]:
+    """Those of FORMATS that this Pillow knows, and HEIF where pillow-heif is installed."""
+    Image.init()
+    if "HEIF" not in Image.OPEN:
+        heif = _heif()
+        if heif is not None:
+            heif.register_heif_opener()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+@lru_cache(maxsize=1)
+def _heif() -> Any:
+    try:
+        return importlib.import_module("pillow_heif")
+    except ImportError:
+        return None
+
+
+def _unknown(source: BinaryIO, name: str) -> BadImage:
+    """The refusal of a file that no decoder takes."""
+    source.seek(0)
+    head = source.read(12)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC and "HEIF" not in Image.OPEN:
+        detail = "is a HEIC picture; pip install 'florence2[heif]' (pillow-heif) to read it, or save it as JPEG"
+        return BadImage(name, "no_decoder", detail)
+    return BadImage(name, "not_an_image", f"is not a picture in one of the formats {', '.join(FORMATS)}")
+
+
+_silent: list[Any] = []
+_silencing = threading.Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings on odd tags and on sizes, which are judged here; whatever threads load at once.
+
+    The process's filters are put back when the last of them leaves.
+    """
+    with _silencing:
+        if not _silent:
+            manager = warnings.catch_warnings()
+            manager.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            _silent.append(manager)
+        _silent.append(None)
+    try:
+        yield
+    finally:
+        with _silencing:
+            _silent.pop()
+            if len(_silent) == 1:
+                _silent.pop().__exit__(None, None, None)
 
 
 def _file_size(path: Path, name: str) -> int:
@@ -166,9 +240,9 @@ def _decoding(name: str) -> Iterator[None]:
         yield
     except MemoryError:
         raise BadImage(name, "too_large", "does not fit in memory; make it smaller") from None
-    except (OSError, *_BROKEN) as error:
-        if isinstance(error, BadImage):
-            raise
+    except BadImage:
+        raise
+    except Exception as error:  # a decoder may raise anything on a broken file
         truncated = "truncated" in str(error) or isinstance(error, EOFError)
         reason, what = ("truncated", "ends too early") if truncated else ("corrupt", "cannot be decoded")
         raise BadImage(name, reason, f"{what} ({_brief(error)}); replace the file") from None
@@ -183,6 +257,13 @@ def _check_size(size_wh: tuple[int, int], max_pixels: int, name: str) -> None:
         raise BadImage(name, "too_large", detail)
 
 
+def _check_cost(image: Image.Image, file: BinaryIO | None, frame: int, name: str) -> None:
+    with _decoding(name):
+        why = picture_cost.excess(image, file, frame)
+    if why:
+        raise BadImage(name, "too_large", f"{why}; make it smaller or save it as PNG or JPEG")
+
+
 def _brief(error: BaseException) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
@@ -190,64 +271,133 @@ def _brief(error: BaseException) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except (OSError, *_BROKEN):
+    except Exception:  # a damaged tag; the pixels may be whole
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _upright_rgb(image: Image.Image) -> np.ndarray:
+def _upright_rgb(image: Image.Image, ours: bool = False) -> np.ndarray:
+    """The picture as an array, block by block; where it is `ours` its memory is given back as soon as may be."""
     low = _low_bytes(image)
+    if ours and image.format == "WEBP" and image.tell() == 0:
+        _free_canvases(image)
     image.load()  # a TIFF is turned here, and its orientation then reads 1
-    turn = _TURNS.get(_orientation(image))
-    if low is not None:
-        image = Image.fromarray(_eight_bits(np.array(image).astype(np.int64) * 256 + low))
-    if image.mode.startswith("I") or image.mode == "F":
-        rgb = Image.fromarray(_eight_bits(np.array(image), image.mode)).convert("RGB")
-    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        rgb = Image.new("RGB", rgba.size, (255, 255, 255))
-        rgb.paste(rgba, mask=rgba.getchannel("A"))
+    width, height = image.size
+    orientation = _orientation(image)
+    swapped = orientation >= 5
+    out = np.empty((width, height, 3) if swapped else (height, width, 3), np.uint8)
+    stored = _TURNED_BACK[orientation](out)
+    convert = _converter(image)
+    columns = min(width, _BLOCK)
+    rows = max(1, _BLOCK // columns)
+    boxes = [
+        (x, y, min(x + columns, width), min(y + rows, height))
+        for y in range(0, height, rows)
+        for x in range(0, width, columns)
+    ]
+    blocks: Iterator[Image.Image]
+    if ours and len(boxes) > 1 and picture_cost.stored_bytes(image.mode) == 1:
+        cut = [image.crop(box) for box in reversed(boxes)]
+        image.close()  # of the picture and its array, only a block is held twice
+        blocks = (cut.pop() for _ in boxes)
     else:
-        rgb = image.convert("RGB")
-    return np.array(rgb if turn is None else rgb.transpose(turn))
+        blocks = (image.crop(box) for box in boxes)
+    for (x1, y1, x2, y2), block in zip(boxes, blocks):
+        if low is not None:
+            fine = np.asarray(block).astype(np.uint16) << 8 | np.asarray(low.crop((x1, y1, x2, y2)))
+            block = Image.fromarray(_eight_bits(fine))
+        stored[y1:y2, x1:x2] = convert(block)
+    return out
 
 
-def _raw_mode(arguments: Any) -> str:
-    """How Pillow names the samples of a file: what a tile's decoder is given, or the first of it."""
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return first if isinstance(first, str) else ""
+# the stored picture as a view of the upright one, by EXIF orientation
+_TURNED_BACK: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: np.rot90(upright, 2).transpose(1, 0, 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
 
 
-def _low_bytes(image: Image.Image) -> np.ndarray | None:
+def _converter(image: Image.Image) -> Callable[[Image.Image], np.ndarray]:
+    """What makes a block of this picture RGB: (H, W, 3) or, where it is grey, (H, W, 1)."""
+    if image.mode == "F":
+        scale = _scale_of_floats(image)
+        return lambda block: np.clip(_finite(block) * scale, 0, 255).round().astype(np.uint8)[:, :, None]
+    if image.mode.startswith("I"):
+        return lambda block: _eight_bits(np.asarray(block))[:, :, None]
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        return _on_white
+    return lambda block: np.asarray(block.convert("RGB"))
+
+
+def _on_white(block: Image.Image) -> np.ndarray:
+    rgba = block.convert("RGBA")
+    rgb = Image.new("RGB", rgba.size, (255, 255, 255))
+    rgb.paste(rgba, mask=rgba.getchannel("A"))
+    return np.asarray(rgb)
+
+
+def _finite(block: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(block, np.float64), nan=0.0, posinf=255.0, neginf=0.0)
+
+
+def _scale_of_floats(image: Image.Image) -> float:
+    """255 where no value is above 1, which then are fractions; else 1."""
+    width, height = image.size
+    rows = max(1, _BLOCK // width)
+    largest = max(_finite(image.crop((0, y, width, min(y + rows, height)))).max() for y in range(0, height, rows))
+    return 255.0 if largest <= 1 else 1.0
+
+
+def _free_canvases(image: Any) -> None:
+    """Let a WebP's decoder, with its two canvases, go as soon as it has given the frame."""
+    get_next = getattr(image, "_get_next", None)
+    if get_next is None or getattr(image, "_decoder", None) is None:
+        return
+
+    def once() -> Any:
+        frame = get_next()
+        image._decoder = None
+        return frame
+
+    image._get_next = once
+
+
+def _low_bytes(image: Image.Image) -> Image.Image | None:
     """The low bytes of a colour picture with 16 bits a channel: Pillow keeps the high ones, cut, not rounded.
 
     Read in the other byte order, the same file gives the low ones. None for all other pictures.
     """
-    tiles = getattr(image, "tile", None)
-    raw = _raw_mode(tiles[0][3]) if tiles else ""
+    raw = picture_cost.raw_mode(image)
     if raw not in _OTHER_ORDER or "transparency" in image.info:
         return None
     source = getattr(image, "fp")  # noqa: B009
     place = source.tell()
     source.seek(0)
-    twin: Any = Image.open(source)
+    twin: Any = Image.open(source, formats=[image.format or ""])
     twin.seek(image.tell())
     other = _OTHER_ORDER[raw]
     arguments = [other if isinstance(tile[3], str) else (other, *tile[3][1:]) for tile in twin.tile]
     make = getattr(type(twin.tile[0]), "_make", tuple)  # a plain tuple in older Pillows
     twin.tile = [make((*tile[:3], args)) for tile, args in zip(twin.tile, arguments)]
-    low = np.array(twin)
+    twin.load()
     source.seek(place)
-    return low
+    return twin
 
 
-def _eight_bits(array: np.ndarray, mode: str = "I;16") -> np.ndarray:
-    """16-bit grey divided by 257 and rounded; of floats, up to 1 is taken as a fraction, above as 0..255."""
-    if mode == "F":
-        array = np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=255.0, neginf=0.0)
-        return np.clip(array * 255 if array.max() <= 1 else array, 0, 255).round().astype(np.uint8)
-    wide = np.clip(array.astype(np.int64), 0, 65535)
-    return ((wide + 128) // 257).astype(np.uint8)
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    """16-bit values divided by 257 and rounded; what is outside of 16 bits is cut."""
+    if array.dtype != np.uint16:
+        array = np.clip(array, 0, 65535).astype(np.uint16)
+    return _DIVIDED[array]
+
+
+_DIVIDED = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 
 
 def _from_array(array: np.ndarray, max_pixels: int, name: str) -> np.ndarray:

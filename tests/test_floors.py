@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "florence2"
 
 FLOORS = {  # room -> floor; a room imports only from floors below its own; every room may know the records
-    "records": -1, "geometry": 0, "pixels": 0,
+    "records": -1, "picture_cost": -1, "geometry": 0, "pixels": 0,
     "codec": 1, "formats": 1, "store": 1, "metrics": 1, "model": 1, "scenes": 1, "drawing": 1,
     "decoding": 2, "sources": 2,
     "predictor": 3,
@@ -40,7 +40,18 @@ HOMES = {  # heavy library -> the only places that may import it (prefixes of pa
     "torchvision": (),
     "timm": (),
 }
-NO_TORCH = ("records", "geometry", "pixels", "codec", "formats", "store", "metrics", "scenes", "drawing")
+NO_TORCH = (
+    "records",
+    "picture_cost",
+    "geometry",
+    "pixels",
+    "codec",
+    "formats",
+    "store",
+    "metrics",
+    "scenes",
+    "drawing",
+)
 
 
 def modules():

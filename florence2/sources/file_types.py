@@ -15,8 +15,11 @@ MAGIC = (
     (b"MM\x00*", "tiff"),
     (b"\x00\x00\x00\x0cjP  ", "jpeg2000"),
 )
+BRANDS = {b"avif": "avif", b"avis": "avif", b"mif1": "heif", b"msf1": "heif"} | {
+    b"hei" + c: "heic" for c in (b"c", b"x", b"m", b"s")
+}  # of an ISO media file -> format
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .jp2 .avif .ppm .pgm .pbm .pnm .tga .ico".split()
+    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .jp2 .avif .heic .heif .hif .ppm .pgm .pbm .pnm .tga .ico".split()
 )
 
 
@@ -24,8 +27,8 @@ def format_of(head: bytes) -> str:
     """The format whose first bytes these are, or "" for none known."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
-    if head[4:12] in (b"ftypavif", b"ftypheic"):
-        return head[8:12].decode()
+    if head[4:8] == b"ftyp" and head[8:12] in BRANDS:
+        return BRANDS[head[8:12]]
     return next((name for magic, name in MAGIC if head.startswith(magic)), "")
 
 
