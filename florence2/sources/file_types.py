@@ -19,7 +19,8 @@ BRANDS = {b"avif": "avif", b"avis": "avif", b"mif1": "heif", b"msf1": "heif"} | 
     b"hei" + c: "heic" for c in (b"c", b"x", b"m", b"s")
 }  # of an ISO media file -> format
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .jp2 .avif .heic .heif .hif .ppm .pgm .pbm .pnm .tga .ico".split()
+    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .jp2 .avif .heic .heif .hif .ppm .pgm .pbm .pnm "
+    ".tga .ico".split()
 )
 
 
