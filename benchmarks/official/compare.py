@@ -22,8 +22,8 @@ from florence2.model.checkpoint import open_checkpoint
 from florence2.model.layouts import EMBEDDING
 from florence2.predictor.convert import convert
 from florence2.predictor.doctor import Report, examine
-from florence2.predictor.florence import EncodedImage
-from florence2.predictor.loading import find
+from florence2.predictor.florence2 import EncodedImage
+from florence2.predictor.checkpoints import find_folder
 
 # picture -> what is asked about it: a caption to ground, an expression, a class; a region is the middle half of it
 INPUTS = {
