@@ -55,7 +55,7 @@ def main() -> None:
         "place alone": place * confidence.SPREAD,
     }
     tried |= {f"SPREAD {s}": np.sqrt(name * np.minimum(1.0, s * place)) for s in SPREADS}
-    print("| score | ECE | AUROC | F1 at 0.3 | F1 at 0.4 | best floor | its F1 |\n|---|---|---|---|---|---|")
+    print("| score | ECE | AUROC | F1 of all | floor | its F1 |\n|---|---|---|---|---|---|")
     result = {}
     for what, values in tried.items():
         values = np.minimum(values, 1.0)
