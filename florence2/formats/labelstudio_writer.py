@@ -65,7 +65,7 @@ def _maker(source: Source | None) -> tuple[str, ...]:
 
 def _prediction(maker: tuple[str, ...], rows: list[dict]) -> dict[str, Any]:
     scores = [row["score"] for row in rows if "score" in row]
-    score = {"score": sum(scores) / len(scores)} if scores else {}
+    score = {"score": sum(scores) / len(scores)} if scores and len(scores) == len(rows) else {}  # it is each row's else
     return {"model_version": " ".join(part for part in maker if part), **score, "result": rows}
 
 
