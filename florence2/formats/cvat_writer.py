@@ -72,13 +72,13 @@ def _shapes(region: Region, lost: Counter[str]) -> Iterator[tuple[str, dict[str,
     lost["ignore"] += region.ignore
     polygons = [part for part in (region.polygons or ((region.quad,) if region.quad else ())) if len(part) >= 6]
     for part in polygons:
-        yield "polygon", {"points": ";".join(f"{x:.2f},{y:.2f}" for x, y in zip(part[::2], part[1::2]))}
+        yield "polygon", {"points": ";".join(f"{float(x)!r},{float(y)!r}" for x, y in zip(part[::2], part[1::2]))}
     if polygons:
         return
     if region.mask is not None and geometry.rle_area(region.mask):
         yield "mask", _mask(region.mask)
     elif region.box is not None:
-        yield "box", {side: f"{value:.2f}" for side, value in zip(("xtl", "ytl", "xbr", "ybr"), region.box)}
+        yield "box", {side: repr(float(value)) for side, value in zip(("xtl", "ytl", "xbr", "ybr"), region.box)}
     else:
         lost["region_without_place"] += 1
 
