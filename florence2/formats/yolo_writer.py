@@ -62,7 +62,7 @@ class _Parts:
         self.options = options
         self.names = export_files.Names(stems=False)
         self.folders: dict[tuple[str, str], str] = {}  # (split, part for trainers) -> folder
-        for part in ("train", "val", "test"):
+        for part in ("train", "val", "test", "images", "labels"):  # readers look for labels in place of the last images
             self.names.of(part)
 
     def of(self, sample: Sample) -> str:

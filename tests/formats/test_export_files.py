@@ -101,6 +101,15 @@ def test_no_writer_leaves_its_folder(tmp_path_factory, picture, to, data):
         assert sum(len(sample.regions) for sample in again) >= 3 - sum(not s.regions[0].label.strip() for s in samples)
 
 
+def test_a_part_called_images_keeps_its_labels(tmp_path, picture):
+    """Readers of YOLO put labels in place of the last `images` of a path."""
+    region = Region("r", box=(1.0, 2.0, 30.0, 40.0), label="cat")
+    ref = ImageRef("a", str(picture), width=64, height=48)
+    importlib.import_module(WRITERS["yolo"]).write([Sample("1", ref, regions=(region,), split="images")], tmp_path)
+    ((again,),) = (sample.regions for sample in sources.open(tmp_path))
+    assert again.label == "cat"
+
+
 @pytest.mark.parametrize("to", WRITERS)
 def test_a_store_with_a_hostile_split_is_exported_into_its_folder(tmp_path, picture, to):
     """The whole way: JSON Lines that name a split outside, brought in and exported."""
