@@ -77,6 +77,14 @@ class TokenSet:
         """Whether all of it are locations: those from bin `lowest` to the last."""
         return self.lowest >= 0 and not self.text and not self.specials and not self.children
 
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """(first, last) where the set is just the ids first <= id < last: some locations, or the one id there is."""
+        if self.locations_only:
+            return self._vocabulary.loc0 + self.lowest, self._vocabulary.loc0 + BINS
+        only = [*self.specials, *self.children]
+        return (only[0], only[0] + 1) if len(only) == 1 and not self.text and self.lowest < 0 else None
+
     @cached_property
     def mask(self) -> np.ndarray:
         """The set as bools over the vocabulary's rows, read-only."""

@@ -1,7 +1,8 @@
 """What each row of a batch may say next: a grammar with a budget, or the official rules. Knows integers only.
 
 A constraint holds one state a row. `apply` masks tokens (-inf, in place), `select` picks, repeats or drops rows,
-`advance` gives every row the token it took.
+`advance` gives every row the token it took, `admit` lets the rows of another join. Masks lie on the device, and nothing
+here waits for it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MASKED = float("-inf")
 class TokenSet(Protocol):
     """The tokens allowed in one place: `mask` is (V,) bool, equal keys mean equal masks.
 
-    `limited` says that the budget took tokens out of it.
+    `limited` says that the budget took tokens out of it; `span` that it is just the ids first <= id < last.
     """
 
     @property
@@ -32,6 +33,8 @@ class TokenSet(Protocol):
     def key(self) -> Hashable: ...
     @property
     def limited(self) -> bool: ...
+    @property
+    def span(self) -> tuple[int, int] | None: ...
 
 
 class Automaton(Protocol):
@@ -49,12 +52,17 @@ class Constraint(Protocol):
     eos: int
     remaining: list[int]  # how many tokens each row may still take, the final </s> included
 
-    def apply(self, scores: Tensor) -> list[bool]:
-        """Mask what a row (R, V) may not say; True where only the budget masked what the row would have said."""
+    def spans(self) -> list[tuple[int, int] | None]:
+        """Rows that may only take one of the ids first <= id < last, whatever the scores of others are."""
+        ...
+
+    def apply(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
+        """Mask what these rows (R, V) may not say; (R,) True where only the budget masked what the row would say."""
         ...
 
     def select(self, rows: Sequence[int]) -> None: ...
     def advance(self, tokens: Sequence[int]) -> None: ...
+    def admit(self, other: Any) -> None: ...
 
 
 class Grammar:
@@ -66,29 +74,49 @@ class Grammar:
         self.automata = list(automata)
         self.remaining = list(budgets)
         self.states: list[Any] = [None] * len(self.automata)  # None: before the leading <s>
+        self._allowed: list[TokenSet | None] | None = None  # of this step; None for a row before the leading <s>
         self._masks: dict[tuple[Hashable, torch.device], Tensor] = {}
 
-    def apply(self, scores: Tensor) -> list[bool]:
-        cut = [False] * len(self.states)
+    def spans(self) -> list[tuple[int, int] | None]:
+        spans: list[tuple[int, int] | None] = []
+        for allowed, remaining in zip(self._sets(), self.remaining):
+            if allowed is None:
+                spans.append((BOS, BOS + 1) if remaining > 1 else None)
+            else:
+                spans.append(None if allowed.limited else allowed.span)
+        return spans
+
+    def apply(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
+        sets = self._sets()
+        cut = torch.zeros(len(rows), dtype=torch.bool, device=scores.device)
         forbidden = []
-        for row, (automaton, state, remaining) in enumerate(zip(self.automata, self.states, self.remaining)):
-            if state is None:
-                forbidden.append(self._all_but(BOS if remaining > 1 else EOS, scores))
-                cut[row] = remaining == 1
-                continue
-            allowed = automaton.allowed(state, remaining)
-            forbidden.append(self._mask(allowed, scores))
-            if allowed.limited:
-                free = self._mask(automaton.allowed(state, UNLIMITED), scores)
-                wanted = int(scores[row].masked_fill(free, MASKED).argmax())
-                cut[row] = bool(forbidden[-1][wanted])
-        scores.masked_fill_(torch.stack(forbidden), MASKED)
+        limited = []
+        for place, row in enumerate(rows):
+            allowed = sets[row]
+            if allowed is None:
+                only = BOS if self.remaining[row] > 1 else EOS
+                forbidden.append(self._all_but(only, scores))
+                cut[place] = only == EOS
+            else:
+                forbidden.append(self._mask(allowed, scores))
+                if allowed.limited:
+                    limited.append(place)
+        masks = torch.stack(forbidden)
+        if limited:
+            free = [
+                self._mask(self.automata[rows[i]].allowed(self.states[rows[i]], UNLIMITED), scores) for i in limited
+            ]
+            index = torch.tensor(limited, device=scores.device)
+            wanted = scores[index].masked_fill(torch.stack(free), MASKED).argmax(-1, keepdim=True)
+            cut[index] = masks[index].gather(1, wanted)[:, 0]
+        scores.masked_fill_(masks, MASKED)
         return cut
 
     def select(self, rows: Sequence[int]) -> None:
         self.automata = [self.automata[row] for row in rows]
         self.states = [self.states[row] for row in rows]
         self.remaining = [self.remaining[row] for row in rows]
+        self._allowed = None
 
     def advance(self, tokens: Sequence[int]) -> None:
         for row, token in enumerate(tokens):
@@ -96,6 +124,22 @@ class Grammar:
             automaton = self.automata[row]
             self.states[row] = automaton.start() if state is None else automaton.advance(state, token)
             self.remaining[row] -= 1
+        self._allowed = None
+
+    def admit(self, other: Grammar) -> None:
+        _same_rules(self, other)
+        self.automata += other.automata
+        self.states += other.states
+        self.remaining += other.remaining
+        self._allowed = None
+
+    def _sets(self) -> list[TokenSet | None]:
+        if self._allowed is None:
+            self._allowed = [
+                None if state is None else automaton.allowed(state, remaining)
+                for automaton, state, remaining in zip(self.automata, self.states, self.remaining)
+            ]
+        return self._allowed
 
     def _mask(self, allowed: TokenSet, scores: Tensor) -> Tensor:
         key = (allowed.key, scores.device)
@@ -138,18 +182,27 @@ class Official:
         self.first = [True] * len(self.remaining)
         self.histories = [History(self.size, start) for _ in self.remaining] if self.size else []
 
-    def apply(self, scores: Tensor) -> list[bool]:
-        for row, history in enumerate(self.histories):
-            for followers in history.followers():
-                scores[row, torch.from_numpy(np.frombuffer(followers, np.int64)).to(scores.device)] = MASKED
-        cut = [False] * len(self.remaining)
-        for row, remaining in enumerate(self.remaining):
-            if remaining == 1:
-                cut[row] = int(scores[row].argmax()) != self.eos
-            if remaining == 1 and self.forced_eos is not None:
-                self._force(scores[row], self.forced_eos)
+    def spans(self) -> list[tuple[int, int] | None]:
+        return [None] * len(self.remaining)
+
+    def apply(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
+        V = scores.shape[-1]
+        banned = [
+            np.frombuffer(followers, np.int64) + place * V
+            for place, row in enumerate(rows)
+            if self.size
+            for followers in self.histories[row].followers()
+        ]
+        if banned:
+            scores.view(-1).index_fill_(0, torch.from_numpy(np.concatenate(banned)).to(scores.device), MASKED)
+        cut = torch.zeros(len(rows), dtype=torch.bool, device=scores.device)
+        for place, row in enumerate(rows):
+            if self.remaining[row] == 1:
+                cut[place] = scores[place].argmax() != self.eos
+            if self.remaining[row] == 1 and self.forced_eos is not None:
+                self._force(scores[place], self.forced_eos)
             elif self.first[row] and self.forced_bos is not None:
-                self._force(scores[row], self.forced_bos)
+                self._force(scores[place], self.forced_bos)
         return cut
 
     def select(self, rows: Sequence[int]) -> None:
@@ -163,7 +216,19 @@ class Official:
         self.remaining = [remaining - 1 for remaining in self.remaining]
         self.first = [False] * len(self.remaining)
 
+    def admit(self, other: Official) -> None:
+        _same_rules(self, other)
+        self.remaining += other.remaining
+        self.first += other.first
+        self.histories += other.histories
+
     @staticmethod
     def _force(row: Tensor, token: int) -> None:
         row.fill_(MASKED)
         row[token] = 0.0
+
+
+def _same_rules(one: Constraint, other: Constraint) -> None:
+    numbers = ("start", "eos", "size", "forced_bos", "forced_eos")
+    if type(one) is not type(other) or any(getattr(one, n, None) != getattr(other, n, None) for n in numbers):
+        raise ValueError("admit: expected a request under the rules of those that run; give it a search of its own")

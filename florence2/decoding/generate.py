@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from florence2.decoding.constraints import BOS, EOS, Automaton, Constraint, Grammar, Official
-from florence2.decoding.search import Generated, Ranking, beam, greedy
+from florence2.decoding.search import BeamSearch, Generated, GreedySearch, Ranking, Search
 
 
 class Generator(Protocol):
-    """What is needed of a model: `prefill` once, then `step` a token at a time."""
+    """What is needed of a model: `prefill` once, then `states` a token at a time, and `logits` of those."""
 
     def prefill(self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor) -> Any: ...
-    def step(self, ids: Tensor, cache: Any) -> Tensor: ...
+    def states(self, ids: Tensor, cache: Any) -> Tensor: ...
+    def logits(self, states: Tensor, span: tuple[int, int] | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,26 @@ def generate(
     With `automata` (one a prompt) the grammars decide what may be said, and of `rules` only the search is taken;
     without, the official rules do.
     """
-    constraint: Constraint
-    if automata is not None:
-        constraint = Grammar(automata, budgets)
-    else:
-        size = rules.no_repeat_ngram_size
-        constraint = Official(budgets, size, rules.forced_bos, rules.forced_eos, rules.start, rules.eos)
     with torch.inference_mode():
         cache = model.prefill(image_features, prompt_ids, prompt_mask)
+    search = search_of(model, rules, prompt_ids.device)
+    search.admit(cache, constraint_of(budgets, automata, rules))
+    answers: dict[int, Generated] = {}
+    while not search.finished:
+        answers.update(search.step())
+    return [answers[sample] for sample in range(len(budgets))]
+
+
+def search_of(model: Generator, rules: Rules, device: Any = None) -> Search:
+    """An empty search, which requests can join at any step."""
     if rules.num_beams == 1:
-        return greedy(model, cache, constraint, len(budgets), prompt_ids.device)
-    ranking = Ranking(rules.num_beams, rules.length_penalty, rules.early_stopping)
-    return beam(model, cache, constraint, len(budgets), ranking, prompt_ids.device)
+        return GreedySearch(model, device)
+    return BeamSearch(model, Ranking(rules.num_beams, rules.length_penalty, rules.early_stopping), device)
+
+
+def constraint_of(budgets: Sequence[int], automata: Sequence[Automaton] | None, rules: Rules) -> Constraint:
+    """What a batch of requests may say: by their automata where given, or by the official rules."""
+    if automata is not None:
+        return Grammar(automata, budgets)
+    size = rules.no_repeat_ngram_size
+    return Official(budgets, size, rules.forced_bos, rules.forced_eos, rules.start, rules.eos)

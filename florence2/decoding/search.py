@@ -1,15 +1,20 @@
-"""Greedy and beam search over any model with `step` and a cache with `select`. Knows integers only.
+"""Greedy and beam search, a step at a time, over any model with `states`, `logits` and a cache. Knows integers only.
 
-    model.step(ids (R,), cache) -> logits (R, V);  cache.select(rows): row i goes on as the former row rows[i]
+    search.admit(cache, constraint) -> the requests' numbers;  search.step() -> the numbers and answers that ended
 
-A sample that has ended leaves the batch, so no sample pays for the longest. Log-probabilities are taken before any
-rule acts. R rows, V tokens; a sample has one row in greedy search and up to `width` in beam search.
+    model.states(ids (R,), cache) -> (R, C);  model.logits(states, span) -> (R, V), or (R, n) of a span of n ids
+    cache.select(rows): row i goes on as the former row rows[i];  cache.admit(other): its rows go on behind
+
+Requests may join at any step. A request that has ended leaves the batch, so none pays for the longest.
+Log-probabilities are taken over the whole vocabulary before any rule acts. A step waits for the device once.
+R rows, V tokens; a request has one row in greedy search and up to `width` in beam search.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,11 +23,14 @@ from torch import Tensor
 
 from florence2.decoding.constraints import MASKED, Constraint
 
+PENDING = 64  # so many states wait for their normaliser at the most
+
 
 class Steps(Protocol):
     """A model that takes one token a row and says what may follow."""
 
-    def step(self, ids: Tensor, cache: Any) -> Tensor: ...
+    def states(self, ids: Tensor, cache: Any) -> Tensor: ...
+    def logits(self, states: Tensor, span: tuple[int, int] | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -37,40 +45,177 @@ class Generated:
     truncated: bool = False
 
 
-@torch.inference_mode()
-def greedy(model: Steps, cache: Any, constraint: Constraint, samples: int, device: Any = None) -> list[Generated]:
-    """The likeliest allowed token at each step, for each of `samples` rows."""
-    answers: dict[int, Generated] = {}
-    live = list(range(samples))  # row -> sample
-    ids = [[constraint.start] for _ in live]
-    logprobs = [[0.0] for _ in live]
-    truncated = [False] * samples
-    tokens = [constraint.start] * samples
-    while live:
-        logits = model.step(torch.tensor(tokens, device=device), cache).float()
-        scores = logits.clone()
-        cut = constraint.apply(scores)
-        best = scores.argmax(-1, keepdim=True)
-        chosen = (logits.gather(1, best) - logits.logsumexp(-1, keepdim=True)).squeeze(1).tolist()
-        tokens = best.squeeze(1).tolist()
-        _check(chosen)
-        kept = []
-        for row, sample in enumerate(live):
-            ids[sample].append(tokens[row])
-            logprobs[sample].append(chosen[row])
-            truncated[sample] |= cut[row]
-            if tokens[row] == constraint.eos or constraint.remaining[row] == 1:
-                answers[sample] = Generated(tuple(ids[sample]), tuple(logprobs[sample]), truncated[sample])
+class Search(Protocol):
+    """Requests being answered."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether no request is being answered."""
+        ...
+
+    def admit(self, cache: Any, constraint: Constraint) -> range:
+        """Take in a cache of one row a request, and what each may say; the requests' numbers."""
+        ...
+
+    def step(self) -> list[tuple[int, Generated]]:
+        """One more token for every request; those that ended."""
+        ...
+
+
+class _Requests:
+    """What both searches share: the cache and the constraint of all requests, and how others join them."""
+
+    cache: Any
+    constraint: Constraint
+
+    def __init__(self, model: Steps, device: Any = None) -> None:
+        self.model = model
+        self.device = device
+        self.admitted = 0
+
+    def _join(self, cache: Any, constraint: Constraint, empty: bool) -> range:
+        if empty:
+            self.cache, self.constraint = cache, constraint
+        else:
+            self.constraint.admit(constraint)
+            self.cache.admit(cache)
+        first, self.admitted = self.admitted, self.admitted + len(constraint.remaining)
+        return range(first, self.admitted)
+
+    def _step(self, tokens: Sequence[int]) -> Tensor:
+        return self.model.states(torch.tensor(tokens, device=self.device), self.cache)
+
+    def _go_on(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """These rows go on, each with its token."""
+        self.constraint.select(rows)
+        self.constraint.advance(tokens)
+        if rows:
+            self.cache.select(rows)
+
+
+@dataclass(slots=True)
+class _Row:
+    """A request in greedy search. `owed`: log-probabilities whose normaliser has not been computed yet."""
+
+    number: int
+    ids: list[int]
+    logprobs: list[float] = field(default_factory=lambda: [0.0])
+    truncated: bool = False
+    owed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """States whose token was chosen by a part of the output matrix; the whole of it normalises many of them at once."""
+
+    places: list[tuple[_Row, int]]
+    states: Tensor  # (n, C)
+    chosen: Tensor  # (n,) the chosen tokens' logits
+
+
+class GreedySearch(_Requests):
+    """The likeliest allowed token at each step.
+
+    Where only a span of ids is allowed (a location, the first `<s>`), only those rows of the output matrix are
+    multiplied; the normaliser of the log-probability follows later, for up to 64 such tokens in one product.
+    """
+
+    def __init__(self, model: Steps, device: Any = None) -> None:
+        super().__init__(model, device)
+        self.rows: list[_Row] = []
+        self.ended: list[_Row] = []
+        self.pending: list[_Pending] = []
+
+    @property
+    def finished(self) -> bool:
+        return not self.rows and not self.ended
+
+    @torch.inference_mode()
+    def admit(self, cache: Any, constraint: Constraint) -> range:
+        numbers = self._join(cache, constraint, empty=not self.rows)
+        self.rows += [_Row(number, [constraint.start]) for number in numbers]
+        return numbers
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Generated]]:
+        due = self.pending if self.ended or sum(len(p.places) for p in self.pending) >= PENDING else []
+        late = [self._logprobs(due)] if due else []
+        self.pending = [] if due else self.pending
+        order, chosen = self._choose() if self.rows else ([], [])
+        values = torch.cat([tensor.flatten() for tensor in (*late, *chosen)]).tolist()  # the one wait for the device
+        _check(values)
+        places = [place for pending in due for place in pending.places]
+        for (row, place), logprob in zip(places, values):
+            row.logprobs[place] = logprob
+            row.owed -= 1
+        if order:
+            self._take(order, values[len(places) :])
+        done = [row for row in self.ended if not row.owed]
+        self.ended = [row for row in self.ended if row.owed]
+        return [(row.number, Generated(tuple(row.ids), tuple(row.logprobs), row.truncated)) for row in done]
+
+    def _choose(self) -> tuple[list[int], list[Tensor]]:
+        """Rows in an order, and for each in that order (token, log-probability or logit, cut) as float32."""
+        states = self._step([row.ids[-1] for row in self.rows])
+        order: list[int] = []
+        chosen = []
+        spans = self.constraint.spans()
+        for rows, span in _grouped(spans):
+            own = states if len(rows) == len(self.rows) else states[torch.tensor(rows, device=states.device)]
+            logits = self.model.logits(own, span).float()
+            if span is None:
+                scores = logits.clone()
+                cut = self.constraint.apply(scores, rows)
+                best = scores.argmax(-1, keepdim=True)
+                value = logits.gather(1, best) - logits.logsumexp(-1, keepdim=True)
             else:
-                kept.append(row)
-        if len(kept) < len(live):
-            live = [live[row] for row in kept]
-            tokens = [tokens[row] for row in kept]
-            constraint.select(kept)
-            if live:
-                cache.select(torch.tensor(kept, device=device))
-        constraint.advance(tokens)
-    return [answers[sample] for sample in range(samples)]
+                within = torch.tensor([spans[row] for row in rows], device=logits.device) - span[0]
+                ids = torch.arange(logits.shape[1], device=logits.device)
+                outside = (ids < within[:, :1]) | (ids >= within[:, 1:])
+                best = logits.masked_fill(outside, MASKED).argmax(-1, keepdim=True)
+                value, cut = logits.gather(1, best), torch.zeros(len(rows), device=logits.device)
+                places = [(self.rows[row], len(self.rows[row].ids)) for row in rows]
+                for row in rows:
+                    self.rows[row].owed += 1
+                self.pending.append(_Pending(places, own, value[:, 0]))
+                best = best + span[0]
+            order += rows
+            chosen.append(torch.stack([best[:, 0].float(), value[:, 0], cut.float()], 1))  # ids are below 2**24
+        return order, chosen
+
+    def _take(self, order: Sequence[int], values: Sequence[float]) -> None:
+        """Give each row its token; rows that end leave the batch."""
+        for place, number in enumerate(order):
+            token, logprob, cut = values[3 * place : 3 * place + 3]
+            row = self.rows[number]
+            row.ids.append(int(token))
+            row.logprobs.append(logprob)
+            row.truncated |= bool(cut)
+        eos, remaining = self.constraint.eos, self.constraint.remaining
+        kept = [n for n, row in enumerate(self.rows) if row.ids[-1] != eos and remaining[n] > 1]
+        self.ended += [row for n, row in enumerate(self.rows) if n not in set(kept)]
+        self.rows = [self.rows[n] for n in kept]
+        self._go_on(kept, [row.ids[-1] for row in self.rows])
+
+    def _logprobs(self, pending: Sequence[_Pending]) -> Tensor:
+        logits = self.model.logits(torch.cat([p.states for p in pending])).float()
+        return torch.cat([p.chosen for p in pending]) - logits.logsumexp(-1)
+
+
+def _grouped(spans: Sequence[tuple[int, int] | None]) -> Iterator[tuple[list[int], tuple[int, int] | None]]:
+    """Rows that need the whole output matrix, then those that need a part, spans that overlap together."""
+    if whole := [row for row, span in enumerate(spans) if span is None]:
+        yield whole, None
+    rows: list[int] = []
+    low = high = 0
+    for (first, last), row in sorted((span, row) for row, span in enumerate(spans) if span is not None):
+        if rows and first >= high:
+            yield rows, (low, high)
+            rows = []
+        low, high = (min(low, first), max(high, last)) if rows else (first, last)
+        rows.append(row)
+    if rows:
+        yield rows, (low, high)
 
 
 def _check(logprobs: list[float]) -> None:
@@ -137,53 +282,71 @@ class Ended:
     row: Continuation
 
 
-@torch.inference_mode()
-def beam(
-    model: Steps, cache: Any, constraint: Constraint, samples: int, ranking: Ranking, device: Any = None
-) -> list[Generated]:
-    """The best finished row of each of `samples`, after transformers' `generate` (one live row a sample at first)."""
-    answers: dict[int, Generated] = {}
-    start = Continuation(None, -1, constraint.start, 0.0, 0.0, False)
-    beams = [Beam(sample, ranking, ranking.first_rows(start), constraint.eos) for sample in range(samples)]
-    while beams:
-        live = [row for b in beams for row in b.rows]
-        logits = model.step(torch.tensor([row.token for row in live], device=device), cache).float()
-        logprobs = logits.log_softmax(-1)
-        allowed = logprobs.clone()
-        cut = constraint.apply(allowed)
-        totals = allowed + torch.tensor([[row.total] for row in live], device=allowed.device)
-        top, index = totals.topk(min(ranking.candidates(), totals.shape[-1]))
-        _check(logprobs[:, 0].tolist())
-        best = [list(zip(*row)) for row in zip(top.tolist(), index.tolist(), logprobs.gather(1, index).tolist())]
+class BeamSearch(_Requests):
+    """The best finished row of each request, after transformers' `generate` (one live row a request at first).
+
+    Totals are ranked over the whole vocabulary's log-probabilities, so the output matrix is always multiplied whole.
+    """
+
+    def __init__(self, model: Steps, ranking: Ranking, device: Any = None) -> None:
+        super().__init__(model, device)
+        self.ranking = ranking
+        self.beams: list[Beam] = []
+
+    @property
+    def finished(self) -> bool:
+        return not self.beams
+
+    @torch.inference_mode()
+    def admit(self, cache: Any, constraint: Constraint) -> range:
+        start = Continuation(None, -1, constraint.start, 0.0, 0.0, False)
+        numbers = self._join(cache, constraint, empty=not self.beams)
+        rows = self.ranking.first_rows(start)
+        self.beams += [Beam(number, self.ranking, rows, constraint.eos) for number in numbers]
+        return numbers
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Generated]]:
+        live = [row for b in self.beams for row in b.rows]
+        options, remaining = self._options(live), self.constraint.remaining
         first = 0
-        for b in beams:
+        for b in self.beams:
             own = range(first, first + len(b.rows))
             first += len(b.rows)
-            options = [
-                Continuation(live[row], row, token, total, logprob, live[row].cut or cut[row])
-                for row in own
-                for total, token, logprob in best[row]
+            b.step([option for row in own for option in options[row]], remaining[own[0]])
+        done = [(b.number, b.answer()) for b in self.beams if b.done]
+        self.beams = [b for b in self.beams if not b.done]
+        chosen = [row for b in self.beams for row in b.rows]
+        self._go_on([row.row for row in chosen], [row.token for row in chosen])
+        return done
+
+    def _options(self, live: Sequence[Continuation]) -> list[list[Continuation]]:
+        """The best continuations of each row."""
+        logits = self.model.logits(self._step([row.token for row in live])).float()
+        logprobs = logits.log_softmax(-1)
+        allowed = logprobs.clone()
+        cut = self.constraint.apply(allowed, range(len(live)))
+        totals = allowed + torch.tensor([[row.total] for row in live], device=allowed.device)
+        count = min(self.ranking.candidates(), totals.shape[-1])
+        top, index = totals.topk(count)
+        parts = (logprobs[:, :1], cut[:, None].float(), top, index.float(), logprobs.gather(1, index))
+        values = torch.cat(parts, 1).tolist()  # the one wait for the device
+        _check([row[0] for row in values])
+        return [
+            [
+                Continuation(live[row], row, int(token), total, logprob, live[row].cut or bool(v[1]))
+                for total, token, logprob in zip(v[2 : 2 + count], v[2 + count : 2 + 2 * count], v[2 + 2 * count :])
                 if total > MASKED
             ]
-            b.step(options, constraint.remaining[own[0]])
-        for b in beams:
-            if b.done:
-                answers[b.sample] = b.answer()
-        beams = [b for b in beams if not b.done]
-        chosen = [row for b in beams for row in b.rows]
-        rows = [row.row for row in chosen]
-        constraint.select(rows)
-        constraint.advance([row.token for row in chosen])
-        if rows and rows != list(range(len(live))):
-            cache.select(torch.tensor(rows, device=device))
-    return [answers[sample] for sample in range(samples)]
+            for row, v in enumerate(values)
+        ]
 
 
 class Beam:
-    """One sample's live rows, best first, and the rows that have finished."""
+    """One request's live rows, best first, and the rows that have finished."""
 
-    def __init__(self, sample: int, ranking: Ranking, rows: list[Continuation], eos: int):
-        self.sample = sample
+    def __init__(self, number: int, ranking: Ranking, rows: list[Continuation], eos: int):
+        self.number = number
         self.ranking = ranking
         self.rows = rows
         self.eos = eos

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from florence2.model.cache import Cache
+from florence2.model.cache import Cache, FixedKeys, GrowingKeys, OwnKeys
 from florence2.model.config import TextConfig
 
 OFFSET = 2  # position p is row p + 2 of the table, an inheritance of BART's
@@ -39,17 +39,22 @@ class EncoderDecoder(nn.Module):
             )
         return self.encoder(x, additive(mask, x.dtype))
 
-    def start(self, memory: Tensor, mask: Tensor | None) -> Cache:
-        """A cache over the encoder's output (B, M, C), before the first token."""
-        cross = [layer.cross.project_kv(memory) for layer in self.decoder.layers]
-        return Cache(cross, additive(mask, memory.dtype), self.config.d_model, self.config.decoder_heads)
+    def start(self, memory: Tensor, mask: Tensor | None, room: tuple[int, int] | None = None) -> Cache:
+        """A cache over the encoder's output (B, M, C), before the first token.
 
-    def step(self, ids: Tensor, cache: Cache) -> Tensor:
-        """Logits (R, V) float32 after one more token a row, ids (R,)."""
-        if cache.length >= self.config.max_positions:
+        `room` is the most rows and tokens it will ever hold, in memory taken now; without it the cache grows.
+        """
+        cross = [layer.cross.project_kv(memory) for layer in self.decoder.layers]
+        heads = self.config.decoder_heads
+        sizes = len(cross), len(memory), heads, self.config.d_model // heads, memory
+        own: OwnKeys = GrowingKeys(*sizes) if room is None else FixedKeys(*sizes, room=room[1], most_rows=room[0])
+        return Cache(cross, additive(mask, memory.dtype), own)
+
+    def states(self, ids: Tensor, cache: Cache) -> Tensor:
+        """The decoder's last states (R, C) after one more token a row, ids (R,)."""
+        if max(cache.own.lengths) >= self.config.max_positions:
             raise ValueError(f"answer: the model holds {self.config.max_positions} positions; ask for fewer new tokens")
-        x = self.decoder.step(self.embedding(ids[:, None]), cache)
-        return self.logits(x[:, 0]).float()
+        return self.decoder.step(self.embedding(ids[:, None]), cache)[:, 0]
 
     def forward(self, memory: Tensor, mask: Tensor | None, ids: Tensor) -> Tensor:
         """Logits (B, T, V) after every token of ids (B, T) at once."""
@@ -57,8 +62,10 @@ class EncoderDecoder(nn.Module):
             raise ValueError(f"target: expected at most {self.config.max_positions} tokens, got {ids.shape[1]}")
         return self.logits(self.decoder(self.embedding(ids), memory, additive(mask, memory.dtype)))
 
-    def logits(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+    def logits(self, x: Tensor, span: tuple[int, int] | None = None) -> Tensor:
+        """(..., V) of states (..., C); with a span of ids only those rows of the output matrix are multiplied."""
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        return F.linear(x, weight if span is None else weight[span[0] : span[1]])
 
 
 class Encoder(nn.Module):
@@ -93,10 +100,10 @@ class Decoder(nn.Module):
         return x
 
     def step(self, x: Tensor, cache: Cache) -> Tensor:
-        x = self.embed(x, cache.length)
+        x = self.embed(x, cache.own.positions())
         for number, layer in enumerate(self.layers):
             x = layer.step(x, cache, number)
-        cache.length += 1
+        cache.own.advance()
         return x
 
 
@@ -109,8 +116,12 @@ class PositionedInput(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, start: int) -> Tensor:
-        x = x + self.positions.weight[start + OFFSET : start + OFFSET + x.shape[1]]
+    def forward(self, x: Tensor, start: int | Tensor) -> Tensor:
+        """(B, T, C) whose first token stands at `start`; with (B,) starts a row, each row has one token."""
+        if isinstance(start, Tensor):
+            x = x + self.positions.weight[start + OFFSET][:, None]
+        else:
+            x = x + self.positions.weight[start + OFFSET : start + OFFSET + x.shape[1]]
         return F.dropout(self.norm(x), self.dropout, self.training)
 
 
@@ -147,7 +158,7 @@ class DecoderLayer(EncoderLayer):
         return self.mlp_norm(x + self.dropped(self.mlp(x)))
 
     def step(self, x: Tensor, cache: Cache, number: int) -> Tensor:
-        own = cache.extend(number, *self.attention.project_kv(x))
+        own = cache.own.extend(number, *self.attention.project_kv(x))
         x = self.attention_norm(x + self.attention.attend(x, *own))
         packed = (
             x if cache.beam_rows is None else x[cache.beam_rows, 0]

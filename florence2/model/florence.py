@@ -43,14 +43,31 @@ class Florence(nn.Module):
         """(B, 3, H, W) pixels to (B, N, C): the mean of the map first, then its cells row by row."""
         return self.projector(self.vision_tower(pixels.to(self.device, self.dtype)))
 
-    def prefill(self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor | None = None) -> Cache:
-        """Read pictures' features (P, N, C) and prompts (P, L); a cache of one row each, ready for the start token."""
+    def prefill(
+        self,
+        image_features: Tensor,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor | None = None,
+        room: tuple[int, int] | None = None,
+    ) -> Cache:
+        """Read pictures' features (P, N, C) and prompts (P, L); a cache of one row each, ready for the start token.
+
+        `room` is the most rows and tokens the cache will ever hold, in memory taken now; without it the cache grows.
+        """
         memory, mask = self.read(image_features, prompt_ids, prompt_mask)
-        return self.language.start(memory, mask)
+        return self.language.start(memory, mask, room)
 
     def step(self, ids: Tensor, cache: Cache) -> Tensor:
         """Logits (R, V) float32 of the token after `ids` (R,), one for each row of the cache."""
-        return self.language.step(ids.to(self.device), cache)
+        return self.logits(self.states(ids, cache))
+
+    def states(self, ids: Tensor, cache: Cache) -> Tensor:
+        """The decoder's states (R, C) after `ids` (R,), one more token for each row of the cache."""
+        return self.language.states(ids.to(self.device), cache)
+
+    def logits(self, states: Tensor, span: tuple[int, int] | None = None) -> Tensor:
+        """Logits (R, V) float32 of states (R, C); with a span, (R, last - first) of just the ids first <= id < last."""
+        return self.language.logits(states, span).float()
 
     def forward(
         self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor | None, decoder_ids: Tensor

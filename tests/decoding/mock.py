@@ -12,7 +12,10 @@ class MockCache:
     rows: list[list[int]]
 
     def select(self, rows):
-        self.rows = [list(self.rows[int(row)]) for row in rows]
+        self.rows = [list(self.rows[row]) for row in rows]
+
+    def admit(self, other):
+        self.rows += other.rows
 
 
 class MockModel:
@@ -28,14 +31,17 @@ class MockModel:
     def prefill(self, image_features, prompt_ids, prompt_mask):
         return MockCache([row[mask.bool()].tolist() for row, mask in zip(prompt_ids, prompt_mask)])
 
-    def step(self, ids, cache):
+    def states(self, ids, cache):
         assert len(ids) == len(cache.rows)
         self.steps.append(len(ids))
         for row, token in zip(cache.rows, ids.tolist()):
             row.append(token)
-        return torch.stack([self.logits(row) for row in cache.rows])
+        return torch.stack([self.scores(row) for row in cache.rows])
 
-    def logits(self, row):
+    def logits(self, states, span=None):
+        return states if span is None else states[:, span[0] : span[1]]
+
+    def scores(self, row):
         seed = hash(tuple(row)) % 2**31
         out = torch.randn(self.vocab_size, generator=torch.Generator().manual_seed(seed)) * self.scale
         out[2] += self.eos

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from florence2.decoding.constraints import Grammar, Official
-from florence2.decoding.generate import Rules, generate
+from florence2.decoding.generate import Rules, constraint_of, generate, search_of
 from tests.decoding.mock import MockModel, prompts
 
 V = 40
@@ -26,6 +26,11 @@ class Allowed:
     @property
     def key(self):
         return self.ids
+
+    @property
+    def span(self):
+        low, high = min(self.ids), max(self.ids) + 1
+        return (low, high) if len(self.ids) == high - low else None
 
 
 class Items:
@@ -82,23 +87,77 @@ def test_rows_of_different_grammars_and_budgets_do_not_touch_each_other(beams):
 def test_rows_of_the_model_that_no_token_names_are_barred():
     grammar = Grammar([Items(3)], [9])
     scores = torch.zeros(1, V)
-    grammar.apply(scores)
+    grammar.apply(scores, [0])
     assert scores[0].isfinite().nonzero().flatten().tolist() == [0]
     grammar.advance([0])
     scores = torch.zeros(1, V)
-    assert grammar.apply(scores) == [False]
+    assert grammar.apply(scores, [0]).tolist() == [False]
     assert scores[0].isfinite().nonzero().flatten().tolist() == list(range(2, 10))
 
 
 def test_official_bans_then_forces_without_renormalising():
     rules = Official([9, 1])
     scores = torch.full((2, 5), -1.5)
-    assert rules.apply(scores) == [False, True]
+    assert rules.apply(scores, [0, 1]).tolist() == [False, True]
     assert scores[0].tolist() == [0.0] + [-np.inf] * 4  # <s> comes first
     assert scores[1, 2] == 0.0 and scores[1, 0] == -np.inf  # the last token wins over the first
     rules.select([0])
     for token in (0, 3, 4, 0, 3):
         rules.advance([token])
     scores = torch.full((1, 5), -1.5)
-    rules.apply(scores)
+    rules.apply(scores, [0])
     assert scores[0].tolist() == [-1.5, -1.5, -1.5, -1.5, -np.inf]
+
+
+class Spans(MockModel):
+    """Counts the columns of the output matrix that were asked for."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.columns = []
+
+    def logits(self, states, span=None):
+        out = super().logits(states, span)
+        self.columns.append(out.shape[1])
+        return out
+
+
+def test_where_a_span_is_allowed_only_its_columns_are_multiplied(monkeypatch):
+    """The ids, the log-probabilities and what is truncated are those of the whole matrix."""
+    budgets, sizes = [90, 5, 60, 17, 2, 1], [4, 4, 5, 3, 2, 6]
+
+    def answers():
+        model = Spans(V, -0.5)
+        features, ids, mask = prompts(6)
+        found = generate(model, features, ids, mask, budgets, [Items(size) for size in sizes], Rules(num_beams=1))
+        return found, model.columns
+
+    narrow, columns = answers()
+    monkeypatch.setattr(Grammar, "spans", lambda self: [None] * len(self.states))
+    whole, all_columns = answers()
+    assert [(a.ids, a.truncated) for a in narrow] == [(a.ids, a.truncated) for a in whole]
+    for a, b in zip(narrow, whole):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+    assert set(all_columns) == {V}
+    assert (
+        set(columns) == {1, 8, 26, V} and columns.count(26) > 20
+    )  # the first <s>, an item begins or all ends, numbers
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_requests_under_a_grammar_join_while_others_run(beams):
+    budgets, sizes, rules = [30, 9, 17, 21], [4, 2, 3, 5], Rules(num_beams=beams)
+    model, found = MockModel(V, 1.0), {}
+    search = search_of(model, rules)
+    features, ids, mask = prompts(4)
+    for n in range(4):
+        cache = model.prefill(features[n : n + 1], ids[n : n + 1], mask[n : n + 1])
+        search.admit(cache, constraint_of(budgets[n : n + 1], [Items(sizes[n])], rules))
+        for _ in range(3):
+            found.update(search.step())
+    while not search.finished:
+        found.update(search.step())
+    for n in range(4):
+        alone = answer(1, budgets[n : n + 1], sizes[n : n + 1], beams, 1.0, first=n)[0]
+        assert (found[n].ids, found[n].truncated) == (alone.ids, alone.truncated)
+        assert found[n].logprobs == pytest.approx(alone.logprobs, abs=1e-5)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from florence2.decoding.generate import Rules, generate
+from florence2.decoding.generate import Rules, constraint_of, generate, search_of
 from tests.decoding.mock import MockModel, prompts
 
 GREEDY = Rules(num_beams=1)
@@ -22,7 +22,7 @@ def free_run(model, prompt, budget):
     """The plainest greedy search: argmax until `</s>`, no rule at all."""
     row, logprobs = [*prompt, 2], []
     while len(logprobs) < budget:
-        logits = model.logits(row)
+        logits = model.scores(row)
         row.append(int(logits.argmax()))
         logprobs.append(float(logits.log_softmax(-1)[row[-1]]))
         if row[-1] == 2:
@@ -69,7 +69,7 @@ def test_log_probabilities_are_taken_before_any_rule():
     row = [3, 3, 3]
     for token, logprob in zip(answer.ids, answer.logprobs):
         if len(row) > 3:
-            assert logprob == pytest.approx(float(model.logits(row).log_softmax(-1)[token]), abs=1e-5)
+            assert logprob == pytest.approx(float(model.scores(row).log_softmax(-1)[token]), abs=1e-5)
         row.append(token)
     grams = list(zip(answer.ids, answer.ids[1:], answer.ids[2:]))
     assert len(set(grams)) == len(grams)
@@ -99,7 +99,7 @@ def best_of_all(model, prompt, length, rules):
         for tokens in itertools.product(*[others] * (n - 1), [2] if n < length else range(model.vocab_size)):
             row, total = [*prompt, 2], 0.0
             for token in tokens:
-                total += float(model.logits(row).log_softmax(-1)[token])
+                total += float(model.scores(row).log_softmax(-1)[token])
                 row.append(token)
             best = max(best, (total / n**rules.length_penalty, tuple(row[len(prompt) :])))
     return best
@@ -120,6 +120,59 @@ def test_budget_of_one_is_only_the_end():
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_model_that_overflows_is_named(beams):
     model = MockModel()
-    model.logits = lambda row: torch.full((40,), float("nan"))
+    model.scores = lambda row: torch.full((40,), float("nan"))
     with pytest.raises(ValueError, match="dtype: .* float32"):
         run(model, rules=Rules(num_beams=beams))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_requests_that_join_while_others_run_are_answered_as_alone(beams):
+    rules, model = Rules(num_beams=beams), MockModel(eos=1.5)
+    search, budgets, answers = search_of(model, rules), [14, 3, 9, 14, 20, 2], {}
+    for joins in ([0], [], [1, 2], [3], [], [], [], [4, 5], *[[]] * 40):
+        if joins:
+            features, ids, mask = prompts(6)
+            cache = model.prefill(features[joins], ids[joins], mask[joins])
+            assert list(search.admit(cache, constraint_of([budgets[n] for n in joins], None, rules))) == joins
+        if not search.finished:
+            answers.update(search.step())
+    assert search.finished
+    for n, budget in enumerate(budgets):
+        assert answers[n] == run(model, 1, budget, rules, first=n)[0]
+
+
+def test_a_request_under_other_rules_does_not_join():
+    model, rules = MockModel(), Rules(num_beams=1)
+    search = search_of(model, rules)
+    search.admit(model.prefill(*prompts(1)), constraint_of([9], None, rules))
+    with pytest.raises(ValueError, match="admit: .* a search of its own"):
+        search.admit(model.prefill(*prompts(1)), constraint_of([9], None, Rules(num_beams=1, no_repeat_ngram_size=2)))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_step_waits_for_the_device_once(beams, monkeypatch):
+    waits = []
+    for name in ("tolist", "item", "__bool__", "__int__", "__float__", "nonzero", "numpy", "cpu"):
+        real = getattr(torch.Tensor, name)
+
+        def counted(self, *args, _real=real, _name=name, **kwargs):
+            waits.append(_name)
+            return _real(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+
+    class Table(MockModel):  # the double itself must not wait
+        table = torch.randn(40, 40, generator=torch.Generator().manual_seed(0)) - 9.0 * (torch.arange(40) == 2)
+
+        def states(self, ids, cache):
+            return self.table[ids]
+
+    model, rules = Table(), Rules(num_beams=beams)
+    search = search_of(model, rules)
+    search.admit(model.prefill(*prompts(3)), constraint_of([9, 4, 12], None, rules))
+    steps, waits[:] = 0, []
+    while not search.finished:
+        search.step()
+        steps += 1
+    assert steps >= 11
+    assert len(waits) == steps

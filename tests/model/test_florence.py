@@ -60,24 +60,67 @@ SELECTIONS = {  # rows of a cache of three samples, as a search picks them
 }
 
 
+CACHES = {"growing": None, "fixed": (6, 40)}  # the most rows and tokens
+
+
+@pytest.mark.parametrize("room", CACHES.values(), ids=CACHES)
 @pytest.mark.parametrize("case", SELECTIONS)
 @torch.inference_mode()
-def test_rows_of_a_cache_share_their_sample(model, asked, case):
+def test_rows_of_a_cache_share_their_sample(model, asked, case, room):
     features, ids, mask, targets = asked
-    cache = model.prefill(features, ids, mask)
+    cache = model.prefill(features, ids, mask, room)
     history = targets[:, :2]
     for t in range(2):
         model.step(history[:, t], cache)
     sample = torch.arange(3)
     for rows in (SELECTIONS[case], None):
         rows = torch.tensor(rows if rows is not None else list(reversed(range(len(sample)))))
-        cache.select(rows)
+        cache.select(rows.tolist())
         sample, history = sample[rows], history[rows]
         assert len(cache.cross[0][0]) == len(sample.unique())  # kept once a sample
         last = torch.randint(3, IMAGE_ID, (len(rows),), generator=torch.Generator().manual_seed(len(rows)))
         history = torch.cat([history, last[:, None]], 1)
         expected = model(features[sample], ids[sample], mask[sample], history)[:, -1]
         torch.testing.assert_close(model.step(last, cache), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("room", CACHES.values(), ids=CACHES)
+@torch.inference_mode()
+def test_samples_join_a_cache_while_others_are_decoded(model, asked, room):
+    features, ids, mask, targets = asked
+    cache = model.prefill(features[:1], ids[:1], mask[:1], room)
+    for t in range(20):  # past what a growing cache begins with
+        model.step(targets[:1, t], cache)
+    later = model.prefill(features[1:], ids[1:, :4], mask[1:, :4])  # shorter prompts: fewer encoder positions
+    model.step(targets[1:, 0], later)
+    cache.select([0, 0])
+    cache.admit(later)
+    sample, histories = [0, 0, 1, 2], [targets[0], targets[0], targets[1, :1], targets[2, :1]]
+    for rows in (None, [3, 1, 2], [2, 0, 0, 1], [1]):
+        if rows is not None:
+            cache.select(rows)
+            sample, histories = [sample[r] for r in rows], [histories[r] for r in rows]
+        last = torch.arange(len(sample)) + 5
+        got = model.step(last, cache)
+        histories = [torch.cat([history, last[n : n + 1]]) for n, history in enumerate(histories)]
+        for n, history in enumerate(histories):
+            s = slice(sample[n], sample[n] + 1)
+            torch.testing.assert_close(got[n], model(features[s], ids[s], mask[s], history[None])[0, -1], **CLOSE)
+
+
+@torch.inference_mode()
+def test_a_fixed_cache_stays_where_it_is_and_says_when_it_is_full(model, asked):
+    features, ids, mask, targets = asked
+    cache = model.prefill(features, ids, mask, (4, 3))
+    place = cache.own.store.data_ptr()
+    for t in range(3):
+        model.step(targets[:, t], cache)
+        cache.select([2, 0, 1])
+    assert cache.own.store.data_ptr() == place
+    with pytest.raises(ValueError, match="cache: holds 4 rows of 3 tokens, got 3 rows of 4"):
+        model.step(targets[:, 3], cache)
+    with pytest.raises(ValueError, match="got 5 rows"):
+        cache.select([0, 0, 1, 1, 2])
 
 
 def test_what_does_not_fit_is_refused(model, asked):
@@ -88,7 +131,7 @@ def test_what_does_not_fit_is_refused(model, asked):
         model.encode_image(torch.zeros(1, 3, 96, 500))
     with pytest.raises(ValueError, match="160 positions"):
         cache = model.prefill(features, ids)
-        cache.length = 160
+        cache.own.lengths = [160] * 3
         model.step(ids[:, 0], cache)
 
 

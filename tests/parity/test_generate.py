@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from florence2.decoding import search
 from florence2.decoding.constraints import MASKED, Official
 from florence2.decoding.generate import Rules, generate
 from florence2.decoding.ngrams import History
-from florence2.decoding.search import Ranking
+from florence2.decoding.search import BeamSearch, Ranking
 from tests.parity.twins import LOCATIONS, base, lively, theirs_of, tiny
 
 WIDE = dict(d_model=96, decoder_heads=8, encoder_layers=1)
@@ -206,24 +205,29 @@ def forced_keeps_its_score(row, token):
 
 
 class Renormalised(Official):
-    def apply(self, scores):
-        cut = super().apply(scores)
+    def apply(self, scores, rows):
+        cut = super().apply(scores, rows)
         scores.sub_(scores.logsumexp(-1, keepdim=True))
         return cut
 
 
-def all_beams_live(model, cache, constraint, samples, ranking, device=None):
-    """Beam search begun with `width` equal rows a sample."""
-    rows = [sample for sample in range(samples) for _ in range(ranking.width)]
-    cache.select(torch.tensor(rows))
-    constraint.select(rows)
+class AllLive(Ranking):
+    def first_rows(self, start):
+        return [start] * self.width
 
-    class AllLive(Ranking):
-        def first_rows(self, start):
-            return [start] * self.width
 
-    live = AllLive(ranking.width, ranking.length_penalty, ranking.early_stopping)
-    return search.beam(model, cache, constraint, samples, live, device)
+class AllBeamsLive(BeamSearch):
+    """Begun with `width` equal rows a request."""
+
+    def __init__(self, model, ranking, device=None):
+        super().__init__(model, AllLive(ranking.width, ranking.length_penalty, ranking.early_stopping), device)
+
+    def _join(self, cache, constraint, empty):
+        numbers = super()._join(cache, constraint, empty)
+        rows = [row for row in range(len(numbers)) for _ in range(self.ranking.width)]
+        self.cache.select(rows)
+        self.constraint.select(rows)
+        return numbers
 
 
 GENERATE = sys.modules[generate.__module__]
@@ -232,7 +236,7 @@ LONG = dict(early_stopping=False, length_penalty=2.0)
 
 # rule -> what is put in its place, and the numbers under which the difference shows
 MUTATIONS = {
-    "one live beam at first": ((GENERATE, "beam", all_beams_live), {}),
+    "one live beam at first": ((GENERATE, "BeamSearch", AllBeamsLive), {}),
     "</s> counts": ((GENERATE, "Ranking", EndNotCounted), {}),
     "</s> counts, not early": ((GENERATE, "Ranking", EndNotCounted), dict(early_stopping=False)),
     "the start token does not count": ((GENERATE, "Ranking", StartCounted), {}),
