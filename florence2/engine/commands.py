@@ -61,6 +61,7 @@ def annotate(
     execution = Execution(workers, lease_s, attempts, device, progress, on_message)
     names = [with_] if isinstance(with_, str) else list(with_)
     specialists = [resolve_specialist(name) for name in names]
+    names = [name if isinstance(name, str) else found for name, found in zip(names, specialists)]
     refuse_twins([specialist.spec.name for specialist in specialists])
     rules = rules or ImageRules()
     if rules.accept:

@@ -1,11 +1,17 @@
 """Specialists by name, a user's own among them."""
 
+import subprocess
+import sys
+import threading
+
 import numpy as np
 import pytest
 
+import florence2
 from florence2.engine import specialists
 from florence2.engine.operator import Specialist
 from florence2.records import Failure, ImageRef, Parsed, Sample
+from tests.engine.doubles import folder_of
 
 OWN = """
 from florence2 import Failure, Region
@@ -100,3 +106,56 @@ def test_own_weights_and_code_enter_the_hash(own):
     before = specialists.open(f"{own}:Corner").weights_sha256
     own.write_text(OWN + "# changed\n")
     assert specialists.open(f"{own}:Corner").weights_sha256 != before
+
+
+NOTEBOOK = """
+import sys
+import florence2
+from florence2 import Text
+
+class Brightness:
+    name, version = "brightness", "1"
+    produces = ["text/brief"]
+
+    def annotate(self, samples, images):
+        words = ["A dark picture." if image.mean() < WORD else "A bright picture." for image in images]
+        return [[Text(text=word, score=0.9)] for word in words]
+
+store = florence2.annotate(sys.argv[1], sys.argv[2], [Brightness()], workers=int(sys.argv[3]), unit=1)
+print([text.text for sample in store.samples() for text in sample.texts], len(store.snapshot().operators))
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_specialist_written_in_a_notebook_works(tmp_path, workers):
+    """A class of `__main__`, which has no file, travels to the workers; other code is another specialist."""
+    folder = folder_of(tmp_path, 2)
+
+    def run(code):
+        arguments = [sys.executable, "-", str(folder), str(tmp_path / "store"), str(workers)]
+        out = subprocess.run(arguments, input=code, capture_output=True, text=True)
+        assert not out.returncode, out.stderr
+        return out.stdout.strip()
+
+    assert run(NOTEBOOK.replace("WORD", "300")) == "['A dark picture.', 'A dark picture.'] 2"
+    assert run(NOTEBOOK.replace("WORD", "300")) == "['A dark picture.', 'A dark picture.'] 2"
+    assert run(NOTEBOOK.replace("WORD", "0")).startswith("['A bright picture.', 'A bright picture.']")
+
+
+def test_an_object_that_is_none_or_cannot_travel_is_refused_by_name(tmp_path):
+    folder = folder_of(tmp_path, 1)
+
+    class Half:
+        name = "half"
+
+        def annotate(self, samples, images):
+            return [[] for _ in samples]
+
+    with pytest.raises(ValueError, match=r"Half\.version, found none"):
+        florence2.annotate(folder, tmp_path / "s", [Half()])
+    Half.version = "1"
+    held = Half()
+    held.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"Half: cannot be sent to a worker .* FILE\.py:CLASS"):
+        florence2.annotate(folder, tmp_path / "s", [held])
+    assert florence2.annotate(folder, tmp_path / "s", [held], workers=0).counts()["images"]["ok"] == 1

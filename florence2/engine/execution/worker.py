@@ -58,9 +58,7 @@ class WorkerContext:
 
 
 def resolve_specialist(specialist: str | Specialist) -> Specialist:
-    """A specialist from its name; one that is open already as it is."""
-    if not isinstance(specialist, str):
-        return specialist
-    from florence2.engine.specialists import open as open_specialist
+    """A specialist from its name, or from an object."""
+    from florence2.engine.specialists import as_specialist
 
-    return open_specialist(specialist)
+    return as_specialist(specialist)

@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -71,6 +72,15 @@ def open(name: str) -> Specialist:  # noqa: A001  the house verb for "by name"
     raise UnknownSpecialist(f"specialist {name!r}: unknown name; {_known()}")
 
 
+def as_specialist(given: Any) -> Specialist:
+    """What a name means, or an object: as it is, or a user's own, or one whose class a worker could not import."""
+    if isinstance(given, str):
+        return open(given)
+    if isinstance(given, Specialist) and type(given).__module__ != "__main__":
+        return given
+    return _opener(f"{USER_SPECIALIST}.of")(given)
+
+
 def _from_card(path: Path) -> Specialist:
     """An ONNX detector's card, or `specialist: NAME` with the settings of that specialist."""
     data = read_yaml(path)
@@ -115,7 +125,7 @@ def absolute(name: str) -> str:
 
 def _opener(target: str) -> Callable[..., Any]:
     module, name = target.split(":")
-    return getattr(importlib.import_module(module), name)
+    return attrgetter(name)(importlib.import_module(module))
 
 
 def _known() -> str:

@@ -3,18 +3,22 @@
 The class has `name`, `version` and `annotate(samples, images)`; it may have `requires`, `produces`, `weights` (files,
 relative to its own, whose hash enters the fingerprint), `billed` (then it runs in one process, and never but when it
 is named), `setup(device)` and `close()`. For a picture it returns a
-Parsed, a plain list of Regions, Texts and Groundings, or a Failure.
+Parsed, a plain list of Regions, Texts and Groundings, or a Failure. In Python an object of such a class does as well,
+also where the class is written in a notebook or in the script that runs: it then travels to worker processes whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import pickle
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import cloudpickle
 import numpy as np
 
 from florence2.engine.operator import PRODUCTS, Spec
@@ -36,25 +40,51 @@ class UserSpecialist:
             raise ValueError(
                 f"{path}: expected a class {class_name!r}, the file defines {', '.join(classes) or 'none'}"
             )
-        self._user: Any = kind()
+        weights = [file.parent / w for w in _names(getattr(kind, "weights", ()))]
+        self._wrap(kind(), f"{path}:{class_name}", {"class": class_name}, sha256_of([file, *weights]))
+
+    @classmethod
+    def of(cls, user: Any) -> UserSpecialist:
+        """An object as a specialist: one with name, version and annotate, or one that has a Spec already."""
+        kind = type(user)
+        files = [Path(w) for w in _names(getattr(user, "weights", ()))]
+        code = hashlib.sha256((_code_of(kind) + sha256_of(files)).encode()).hexdigest()
+        made = cls.__new__(cls)
+        made._wrap(user, kind.__qualname__, {"class": kind.__qualname__, **_settings_of(user)}, code)
+        return made
+
+    def _wrap(self, user: Any, where: str, config: dict[str, Any], weights_sha256: str) -> None:
+        self._user, self.where = user, where
+        if isinstance(getattr(user, "spec", None), Spec):
+            self.spec, self.config, self.weights_sha256 = user.spec, dict(user.config), user.weights_sha256
+            return
         for attribute in ("name", "version", "annotate"):
-            if not hasattr(self._user, attribute):
+            if not hasattr(user, attribute):
                 raise ValueError(
-                    f"{path}: expected {class_name}.{attribute}, found none; "
+                    f"{where.rpartition(':')[0] or where}: expected {type(user).__name__}.{attribute}, found none; "
                     "a specialist has name, version and annotate(samples, images)"
                 )
-        self.where = f"{path}:{class_name}"
         self.spec = Spec(
-            str(self._user.name),
-            str(self._user.version),
-            produces=frozenset(_names(getattr(self._user, "produces", PRODUCTS))),
-            requires=frozenset(_names(getattr(self._user, "requires", ()))),
-            batch_size=int(getattr(self._user, "batch_size", 8)),
-            billed=bool(getattr(self._user, "billed", False)),
+            str(user.name),
+            str(user.version),
+            produces=frozenset(_names(getattr(user, "produces", PRODUCTS))),
+            requires=frozenset(_names(getattr(user, "requires", ()))),
+            batch_size=int(getattr(user, "batch_size", 8)),
+            billed=bool(getattr(user, "billed", False)),
         )
-        self.config = {"class": class_name}
-        weights = [file.parent / w for w in _names(getattr(self._user, "weights", ()))]
-        self.weights_sha256 = sha256_of([file, *weights])
+        self.config, self.weights_sha256 = config, weights_sha256
+
+    def __getstate__(self) -> dict[str, Any]:
+        try:
+            return {**self.__dict__, "_user": cloudpickle.dumps(self._user)}  # a class of __main__ goes along
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{self.where}: cannot be sent to a worker process ({error}); put it into a file and name "
+                "FILE.py:CLASS, or use workers=0"
+            ) from None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _user=pickle.loads(state["_user"]))
 
     def setup(self, device: str) -> None:
         """The user's own `setup`, where there is one."""
@@ -104,6 +134,30 @@ def load_file(path: Path) -> ModuleType:
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module
+
+
+def _code_of(kind: type) -> str:
+    """A hash of the code that a class holds, which stands in for its file; what it calls elsewhere is not in it."""
+    total = hashlib.sha256()
+
+    def add(code: CodeType) -> None:
+        total.update(code.co_code + repr(code.co_names).encode())
+        for value in code.co_consts:
+            add(value) if isinstance(value, CodeType) else total.update(repr(value).encode())
+
+    for base in reversed(kind.__mro__):
+        for name, value in sorted(vars(base).items()):
+            function = getattr(value, "__func__", value)
+            if isinstance(function, FunctionType):
+                total.update(name.encode())
+                add(function.__code__)
+    return total.hexdigest()
+
+
+def _settings_of(user: Any) -> dict[str, Any]:
+    """The object's own attributes that are plain values: what tells two objects of one class apart."""
+    plain = (str, int, float, bool, type(None))
+    return {k: v for k, v in sorted(getattr(user, "__dict__", {}).items()) if isinstance(v, plain)}
 
 
 def _names(value: Any) -> list[str]:
