@@ -20,9 +20,9 @@ import numpy as np
 
 from florence2.engine.curation.judging import judge
 from florence2.engine.operator import annotation_ids, digest, run_id, unit_id
-from florence2.engine.session import Session, fragment_path
+from florence2.engine.session import Session
 from florence2.records import Decision, ImageRef, Region, Sample, Source
-from florence2.store import Store, schema
+from florence2.store import Store, layout, schema
 from florence2.store.snapshots import Operator
 
 UNIT = 512  # pictures, as in a folder of a million
@@ -71,7 +71,7 @@ def fill(store: Store, pictures: int, each: int) -> None:
             images.append(schema.image_row(sample, uid))
             rows += schema.annotation_rows(sample)
         done = unit_id(ids, boxes.fingerprint, 0)
-        paths = f"images/unit-{uid}.parquet", fragment_path("annotations", 0, "boxes", "1", done)
+        paths = f"images/unit-{uid}.parquet", layout.fragment("annotations", 0, "boxes", "1", done)
         for path, what, operator in zip(paths, (images, rows), (ingestion, boxes)):
             session.add([store.put(path, what, [uid], operator.run_id, {"round": 0})])
     session.finish({"phase": "annotate"})

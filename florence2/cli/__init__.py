@@ -22,10 +22,11 @@ COMMANDS = {
     "data": "check or show a data set as the model sees it",
     "evaluate": "score a model or a specialist on a data set",
     "report": "write a page about a store or a run",
-    "export": "write a store as COCO, VOC, YOLO, JSON Lines, Label Studio or CVAT",
+    "export": "write a store as COCO, VOC, YOLO, JSON Lines or Label Studio",
     "convert": "save a checkpoint in another layout",
     "doctor": "say what a checkpoint is, and whether it is whole",
     "verify": "find damaged or missing parts of a store",
+    "undo": "step a store back to an earlier snapshot",
     "demo": "the whole idea end to end, in minutes",
 }
 # planned commands, refused in one line until they exist

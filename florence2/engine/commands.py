@@ -25,7 +25,7 @@ from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import Step, plan_steps, refuse_twins, stale_dependents, with_their_inputs
 from florence2.engine.planning.superseding import supersede_replaced
 from florence2.engine.selectors import FolderSelector
-from florence2.engine.session import Session
+from florence2.engine.session import Session, retry_when_stale
 from florence2.records import Sample
 from florence2.sources import files, hub_datasets
 from florence2.sources.fetching import Fetching
@@ -34,6 +34,7 @@ from florence2.store import Store, is_store
 DEFAULT_WITH = ("rapidocr", "opencv")
 
 
+@retry_when_stale
 def annotate(
     src: str | Path | Sequence[Sample],
     out: str | Path | None = None,
@@ -115,6 +116,7 @@ def _run(
             seconds[step.operator.name] = took
 
 
+@retry_when_stale
 def filter(
     store: str | Path | Store,
     rules: str | Path | Mapping[str, Any] | Sequence[Filter] | None = None,
@@ -138,6 +140,7 @@ def filter(
     return store
 
 
+@retry_when_stale
 def import_labels(
     src: str | Path,
     out: str | Path,
@@ -176,8 +179,7 @@ def import_labels(
             origin=given.origin,
         )  # fmt: skip
     operator = given.operator()
-    categories = {"categories": given.categories} if given.categories else {}
-    session.start(operator, {"format": given.origin["format"], **categories}, given.origin)
+    session.start(operator, {"format": given.origin["format"]}, given.origin)
     write_import(session, operator, given)
     made = [(operator, NamedSelector(frozenset(given.place)))]
     _, left = stale_dependents(session, made, "an import runs no specialist")

@@ -7,43 +7,53 @@ left it), when it can be read through. A damaged one is set aside and made again
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import platform
-import re
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
-
-import pyarrow.compute as pc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 from florence2.engine.operator import OperatorInput, unit_id
 from florence2.engine.selectors import ImageSelector
 from florence2.records import Sample
-from florence2.store import Store, commit, import_metadata, maintenance, scan, schema
-from florence2.store.dataset import PendingFragment
-from florence2.store.schema import TABLES
-from florence2.store.snapshots import Fragment, Operator, Snapshot, extended
+from florence2.store import Store, layout, schema
+from florence2.store.layout import TABLES
+from florence2.store.parquet import Fragment, PendingFragment
+from florence2.store.snapshots import Operator, Snapshot, StaleBase, extended
+from florence2.store.units import Unit
 
 REOPEN, RECOMPUTED = "reopen", "recomputed"  # operators that turn verdicts around
 ANNOTATORS = ("specialist", "simulated", "model", "import", "human", "merge")  # kinds that write annotations
 
 
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """A unit's good pictures as bare samples, and the snapshot's fragments about it."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
-    uid: str
-    samples: tuple[Sample, ...]
-    group: scan.UnitGroup
-    others: tuple[Sample, ...] = ()  # rejected and failed
+
+def retry_when_stale(command: Callable[P, R]) -> Callable[P, R]:
+    """A command that ends with a snapshot: where another one ended meanwhile, it is run again on what now stands.
+
+    So that of two commands at once the result is that of the two one after the other. What it did already is found.
+    """
+
+    @functools.wraps(command)
+    def retried(*args: P.args, **kwargs: P.kwargs) -> R:
+        while True:
+            try:
+                return command(*args, **kwargs)
+            except StaleBase:
+                continue
+
+    return retried
 
 
 class Session:
     """One command's view of a store: the snapshot it started from and what it has added since."""
 
     def __init__(self, store: Store, base: Snapshot | None = None):
-        commit.delete_stale_temp(store.root)
+        store.delete_temporary()
         self.store = store
         self.base = store.snapshot() if base is None else base
         self.fragments: list[Fragment] = []
@@ -67,16 +77,16 @@ class Session:
             return self._compacted[path]
         known = self._named.get(path)
         if known is not None:
-            if not maintenance.check(self.store.root, known):
+            if not self.store.cause_of_damage(known):
                 return known
-            maintenance.quarantine(self.store.root, path)
+            self.store.quarantine(path)
             return None
-        if not (self.store.root / path).exists():
+        if not self.store.has(path):
             return None
         try:
             fragment = self.store.fragment(path, tuple(units), run_id)
         except ValueError:
-            maintenance.quarantine(self.store.root, path)
+            self.store.quarantine(path)
             return None
         self.fragments.append(fragment)
         return fragment
@@ -101,49 +111,21 @@ class Session:
 
     def units(self, selector: ImageSelector | None = None) -> Iterator[Unit]:
         """Every unit of the store with its good pictures (those taken), in the order they came in; none is empty."""
-        for unit in self.all_units():
-            samples = tuple(s for s in unit.samples if selector(s)) if selector else unit.samples
-            if samples:
-                yield dataclasses.replace(unit, samples=samples)
+        return (unit for unit in (each.selected(selector) for each in self.all_units()) if unit.samples)
 
     def count(self, selector: ImageSelector | None = None) -> int:
         """How many good pictures there are (of those taken)."""
-        images = self.current().of("images")
-        if selector is None:
-            return sum(scan.count_ok(self.store.root, fragment) for fragment in images)
-        rows = (schema.rows(scan.read_fragment(self.store.root, f, ["id", "uri", "member", "status"])) for f in images)
-        found = (schema.samples([row for row in each if row["status"] == "ok"], None, None) for each in rows)
-        return sum(selector(sample) for samples in found for sample in samples)
+        return self.store.count_images(self.current(), selector)
 
     def all_units(self) -> Iterator[Unit]:
         """Every unit, those without a good picture too."""
-        for group in scan.unit_groups(self.current()):
-            table = scan.read_table(self.store.root, "images", group.fragments["images"])
-            rows: dict[tuple[str, bool], list[schema.Row]] = {}
-            for row in schema.rows(table):
-                rows.setdefault((row["unit"], row["status"] == "ok"), []).append(row)
-            metadata = scan.import_metadata_of(self.store.root, group.imports, whole=False)
-            for uid in group.units:
-                found = (schema.samples(rows.get((uid, good), ()), None, None) for good in (True, False))
-                ok, others = (import_metadata.apply(samples, metadata) for samples in found)
-                yield Unit(uid, tuple(ok), group, tuple(others))
+        return self.store.units(self.current())
 
     def samples(self, unit: Unit, runs: Iterable[str], maker: Operator, seq: int) -> list[Sample]:
-        """A unit's samples as an operator saw them: the annotations of `runs`, the verdicts before (its round, seq).
-
-        Fragments that hold none of these are not opened: they may be what is to be made again.
-        """
-        root, wanted, round = self.store.root, set(runs), maker.round
-        found = unit.group.fragments
-        annotations = scan.read_table(
-            root, "annotations", [f for f in found.get("annotations", ()) if not f.run_id or f.run_id in wanted]
-        ).filter(pc.field("run_id").isin(sorted(wanted)))
-        earlier = [f for f in found.get("decisions", ()) if not f.run_id or self._precedes(f.run_id, maker)]
-        rounds, seqs = pc.field("round"), pc.field("seq")
-        decisions = scan.read_table(root, "decisions", earlier).filter(
-            (rounds < round) | ((rounds == round) & (seqs < seq))
-        )
-        return schema.samples([schema.image_row(sample) for sample in unit.samples], annotations, decisions)
+        """A unit's samples as an operator saw them: the annotations of `runs`, the verdicts before (its round, seq)."""
+        earlier = {run for run in self.operators if self._precedes(run, maker)}
+        samples = self.store.annotations(unit, set(runs))
+        return self.store.decisions(unit, samples, earlier, before=(maker.round, seq))
 
     def _precedes(self, run: str, maker: Operator) -> bool:
         """Whether a run's verdicts may be older than an operator's: in a round filters, then merging, then the rest."""
@@ -161,7 +143,9 @@ class Session:
 
     def newest_round(self, table: str) -> int:
         """The highest round of a table's fragments, -1 where there are none."""
-        rounds = [round_of(f.path) for f in (*self.base.of(table), *self._compacted.values()) if f.table == table]
+        rounds = [
+            layout.round_of(f.path) for f in (*self.base.of(table), *self._compacted.values()) if f.table == table
+        ]
         return max(rounds, default=-1)
 
     def start(self, operator: Operator, facts: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
@@ -173,7 +157,7 @@ class Session:
     def path_of(self, table: str, operator: Operator, unit: Unit) -> str:
         """Where an operator's work on a unit lies."""
         uid = unit_id([sample.image.id for sample in unit.samples], operator.fingerprint, operator.round)
-        return fragment_path(table, operator.round, operator.name, operator.version, uid)
+        return layout.fragment(table, operator.round, operator.name, operator.version, uid)
 
     def draft(
         self, path: str, operator: Operator, unit: Unit, rows: Sequence[schema.Row], **more: str
@@ -191,24 +175,8 @@ class Session:
         self.add(self.store.put_all(drafts))
 
     def finish(self, phase: Mapping[str, Any] | None = None) -> Snapshot:
-        """Write the snapshot that ends the command."""
+        """Write the snapshot that ends the command; StaleBase where another ended meanwhile (`retry_when_stale`)."""
         return self.store.save(self.base, self._in_order(), self.operators.values(), phase)
-
-
-def fragment_path(table: str, round: int, name: str, version: str, uid: str) -> str:
-    """The path of a fragment; `uid` names the unit's work by this operator in this round."""
-    return f"{table}/round-{round}/{safe(name)}@{safe(version)}/unit-{uid}.parquet"
-
-
-def round_of(path: str) -> int:
-    """The round in a fragment's path, -1 where it has none."""
-    found = re.search(r"/round-(\d+)/", path)
-    return int(found[1]) if found else -1
-
-
-def safe(name: str) -> str:
-    """A name that can be a folder's: no slash, no equals sign."""
-    return re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "-"
 
 
 def inputs_of(operators: Iterable[Operator]) -> list[OperatorInput]:

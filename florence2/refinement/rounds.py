@@ -21,7 +21,7 @@ from florence2.engine.ingest.inspection import MAX_PIXELS
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import plan_steps
 from florence2.engine.selectors import FoldSelector
-from florence2.engine.session import Session
+from florence2.engine.session import Session, retry_when_stale
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
 from florence2.store import Store
@@ -111,6 +111,7 @@ def refine(
     return out
 
 
+@retry_when_stale
 def annotate_round(
     store: Store,
     number: int,
@@ -170,5 +171,5 @@ def _previous(store: Store, snapshot: Snapshot, number: int, fold: FoldSelector)
     start = run["starts"][-1] if run else {}
     if number == 1 or start.get("folds") != fold.folds:
         return None
-    folder = store.root / "students" / start["students"][fold.fold]
+    folder = store.student_folder(start["students"][fold.fold])
     return str(folder) if folder.is_dir() else None

@@ -7,7 +7,6 @@ started from and the seed. The same training gives other bits with other threads
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from florence2.engine.selectors import FoldSelector
 from florence2.formats import jsonl
 from florence2.records import Sample
 from florence2.store import Store
-from florence2.store.commit import make_folder, replace, sha256_of, sync_folder
+from florence2.store.storage.local import sha256_of
 
 FACTS = "student.json"
 DATA = "samples.jsonl"
@@ -80,12 +79,11 @@ def train_student(
     """Train on what a snapshot keeps of the pictures outside `fold` (of all, where it is the only one), or find it."""
     settings = {**RECIPE, **(recipe or {})}
     key = key_of(store.snapshot(snapshot).sha256, settings, fold, start_sha256, seed)
-    folder = store.root / "students" / key
+    folder = store.student_folder(key)
     if (folder / FACTS).is_file():
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         return TrainedStudent(str(folder), fold.fold, **facts, found=True)
-    aside = store.root / "tmp" / f"student-{key}"
-    aside.mkdir(parents=True, exist_ok=True)
+    aside = store.temporary_folder(f"student-{key}")
     samples = [s for s in store.samples(snapshot) if (fold.folds == 1 or not fold(s)) and _has_truth(s)]
     if not samples:
         raise ValueError(
@@ -108,22 +106,10 @@ def train_student(
         "weights_sha256": _weights_sha256(made) or result.weights_sha256,
         "samples": len(samples),
     }
-    _keep(store.root, made, folder, facts)
+    (made / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    store.keep_student(key, made)
     shutil.rmtree(aside, ignore_errors=True)
     return TrainedStudent(str(folder), fold.fold, **facts)
-
-
-def _keep(root: Path, made: Path, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Move a training's folder into place whole; where another process was first, its student stands."""
-    data = (json.dumps(dict(facts), indent=1) + "\n").encode()
-    replace(root, (made / FACTS).relative_to(root).as_posix(), data)
-    make_folder(root, folder.parent)
-    try:
-        os.rename(made, folder)
-    except OSError:
-        if not (folder / FACTS).is_file():
-            raise
-    sync_folder(folder.parent)
 
 
 def _weights_sha256(folder: Path) -> str:

@@ -16,7 +16,7 @@ from florence2.records import Sample
 from florence2.reporting.charts import histogram
 from florence2.reporting.html_page import Cell, Html, Section, element, escape, join, number, shares, table, tiles
 from florence2.reporting.picture_cards import Load, cards, sample_card
-from florence2.store import Store, scan
+from florence2.store import Store, parquet, scan
 
 BINS = 20
 STATUSES = ("kept", "superseded", "rejected")
@@ -128,7 +128,7 @@ def _failures(store: Store) -> list[Section]:
     counted: Counter[tuple[str, str]] = Counter()
     listed: list[Sequence[Any]] = []
     for fragment in store.snapshot().of("failures"):
-        for row in scan.read_fragment(store.root, fragment).to_pylist():
+        for row in parquet.read(store.storage, fragment).to_pylist():
             counted[(row["source"] or "", row["reason"] or "")] += 1
             if len(listed) < FAILURES:
                 listed.append((row["source"], row["reason"], (row["detail"] or "")[:300]))
@@ -151,7 +151,7 @@ def _pictures(store: Store, survey: Survey, load: Load, pictures: int) -> Sectio
     places = list(dict.fromkeys([*examples, *spread]))[:pictures]
     found: dict[tuple[int, str], Sample] = {}
     for group in dict.fromkeys(place[0] for place in places):
-        for sample in scan.group_samples(store.root, groups[group], "all"):
+        for sample in scan.group_samples(store.storage, groups[group], "all"):
             if (group, sample.id) in places:
                 found[(group, sample.id)] = sample
     shown = [found[place] for place in places if place in found]
@@ -173,7 +173,7 @@ def _survey(store: Store) -> Survey:
 
 def _good(store: Store, group: scan.UnitGroup) -> list[str]:
     """The ids of a group's good pictures."""
-    rows = scan.read_table(store.root, "images", group.fragments.get("images", ()), ["id", "status"])
+    rows = parquet.read_table(store.storage, "images", group.fragments.get("images", ()), ["id", "status"])
     return [i for i, status in zip(rows["id"].to_pylist(), rows["status"].to_pylist()) if status == "ok"]
 
 
@@ -193,9 +193,11 @@ def _spread(store: Store, groups: Sequence[scan.UnitGroup], sizes: Sequence[int]
 
 def _survey_group(store: Store, group: scan.UnitGroup, number_: int, ok: set[str], survey: Survey) -> None:
     names = ["ann_id", "image_id", "source", "round", "score"]
-    annotations = scan.read_table(store.root, "annotations", group.fragments.get("annotations", ()), names)
+    annotations = parquet.read_table(store.storage, "annotations", group.fragments.get("annotations", ()), names)
     wanted = ["ann_id", "round", "seq", "status", "rule", "reason"]
-    last = scan.last_decisions(scan.read_table(store.root, "decisions", group.fragments.get("decisions", ()), wanted))
+    last = scan.last_decisions(
+        parquet.read_table(store.storage, "decisions", group.fragments.get("decisions", ()), wanted)
+    )
     for ann, image, source, round_, score in zip(*(annotations[name].to_pylist() for name in names)):
         status, rule, reason = last.get(ann, ("kept", None, None))
         if status != "kept" and image in ok:

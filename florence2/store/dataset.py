@@ -6,10 +6,7 @@ Knows files and records; what is worked out when, and by whom, is the engine's. 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,55 +15,49 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence2.records import Sample
-from florence2.store import commit, maintenance, random_access, scan, schema, snapshots
-from florence2.store.snapshots import Fragment, Operator, Snapshot
+from florence2.store import compaction, layout, parquet, random_access, runs, scan, schema, snapshots, verification
+from florence2.store import units as unit_reading
+from florence2.store.chain import Chain
+from florence2.store.journal import Journal
+from florence2.store.parquet import Fragment, PendingFragment
+from florence2.store.snapshots import Operator, Snapshot
+from florence2.store.storage.local import LocalStorage, make_folder
+from florence2.store.units import Selector, Unit
+
+STALE_S = 24 * 3600  # a temporary file older than this belongs to nobody
 
 
 def is_store(path: str | Path) -> bool:
     """Whether a folder is a store."""
-    return (Path(path) / snapshots.FOLDER).is_dir()
-
-
-@dataclass(frozen=True)
-class PendingFragment:
-    """A fragment to be written: path, rows, image units, run, and the facts of its maker that go into the file."""
-
-    path: str
-    rows: Sequence[schema.Row]
-    units: Sequence[str]
-    run_id: str
-    about: Mapping[str, Any]
-
-    def to_bytes(self) -> bytes:
-        """The file's bytes."""
-        name = self.path.split("/")[0]
-        facts = tuple((f"florence2.{key}", str(value)) for key, value in self.about.items())
-        return _data(name, self.rows, facts) if self.rows else _empty(name, facts)
-
-
-def _data(name: str, rows: Sequence[schema.Row], facts: tuple[tuple[str, str], ...]) -> bytes:
-    return commit.parquet_bytes(schema.table(name, rows), dict(facts))
-
-
-@lru_cache(maxsize=1024)
-def _empty(name: str, facts: tuple[tuple[str, str], ...]) -> bytes:
-    """A fragment of no rows: a chain of rules writes the same one for most units."""
-    return _data(name, (), facts)
+    return (Path(path) / layout.SNAPSHOTS).is_dir()
 
 
 class Store:
-    """The data set in a folder. Reading never locks; writing adds fragments, and a snapshot makes them visible."""
+    """The data set in a folder. Reading never locks; writing adds fragments, and a snapshot makes them visible.
+
+    Whoever works on a store asks it for units, annotations and verdicts and gets records:
+
+        base = store.snapshot()                                  # what stood when the command began
+        for unit in store.units(base):                           # pictures, bare
+            samples = store.annotations(unit, {run.run_id})      # with what some runs said of them
+            samples = store.decisions(unit, samples, rules, before=(round, seq))
+            fragments += store.put_all([pending.decisions_of(operator, uid, unit.uid, verdicts)])
+        store.save(base, fragments, operators)                   # StaleBase: another command ended; begin again
+
+    `store.storage` holds the bytes, `layout` every path.
+    """
 
     def __init__(self, path: str | Path, create: bool = False):
         self.root = Path(path)
+        self.storage = LocalStorage(self.root)
         if is_store(self.root):
             return
         if not create:
             raise ValueError(f"{self.root}: not a store; make one with florence2 annotate FOLDER --out {self.root}")
         if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise ValueError(f"{self.root}: holds other files and is not a store; name a new or empty folder")
-        commit.make_folder(self.root, self.root)
-        commit.make_folder(self.root, self.root / snapshots.FOLDER)
+        make_folder(self.root, self.root)
+        make_folder(self.root, self.root / layout.SNAPSHOTS)
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
@@ -75,46 +66,46 @@ class Store:
 
     def snapshots(self) -> list[int]:
         """Numbers of its snapshots, oldest first."""
-        return snapshots.numbers(self.root)
+        return snapshots.numbers(self.storage)
 
     def snapshot(self, number: int | None = None) -> Snapshot:
         """One snapshot, the newest unless named."""
-        return snapshots.read(self.root, number)
+        return snapshots.read(self.storage, number)
 
     def samples(self, snapshot: int | None = None, view: str = "current", limit: int | None = None) -> Iterator[Sample]:
         """Its good pictures in order: with what stands ("current"), or with all and every verdict ("all")."""
         if view not in scan.VIEWS:
             raise ValueError(f"view {view!r}: expected one of {', '.join(scan.VIEWS)}")
-        return islice(scan.samples(self.root, self.snapshot(snapshot), view), limit)
+        return islice(scan.samples(self.storage, self.snapshot(snapshot), view), limit)
 
     def random(self, snapshot: int | None = None, view: str = "current") -> random_access.RandomSamples:
         """Its samples by position, in bounded memory."""
-        return random_access.RandomSamples(self.root, self.snapshot(snapshot), view)
+        return random_access.RandomSamples(self.storage, self.snapshot(snapshot), view)
 
     def images(self, snapshot: int | None = None) -> Iterator[dict[str, Any]]:
         """Every row of `images`, rejected and failed pictures included."""
         for fragment in self.snapshot(snapshot).of("images"):
-            yield from schema.rows(scan.read_fragment(self.root, fragment))
+            yield from schema.rows(parquet.read(self.storage, fragment))
 
     def table(self, name: str, snapshot: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """One of the four tables as a whole: images, annotations, decisions or failures."""
-        return scan.read_table(self.root, name, self.snapshot(snapshot).of(name), columns)
+        return parquet.read_table(self.storage, name, self.snapshot(snapshot).of(name), columns)
 
     def paths(self, name: str, snapshot: int | None = None) -> list[str]:
         """The files of one table in a snapshot, for DuckDB, pandas, Polars."""
-        return [str(self.root / fragment.path) for fragment in self.snapshot(snapshot).of(name)]
+        return [self.storage.location(fragment.path) for fragment in self.snapshot(snapshot).of(name)]
 
     def counts(self, snapshot: int | None = None) -> dict[str, Any]:
         """Totals by status of images and annotations, failures and decisions."""
-        return scan.counts(self.root, self.snapshot(snapshot))
+        return scan.counts(self.storage, self.snapshot(snapshot))
 
     def reasons(self, snapshot: int | None = None) -> dict[str, dict[str, int]]:
         """Reason words counted: of images, of failures, of annotations that are not kept."""
-        return scan.reasons(self.root, self.snapshot(snapshot))
+        return scan.reasons(self.storage, self.snapshot(snapshot))
 
     def tally(self, snapshot: int | None = None) -> list[dict[str, Any]]:
         """Annotations counted by source, round, family, status, rule and reason."""
-        return scan.tally(self.root, self.snapshot(snapshot))
+        return scan.tally(self.storage, self.snapshot(snapshot))
 
     def history(self, ann_id: str, snapshot: int | None = None) -> dict[str, Any]:
         """All that is known of one annotation: its row, the run that made it, and its verdicts, the last one last."""
@@ -122,7 +113,7 @@ class Store:
             name: [
                 row
                 for fragment in self.snapshot(snapshot).of(name)
-                for row in schema.rows(scan.read_fragment(self.root, fragment).filter(pc.field("ann_id") == ann_id))
+                for row in schema.rows(parquet.read(self.storage, fragment).filter(pc.field("ann_id") == ann_id))
             ]
             for name in ("annotations", "decisions")
         }
@@ -132,6 +123,37 @@ class Store:
         decisions = sorted(found["decisions"], key=lambda d: (d["round"], d["seq"]))
         return {"annotation": row, "run": self.run(row["run_id"]), "decisions": decisions}
 
+    # reading, unit by unit: what the engine works on
+
+    def units(self, snapshot: Snapshot | int | None = None) -> Iterator[Unit]:
+        """Every unit in the order they came in, each with its good pictures as bare samples and its others beside."""
+        return unit_reading.units(self.storage, self._opened(snapshot))
+
+    def count_images(self, snapshot: Snapshot | int | None = None, selector: Selector | None = None) -> int:
+        """How many good pictures there are, of those that a selector takes."""
+        return unit_reading.count_images(self.storage, self._opened(snapshot), selector)
+
+    def annotations(self, unit: Unit, runs: Collection[str]) -> list[Sample]:
+        """A unit's samples with the annotations of these runs, without verdicts; other fragments are not opened."""
+        return unit_reading.annotations_of(self.storage, unit, runs)
+
+    def decisions(
+        self, unit: Unit, samples: Sequence[Sample], runs: Collection[str], before: tuple[int, int]
+    ) -> list[Sample]:
+        """A unit's samples with the verdicts that come before (round, seq); only fragments of `runs` are opened."""
+        return unit_reading.decisions_of(self.storage, unit, samples, runs, before)
+
+    def newest_seq(self, round: int, snapshot: Snapshot | int | None = None) -> int:
+        """The highest seq of a round's verdicts, -1 where there are none."""
+        return unit_reading.newest_seq(self.storage, self._opened(snapshot), round)
+
+    def image_rows(self, fragment: Fragment) -> list[dict[str, Any]]:
+        """The rows of one fragment of `images`; ValueError where it is damaged."""
+        return schema.rows(parquet.read(self.storage, fragment))
+
+    def _opened(self, snapshot: Snapshot | int | None) -> Snapshot:
+        return snapshot if isinstance(snapshot, Snapshot) else self.snapshot(snapshot)
+
     # writing
 
     def put(
@@ -140,22 +162,52 @@ class Store:
         """Commit rows as the fragment `path` (its first folder names the table), or take what is there already."""
         return self.put_all([PendingFragment(path, rows, units, run_id, about)])[0]
 
-    def put_all(self, drafts: Sequence[PendingFragment]) -> list[Fragment]:
+    def put_all(self, pending: Sequence[PendingFragment]) -> list[Fragment]:
         """Commit several fragments, synced together."""
-        data = [draft.to_bytes() for draft in drafts]
-        new = commit.commit_all(self.root, [(draft.path, bytes_) for draft, bytes_ in zip(drafts, data)])
+        data = [each.to_bytes() for each in pending]
+        new = self.storage.put_if_absent([(each.path, bytes_) for each, bytes_ in zip(pending, data)])
         return [
-            Fragment(draft.path, len(draft.rows), hashlib.sha256(bytes_).hexdigest(), tuple(draft.units), draft.run_id)
+            Fragment(each.path, len(each.rows), hashlib.sha256(bytes_).hexdigest(), tuple(each.units), each.run_id)
             if ours
-            else self.fragment(draft.path, draft.units, draft.run_id)
-            for draft, bytes_, ours in zip(drafts, data, new)
+            else self.fragment(each.path, each.units, each.run_id)
+            for each, bytes_, ours in zip(pending, data, new)
         ]
+
+    def has(self, path: str) -> bool:
+        """Whether a fragment lies at `path`, whether a snapshot names it or not."""
+        return self.storage.exists(path)
 
     def fragment(self, path: str, units: Sequence[str], run_id: str) -> Fragment:
         """The fragment that lies at `path`; ValueError if it cannot be read."""
         probe = Fragment(path, 0, "", tuple(units), run_id)
-        rows = scan.read_fragment(self.root, probe).num_rows
-        return Fragment(path, rows, commit.sha256_of(self.root / path), tuple(units), run_id)
+        rows = parquet.read(self.storage, probe).num_rows
+        return Fragment(path, rows, self.storage.sha256(path), tuple(units), run_id)
+
+    def unreferenced(self, table: str, snapshot: Snapshot | int | None = None) -> list[str]:
+        """Fragments of a table that the snapshot does not name: what interrupted commands left."""
+        return verification.unreferenced(self.storage, {f.path for f in self._opened(snapshot).fragments}, [table])
+
+    def cause_of_damage(self, fragment: Fragment) -> str:
+        """ "" if a fragment is what its snapshot says, else missing, changed or unreadable."""
+        return verification.check(self.storage, fragment)
+
+    def quarantine(self, path: str) -> None:
+        """Move a damaged fragment out of the way, so that its name is free to be made again."""
+        self.storage.discard(path)
+
+    def discard_unnamed(self, paths: Collection[str]) -> None:
+        """Move those of these fragments out of the way that no snapshot ever named."""
+        left = set(paths)
+        for number in reversed(self.snapshots()) if left else ():
+            left -= {fragment.path for fragment in self.snapshot(number).fragments}
+            if not left:
+                break
+        for path in left:
+            self.quarantine(path)
+
+    def delete_temporary(self, age_s: float = STALE_S) -> int:
+        """Delete what interrupted writes left in tmp/; returns how many files."""
+        return self.storage.delete_temporary(age_s)
 
     def save(
         self,
@@ -164,39 +216,70 @@ class Store:
         operators: Iterable[Operator],
         phase: Mapping[str, Any] | None = None,
     ) -> Snapshot:
-        """Write the snapshot that ends a command; the base itself where the command added nothing."""
-        newest = self.snapshot()
-        if newest.number != base.number:  # another command ended meanwhile: both sets of fragments stand
-            base = newest
+        """Write the snapshot that ends a command; the base itself where the command added nothing.
+
+        StaleBase where another command ended since `base` was read: what was worked out from it may not hold.
+        """
         made = snapshots.extended(base, fragments, operators, phase)
-        if base.number and made.fragments == base.fragments and made.operators == base.operators:
-            return base
-        return snapshots.write(self.root, made)
+        added = made.fragments[len(base.fragments) :]
+        newest_round = max((layout.round_of(f.path) for f in made.of(layout.DECISIONS)), default=-1)
+        lost = [p for p in self.unreferenced(layout.DECISIONS, made) if layout.round_of(p) <= newest_round]
+        if base.number and not added and made.operators == base.operators:
+            if snapshots.newest(self.storage) != base.number:
+                raise snapshots.StaleBase(f"{self.root}: another command ended meanwhile")
+            made = base
+        elif all(self.storage.exists(fragment.path) for fragment in added):
+            made = snapshots.write(self.storage, made, base.number)
+        else:
+            raise snapshots.StaleBase(f"{self.root}: a fragment was moved away meanwhile")
+        Chain(self.storage).extend(made.number)
+        self.discard_unnamed(lost)  # verdicts of commands that died, or that come too late: no reader is to see them
+        return made
 
     def record_run(self, run_id: str, facts: Mapping[str, Any], start: Mapping[str, Any]) -> None:
-        """Add one start of a run to runs/<run_id>.json: what it is, then when, where and on what it was started."""
-        relative = f"runs/{run_id}.json"
-        kept = self.run(run_id) or {"run_id": run_id, **facts, "starts": []}
-        kept["starts"].append(dict(start))
-        commit.replace(self.root, relative, commit.sealed(json.loads(commit.json_bytes(kept))))
+        """Add one start of a run: what it is, then when, where and on what it was started."""
+        runs.record(self.storage, run_id, facts, start)
 
     def run(self, run_id: str) -> dict[str, Any] | None:
-        """What runs/<run_id>.json says, if it is there and whole."""
-        try:
-            return commit.unsealed((self.root / "runs" / f"{run_id}.json").read_bytes())
-        except (FileNotFoundError, ValueError):
-            return None
+        """What is recorded of a run, its "starts" in order; None where nothing ever was.
 
-    # maintenance
+        Missing or Damaged (ValueError) where it was and is gone or changed.
+        """
+        return runs.read(self.storage, run_id)
 
-    def verify(self) -> list[maintenance.Damage]:
+    def journal(self, key: str) -> Journal:
+        """The journal of a unit of work."""
+        return Journal(self.storage, key)
+
+    def student_folder(self, key: str) -> Path:
+        """Where a trained student lies, or is to lie."""
+        return self.root / layout.student(key)
+
+    def keep_student(self, key: str, made: Path) -> None:
+        """Move a trained student's folder into place, whole; where another process was first, its student stays."""
+        self.storage.keep_folder(made, layout.student(key))
+
+    def temporary_folder(self, name: str) -> Path:
+        """A folder for work in progress, made if it is not there; nothing in it is part of the store."""
+        return self.storage.temporary_folder(name)
+
+    # upkeep
+
+    def verify(self) -> list[verification.Damage]:
         """Every damaged or missing fragment of any snapshot, and snapshots and records of runs that are damaged."""
-        return maintenance.verify(self.root)
+        return verification.verify(self.storage)
 
-    def compact(self, snapshot: int | None = None, rows: int = maintenance.COMPACT_ROWS) -> Snapshot:
+    def mend_json(self, damage: verification.Damage) -> str:
+        """Mend a damaged or missing record, link or snapshot where the store itself says what it held.
+
+        Returns "" where it did; else why it cannot be and what to do. A start that is lost is given up with that.
+        """
+        return verification.mend_json(self.storage, damage)
+
+    def compact(self, snapshot: int | None = None, rows: int = compaction.COMPACT_ROWS) -> Snapshot:
         """A new snapshot with the same rows in few large files."""
-        return maintenance.compact(self.root, snapshot, rows)
+        return compaction.compact(self.storage, snapshot, rows)
 
     def undo(self, to: int | None = None) -> Snapshot:
         """A new snapshot that holds what an earlier one held."""
-        return maintenance.undo(self.root, to)
+        return snapshots.undo(self.storage, to)

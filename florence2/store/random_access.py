@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from florence2.records import Sample
-from florence2.store import scan, schema
+from florence2.store import layout, parquet, scan, schema
+from florence2.store.parquet import Fragment
 from florence2.store.scan import UnitGroup
-from florence2.store.snapshots import Fragment, Snapshot
+from florence2.store.snapshots import Snapshot
+from florence2.store.storage import Storage
 
 TABLES_READ = ("images", "annotations", "decisions")
 
@@ -29,10 +30,10 @@ TABLES_READ = ("images", "annotations", "decisions")
 class RandomSamples(Sequence[Sample]):
     """The samples of a snapshot by position. `keep` units or compacted files are held at a time."""
 
-    def __init__(self, root: Path, snapshot: Snapshot, view: str = "current", keep: int = 16):
-        self.root, self.view, self.keep = root, view, keep
+    def __init__(self, storage: Storage, snapshot: Snapshot, view: str = "current", keep: int = 16):
+        self.storage, self.view, self.keep = storage, view, keep
         self.groups = scan.unit_groups(snapshot)
-        self.group_sizes = [sum(scan.count_ok(root, f) for f in group.fragments["images"]) for group in self.groups]
+        self.group_sizes = [sum(scan.count_ok(storage, f) for f in group.fragments["images"]) for group in self.groups]
         self._starts = [0, *accumulate(self.group_sizes)]
         self._row_indices: dict[int, RowIndex | None] = {}
         self._open: OrderedDict[int, list[Sample] | CompactedReader] = OrderedDict()
@@ -44,7 +45,7 @@ class RandomSamples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"{self.root}: no sample {index}; it has {len(self)}")
+            raise IndexError(f"{self.storage.location()}: no sample {index}; it has {len(self)}")
         index %= len(self)
         number = bisect_right(self._starts, index) - 1
         if number not in self._open:
@@ -61,11 +62,11 @@ class RandomSamples(Sequence[Sample]):
     def _open_group(self, number: int) -> list[Sample] | CompactedReader:
         group = self.groups[number]
         if number not in self._row_indices:
-            self._row_indices[number] = row_index_of(self.root, group)
+            self._row_indices[number] = row_index_of(self.storage, group)
         index = self._row_indices[number]
         if index is None:
-            return scan.group_samples(self.root, group, self.view)
-        return CompactedReader(self.root, group, index)
+            return scan.group_samples(self.storage, group, self.view)
+        return CompactedReader(self.storage, group, index)
 
 
 class RowIndex:
@@ -75,16 +76,16 @@ class RowIndex:
         self.good, self.bounds = good, bounds
 
 
-def row_index_of(root: Path, group: UnitGroup) -> RowIndex | None:
+def row_index_of(storage: Storage, group: UnitGroup) -> RowIndex | None:
     """The row index of a compacted group; None where its rows are not one file a table, in the pictures' order."""
     if any(len(group.fragments.get(name, ())) > 1 for name in TABLES_READ) or not _compacted(group.fragments["images"]):
         return None
-    images = scan.read_fragment(root, group.fragments["images"][0], ["id", "status"])
+    images = parquet.read(storage, group.fragments["images"][0], ["id", "status"])
     ids = images["id"].combine_chunks()
     bounds = {}
     for name in TABLES_READ[1:]:
         for fragment in group.fragments.get(name, ()):
-            column = scan.read_fragment(root, fragment, ["image_id"])["image_id"]
+            column = parquet.read(storage, fragment, ["image_id"])["image_id"]
             rows = image_positions(column, ids)
             if (np.diff(rows) < 0).any() or (rows >= len(ids)).any():
                 return None
@@ -98,17 +99,19 @@ def image_positions(column: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
     return pc.fill_null(pc.index_in(column, ids), len(ids)).to_numpy()
 
 
-def _compacted(fragments: Sequence[Fragment]) -> bool:
-    return all(fragment.path.startswith("compact/") for fragment in fragments)
+def _compacted(found: Sequence[Fragment]) -> bool:
+    return all(layout.is_compacted(fragment.path) for fragment in found)
 
 
 class CompactedReader:
     """The open files of a compacted group; of each table the row groups that were read last are held."""
 
-    def __init__(self, root: Path, group: UnitGroup, index: RowIndex):
-        self.root, self.index = root, index
-        self.paths = {n: root / found[0].path for n, found in group.fragments.items()}
-        self.files = {n: scan.open_fragment(root, group.fragments[n][0]) for n in TABLES_READ if group.fragments.get(n)}
+    def __init__(self, storage: Storage, group: UnitGroup, index: RowIndex):
+        self.storage, self.index = storage, index
+        self.paths = {n: found[0].path for n, found in group.fragments.items()}
+        self.files = {
+            n: parquet.open_file(storage, group.fragments[n][0].path) for n in TABLES_READ if group.fragments.get(n)
+        }
         self.starts = {name: _row_group_starts(file) for name, file in self.files.items()}
         self._held: dict[str, tuple[int, int, pa.Table]] = {}
 
@@ -128,7 +131,7 @@ class CompactedReader:
         if not low <= start < end <= high:
             starts = self.starts[name]
             first, last = bisect_right(starts, start) - 1, bisect_right(starts, end - 1)
-            with scan.explain_read_errors(self.paths[name], self.root):
+            with parquet.explain_read_errors(self.storage, self.paths[name]):
                 table = self.files[name].read_row_groups(list(range(first, last)))
             low, high = starts[first], starts[last]
             self._held[name] = low, high, table

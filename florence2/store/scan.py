@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from florence2.records import Sample
-from florence2.store import import_metadata, schema
+from florence2.store import import_metadata, parquet, schema
 from florence2.store.import_metadata import ImportMetadata
-from florence2.store.snapshots import Fragment, Snapshot
+from florence2.store.parquet import Fragment
+from florence2.store.snapshots import Snapshot
+from florence2.store.storage import Storage
 
 VIEWS = ("current", "all")
-THREADED = 100_000  # rows of a file above which its columns are read in threads
 
 
 @dataclass(frozen=True)
@@ -54,89 +52,55 @@ def unit_groups(snapshot: Snapshot) -> list[UnitGroup]:
     ]
 
 
-def import_metadata_of(root: Path, fragments: Sequence[Fragment], whole: bool = True) -> dict[str, ImportMetadata]:
+def import_metadata_of(
+    storage: Storage, fragments: Sequence[Fragment], whole: bool = True
+) -> dict[str, ImportMetadata]:
     """The imports' metadata by image id; without `whole`, damaged fragments (to be made again) are passed over."""
     parts = []
     for fragment in fragments:
         try:
-            parts.append(import_metadata.decode(open_fragment(root, fragment).schema_arrow.metadata))
+            parts.append(import_metadata.decode(parquet.open_file(storage, fragment.path).schema_arrow.metadata))
         except ValueError:
             if whole:
                 raise
     return import_metadata.combine(parts)
 
 
-def open_fragment(root: Path, fragment: Fragment) -> pq.ParquetFile:
-    """A fragment's file with its footer read; ValueError names a damaged or missing one."""
-    with explain_read_errors(root / fragment.path, root):
-        return pq.ParquetFile(root / fragment.path, page_checksum_verification=True)
-
-
-def read_fragment(root: Path, fragment: Fragment, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of one fragment; ValueError names a damaged or missing one."""
-    file = open_fragment(root, fragment)
-    with explain_read_errors(root / fragment.path, root):
-        many = file.metadata.num_rows > THREADED  # of a few rows threads cost more than they bring
-        return file.read(columns=list(columns) if columns else None, use_threads=many)
-
-
-def count_ok(root: Path, fragment: Fragment) -> int:
+def count_ok(storage: Storage, fragment: Fragment) -> int:
     """How many of an `images` fragment's pictures are good; read from its footer alone where all are."""
-    metadata = open_fragment(root, fragment).metadata
+    metadata = parquet.open_file(storage, fragment.path).metadata
     column = next(n for n in range(metadata.num_columns) if metadata.schema.column(n).path == "status")
     groups = [metadata.row_group(n).column(column).statistics for n in range(metadata.num_row_groups)]
     if all(s is not None and s.has_min_max and s.min == s.max == "ok" and not s.null_count for s in groups):
         return metadata.num_rows
-    return read_fragment(root, fragment, ["status"])["status"].to_pylist().count("ok")
+    return parquet.read(storage, fragment, ["status"])["status"].to_pylist().count("ok")
 
 
-@contextmanager
-def explain_read_errors(path: Path, root: Path) -> Iterator[None]:
-    """Around reading a fragment: what goes wrong is a ValueError that names the file and the remedy."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise ValueError(f"{path}: missing; florence2 verify {root} --repair makes it again") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path}: damaged ({_first_line(error)}); florence2 verify {root} --repair makes it again"
-        ) from None
-
-
-def read_table(root: Path, name: str, fragments: Sequence[Fragment], columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of several fragments of one table, in order."""
-    if not fragments:
-        empty = schema.SCHEMAS[name].empty_table()
-        return empty.select(columns) if columns else empty
-    tables = [read_fragment(root, fragment, columns).replace_schema_metadata(None) for fragment in fragments]
-    return pa.concat_tables(tables, promote_options="default")  # an older fragment may lack a column
-
-
-def group_samples(root: Path, group: UnitGroup, view: str = "current") -> list[Sample]:
+def group_samples(storage: Storage, group: UnitGroup, view: str = "current") -> list[Sample]:
     """The samples of a group's good pictures: what stands, or all with the verdicts."""
     if view not in VIEWS:
         raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
-    images = schema.rows(read_table(root, "images", group.fragments.get("images", ())))
+    images = schema.rows(parquet.read_table(storage, "images", group.fragments.get("images", ())))
     ok = [row for row in images if row["status"] == "ok"]
     found = schema.samples(
         ok,
-        read_table(root, "annotations", group.fragments.get("annotations", ())),
-        read_table(root, "decisions", group.fragments.get("decisions", ())),
+        parquet.read_table(storage, "annotations", group.fragments.get("annotations", ())),
+        parquet.read_table(storage, "decisions", group.fragments.get("decisions", ())),
     )
-    found = import_metadata.apply(found, import_metadata_of(root, group.imports))
+    found = import_metadata.apply(found, import_metadata_of(storage, group.imports))
     return [sample.current() for sample in found] if view == "current" else found
 
 
-def samples(root: Path, snapshot: Snapshot, view: str = "current") -> Iterator[Sample]:
+def samples(storage: Storage, snapshot: Snapshot, view: str = "current") -> Iterator[Sample]:
     """Every good picture's sample, group by group."""
     for group in unit_groups(snapshot):
-        yield from group_samples(root, group, view)
+        yield from group_samples(storage, group, view)
 
 
 TALLY = ("source_kind", "source", "source_version", "round", "family", "kind", "status", "rule", "reason")
 
 
-def tally(root: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
+def tally(storage: Storage, snapshot: Snapshot) -> list[dict[str, Any]]:
     """How many annotations are kept, rejected and superseded: a row for each combination of TALLY, with `count`.
 
     `status` is the last verdict's, kept where there is none; rule and reason are those of that verdict.
@@ -144,15 +108,15 @@ def tally(root: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
     counts: Counter[tuple[Any, ...]] = Counter()
     for group in unit_groups(snapshot):
         last = last_decisions(
-            read_table(
-                root,
+            parquet.read_table(
+                storage,
                 "decisions",
                 group.fragments.get("decisions", ()),
                 ["ann_id", "round", "seq", "status", "rule", "reason"],
             )
         )
         wanted = ["ann_id", *TALLY[:6]]
-        table = read_table(root, "annotations", group.fragments.get("annotations", ()), wanted)
+        table = parquet.read_table(storage, "annotations", group.fragments.get("annotations", ()), wanted)
         for ann_id, *made in zip(*(table[name].to_pylist() for name in wanted)):
             key = (*made, *last.get(ann_id, ("kept", None, None)))
             counts[key] += 1
@@ -169,13 +133,13 @@ def last_decisions(decisions: pa.Table) -> dict[str, tuple[str, str | None, str 
     return {row[0]: (row[3], row[4], row[5]) for row in zip(*(order[name].to_pylist() for name in names))}
 
 
-def counts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
+def counts(storage: Storage, snapshot: Snapshot) -> dict[str, Any]:
     """Totals by status: images, annotations, and the rows of failures and decisions."""
     images: Counter[str] = Counter()
     for fragment in snapshot.of("images"):
-        images.update(read_fragment(root, fragment, ["status"])["status"].to_pylist())
+        images.update(parquet.read(storage, fragment, ["status"])["status"].to_pylist())
     annotations: Counter[str] = Counter()
-    for row in tally(root, snapshot):
+    for row in tally(storage, snapshot):
         annotations[row["status"]] += row["count"]
     return {
         "snapshot": snapshot.number,
@@ -189,18 +153,14 @@ def counts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def reasons(root: Path, snapshot: Snapshot) -> dict[str, dict[str, int]]:
+def reasons(storage: Storage, snapshot: Snapshot) -> dict[str, dict[str, int]]:
     """Reason words counted, for images, failures and the annotations that are not kept."""
     out: dict[str, Counter[str]] = {"images": Counter(), "failures": Counter(), "annotations": Counter()}
     for name in ("images", "failures"):
         for fragment in snapshot.of(name):
-            words = read_fragment(root, fragment, ["reason"])["reason"].to_pylist()
+            words = parquet.read(storage, fragment, ["reason"])["reason"].to_pylist()
             out[name].update(word for word in words if word)
-    for row in tally(root, snapshot):
+    for row in tally(storage, snapshot):
         if row["status"] != "kept":
             out["annotations"][row["reason"] or row["rule"]] += row["count"]
     return {name: dict(sorted(words.items())) for name, words in out.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

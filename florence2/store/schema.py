@@ -113,7 +113,6 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
 }
-TABLES = tuple(SCHEMAS)
 
 Row = dict[str, Any]
 

@@ -2,40 +2,27 @@
 
 `snapshots/000012.json` is {"parent", "fragments": [{"path", "rows", "sha256", ...}], "operators", "phase", "sha256"}.
 It holds no time and no host, so equal work gives equal bytes. An older snapshot opened is time travel; undo writes a
-new one.
+new one. A new one is made by compare-and-swap: it takes the number after the one that its command started from.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from florence2.store import commit
-from florence2.store.schema import TABLES
+from florence2.store import layout, sealed
+from florence2.store.chain import Chain
+from florence2.store.layout import TABLES
+from florence2.store.parquet import Fragment
+from florence2.store.sealed import Damaged, Missing
+from florence2.store.storage import Storage
 
-FOLDER = "snapshots"
 
-
-@dataclass(frozen=True)
-class Fragment:
-    """One Parquet file of a snapshot. `units` are the image units its rows belong to."""
-
-    path: str
-    rows: int
-    sha256: str
-    units: tuple[str, ...] = ()
-    run_id: str = ""
-
-    @property
-    def table(self) -> str:
-        """Which of the four tables it is part of."""
-        parts = self.path.split("/")
-        return parts[2] if parts[0] == "compact" else parts[0]
+class StaleBase(RuntimeError):
+    """Another command ended since this one looked: what it worked out is to be worked out again on what now stands."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +58,7 @@ class Snapshot:
 
     def to_bytes(self) -> bytes:
         """The file's bytes: what it holds, and its hash."""
-        return commit.sealed(self._body())
+        return sealed.seal(self._body())
 
     def _body(self) -> dict[str, Any]:
         data: dict[str, Any] = {"parent": self.parent or None}
@@ -86,26 +73,36 @@ class Snapshot:
     @property
     def sha256(self) -> str:
         """Hex SHA-256 of what it holds."""
-        return hashlib.sha256(commit.json_bytes(self._body())).hexdigest()
+        return hashlib.sha256(sealed.json_bytes(self._body())).hexdigest()
 
 
-def numbers(root: Path) -> list[int]:
+def numbers(storage: Storage) -> list[int]:
     """The numbers of the snapshots a store has, oldest first."""
-    return sorted(int(path.stem) for path in (root / FOLDER).glob("*.json") if path.stem.isdigit())
+    return sorted(filter(None, map(layout.number_of, storage.list(layout.SNAPSHOTS))))
 
 
-def read(root: Path, number: int | None = None) -> Snapshot:
+def newest(storage: Storage) -> int:
+    """The number of the newest snapshot, 0 without any; Missing where the chain knows of a newer one."""
+    number = max(numbers(storage), default=0)
+    known = Chain(storage).newest_snapshot()
+    if known > number:
+        raise Missing(f"{storage.location(layout.snapshot(known))}: missing; {remedy(storage, known)}")
+    return number
+
+
+def read(storage: Storage, number: int | None = None) -> Snapshot:
     """One snapshot, the newest unless named; an empty one where none was written yet."""
-    known = numbers(root)
     if number is None:
-        number = known[-1] if known else 0
+        number = newest(storage)
     if number == 0:
         return Snapshot()
-    if number not in known:
-        raise ValueError(f"{root}: no snapshot {number}; it has {known[0]}..{known[-1]}" if known else f"{root}: empty")
-    path = root / file_of(number)
+    path = layout.snapshot(number)
+    if not storage.exists(path):
+        known = numbers(storage)
+        span = f"it has {known[0]}..{known[-1]}" if known else "it has none yet"
+        raise ValueError(f"{storage.location()}: no snapshot {number}; {span}")
+    data = Chain(storage).read(path, remedy(storage, number))
     try:
-        data = json.loads(path.read_bytes())
         return Snapshot(
             number=number,
             parent=data["parent"] or 0,
@@ -114,23 +111,23 @@ def read(root: Path, number: int | None = None) -> Snapshot:
             phase=data.get("phase", {}),
             compacts=data.get("compacts", 0),
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: not a snapshot ({error}); remove it to go back to the one before") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{storage.location(path)}: not a snapshot ({error}); {remedy(storage, number)}") from None
 
 
-def write(root: Path, snapshot: Snapshot) -> Snapshot:
-    """Commit a snapshot under the next free number; returns it with that number."""
-    while True:
-        known = numbers(root)
-        number = (known[-1] if known else 0) + 1
-        snapshot = dataclasses.replace(snapshot, number=number)
-        if commit.commit(root, file_of(number), snapshot.to_bytes()):
-            return snapshot
+def remedy(storage: Storage, number: int) -> str:
+    """What to do about a snapshot that is damaged or missing."""
+    if number < max(numbers(storage), default=0):
+        return "an earlier snapshot, which cannot be made again; later ones do not need it"
+    return f"florence2 undo {storage.location()} goes back to the newest before it that is whole"
 
 
-def file_of(number: int) -> str:
-    """The path of a snapshot relative to its store."""
-    return f"{FOLDER}/{number:06d}.json"
+def write(storage: Storage, snapshot: Snapshot, base: int) -> Snapshot:
+    """Commit the snapshot that follows `base`; returns it with its number. StaleBase where another one has."""
+    snapshot = dataclasses.replace(snapshot, number=base + 1)
+    if not storage.put_if_absent([(layout.snapshot(snapshot.number), snapshot.to_bytes())])[0]:
+        raise StaleBase(f"{storage.location()}: snapshot {snapshot.number} was written by another command")
+    return snapshot
 
 
 def extended(
@@ -175,3 +172,66 @@ def _fragment(entry: Mapping[str, Any]) -> Fragment:
 
 def _operator(entry: Mapping[str, Any]) -> Operator:
     return Operator(**{**entry, "produces": tuple(entry.get("produces", ()))})
+
+
+def undo(storage: Storage, to: int | None = None) -> Snapshot:
+    """A new snapshot that holds what snapshot `to` held: the one before the newest, unless named.
+
+    Where the newest is damaged or missing, the one before it is the newest that is whole, and what is lost is given up.
+    One that was interrupted is ended by the same again, and steps back once.
+    """
+    while True:
+        last = max([*numbers(storage), Chain(storage).newest_snapshot()])
+        newest_, lost = _newest_whole(storage, last)
+        if not lost and newest_.phase.get("undo") and Chain(storage).newest_snapshot() < newest_.number:
+            return _ended(storage, newest_)
+        made = _back(storage, newest_, to, bool(lost))
+        if made is None:
+            return newest_
+        try:
+            return _ended(storage, write(storage, made, last))
+        except StaleBase:
+            continue
+
+
+def _newest_whole(storage: Storage, last: int) -> tuple[Snapshot, list[str]]:
+    """The newest snapshot up to `last` that can be read, and the paths of those after it."""
+    lost: list[str] = []
+    for number in range(last, 0, -1):
+        try:
+            return read(storage, number), lost
+        except ValueError:
+            lost.append(layout.snapshot(number))
+    raise ValueError(f"{storage.location()}: nothing to undo, no snapshot is whole; remove the folder instead")
+
+
+def _back(storage: Storage, newest_: Snapshot, to: int | None, lost: bool) -> Snapshot | None:
+    """The snapshot that steps back from `newest_`; None where it holds what is asked for already."""
+    if not lost and to and newest_.phase == {"undo": to}:
+        return None
+    if to is None:
+        done = newest_
+        while "undo" in done.phase and not lost:  # a second undo goes one step further back
+            done = read(storage, done.phase["undo"])
+        to = newest_.number if lost else done.parent
+    if not to:
+        raise ValueError(
+            f"{storage.location()}: nothing to undo, snapshot {newest_.number} is the first; remove the folder instead"
+        )
+    back = newest_ if to == newest_.number else read(storage, to)
+    return Snapshot(
+        parent=newest_.number,
+        fragments=back.fragments,
+        operators=back.operators,
+        phase={"undo": to},
+        compacts=back.compacts,
+    )
+
+
+def _ended(storage: Storage, made: Snapshot) -> Snapshot:
+    """Seal an undo, and give up the snapshots between it and its parent: they could not be read."""
+    lost = [layout.snapshot(number) for number in range(made.parent + 1, made.number)]
+    Chain(storage).extend(made.number, given_up=lost)
+    for path in lost:
+        storage.discard(path)
+    return made

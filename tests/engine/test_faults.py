@@ -10,8 +10,9 @@ import time
 import pytest
 
 import florence2
-from florence2.store import Store, commit
-from tests.engine.doubles import Boxes, Floor, folder_of, fragments
+from florence2.store import Store
+from florence2.store.storage import local
+from tests.engine.doubles import Boxes, Floor, NoTexts, folder_of, fragments
 
 
 def command(folder, out, workers):
@@ -47,7 +48,7 @@ def test_a_killed_run_goes_on_and_blames_nobody(tmp_path, how):
     assert Store(out).snapshots() == []
     store = florence2.annotate(folder, out, [Boxes("slow")], workers=0, unit=2)
     assert fragments(store) == fragments(clean) and store.snapshot().to_bytes() == clean.snapshot().to_bytes()
-    assert not any("died" in path.read_text() for path in (out / "attempts").iterdir())
+    assert not any("died" in path.read_text() for path in (out / "attempts").rglob("*") if path.is_file())
 
 
 def test_a_killed_worker_is_replaced(tmp_path):
@@ -89,11 +90,11 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch, name, wher
 
     with monkeypatch.context() as patch:
         if name == "open":
-            patch.setattr(commit, "_write_temp", full(commit._write_temp))
+            patch.setattr(local, "write_temp", full(local.write_temp))
         elif name == "link":
-            patch.setattr(commit.os, "link", full(os.link))
+            patch.setattr(local.os, "link", full(os.link))
         else:
-            patch.setattr(commit, "sync_folder", full(commit.sync_folder))
+            patch.setattr(local, "sync_folder", full(local.sync_folder))
         try:
             florence2.annotate(folder, tmp_path / "s", [Boxes()], workers=0, unit=2)
         except OSError as error:
@@ -121,29 +122,29 @@ def test_a_late_writer_changes_nothing(tmp_path, monkeypatch):
     store = florence2.annotate(folder, tmp_path / "s", [Boxes()], workers=0)
     (path,) = (f.path for f in store.snapshot().of("annotations"))
     before = (store.root / path).read_bytes()
-    assert not commit.commit(store.root, path, b"another result")
+    assert not store.storage.put_if_absent([(path, b"another result")])[0]
     assert (store.root / path).read_bytes() == before
 
 
-def test_two_commands_on_one_store_both_stand(tmp_path):
-    folder = folder_of(tmp_path, 4)
-    florence2.annotate(folder, tmp_path / "s", [], workers=0, unit=2)
-    base = Store(tmp_path / "s").snapshot()
-    from florence2.engine.execution.processes import InlineRunner
-    from florence2.engine.execution.specialist_phase import run_specialist
-    from florence2.engine.execution.worker import WorkerContext
-    from florence2.engine.planning.dependencies import plan_steps
-    from florence2.engine.session import Session
+def test_a_command_that_another_overtook_works_on_what_now_stands(tmp_path):
+    store = florence2.annotate(folder_of(tmp_path, 4), tmp_path / "s", [Boxes()], workers=0, unit=2)
+    overtaken = []
 
-    store = Store(tmp_path / "s")
-    ledgers = [Session(store, base) for _ in range(2)]
-    for session, specialist in zip(ledgers, (Boxes("one"), Boxes("two"))):
-        (step,) = plan_steps(session, [(specialist, specialist)])
-        run_specialist(session, step, InlineRunner(WorkerContext(store.root, [specialist])), 10**6)
-    for session in ledgers:
-        session.finish({})
-    assert {r.source.name for s in store.samples() for r in s.regions} == {"one", "two"}
-    assert len(store.snapshots()) == 3
+    class Late(Floor):
+        def judge(self, sample):
+            if not overtaken:  # while it judges, others end
+                overtaken.append(florence2.annotate(store.root, with_=[Boxes("other", shift=3.0)], workers=0))
+                florence2.filter(store, [NoTexts()])
+            return super().judge(sample)
+
+    florence2.filter(store, [Late(0.9)])
+    twin = florence2.annotate(tmp_path / "pictures", tmp_path / "t", [Boxes()], workers=0, unit=2)
+    florence2.annotate(twin.root, with_=[Boxes("other", shift=3.0)], workers=0)
+    florence2.filter(twin, [NoTexts()])
+    florence2.filter(twin, [Floor(0.9)])
+    assert list(store.samples()) == list(twin.samples()) and store.verify() == []
+    assert fragments(store) == fragments(twin)  # what it judged before is out of readers' sight
+    assert store.snapshot().to_bytes() == twin.snapshot().to_bytes()
 
 
 def test_a_picture_that_vanishes_is_a_failure(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 import florence2
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
-from florence2.store import Store, commit
+from florence2.store import Store
+from florence2.store.storage import local
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 
 POINTS = 20  # of the run's steps, spread evenly
@@ -68,19 +69,19 @@ class Counted:
         return counted
 
     def torn(self, write):
-        def half(root, data, suffix):
+        def half(root, data, suffix, durable):
             self.count += 1
             if self.count == self.end:  # half the bytes have reached the disk
-                write(root, data[: len(data) // 2], suffix)
+                write(root, data[: len(data) // 2], suffix, durable)
                 os._exit(9)
-            return write(root, data, suffix)
+            return write(root, data, suffix, durable)
 
         return half
 
     def install(self, patch):
         for module, name in STEPS:
             patch.setattr(module, name, self.wrap(getattr(module, name)))
-        patch.setattr(commit, "_write_temp", self.torn(commit._write_temp))
+        patch.setattr(local, "write_temp", self.torn(local.write_temp))
 
 
 @pytest.fixture(scope="module")
@@ -144,4 +145,4 @@ def test_a_worker_killed_while_it_commits_is_replaced(clean, tmp_path, end):
     peace = florence2.annotate(folder, tmp_path / "peace", [Boxes()], workers=0, unit=2)
     store = florence2.annotate(folder, tmp_path / "s", [DiesOnce(tmp_path / "flag", end)], workers=1, unit=2)
     assert (tmp_path / "flag").exists() and fragments(store) == fragments(peace)
-    assert sum("died" in path.read_text() for path in (store.root / "attempts").iterdir()) == 1
+    assert sum("died" in p.read_text() for p in (store.root / "attempts").rglob("*") if p.is_file()) == 1

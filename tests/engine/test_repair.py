@@ -175,31 +175,71 @@ def test_the_command_names_what_is_damaged_and_what_it_cannot_make_again(tmp_pat
 
 
 @pytest.mark.parametrize("deed", DEEDS)
-def test_a_damaged_record_of_a_run_is_found_and_the_same_command_writes_it_again(tmp_path, capsys, deed):
+def test_a_damaged_record_of_a_run_is_refused_and_made_again_from_its_starts(tmp_path, deed):
+    folder, names = folder_of(tmp_path, 3), own_names(tmp_path)
+    store = florence2.annotate(folder, tmp_path / "s", names, workers=0)
+    path = f"runs/{next(o.run_id for o in store.snapshot().operators if o.name == 'mine')}.json"
+    good = (store.root / path).read_bytes()
+    spoil, cause = DEEDS[deed]
+    spoil(store.root / path)
+    assert [(d.path, d.cause) for d in store.verify()] == [(path, cause)]
+    with pytest.raises(ValueError, match="damaged|missing") as refusal:
+        florence2.annotate(folder, tmp_path / "s", [*names, own_names(tmp_path, 2)[0]][1:], workers=0)
+    assert path in str(refusal.value) and "verify" in str(refusal.value)
+    assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 0
+    assert (store.root / path).read_bytes() == good and store.verify() == []
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_start_that_is_lost_is_named_and_given_up(tmp_path, capsys, deed):
     folder, names = folder_of(tmp_path, 3), own_names(tmp_path)
     store = florence2.annotate(folder, tmp_path / "s", names, workers=0)
     run = next(o.run_id for o in store.snapshot().operators if o.name == "mine")
-    spoil, _ = DEEDS[deed]
-    spoil(store.root / "runs" / f"{run}.json")
-    assert [d.path for d in store.verify()] == [f"runs/{run}.json"] and store.run(run) is None
+    spoil, cause = DEEDS[deed]
+    spoil(store.root / "runs" / run / "000001.json")
+    assert [(d.path, d.cause) for d in store.verify()] == [(f"runs/{run}/000001.json", cause)]
     assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 1
-    assert f"runs/{run}.json: " in capsys.readouterr().out
+    assert "given up; run its command again" in capsys.readouterr().err
+    assert store.verify() == [] and store.run(run)["starts"] == []
     florence2.annotate(folder, tmp_path / "s", names, workers=0)
     assert store.verify() == [] and store.run(run)["starts"][-1]["with"] == names[0]
 
 
 @pytest.mark.parametrize("deed", DEEDS)
-def test_a_damaged_snapshot_is_found_and_the_same_command_writes_it_again(tmp_path, capsys, deed):
+def test_a_damaged_newest_snapshot_is_refused_and_the_one_before_is_used_on_request(tmp_path, capsys, deed):
     folder, names = folder_of(tmp_path, 3), own_names(tmp_path)
     store = florence2.annotate(folder, tmp_path / "s", names[:1], workers=0)
+    first = list(store.samples())
     store = florence2.annotate(folder, tmp_path / "s", names, workers=0)
-    before, newest = fragments(store), store.root / "snapshots" / "000002.json"
-    good = newest.read_bytes()
-    DEEDS[deed][0](newest)
-    if deed != "deleted":  # a snapshot that is not there was never written
-        assert ("snapshots/000002.json", "unreadable") in {(d.path, d.cause) for d in store.verify()}
-        assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 1
-        assert "remove it to go back to the one before" in capsys.readouterr().err
-        newest.unlink()
+    before, second = fragments(store), list(store.samples())
+    spoil, cause = DEEDS[deed]
+    spoil(store.root / "snapshots" / "000002.json")
+    assert [(d.path, d.cause) for d in store.verify()] == [("snapshots/000002.json", cause)]
+    for command in (["annotate", str(store.root), "--with", names[0]], ["filter", str(store.root)]):
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert "000002.json" in said and "florence2 undo" in said and said.count("\n") == 1
+    assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 1
+    assert main(["undo", str(store.root), "--json"]) == 0
+    assert '"snapshot": 3, "holds": 1' in capsys.readouterr().out
+    assert list(store.samples()) == first and store.verify() == []
     florence2.annotate(folder, tmp_path / "s", names, workers=0)
-    assert newest.read_bytes() == good and fragments(store) == before and store.verify() == []
+    assert list(store.samples()) == second and fragments(store) == before and store.verify() == []
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_link_of_the_chain_is_made_again_to_the_byte(tmp_path, deed, number):
+    store = florence2.annotate(folder_of(tmp_path, 3), tmp_path / "s", own_names(tmp_path), workers=0)
+    florence2.filter(store, WITHOUT_PARSER)
+    store.undo()
+    path = store.root / "chain" / f"{number:06d}.json"
+    good = path.read_bytes()
+    spoil, cause = DEEDS[deed]
+    spoil(path)
+    if (deed, number) == ("deleted", 3):  # the last one is not missed: the next command seals again
+        assert store.verify() == []
+        return
+    assert (f"chain/{number:06d}.json", cause) in [(d.path, d.cause) for d in store.verify()]
+    assert repair(store, store.verify(), workers=0) == []
+    assert path.read_bytes() == good and store.verify() == []

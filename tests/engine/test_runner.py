@@ -13,7 +13,7 @@ from florence2.engine.ingest.ingestion import unit_for
 from florence2.engine.ingest.inspection import ImageRules
 from florence2.engine.operator import annotation_id, annotation_ids
 from florence2.store import Store
-from florence2.store.dataset import PendingFragment
+from florence2.store.parquet import PendingFragment
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments, picture
 
 

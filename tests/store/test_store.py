@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import florence2
 from florence2.geometry import encode_rle
 from florence2.records import Coverage, Decision, Grounding, ImageRef, Region, Sample, Source, Text
-from florence2.store import Store, commit, maintenance, random_access, schema
+from florence2.store import Store, compaction, random_access, schema
+from florence2.store.storage import local
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 
 number = st.floats(0, 5000, width=32)
@@ -177,11 +178,11 @@ def test_a_compacted_store_gives_by_position_what_it_gives_in_order(tmp_path, mo
     florence2.filter(store, [Floor(0.6)])
     florence2.filter(store, [Floor(0.5), NoTexts()])
     samples = list(store.samples(view=view))
-    monkeypatch.setattr(maintenance, "ROW_GROUP", 5)  # so that a picture's rows lie across row groups
+    monkeypatch.setattr(compaction, "ROW_GROUP", 5)  # so that a picture's rows lie across row groups
     store.compact(rows=25)
     assert list(store.samples(view=view)) == samples
     for keep in (1, 16):
-        random = random_access.RandomSamples(store.root, store.snapshot(), view, keep)
+        random = random_access.RandomSamples(store.storage, store.snapshot(), view, keep)
         assert len(random) == len(samples) == 8 and len(random.groups) > 1
         for i in (3, 0, 7, 1, 7, 2, 4, 5, 6):
             assert random[i] == samples[i]
@@ -190,9 +191,9 @@ def test_a_compacted_store_gives_by_position_what_it_gives_in_order(tmp_path, mo
 
 def test_files_in_tmp_are_swept_by_age(tmp_path):
     store = Store(tmp_path / "s", create=True)
-    commit.make_folder(store.root, store.root / "tmp")
+    local.make_folder(store.root, store.root / "tmp")
     (store.root / "tmp" / "half").write_bytes(b"x")
-    assert commit.delete_stale_temp(store.root) == 0 and commit.delete_stale_temp(store.root, age_s=-1) == 1
+    assert store.delete_temporary() == 0 and store.delete_temporary(age_s=-1) == 1
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_files_in_tmp_are_swept_by_age(tmp_path):
             lambda store: (
                 store.snapshots() and (store.root / "snapshots/000001.json").write_text("{") and store.snapshot()
             ),
-            "not a snapshot",
+            "000001.json: damaged",
         ),
     ],
 )

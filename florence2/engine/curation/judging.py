@@ -12,11 +12,12 @@ from types import MappingProxyType
 
 from florence2.engine.curation.filters.rules import RULES, RuleFilter, open_chain
 from florence2.engine.operator import Filter, OperatorInput, digest, fingerprint, run_id
-from florence2.engine.session import RECOMPUTED, REOPEN, Session, Unit, inputs_of
+from florence2.engine.session import RECOMPUTED, REOPEN, Session, inputs_of
 from florence2.records import Decision, Sample
 from florence2.store import schema
 from florence2.store.dataset import PendingFragment
 from florence2.store.snapshots import Operator
+from florence2.store.units import Unit
 
 Progress = Callable[[str, int, int], None]
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,9 @@ from florence2.engine.execution.processes import Heartbeat
 from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.operator import Specialist, digest
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text
-from florence2.store import Store, scan, schema
-from florence2.store.snapshots import Fragment
+from florence2.store import Store, parquet, schema
+from florence2.store.parquet import Fragment
+from florence2.store.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def annotate_unit(store: Store, specialist: Specialist, task: AnnotateTask, hear
     """Annotate a unit and commit it."""
     begun = time.perf_counter()
     asking = UnitAnnotator(specialist, task, heartbeat)
-    asking.all(_with_annotations(store.root, task))
+    asking.all(_with_annotations(store.storage, task))
     heartbeat.writing()
     spec, seconds = specialist.spec, asking.seconds
     about = {"operator": spec.name, "version": spec.version, "fingerprint": task.fingerprint, "round": task.round}
@@ -96,11 +96,11 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         seconds[name] += time.perf_counter() - begun
 
 
-def _with_annotations(root: Path, task: AnnotateTask) -> list[Sample]:
+def _with_annotations(storage: Storage, task: AnnotateTask) -> list[Sample]:
     """The unit's samples with what its operator reads of the annotations made before, verdicts aside."""
     if not task.reads:
         return list(task.samples)
-    table = scan.read_table(root, "annotations", task.reads)
+    table = parquet.read_table(storage, "annotations", task.reads)
     said = table.filter(pc.field("run_id").isin(sorted(task.read_runs)))
     bare = {sample.image.id: sample for sample in task.samples}
     images = [schema.image_row(sample) for sample in task.samples]

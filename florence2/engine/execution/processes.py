@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from florence2.store.commit import append_line
+from florence2.store.journal import Journal
 
 ATTEMPTS = 3  # deaths of a job before its pictures are tried one at a time
 BOOT_S = 600.0  # for a worker to start and load what a job needs
@@ -222,7 +222,7 @@ class ProcessRunner:
         code = self._forget(worker)
         assert job is not None
         if begun:
-            append_line(self.root, f"attempts/{job.key}", cause)
+            Journal(self.root, job.key).append(cause)
             self._timeouts[job.key] += cause == "timeout"
             if deaths(self.root, job.key) > 3 * self.attempts + 2 * job.size:
                 raise ChildProcessError(f"{self.root}: workers keep dying over unit {job.key}; last exit code {code}")
@@ -257,10 +257,7 @@ def deaths(root: Path, key: str) -> int:
 
 
 def _lines(root: Path, key: str) -> list[str]:
-    try:
-        return (root / "attempts" / key).read_text().split("\n")[:-1]
-    except FileNotFoundError:
-        return []
+    return Journal(root, key).lines()
 
 
 def _pickled(work: Work) -> bytes:
@@ -304,12 +301,12 @@ class _Journalled:
     poison_images: dict[int, str]
 
     def picture(self, index: int) -> None:
-        append_line(self.root, f"attempts/{self.key}", f"picture {index}")
+        Journal(self.root, self.key).append(f"picture {index}")
         self.connection.send(("picture", index))
 
     def writing(self) -> None:
         if self.isolate:
-            append_line(self.root, f"attempts/{self.key}", "writing")
+            Journal(self.root, self.key).append("writing")
             self.connection.send(("writing",))
 
 
@@ -330,7 +327,7 @@ def serve(fd: int) -> None:
             work.prepare(job)
             root = Path(work.root)
             connection.send(("start",))
-            append_line(root, f"attempts/{job.key}", "start")
+            Journal(root, job.key).append("start")
             result = work.do(job, _Journalled(root, job.key, connection, isolate, poison_images))
         except Exception as error:  # whatever it was, the supervisor raises it in the caller's process
             _send(connection, ("error", _told(error)))

@@ -9,9 +9,11 @@ from florence2.engine.execution.execution import Progress
 from florence2.engine.execution.processes import InlineRunner, Job, ProcessRunner
 from florence2.engine.operator import unit_id
 from florence2.engine.planning.dependencies import Step
-from florence2.engine.session import Session, Unit, fragment_path
+from florence2.engine.session import Session
 from florence2.engine.specialists import absolute
-from florence2.store.snapshots import Fragment
+from florence2.store import layout
+from florence2.store.parquet import Fragment
+from florence2.store.units import Unit
 
 
 def run_specialist(
@@ -81,8 +83,8 @@ def _task(step: Step, unit: Unit, uid: str, max_pixels: int) -> AnnotateTask:
         fingerprint=operator.fingerprint,
         run_id=operator.run_id,
         round=operator.round,
-        path=fragment_path("annotations", operator.round, operator.name, operator.version, uid),
-        failures_path=fragment_path("failures", operator.round, operator.name, operator.version, uid),
+        path=layout.fragment("annotations", operator.round, operator.name, operator.version, uid),
+        failures_path=layout.fragment("failures", operator.round, operator.name, operator.version, uid),
         max_pixels=max_pixels,
     )
 

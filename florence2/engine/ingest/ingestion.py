@@ -16,11 +16,12 @@ from florence2.engine.execution.processes import Job
 from florence2.engine.ingest.duplicates import NearIndex
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, InspectTask, image_id, rules_config
 from florence2.engine.operator import digest, run_id, unit_id
-from florence2.engine.session import Session, fragment_path
+from florence2.engine.session import Session
 from florence2.records import Failure, ImageRef, Sample
 from florence2.sources import files
-from florence2.store import scan, schema
-from florence2.store.snapshots import Fragment, Operator
+from florence2.store import layout, schema
+from florence2.store.parquet import Fragment
+from florence2.store.snapshots import Operator
 
 NAME, VERSION = "images", "2"
 
@@ -136,20 +137,20 @@ def _known(session: Session, operator: Operator, listing: Sequence[ImageCandidat
         failures = [path for path in map(_failures_path, fragment.units) if session.names(path)]
         parts = [fragment.path, *failures]
         if all([session.done(path, fragment.units, fragment.run_id) for path in parts]):
-            for row in schema.rows(scan.read_fragment(store.root, fragment)):
+            for row in store.image_rows(fragment):
                 known.add(row)
-    named = {fragment.path for fragment in session.base.fragments}
-    left = []
-    for path in sorted((store.root / "images").glob("unit-*.parquet")):
-        relative = path.relative_to(store.root).as_posix()
-        if relative in named:
-            continue
+    left, lost = [], []
+    for relative in store.unreferenced(layout.IMAGES, session.base):
         try:
-            rows = schema.rows(scan.read_fragment(store.root, Fragment(relative, 0, "")))
+            rows = store.image_rows(Fragment(relative, 0, ""))
         except ValueError:
             continue  # made again below, once it is set aside
-        if rows and all((row["uri"], row.get("member") or "", row.get("bytes") or 0) in ours for row in rows):
+        files_of = [(row["uri"], row.get("member") or "", row.get("bytes") or 0) for row in rows]
+        if not known.files.isdisjoint(files_of):
+            lost.append(relative)  # of an intake that lost: another one took these pictures in meanwhile
+        elif rows and ours.issuperset(files_of):
             left.append((rows, relative))
+    store.discard_unnamed(lost)
     place = {(found.uri, found.member): n for n, found in enumerate(listing)}
     left.sort(key=lambda entry: place[entry[0][0]["uri"], entry[0][0].get("member") or ""])
     for rows, relative in left:
@@ -214,7 +215,7 @@ def _commit(
     about = {"operator": NAME, "version": VERSION, "fingerprint": operator.fingerprint, "round": 0}
     put = session.store.put
     fragments = [put(_failures_path(uid), failures, [uid], operator.run_id, about)] if failures else []
-    return [*fragments, put(f"images/unit-{uid}.parquet", rows, [uid], operator.run_id, about)]
+    return [*fragments, put(layout.images(uid), rows, [uid], operator.run_id, about)]
 
 
 def _row(
@@ -237,7 +238,7 @@ def _row(
 
 
 def _failures_path(uid: str) -> str:
-    return fragment_path("failures", 0, NAME, VERSION, uid)
+    return layout.fragment("failures", 0, NAME, VERSION, uid)
 
 
 def _clean(detail: str) -> str:

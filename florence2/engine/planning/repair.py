@@ -22,9 +22,9 @@ from florence2.engine.planning.dependencies import Step, names_of
 from florence2.engine.planning.superseding import ReplacedRuns, supersede_units
 from florence2.engine.selectors import selector_from_json
 from florence2.engine.session import REOPEN, Session, inputs_of
-from florence2.store import Store, maintenance
-from florence2.store.maintenance import Damage
-from florence2.store.snapshots import Operator, Snapshot, file_of
+from florence2.store import Store, compaction, layout
+from florence2.store.snapshots import Operator, Snapshot
+from florence2.store.verification import Damage
 
 
 class Unrepairable(ValueError):
@@ -54,17 +54,19 @@ def repair(
     Specialists and rules that were given as Python objects, and those that are billed, must be given again.
     """
     makers = Makers({resolve_specialist(s).spec.name: s for s in with_}, {rule.spec.name: rule for rule in rules})
+    lost: set[str] = set()
+    given_up: list[Damage] = []
     for damage in damaged:
-        if damage.fragment is None and not damage.path.startswith("snapshots/"):
-            maintenance.quarantine(store.root, damage.path)  # no snapshot needs it: the next command makes it again
-    lost = {damage.path for damage in damaged if damage.path.startswith("snapshots/")}
-    if on_message and lost:
-        on_message(
-            f"{min(lost)}: remove it to go back to the one before; the command that ended with it writes it again"
-        )
+        if damage.is_json:
+            lost.add(damage.path)
+            if why := store.mend_json(damage):
+                given_up.append(damage)
+                on_message(why) if on_message else None
+        elif damage.fragment is None:
+            store.quarantine(damage.path)  # no snapshot needs it: the next command makes it again
     execution = Execution(workers=workers, progress=progress)
-    for snapshot in (store.snapshot(n) for n in reversed(store.snapshots()) if file_of(n) not in lost):
-        bad = [f for f in snapshot.fragments if maintenance.check(store.root, f)]
+    for snapshot in (store.snapshot(n) for n in reversed(store.snapshots()) if layout.snapshot(n) not in lost):
+        bad = [f for f in snapshot.fragments if store.cause_of_damage(f)]
         if not bad:
             continue
         if any(fragment.path.startswith("compact/") for fragment in bad):
@@ -80,7 +82,8 @@ def repair(
             except Unrepairable as error:
                 if on_message:
                     on_message(str(error))
-    return store.verify()
+    left = store.verify()
+    return left + [damage for damage in given_up if damage not in left]
 
 
 def _again(session: Session, operator: Operator, paths: frozenset[str], makers: Makers, execution: Execution) -> None:
@@ -222,7 +225,7 @@ def _plain(config: Mapping[str, Any]) -> Any:
 
 def _compact_again(store: Store, snapshot: Snapshot) -> None:
     base = store.snapshot(snapshot.compacts)
-    maintenance.compacted(store.root, base, snapshot.phase.get("rows", maintenance.COMPACT_ROWS))
+    compaction.compacted(store.storage, base, snapshot.phase.get("rows", compaction.COMPACT_ROWS))
 
 
 def _of(session: Session, runs: Sequence[str]) -> list[Operator]:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from florence2.engine.operator import digest, run_id
 from florence2.engine.selectors import ImageSelector
-from florence2.engine.session import ANNOTATORS, RECOMPUTED, REOPEN, Session, Unit
+from florence2.engine.session import ANNOTATORS, RECOMPUTED, REOPEN, Session
 from florence2.records import Decision, Grounding, Item, Region, Sample
-from florence2.store import scan, schema
+from florence2.store import schema
 from florence2.store.snapshots import Operator
+from florence2.store.units import Unit
 
 
 def replacements(
@@ -43,7 +44,7 @@ def supersede_replaced(session: Session, made: Sequence[tuple[Operator, ImageSel
     if not replaced and not returned:
         return
     round = max(session.newest_round("decisions"), 0)
-    seq = 1 + _highest_seq(session, round)
+    seq = 1 + session.store.newest_seq(round, session.base)
     made_by = digest([RECOMPUTED, sorted(replaced), sorted(returned), round, seq])
     operator = Operator(run_id(made_by, round), RECOMPUTED, "2", made_by, round, RECOMPUTED)
     session.operators[operator.run_id] = operator
@@ -166,13 +167,3 @@ def _leaves(session: Session, operator: Operator, unit: Unit, run: str, selector
     """Whether rows of a run that was replaced stand still, in pictures that were not taken."""
     rest = [sample for sample in session.samples(unit, [run], operator, seq) if not selector(sample)]
     return any(_direct(sample, ReplacedRuns({run: None}, frozenset())) for sample in rest)
-
-
-def _highest_seq(session: Session, round: int) -> int:
-    highest = -1
-    for fragment in session.base.of("decisions"):
-        table = scan.read_fragment(session.store.root, fragment, ["round", "seq"])
-        for r, seq in zip(table["round"].to_pylist(), table["seq"].to_pylist()):
-            if r == round:
-                highest = max(highest, seq)
-    return highest

@@ -1,0 +1,152 @@
+"""The chain of hashes: which snapshots and records of runs a store has had, so that one that is gone is noticed.
+
+`chain/000007.json` is {"previous": sha256 of link 6, "snapshot": the newest at that time, "files": {path: sha256}}.
+Each command adds one link for what it wrote. A path named again holds what the last link says; null: given up.
+Unlike snapshots, links hold the hashes of records that tell times and hosts: equal work gives other links.
+A store written before there was a chain has none; its next command seals all that is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+from florence2.store import layout, sealed
+from florence2.store.storage import Storage, next_number
+
+Hashes = dict[str, str | None]
+
+
+class Chain:
+    """The links of a store, read and added to."""
+
+    def __init__(self, storage: Storage):
+        self.storage = storage
+
+    def read(self, path: str, remedy: str) -> dict[str, Any]:
+        """A snapshot or a record of a run, read through its seal; Missing and Damaged say what to do.
+
+        One without a seal, of an early version of the store, is taken where no link says otherwise.
+        """
+
+        def opened(data: bytes) -> dict[str, Any]:
+            try:
+                return sealed.unseal(data)
+            except ValueError:
+                expected = self.hashes().get(path) if self.storage.list(layout.CHAIN) else None
+                early = not self.storage.list(layout.CHAIN) or hashlib.sha256(data).hexdigest() == expected
+                if not early:
+                    raise
+                return sealed.unseal(data, unsealed=True)
+
+        return sealed.read(self.storage, path, remedy, opened)
+
+    def newest_snapshot(self) -> int:
+        """The number of the newest snapshot that the last link knows of, 0 without any."""
+        links = self.storage.list(layout.CHAIN)
+        return int(self._read(links[-1])["snapshot"]) if links else 0
+
+    def hashes(self) -> Hashes:
+        """Every file the links name, with what it should hash to (None: given up). Damaged and Missing name a link."""
+        out: Hashes = {}
+        for link in self._links():
+            out.update(link["files"])
+        return out
+
+    def damage(self) -> list[tuple[str, str]]:
+        """(path, "missing" or "changed") of every link that is not what the next one says, or not whole."""
+        paths = self.storage.list(layout.CHAIN)
+        last = max(map(layout.number_of, paths), default=0)
+        found = []
+        expected = None  # by the link after this one
+        for number in range(last, 0, -1):
+            path = layout.chain(number)
+            try:
+                data = self.storage.read(path)
+                link = sealed.unseal(data)
+            except FileNotFoundError:
+                found.append((path, "missing"))
+                expected = None
+                continue
+            except (ValueError, OSError):
+                found.append((path, "changed"))
+                expected = None
+                continue
+            if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+                found.append((path, "changed"))
+            expected = link["previous"]
+        return found[::-1]
+
+    def extend(self, snapshot: int, written: Iterable[str] = (), given_up: Iterable[str] = ()) -> None:
+        """Add a link for every whole file that none names yet, for those `written` anew, and for those `given_up`."""
+        while True:
+            known = self.hashes()
+            new: Hashes = {path: None for path in given_up if known.get(path, "") is not None}
+            for path in self._sealable():
+                if path in new or (known.get(path) is not None and path not in written):
+                    continue
+                data = self.storage.read(path)
+                try:
+                    sealed.unseal(data, unsealed=not known)
+                except ValueError:
+                    continue  # never whole since it is known: not sealed anew
+                new[path] = hashlib.sha256(data).hexdigest()
+            newest = max([snapshot, *(layout.number_of(p) for p in new if p.startswith(layout.SNAPSHOTS))])
+            if self._add(newest, new):
+                return
+
+    def _add(self, snapshot: int, files: Hashes) -> bool:
+        """Add a link; False where another process added one first."""
+        number = next_number(self.storage, layout.CHAIN)
+        previous = None
+        if number > 1:
+            previous = self._hash_of(number - 1)
+            known = self._read(layout.chain(number - 1))["snapshot"]
+            if not files and known >= snapshot:
+                return True
+            snapshot = max(snapshot, known)
+        link = {"previous": previous, "snapshot": snapshot, "files": files}
+        return self.storage.put_if_absent([(layout.chain(number), sealed.seal(link))])[0]
+
+    def restore(self, path: str) -> bool:
+        """Write a damaged or missing link again, to the byte, from what the others leave unsaid; whether it could."""
+        number = layout.number_of(path)
+        others = [layout.number_of(p) for p in self.storage.list(layout.CHAIN) if p != path]
+        if {*others, number} != set(range(1, max([*others, number]) + 1)):
+            return False  # more than one is gone
+        try:
+            links = {n: self._read(layout.chain(n)) for n in others}
+        except (sealed.Damaged, sealed.Missing):
+            return False
+        named = {name for link in links.values() for name in link["files"]}
+        files = {name: self.storage.sha256(name) for name in self._sealable() if name not in named}
+        previous = self._hash_of(number - 1) if number > 1 else None
+        snapshots = [layout.number_of(n) for n in files if n.startswith(layout.SNAPSHOTS)]
+        newest = max([*snapshots, links[number - 1]["snapshot"] if number > 1 else 0])
+        data = sealed.seal({"previous": previous, "snapshot": newest, "files": files})
+        after = links.get(number + 1)
+        if after is not None and after["previous"] != hashlib.sha256(data).hexdigest():
+            return False
+        self.storage.discard(path)
+        return self.storage.put_if_absent([(path, data)])[0]
+
+    def renew(self) -> None:
+        """Begin the chain anew over what is there: where links that are lost cannot be told from the rest."""
+        for path in self.storage.list(layout.CHAIN):
+            self.storage.discard(path)
+        self.extend(0)
+
+    def _sealable(self) -> list[str]:
+        return [*self.storage.list(layout.SNAPSHOTS), *self.storage.list(layout.RUNS)]
+
+    def _hash_of(self, number: int) -> str:
+        return hashlib.sha256(self.storage.read(layout.chain(number))).hexdigest()
+
+    def _links(self) -> list[dict[str, Any]]:
+        last = max(map(layout.number_of, self.storage.list(layout.CHAIN)), default=0)
+        return [self._read(layout.chain(number)) for number in range(1, last + 1)]
+
+    def _read(self, path: str) -> dict[str, Any]:
+        remedy = f"florence2 verify {self.storage.location()} --repair writes it again"
+        return sealed.read(self.storage, path, remedy)

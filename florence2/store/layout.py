@@ -1,0 +1,91 @@
+"""Every path and name in a store. Knows strings; nothing else in the project puts a path of a store together.
+
+Paths are relative to the store's root, with forward slashes, whatever lies behind the storage interface.
+"""
+
+from __future__ import annotations
+
+import re
+
+IMAGES, ANNOTATIONS, DECISIONS, FAILURES = TABLES = ("images", "annotations", "decisions", "failures")
+SNAPSHOTS, RUNS, CHAIN, ATTEMPTS, COMPACT, STUDENTS, TEMPORARY = (
+    "snapshots", "runs", "chain", "attempts", "compact", "students", "tmp",
+)  # fmt: skip
+
+
+def snapshot(number: int) -> str:
+    """The path of a snapshot."""
+    return f"{SNAPSHOTS}/{number:06d}.json"
+
+
+def chain(number: int) -> str:
+    """The path of a link in the chain of hashes."""
+    return f"{CHAIN}/{number:06d}.json"
+
+
+def run(run_id: str) -> str:
+    """The path of what a run is: its operator, its settings, what it read."""
+    return f"{RUNS}/{run_id}.json"
+
+
+def run_starts(run_id: str) -> str:
+    """The folder of the starts of a run: numbered records."""
+    return f"{RUNS}/{run_id}"
+
+
+def attempts(key: str) -> str:
+    """The folder of the journal of a unit of work: numbered records."""
+    return f"{ATTEMPTS}/{key}"
+
+
+def numbered(folder: str, number: int, suffix: str = "") -> str:
+    """The path of the `number`-th record in a folder of numbered records, counted from 1."""
+    return f"{folder}/{number:06d}{suffix}"
+
+
+def number_of(path: str) -> int:
+    """The number in the name of a snapshot, a link of the chain or a numbered record; 0 where it has none."""
+    stem = path.rsplit("/", 1)[-1].split(".")[0]
+    return int(stem) if stem.isdecimal() else 0
+
+
+def images(unit: str) -> str:
+    """The path of the fragment that holds the pictures of a unit."""
+    return f"{IMAGES}/unit-{unit}.parquet"
+
+
+def fragment(table: str, round: int, name: str, version: str, uid: str) -> str:
+    """The path of a fragment; `uid` names the unit's work by this operator in this round."""
+    return f"{table}/round-{round}/{safe(name)}@{safe(version)}/unit-{uid}.parquet"
+
+
+def compacted(snapshot_number: int, table: str, part: int) -> str:
+    """The path of a large file that holds rows of many fragments of a snapshot."""
+    return f"{COMPACT}/{snapshot_number:06d}/{table}/part-{part:05d}.parquet"
+
+
+def is_compacted(path: str) -> bool:
+    """Whether a path is that of a large file."""
+    return path.startswith(f"{COMPACT}/")
+
+
+def table_of(path: str) -> str:
+    """Which of the four tables a fragment or a large file is part of."""
+    parts = path.split("/")
+    return parts[2] if parts[0] == COMPACT else parts[0]
+
+
+def round_of(path: str) -> int:
+    """The round in a fragment's path, -1 where it has none."""
+    found = re.search(r"/round-(\d+)/", path)
+    return int(found[1]) if found else -1
+
+
+def student(key: str) -> str:
+    """The path of the folder of a trained student."""
+    return f"{STUDENTS}/{key}"
+
+
+def safe(name: str) -> str:
+    """A name that can be a folder's: no slash, no equals sign."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "-"

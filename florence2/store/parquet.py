@@ -1,0 +1,119 @@
+"""Fragments: the Parquet files of a store, as a snapshot lists them and before they are written; reading them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from florence2.store import layout, schema
+from florence2.store.storage import Storage
+
+ROW_GROUP = 65_536  # rows; a fragment of a unit is far smaller
+THREADED = 100_000  # rows of a file above which its columns are read in threads
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """One Parquet file of a snapshot. `units` are the image units its rows belong to."""
+
+    path: str
+    rows: int
+    sha256: str
+    units: tuple[str, ...] = ()
+    run_id: str = ""
+
+    @property
+    def table(self) -> str:
+        """Which of the four tables it is part of."""
+        return layout.table_of(self.path)
+
+
+@dataclass(frozen=True)
+class PendingFragment:
+    """A fragment to be written: path, rows, image units, run, and the facts of its maker that go into the file."""
+
+    path: str
+    rows: Sequence[schema.Row]
+    units: Sequence[str]
+    run_id: str
+    about: Mapping[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes."""
+        name = layout.table_of(self.path)
+        facts = tuple((f"florence2.{key}", str(value)) for key, value in self.about.items())
+        return _data(name, self.rows, facts) if self.rows else _empty(name, facts)
+
+
+def _data(name: str, rows: Sequence[schema.Row], facts: tuple[tuple[str, str], ...]) -> bytes:
+    return parquet_bytes(schema.table(name, rows), dict(facts))
+
+
+@lru_cache(maxsize=1024)
+def _empty(name: str, facts: tuple[tuple[str, str], ...]) -> bytes:
+    """A fragment of no rows: a chain of rules writes the same one for most units."""
+    return _data(name, (), facts)
+
+
+def parquet_bytes(table: pa.Table, metadata: dict[str, Any] | None = None, row_group: int = ROW_GROUP) -> bytes:
+    """A table as Parquet: the same table and library give the same bytes. Nulls stay nulls, lists stay flat."""
+    if metadata:
+        table = table.replace_schema_metadata({key: str(value) for key, value in sorted(metadata.items())})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group, write_page_checksum=True)
+    return sink.getvalue()
+
+
+def open_file(storage: Storage, path: str) -> pq.ParquetFile:
+    """A fragment's file with its footer read; ValueError names a damaged or missing one."""
+    with explain_read_errors(storage, path):
+        return pq.ParquetFile(storage.source(path), page_checksum_verification=True)
+
+
+def read(storage: Storage, fragment: Fragment, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of one fragment; ValueError names a damaged or missing one."""
+    file = open_file(storage, fragment.path)
+    with explain_read_errors(storage, fragment.path):
+        many = file.metadata.num_rows > THREADED  # of a few rows threads cost more than they bring
+        return file.read(columns=list(columns) if columns else None, use_threads=many)
+
+
+def read_table(
+    storage: Storage, name: str, fragments: Sequence[Fragment], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The rows of several fragments of one table, in order."""
+    if not fragments:
+        empty = schema.SCHEMAS[name].empty_table()
+        return empty.select(columns) if columns else empty
+    tables = [read(storage, fragment, columns).replace_schema_metadata(None) for fragment in fragments]
+    return pa.concat_tables(tables, promote_options="default")  # an older fragment may lack a column
+
+
+def readable(storage: Storage, path: str) -> bool:
+    """Whether a Parquet file can be read through, its page checksums included."""
+    try:
+        for _ in pq.ParquetFile(storage.source(path), page_checksum_verification=True).iter_batches():
+            pass
+    except (pa.ArrowException, OSError):
+        return False
+    return True
+
+
+@contextmanager
+def explain_read_errors(storage: Storage, path: str) -> Iterator[None]:
+    """Around reading a fragment: what goes wrong is a ValueError that names the file and the remedy."""
+    remedy = f"florence2 verify {storage.location()} --repair makes it again"
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"{storage.location(path)}: missing; {remedy}") from None
+    except (pa.ArrowException, OSError) as error:
+        what = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"{storage.location(path)}: damaged ({what}); {remedy}") from None

@@ -1,0 +1,59 @@
+"""Records as fragments to be written: the writer names operator, unit and records; rows and paths are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from florence2.records import Decision, Failure, Sample
+from florence2.store import import_metadata, layout, schema
+from florence2.store.import_metadata import ImportMetadata
+from florence2.store.parquet import PendingFragment
+from florence2.store.snapshots import Operator
+
+image_row = schema.image_row  # a picture's row, for `images`
+
+
+def path(table: str, operator: Operator, uid: str) -> str:
+    """Where an operator's work lies; `uid` is the hash of the pictures, the fingerprint and the round."""
+    return layout.fragment(table, operator.round, operator.name, operator.version, uid)
+
+
+def images_of(operator: Operator, uid: str, rows: Sequence[Mapping[str, Any]]) -> PendingFragment:
+    """The pictures that become a unit, by `image_row`; `uid` is the unit's from now on."""
+    return _pending(layout.images(uid), operator, uid, [dict(row) for row in rows])
+
+
+def annotations_of(
+    operator: Operator,
+    uid: str,
+    unit: str,
+    samples: Iterable[Sample],
+    config_sha: str = "",
+    metadata: Mapping[str, ImportMetadata] | None = None,
+) -> PendingFragment:
+    """An operator's annotations of a unit; with `metadata`, what an import says of its pictures as wholes."""
+    rows = [row for sample in samples for row in schema.annotation_rows(sample, config_sha)]
+    more = {import_metadata.KEY: import_metadata.encode(metadata)} if metadata else {}
+    return _pending(path("annotations", operator, uid), operator, unit, rows, more)
+
+
+def decisions_of(operator: Operator, uid: str, unit: str, verdicts: Iterable[tuple[str, Decision]]) -> PendingFragment:
+    """An operator's verdicts on a unit's annotations, each with the id of its picture."""
+    rows = [schema.decision_row(d, image, operator.version, operator.run_id) for image, d in verdicts]
+    return _pending(path("decisions", operator, uid), operator, unit, rows)
+
+
+def failures_of(operator: Operator, uid: str, unit: str, found: Iterable[Failure]) -> PendingFragment:
+    """The pictures of a unit that an operator gave nothing for; a failure's id is its picture's."""
+    made = operator.name, operator.version, operator.run_id, operator.round
+    return _pending(path("failures", operator, uid), operator, unit, [schema.failure_row(f, *made) for f in found])
+
+
+def _pending(
+    path: str, operator: Operator, unit: str, rows: Sequence[schema.Row], more: Mapping[str, str] | None = None
+) -> PendingFragment:
+    # two keys for one thing: they lie on disk
+    key = "name" if operator.kind in ("filter", "merge", "recomputed", "import") else "operator"
+    about = {key: operator.name, **{name: getattr(operator, name) for name in ("version", "fingerprint", "round")}}
+    return PendingFragment(path, rows, [unit], operator.run_id, {**about, **(more or {})})

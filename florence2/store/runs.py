@@ -1,0 +1,63 @@
+"""Records of runs: what a run is, written once, and each of its starts, a numbered record that is only ever added.
+
+`runs/<run_id>.json` holds the operator, its settings and what it read; `runs/<run_id>/000001.json` when, where and on
+what it was started, with the same facts once more, so that either can be read where the other is lost. Stores of
+earlier versions hold their starts inside runs/<run_id>.json; both are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from florence2.store import layout, sealed
+from florence2.store.chain import Chain
+from florence2.store.sealed import Damaged, Missing
+from florence2.store.storage import Storage, next_number
+
+
+def record(storage: Storage, run_id: str, facts: Mapping[str, Any], start: Mapping[str, Any]) -> None:
+    """Add one start of a run."""
+    body = json.loads(sealed.json_bytes({"run_id": run_id, **facts}))
+    path = layout.run(run_id)
+    if storage.exists(path):
+        read_one(storage, path)  # a damaged one is named, not written over
+    storage.put_if_absent([(path, sealed.seal(body))])
+    data = sealed.seal(json.loads(sealed.json_bytes({"run_id": run_id, "facts": facts, "start": start})))
+    folder = layout.run_starts(run_id)
+    while not storage.put_if_absent([(layout.numbered(folder, next_number(storage, folder), ".json"), data)])[0]:
+        pass  # another process took the number
+
+
+def read(storage: Storage, run_id: str) -> dict[str, Any] | None:
+    """What a run is, with all its starts under "starts"; None where it was never recorded, Missing where it is gone."""
+    starts = storage.list(layout.run_starts(run_id))
+    path = layout.run(run_id)
+    if not storage.exists(path) and not starts:
+        return None
+    found = read_one(storage, path)
+    found["starts"] = [*found.get("starts", ()), *(read_one(storage, start)["start"] for start in starts)]
+    return found
+
+
+def read_one(storage: Storage, path: str) -> dict[str, Any]:
+    """One record; Missing or Damaged say what to do."""
+    remedy = f"florence2 verify {storage.location()} --repair mends what can be mended"
+    return Chain(storage).read(path, remedy)
+
+
+def restore(storage: Storage, path: str, sha256: str | None) -> bool:
+    """Write a lost record of what a run is again, from its starts; whether it could. It must hash to `sha256`."""
+    run_id = path.rsplit("/", 1)[-1].removesuffix(".json")
+    for start in storage.list(layout.run_starts(run_id)):
+        try:
+            facts = read_one(storage, start)["facts"]
+        except (Missing, Damaged, KeyError):
+            continue
+        data = sealed.seal({"run_id": run_id, **facts})
+        if sha256 in (None, hashlib.sha256(data).hexdigest()):
+            storage.discard(path)
+            return storage.put_if_absent([(path, data)])[0]
+    return False

@@ -1,0 +1,108 @@
+"""Units as the engine sees them: the pictures of a unit, what some runs said of them, and verdicts up to a point.
+
+The engine asks for these and gets records; which fragments, columns and rows hold them is known here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from florence2.records import Sample
+from florence2.store import import_metadata, parquet, scan, schema
+from florence2.store.snapshots import Snapshot
+from florence2.store.storage import Storage
+
+Selector = Callable[[Sample], bool]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit's good pictures as bare samples, and the snapshot's fragments about it. It can be sent to a worker."""
+
+    uid: str
+    samples: tuple[Sample, ...]
+    group: scan.UnitGroup
+    others: tuple[Sample, ...] = ()  # rejected and failed
+
+    def selected(self, selector: Selector | None) -> Unit:
+        """The unit with only the good pictures that a selector takes."""
+        if selector is None:
+            return self
+        return dataclasses.replace(self, samples=tuple(s for s in self.samples if selector(s)))
+
+    def reading(self, runs: Collection[str]) -> Unit:
+        """The unit with only those fragments that hold annotations of these runs: what a worker needs to read them."""
+        found = self.group.fragments.get("annotations", ()) if runs else ()
+        reads = tuple(f for f in found if not f.run_id or f.run_id in runs)
+        return dataclasses.replace(self, group=scan.UnitGroup(self.group.units, {"annotations": reads}), others=())
+
+    def has_annotations(self, runs: Collection[str]) -> bool:
+        """Whether some of these runs have been over the unit; of compacted files, whose runs are mixed, always true."""
+        found = self.group.fragments.get("annotations", ())
+        return any((not f.run_id or f.run_id in runs) and self.uid in f.units for f in found)
+
+
+def units(storage: Storage, snapshot: Snapshot) -> Iterator[Unit]:
+    """Every unit in the order they came in, those without a good picture too."""
+    for group in scan.unit_groups(snapshot):
+        table = parquet.read_table(storage, "images", group.fragments["images"])
+        rows: dict[tuple[str, bool], list[schema.Row]] = {}
+        for row in schema.rows(table):
+            rows.setdefault((row["unit"], row["status"] == "ok"), []).append(row)
+        metadata = scan.import_metadata_of(storage, group.imports, whole=False)
+        for uid in group.units:
+            found = (schema.samples(rows.get((uid, good), ()), None, None) for good in (True, False))
+            ok, others = (import_metadata.apply(samples, metadata) for samples in found)
+            yield Unit(uid, tuple(ok), group, tuple(others))
+
+
+def count_images(storage: Storage, snapshot: Snapshot, selector: Selector | None = None) -> int:
+    """How many good pictures there are, of those that a selector takes; it sees bare samples."""
+    images = snapshot.of("images")
+    if selector is None:
+        return sum(scan.count_ok(storage, fragment) for fragment in images)
+    rows = (schema.rows(parquet.read(storage, f, ["id", "uri", "member", "status"])) for f in images)
+    found = (schema.samples([row for row in each if row["status"] == "ok"], None, None) for each in rows)
+    return sum(selector(sample) for samples in found for sample in samples)
+
+
+def annotations_of(storage: Storage, unit: Unit, runs: Collection[str]) -> list[Sample]:
+    """A unit's samples with the annotations of these runs, without verdicts. Other fragments are not opened."""
+    wanted = unit.reading(runs).group.fragments["annotations"]
+    if not wanted:
+        return list(unit.samples)
+    table = parquet.read_table(storage, "annotations", wanted).filter(pc.field("run_id").isin(sorted(runs)))
+    found = schema.samples([{"id": sample.image.id, "uri": ""} for sample in unit.samples], table, None)
+    return [
+        dataclasses.replace(bare, regions=s.regions, texts=s.texts, groundings=s.groundings)
+        for bare, s in zip(unit.samples, found)
+    ]
+
+
+def decisions_of(
+    storage: Storage, unit: Unit, samples: Sequence[Sample], runs: Collection[str], before: tuple[int, int]
+) -> list[Sample]:
+    """A unit's samples with the verdicts that come before (round, seq).
+
+    Of the fragments only those of `runs` are opened (and compacted ones): others may be what is to be made again.
+    """
+    wanted = [f for f in unit.group.fragments.get("decisions", ()) if not f.run_id or f.run_id in runs]
+    rounds, seqs = pc.field("round"), pc.field("seq")
+    earlier = (rounds < before[0]) | ((rounds == before[0]) & (seqs < before[1]))
+    table = parquet.read_table(storage, "decisions", wanted).filter(earlier)
+    found = schema.samples([{"id": sample.image.id, "uri": ""} for sample in samples], None, table)
+    return [dataclasses.replace(sample, decisions=s.decisions) for sample, s in zip(samples, found)]
+
+
+def newest_seq(storage: Storage, snapshot: Snapshot, round: int) -> int:
+    """The highest seq of a round's verdicts, -1 where there are none."""
+    highest = -1
+    for fragment in snapshot.of("decisions"):
+        table = parquet.read(storage, fragment, ["round", "seq"])
+        of_round = table.filter(pc.field("round") == round)["seq"]
+        highest = max(highest, pc.max(of_round).as_py() if of_round.length() else -1)
+    return highest

@@ -1,0 +1,94 @@
+"""Whether a store is whole: every fragment of every snapshot, the snapshots, and the records of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from florence2.store import layout, parquet, runs, snapshots
+from florence2.store.chain import Chain
+from florence2.store.layout import TABLES
+from florence2.store.parquet import Fragment
+from florence2.store.sealed import Missing
+from florence2.store.storage import Storage
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A fragment that is not what its snapshot says, and how: missing, changed or unreadable."""
+
+    path: str
+    cause: str
+    fragment: Fragment | None = None
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it is a snapshot, a record of a run or a link of the chain."""
+        return self.path.endswith(".json")
+
+
+def verify(storage: Storage) -> list[Damage]:
+    """Every damaged or missing fragment of every snapshot, JSON file and link, and strays that cannot be read."""
+    found = [Damage(path, cause) for path, cause in Chain(storage).damage()]
+    hashes = {} if found else Chain(storage).hashes()
+    wanted: dict[str, Fragment] = {}
+    recorded: set[str] = set()
+    for number in snapshots.numbers(storage):
+        try:
+            snapshot = snapshots.read(storage, number)
+        except ValueError:
+            found.append(Damage(layout.snapshot(number), "changed"))
+            continue
+        for fragment in snapshot.fragments:
+            wanted.setdefault(fragment.path, fragment)
+        recorded.update(layout.run(operator.run_id) for operator in snapshot.operators)
+    records = recorded | {path for path, sha256 in hashes.items() if sha256} | set(storage.list(layout.RUNS))
+    known = {damage.path for damage in found}
+    found += [Damage(p, cause) for p in sorted(records - known) if (cause := _check_json(storage, p, hashes.get(p)))]
+    found += [Damage(path, cause, f) for path, f in wanted.items() if (cause := check(storage, f))]
+    strays = unreferenced(storage, wanted.keys(), TABLES)
+    return found + [Damage(path, "unreadable") for path in strays if not parquet.readable(storage, path)]
+
+
+def _check_json(storage: Storage, path: str, sha256: str | None) -> str:
+    try:
+        runs.read_one(storage, path)
+    except Missing:
+        return "missing"
+    except ValueError:
+        return "changed"
+    return "" if sha256 in (None, storage.sha256(path)) else "changed"
+
+
+def check(storage: Storage, fragment: Fragment) -> str:
+    """ "" if the fragment is what the snapshot says, else one word."""
+    try:
+        return "" if storage.sha256(fragment.path) == fragment.sha256 else "changed"
+    except FileNotFoundError:
+        return "missing"
+    except OSError:
+        return "unreadable"
+
+
+def unreferenced(storage: Storage, known: Collection[str], tables: Sequence[str]) -> list[str]:
+    """Fragments that no snapshot names: what an interrupted command left, to be taken up by the next."""
+    return [p for name in tables for p in storage.list(name) if p.endswith(".parquet") and p not in known]
+
+
+def mend_json(storage: Storage, damage: Damage) -> str:
+    """Mend a damaged or missing JSON file; "" where that worked, else why not and what to do."""
+    path, chain = damage.path, Chain(storage)
+    where = f"{storage.location(path)}: {damage.cause}"
+    if path.startswith(layout.CHAIN):
+        if path not in dict(chain.damage()) or chain.restore(path):
+            return ""
+        chain.renew()
+        return f"{where}, as is another link or record: the chain begins anew, what else is gone is not noticed by it"
+    if path.startswith(layout.SNAPSHOTS):
+        return f"{where}; {snapshots.remedy(storage, layout.number_of(path))}"
+    if path.count("/") == 1:
+        mended = runs.restore(storage, path, chain.hashes().get(path))
+        return "" if mended else f"{where}, and no start of the run says what it was; run its command again"
+    chain.extend(chain.newest_snapshot(), given_up=[path])
+    storage.discard(path)
+    return f"{where}: when and on what the run was started is lost, and given up; run its command again to record it"
