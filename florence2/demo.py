@@ -19,12 +19,13 @@ from typing import Any
 
 from florence2 import predictor, reporting, scenes
 from florence2.engine import annotate, filter
+from florence2.engine.specialists.specialist_predictor import SpecialistPredictor
 from florence2.engine.specialists.student import StudentSpecialist
 from florence2.formats import jsonl
 from florence2.metrics.detection import DetectionF1, match
 from florence2.metrics.ocr import TextErrors
 from florence2.pixels import load
-from florence2.records import Failure, Sample
+from florence2.records import Sample
 from florence2.refinement import refine
 from florence2.store import Store
 
@@ -273,18 +274,9 @@ def students_own(sample: Sample) -> Sample:
 def untrained(truth: Truth, model: str = "nano", batch: int = 64) -> list[Sample]:
     """The drawn pictures as a model sees them that learned nothing from the store; nothing is stored."""
     student = StudentSpecialist(model, list(TASKS), batch)
-    student.setup("cpu")
-    out, samples = [], list(truth.of.values())
-    for start in range(0, len(samples), batch):
-        bare = [Sample(s.id, s.image) for s in samples[start : start + batch]]
-        parsed = student.annotate(bare, [load(s.image.uri) for s in bare])
-        out += [
-            dataclasses.replace(s, texts=p.texts, regions=p.regions)
-            for s, p in zip(bare, parsed)
-            if not isinstance(p, Failure)
-        ]
+    found = SpecialistPredictor(student).annotate(list(truth.of.values()))
     student.close()
-    return out
+    return [sample for sample in found if isinstance(sample, Sample)]
 
 
 def refine_by(store: Store, config: DemoConfig, steps: int, rules: Any, progress: Progress | None) -> list[Any]:

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from florence2 import picture_cost
 
+ImageLike = Union[str, os.PathLike[str], bytes, np.ndarray, Image.Image]  # an array is HWC uint8
 MAX_PIXELS = 100_000_000
 # what Pillow may decode: no PostScript, nothing that runs a program or an external handler
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "HEIF")
@@ -49,7 +50,7 @@ class BadImage(ValueError):
         self.name, self.reason, self.detail = name, reason, detail
 
 
-def load(image: Any, max_pixels: int = MAX_PIXELS, frame: int = 0, name: str = "") -> np.ndarray:
+def load(image: ImageLike, max_pixels: int = MAX_PIXELS, frame: int = 0, name: str = "") -> np.ndarray:
     """A path, bytes, PIL image or array as upright RGB, HWC uint8 in [0, 255].
 
     EXIF turns are applied, 16 bits a channel divided by 257, alpha composed on white; of an animation the first frame

@@ -20,10 +20,10 @@ from florence2.codec.answers import unused_positions
 from florence2.codec.tasks import TASKS, ask_of
 from florence2.model.checkpoint import open_checkpoint
 from florence2.model.layouts import EMBEDDING
+from florence2.predictor.checkpoints import find_folder
 from florence2.predictor.convert import convert
 from florence2.predictor.doctor import Report, examine
-from florence2.predictor.florence import EncodedImage
-from florence2.predictor.loading import find
+from florence2.predictor.florence2 import EncodedImage
 
 # picture -> what is asked about it: a caption to ground, an expression, a class; a region is the middle half of it
 INPUTS = {
@@ -171,7 +171,7 @@ class Reference:
         exported = report.layout != "transformers" or report.facts["adapter"]
         if exported:
             convert(source, folder, "transformers")
-        home = folder if exported else find(source)
+        home = folder if exported else find_folder(source)
         self.processor = AutoProcessor.from_pretrained(home)
         self.processor.image_processor = CLIPImageProcessorPil.from_pretrained(home)  # resizes as Pillow does
         self.model = Florence2ForConditionalGeneration.from_pretrained(
@@ -225,7 +225,7 @@ def answer_vectors(
 
 def equal_tensors(first: str, second: str) -> tuple[int, int]:
     """How many tensors of two checkpoints are bit-equal (embeddings on the rows that both have), and how many not."""
-    one, other = open_checkpoint(find(first)), open_checkpoint(find(second))
+    one, other = open_checkpoint(find_folder(first)), open_checkpoint(find_folder(second))
     equal = 0
     for name in one.names:
         a, b = one.read(name), other.read(name)

@@ -22,7 +22,7 @@ COMMANDS = {
     "data": "check or show a data set as the model sees it",
     "evaluate": "score a model or a specialist on a data set",
     "report": "write a page about a store or a run",
-    "export": "write a store as COCO, VOC, YOLO, JSON Lines or Label Studio",
+    "export": "write a store as COCO, VOC, YOLO, JSON Lines, Label Studio or CVAT",
     "convert": "save a checkpoint in another layout",
     "doctor": "say what a checkpoint is, and whether it is whole",
     "verify": "find damaged or missing parts of a store",

@@ -29,9 +29,9 @@ def main(argv: Sequence[str]) -> int:
     from florence2 import sources
     from florence2.codec.tasks import QUESTIONS, TASKS, task_of
     from florence2.codec.tokenizer import Tokenizer
-    from florence2.predictor.loading import find
+    from florence2.predictor.checkpoints import find_folder
 
-    folder = find(args.model)
+    folder = find_folder(args.model)
     tokenizer = Tokenizer.load(folder)
     tasks = [task_of(args.task)] if args.task else [*TASKS.values(), *QUESTIONS.values()]
     samples = sources.open(args.path, args.split, args.format, args.limit, args.images)

@@ -65,13 +65,13 @@ def main(argv: Sequence[str]) -> int:
     for image, answers in zip(
         args.images, model.predict_many(args.images, asks or [Ask(prompt=args.prompt)], **options)
     ):
-        if isinstance(answers, Failure):
-            failed = True
-            print(f"florence2 predict: {answers.detail}", file=sys.stderr)
-            if args.json:
-                print(json.dumps({"image": image, "failure": {"reason": answers.reason, "detail": answers.detail}}))
-            continue
-        for answer in answers:
+        for answer in [answers] if isinstance(answers, Failure) else answers:
+            if isinstance(answer, Failure):
+                failed = True
+                print(f"florence2 predict: {answer.detail}", file=sys.stderr)
+                if args.json:
+                    print(json.dumps({"image": image, "failure": {"reason": answer.reason, "detail": answer.detail}}))
+                continue
             if args.json:
                 print(json.dumps({"image": image, **answer.to_json()}, ensure_ascii=False), flush=True)
             else:

@@ -113,9 +113,12 @@ REGISTERED: dict[str, Task] = {}  # a user's own rows, by `register`
 
 
 def register(token: str, prompt: str, gives: str, keeps: str) -> Task:
-    """Add a task of one's own: four strings, as in the table; {input} in the prompt is where text or region goes."""
+    """Add a task of one's own: four strings, as in the table; {input} in the prompt is where text or region goes.
+
+    Models that are made or loaded from then on have it in their table.
+    """
     task = checked(Task(token, prompt, gives, keeps))
-    known = {**TASKS, **QUESTIONS, **REGISTERED}.get(token)
+    known = known_tasks().get(token)
     if known is not None and known != task:
         raise ValueError(f"task {token}: already there with the prompt {known.prompt!r}; choose another token")
     if known is None:
@@ -143,14 +146,19 @@ def checked(task: Task) -> Task:
     return task
 
 
+def known_tasks() -> dict[str, Task]:
+    """What a model's table begins with: the official and shipped rows, and those that `register` added."""
+    return {**TASKS, **QUESTIONS, **REGISTERED}
+
+
 def task_of(name: str | Task, tasks: Mapping[str, Task] | None = None) -> Task:
-    """The task of a token or a name without brackets, from `tasks` first, then the shipped and registered rows."""
+    """The task of a token or a name without brackets in a model's table, or without one among the known rows."""
     if isinstance(name, Task):
         return name
     if not name:
         return RAW
     token = name if name.startswith("<") else f"<{name}>"
-    table = {**REGISTERED, **QUESTIONS, **TASKS, **(tasks or {})}
+    table = known_tasks() if tasks is None else tasks
     if token not in table:
         raise ValueError(f"task {name!r}: unknown; expected one of {', '.join(t.strip('<>') for t in table)}")
     return table[token]
@@ -170,9 +178,9 @@ def _from_row(token: str, prompt: str, gives: str, keeps: str) -> Task:
 
 
 def load_tasks(folder: str | Path) -> dict[str, Task]:
-    """The official and shipped rows, and those of the folder's tasks.json."""
+    """The known rows, and those of the folder's tasks.json."""
     path = Path(folder) / "tasks.json"
-    table = {**TASKS, **QUESTIONS}
+    table = known_tasks()
     if not path.is_file():
         return table
     try:
@@ -189,7 +197,7 @@ def ask_of(prompt: str, tasks: Mapping[str, Task] | None = None) -> Ask:
     The first token of the table that occurs anywhere decides; a task without input must be the whole string; for the
     others every occurrence of the token is taken out and the rest, stripped, is the input.
     """
-    for token in {**REGISTERED, **QUESTIONS, **(tasks or {})}:
+    for token in known_tasks() if tasks is None else tasks:
         if token not in TASKS and prompt.startswith(token):
             return Ask(task=token, text=prompt[len(token) :], prompt=prompt)
     for token, task in TASKS.items():

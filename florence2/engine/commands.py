@@ -179,7 +179,8 @@ def import_labels(
             origin=given.origin,
         )  # fmt: skip
     operator = given.operator()
-    session.start(operator, {"format": given.origin["format"]}, given.origin)
+    categories = {"categories": given.categories} if given.categories else {}
+    session.start(operator, {"format": given.origin["format"], **categories}, given.origin)
     write_import(session, operator, given)
     made = [(operator, NamedSelector(frozenset(given.place)))]
     _, left = stale_dependents(session, made, "an import runs no specialist")

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from florence2 import pixels, sources
+from florence2 import sources
 from florence2.evaluation import predictions as files
 from florence2.evaluation.comparison import pictures_key
 from florence2.evaluation.diagnostics import diagnostics, unknown_labels
@@ -183,25 +183,10 @@ def _predicted(
     model: Any, pairs: Sequence[tuple[Sample, Ask]], batch_size: int, decoding: dict[str, Any]
 ) -> Iterator[Result]:
     """A model's answers: a picture is looked at once for its asks that follow each other, all in one batch."""
-    turns: list[tuple[Any, list[Ask]]] = []  # a picture's pixels, or why there are none; its asks
-    for name, run in groupby(pairs, key=lambda pair: (pair[0].image.id, pair[0].image.uri)):
-        own = list(run)
-        try:
-            turns.append((sources.pixels(own[0][0].image), [ask for _, ask in own]))
-        except pixels.BadImage as error:
-            failure = Failure(image=name[0], reason=error.reason, detail=error.detail)
-            turns.append((failure, [ask for _, ask in own]))
-    good = [turn for turn in turns if not isinstance(turn[0], Failure)]
-    answered = model.predict_many(good, batch_size=batch_size, **decoding)
-    for picture, asks in turns:
-        if isinstance(picture, Failure):
-            yield from [picture] * len(asks)
-            continue
-        found = next(answered)
-        if isinstance(found, Failure):  # one of its asks cannot be taken; the others are answered
-            alone = model.predict_many([(picture, ask) for ask in asks], batch_size=batch_size, **decoding)
-            found = [found] if len(asks) == 1 else list(alone)
-        yield from found
+    runs = [list(run) for _, run in groupby(pairs, key=lambda pair: (pair[0].image.id, pair[0].image.uri))]
+    turns = [(run[0][0].image, [ask for _, ask in run]) for run in runs]
+    for (_, asks), found in zip(turns, model.predict_many(turns, batch_size=batch_size, **decoding)):
+        yield from [found] * len(asks) if isinstance(found, Failure) else found
 
 
 def _same_run(file: Path, run: dict[str, Any]) -> None:

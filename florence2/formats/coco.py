@@ -175,6 +175,23 @@ def _categories(file: Path, data: Mapping) -> dict[Any, str]:
     return out
 
 
+def categories(path: Path) -> list[dict[str, Any]]:
+    """The categories of a file, or of the COCO files of a folder, as they number them: {id, name, supercategory}."""
+    files = sorted(p for p in path.glob("*.json") if is_coco(p)) if path.is_dir() else [path]
+    out: dict[str, dict[str, Any]] = {}
+    for file in files:
+        try:
+            rows = validation.read_json(file).get("categories") or []
+        except (ValueError, AttributeError):
+            continue  # reading the samples has refused it
+        for row in rows:
+            if isinstance(row, Mapping) and isinstance(row.get("id"), int) and isinstance(row.get("name"), str):
+                more = row.get("supercategory")
+                kept = {"supercategory": more} if isinstance(more, str) else {}
+                out.setdefault(row["name"], {"id": row["id"], "name": row["name"], **kept})
+    return list(out.values())
+
+
 def _space(file: Path, data: Mapping) -> str:
     """The label space: what the file calls itself, else its name."""
     info = data.get("info")

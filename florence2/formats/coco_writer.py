@@ -1,46 +1,46 @@
-"""COCO's JSON written: instances.json and captions.json beside images/; `coco` reads them back."""
+"""COCO's JSON written: instances.json and captions.json beside images/; `coco` reads them back.
+
+Numbers of pictures, annotations and categories that the set came with stay, and so do its pictures' relative paths and
+its supercategories; where two claim a number, the first keeps it.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from florence2 import geometry
 from florence2.formats import export_files
-from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, to_json
+from florence2.formats.export_files import PLAIN, Export, Options
+from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text
 
 SOURCE = Source("import", "coco")
 LISTED = "exhaustive_category_ids"  # beside LVIS's neg_category_ids and not_exhaustive_category_ids
 HOLDS = frozenset(("texts", "regions", "licence", "source", "split"))
+DIGITS = 16  # a number of as many is not kept: a store's own ids may consist of digits, but of more
 
 
-def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
+def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
     """FOLDER/instances.json and FOLDER/captions.json with the pictures in FOLDER/images; counts what is lost."""
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    lost: Counter[str] = Counter()
-    names, numbers = export_files.Names(), _Numbers()
-    images: list[dict] = []
-    instances: list[dict] = []
-    captions: list[dict] = []
-    categories, licences = _Count(), _Count()
+    export = Export(Path(path), options)
+    lost, names = export.lost, export_files.Names(stems=False)
+    images, instances, captions = _Numbered(), _Numbered(), _Numbered()
+    categories, licences = _Categories(options.categories), _Categories()
     covered: list[tuple[dict, Sequence[Coverage]]] = []
     space = ""
-    for n, sample in enumerate(samples, 1):
+    for sample in samples:
         width, height = export_files.size_of(sample)
-        number = numbers.of(sample.id, n)
-        name = names.of(sample)
-        export_files.place_picture(sample, folder / "images" / name, lost)
-        record = {"id": number, "file_name": name, "width": width, "height": height}
+        file = options.picture(sample.image)
+        relative = sample.image.id.replace("\\", "/")  # as the set that it came with spells it
+        name = names.of_path(relative if relative.rpartition("/")[2] == file.name else file.name)
+        export.place(sample.image, file, f"images/{name}")
+        record = images.add(sample.id, {"file_name": name, "width": width, "height": height})
         if sample.image.licence:
             record["license"] = licences.of(sample.image.licence)
         if sample.split:
             record["split"] = sample.split
-        images.append(record)
         sample = export_files.count_lost(sample, lost, HOLDS)
         space = space or export_files.space_of(sample)
         states = tuple(sample.coverage.get(space, ()))
@@ -50,42 +50,95 @@ def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
         lost["coverage_of_other_spaces"] += len(set(sample.coverage) - {space, "text"})
         for region in sample.regions:
             lost["label_space"] += bool(region.label_space) and region.label_space != space
-            row = _annotation(region, lost)
+            row = _annotation(region, lost, options.scores)
             if row is not None:
-                row = {"id": len(instances) + 1, "image_id": number, "category_id": categories.of(region.label), **row}
-                instances.append(row)
+                number = options.original_id(region.id)
+                mark = {"ann_id": region.id} if options.export_id else {}
+                instances.add(number, {"image": record, "category_id": categories.of(region.label), **row, **mark})
         for text in sample.texts:
             if text.detail != "brief":
                 lost[f"text_{text.detail}"] += 1
                 continue
-            row = {"id": len(captions) + 1, "image_id": number, "caption": text.text, **_signature(text)}
-            captions.append(row)
-    for record, told in covered:
-        record.update(_listed(told, categories))
+            captions.add(options.original_id(text.id), {"image": record, "caption": text.text, **_signature(text)})
+    for record, listed in covered:
+        record.update(_listed(listed, categories))
     info = {"description": space, "label_space": space} if space else {}
-    shared = {"info": info, "licenses": licences.rows(), "images": images}
-    _save(folder / "instances.json", {**shared, "annotations": instances, "categories": categories.rows()})
-    if captions:
-        _save(folder / "captions.json", {**shared, "annotations": captions})
-    return lost
+    info |= {"florence2_export": options.export_id} if options.export_id else {}
+    shared = {"info": info, "licenses": licences.rows(), "images": images.finish()}
+    rows = [_about(row) for row in instances.finish()]
+    export.write_json("instances.json", {**shared, "annotations": rows, "categories": categories.rows()})
+    if captions.rows:
+        export.write_json("captions.json", {**shared, "annotations": [_about(row) for row in captions.finish()]})
+    return export.finish()
 
 
-class _Count:
-    """Names with numbers from 1, in the order they come."""
+def _about(row: dict[str, Any]) -> dict[str, Any]:
+    """An annotation with its picture's number, which is known when all pictures are."""
+    return {"id": row.pop("id"), "image_id": row.pop("image")["id"], **row}
+
+
+class _Numbered:
+    """Records with numbers: their own where it is one that is free, else counted once all own ones are known."""
 
     def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.taken: set[int | None] = set()
+
+    def add(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
+        own = (
+            int(name) if name.isascii() and name.isdecimal() and len(name) < DIGITS and name == str(int(name)) else None
+        )
+        own = None if own in self.taken else own
+        self.taken |= {own} - {None}
+        self.rows.append({"id": own, **row})
+        return self.rows[-1]
+
+    def finish(self) -> list[dict[str, Any]]:
+        number = 0
+        for row in self.rows:
+            if row["id"] is None:
+                number += 1
+                while number in self.taken:
+                    number += 1
+                row["id"] = number
+        return self.rows
+
+
+class _Categories:
+    """Names with numbers: those that the set came with, then the first that are free, in the order they come."""
+
+    def __init__(self, known: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.known: dict[str, dict[str, Any]] = {}
+        self.taken: set[Any] = set()
+        self.next = 1
+        claimed = [row for row in known if self._claims(row)]
+        for row in known:
+            if row not in claimed and row["name"] not in self.known:
+                self.known[row["name"]] = {**row, "id": self.of(row["name"])}
+
+    def _claims(self, row: Mapping[str, Any]) -> bool:
+        """Take a category with its number, where both are free."""
+        if row["name"] in self.known or row["id"] in self.taken:
+            return False
+        self.known[row["name"]] = dict(row)
+        self.taken.add(row["id"])
+        return True
 
     def of(self, name: str) -> int:
-        return self.numbers.setdefault(name, len(self.numbers) + 1)
+        if name not in self.known:
+            while self.next in self.taken:
+                self.next += 1
+            self.taken.add(self.next)
+            self.known[name] = {"id": self.next, "name": name}
+        return self.known[name]["id"]
 
     def rows(self) -> list[dict]:
-        return [{"id": number, "name": name} for name, number in self.numbers.items()]
+        return list(self.known.values())
 
 
-def _listed(states: Sequence[Coverage], categories: _Count) -> dict[str, list[int]]:
+def _listed(states: Sequence[Coverage], categories: _Categories) -> dict[str, list[int]]:
     """What a picture's record says of the absence of labels: nothing where all categories are listed, as COCO means."""
-    every = set(categories.numbers)
+    every = set(categories.known)
     if [s.state for s in states] == ["exhaustive"] and (not states[0].labels or set(states[0].labels) == every):
         return {}
     if not states and not every:
@@ -105,21 +158,7 @@ def _signature(item: Region | Text) -> dict[str, Any]:
     return {"source": {"kind": source.kind, "name": source.name, "version": source.version}}
 
 
-class _Numbers:
-    """Picture numbers: the sample's own where all of them are numbers, else counted."""
-
-    def __init__(self) -> None:
-        self.taken: set[int] = set()
-
-    def of(self, name: str, count: int) -> int:
-        number = int(name) if name.isdigit() and name == str(int(name)) else count
-        while number in self.taken:
-            number += 1_000_000_007
-        self.taken.add(number)
-        return number
-
-
-def _annotation(region: Region, lost: Counter[str]) -> dict[str, Any] | None:
+def _annotation(region: Region, lost: Counter[str], scores: bool) -> dict[str, Any] | None:
     box = region.box
     if box is None:
         outlines = [region.quad] if region.quad else list(region.polygons)
@@ -134,22 +173,15 @@ def _annotation(region: Region, lost: Counter[str]) -> dict[str, Any] | None:
     x1, y1, x2, y2 = box
     row: dict[str, Any] = {"bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": int(region.ignore), **_signature(region)}
     row["area"] = float(geometry.area(box)[0])
-    if region.polygons:
-        row["segmentation"] = [list(part) for part in region.polygons]
+    row["segmentation"] = [list(part) for part in region.polygons if len(part) >= 6]
+    if row["segmentation"]:
         row["area"] = sum(geometry.polygon_area(part) for part in region.polygons)
     elif region.mask is not None:
-        mask = to_json(region.mask)
-        row["segmentation"] = {"size": [mask["height"], mask["width"]], "counts": mask["counts"]}
+        row["segmentation"] = {"size": [region.mask.height, region.mask.width], "counts": region.mask.counts}
         row["area"] = float(geometry.rle_area(region.mask))
-    if region.score is not None:
+    if scores and region.score is not None:
         row["score"] = region.score
     return row
-
-
-def _save(file: Path, data: dict[str, Any]) -> None:
-    aside = file.with_name(f".{file.name}.part")
-    aside.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
-    os.replace(aside, file)
 
 
 def box_around(polygons: tuple[Polygon, ...], mask: Rle | None) -> tuple[float, float, float, float] | None:

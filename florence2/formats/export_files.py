@@ -1,50 +1,222 @@
-"""What every writer does alike: name its pictures, put them in place, count what the format cannot hold."""
+"""What every writer does alike: names that are safe as paths, pictures put in place, what was renamed, what is lost.
+
+Every name that comes from data (a file's, a split's, an id) goes through `safe_name` or `Names` before it becomes part
+of a path: nothing is written outside the folder that was named.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from florence2.records import Region, Sample
+from florence2.records import ImageRef, Region, Sample
+
+LONGEST = 180  # bytes of a name: a number, .txt or .xml and a temporary file's marks fit into the usual 255 beside it
+SUFFIX = 16  # bytes of a suffix; what is longer is no suffix
+MAPPING = "mapping.json"
+# control characters, line ends, broken Unicode, and what is no letter of a name on some system
+_UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff<>:"/\\\\|?*]')
+_RESERVED = frozenset(("con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))))
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def safe_name(text: str, fallback: str = "_") -> str:
+    """One component of a path on any system: no separator, not hidden, not `..`, at most LONGEST bytes of UTF-8."""
+    name = _UNSAFE.sub("_", text).strip().rstrip(". ")
+    if not name.strip("._ "):
+        return fallback
+    if name.startswith("."):
+        name = f"_{name[1:]}"
+    stem, suffix = os.path.splitext(name)
+    if len(suffix.encode()) > SUFFIX:
+        stem, suffix = name, ""
+    if stem.split(".")[0].strip().casefold() in _RESERVED:
+        stem = f"_{stem}"
+    return stem.encode()[: LONGEST - len(suffix.encode())].decode("utf-8", "ignore").rstrip(". ") + suffix
 
 
 class Names:
-    """A file name for each picture, unique in one folder."""
+    """Safe names that are unique in one folder, whatever a file system makes of case and of composed letters.
 
-    def __init__(self) -> None:
+    With `stems`, names differ before their suffix, as label files named after pictures need it.
+    """
+
+    def __init__(self, stems: bool = True) -> None:
+        self.stems = stems
         self.taken: set[str] = set()
+        self.folders: set[str] = set()
 
-    def of(self, sample: Sample) -> str:
-        """The picture's own base name, numbered where another picture has it."""
-        base = Path(sample.image.member or sample.image.uri or sample.image.id or sample.id).name or sample.id
-        stem, suffix = os.path.splitext(base)
-        name, count = base, 1
-        while name in self.taken:
-            name, count = f"{stem}_{count}{suffix}", count + 1
-        self.taken.add(name)
-        return name
+    def of(self, name: str) -> str:
+        """The name, made safe and numbered where it is taken."""
+        return self.below("", name)
+
+    def of_path(self, path: str) -> str:
+        """A path of safe names, folders kept."""
+        *parents, name = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")] or [""]
+        folder = ""
+        for part in parents[-8:]:
+            folder = self._free(folder, safe_name(part), lambda key: key not in self.taken)
+            self.folders.add(_key(folder))
+        return self.below(folder, name)
+
+    def below(self, folder: str, name: str) -> str:
+        """A free name in `folder`, as a path."""
+        found = self._free(folder, safe_name(name), lambda key: key not in self.taken and key not in self.folders)
+        self.taken.add(self._key(found))
+        return found
+
+    def _free(self, folder: str, name: str, free: Callable[[str], bool]) -> str:
+        stem, suffix = os.path.splitext(name)
+        path, count = f"{folder}/{name}".lstrip("/"), 0
+        while not free(self._key(path)):
+            count += 1
+            path = f"{folder}/{stem}_{count}{suffix}".lstrip("/")
+        return path
+
+    def _key(self, path: str) -> str:
+        return _key(os.path.splitext(path)[0] if self.stems else path)
 
 
-def place_picture(sample: Sample, target: Path, lost: Counter[str]) -> None:
-    """Link or copy a picture that is a plain file; one inside a tar or a table is counted as not placed."""
-    source = Path(sample.image.uri)
-    if sample.image.member or not sample.image.uri or not source.is_file():
-        lost["picture_not_placed"] += 1
-        return
-    if target.exists():
-        if not target.samefile(source):
+def _key(path: str) -> str:
+    """What two paths share that may be one file; a reader looks for `images/x` as it does for `x`."""
+    folded = unicodedata.normalize("NFC", path).casefold()
+    while folded.startswith("images/"):
+        folded = folded.removeprefix("images/")
+    return folded
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture's file: its name, and the path where it lies or, where it is no file of its own, its bytes."""
+
+    name: str
+    path: Path | None = None
+    data: bytes | None = None
+
+
+def plain_file(ref: ImageRef) -> PictureFile:
+    """The file of a picture that lies in a folder; one inside a tar or a table has neither path nor bytes here."""
+    name = PurePosixPath((ref.member or ref.uri or ref.id).replace("\\", "/")).name
+    path = Path(ref.uri)
+    return PictureFile(name, path if ref.uri and not ref.member and path.is_file() else None)
+
+
+def _itself(name: str) -> str:
+    return name
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to write: what the user asks for, then what the caller knows of the samples."""
+
+    scores: bool = False
+    """Write scores, in formats that leave them out unless asked."""
+    link: bool = False
+    """Hard links in place of copies of the pictures."""
+    yolo: str = ""
+    """boxes or outlines; without it outlines where every object has one, else boxes."""
+    image_prefix: str = ""
+    """Address before a picture's name in Label Studio's tasks."""
+    export_id: str = ""
+    """Name of this export in the store it comes from; written into the files that a reviewer sends back."""
+    resume: bool = False
+    """The folder holds an interrupted export of the same: pictures that are there stay."""
+    categories: Sequence[Mapping[str, Any]] = ()
+    """Categories of the set that the samples come from: {id, name, supercategory}."""
+    original_id: Callable[[str], str] = _itself
+    """The id that an item had in the set it comes from."""
+    part_of: Callable[[Sample], str] | None = None
+    """train, val or test, for trainers, where a sample names no split."""
+    picture: Callable[[ImageRef], PictureFile] = plain_file
+
+
+PLAIN = Options()
+
+
+@dataclass
+class Export:
+    """One export into a folder: what was placed where, and counts of what the format cannot hold."""
+
+    folder: Path
+    options: Options = PLAIN
+    lost: Counter[str] = field(default_factory=Counter)
+    mapping: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def place(self, ref: ImageRef, file: PictureFile, relative: str) -> None:
+        """Put a picture at `relative`, a path of safe names, and note where it came from."""
+        self.mapping[relative] = f"{ref.uri}!{ref.member}" if ref.member else ref.uri
+        if file.path is None and file.data is None:
+            self.lost["picture_not_placed"] += 1
+            return
+        target = self.target(relative)
+        if target.exists():
+            if self.options.resume and target.stat().st_size == _size(file):
+                return
+            target.unlink()
+        aside = target.with_name(f".{target.name}.part")
+        aside.unlink(missing_ok=True)
+        if file.path is None:
+            aside.write_bytes(file.data or b"")
+        elif not (self.options.link and _linked(file.path, aside)):
+            shutil.copyfile(file.path, aside)
+        os.replace(aside, target)
+
+    def target(self, relative: str) -> Path:
+        """The path of a file to write, its folder made; ValueError where it is there and no interrupted export's."""
+        target = self.folder / relative
+        if target.exists() and not self.options.resume:
             raise ValueError(f"{target}: exists already; name a new or empty folder")
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def write_text(self, relative: str, text: str) -> None:
+        """Write a file whole or not at all; broken Unicode becomes an escape."""
+        target = self.target(relative)
+        aside = target.with_name(f".{target.name}.part")
+        aside.write_bytes(text.encode("utf-8", "backslashreplace"))
+        os.replace(aside, target)
+
+    def write_json(self, relative: str, data: Any) -> None:
+        """Write a JSON file; a lone surrogate's escape is what JSON itself writes for it."""
+        self.write_text(relative, json.dumps(data, ensure_ascii=False))
+
+    def finish(self) -> Counter[str]:
+        """Write the mapping of names to pictures; the counts of what is lost."""
+        self.write_text(MAPPING, json.dumps(self.mapping, ensure_ascii=False, indent=0))
+        return self.lost
+
+
+def _size(file: PictureFile) -> int:
+    return file.path.stat().st_size if file.path is not None else len(file.data or b"")
+
+
+def _linked(source: Path, target: Path) -> bool:
     try:
         os.link(source.resolve(), target)
     except OSError:  # another file system
-        shutil.copyfile(source, target)
+        return False
+    return True
+
+
+def repeatable(samples: Iterable[Sample]) -> Iterable[Sample]:
+    """The samples as something that can be gone through more than once."""
+    return list(samples) if iter(samples) is samples else samples
+
+
+def xml_text(text: str) -> str:
+    """The text without what no XML can hold: control characters and broken Unicode become U+FFFD."""
+    return _NOT_XML.sub("\ufffd", text)
 
 
 def size_of(sample: Sample) -> tuple[int, int]:

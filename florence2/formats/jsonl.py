@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from florence2.formats import validation
+from florence2.formats.export_files import PLAIN, Options
 from florence2.records import ImageRef, Item, Sample, from_json, to_json
 
 LOCAL = "://"  # what a uri holds that is no path
@@ -38,8 +39,8 @@ def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]
             yield sample
 
 
-def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
-    """One line a sample; a folder gets the file samples.jsonl. Nothing is lost."""
+def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
+    """One line a sample; a folder gets the file samples.jsonl. Nothing is lost; no option changes it."""
     path = Path(path)
     file = path if path.suffix == ".jsonl" else path / "samples.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,63 +1,121 @@
-"""Label Studio's tasks written: tasks.json beside images/; `labelstudio` reads them back."""
+"""Label Studio's tasks written: tasks.json and the labelling config beside images/; `labelstudio` reads them back."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
 
 from florence2 import geometry
 from florence2.formats import export_files
+from florence2.formats.export_files import PLAIN, Export, Options, xml_text
 from florence2.records import Region, Sample, Source, Text, to_json
 
 HUMAN = Source("human", "labelstudio")
 OURS = "florence2"
 HOLDS = frozenset(("texts", "regions", "split", "licence", "source"))
+# type of a result -> the control of the config that it belongs to, by name
+CONTROLS = {"rectanglelabels": "label", "polygonlabels": "outline", "rectangle": "rectangle", "polygon": "polygon"}
 
 
-def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
-    """FOLDER/tasks.json for Label Studio's import, the pictures in FOLDER/images; counts what is lost.
+def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
+    """FOLDER/tasks.json for Label Studio's import with its config.xml, the pictures in FOLDER/images; counts losses.
 
-    What people and data sets say becomes an annotation, all else predictions by source. A quad is written as a polygon.
+    What people and data sets say becomes an annotation, all else a prediction for each source. A quad is written as a
+    polygon.
     """
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    lost: Counter[str] = Counter()
-    names = export_files.Names()
+    export = Export(Path(path), options)
+    lost, names, config = export.lost, export_files.Names(), _Config()
     tasks = []
     for sample in samples:
         size_wh = export_files.size_of(sample)
-        name = names.of(sample)
-        export_files.place_picture(sample, folder / "images" / name, lost)
+        file = options.picture(sample.image)
+        name = f"images/{names.of(file.name)}"
+        export.place(sample.image, file, name)
         sample = export_files.count_lost(sample, lost, HOLDS, words=True)
-        said: dict[tuple[bool, str], list[dict]] = {}
+        groups: dict[tuple[str, ...], list[dict]] = {}
         items: tuple[Region | Text, ...] = (*sample.regions, *sample.texts)
         for item in items:
-            human = item.source is None or item.source.kind in ("human", "import")
-            version = "" if human or item.source is None else item.source.version or item.source.name
-            rows = _results(item, size_wh, lost) if isinstance(item, Region) else _text_results(item, lost)
-            said.setdefault((human, version), []).extend(rows)
-        task: dict[str, Any] = {"id": int(sample.id)} if sample.id.isdigit() else {}
-        ours = {"id": sample.id, "split": sample.split, "licence": sample.image.licence}
+            rows = _results(item, size_wh, lost) if isinstance(item, Region) else _text_results(item)
+            groups.setdefault(_maker(item.source), []).extend(rows)
+            config.add(rows)
+        own = sample.id.isascii() and sample.id.isdecimal()
+        task: dict[str, Any] = {"id": int(sample.id)} if own and len(sample.id) < 16 else {}
+        ours = {"id": sample.id, "split": sample.split, "licence": sample.image.licence, "export": options.export_id}
         ours["coverage"] = to_json(sample).get("coverage", {})
-        task["data"] = {"image": f"images/{name}", OURS: {key: value for key, value in ours.items() if value}}
-        task["annotations"] = [{"result": rows} for (human, _), rows in said.items() if human]
-        models = [{"model_version": v, "result": rows} for (human, v), rows in said.items() if not human]
-        tasks.append({**task, "predictions": models})
-    aside = folder / ".tasks.json.part"
-    aside.write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
-    os.replace(aside, folder / "tasks.json")
-    return lost
+        address = _address(options.image_prefix, name)
+        task["data"] = {"image": address, OURS: {key: value for key, value in ours.items() if value}}
+        task["annotations"] = [{"result": rows} for maker, rows in groups.items() if not maker]
+        task["predictions"] = [_prediction(maker, rows) for maker, rows in groups.items() if maker]
+        tasks.append(task)
+    export.write_text("config.xml", config.xml())
+    export.write_json("tasks.json", tasks)
+    return export.finish()
+
+
+def _maker(source: Source | None) -> tuple[str, ...]:
+    """Whose prediction an item belongs to; () where it is an annotation."""
+    if source is None or source.kind in ("human", "import"):
+        return ()
+    return (source.name, source.version)
+
+
+def _prediction(maker: tuple[str, ...], rows: list[dict]) -> dict[str, Any]:
+    scores = [row["score"] for row in rows if "score" in row]
+    score = {"score": sum(scores) / len(scores)} if scores and len(scores) == len(rows) else {}  # it is each row's else
+    return {"model_version": " ".join(part for part in maker if part), **score, "result": rows}
+
+
+def _address(prefix: str, name: str) -> str:
+    if not prefix:
+        return name
+    return prefix + ("" if prefix.endswith(("/", "=")) else "/") + quote(name)
+
+
+class _Config:
+    """The labelling config that holds all that the tasks use."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, None] = {}
+        self.used: dict[str, str] = {}  # a control's name -> the type of its results
+        self.words: set[str] = set()  # text areas that belong to a region
+
+    def add(self, results: Iterable[dict[str, Any]]) -> None:
+        """Note what the results of an item use."""
+        for row in results:
+            self.used[row["from_name"]] = row["type"]
+            self.labels.update(dict.fromkeys(row["value"].get(row["type"], ()) if "labels" in row["type"] else ()))
+            if row["type"] == "textarea" and len(row["value"]) > 1:
+                self.words.add(row["from_name"])
+
+    def xml(self) -> str:
+        """The config as Label Studio reads it."""
+        root = ElementTree.Element("View")
+        ElementTree.SubElement(root, "Image", name="image", value="$image")
+        for tag, name in (("RectangleLabels", "label"), ("PolygonLabels", "outline")):
+            node = ElementTree.SubElement(root, tag, name=name, toName="image")
+            for label in self.labels:
+                ElementTree.SubElement(node, "Label", value=xml_text(label))
+        for name in self.used:
+            if name in ("rectangle", "polygon"):
+                ElementTree.SubElement(root, name.capitalize(), name=name, toName="image")
+            elif self.used[name] == "textarea":
+                node = ElementTree.SubElement(root, "TextArea", name=name, toName="image", editable="true")
+                if name in self.words:
+                    node.set("perRegion", "true")
+        ElementTree.indent(root)
+        return ElementTree.tostring(root, "unicode") + "\n"
 
 
 def _results(region: Region, size_wh: tuple[int, int], lost: Counter[str]) -> list[dict[str, Any]]:
     width, height = size_wh
     shared: dict[str, Any] = {"id": region.id, "original_width": width, "original_height": height, "to_name": "image"}
     shared.update({"image_rotation": 0}, **({"score": region.score} if region.score is not None else {}))
-    shared.update(_meta(region, label_space=region.label_space, description=region.description, ignore=region.ignore))
+    fields = {"label_space": region.label_space, "description": region.description, "ignore": region.ignore}
+    shared.update(_meta(region, id=region.id, **fields))
     polygons = list(region.polygons) or ([region.quad] if region.quad else [])
     lost["mask"] += region.mask is not None
     if region.mask is not None and not polygons:
@@ -65,9 +123,7 @@ def _results(region: Region, size_wh: tuple[int, int], lost: Counter[str]) -> li
     polygons = [p for p in polygons if len(p) >= 6]
     box = region.box
     if polygons and not (region.kind == "text" and box and polygons[0] == geometry.box_quad(box)):
-        part = polygons[0]
-        points = [[x * 100 / width, y * 100 / height] for x, y in zip(part[::2], part[1::2])]
-        value: dict[str, Any] = {"points": points, "closed": True}
+        value: dict[str, Any] = {"points": _points(polygons[0], size_wh), "closed": True}
         kind = "polygon"
     elif box is not None:
         x1, y1, x2, y2 = box
@@ -79,29 +135,33 @@ def _results(region: Region, size_wh: tuple[int, int], lost: Counter[str]) -> li
         return []
     if region.kind == "text":
         words = {**shared, "from_name": "transcription", "type": "textarea", "value": {**value, "text": [region.label]}}
-        return [{**shared, "from_name": kind, "type": kind, "value": value}, words]
+        return [{**shared, "from_name": CONTROLS[kind], "type": kind, "value": value}, words]
     key = f"{kind}labels"
     label = {key: [region.label] if region.label else []}
-    rows = [{**shared, "from_name": "label", "type": key, "value": {**value, **label}}]
+    rows = [{**shared, "from_name": CONTROLS[key], "type": key, "value": {**value, **label}}]
     for n, part in enumerate(polygons[1:] if kind == "polygon" else (), 1):
-        points = [[x * 100 / width, y * 100 / height] for x, y in zip(part[::2], part[1::2])]
         place = {"id": f"{region.id}:{n}", "meta": {OURS: {"part_of": region.id}}}
-        value = {"points": points, "closed": True, **label}
-        rows.append({**shared, **place, "from_name": "label", "type": key, "value": value})
+        value = {"points": _points(part, size_wh), "closed": True, **label}
+        rows.append({**shared, **place, "from_name": CONTROLS[key], "type": key, "value": value})
     return rows
+
+
+def _points(part: tuple[float, ...], size_wh: tuple[int, int]) -> list[list[float]]:
+    width, height = size_wh
+    return [[x * 100 / width, y * 100 / height] for x, y in zip(part[::2], part[1::2])]
 
 
 def _meta(item: Region | Text, **fields: Any) -> dict[str, Any]:
     """What Label Studio has no field for."""
-    said = {key: value for key, value in fields.items() if value}
+    more = {key: value for key, value in fields.items() if value}
     source = item.source
     if source is not None and source != HUMAN:
-        said["source"] = {"kind": source.kind, "name": source.name, "version": source.version}
-    return {"meta": {OURS: said}} if said else {}
+        more["source"] = {"kind": source.kind, "name": source.name, "version": source.version}
+    return {"meta": {OURS: more}} if more else {}
 
 
-def _text_results(text: Text, lost: Counter[str]) -> list[dict[str, Any]]:
+def _text_results(text: Text) -> list[dict[str, Any]]:
     name = {"brief": "caption"}.get(text.detail, text.detail)
     shared = {"id": text.id, "from_name": name, "to_name": "image", "type": "textarea"}
-    more = _meta(text, question=text.question, score=text.score)
+    more = _meta(text, id=text.id, question=text.question, score=text.score)
     return [{**shared, **more, "value": {"text": [text.text]}}]

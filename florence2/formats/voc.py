@@ -8,6 +8,7 @@ coverage but exhaustive.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,8 +17,16 @@ from florence2.formats import validation
 from florence2.formats.voc_writer import LISTS, OURS, write
 from florence2.records import Coverage, Region, Sample, Source
 
-__all__ = ["read", "write"]
+__all__ = ["is_voc", "read", "write"]
 SOURCE = Source("import", "voc")
+
+
+def is_voc(path: Path) -> bool:
+    """Whether an .xml file begins as VOC's do: with an annotation."""
+    if path.suffix != ".xml" or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return bool(re.search(rb"<(\w+:)?annotation[\s>]", file.read(4096)))
 
 
 def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:

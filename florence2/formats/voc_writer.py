@@ -10,27 +10,24 @@ from xml.etree import ElementTree
 
 from florence2 import geometry
 from florence2.formats import export_files
+from florence2.formats.export_files import PLAIN, Export, Options, xml_text
 from florence2.records import Region, Sample
 
 OURS = "florence2"
 LISTS = ("train", "val", "test")  # without a test list, val is what there is to test on
 
 
-def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
+def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
     """Annotations/, JPEGImages/ and, where samples name a split, ImageSets/Main; counts what is lost."""
-    folder = Path(path)
-    (folder / "Annotations").mkdir(parents=True, exist_ok=True)
-    lost: Counter[str] = Counter()
-    names = export_files.Names()
+    export = Export(Path(path), options)
+    lost, names = export.lost, export_files.Names()
     lists: dict[str, list[str]] = {}
     for sample in samples:
         width, height = export_files.size_of(sample)
-        name = names.of(sample)
+        file = options.picture(sample.image)
+        name = names.of(file.name)
         stem = os.path.splitext(name)[0]
-        file = folder / "Annotations" / f"{stem}.xml"
-        if file.exists():
-            raise ValueError(f"{file}: exists already; name a new or empty folder")
-        export_files.place_picture(sample, folder / "JPEGImages" / name, lost)
+        export.place(sample.image, file, f"JPEGImages/{name}")
         root = ElementTree.Element("annotation")
         _add(root, filename=name)
         sample = export_files.count_lost(sample, lost, frozenset(("regions", "split")))
@@ -43,16 +40,16 @@ def write(samples: Iterable[Sample], path: str | Path) -> Counter[str]:
         for region in sample.regions:
             _object(root, region, lost)
         ElementTree.indent(root)
-        ElementTree.ElementTree(root).write(file, encoding="utf-8")
+        export.write_text(f"Annotations/{stem}.xml", ElementTree.tostring(root, "unicode"))
         lists.setdefault(sample.split, []).append(stem)
     unknown = {"val"} if "test" not in lists else set()
     lost["split"] += sum(len(stems) for split, stems in lists.items() if split not in {"", *LISTS} - unknown)
-    for split, stems in lists.items():
+    files = export_files.Names()
+    for split in sorted(lists, key=lambda split: split not in LISTS):  # those that readers know keep their names
         if split:
-            target = folder / "ImageSets" / "Main" / f"{split}.txt"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
-    return lost
+            stems = "".join(f"{stem}\n" for stem in lists[split])
+            export.write_text(f"ImageSets/Main/{files.of(f'{split}.txt')}", stems)
+    return export.finish()
 
 
 def _object(root: ElementTree.Element, region: Region, lost: Counter[str]) -> None:
@@ -75,4 +72,4 @@ def _plain(value: float) -> str:
 
 def _add(parent: ElementTree.Element, **children: object) -> None:
     for tag, value in children.items():
-        ElementTree.SubElement(parent, tag).text = str(value)
+        ElementTree.SubElement(parent, tag).text = xml_text(str(value))

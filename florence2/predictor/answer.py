@@ -14,10 +14,13 @@ from typing import Any, Union
 
 import numpy as np
 
-from florence2 import geometry, pixels
+from florence2 import geometry
 from florence2.codec import answers, official
+from florence2.codec.answers import ItemSpan
 from florence2.codec.tasks import Task, task_of
 from florence2.drawing import html_figure, picture
+from florence2.predictor import images
+from florence2.predictor.images import ImageSource, is_path
 from florence2.records import Ask, Parsed, Polygon, Region, Text, to_json
 
 
@@ -34,9 +37,11 @@ class Answer(Parsed):
     text: str = ""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     token_logprobs: tuple[float, ...] = field(default=(), repr=False)
+    token_spans: Mapping[str, ItemSpan] = field(default_factory=dict, repr=False, compare=False)
+    """For each item's id the places in `token_ids` that name it and that place it; empty where parsed from text."""
     ask: Ask = field(default_factory=Ask, repr=False)
     row: Task | None = field(default=None, repr=False, compare=False)
-    image: Any = field(default=None, repr=False, compare=False)
+    image: ImageSource | None = field(default=None, repr=False, compare=False)
     """What the user gave as the picture, for drawing; of many pictures only the path is kept."""
 
     # ---- as numpy ----
@@ -167,7 +172,7 @@ class Answer(Parsed):
 
     # ---- to look at ----
 
-    def draw(self, image: Any = None) -> Any:
+    def draw(self, image: ImageSource | None = None) -> Any:
         """The picture with the answer drawn on it, a PIL image; `image` is needed where the answer holds none."""
         return picture.as_image(picture.draw(self._pixels(image), self))
 
@@ -198,11 +203,11 @@ class Answer(Parsed):
     def _task(self) -> Task:
         return self.row or task_of(self.task)
 
-    def _pixels(self, image: Any) -> np.ndarray:
+    def _pixels(self, image: ImageSource | None) -> np.ndarray:
         image = self.image if image is None else image
         if image is None:
             raise ValueError("draw: the answer does not hold its picture; give it as draw(image)")
-        return pixels.load(image)
+        return images.load(image)
 
 
 def parse(task: str, text: str, size_wh: tuple[int, int], ask: Ask | None = None) -> Answer:
@@ -237,11 +242,6 @@ def _outline(region: Region) -> tuple[Polygon, ...]:
     if region.polygons:
         return region.polygons
     return (region.quad or geometry.box_quad(_box(region) or (0, 0, 0, 0)),)
-
-
-def is_path(image: Any) -> bool:
-    """Whether a picture was given as a path."""
-    return isinstance(image, str) or hasattr(image, "__fspath__")
 
 
 def _coco_annotation(region: Region, number: int, image_id: int, category_id: int) -> dict[str, Any]:

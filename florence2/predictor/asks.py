@@ -34,8 +34,8 @@ def asks_of(
     task: AskLike | Sequence[AskLike] | None,
     prompt: str | None = None,
     text: str | None = None,
-    labels: Sequence[str] | None = None,
-    region: Sequence[float] | None = None,
+    labels: Iterable[str] | None = None,
+    region: Iterable[float] | None = None,
 ) -> tuple[list[Ask], bool]:
     """The asks of a call as records, and whether it gave a list; what no picture could mend is refused."""
     asks = _asks(tasks, task, prompt, text, labels, region)
@@ -49,8 +49,8 @@ def _asks(
     task: AskLike | Sequence[AskLike] | None,
     prompt: str | None,
     text: str | None,
-    labels: Sequence[str] | None,
-    region: Sequence[float] | None,
+    labels: Iterable[str] | None,
+    region: Iterable[float] | None,
 ) -> list[Ask]:
     given = {"prompt": prompt, "text": text, "labels": labels, "region": region}
     named = [name for name, value in given.items() if value is not None]
@@ -73,8 +73,13 @@ def _asks(
     for name in named:
         if getattr(ask, name):
             raise ValueError(f"{name}: given twice, in the ask and beside it; drop one")
-    fields: dict[str, Any] = {"text": text, "labels": labels and _labels(labels), "region": region and _region(region)}
-    return [dataclasses.replace(ask, **{name: fields[name] for name in named})]
+    if text is not None:
+        ask = dataclasses.replace(ask, text=_text(text))
+    if labels is not None:
+        ask = dataclasses.replace(ask, labels=_labels(labels))
+    if region is not None:
+        ask = dataclasses.replace(ask, region=_region(region))
+    return [ask]
 
 
 def prompt_of(ask: Ask, size_wh: tuple[int, int], tasks: Mapping[str, Task]) -> str:
@@ -151,6 +156,12 @@ def _ask(ask: Any, tasks: Mapping[str, Task]) -> Ask:
     if rest and name + bracket in tasks:
         return Ask(task=name + bracket, text=rest.strip())
     return Ask(task=task_of(ask, tasks).token)
+
+
+def _text(text: object) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"text: expected a text, got {text!r:.80}")
+    return text
 
 
 def _labels(labels: Iterable[str]) -> tuple[str, ...]:

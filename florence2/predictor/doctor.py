@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from florence2.codec.tasks import load_tasks
 from florence2.codec.tokenizer import Tokenizer
-from florence2.model.checkpoint import Checkpoint, load_model, open_checkpoint
+from florence2.model.checkpoint import Checkpoint
 from florence2.model.config import SIZES
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import read_json
-from florence2.predictor.convert import tokenizer_folder, with_adapter
-from florence2.predictor.florence import Florence2
+from florence2.predictor import checkpoints
+from florence2.predictor.florence2 import Florence2
 
 FREE_TOKENS = 16
 LOOP = 4  # so many <s> one after another are a loop
@@ -56,17 +55,15 @@ def examine(
     source: str | os.PathLike[str], revision: str | None = None, adapter: str | os.PathLike[str] | None = None
 ) -> Report:
     """Open a checkpoint as `load` does, and check itself; what cannot be opened at all raises as in `load`."""
-    base, merged = with_adapter(source, revision, adapter)
-    checkpoint = open_checkpoint(base)
-    model = load_model(base, "float32", adapter=merged)
-    home = tokenizer_folder(base, merged)
-    tokenizer = Tokenizer.load(home)
-    facts = {**_facts(checkpoint, model), "adapter": str(merged) if merged else None, **_words(model, tokenizer)}
+    found = checkpoints.find(source, revision, adapter)
+    checkpoint, model, tokenizer = found.checkpoint(), found.model("float32"), found.tokenizer()
+    named = str(found.adapter) if found.adapter else None
+    facts = {**_facts(checkpoint, model), "adapter": named, **_vocabulary(model, tokenizer)}
     notes, problems = _findings(checkpoint, model, tokenizer)
     check_notes: list[str] = []
     check_problems: list[str] = []
     if not problems:
-        check_notes, check_problems = self_check(Florence2(model, tokenizer, load_tasks(home)))
+        check_notes, check_problems = self_check(Florence2(model, tokenizer, found.tasks()))
     return Report(
         os.fspath(source),
         checkpoint.layout,
@@ -134,7 +131,7 @@ def _facts(checkpoint: Checkpoint, model: Florence) -> dict[str, Any]:
     }
 
 
-def _words(model: Florence, tokenizer: Tokenizer) -> dict[str, Any]:
+def _vocabulary(model: Florence, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "vocabulary_rows": model.config.text.vocab_size,
         "tokenizer_ids": tokenizer.vocab_size,

@@ -1,8 +1,9 @@
-"""What a file's name and first bytes tell: whether it is a picture, and of which format."""
+"""What a file's name and first bytes tell: whether it is a picture, of which format, or left behind by a program."""
 
 from __future__ import annotations
 
 import os
+from pathlib import PurePosixPath
 
 # first bytes -> format
 MAGIC = (
@@ -36,3 +37,30 @@ def format_of(head: bytes) -> str:
 def has_picture_suffix(name: str | os.PathLike[str]) -> bool:
     """Whether a name ends as a picture's."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+# where systems keep what was deleted, previews and older versions, beside folders whose name begins with a dot
+SYSTEM_FOLDERS = frozenset(
+    ("__macosx", "$recycle.bin", "recycler", "recycled", "#recycle", "@recycle", "@eadir", "#snapshot")
+    + ("system volume information", "lost+found", "@recently-snapshot")
+)
+
+
+def is_hidden_folder(name: str) -> bool:
+    """Whether a folder of this name is none of the user's: hidden, a recycle bin, a system's previews."""
+    return (name.startswith(".") and name not in (".", "..")) or name.casefold() in SYSTEM_FOLDERS
+
+
+def is_mac_copy(name: str) -> bool:
+    """Whether a base name is what macOS puts beside a file on a foreign disk: `._` and the file's own name."""
+    return name.startswith("._")
+
+
+def is_left_behind(relative: str) -> bool:
+    """Whether a file, by its path below what the user named, is left by a program and none of the user's pictures.
+
+    Of an absolute path, which may lead through any folder, only the name counts.
+    """
+    path = PurePosixPath(relative)
+    hidden = not path.is_absolute() and any(is_hidden_folder(part) for part in path.parts[:-1])
+    return hidden or "__MACOSX" in path.parts or is_mac_copy(path.name)

@@ -34,7 +34,7 @@ def read_bytes(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
         if ref.offset >= 0:
             return _stretch(path, ref.offset, ref.length, max_bytes, name)
         if ref.member:
-            return _of_tar(path, ref.member, name)
+            return _of_tar(path, ref.member, max_bytes, name)
         return _stretch(path, 0, -1, max_bytes, name)
     except OSError as error:
         raise BadImage(name, "unreadable", f"cannot be read ({error.strerror or error})") from None
@@ -80,16 +80,20 @@ def _stretch(path: str, offset: int, length: int, max_bytes: int, name: str) -> 
         return file.read(size)
 
 
-def _of_tar(path: str, member: str, name: str) -> bytes:
+def _of_tar(path: str, member: str, max_bytes: int, name: str) -> bytes:
     try:
         with tarfile.open(path) as tar:
             file = tar.extractfile(member)
             if file is None:
                 raise BadImage(name, "missing", "is not a file in its archive")
+            if tar.getmember(member).size > max_bytes:  # a sparse one may say any size
+                raise BadImage(name, "too_large", f"says more than the limit of {max_bytes:,} bytes")
             return file.read()
     except KeyError:
         raise BadImage(name, "missing", "is not in its archive") from None
-    except tarfile.TarError as error:
+    except BadImage:
+        raise
+    except Exception as error:  # a damaged archive raises anything
         raise BadImage(name, "unreadable", f"cannot be read ({error})") from None
 
 
@@ -97,6 +101,8 @@ def _of_table(ref: ImageRef, path: str, name: str) -> bytes:
     """A cell's bytes; its rows may have moved since it was taken in, so they are compared with its hash."""
     try:
         data = tables.read_cell(path, ref.member)
+    except tables.TooLarge as error:
+        raise BadImage(name, "too_large", f"is not read: {error}") from None
     except ValueError as error:
         raise BadImage(name, "unreadable", f"cannot be read ({error})") from None
     if data is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from florence2.formats import coco, labelstudio, ocr_datasets
+from florence2.formats import coco, labelstudio, ocr_datasets, voc
 from florence2.records import Sample
 from florence2.sources import scenes, splits
 from florence2.store import Store, is_store
@@ -99,7 +99,7 @@ _MARKS: dict[str, Callable[[Path], bool]] = {
     "store": is_store,
     "flickr30k": _folders("Annotations", "Sentences"),
     "vizwiz": lambda path: any((path / "Annotations" / f"{part}.json").is_file() for part in ("train", "val", "test")),
-    "voc": lambda path: (path / "Annotations").is_dir() or (path.is_dir() and any(path.glob("*.xml"))),
+    "voc": lambda path: (path / "Annotations").is_dir() or (path.is_dir() and any(map(voc.is_voc, path.glob("*.xml")))),
     "yolo": lambda path: (path / "data.yaml").is_file() or path.suffix in (".yaml", ".yml"),
     "sroie": _folders("img", "box"),
     "icdar": _folders("img", "gt"),

@@ -13,9 +13,14 @@ TRAIN_SHARE = 0.7
 
 def split_of(name: str) -> str:
     """train or test, from a picture's base name with its suffix."""
+    return "train" if share_of(name) < TRAIN_SHARE else "test"
+
+
+def share_of(name: str) -> float:
+    """The rule's number in [0, 1) for a picture's base name with its suffix."""
     base = PurePosixPath(name.replace("\\", "/")).name
-    number = int.from_bytes(blake2b(base.encode(), digest_size=8).digest(), "big")
-    return "train" if number / 2**64 < TRAIN_SHARE else "test"
+    number = int.from_bytes(blake2b(base.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return number / 2**64
 
 
 def in_split(sample: Sample, split: str) -> bool:

@@ -1,7 +1,8 @@
 """Pictures in tables: Parquet files, and the Arrow files that Hugging Face datasets save. Knows pyarrow, no pixels.
 
 A column of pictures holds bytes, or a struct of `bytes` and `path`. A cell's name is COLUMN/ROW/NAME, NAME being its
-path's base name, else the row again. Of a table that has several such columns `image` is taken, else all.
+path's base name, else the row again. Of a table that has several such columns `image` is taken, else all. A file may
+be anything: what it says is checked before it is believed, and `child_process` lists it in a process of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +27,13 @@ SUFFIXES = (".parquet", ".arrow")
 NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 LICENCES = ("licence", "license")
 PROBE = 4  # rows that tell whether a nameless column of bytes holds pictures
+# a column chunk may unpack to this much, or else to so many times its size: pictures are packed already
+UNPACKED, RATIO = 64 << 20, 100
+BATCH_BYTES = 16 << 20  # of cells that are held together
+
+
+class TooLarge(ValueError):
+    """A cell that would unpack to more than is allowed."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Cell:
 
     member: str
     licence: str = ""
+    path: str = ""  # as the table tells it
 
 
 def is_table(path: str | Path) -> bool:
@@ -40,14 +50,39 @@ def is_table(path: str | Path) -> bool:
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a table, the columns left out though they hold some, and cells that other programs left."""
+
+    cells: list[Cell]
+    left_out: list[str]
+    passed_over: list[str]
+
+
+def listing(path: str | Path) -> Listing:
+    """The cells of a table's columns of pictures, no picture read; ValueError says how the table is damaged."""
+    try:
+        columns, left_out = picture_columns(path)
+        found = list(cells(path, columns))
+    except ValueError:
+        raise
+    except Exception as error:  # a damaged table raises anything
+        raise ValueError(f"{path}: not a whole table ({_first_line(error)})") from None
+    kept = [cell for cell in found if not file_types.is_left_behind(cell.path)]
+    return Listing(kept, left_out, [cell.member for cell in found if file_types.is_left_behind(cell.path)])
+
+
 def picture_columns(path: str | Path) -> tuple[list[str], list[str]]:
     """The columns to take pictures from, and those left out though they hold some; ValueError if unreadable."""
     table = _open(path)
+    twice = {name for name, count in Counter(table.schema.names).items() if count > 1}
     features = _hugging_face(table.schema)
     found, lists = [], []
     for field in table.schema:
         if _bytes_of(field.type) is not None:
             feature = features.get(field.name, "Image" if field.name.lower() in NAMES else "Value")
+            if field.name in twice:
+                raise ValueError(f"{path}: has two columns called {field.name!r:.60}; name them apart")
             if feature == "Image" or (feature == "Value" and _begins_as_picture(table, field.name)):
                 found.append(field.name)
         elif pa.types.is_list(field.type) and _bytes_of(field.type.value_type) is not None:
@@ -59,13 +94,23 @@ def picture_columns(path: str | Path) -> tuple[list[str], list[str]]:
 def cells(path: str | Path, columns: list[str]) -> Iterator[Cell]:
     """Every cell of these columns, row by row; the pictures' bytes are not read."""
     table = _open(path)
-    licence = next((name for name in LICENCES if name in table.schema.names), None)
-    licences = [str(v or "") for v in table.column(licence)] if licence else [""] * table.rows
+    names = table.schema.names
+    licence = next((name for name in LICENCES if names.count(name) == 1), None)
+    licences = [_text(v) for v in table.column(licence)] if licence else [""] * table.rows
     for column in columns:
         paths = table.column(column, "path") if _has_path(table.schema.field(column).type) else [None] * table.rows
         for row, (own, terms) in enumerate(zip(paths, licences)):
-            name = PurePosixPath(own.replace("\\", "/")).name if own else ""
-            yield Cell(f"{column}/{row}/{name or row}", terms)
+            place = _text(own).replace("\\", "/")
+            yield Cell(f"{column}/{row}/{PurePosixPath(place).name or row}", terms, place)
+
+
+def _text(value: Any) -> str:
+    """A cell as text, whatever its type; bytes that are not UTF-8 as %XX."""
+    if isinstance(value, bytes):
+        return "".join(
+            f"%{ord(c) - 0xDC00:02X}" if c > "\udc00" else c for c in value.decode("utf-8", "surrogateescape")
+        )
+    return "" if value is None else str(value)
 
 
 def read_cell(path: str | Path, member: str) -> bytes | None:
@@ -77,11 +122,16 @@ def read_cell(path: str | Path, member: str) -> bytes | None:
     table = _open(path)
     if column not in table.schema.names or row >= table.rows:
         raise ValueError(f"has no row {row} of a column {column!r}")
-    return table.cell(column, row)
+    try:
+        return table.cell(column, row)
+    except ValueError:
+        raise
+    except Exception as error:  # a damaged table raises anything
+        raise ValueError(f"{path}: cannot be read ({_first_line(error)})") from None
 
 
 class _Parquet:
-    """A Parquet file, read a row group of one column at a time."""
+    """A Parquet file, read a few cells of one column at a time, in order as long as they are asked for so."""
 
     def __init__(self, path: str):
         self.file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
@@ -89,7 +139,10 @@ class _Parquet:
         self.rows: int = self.file.metadata.num_rows
         counts = [self.file.metadata.row_group(n).num_rows for n in range(self.file.num_row_groups)]
         self.starts = list(accumulate(counts, initial=0))[:-1]
-        self.group = lru_cache(maxsize=1)(self._group)
+        self._column = ""
+        self._group = self._first = -1  # of the batch at hand
+        self._batch: list[Any] | pa.Array = []
+        self._batches: Iterator[Any] = iter(())
 
     def column(self, name: str, inner: str = "") -> list[Any]:
         """All values of one column, or of one field of a struct."""
@@ -104,11 +157,28 @@ class _Parquet:
     def cell(self, name: str, row: int) -> bytes | None:
         """One value of a column of pictures."""
         number = bisect_right(self.starts, row) - 1
-        return _value(self.group(name, number)[row - self.starts[number]])
+        if (name, number) != (self._column, self._group) or row < self._first:
+            self._begin(name, number)
+        while row >= self._first + len(self._batch):
+            self._first += len(self._batch)
+            batch = next(self._batches, None)
+            if batch is None or not len(batch):
+                raise ValueError(f"ends before its row {row}")
+            self._batch = batch.column(0)
+        return _value(self._batch[row - self._first])
 
-    def _group(self, name: str, number: int) -> pa.ChunkedArray:
+    def _begin(self, name: str, number: int) -> None:
+        """Read a row group's column from its beginning."""
+        group = self.file.metadata.row_group(number)
         wanted = f"{name}.bytes" if pa.types.is_struct(self.schema.field(name).type) else name
-        return self.file.read_row_group(number, columns=[wanted]).column(0)
+        chunks = [group.column(n) for n in range(group.num_columns)]
+        sizes = [(c.total_uncompressed_size, c.total_compressed_size) for c in chunks if c.path_in_schema == wanted]
+        unpacked, packed = map(sum, zip(*sizes)) if sizes else (0, 0)
+        if unpacked > max(UNPACKED, RATIO * packed):
+            raise TooLarge(f"its column {name!r:.60} unpacks from {packed:,} to {unpacked:,} bytes")
+        count = max(1, min(64, BATCH_BYTES * group.num_rows // max(1, unpacked)))
+        self._column, self._group, self._first, self._batch = name, number, self.starts[number], []
+        self._batches = self.file.iter_batches(count, row_groups=[number], columns=[wanted])
 
 
 class _Arrow:
@@ -125,15 +195,21 @@ class _Arrow:
     def column(self, name: str, inner: str = "") -> list[Any]:
         """All values of one column, or of one field of a struct."""
         chunks = self.table.column(name).chunks
+        for chunk in chunks:
+            chunk.validate(full=True)
         return [v for chunk in chunks for v in (chunk.field(inner) if inner else chunk).to_pylist()]
 
     def first(self, name: str, count: int) -> list[Any]:
         """The first values of one column."""
-        return self.table.column(name).slice(0, count).to_pylist()
+        some = self.table.column(name).slice(0, count)
+        some.validate(full=True)
+        return some.to_pylist()
 
     def cell(self, name: str, row: int) -> bytes | None:
-        """One value of a column of pictures."""
-        return _value(self.table.column(name)[row])
+        """One value of a column of pictures; where it lies is checked, as a flipped bit would lead anywhere."""
+        one = self.table.column(name).slice(row, 1)
+        one.validate(full=True)
+        return _value(one[0])
 
 
 def _open(path: str | Path) -> _Parquet | _Arrow:
@@ -177,7 +253,7 @@ def _hugging_face(schema: pa.Schema) -> dict[str, str]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: str(kind.get("_type", "")) for name, kind in features.items() if isinstance(kind, dict)}
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 

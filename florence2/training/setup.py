@@ -17,7 +17,7 @@ from florence2.model.checkpoint import load_model, open_checkpoint
 from florence2.model.config import SIZES
 from florence2.model.davit import Block
 from florence2.model.florence import Florence
-from florence2.predictor.loading import find
+from florence2.predictor.checkpoints import find_folder
 from florence2.records import Sample
 from florence2.training import init
 from florence2.training.batches import Batch, Batches
@@ -111,7 +111,7 @@ def _leave_signals(worker: int) -> None:
 def named(model: str) -> tuple[str, Path | None]:
     """The size of a new model and no folder, or the folder of one that is there."""
     if not model.startswith(NEW):
-        return "", find(model)
+        return "", find_folder(model)
     size = model.removeprefix(NEW)
     if size not in SIZES:
         raise ValueError(f"model: {model}: expected one of {', '.join(NEW + size for size in SIZES)}")

@@ -105,7 +105,7 @@ def test_a_passing_problem_is_tried_again(tmp_path):
     )
     waits = []
     folder = url_lists.fetch_list(tmp_path / "l.jsonl", Fetching(hosts=("h.test",)), get=get, pause=waits.append)
-    found = url_lists.fetched_candidates(folder)
+    found, _ = url_lists.fetched_candidates(folder)
     assert [(f.reason, bool(f.bytes)) for f in found] == [
         ("", True),
         ("http_404", False),

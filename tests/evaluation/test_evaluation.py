@@ -244,12 +244,14 @@ class Looker:
 
     def predict_many(self, items, batch_size):
         items = list(items)
-        self.batches.append([len(asks) if isinstance(asks, list) else 1 for _, asks in items])
+        self.batches.append([len(asks) for _, asks in items])
         for image, asks in items:
-            said = Text(text="white" if image.mean() > 200 else "dark")
-            bad = any(ask.text == "bad" for ask in (asks if isinstance(asks, list) else [asks]))
-            many = [Parsed(texts=(said,)) for _ in asks] if isinstance(asks, list) else Parsed(texts=(said,))
-            yield Failure(reason="bad_ask") if bad else many
+            try:
+                text = Text(text="white" if sources.pixels(image).mean() > 200 else "dark")
+            except pixels.BadImage as error:
+                yield Failure(reason=error.reason)
+                continue
+            yield [Failure(reason="bad_ask") if ask.text == "bad" else Parsed(texts=(text,)) for ask in asks]
 
 
 def test_a_model_is_asked_about_pixels_and_a_bad_picture_fails_alone(tmp_path):
@@ -262,7 +264,7 @@ def test_a_model_is_asked_about_pixels_and_a_bad_picture_fails_alone(tmp_path):
     (tmp_path / "2.png").write_bytes(b"broken")
     model = Looker()
     scores = evaluate(model, truth, "VQA", tmp_path / "out", resamples=20)
-    assert model.batches == [[1, 1], [1]] and scores["failures"] == 1  # the photographs, then grey
+    assert model.batches == [[1, 1, 1], [1]] and scores["failures"] == 1  # the photographs, then grey
     assert scores["metrics"]["accuracy"] == pytest.approx(2 / 3)
     assert scores["grey"]["metrics"]["accuracy"] == pytest.approx(1 / 3)
     assert sources.pixels(ImageRef("g", "grey:4x3")).shape == (3, 4, 3)
@@ -275,7 +277,7 @@ def test_a_picture_is_looked_at_once_and_an_ask_that_cannot_be_taken_fails_alone
     truth = [Sample("1", ImageRef(file.name, str(file), width=8, height=8), texts)]
     model = Looker()
     scores = evaluate(model, truth, "VQA", tmp_path / "out", grey=False, resamples=5)
-    assert model.batches == [[3], [1, 1, 1]]
+    assert model.batches == [[3]]
     assert scores["failures"] == 1 and scores["metrics"]["accuracy"] == pytest.approx(2 / 3)
 
 

@@ -1,5 +1,7 @@
 """Rules for phrases."""
 
+from dataclasses import replace
+
 import pytest
 
 from florence2.engine.curation.filters.phrase_rules import OFFICIAL, is_blacklisted
@@ -82,3 +84,11 @@ def test_score_of_phrase_and_boxes(score, box_scores, keep):
     regions = tuple(Region(f"r{i}", box=(0, 0, 9, 9), score=s) for i, s in enumerate(box_scores))
     grounding = phrase("a dog", region_ids=tuple(r.id for r in regions), score=score)
     assert (rejected("phrase_score", grounding, regions) == []) == keep
+
+
+@pytest.mark.parametrize(
+    "maker, score, keep", [("student", 0.85, False), ("student", 0.95, True), ("detector", 0.85, True)]
+)
+def test_phrases_have_a_floor_of_their_source(maker, score, keep):
+    grounding = replace(phrase("a dog", region_ids=("r0",), score=score), source=Source("model", maker))
+    assert (rejected("phrase_score", grounding, (Region("r0", box=(0, 0, 9, 9), score=0.9),)) == []) == keep

@@ -107,19 +107,19 @@ def test_voc_keeps_boxes_and_labels(tmp_path_factory, picture, sample):
 
 @twice
 @given(samples())
-def test_yolo_keeps_boxes_labels_and_outlines(tmp_path_factory, picture, sample):
+def test_yolo_keeps_boxes_or_outlines_one_row_an_object(tmp_path_factory, picture, sample):
     again, lost = written(yolo, sample, picture, fresh(tmp_path_factory))
     kept = [r for r in sample.regions if not r.ignore]
     assert lost["region_ignored"] == len(sample.regions) - len(kept)
-    boxes = [r for r in kept if not r.polygons and (r.mask is None or not geometry.rle_area(r.mask))]
-    plain = [r for r in again.regions if not r.polygons]
-    assert [r.label for r in plain] == [r.label for r in boxes]
-    for ours, theirs in zip(boxes, plain):
-        assert theirs.box == pytest.approx(ours.box, abs=1e-5)
-    outlines = [part for r in kept for part in r.polygons]
-    again_outlines = [r.polygons[0] for r in again.regions if r.polygons]
-    for part in outlines:
-        assert any(len(o) == len(part) and np.allclose(o, part, atol=1e-5) for o in again_outlines)
+    assert [r.label for r in again.regions] == [r.label for r in kept]
+    outlined = [bool(r.polygons) or (r.mask is not None and geometry.rle_area(r.mask) > 0) for r in kept]
+    assert {bool(r.polygons) for r in again.regions} <= {all(outlined)}  # never mixed
+    for ours, theirs in zip(kept, again.regions):
+        if not all(outlined):
+            assert theirs.box == pytest.approx(ours.box, abs=1e-5)
+        elif ours.polygons:
+            area = sum(geometry.polygon_area(part) for part in ours.polygons)
+            assert geometry.polygon_area(theirs.polygons[0]) == pytest.approx(area, abs=1e-2)
 
 
 @twice
@@ -349,8 +349,10 @@ def test_a_real_set_survives_each_twin(tmp_path, module):
         theirs = again[sample.image.id].regions
         assert sorted(r.label for r in theirs) == sorted(r.label for r in sample.regions)
         if module is not voc:
-            areas = sorted(geometry.polygon_area(p) for r in theirs for p in r.polygons)
-            assert areas == pytest.approx(sorted(geometry.polygon_area(p) for r in sample.regions for p in r.polygons))
+            ours, back = (
+                sorted(sum(map(geometry.polygon_area, r.polygons)) for r in x) for x in (sample.regions, theirs)
+            )
+            assert back == pytest.approx(ours)
         else:
             assert sorted(r.box for r in theirs) == sorted(r.box for r in sample.regions)
 

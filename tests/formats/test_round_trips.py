@@ -93,7 +93,7 @@ def sets(draw):
     return out
 
 
-def through(tmp_path_factory, pictures, samples, to):
+def through(tmp_path_factory, pictures, samples, to, **wishes):
     """Samples in a store, exported, imported into another: what stood there, what stands here, what was said lost."""
     root = tmp_path_factory.mktemp("trip")
     placed = [
@@ -101,7 +101,7 @@ def through(tmp_path_factory, pictures, samples, to):
     ]
     jsonl.write(placed, root / "in")
     store = import_labels(root / "in", root / "one", workers=0)
-    _, lost = export_labels(store, to, root / "out")
+    _, lost = export_labels(store, to, root / "out", **wishes)
     again = import_labels(root / "out", root / "two", workers=0)
 
     def by_name(found):
@@ -168,7 +168,7 @@ def test_json_lines_hold_everything(tmp_path_factory, pictures, samples):
 @often
 @given(sets())
 def test_coco_holds_objects_captions_and_what_absence_means(tmp_path_factory, pictures, samples):
-    pairs, lost, _ = through(tmp_path_factory, pictures, samples, "coco")
+    pairs, lost, _ = through(tmp_path_factory, pictures, samples, "coco", scores=True)
     labelled = any(s.coverage or objects([(s, s)]) for s, _ in pairs)
     for a, b in pairs:
         assert view(folded(a), drop=("description",)) == view(b.regions, drop=("description",))
@@ -211,21 +211,30 @@ def test_voc_holds_boxes_labels_and_splits(tmp_path_factory, pictures, samples):
 
 
 @often
-@given(sets())
-def test_yolo_holds_boxes_outlines_and_splits(tmp_path_factory, pictures, samples):
-    pairs, lost, out = through(tmp_path_factory, pictures, samples, "yolo")
+@given(sets(), st.sampled_from(["boxes", "outlines"]))
+def test_yolo_holds_boxes_or_outlines_and_splits(tmp_path_factory, pictures, samples, form):
+    pairs, lost, out = through(tmp_path_factory, pictures, samples, "yolo", scores=True, yolo=form)
     for a, b in pairs:
         assert a.split == b.split
-        plain = [r for r in folded(a) if r.kind == "object" and not (r.polygons or r.mask or r.ignore)]
-        boxes = [r for r in b.regions if not r.polygons]
-        assert sorted((r.label, r.box, r.score) for r in plain if r.score) == sorted(
-            (r.label, r.box, r.score) for r in boxes if r.score
-        )
-        assert sorted((r.label, r.box) for r in plain) == sorted((r.label, r.box) for r in boxes)
+        kept = [r for r in folded(a) if r.kind == "object" and not r.ignore]
+        shaped = [r for r in kept if r.polygons or r.mask or form == "boxes"]
+        assert sorted(r.label for r in shaped) == sorted(r.label for r in b.regions)
+        assert {bool(r.polygons) for r in b.regions} <= {form == "outlines"}
+        if form == "boxes":
+            assert sorted((r.label, r.box, r.score or 0) for r in kept) == sorted(
+                (r.label, r.box, r.score or 0) for r in b.regions
+            )
     every = objects(pairs)
-    assert lost["region_ignored"] == sum(r.ignore for r in every)
-    assert lost["mask"] == sum(bool(r.mask) for r in every if not r.ignore)
-    assert {"train", "val", "names"} <= set(yaml.safe_load((out / "data.yaml").read_text()))  # what trainers ask for
+    kept = [r for r in every if not r.ignore]
+    assert lost["region_ignored"] == len(every) - len(kept)
+    assert lost["mask"] == sum(bool(r.mask) for r in kept)
+    if form == "outlines":
+        assert lost["region_without_outline"] == sum(not r.polygons and not r.mask for r in kept)
+        assert lost["score"] == sum(r.score is not None for r in kept if r.polygons or r.mask)
+    data = yaml.safe_load((out / "data.yaml").read_text())
+    assert {"train", "val", "names"} <= set(data)  # what trainers ask for
+    if not any(s.split for s in samples):
+        assert data["train"] != data["val"]
 
 
 @often
@@ -269,6 +278,6 @@ def test_a_box_and_the_mask_that_refines_it_are_one_object(tmp_path, pictures):
     finer = Region("m", box=(1.0, 1.0, 20.0, 20.0), label="cat", mask=mask, refines="b", source=SOURCES[2])
     jsonl.write([Sample("1", ImageRef("p0.png", str(pictures / "p0.png")), regions=(box, finer))], tmp_path / "in")
     store = import_labels(tmp_path / "in", tmp_path / "s", workers=0)
-    export_labels(store, "coco", tmp_path / "out")
+    export_labels(store, "coco", tmp_path / "out", scores=True)
     ((region,),) = (s.regions for s in sources.open(tmp_path / "out"))
     assert region.mask == mask and region.score == 0.5 and region.box == box.box

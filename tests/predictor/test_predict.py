@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from florence2.codec.answers import unused_positions
+from florence2.codec.answers import ItemSpan, unused_positions
 from florence2.codec.grammar import automaton
 from florence2.codec.tasks import TASKS, Task
+from florence2.decoding.generate import generate
 from florence2.pixels import BadImage, encode
-from florence2.predictor import Answer, Florence2, load
-from florence2.predictor.loading import load_ahead
-from florence2.records import Ask, Failure
+from florence2.predictor import Answer, Florence2, batch, load
+from florence2.predictor.confidence import SPREAD, scored
+from florence2.predictor.images import load_ahead
+from florence2.records import Ask, Failure, ImageRef, Parsed, Region
 
 ASKS = [
     "<CAPTION>",
@@ -65,14 +67,34 @@ def test_every_answer_keeps_its_grammar_and_its_budget(tiny, pictures, task):
         assert (answer.xyxy >= 0).all() and (answer.xyxy <= [width, height] * 2).all()
 
 
-def test_scores_are_the_mean_of_the_item_s_own_tokens(tiny, pictures):
+def test_scores_come_from_the_item_s_own_tokens(tiny, pictures):
     answer = tiny.predict(pictures[0], "<OD>", max_new_tokens=30)
     loc0 = tiny.tokenizer.loc0
     first = next(i for i, token in enumerate(answer.token_ids) if token >= loc0)
-    own = answer.token_logprobs[2 : first + 4]
-    assert answer.regions[0].score == pytest.approx(math.exp(sum(own) / len(own)))
+    assert answer.token_spans["r0"] == (tuple(range(2, first)), tuple(range(first, first + 4)))
+    name = math.exp(sum(answer.token_logprobs[2:first]) / (first - 2))
+    place = math.exp(sum(answer.token_logprobs[first : first + 4]) / 4)
+    assert answer.regions[0].score == pytest.approx(math.sqrt(name * min(1, SPREAD * place)))
     text = tiny.predict(pictures[0], "<CAPTION>", max_new_tokens=12)
     assert text.texts[0].score == pytest.approx(math.exp(sum(text.token_logprobs[2:-1]) / len(text.token_ids[2:-1])))
+
+
+def test_scores_of_places_are_on_a_detectors_scale():
+    logprobs = [math.log(p) for p in (0.9, 0.9, *[0.02] * 4, 0.9, *[0.002] * 4, 0.5, *[0.9] * 4)]
+    spans = {
+        "sure": ItemSpan((0, 1), (2, 3, 4, 5)),
+        "vague": ItemSpan((6,), (7, 8, 9, 10)),
+        "word": ItemSpan((11,), ()),
+        "place": ItemSpan((), (12, 13, 14, 15)),
+    }
+    parsed = Parsed((), tuple(Region(name, box=(0, 0, 9, 9)) for name in (*spans, "given")))
+    assert {r.id: r.score for r in scored(parsed, spans, logprobs).regions} == {
+        "sure": pytest.approx((0.9 * 0.02 * SPREAD) ** 0.5),  # name and place, their geometric mean
+        "vague": pytest.approx((0.9 * 0.002 * SPREAD) ** 0.5),
+        "word": pytest.approx(0.5),
+        "place": 1,  # a mass spread over 40 bins is all there
+        "given": None,  # read from no token
+    }
 
 
 def test_log_probabilities_equal_the_training_forward(tiny, pictures):
@@ -141,6 +163,71 @@ def test_a_region_outside_one_picture_fails_that_picture_alone(tiny, pictures):
     first, second = tiny.predict_many([pictures[0], wide], ask, max_new_tokens=12)
     assert isinstance(first, Failure) and first.reason == "bad_ask" and "region" in first.detail
     assert isinstance(second, Answer)
+
+
+def test_each_ask_of_a_list_fails_alone(tiny, pictures):
+    outside, long = Ask("REGION_TO_OCR", region=(900, 1, 990, 8)), Ask("VQA", text="many words " * 200)
+    asks = ["<OD>", outside, "<CAPTION>", long]
+    (found,) = tiny.predict_many([pictures[0]], asks, max_new_tokens=12)
+    assert [isinstance(one, Failure) for one in found] == [False, True, False, True]
+    assert "lies outside" in found[1].detail and "at most 251 tokens beside the picture" in found[3].detail
+    alone = tiny.predict(pictures[0], ["<OD>", "<CAPTION>"], max_new_tokens=12)
+    assert [found[0].token_ids, found[2].token_ids] == [answer.token_ids for answer in alone]
+    with pytest.raises(ValueError, match="lies outside"):
+        list(tiny.predict_many([pictures[0]], asks, max_new_tokens=12, on_error="raise"))
+    for wrong in (outside, long):
+        with pytest.raises(ValueError, match="expected"):
+            tiny.predict(pictures[0], ["<OD>", wrong], max_new_tokens=12)
+
+
+def test_requests_of_any_decoding_share_a_batch(tiny, pictures, monkeypatch):
+    calls = []
+    monkeypatch.setattr(batch, "generate", lambda *args: calls.append(len(args[1])) or generate(*args))
+    hows = [
+        dict(official=True, num_beams=1),
+        dict(num_beams=2),
+        dict(max_new_tokens=9),
+        dict(official=True, num_beams=1),
+    ]
+    hows = [{"max_new_tokens": 14, **how} for how in hows]
+    requests = [tiny.request(picture, ["<OD>", "<CAPTION>"], **how) for picture, how in zip(pictures, hows)]
+    requests.insert(1, tiny.request(b"junk", ["<OD>", "<OCR>"]))
+    found = tiny.answer(requests)
+    assert calls == [4, 2, 2]  # the official ones together, though others stand between them
+    assert [one.reason for one in found.pop(1)] == ["not_an_image"] * 2
+    for picture, how, answers in zip(pictures, hows, found):
+        alone = tiny.predict(picture, ["<OD>", "<CAPTION>"], **how)
+        assert [a.token_ids for a in answers] == [a.token_ids for a in alone]
+
+
+def test_a_picture_encoded_before_is_not_looked_at_again(tiny, pictures, monkeypatch):
+    encoded = tiny.encode_images([pictures[0], b"junk", pictures[1]])
+    assert isinstance(encoded[1], Failure)
+    looked = []
+    monkeypatch.setattr(tiny.model, "encode_image", lambda pixels: looked.append(len(pixels)) or None)
+    answers = tiny.answer([tiny.request(picture, ["<OD>"], max_new_tokens=9) for picture in encoded])
+    assert looked == [] and [isinstance(a[0], Answer) for a in answers] == [True, False, True]
+
+
+def test_a_folder_is_all_pictures_below_it(tiny, pictures, tmp_path):
+    names = ["b.png", "a/2.png", "a/1.png"]
+    for n, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode(pictures[n]))
+    (tmp_path / "notes.txt").write_text("no picture")
+    found = list(tiny.predict_many(tmp_path, "<OD>", max_new_tokens=9))
+    assert [answer.image for answer in found] == [str(tmp_path / name) for name in sorted(names)]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: holds no picture"):
+        tiny.predict_many(tmp_path / "empty", "<OD>")
+
+
+def test_a_sample_s_own_picture_can_be_asked_about(tiny, pictures, tmp_path):
+    (tmp_path / "x.png").write_bytes(encode(pictures[0]))
+    ref = ImageRef("x", str(tmp_path / "x.png"))
+    assert tiny.predict(ref, "<OD>", max_new_tokens=9) == tiny.predict(pictures[0], "<OD>", max_new_tokens=9)
+    (failure,) = tiny.predict_many([ImageRef("gone", str(tmp_path / "y.png"))], "<OD>")
+    assert (failure.image, failure.reason) == ("gone", "missing")
 
 
 def test_pictures_are_loaded_ahead_and_no_further():

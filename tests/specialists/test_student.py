@@ -1,29 +1,25 @@
 """The student's answers as annotations, with a double of the predictor."""
 
-import math
-
 import numpy as np
 import pytest
 
-from florence2.codec.answers import ItemSpan
-from florence2.engine.specialists.student import GROUNDING, SPREAD, StudentSpecialist, rescore
+from florence2.engine.specialists.student import GROUNDING, StudentSpecialist
 from florence2.records import Failure, Grounding, ImageRef, Parsed, Region, Sample, Text
 
 
 class Double:
     """Answers <OD> with one box, captions with their task's name, groundings with the whole caption."""
 
-    def predict_many(self, images, asks, batch_size, on_error):
-        for image in images:
-            if image.max() == 0:
-                yield Failure(reason="dark")
-            else:
-                yield [self.answer(ask) for ask in asks]
+    def encode_images(self, images):
+        return [Failure(reason="dark") if image.max() == 0 else "a picture" for image in images]
 
-    def predict(self, image, asks):
-        return [self.answer(ask) for ask in asks]
+    def request(self, image, asks):
+        return image, asks
 
-    def answer(self, ask):
+    def answer(self, requests):
+        return [[image if isinstance(image, Failure) else self.one(ask) for ask in asks] for image, asks in requests]
+
+    def one(self, ask):
         if ask.task == "<OD>":
             return Parsed(regions=(Region(id="r0", box=(1, 2, 3, 4), label="cat", score=0.7),))
         if ask.task == GROUNDING:
@@ -54,22 +50,6 @@ def test_groundings_point_into_the_same_parsed():
     (grounding,) = result.groundings
     assert grounding.text_id == result.texts[0].id
     assert set(grounding.region_ids) <= {r.id for r in result.regions}
-
-
-def test_scores_of_places_are_on_a_detectors_scale():
-    logprobs = [math.log(p) for p in (0.9, 0.9, *[0.02] * 4, 0.9, *[0.002] * 4, 0.5)]
-    spans = {
-        "sure": ItemSpan((0, 1), (2, 3, 4, 5)),
-        "vague": ItemSpan((6,), (7, 8, 9, 10)),
-        "word": ItemSpan((11,), ()),
-    }
-    parsed = Parsed((), tuple(Region(name, box=(0, 0, 9, 9), score=0.01) for name in spans))
-    found = {r.id: r.score for r in rescore(parsed, spans, logprobs).regions}
-    assert found == {
-        "sure": pytest.approx((0.9 * 0.02 * SPREAD) ** 0.5),  # name and place, their geometric mean
-        "vague": pytest.approx((0.9 * 0.002 * SPREAD) ** 0.5),
-        "word": 0.01,
-    }
 
 
 def test_a_picture_that_fails_fails_alone():

@@ -4,7 +4,7 @@ import numpy as np
 
 import florence2
 from florence2.metrics.detection import DetectionF1
-from florence2.predictor.loading import SHIPPED
+from florence2.predictor.checkpoints import SHIPPED
 from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.sources.scenes import parse
 from florence2.training.config import read_config

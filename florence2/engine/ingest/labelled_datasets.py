@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from florence2 import sources
+from florence2.engine import originals
 from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.ingest import ingestion
 from florence2.engine.ingest.inspection import ImageCandidate
@@ -43,6 +44,7 @@ class LabelledDataset:
     listing: Sequence[ImageCandidate]
     by_name: Mapping[str, Sample]
     produces: tuple[str, ...]
+    categories: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def open(
@@ -65,7 +67,9 @@ class LabelledDataset:
         origin["images"] = os.path.abspath(images) if images else ""
         origin |= {} if refused is None else {"skip_bad": "yes"}
         root = _root(samples, Path(src))
-        return cls(origin, root, ingestion.references(samples, root), _by_name(samples, root), _produces(samples))
+        categories = originals.categories_of(src, format)
+        listing = ingestion.references(samples, root)
+        return cls(origin, root, listing, _by_name(samples, root), _produces(samples), categories)
 
     @property
     def place(self) -> dict[tuple[str, str], str]:
@@ -75,7 +79,8 @@ class LabelledDataset:
     def operator(self) -> Operator:
         """The operator that an import of all this is."""
         name = self.origin["format"]
-        made_by = digest(["import", name, VERSION, _digest(self.by_name.values())])
+        more = [self.categories] if self.categories else []
+        made_by = digest(["import", name, VERSION, _digest(self.by_name.values()), *more])
         return Operator(run_id(made_by, 0), name, VERSION, made_by, 0, "import", produces=self.produces)
 
 
@@ -115,13 +120,12 @@ def write_import(session: Session, operator: Operator, given: LabelledDataset) -
             _rows_of(picture, sample, operator, rows)
             if sample.coverage or sample.split:
                 metadata[picture.image.id] = ImportMetadata(sample.split, sample.coverage)
+        about = {import_metadata.KEY: import_metadata.encode(metadata)} if metadata else {}
+        if operator.name in originals.FORMATS:
+            about[originals.KEY] = originals.encode({picture.image.id: sample for picture, sample in said})
         for table, path in paths.items():
             if rows[table] or table == "annotations":
-                more = (
-                    {import_metadata.KEY: import_metadata.encode(metadata)}
-                    if table == "annotations" and metadata
-                    else {}
-                )
+                more = about if table == "annotations" else {}
                 session.put([session.draft(path, operator, unit, rows[table], **more)])
 
 
@@ -136,11 +140,14 @@ def _rows_of(picture: Sample, sample: Sample, operator: Operator, rows: dict[str
             texts=tuple(_signed(*pair) for pair in zip(stamped.texts, sample.texts)),
             groundings=tuple(_signed(*pair) for pair in zip(stamped.groundings, sample.groundings)),
         )
-        rows["annotations"] += schema.annotation_rows(signed)
+        made = schema.annotation_rows(signed)
     except ValueError as error:
         failure = Failure(id=picture.image.id, reason="invalid", detail=str(error))
         rows["failures"].append(schema.failure_row(failure, operator.name, VERSION, operator.run_id, 0))
         return
+    if operator.name in originals.FORMATS:
+        originals.note(made, schema.items_of(sample))
+    rows["annotations"] += made
     ids = {old.id: new.id for old, new in zip(schema.items_of(sample), schema.items_of(signed))}
     for decision in sample.decisions:
         if decision.item_id in ids:

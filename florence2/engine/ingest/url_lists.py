@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.pixels import BadImage
-from florence2.sources import files
+from florence2.sources import file_types, files
 from florence2.sources.fetching import Fetching, fetch
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
@@ -78,19 +78,20 @@ def fetch_list(
     pause: Callable[[float], Any] = time.sleep,
 ) -> Path:
     """Fetch what is not there yet; returns the folder. A failing address is a line of its index, the rest goes on."""
-    url_lists = read(path)
+    listed = read(path)
     if not rules.hosts:
         raise ValueError(
-            f"{path}: is a list of {len(url_lists)} addresses, and none is fetched unless its host is allowed; "
-            f"--allow-urls {urlsplit(url_lists[0].url).hostname or 'HOST'}"
+            f"{path}: is a list of {len(listed)} addresses, and none is fetched unless its host is allowed; "
+            f"--allow-urls {_host_of(listed[0].url) or 'HOST'}"
         )
     folder = folder_of(path)
     folder.mkdir(exist_ok=True)
     problems: dict[str, tuple[str, str]] = {}
-    todo = [a.url for a in url_lists if not (folder / name_of(a.url)).is_file()]
-    done = len(url_lists) - len(todo)
+    entries = [entry for entry in listed if not _is_left_behind(entry.url)]
+    todo = [entry.url for entry in entries if not (folder / name_of(entry.url)).is_file()]
+    done = len(listed) - len(todo)
     if progress:
-        progress("fetching", done, len(url_lists))
+        progress("fetching", done, len(listed))
 
     def one(url: str) -> tuple[str, tuple[str, str] | None]:
         return url, _into(folder, url, rules, get, pause)
@@ -100,38 +101,61 @@ def fetch_list(
             problems[url] = problem
         done += 1
         if progress:
-            progress("fetching", done, len(url_lists))
-    lines = (_line(folder, address, problems.get(address.url)) for address in url_lists)
+            progress("fetching", done, len(listed))
+    lines = (_line(folder, address, problems.get(address.url)) for address in listed)
     _replace(folder / INDEX, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     return folder
 
 
-def fetched_candidates(folder: Path) -> list[ImageCandidate] | None:
-    """The pictures of a folder that a list was fetched into, each under its address; None for any other folder."""
+def fetched_candidates(folder: Path) -> tuple[list[ImageCandidate], list[str]] | None:
+    """The pictures of a folder that a list was fetched into, each under its address, and what is none by its name.
+
+    None for any other folder.
+    """
     index = folder / INDEX
     if not index.is_file():
         return None
-    out = []
+    out: list[ImageCandidate] = []
+    skipped: list[str] = []
     for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            said = json.loads(line)
-            url, licence = said["url"], said.get("licence", "")
-        except (ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            url, licence, name = str(entry["url"]), str(entry.get("licence", "")), entry.get("file")
+            if name is not None and name != name_of(url):
+                raise ValueError(name)
+            about = {"bytes": int(entry["bytes"])} if name else {k: str(entry[k]) for k in ("reason", "detail")}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"{index}:{number}: damaged; delete the file and fetch the list again") from None
-        if "file" in said:
-            uri = files.uri_of(folder / said["file"])
-            out.append(ImageCandidate(url, uri, bytes=said["bytes"], licence=licence, origin=url))
+        if _is_left_behind(url):
+            skipped.append(f"{url} (left behind)")
         else:
-            out.append(
-                ImageCandidate(url, url, licence=licence, origin=url, reason=said["reason"], detail=said["detail"])
-            )
-    return out
+            uri = files.uri_of(folder / name) if name else url
+            out.append(ImageCandidate(url, uri, licence=licence, origin=url, **about))
+    return out, skipped
+
+
+def _is_left_behind(url: str) -> bool:
+    return file_types.is_left_behind(_path_of(url))
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _path_of(url: str) -> str:
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError:  # fetching says what is wrong with it
+        return ""
 
 
 def name_of(url: str) -> str:
     """The file of an address in its folder: the address's base name, told apart by a hash, in one of 256 folders."""
     key = blake2b(url.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    stem, suffix = os.path.splitext(PurePosixPath(unquote(urlsplit(url).path)).name)
+    stem, suffix = os.path.splitext(PurePosixPath(_path_of(url)).name)
     stem, suffix = (re.sub(r"[^A-Za-z0-9._-]", "_", part)[:40] for part in (stem, suffix))
     return f"{key[:2]}/{stem or 'picture'}-{key}{suffix}"
 
@@ -175,6 +199,8 @@ def _line(folder: Path, address: UrlEntry, problem: tuple[str, str] | None) -> d
         line["licence"] = address.licence
     if problem:
         return {**line, "reason": problem[0], "detail": problem[1]}
+    if _is_left_behind(address.url):
+        return {**line, "reason": "left_behind", "detail": ""}
     name = name_of(address.url)
     return {**line, "file": name, "bytes": (folder / name).stat().st_size}
 
@@ -187,13 +213,16 @@ def _rows(path: Path, lines: Sequence[str]) -> Iterable[UrlEntry]:
     if suffix == ".jsonl":
         return [_of(_parsed(line, f"{path}:{n}"), f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
     table = csv.DictReader(lines, delimiter="\t" if suffix == ".tsv" else ",")
-    return [_of(row, f"{path}:{n}") for n, row in enumerate(table, 2)]
+    try:
+        return [_of(row, f"{path}:{n}") for n, row in enumerate(table, 2)]
+    except csv.Error as error:
+        raise ValueError(f"{path}:{table.line_num}: cannot be read ({error})") from None
 
 
 def _parsed(line: str, where: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f'{where}: not JSON; expected {{"url": "https://..."}}') from None
 
 
@@ -201,7 +230,8 @@ def _of(row: Any, where: str) -> UrlEntry:
     url = next((row[c] for c in COLUMNS if c in row), None) if isinstance(row, dict) else None
     if not isinstance(url, str) or not url.strip():
         raise ValueError(f"{where}: has no 'url'; a data set with labels comes in by florence2 import")
-    return UrlEntry(url.strip(), str(row.get("licence") or row.get("license") or ""))
+    url = url.strip().encode("utf-8", "replace").decode()
+    return UrlEntry(url, str(row.get("licence") or row.get("license") or ""))
 
 
 def _replace(target: Path, data: bytes) -> None:

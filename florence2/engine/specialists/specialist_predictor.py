@@ -9,13 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
-from florence2 import sources
 from florence2.codec.tasks import task_of
 from florence2.engine import specialists
 from florence2.engine.operator import Specialist, fingerprint
-from florence2.pixels import BadImage
+from florence2.predictor.images import each_in_place, load_or_failure
 from florence2.records import Ask, Failure, Parsed, Result, Sample
 
 CARDS = (".yaml", ".yml")
@@ -45,33 +43,27 @@ class SpecialistPredictor:
 
     def __call__(self, pairs: Sequence[tuple[Sample, Ask]]) -> list[Result]:
         """One Parsed or Failure for each pair, in order."""
-        if not self._ready:
-            self.specialist.setup(self.device)
-            self._ready = True
         new = {_key(sample): sample for sample, _ in pairs if _key(sample) not in self._annotated_by_key}
-        self._annotated_by_key.update(zip(new, self._annotated(list(new.values()))))
+        self._annotated_by_key.update(zip(new, self.annotate(list(new.values()))))
         results = [_answer(self._annotated_by_key[_key(sample)], ask) for sample, ask in pairs]
         while len(self._annotated_by_key) > REMEMBERED:
             self._annotated_by_key.popitem(last=False)
         return results
 
-    def _annotated(self, samples: Sequence[Sample]) -> list[Sample | Failure]:
-        """Each picture's bare sample with what the specialist says of it."""
+    def annotate(self, samples: Sequence[Sample]) -> list[Sample | Failure]:
+        """Each picture's bare sample with what the specialist says of it, or why it says nothing."""
+        if not self._ready:
+            self.specialist.setup(self.device)
+            self._ready = True
         bare = [Sample(sample.id, sample.image) for sample in samples]
-        out: dict[int, Sample | Failure] = {}
-        images: dict[int, Any] = {}
-        for n, sample in enumerate(bare):
-            try:
-                images[n] = sources.pixels(sample.image, self.specialist.spec.max_pixels)
-            except BadImage as error:
-                out[n] = Failure(image=sample.image.id, reason=error.reason, detail=error.detail)
-        places = list(images)
-        size = max(1, self.specialist.spec.batch_size)
-        for start in range(0, len(places), size):
-            batch = places[start : start + size]
-            results = self.specialist.annotate([bare[n] for n in batch], [images[n] for n in batch])
-            out.update((n, _filled(bare[n], result)) for n, result in zip(batch, results))
-        return [out[n] for n in range(len(bare))]
+        out: list[Sample | Failure] = []
+        for start in range(0, len(bare), max(1, self.specialist.spec.batch_size)):
+            batch = bare[start : start + max(1, self.specialist.spec.batch_size)]
+            images = [load_or_failure(sample.image, self.specialist.spec.max_pixels) for sample in batch]
+            loaded = [i if isinstance(i, Failure) else (s, i) for s, i in zip(batch, images)]
+            results = each_in_place(loaded, lambda good: self.specialist.annotate(*map(list, zip(*good))))
+            out += map(_filled, batch, results)
+        return out
 
 
 def _key(sample: Sample) -> tuple[str, str]:

@@ -51,12 +51,13 @@ def score(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
     boxes = {region.id: region.score for region in sample.regions}
     for phrase in _judged(sample):
         found = [s for s in (boxes.get(i) for i in phrase.region_ids) if s is not None]
-        if phrase.score is not None and phrase.score < settings["min"]:
-            yield verdict(phrase, False, phrase.score, settings["min"])
+        floor = settings["sources"].get(phrase.source.name if phrase.source else "", settings["min"])
+        if phrase.score is not None and phrase.score < floor:
+            yield verdict(phrase, False, phrase.score, floor)
         elif found and max(found) < settings["box"]:
             yield verdict(phrase, False, max(found), settings["box"])
         elif phrase.score is not None:
-            yield verdict(phrase, True, phrase.score, settings["min"])
+            yield verdict(phrase, True, phrase.score, floor)
 
 
 def is_blacklisted(phrase: str, also: set[str] | frozenset[str] = frozenset()) -> bool:

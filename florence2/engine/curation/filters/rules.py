@@ -73,8 +73,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             "pronouns and abstract words, which name nothing one can point at",
         ),
         "phrase_score": Rule(
-            f"{_PHRASES}:score", "low_score", "score", {"min": 0.3, "box": 0.3},
-            "phrases below `min`, or all of whose boxes are below `box`",
+            f"{_PHRASES}:score", "low_score", "score", {"min": 0.3, "box": 0.3, "sources": {"student": 0.9}},
+            "phrases below the floor of their source, else `min`, or all of whose boxes are below `box`",
         ),
         "too_long": Rule(
             f"{_TEXTS}:length", "too_long", "words", {"max": {"brief": 40, "detailed": 120, "more_detailed": 400}},

@@ -1,0 +1,199 @@
+"""One batch of predictions: a list of pictures encoded, a list of requests answered, each item failing alone.
+
+    ImageSource --load--> LoadedImage --encode--> EncodedImage --answer--> Answer, one for each ask
+
+Every step takes what the steps before it make as well, and a Failure, which stays in its place. Asks of any tasks
+share a batch; requests with different search rules are grouped wherever they stand. Opens no file of its own, starts
+no thread, keeps nothing between calls: who holds EncodedImages (by content, say) asks about them without a new look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, Union
+
+import torch
+from torch import Tensor
+
+from florence2.codec import answers
+from florence2.codec.grammar import Automaton, automaton
+from florence2.codec.tasks import Task, task_of
+from florence2.codec.tokenizer import Tokenizer
+from florence2.decoding.generate import generate
+from florence2.decoding.search import Generated
+from florence2.model.config import ModelConfig
+from florence2.model.florence import Florence
+from florence2.model.image import preprocess
+from florence2.pixels import BadImage
+from florence2.predictor import images as loading
+from florence2.predictor.answer import Answer, answer_of
+from florence2.predictor.asks import Decoding, prompt_of
+from florence2.predictor.confidence import scored
+from florence2.predictor.images import ImageSource, failure_of
+from florence2.records import Ask, Failure
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """A picture ready for the tower, (3, H, W) float32; its own size; and what the user gave as the picture."""
+
+    pixels: Tensor
+    size_wh: tuple[int, int]
+    image: object = None
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """A picture as the model sees it, (N, C) features, with the size that answers about it are given in."""
+
+    features: Tensor
+    size_wh: tuple[int, int]
+    image: object = None
+
+
+Picture = Union[ImageSource, LoadedImage, EncodedImage]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Asks about one picture, and how their answers are decoded."""
+
+    image: Picture | Failure
+    asks: Sequence[Ask]
+    decoding: Decoding
+
+
+class Predictor(Protocol):
+    """What a batch needs: the weights, the tokenizer, the table of tasks."""
+
+    model: Florence
+    tokenizer: Tokenizer
+    tasks: dict[str, Task]
+
+
+def load(config: ModelConfig, image: ImageSource) -> LoadedImage:
+    """A picture at the size that the model takes; BadImage where it cannot be loaded."""
+    array = loading.load(image)
+    return LoadedImage(preprocess(array, config), (array.shape[1], array.shape[0]), image)
+
+
+@torch.inference_mode()
+def encode(predictor: Predictor, pictures: Sequence[Picture | Failure]) -> list[EncodedImage | Failure]:
+    """Look at the pictures together; those already encoded stay as they are."""
+    loaded = [_loaded(predictor.model.config, picture) for picture in pictures]
+    new = [one for one in loaded if isinstance(one, LoadedImage)]
+    features = iter(predictor.model.encode_image(torch.stack([one.pixels for one in new])) if new else ())
+    return [
+        EncodedImage(next(features), one.size_wh, one.image) if isinstance(one, LoadedImage) else one for one in loaded
+    ]
+
+
+def answer(predictor: Predictor, requests: Sequence[Request]) -> list[list[Answer | Failure]]:
+    """For each request the answer to each of its asks, or why there is none."""
+    pictures = encode(predictor, [request.image for request in requests])
+    pairs = [(picture, ask, one.decoding) for picture, one in zip(pictures, requests) for ask in one.asks]
+    rows = [_row_or_failure(predictor, *pair) for pair in pairs]
+    groups: dict[object, dict[int, _Row]] = {}
+    for number, row in enumerate(rows):
+        if isinstance(row, _Row):
+            groups.setdefault(row.group, {})[number] = row
+    found: dict[int, Answer | Failure] = {n: row for n, row in enumerate(rows) if isinstance(row, Failure)}
+    for group in groups.values():
+        found.update(zip(group, _decode(predictor, list(group.values()))))
+    in_order = iter([found[n] for n in range(len(rows))])
+    return [list(islice(in_order, len(request.asks))) for request in requests]
+
+
+# ---- one ask of a batch -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One ask about one picture, ready to be decoded."""
+
+    picture: EncodedImage
+    ask: Ask
+    task: Task
+    prompt: str
+    prompt_ids: list[int]
+    decoding: Decoding
+    automaton: Automaton | None
+
+    @property
+    def group(self) -> object:
+        """Rows of equal groups can be decoded together; each has its own budget and its own grammar."""
+        return self.decoding.rules, self.decoding.by_grammar
+
+
+def _row_or_failure(
+    predictor: Predictor, picture: EncodedImage | Failure, ask: Ask, decoding: Decoding
+) -> _Row | Failure:
+    if isinstance(picture, Failure):
+        return picture
+    try:
+        return _row(predictor, picture, ask, decoding)
+    except ValueError as error:
+        return failure_of(error, picture.image)
+
+
+def _row(predictor: Predictor, picture: EncodedImage, ask: Ask, decoding: Decoding) -> _Row:
+    task = task_of(ask.task, predictor.tasks)
+    prompt = prompt_of(ask, picture.size_wh, predictor.tasks)
+    ids = predictor.tokenizer.prompt_ids(prompt)
+    limit = predictor.model.config.text.max_positions - len(picture.features)
+    if len(ids) > limit:
+        raise ValueError(
+            f"prompt: expected at most {limit} tokens beside the picture, got {len(ids)} ({prompt!r:.60}); shorten it"
+        )
+    grammar = automaton(task, predictor.tokenizer, ask) if decoding.by_grammar else None
+    return _Row(picture, ask, task, prompt, ids, decoding, grammar)
+
+
+@torch.inference_mode()
+def _decode(predictor: Predictor, rows: Sequence[_Row]) -> list[Answer]:
+    """The answers of one group."""
+    ids, mask = _pad([row.prompt_ids for row in rows], predictor.model)
+    features = torch.stack([row.picture.features for row in rows])
+    budgets = [row.decoding.budget for row in rows]
+    automata = [row.automaton for row in rows if row.automaton is not None] or None
+    generated = generate(predictor.model, features, ids, mask, budgets, automata, rows[0].decoding.rules)
+    return [_read(predictor.tokenizer, row, one) for row, one in zip(rows, generated)]
+
+
+def _pad(prompts: Sequence[list[int]], model: Florence) -> tuple[Tensor, Tensor]:
+    """Prompt ids (B, L), padded on the right, and their mask."""
+    length, pad = max(map(len, prompts)), model.config.pad_id
+    ids = torch.tensor([row + [pad] * (length - len(row)) for row in prompts], device=model.device)
+    mask = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in prompts], device=model.device)
+    return ids, mask
+
+
+def _read(tokenizer: Tokenizer, row: _Row, generated: Generated) -> Answer:
+    size_wh = row.picture.size_wh
+    parsed, spans = answers.parse_ids(generated.ids, tokenizer, row.task, size_wh, row.ask)
+    parsed = dataclasses.replace(scored(parsed, spans, generated.logprobs), truncated=generated.truncated)
+    return answer_of(
+        parsed,
+        task=row.task.token,
+        prompt=row.prompt,
+        size_wh=size_wh,
+        text=tokenizer.decode(generated.ids),
+        token_ids=generated.ids,
+        token_logprobs=generated.logprobs,
+        token_spans=spans,
+        ask=row.ask,
+        row=row.task,
+        image=row.picture.image,
+    )
+
+
+def _loaded(config: ModelConfig, picture: Picture | Failure) -> LoadedImage | EncodedImage | Failure:
+    if isinstance(picture, (LoadedImage, EncodedImage, Failure)):
+        return picture
+    try:
+        return load(config, picture)
+    except BadImage as error:
+        return failure_of(error, picture)

@@ -1,0 +1,203 @@
+"""A checkpoint found, opened and saved: weights, tokenizer and table of tasks together, in any layout.
+
+Whoever wants a part of one (training its weights, `data check` its tokenizer, an evaluation its tasks) finds it here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from florence2.codec.official import BANNED_PHRASES
+from florence2.codec.tasks import Task, load_tasks, save_tasks
+from florence2.codec.tokenizer import IMAGE_TOKEN, Tokenizer
+from florence2.model.adapter import CONFIG as ADAPTER_CONFIG
+from florence2.model.adapter import adapter_base
+from florence2.model.checkpoint import Checkpoint, load_model, open_checkpoint, save_model
+from florence2.model.florence import Florence
+from florence2.model.tensor_files import read_json
+
+SHIPPED = Path(__file__).parent.parent / "weights"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "encoder.json", "vocab.bpe", "dict.txt"),
+)
+
+
+class Parts(NamedTuple):
+    """What a checkpoint holds."""
+
+    model: Florence
+    tokenizer: Tokenizer
+    tasks: dict[str, Task]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a checkpoint's parts are: the weights' folder, the adapter's to merge, that of tokenizer and tasks."""
+
+    base: Path
+    adapter: Path | None
+    home: Path
+
+    def checkpoint(self) -> Checkpoint:
+        """What the files of the base say, no tensor read."""
+        return open_checkpoint(self.base)
+
+    def model(self, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None) -> Florence:
+        """The weights, the adapter merged."""
+        return load_model(self.base, dtype, device, self.adapter)
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.home)
+
+    def tasks(self) -> dict[str, Task]:
+        """The official and shipped rows, a user's registered ones, and those of tasks.json."""
+        return load_tasks(self.home)
+
+
+def find(
+    source: str | os.PathLike[str], revision: str | None = None, adapter: str | os.PathLike[str] | None = None
+) -> Found:
+    """The checkpoint of a folder of any layout, of an adapter's folder (which names its base), a hub id, or "nano"."""
+    folder = find_folder(source, revision)
+    if adapter is not None:
+        return _found(folder, find_folder(adapter))
+    named = adapter_base(folder)
+    if named is None:
+        return _found(folder, None)
+    try:
+        return _found(find_folder(*named), folder)
+    except (ValueError, OSError) as error:
+        where = f"{folder / ADAPTER_CONFIG}: base_model_name_or_path"
+        raise type(error)(f"{where}: {error}; or give the base, and this folder as its adapter") from None
+
+
+def open_parts(found: Found, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None) -> Parts:
+    """All parts of a checkpoint, refused where they do not belong together."""
+    model, tokenizer = found.model(dtype, device), found.tokenizer()
+    rows, named = model.config.text.vocab_size, min(tokenizer.vocab_size, tokenizer.image_id)
+    if named > rows:
+        raise ValueError(
+            f"{found.home}: the tokenizer names {named} ids, the weights hold {rows} rows; they do not belong together"
+        )
+    return Parts(model, tokenizer, found.tasks())
+
+
+def save(
+    model: Florence,
+    tokenizer: Tokenizer,
+    tasks: Mapping[str, Task],
+    folder: str | os.PathLike[str],
+    layout: str = "florence2",
+    home: Path | None = None,
+) -> None:
+    """Weights, configs, tokenizer and tasks of one's own. Tokenizer files of `home` that fit are copied as they are.
+
+    The weights keep the type of the file they came from where that loses nothing, else the type they have.
+    """
+    target = Path(folder)
+    named, image_id = tokenizer.vocab_size, tokenizer.image_id
+    save_model(model, target, layout, lossless_dtype(model), named, image_id)
+    needs = layout == "transformers" and image_id == named
+    if home is not None and not needs and not tokenizer.appended:
+        for name in TOKENIZER_FILES:
+            if (home / name).is_file() and (home / name).resolve() != (target / name).resolve():
+                shutil.copyfile(home / name, target / name)
+    else:
+        tokenizer.save(target, image_token=needs)
+    if layout == "microsoft" and open_checkpoint(target).config.text.vocab_size <= image_id < named:
+        _forget_placeholder(target)
+    if layout == "transformers":
+        (target / "processor_config.json").write_text(json.dumps(_processor(), indent=2) + "\n", encoding="utf-8")
+    save_tasks(tasks, target)
+
+
+def lossless_dtype(model: Florence) -> torch.dtype:
+    """The type of the file that the weights came from, if they still fit it to the bit; else their own."""
+    stored = model.stored
+    if stored is None or stored == model.dtype:
+        return model.dtype
+    fits = all(torch.equal(tensor.to(stored).to(tensor.dtype), tensor) for tensor in model.state_dict().values())
+    return stored if fits else model.dtype
+
+
+def find_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a shipped model's name, of a path, or of a hub id (downloaded, or found in the local cache)."""
+    name = os.fspath(source)
+    if name == "nano":  # a folder of that name is ./nano
+        folder = SHIPPED / name
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"nano: {folder} holds no weights; train them with `florence2 train --config nano`")
+        return folder
+    if name and Path(name).is_dir():
+        return Path(name)
+    if HUB_ID.fullmatch(name) and not Path(name).exists():
+        return _from_hub(name, revision)
+    raise ValueError(
+        f"{name or 'model'}: no such folder; expected 'nano', a folder with config.json and weights, or a hub id"
+    )
+
+
+def _found(base: Path, adapter: Path | None) -> Found:
+    """Tokenizer and tasks are beside the adapter if it brought a tokenizer, else beside the base."""
+    brought = adapter is not None and any((adapter / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+    return Found(base, adapter, adapter if adapter is not None and brought else base)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    dropped: Any = HfHubHTTPError.__bases__[0]  # what its HTTP library raises for a lost connection
+    small = ["*.json", "*.txt", "*.bpe"]
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*small, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            patterns = [*small, "pytorch_model*.bin", "adapter_model.bin"]
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (OSError, ValueError, RuntimeError, dropped) as error:
+        why = " ".join(str(error).split())[:300]
+        raise OSError(
+            f"{name}: no such folder here, and the hub cannot give it ({why}); to load without a network, "
+            "download the model's files elsewhere and give the folder: load('path/to/folder')"
+        ) from None
+    return folder
+
+
+def _forget_placeholder(folder: Path) -> None:
+    """Take `<image>` out of tokenizer files whose model holds no row for it."""
+    for name in ("tokenizer.json", "added_tokens.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            continue
+        data: dict[str, Any] = read_json(folder / name)
+        data.pop(IMAGE_TOKEN, None)
+        for key in ("image_token", "extra_special_tokens"):
+            data.pop(key, None)
+        if isinstance(data.get("added_tokens"), list):
+            data["added_tokens"] = [row for row in data["added_tokens"] if row.get("content") != IMAGE_TOKEN]
+        if isinstance(data.get("added_tokens_decoder"), dict):
+            rows = data["added_tokens_decoder"].items()
+            data["added_tokens_decoder"] = {i: row for i, row in rows if row.get("content") != IMAGE_TOKEN}
+        (folder / name).write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _processor() -> dict[str, Any]:
+    """What transformers' processor reads; a kind that it does not find here it refuses."""
+    kinds = ("pure_text", "description_with_bboxes", "description_with_polygons", "polygons", "bboxes")
+    rows: dict[str, Any] = {kind: {} for kind in (*kinds, "description_with_bboxes_or_polygons")}
+    rows |= {"ocr": {"AREA_THRESHOLD": 0.0}, "phrase_grounding": {"banned_grounding_tokens": sorted(BANNED_PHRASES)}}
+    return {
+        "processor_class": "Florence2Processor",
+        "num_additional_image_tokens": 0,
+        "post_processor_config": rows,
+    }

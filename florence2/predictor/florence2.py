@@ -1,0 +1,312 @@
+"""The public heart: a picture and an ask in, an Answer out. Joins pixels, codec, model and decoding.
+
+predict = load the picture -> encode_image -> prompts -> generate (grammar or official rules) -> parse -> score
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union, overload
+
+import torch
+from torch import Tensor
+
+from florence2.codec.tasks import Task, known_tasks
+from florence2.codec.tokenizer import Tokenizer
+from florence2.model.config import ModelConfig
+from florence2.model.florence import Florence
+from florence2.model.tensor_files import checksum
+from florence2.predictor import batch, checkpoints
+from florence2.predictor.answer import Answer
+from florence2.predictor.asks import AskLike, Decoding, asks_of, decoding_of, refuse_planned
+from florence2.predictor.batch import EncodedImage, LoadedImage, Picture, Request
+from florence2.predictor.images import Bad, ImageSource, batches, is_path, load_ahead, pictures_in
+from florence2.records import Ask, Failure
+
+ImageInput = Union[ImageSource, EncodedImage]
+Images = Union[
+    Iterable[ImageSource], Iterable[tuple[ImageSource, Union[AskLike, Sequence[AskLike]]]], str, os.PathLike[str]
+]
+AskList = Union[list[str], list[Ask], list[AskLike], tuple[AskLike, ...]]
+AnswerOrFailure = Union[Answer, Failure]
+Found = Union[AnswerOrFailure, list[AnswerOrFailure]]
+
+
+class Florence2:
+    """A Florence-2 model with its tokenizer and its tasks: look once, ask many times."""
+
+    def __init__(self, model: Florence, tokenizer: Tokenizer, tasks: Mapping[str, Task] | None = None):
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.tasks = known_tasks() if tasks is None else dict(tasks)
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model is, and the rules by which it decodes unless told otherwise."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def identity(self) -> str:
+        """Changes with any weight."""
+        weights = sorted(self.model.state_dict().items())
+        sums = [f"{name} {checksum(tensor.detach().cpu().contiguous())}" for name, tensor in weights]
+        return hashlib.blake2b("\n".join(sums).encode(), digest_size=8).hexdigest()
+
+    @overload
+    def predict(
+        self,
+        image: ImageInput,
+        task: AskLike | None = None,
+        *,
+        prompt: str | None = None,
+        text: str | None = None,
+        labels: Iterable[str] | None = None,
+        region: Iterable[float] | None = None,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        official: bool | None = None,
+        grammar: bool | None = None,
+        tiles: object = None,
+        continue_from: object = None,
+    ) -> Answer: ...
+    @overload
+    def predict(
+        self,
+        image: ImageInput,
+        task: AskList,
+        *,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        official: bool | None = None,
+        grammar: bool | None = None,
+        tiles: object = None,
+        continue_from: object = None,
+    ) -> list[Answer]: ...
+    def predict(
+        self,
+        image: ImageInput,
+        task: AskLike | Sequence[AskLike] | None = None,
+        *,
+        prompt: str | None = None,
+        text: str | None = None,
+        labels: Iterable[str] | None = None,
+        region: Iterable[float] | None = None,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        official: bool | None = None,
+        grammar: bool | None = None,
+        tiles: object = None,
+        continue_from: object = None,
+    ) -> Answer | list[Answer]:
+        """Answer one ask, or a list of asks (in one batch: a list of answers), about one picture.
+
+        `image`: a path, bytes, PIL image, HWC uint8 array, a Sample's ImageRef, or what `encode_image` returned.
+        `region` is in pixels of the upright picture. `prompt` is sent as written. Without `official` or `grammar` the
+        checkpoint's rules hold.
+        """
+        refuse_planned(tiles=tiles, continue_from=continue_from)
+        asks, many = asks_of(self.tasks, task, prompt, text, labels, region)
+        decode = decoding_of(self.config, asks, num_beams, max_new_tokens, official, grammar)
+        encoded = image if isinstance(image, EncodedImage) else self.encode_image(image)
+        answers: list[Answer] = []
+        for found in batch.answer(self, [Request(encoded, asks, decode)])[0]:
+            if isinstance(found, Failure):
+                raise ValueError(found.detail)
+            answers.append(found)
+        return answers if many else answers[0]
+
+    @overload
+    def predict_many(
+        self,
+        images: Images,
+        asks: AskList,
+        *,
+        batch_size: int = 8,
+        on_error: str = "yield",
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        official: bool | None = None,
+        grammar: bool | None = None,
+    ) -> Iterator[Failure | list[AnswerOrFailure]]: ...
+    @overload
+    def predict_many(
+        self,
+        images: Images,
+        asks: AskLike,
+        *,
+        batch_size: int = 8,
+        on_error: str = "yield",
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        official: bool | None = None,
+        grammar: bool | None = None,
+    ) -> Iterator[AnswerOrFailure]: ...
+    @overload
+    def predict_many(
+        self,
+        images: Images,
+        asks: None = None,
+        *,
+        batch_size: int = 8,
+        on_error: str = "yield",
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        official: bool | None = None,
+        grammar: bool | None = None,
+    ) -> Iterator[Found]: ...
+    def predict_many(
+        self,
+        images: Images,
+        asks: AskLike | Sequence[AskLike] | None = None,
+        *,
+        batch_size: int = 8,
+        on_error: str = "yield",
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        official: bool | None = None,
+        grammar: bool | None = None,
+    ) -> Iterator[Any]:
+        """Answer the same ask, or list of asks, about each picture, in order, a batch of pictures at a time.
+
+        A folder is all pictures below it, by path. Without `asks` each item of `images` is a picture with its own ask
+        or list of asks: (image, asks). A picture that cannot be loaded gives a Failure in its place, an ask that
+        cannot be put about it a Failure in its answer's place; with `on_error="raise"` their error is raised. Pictures
+        are loaded ahead in threads, at most two batches of them; nothing else is kept.
+        """
+        if on_error not in ("yield", "raise"):
+            raise ValueError(f"on_error: expected 'yield' or 'raise', got {on_error!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+
+        def asked(asks: AskLike | Sequence[AskLike]) -> _Asked:
+            given, many = asks_of(self.tasks, asks)
+            return _Asked(given, many, decoding_of(self.config, given, num_beams, max_new_tokens, official, grammar))
+
+        pictures: Iterable[object] = _listed(images)
+        if asks is None:
+            decoding_of(self.config, [], num_beams, max_new_tokens, official, grammar)  # refused now, not later
+            return self._predict_many(iter(pictures), asked, batch_size, on_error == "raise")
+        shared = asked(asks)
+        items = ((image, asks) for image in pictures)
+        return self._predict_many(items, lambda _: shared, batch_size, on_error == "raise")
+
+    def encode_image(self, image: ImageInput) -> EncodedImage:
+        """Look at a picture once; the result takes the place of the picture in any number of `predict` calls."""
+        if isinstance(image, EncodedImage):
+            return image
+        encoded = self.encode_images([batch.load(self.config, image)])[0]
+        assert isinstance(encoded, EncodedImage)
+        return encoded
+
+    def encode_images(self, images: Sequence[Picture | Failure]) -> list[EncodedImage | Failure]:
+        """Look at many pictures together; a Failure in the place of one that cannot be loaded."""
+        return batch.encode(self, images)
+
+    def request(
+        self,
+        image: Picture | Failure,
+        asks: Sequence[AskLike],
+        *,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        official: bool | None = None,
+        grammar: bool | None = None,
+    ) -> Request:
+        """Asks about a picture for `answer`, checked; ValueError where no picture could mend them."""
+        given, _ = asks_of(self.tasks, list(asks))
+        return Request(image, given, decoding_of(self.config, given, num_beams, max_new_tokens, official, grammar))
+
+    def answer(self, requests: Sequence[Request]) -> list[list[Answer | Failure]]:
+        """Answer many requests in one batch: for each a list with an Answer or a Failure for each of its asks."""
+        return batch.answer(self, requests)
+
+    def vision_features(self, image: ImageSource) -> list[Tensor]:
+        """The map after each stage of the tower, (1, C, H, W): for the published sizes at strides 4, 8, 16, 32.
+
+        Gradients flow; `model.model.vision_tower.freeze(n)` keeps the first n stages as they are.
+        """
+        pixels = batch.load(self.config, image).pixels[None]
+        return self.model.vision_tower.maps(pixels.to(self.device, self.model.dtype))
+
+    def save(self, folder: str | os.PathLike[str], layout: str = "florence2") -> None:
+        """Write a checkpoint in our layout, "microsoft" or "transformers": weights, configs, tokenizer, own tasks."""
+        checkpoints.save(self.model, self.tokenizer, self.tasks, folder, layout)
+
+    def _predict_many(
+        self, items: Iterator[object], asked: Callable[[Any], _Asked], batch_size: int, strict: bool
+    ) -> Iterator[Found]:
+        def prepare(item: object) -> tuple[LoadedImage, _Asked]:
+            if not isinstance(item, tuple) or len(item) != 2:
+                raise ValueError(f"images: without asks, expected pairs of (image, asks), got {item!r:.60}")
+            image, own = item[0], asked(item[1])
+            loaded = batch.load(self.config, image)
+            return dataclasses.replace(loaded, image=image if is_path(image) else None), own
+
+        numbered = enumerate(load_ahead(items, prepare, 2 * batch_size, _picture))
+        for rows in batches(numbered, batch_size):
+            good = [(number, *row) for number, row in rows if not isinstance(row, Bad)]
+            answers = self.answer([Request(image, own.asks, own.decoding) for _, image, own in good])
+            found = {number: (answer, own.many) for (number, _, own), answer in zip(good, answers)}
+            for number, row in rows:
+                if isinstance(row, Bad):
+                    if strict:
+                        raise row.error
+                    yield row.failure
+                    continue
+                own_answers, many = found[number]
+                placed = [dataclasses.replace(a, index=number) if isinstance(a, Failure) else a for a in own_answers]
+                failed = [a for a in placed if isinstance(a, Failure)]
+                if strict and failed:
+                    raise ValueError(failed[0].detail)
+                yield placed if many else placed[0]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked about a picture, whether as a list, and how it is decoded."""
+
+    asks: list[Ask]
+    many: bool
+    decoding: Decoding
+
+
+def load(
+    source: str | os.PathLike[str],
+    revision: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    calibration: object = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
+) -> Florence2:
+    """The model of a folder, of a hub id, or "nano", the small one that comes with the package.
+
+    A folder may be any layout's, or a peft adapter's, which names its base; `adapter` is one to merge into `source`.
+    `dtype`: "float32", "float16" or "bfloat16"; without it float32 on a CPU, elsewhere as the file has it.
+    """
+    refuse_planned(calibration=calibration, quantize=quantize)
+    return Florence2(*checkpoints.open_parts(checkpoints.find(source, revision, adapter), dtype, device))
+
+
+def _picture(item: object) -> object:
+    """What an item of `predict_many` gives as its picture."""
+    return item[0] if isinstance(item, tuple) and item else item
+
+
+def _listed(images: Images) -> Iterable[object]:
+    """The pictures, those of a folder by path; a single picture is refused."""
+    if is_path(images) and os.path.isdir(images):
+        return pictures_in(images)
+    if is_path(images) or isinstance(images, bytes) or not isinstance(images, Iterable):
+        raise ValueError(
+            f"images: expected several pictures or a folder, got one ({images!r:.80}); use predict, or a list"
+        )
+    return images
