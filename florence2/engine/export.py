@@ -117,7 +117,7 @@ class _View:
     """The samples of a snapshot as an export writes them, as often as asked; counted, their labels noted."""
 
     def __init__(self, store: Store, snapshot: Snapshot, plan: ExportPlan) -> None:
-        self.root, self.snapshot, self.plan = store.root, snapshot, plan
+        self.storage, self.snapshot, self.plan = store.storage, snapshot, plan
         self.originals = Originals(store, snapshot) if plan.to == "coco" else None
         self.written, self.labels, self.texts = 0, set[str](), False
 
@@ -126,7 +126,7 @@ class _View:
         for group in scan.unit_groups(self.snapshot):
             if self.originals:
                 self.originals.open(group)
-            for sample in scan.group_samples(self.root, group, self.plan.view):
+            for sample in scan.group_samples(self.storage, group, self.plan.view):
                 self.written += 1
                 self.labels |= {region.label for region in sample.regions if region.kind == "object"}
                 self.texts |= any(region.kind == "text" for region in sample.regions)

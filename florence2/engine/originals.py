@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from florence2.formats import coco
 from florence2.records import Item, Sample
-from florence2.store import Store, scan, schema
+from florence2.store import Store, parquet, scan, schema
 from florence2.store.snapshots import Fragment, Snapshot
 
 KEY = "originals"  # florence2.originals in a fragment's metadata
@@ -46,7 +46,7 @@ class Originals:
     """The names for one snapshot, a group of pictures at a time."""
 
     def __init__(self, store: Store, snapshot: Snapshot) -> None:
-        self.root = store.root
+        self.storage = store.storage
         imports = [o for o in snapshot.operators if o.kind == "import" and o.name in FORMATS and not o.replaced]
         runs = {operator.run_id for operator in imports}
         self.categories = [row for o in imports for row in (store.run(o.run_id) or {}).get("categories", ())]
@@ -67,12 +67,12 @@ class Originals:
         fragments = {f.path: f for unit in group.units for f in self._fragments.get(unit, ())}
         self._items, self._pictures = {}, {}
         for fragment in fragments.values():
-            metadata = scan.open_fragment(self.root, fragment).schema_arrow.metadata or {}
+            metadata = parquet.open_file(self.storage, fragment.path).schema_arrow.metadata or {}
             named = json.loads(metadata.get(f"florence2.{KEY}".encode(), b"{}"))
             self._pictures.update({image: names for image, names in named.items() if image not in self._pictures})
         if fragments:
-            table = scan.read_table(
-                self.root, "annotations", group.fragments.get("annotations", ()), ["ann_id", "attrs"]
+            table = parquet.read_table(
+                self.storage, "annotations", group.fragments.get("annotations", ()), ["ann_id", "attrs"]
             ).filter(pc.field("attrs").is_valid())
             for ann_id, attrs in zip(table["ann_id"].to_pylist(), table["attrs"].to_pylist()):
                 self._items.update((ann_id, value) for key, value in attrs if key == ID)

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from florence2.records import Decision, Failure, Sample
-from florence2.store import import_metadata, layout, schema
-from florence2.store.import_metadata import ImportMetadata
+from florence2.store import layout, schema
 from florence2.store.parquet import PendingFragment
 from florence2.store.snapshots import Operator
 
@@ -30,12 +29,11 @@ def annotations_of(
     unit: str,
     samples: Iterable[Sample],
     config_sha: str = "",
-    metadata: Mapping[str, ImportMetadata] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> PendingFragment:
-    """An operator's annotations of a unit; with `metadata`, what an import says of its pictures as wholes."""
+    """An operator's annotations of a unit; `about` goes into the file's metadata beside its maker (imports use it)."""
     rows = [row for sample in samples for row in schema.annotation_rows(sample, config_sha)]
-    more = {import_metadata.KEY: import_metadata.encode(metadata)} if metadata else {}
-    return _pending(path("annotations", operator, uid), operator, unit, rows, more)
+    return _pending(path("annotations", operator, uid), operator, unit, rows, about)
 
 
 def decisions_of(operator: Operator, uid: str, unit: str, verdicts: Iterable[tuple[str, Decision]]) -> PendingFragment:
