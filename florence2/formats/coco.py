@@ -3,7 +3,7 @@
 A file, or a folder of them: records of one picture in several files become one sample, phrase pairs beside them its
 groundings. A crowd is an ignored region. LVIS (its negative and not exhaustive categories become the sample's coverage)
 and Objects365 are read alike. What is not COCO's own is written under keys of its own: a source, what the absence of a
-label means. Lost in writing: quads, descriptions, questions, groundings, verdicts; category numbers are given anew.
+label means. Lost in writing: quads, descriptions, questions, groundings, verdicts.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from florence2.codec.tokenizer import Tokenizer
 from florence2.model.florence import Florence
 from florence2.model.layouts import EMBEDDING, HEAD
 from florence2.predictor import checkpoints
+
+ASIDE, JOB = ".converting", "job.json"  # where a conversion writes first, and the note of what it is
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,45 @@ def convert(
     revision: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
 ) -> Converted:
-    """Save a checkpoint, an adapter merged, in another layout and in its own type; then read it back and compare."""
+    """Save a checkpoint, an adapter merged, in another layout and in its own type; read it back and compare.
+
+    The files appear in `folder` when they are found right; after an interruption the same call begins again.
+    """
     found = checkpoints.find(source, revision, adapter)
     target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target}: expected a new or empty folder, got one with files; name another")
+    job = {"source": os.path.abspath(found.home), "layout": layout, "revision": revision}
+    job["adapter"] = os.path.abspath(adapter) if adapter else None
+    aside = _begin(target, job)
     model, tokenizer, tasks = checkpoints.open_parts(found, found.checkpoint().dtype)
-    checkpoints.save(model, tokenizer, tasks, target, layout, found.home)
-    compared = _compare(model, target, tokenizer)
+    checkpoints.save(model, tokenizer, tasks, aside, layout, found.home)
+    compared = _compare(model, aside, tokenizer)
+    for file in sorted(aside.iterdir()):
+        if file.name != JOB:
+            os.replace(file, target / file.name)
+    shutil.rmtree(aside)
     dtype = str(model.dtype).removeprefix("torch.")
     return Converted(os.fspath(source), str(target), layout, dtype, compared, tokenizer.vocab_size)
+
+
+def _begin(target: Path, job: dict[str, str | None]) -> Path:
+    """The folder inside `target` where files are written first; ValueError where `target` holds anything else."""
+    aside = target / ASIDE
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        try:
+            begun = json.loads((aside / JOB).read_bytes())
+        except (OSError, ValueError):
+            begun = {} if os.listdir(target) == [ASIDE] else None  # killed before it noted what it was
+        if begun is None:
+            raise ValueError(f"{target}: expected a new or empty folder, got one with files; name another")
+        if begun and begun != job:
+            raise ValueError(f"{target}: holds an interrupted conversion of another kind ({aside / JOB}); name another")
+        for file in aside.iterdir():
+            if file.name != JOB:
+                file.unlink()
+    aside.mkdir(parents=True, exist_ok=True)
+    (aside / f"{JOB}.part").write_text(json.dumps(job), encoding="utf-8")
+    os.replace(aside / f"{JOB}.part", aside / JOB)
+    return aside
 
 
 def _compare(model: Florence, folder: Path, tokenizer: Tokenizer) -> int:

@@ -1,6 +1,7 @@
 """A conversion loses nothing, and what transformers opens of it gives the same logits."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -185,3 +186,42 @@ def test_gradients_through_the_stages_are_those_of_transformers(converted, froze
             assert len(grads) == len(expected) and max(g.norm() for g in grads) > 0
             mass = [sorted(float(g.norm()) for g in side) for side in (grads, expected)]
             assert mass[0] == pytest.approx(mass[1], rel=1e-3, abs=1e-7)
+
+
+def test_a_conversion_killed_anywhere_goes_on_to_the_same_files(folder, tmp_path):
+    convert(folder, tmp_path / "whole", "microsoft")
+
+    def files(folder):
+        tensors = load_file(folder / "model.safetensors")
+        return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".safetensors"}, tensors
+
+    whole, weights = files(tmp_path / "whole")
+    real, steps = os.replace, 0
+
+    def killed_at(step, out):
+        """Stops at a step that puts a file in its place, as a kill would: nothing after it runs."""
+        nonlocal steps
+        steps = 0
+
+        def replace(*args):
+            nonlocal steps
+            steps += 1
+            if steps == step:
+                raise KeyboardInterrupt
+            real(*args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            convert(folder, out, "microsoft")
+
+    killed_at(0, tmp_path / "counted")
+    for step in sorted({1, 2, steps // 2, steps - 1, steps}):
+        out = tmp_path / f"out{step}"
+        with pytest.raises(KeyboardInterrupt):
+            killed_at(step, out)
+        with pytest.raises(ValueError, match="another kind|files"):
+            convert(folder, out, "florence2") if step > 1 else convert(folder, tmp_path / "whole", "microsoft")
+        convert(folder, out, "microsoft")
+        again, tensors = files(out)
+        assert again == whole and tensors.keys() == weights.keys(), step
+        assert all(torch.equal(tensors[name], weights[name]) for name in weights)
