@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from florence2.formats import coco
 from florence2.records import Item, Sample
 from florence2.store import Store, parquet, scan, schema
-from florence2.store.snapshots import Fragment, Snapshot
+from florence2.store.parquet import Fragment
+from florence2.store.snapshots import Snapshot
 
 KEY = "originals"  # florence2.originals in a fragment's metadata
 ID = "id"  # among an annotation's attrs
