@@ -241,6 +241,22 @@ def rle_area(rle: Rle) -> int:
     return int(rle_counts(rle)[1::2].sum())
 
 
+def rle_box(rle: Rle) -> Box | None:
+    """The box around a mask's pixels, None where it has none; nothing is decoded."""
+    ends = np.cumsum(rle_counts(rle))
+    last = ends[1::2] - 1  # runs of the mask, in a walk down the columns
+    first = ends[::2][: len(last)]
+    filled = last >= first
+    if not filled.any():
+        return None
+    first, last = first[filled], last[filled]
+    left, right = first // rle.height, last // rle.height
+    within = left == right
+    top = np.where(within, first % rle.height, 0).min()
+    bottom = np.where(within, last % rle.height, rle.height - 1).max()
+    return float(left.min()), float(top), float(right.max() + 1), float(bottom + 1)
+
+
 def rle_counts(rle: Rle) -> np.ndarray:
     """The run lengths, beginning with a run of background."""
     counts: list[int] = []
@@ -251,6 +267,8 @@ def rle_counts(rle: Rle) -> np.ndarray:
             raise ValueError(f"mask: run lengths hold {letter!r}; expected COCO's compressed letters '0' to 'o'")
         value |= (code & 31) << shift
         shift += 5
+        if shift > 60:
+            raise ValueError("mask: run lengths hold a number of over 60 bits")
         if code & 32:
             continue
         if code & 16:

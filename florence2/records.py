@@ -7,6 +7,8 @@ A JSON form leaves out every field that holds its default.
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -256,6 +258,19 @@ def from_json(kind: type[R], data: Mapping[str, Any]) -> R:
         raise ValueError(f"{kind.__name__}: {error}") from None
 
 
+def brief(value: Any) -> str:
+    """A value in a message, on one line, however large it is."""
+    if value is None:
+        return "null"
+    if isinstance(value, int) and abs(value) >= 10**60:
+        return f"a number of {value.bit_length()} bits"
+    return _SHORT.repr(value)[:80]
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_json(value)
@@ -284,7 +299,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return _typed(next(a for a in args if a is not type(None)), value, where)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where}: expected a list, got {value!r:.60}")
+            raise ValueError(f"{where}: expected a list, got {brief(value)}")
         if args[-1] is Ellipsis:
             return tuple(_typed(args[0], v, where) for v in value)
         if len(value) != len(args):
@@ -292,7 +307,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return tuple(_typed(a, v, where) for a, v in zip(args, value))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise ValueError(f"{where}: expected an object, got {value!r:.60}")
+            raise ValueError(f"{where}: expected an object, got {brief(value)}")
         return {key: _typed(args[1], v, where) for key, v in value.items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         kind: type = hint
@@ -302,10 +317,10 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 
 def _scalar(hint: type, value: Any, where: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and number:
+    if hint is float and number and (isinstance(value, float) or abs(value) < 2**1000):
         return float(value)
-    if hint is int and number and int(value) == value:
+    if hint is int and number and math.isfinite(value) and int(value) == value and abs(value) < 2**63:
         return int(value)
     if hint in (str, bool) and isinstance(value, hint):
         return value
-    raise ValueError(f"{where}: expected {hint.__name__}, got {value!r:.60}")
+    raise ValueError(f"{where}: expected {hint.__name__}, got {brief(value)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from florence2.codec.tasks import Task
     from florence2.codec.tokenizer import Tokenizer
+    from florence2.formats.problems import ReadProblems
     from florence2.records import Sample
 
 
@@ -29,26 +31,36 @@ def main(argv: Sequence[str]) -> int:
     from florence2 import sources
     from florence2.codec.tasks import QUESTIONS, TASKS, task_of
     from florence2.codec.tokenizer import Tokenizer
+    from florence2.formats.problems import ReadProblems
     from florence2.predictor.checkpoints import find_folder
 
     folder = find_folder(args.model)
     tokenizer = Tokenizer.load(folder)
     tasks = [task_of(args.task)] if args.task else [*TASKS.values(), *QUESTIONS.values()]
-    samples = sources.open(args.path, args.split, args.format, args.limit, args.images)
-    if args.action == "check":
-        return check(samples, tasks, tokenizer, args.max_target, args.json)
+    unread = ReadProblems(skip=True) if args.action == "check" else None
+    samples = sources.open(args.path, args.split, args.format, args.limit, args.images, unread)
+    if unread is not None:
+        return check(samples, tasks, tokenizer, args.max_target, args.json, unread)
     return show(samples, tasks[0], tokenizer, folder, args.json, args.draw)
 
 
 def check(
-    samples: Iterator[Sample], tasks: Sequence[Task], tokenizer: Tokenizer, max_target: int, as_json: bool
+    samples: Iterator[Sample],
+    tasks: Sequence[Task],
+    tokenizer: Tokenizer,
+    max_target: int,
+    as_json: bool,
+    unread: ReadProblems,
 ) -> int:
+    """Print every problem; what was left out though it is good is told beside them."""
     from florence2.training.check import problems
 
     counts: Counter[str] = Counter()
-    for problem in problems(samples, tasks, tokenizer, max_target):
+    for problem in problems(samples, tasks, tokenizer, max_target, unread):
         counts[problem.reason] += 1
         print(json.dumps(vars(problem)) if as_json else f"{problem.id or '-'}: {problem.reason}: {problem.detail}")
+    for line in unread.notes():
+        print(line, file=sys.stderr)
     if not as_json:
         print(", ".join(f"{n} {reason}" for reason, n in sorted(counts.items())) or "no problem found")
     return 1 if counts else 0

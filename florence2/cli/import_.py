@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
             workers=args.workers,
             skip_bad=args.skip_bad,
             progress=bars,
-            on_message=bars.on_message,
+            on_message=bars.on_message if not args.quiet else lambda line: print(line, file=sys.stderr),
         )
     counts, reasons = store.counts(), store.reasons()
     if args.json:

@@ -26,6 +26,7 @@ from florence2.engine.planning.dependencies import Step, plan_steps, refuse_twin
 from florence2.engine.planning.superseding import supersede_replaced
 from florence2.engine.selectors import FolderSelector
 from florence2.engine.session import Session, retry_when_stale
+from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
 from florence2.sources import files, hub_datasets
 from florence2.sources.fetching import Fetching
@@ -159,10 +160,10 @@ def import_labels(
 
     A record that cannot be read refuses the set; with `skip_bad` it is left out and said, and the rest comes in.
     """
-    refused: list[str] = []
-    given = LabelledDataset.open(src, format, split, images, refused if skip_bad else None)
-    if refused and on_message:
-        on_message(f"{len(refused)} records cannot be read and are left out, such as {refused[0]}")
+    problems = ReadProblems(skip_bad)
+    given = LabelledDataset.open(src, format, split, images, problems)
+    for line in problems.summary() if on_message else ():
+        on_message(line)  # type: ignore[misc]
     listing = given.listing
     missing = [found.uri for found in listing if not os.path.exists(files.path_of(found.uri))]
     if len(missing) == len(listing):

@@ -14,76 +14,94 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
-from florence2.formats import coco, validation
-from florence2.records import Grounding, Region, Sample, Source, Text
+from florence2.formats import coco, documents, validation
+from florence2.formats.frames import Frame
+from florence2.formats.lookup import Lookup, matching
+from florence2.formats.problems import LostObjects, ReadProblems
+from florence2.records import Box, Grounding, ImageRef, Region, Sample, Source, Text
 
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/\w+)+) ([^\]]+)\]")
 NOT_A_THING = "0"  # the entity number of phrases that name nothing in the picture
 
 
-def read_karpathy(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+def read_karpathy(
+    path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
+) -> Iterator[Sample]:
     """Captions with Karpathy's splits: train, restval, val, test."""
-    file = _only(Path(path), "dataset_*.json")
+    file, problems = _only(Path(path), "dataset_*.json"), problems or ReadProblems()
     source = Source("import", "karpathy")
-    data = validation.field(validation.read_json(file), "images", str(file))
+    data = validation.rows(documents.read_json(file), "images", str(file))
     seen: dict[Any, str] = {}
-    for n, row in enumerate(data):
-        where = f"{file}: images[{n}]"
-        name = str(validation.field(row, "filename", where))
-        key = str(row.get("cocoid", row.get("imgid", n)))
-        validation.once(seen, key, where)
-        texts = []
-        for i, sentence in enumerate(validation.field(row, "sentences", where)):
-            words = str(validation.field(sentence, "raw", f"{where}: sentences[{i}]")).strip()
-            texts.append(Text(str(sentence.get("sentid", f"{key}.{i}")), words, source=source))
-        part = str(row.get("filepath", ""))
-        folders = _folders(file, images, part, "flickr30k-images")
-        image = validation.image_ref(name, validation.find_picture(name, folders))
-        yield Sample(key, image, tuple(texts), split=str(row.get("split", "")))
+    for n, (where, row) in enumerate(validation.objects(data, f"{file}: images", problems)):
+        with problems.record():
+            name = validation.word(validation.field(row, "filename", where), f"{where}: filename")
+            key = str(validation.ident(row.get("cocoid", row.get("imgid", n)), f"{where}: cocoid"))
+            validation.once(seen, key, where)
+            texts = []
+            sentences = validation.rows(row, "sentences", where)
+            for i, (place, sentence) in enumerate(validation.objects(sentences, f"{where}: sentences", problems)):
+                with problems.record():
+                    words = validation.word(validation.field(sentence, "raw", place), f"{place}: raw").strip()
+                    number = str(validation.ident(sentence.get("sentid", f"{key}.{i}"), f"{place}: sentid"))
+                    texts.append(Text(number, words, source=source))
+            part = validation.word(row.get("filepath") or "", f"{where}: filepath", empty=True)
+            split = validation.word(row.get("split") or "", f"{where}: split", empty=True)
+            image = _image(name, where, _lookup(file, images, part, "flickr30k-images"))
+            yield Sample(key, image, tuple(texts), split=split)
 
 
-def read_flickr30k(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+def read_flickr30k(
+    path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
+) -> Iterator[Sample]:
     """Flickr30k Entities: five captions a picture, their phrases with spans and boxes."""
-    root = Path(path)
+    root, problems = Path(path), problems or ReadProblems()
     splits = {
         line.strip(): split
         for split in ("train", "val", "test")
         if (root / f"{split}.txt").is_file()
-        for line in validation.read_text(root / f"{split}.txt").splitlines()
+        for line in documents.read_text(root / f"{split}.txt").splitlines()
     }
-    files = sorted((root / "Sentences").glob("*.txt"), key=lambda p: (len(p.stem), p.stem))
+    files = sorted(matching(root / "Sentences", "*.txt"), key=lambda p: (len(p.stem), p.stem))
     if not files:
         raise ValueError(f"{root / 'Sentences'}: holds no .txt file; expected Flickr30k Entities")
-    source = Source("import", "flickr30k")
+    lookup = _lookup(root / "x", images, "flickr30k-images", "images")
     for file in files:
-        size, boxes = _entities(root / "Annotations" / f"{file.stem}.xml")
-        texts, groundings = [], []
-        regions = {
-            f"{entity}.{n}": Region(f"{entity}.{n}", "object", box, source=source)
-            for entity, found in boxes.items()
-            for n, box in enumerate(found)
-        }
-        for n, line in enumerate(validation.read_text(file).splitlines()):
-            if not line.strip():
-                continue
-            words, phrases = _caption(line.strip())
-            texts.append(Text(f"t{n}", words, source=source))
-            for k, (entity, start, end) in enumerate(phrases):
-                ids = tuple(f"{entity}.{i}" for i in range(len(boxes.get(entity, ()))))
-                if ids:  # phrases of no box are not asked for
-                    phrase = words[start:end]
-                    groundings.append(Grounding(f"t{n}.g{k}", f"t{n}", phrase, ((start, end),), ids, source=source))
-        name = f"{file.stem}.jpg"
-        folders = _folders(root / "x", images, "flickr30k-images", "images")
-        image = validation.image_ref(name, validation.find_picture(name, folders), *size)
-        split = splits.get(file.stem, "")
-        yield Sample(file.stem, image, tuple(texts), tuple(regions.values()), tuple(groundings), split=split)
+        with problems.record():
+            yield _flickr30k_sample(file, root, lookup, splits.get(file.stem, ""), problems)
+
+
+def _flickr30k_sample(file: Path, root: Path, lookup: Lookup, split: str, problems: ReadProblems) -> Sample:
+    source = Source("import", "flickr30k")
+    labels = root / "Annotations" / f"{file.stem}.xml"
+    lost = LostObjects(problems)
+    size, boxes = _entities(labels, lost)
+    name = f"{file.stem}.jpg"
+    frame = Frame.of(lookup.picture(name, str(file)), size, str(labels))
+    found = [
+        (f"{labels}: object of {entity}", Region(f"{entity}.{n}", "object", box, source=source))
+        for entity, places in boxes.items()
+        for n, box in enumerate(places)
+    ]
+    regions = frame.place(found, lost)
+    kept = [region.id for region in regions]
+    texts, groundings = [], []
+    for n, line in enumerate(documents.read_text(file).splitlines()):
+        if not line.strip():
+            continue
+        words, phrases = _caption(line.strip())
+        texts.append(Text(f"t{n}", words, source=source))
+        for k, (entity, start, end) in enumerate(phrases):
+            ids = tuple(name for name in kept if name.rpartition(".")[0] == entity)
+            if ids:  # phrases of no box are not asked for
+                phrase = words[start:end]
+                groundings.append(Grounding(f"t{n}.g{k}", f"t{n}", phrase, ((start, end),), ids, source=source))
+    return Sample(file.stem, frame.image(name), tuple(texts), regions, tuple(groundings), split=split)
 
 
 def _caption(line: str) -> tuple[str, list[tuple[str, int, int]]]:
@@ -98,24 +116,20 @@ def _caption(line: str) -> tuple[str, list[tuple[str, int, int]]]:
     return words + line[last:], phrases
 
 
-def _entities(file: Path) -> tuple[tuple[int, int], dict[str, list[tuple[float, float, float, float]]]]:
-    try:
-        root = ElementTree.fromstring(file.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{file}: does not exist; expected one for each file of Sentences") from None
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{file}:{error.position[0]}: not XML ({error})") from None
-    width, height = (
-        validation.whole(root.findtext(f"size/{s}") or 0, f"{file}: size/{s}") for s in ("width", "height")
-    )
-    boxes: dict[str, list[tuple[float, float, float, float]]] = {}
+def _entities(file: Path, lost: LostObjects) -> tuple[tuple[int, int], dict[str, list[Box]]]:
+    if not file.is_file():
+        raise ValueError(f"{file}: does not exist; expected one for each file of Sentences")
+    root = documents.read_xml(file)
+    size = [validation.whole(root.findtext(f"size/{s}") or 0, f"{file}: size/{s}") for s in ("width", "height")]
+    boxes: dict[str, list[Box]] = {}
     for n, node in enumerate(root.findall("object")):
         corners = [node.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
         if None not in corners:
-            x1, y1, x2, y2 = validation.numbers(corners, f"{file}: object {n}: bndbox", 4)
-            for name in node.findall("name"):
-                boxes.setdefault((name.text or "").strip(), []).append((x1, y1, x2, y2))
-    return (width, height), boxes
+            with lost.object():
+                x1, y1, x2, y2 = validation.numbers(corners, f"{file}: object {n}: bndbox", 4)
+                for name in node.findall("name"):
+                    boxes.setdefault((name.text or "").strip(), []).append((x1, y1, x2, y2))
+    return (size[0], size[1]), boxes
 
 
 class _Plain(pickle.Unpickler):
@@ -125,35 +139,63 @@ class _Plain(pickle.Unpickler):
         raise pickle.UnpicklingError(f"names {module}.{name}; expected plain lists and dicts only")
 
 
-def read_refcoco(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+def read_refcoco(
+    path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
+) -> Iterator[Sample]:
     """RefCOCO, RefCOCO+ or RefCOCOg: a sample for each picture of each split, its expressions as groundings."""
-    root = Path(path)
+    root, problems = Path(path), problems or ReadProblems()
     file = root if root.is_file() else _only(root, "refs(*).p")
-    try:
-        refs = _Plain(io.BytesIO(file.read_bytes()), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: not a plain list of references ({error})") from None
+    refs = _unpickled(file)
     things: dict[Any, Region] = {}
     pictures: dict[Any, Sample] = {}
-    for sample in coco.read(file.parent / "instances.json", images):
+    for sample in coco.read(file.parent / "instances.json", images, problems):
         pictures[sample.id] = sample
         things.update((region.id, region) for region in sample.regions)
     parts: dict[tuple[str, str], list[tuple[str, list[str]]]] = {}
     for n, ref in enumerate(refs):
-        where = f"{file}: reference {ref.get('ref_id', n) if isinstance(ref, Mapping) else n}"
-        picture, thing = str(validation.field(ref, "image_id", where)), str(validation.field(ref, "ann_id", where))
-        if picture not in pictures or thing not in things:
-            what = f"image_id {picture}" if picture not in pictures else f"ann_id {thing}"
-            raise ValueError(f"{where}: {what} is not in instances.json")
-        said = [str(s.get("sent") or s.get("raw") or "") for s in validation.field(ref, "sentences", where)]
-        parts.setdefault((str(validation.field(ref, "split", where)), picture), []).append((thing, said))
+        with problems.record():
+            number = ref.get("ref_id", n) if isinstance(ref, Mapping) else n
+            where = f"{file}: reference {validation.shown(number)}"
+            keys = [validation.ident(validation.field(ref, k, where), f"{where}: {k}") for k in ("image_id", "ann_id")]
+            picture, thing = map(str, keys)
+            if picture not in pictures or thing not in things:
+                what = f"image_id {picture}" if picture not in pictures else f"ann_id {thing}"
+                raise ValueError(f"{where}: {what} is not in instances.json")
+            phrases = []
+            sentences = validation.rows(ref, "sentences", where)
+            for place, sentence in validation.objects(sentences, f"{where}: sentences", problems):
+                with problems.record():
+                    phrases.append(validation.word(sentence.get("sent") or sentence.get("raw"), f"{place}: sent"))
+            split = validation.word(validation.field(ref, "split", where), f"{where}: split")
+            parts.setdefault((split, picture), []).append((thing, phrases))
+    yield from _references(parts, pictures, things)
+
+
+def _unpickled(file: Path) -> Sequence[Any]:
+    try:
+        refs = _Plain(io.BytesIO(documents.read_bytes(file)), encoding="latin1").load()
+    except (
+        pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError,
+        RecursionError, MemoryError, OverflowError, struct.error,
+    ) as error:  # fmt: skip
+        raise ValueError(f"{file}: not a plain list of references ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(refs, (list, tuple)):
+        raise ValueError(f"{file}: not a plain list of references, but {type(refs).__name__}")
+    return refs
+
+
+def _references(
+    parts: Mapping[tuple[str, str], list[tuple[str, list[str]]]],
+    pictures: Mapping[str, Sample],
+    things: Mapping[str, Region],
+) -> Iterator[Sample]:
     several = len(parts) - len({picture for _, picture in parts})
     source = Source("import", "refcoco")
     for (split, picture), found in parts.items():
         groundings = [
             Grounding(f"{thing}.{k}", "", phrase, (), (thing,), source=source)
-            for thing, said in found
-            for k, phrase in enumerate(dict.fromkeys(said))
+            for thing, phrases in found
+            for k, phrase in enumerate(dict.fromkeys(phrases))
         ]
         regions = [replace(things[thing], label="", ignore=False) for thing, _ in found]
         once = {region.id: region for region in regions}
@@ -162,116 +204,164 @@ def read_refcoco(path: str | Path, images: str | Path | None = None) -> Iterator
         yield Sample(name, image, regions=tuple(once.values()), groundings=tuple(groundings), split=split)
 
 
-def read_vqa(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+def read_vqa(
+    path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
+) -> Iterator[Sample]:
     """VQAv2: a sample a picture, one Text for each person's answer; a part without answers cannot be scored."""
-    root = Path(path)
-    source = Source("import", "vqa")
-    for file in _all(root, "*OpenEnded_mscoco_*_questions.json"):
+    problems = problems or ReadProblems()
+    for file in _all(Path(path), "*OpenEnded_mscoco_*_questions.json"):
         part = file.name.partition("OpenEnded_mscoco_")[2].removesuffix("_questions.json")
         answers_file = file.with_name(f"v2_mscoco_{part}_annotations.json")
         answers: dict[Any, list[str]] = {}
         if answers_file.is_file():
-            for n, row in enumerate(
-                validation.field(validation.read_json(answers_file), "annotations", str(answers_file))
-            ):
-                where = f"{answers_file}: annotations[{n}]"
-                said = [str(validation.field(a, "answer", where)) for a in validation.field(row, "answers", where)]
-                answers[validation.field(row, "question_id", where)] = said
-        pages: dict[str, list[Text]] = {}
-        seen: dict[Any, str] = {}
-        for n, row in enumerate(validation.field(validation.read_json(file), "questions", str(file))):
-            where = f"{file}: questions[{n}]"
-            key = validation.field(row, "question_id", where)
-            validation.once(seen, key, where)
-            picture = str(validation.field(row, "image_id", where))
-            question = str(validation.field(row, "question", where))
-            pages.setdefault(picture, []).extend(_people(key, question, answers.get(key, []), source))
-        for picture, texts in pages.items():
-            name = f"COCO_{part}_{int(picture):012d}.jpg" if picture.isdigit() else picture
-            image = validation.image_ref(name, validation.find_picture(name, _folders(file, images, part, "images")))
-            yield Sample(picture, image, tuple(texts), split=re.sub(r"\d{4}$", "", part))
+            with problems.record():
+                rows = validation.rows(documents.read_json(answers_file), "annotations", str(answers_file))
+                for where, row in validation.objects(rows, f"{answers_file}: annotations", problems):
+                    with problems.record():
+                        key = validation.ident(validation.field(row, "question_id", where), f"{where}: question_id")
+                        answers[key] = _answers(validation.rows(row, "answers", where), where, problems)
+        pages = _Pages(Source("import", "vqa"), problems)
+        with problems.record():
+            rows = validation.rows(documents.read_json(file), "questions", str(file))
+            for where, row in validation.objects(rows, f"{file}: questions", problems):
+                with problems.record():
+                    key = validation.ident(validation.field(row, "question_id", where), f"{where}: question_id")
+                    pages.ask(row, key, answers.get(key, []), where)
+        lookup = _lookup(file, images, part, "images")
+        for picture, (where, texts) in pages.found.items():
+            with problems.record():
+                name = f"COCO_{part}_{picture.zfill(12)}.jpg" if picture.isdecimal() else picture
+                split = re.sub(r"\d{4}$", "", part)
+                yield Sample(picture, _image(name, where, lookup), tuple(texts), split=split)
 
 
-def read_textvqa(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
-    """TextVQA: a sample a picture, one Text for each person's answer."""
-    source = Source("import", "textvqa")
-    for file in _all(Path(path), "TextVQA_*.json"):
-        pages: dict[str, list[Text]] = {}
-        splits: dict[str, str] = {}
-        seen: dict[Any, str] = {}
-        for n, row in enumerate(validation.field(validation.read_json(file), "data", str(file))):
-            where = f"{file}: data[{n}]"
-            key = validation.field(row, "question_id", where)
-            validation.once(seen, key, where)
-            picture = str(validation.field(row, "image_id", where))
-            said = [str(answer) for answer in row.get("answers") or []]
-            question = str(validation.field(row, "question", where))
-            pages.setdefault(picture, []).extend(_people(key, question, said, source))
-            splits[picture] = str(row.get("set_name") or file.stem.rpartition("_")[2])
-        yield from _open_images(file, images, pages, splits)
-
-
-def read_textcaps(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
-    """TextCaps: a sample a picture with all its captions; the file has a row for each of them."""
-    source = Source("import", "textcaps")
-    for file in _all(Path(path), "TextCaps_*.json"):
-        pages: dict[str, list[Text]] = {}
-        splits: dict[str, str] = {}
-        for n, row in enumerate(validation.field(validation.read_json(file), "data", str(file))):
-            where = f"{file}: data[{n}]"
-            picture = str(validation.field(row, "image_id", where))
-            splits[picture] = str(row.get("set_name") or file.stem.rpartition("_")[2])
-            said = [row["caption_str"]] if row.get("caption_str") else row.get("reference_strs") or []
-            texts = pages.setdefault(picture, [])
-            texts += [Text(f"{picture}.{len(texts) + i}", str(t).strip(), source=source) for i, t in enumerate(said)]
-        yield from _open_images(file, images, pages, splits)
-
-
-def _open_images(
-    file: Path, images: str | Path | None, pages: dict[str, list[Text]], splits: dict[str, str]
+def read_textvqa(
+    path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
 ) -> Iterator[Sample]:
-    """A sample a picture, with its texts; TextVQA and TextCaps take their pictures from Open Images."""
-    for picture, texts in pages.items():
-        name = f"{picture}.jpg"
-        folders = _folders(file, images, "test_images" if splits[picture] == "test" else "train_images", "images")
-        image = validation.image_ref(name, validation.find_picture(name, folders))
-        yield Sample(picture, image, tuple(texts), split=splits[picture])
+    """TextVQA: a sample a picture, one Text for each person's answer."""
+    problems = problems or ReadProblems()
+    for file in _all(Path(path), "TextVQA_*.json"):
+        pages = _Pages(Source("import", "textvqa"), problems)
+        with problems.record():
+            rows = validation.rows(documents.read_json(file), "data", str(file))
+            for where, row in validation.objects(rows, f"{file}: data", problems):
+                with problems.record():
+                    key = validation.ident(validation.field(row, "question_id", where), f"{where}: question_id")
+                    said = validation.rows(row, "answers", where, optional=True)
+                    pages.ask(row, key, _answers(said, where, problems), where)
+                    pages.split(row, file, where)
+        yield from _of_open_images(file, images, pages)
 
 
-def read_vizwiz(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+def read_textcaps(
+    path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
+) -> Iterator[Sample]:
+    """TextCaps: a sample a picture with all its captions; the file has a row for each of them."""
+    problems = problems or ReadProblems()
+    for file in _all(Path(path), "TextCaps_*.json"):
+        pages = _Pages(Source("import", "textcaps"), problems)
+        with problems.record():
+            rows = validation.rows(documents.read_json(file), "data", str(file))
+            for where, row in validation.objects(rows, f"{file}: data", problems):
+                with problems.record():
+                    given = row.get("caption_str")
+                    captions = [given] if given else validation.rows(row, "reference_strs", where, optional=True)
+                    pages.caption(row, captions, where)
+                    pages.split(row, file, where)
+        yield from _of_open_images(file, images, pages)
+
+
+def read_vizwiz(
+    path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
+) -> Iterator[Sample]:
     """VizWiz VQA: a question a picture, one Text for each person's answer; the test part has no answers."""
-    root = Path(path)
-    source = Source("import", "vizwiz")
-    files = [root] if root.is_file() else _all(root / "Annotations", "*.json")
+    root, problems = Path(path), problems or ReadProblems()
     seen: dict[Any, str] = {}
-    for file in files:
-        rows = validation.read_json(file)
-        if not isinstance(rows, list):
-            raise ValueError(f"{file}: expected a list of questions, got {type(rows).__name__}")
-        for n, row in enumerate(rows):
-            where = f"{file}: [{n}]"
-            name = str(validation.field(row, "image", where))
-            validation.once(seen, name, where)
-            question = str(validation.field(row, "question", where))
-            said = [str(validation.field(answer, "answer", where)) for answer in row.get("answers") or []]
-            folders = _folders(file, images, f"../{file.stem}", file.stem, "images")
-            image = validation.image_ref(name, validation.find_picture(name, folders))
-            yield Sample(name, image, tuple(_people(name, question, said, source)), split=file.stem)
+    for file in [root] if root.is_file() else _all(root / "Annotations", "*.json"):
+        lookup = _lookup(file, images, f"../{file.stem}", file.stem, "images")
+        rows: Any = []
+        with problems.record():
+            rows = documents.read_json(file)
+            if not isinstance(rows, list):
+                rows, kind = [], type(rows).__name__
+                raise ValueError(f"{file}: expected a list of questions, got {kind}")
+        for where, row in validation.objects(rows, f"{file}: ", problems):
+            with problems.record():
+                name = validation.word(validation.field(row, "image", where), f"{where}: image")
+                validation.once(seen, name, where)
+                pages = _Pages(Source("import", "vizwiz"), problems)
+                said = validation.rows(row, "answers", where, optional=True)
+                pages.ask({**row, "image_id": name}, name, _answers(said, where, problems), where)
+                yield Sample(name, _image(name, where, lookup), tuple(pages.found[name][1]), split=file.stem)
 
 
-def _people(key: Any, question: str, answers: list[str], source: Source) -> list[Text]:
-    return [Text(f"{key}.{n}", answer, "answer", question, source=source) for n, answer in enumerate(answers)]
+class _Pages:
+    """The texts of each picture of a file of questions or captions, by the picture's id."""
+
+    def __init__(self, source: Source, problems: ReadProblems) -> None:
+        self.source, self.problems = source, problems
+        self.found: dict[str, tuple[str, list[Text]]] = {}
+        self.splits: dict[str, str] = {}
+        self.seen: dict[Any, str] = {}
+
+    def ask(self, row: Mapping[str, Any], key: Any, answers: Sequence[str], where: str) -> None:
+        """Add a question with each person's answer."""
+        validation.once(self.seen, key, where)
+        question = validation.word(validation.field(row, "question", where), f"{where}: question")
+        texts = self._texts(row, where)
+        texts += [Text(f"{key}.{n}", a, "answer", question, source=self.source) for n, a in enumerate(answers)]
+
+    def caption(self, row: Mapping[str, Any], captions: Sequence[Any], where: str) -> None:
+        """Add captions."""
+        texts = self._texts(row, where)
+        for caption in captions:
+            with self.problems.record():
+                words = validation.word(caption, f"{where}: caption_str").strip()
+                texts.append(Text(f"{row['image_id']}.{len(texts)}", words, source=self.source))
+
+    def split(self, row: Mapping[str, Any], file: Path, where: str) -> None:
+        """Note the split that a row names, else the file's."""
+        name = row.get("set_name") or file.stem.rpartition("_")[2]
+        self.splits[str(row["image_id"])] = validation.word(name, f"{where}: set_name")
+
+    def _texts(self, row: Mapping[str, Any], where: str) -> list[Text]:
+        picture = str(validation.ident(validation.field(row, "image_id", where), f"{where}: image_id"))
+        return self.found.setdefault(picture, (where, []))[1]
 
 
-def _folders(file: Path, images: str | Path | None, *names: str) -> list[Path]:
-    """The given folder and its parts, else the parts beside the file."""
+def _of_open_images(file: Path, images: str | Path | None, pages: _Pages) -> Iterator[Sample]:
+    """A sample a picture, with its texts; TextVQA and TextCaps take their pictures from Open Images."""
+    for picture, (where, texts) in pages.found.items():
+        with pages.problems.record():
+            split = pages.splits.get(picture, "")
+            lookup = _lookup(file, images, "test_images" if split == "test" else "train_images", "images")
+            yield Sample(picture, _image(f"{picture}.jpg", where, lookup), tuple(texts), split=split)
+
+
+def _answers(values: Sequence[Any], where: str, problems: ReadProblems) -> list[str]:
+    """Each person's answer, given as text or as an object's `answer`."""
+    out = []
+    for n, value in enumerate(values):
+        with problems.record():
+            place = f"{where}: answers[{n}]"
+            answer = validation.field(value, "answer", place) if isinstance(value, Mapping) else value
+            out.append(validation.word(answer, place, empty=True))
+    return out
+
+
+def _image(name: str, where: str, lookup: Lookup) -> ImageRef:
+    return Frame.of(lookup.picture(name, where), (0, 0), where).image(name)
+
+
+def _lookup(file: Path, images: str | Path | None, *names: str) -> Lookup:
+    """In the given folder and its parts, else in the parts beside the file."""
     if images is not None:
-        return [Path(images), *(Path(images) / name for name in names if name)]
-    return [*(file.parent / name for name in names if name), file.parent]
+        return Lookup(file.parent, [Path(images), *(Path(images) / name for name in names if name)], images)
+    return Lookup(file.parent, [*(file.parent / name for name in names if name), file.parent])
 
 
 def _all(path: Path, pattern: str) -> list[Path]:
-    files = [path] if path.is_file() else sorted(path.glob(pattern))
+    files = [path] if path.is_file() else matching(path, pattern)
     if not files:
         raise ValueError(f"{path}: holds no {pattern}")
     return files

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from florence2 import geometry
-from florence2.formats import pairs, validation
+from florence2 import geometry, pixels
+from florence2.formats import documents, pairs, validation
 from florence2.formats.coco_writer import LISTED, SOURCE, box_around, write
+from florence2.formats.frames import Frame
+from florence2.formats.lookup import Lookup, is_litter, matching
+from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, from_json
 
 __all__ = ["is_coco", "read", "write"]
@@ -25,7 +28,7 @@ PARTS = ("train2017", "val2017", "train2014", "val2014", "train", "val")
 
 def is_coco(path: Path) -> bool:
     """Whether a .json file begins as COCO's do: an object that names images."""
-    if path.suffix != ".json" or not path.is_file():
+    if path.suffix != ".json" or is_litter(path.name) or not path.is_file():
         return False
     with open(path, "rb") as file:
         start = file.read(4096).lstrip(b"\xef\xbb\xbf \r\n\t")
@@ -34,33 +37,30 @@ def is_coco(path: Path) -> bool:
         return any(key in start for key in (b'"images"', b'"annotations"', b'"categories"', b'"licenses"', b'"info"'))
 
 
-def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
     """The samples of a file, or of the COCO files of a folder, in the order of their pictures' numbers."""
-    path = Path(path)
-    files = sorted(p for p in path.glob("*.json") if is_coco(p)) if path.is_dir() else [path]
+    path, problems = Path(path), problems or ReadProblems()
+    files = [p for p in matching(path, "*.json") if is_coco(p)] if path.is_dir() else [path]
     samples: dict[tuple[str, Any], Sample] = {}
     phrases: list[tuple[Path, Any]] = []
     for file in files:
-        try:
-            data = validation.read_json(file)
-        except ValueError as error:
-            validation.refuse(error)
-            continue
-        if path.is_dir() and pairs.holds_pairs(data):
-            phrases.append((file, data))
-        if path.is_dir() and not _holds_coco(data):
-            continue  # panoptic segments, or another JSON beside the annotations
-        for sample in _samples(file, data, Path(images) if images else None):
-            key = (sample.image.id, sample.id)
-            samples[key] = _joined(samples[key], sample) if key in samples else sample
-    if not samples and path.is_dir():
+        with problems.record():
+            data = documents.read_json(file)
+            if path.is_dir() and pairs.holds_pairs(data):
+                phrases.append((file, data))
+            if path.is_dir() and not _holds_coco(data):
+                continue  # panoptic segments, or another JSON beside the annotations
+            for sample in _File(file, data, images, problems).samples():
+                key = (sample.image.id, sample.id)
+                samples[key] = _joined(samples[key], sample) if key in samples else sample
+    if not samples and path.is_dir() and not problems.refused:
         raise ValueError(f"{path}: holds no COCO file with images and annotations")
     ids = Counter(sample.id for sample in samples.values())
     by_id = {sample.id: key for key, sample in samples.items() if ids[sample.id] == 1}
     for file, data in phrases:
-        spoken_of = pairs.grounded(file, data, {name: samples[key] for name, key in by_id.items()})
+        spoken_of = pairs.grounded(file, data, {name: samples[key] for name, key in by_id.items()}, problems)
         samples.update((by_id[name], sample) for name, sample in spoken_of.items())
-    for sample in sorted(samples.values(), key=lambda s: (0, int(s.id), "") if s.id.isdigit() else (1, 0, s.id)):
+    for sample in sorted(samples.values(), key=lambda s: (0, len(s.id), s.id) if s.id.isdecimal() else (1, 0, s.id)):
         yield dataclasses.replace(sample, id=sample.image.id) if ids[sample.id] > 1 else sample
 
 
@@ -68,78 +68,164 @@ def _holds_coco(data: Any) -> bool:
     if not isinstance(data, Mapping) or not isinstance(data.get("images"), list):
         return False
     annotations = data.get("annotations")
-    return isinstance(annotations, list) and not any("segments_info" in row for row in annotations[:1])
+    return isinstance(annotations, list) and not any(
+        isinstance(row, Mapping) and "segments_info" in row for row in annotations[:1]
+    )
 
 
-def _samples(file: Path, data: Any, pictures: Path | None) -> Iterator[Sample]:
-    records = validation.field(data, "images", str(file))
-    annotations = validation.field(data, "annotations", str(file))
-    if not isinstance(records, list) or not isinstance(annotations, list):
-        raise ValueError(f"{file}: expected lists under 'images' and 'annotations'")
-    categories = _categories(file, data)
-    licences = {row.get("id"): row.get("name", "") for row in data.get("licenses") or [] if isinstance(row, Mapping)}
-    space = _space(file, data)
-    by_image: dict[Any, list[tuple[str, Mapping]]] = {}
-    seen: dict[Any, str] = {}
-    kept = []
-    for n, record in enumerate(records):
-        where = f"{file}: images[{n}]"
+class _File:
+    """One file's tables, and the samples that they make."""
+
+    def __init__(self, file: Path, data: Any, images: str | Path | None, problems: ReadProblems) -> None:
+        self.file, self.problems = file, problems
+        self.records = validation.rows(data, "images", str(file))
+        self.annotations = validation.rows(data, "annotations", str(file))
+        self.space = _space(file, data)
+        self.lookup = Lookup(file.parent, _folders(file, images), images)
+        self.licences: dict[Any, str] = {}
+        for where, row in validation.objects(
+            validation.rows(data, "licenses", str(file), optional=True), f"{file}: licenses", problems
+        ):
+            with problems.record():
+                if row.get("id") is not None and row.get("name") is not None:
+                    key = validation.ident(row["id"], f"{where}: id")
+                    self.licences[key] = validation.word(row["name"], f"{where}: name", empty=True)
+        self.categories: dict[Any, str] = {}
+        seen: dict[Any, str] = {}
+        for where, row in validation.objects(
+            validation.rows(data, "categories", str(file), optional=True), f"{file}: categories", problems
+        ):
+            with problems.record():
+                key = validation.ident(validation.field(row, "id", where), f"{where}: id")
+                validation.once(seen, key, where)
+                self.categories[key] = validation.word(validation.field(row, "name", where), f"{where}: name")
+
+    def samples(self) -> Iterator[Sample]:
+        """A sample for each picture."""
+        seen: dict[Any, str] = {}
+        kept: list[tuple[str, Mapping]] = []
+        for where, record in validation.objects(self.records, f"{self.file}: images", self.problems):
+            with self.problems.record():
+                validation.once(seen, validation.ident(validation.field(record, "id", where), f"{where}: id"), where)
+                kept.append((where, record))
+        by_image: dict[Any, list[tuple[str, Mapping]]] = {key: [] for key in seen}
+        lost = {key: LostObjects(self.problems) for key in seen}
+        self._assign(by_image, lost)
+        for where, record in kept:
+            key = record["id"]
+            with self.problems.record():
+                yield self._sample(where, record, by_image[key], lost[key])
+
+    def _assign(self, by_image: dict[Any, list[tuple[str, Mapping]]], lost: dict[Any, LostObjects]) -> None:
+        """Give each annotation to its picture."""
+        seen: dict[Any, str] = {}
+        for where, row in validation.objects(self.annotations, f"{self.file}: annotations", self.problems):
+            key: Any = None
+            try:
+                if "image_id" in row:
+                    key = validation.ident(row["image_id"], f"{where}: image_id")
+                if "id" in row:
+                    validation.once(seen, validation.ident(row["id"], f"{where}: id"), where)
+                    where = f"{self.file}: annotation {validation.shown(row['id'])}"
+                validation.field(row, "image_id", where)
+                if key not in by_image:
+                    raise ValueError(f"{where}: image_id {validation.shown(key)} is not among the file's images")
+            except ValueError as error:
+                self.problems.refuse(error)
+                if key in lost and "caption" not in row:
+                    lost[key].add(self._label(row))
+                continue
+            by_image[key].append((where, row))
+
+    def _label(self, row: Mapping) -> str:
+        """The label of an annotation that is left out, "" where it is not known."""
         try:
-            key = validation.field(record, "id", where)
-            validation.once(seen, key, where)
-        except ValueError as error:
-            validation.refuse(error)
-            continue
-        by_image[key] = []
-        kept.append((where, record))
-    seen = {}
-    for n, annotation in enumerate(annotations):
-        where = f"{file}: annotations[{n}]"
-        try:
-            if "id" in annotation:
-                validation.once(seen, annotation["id"], where)
-                where = f"{file}: annotation {annotation['id']}"
-            key = validation.field(annotation, "image_id", where)
-            if key not in by_image:
-                raise ValueError(f"{where}: image_id {key!r} is not among the file's images")
-        except ValueError as error:
-            validation.refuse(error)
-            continue
-        by_image[key].append((where, annotation))
-    every = {space: (Coverage("exhaustive", tuple(categories.values())),)} if categories else {}
-    folders = _folders(file, pictures)
-    for where, record in kept:
-        try:
-            name = _file_name(record, where)
-            width, height = (validation.whole(record.get(side, 0), f"{where}: {side}") for side in ("width", "height"))
-            licence = licences.get(record.get("license"), "")
-            image = validation.image_ref(name, _picture(name, folders), width, height, licence)
-            texts, regions = _items(by_image[record["id"]], categories, space, image.size_wh)
-            own = categories and (LISTED in record or "neg_category_ids" in record)
-            coverage = _own_coverage(record, regions, categories, space, where) if own else every
-        except ValueError as error:
-            validation.refuse(error)
-            continue
-        split = str(record.get("split") or "")
-        yield Sample(str(record["id"]), image, tuple(texts), tuple(regions), split=split, coverage=coverage)
+            return self.categories.get(validation.ident(row.get("category_id"), ""), "")
+        except ValueError:
+            return ""
 
+    def _sample(self, where: str, record: Mapping, rows: Sequence[tuple[str, Mapping]], lost: LostObjects) -> Sample:
+        name = _file_name(record, where)
+        told = (0, 0)
+        with self.problems.record():
+            sides = [validation.whole(record.get(side) or 0, f"{where}: {side}") for side in ("width", "height")]
+            told = (sides[0], sides[1])
+        frame = Frame.of(self.lookup.picture(name, where), told, where)
+        texts, found = self._items(rows, lost)
+        regions = frame.place(found, lost)
+        coverage: dict[str, tuple[Coverage, ...]] = {}
+        if self.categories:
+            coverage[self.space] = (Coverage("exhaustive", tuple(dict.fromkeys(self.categories.values()))),)
+        if self.categories and (LISTED in record or "neg_category_ids" in record):
+            coverage.clear()
+            with self.problems.record():
+                coverage = _own_coverage(record, regions, self.categories, self.space, where)
+        licence = record.get("license")
+        image = frame.image(name, self.licences.get(licence, "") if isinstance(licence, (int, str)) else "")
+        split = validation.word(record.get("split") or "", f"{where}: split", empty=True)
+        coverage = lost.withdraw(coverage, self.space, regions)
+        return Sample(str(record["id"]), image, tuple(texts), regions, split=split, coverage=coverage)
 
-def _picture(name: str, folders: list[Path]) -> Path:
-    """Where a picture is: by its whole name, or by its end (Objects365 says images/v1/patch8/x.jpg of patch8/x.jpg)."""
-    parts = Path(name).parts
-    guesses = [validation.find_picture(str(Path(*parts[-n:])), folders) for n in (len(parts), 2, 1) if n <= len(parts)]
-    return next((guess for guess in guesses if guess.is_file()), guesses[0])
+    def _items(
+        self, rows: Sequence[tuple[str, Mapping]], lost: LostObjects
+    ) -> tuple[list[Text], list[tuple[str, Region]]]:
+        texts: list[Text] = []
+        regions: list[tuple[str, Region]] = []
+        for n, (where, annotation) in enumerate(rows):
+            name = str(annotation.get("id", f"a{n}"))
+            if "caption" in annotation:
+                with self.problems.record():
+                    words = validation.word(annotation["caption"], f"{where}: caption").strip()
+                    texts.append(Text(name, words, source=_source(annotation)))
+                continue
+            with lost.object(self._label(annotation)):
+                regions.append((where, self._region(annotation, where, name)))
+            if annotation.get("keypoints"):
+                self.problems.note("key points are left out", where)
+        return texts, regions
+
+    def _region(self, annotation: Mapping, where: str, name: str) -> Region:
+        """An object; of one whose outline is bad the box stays, and the other way round."""
+        if "segments_info" in annotation:
+            raise ValueError(f"{where}: panoptic segments are not read; give the instances file instead")
+        category = validation.ident(validation.field(annotation, "category_id", where), f"{where}: category_id")
+        if category not in self.categories:
+            shown = validation.shown(category)
+            raise ValueError(f"{where}: category_id {shown} is not among the file's categories")
+        box = annotation.get("bbox")
+        polygons: tuple[Polygon, ...] = ()
+        mask: Rle | None = None
+        try:
+            polygons, mask = _outline(annotation.get("segmentation"), where, box)
+        except ValueError as error:
+            if box is None:
+                raise
+            self.problems.refuse(error)
+        if box is None and not polygons and mask is None:
+            raise ValueError(f"{where}: has neither 'bbox' nor 'segmentation'")
+        try:
+            corners = box_around(polygons, mask) if box is None else validation.box_from_xywh(box, f"{where}: bbox")
+        except ValueError as error:
+            corners = box_around(polygons, mask)
+            if corners is None:
+                raise
+            self.problems.refuse(error)
+        score = validation.number(annotation["score"], f"{where}: score") if "score" in annotation else None
+        return Region(
+            name, "object", corners, self.categories[category], self.space, polygons=polygons, mask=mask, score=score,
+            ignore=bool(annotation.get("iscrowd")), source=_source(annotation),
+        )  # fmt: skip
 
 
 def _file_name(record: Mapping, where: str) -> str:
     """The picture's name; LVIS tells it by COCO's address alone."""
     if "file_name" not in record and isinstance(record.get("coco_url"), str):
-        return "/".join(record["coco_url"].split("/")[-2:])
-    return str(validation.field(record, "file_name", where))
+        return validation.word("/".join(record["coco_url"].split("/")[-2:]), f"{where}: coco_url")
+    return validation.word(validation.field(record, "file_name", where), f"{where}: file_name")
 
 
 def _own_coverage(
-    record: Mapping, regions: list[Region], categories: Mapping[Any, str], space: str, where: str
+    record: Mapping, regions: Sequence[Region], categories: Mapping[Any, str], space: str, where: str
 ) -> dict[str, tuple[Coverage, ...]]:
     """A picture's own: of LVIS its labels are exhaustive but for those it names so, ours says which are.
 
@@ -147,10 +233,11 @@ def _own_coverage(
     """
 
     def named(key: str) -> tuple[str, ...]:
-        unknown = [i for i in record.get(key) or () if i not in categories]
+        ids = [validation.ident(i, f"{where}: {key}") for i in validation.rows(record, key, where, optional=True)]
+        unknown = [i for i in ids if i not in categories]
         if unknown:
-            raise ValueError(f"{where}: {key}: {unknown[0]!r} is not among the file's categories")
-        return tuple(categories[i] for i in record.get(key) or ())
+            raise ValueError(f"{where}: {key}: {validation.shown(unknown[0])} is not among the file's categories")
+        return tuple(categories[i] for i in ids)
 
     partial = named("not_exhaustive_category_ids")
     seen = tuple(dict.fromkeys(region.label for region in regions if region.label not in partial))
@@ -164,25 +251,14 @@ def _own_coverage(
     return {space: known} if known else {}
 
 
-def _categories(file: Path, data: Mapping) -> dict[Any, str]:
-    out: dict[Any, str] = {}
-    seen: dict[Any, str] = {}
-    for n, row in enumerate(data.get("categories") or []):
-        where = f"{file}: categories[{n}]"
-        key = validation.field(row, "id", where)
-        validation.once(seen, key, where)
-        out[key] = str(validation.field(row, "name", where))
-    return out
-
-
 def categories(path: Path) -> list[dict[str, Any]]:
     """The categories of a file, or of the COCO files of a folder, as they number them: {id, name, supercategory}."""
-    files = sorted(p for p in path.glob("*.json") if is_coco(p)) if path.is_dir() else [path]
+    files = [p for p in matching(path, "*.json") if is_coco(p)] if path.is_dir() else [path]
     out: dict[str, dict[str, Any]] = {}
     for file in files:
         try:
-            rows = validation.read_json(file).get("categories") or []
-        except (ValueError, AttributeError):
+            rows = validation.rows(documents.read_json(file), "categories", str(file), optional=True)
+        except ValueError:
             continue  # reading the samples has refused it
         for row in rows:
             if isinstance(row, Mapping) and isinstance(row.get("id"), int) and isinstance(row.get("name"), str):
@@ -196,54 +272,19 @@ def _space(file: Path, data: Mapping) -> str:
     """The label space: what the file calls itself, else its name."""
     info = data.get("info")
     if isinstance(info, Mapping) and isinstance(info.get("label_space"), str):
-        return info["label_space"]  # as we write it
-    told = info.get("description", "") if isinstance(info, Mapping) else ""
-    return "-".join(str(told).casefold().split()) or file.stem
+        return validation.word(info["label_space"], f"{file}: info: label_space", empty=True)  # as we write it
+    title = info.get("description") if isinstance(info, Mapping) else None
+    words = validation.word(title, f"{file}: info: description", empty=True) if isinstance(title, str) else ""
+    return "-".join(words.casefold().split()) or file.stem
 
 
-def _folders(file: Path, pictures: Path | None) -> list[Path]:
+def _folders(file: Path, images: str | Path | None) -> list[Path]:
     """Where a file's pictures may lie: beside it, in images/, or as COCO is unpacked (annotations/ beside val2017/)."""
     parts = [file.stem.rpartition("_")[2], *PARTS]
-    if pictures is not None:
-        return [pictures, *(pictures / part for part in parts)]
-    here, up = file.parent, file.parent.parent
+    if images is not None:
+        return [Path(images), *(Path(images) / part for part in parts)]
+    here, up = file.parent, file.parent / ".."
     return [here, here / "images", up / "images", *(folder / p for p in parts for folder in (here, up, up / "images"))]
-
-
-def _items(
-    rows: list[tuple[str, Mapping]], categories: Mapping[Any, str], space: str, size_wh: tuple[int, int]
-) -> tuple[list[Text], list[Region]]:
-    texts, regions = [], []
-    for n, (where, annotation) in enumerate(rows):
-        name = str(annotation.get("id", f"a{n}"))
-        if "caption" in annotation:
-            texts.append(Text(name, str(annotation["caption"]).strip(), source=_source(annotation)))
-            continue
-        try:
-            regions.append(_region(annotation, where, name, categories, space, size_wh))
-        except ValueError as error:
-            validation.refuse(error)
-    return texts, regions
-
-
-def _region(
-    annotation: Mapping, where: str, name: str, categories: Mapping[Any, str], space: str, size_wh: tuple[int, int]
-) -> Region:
-    if "segments_info" in annotation:
-        raise ValueError(f"{where}: panoptic segments are not read; give the instances file instead")
-    category = validation.field(annotation, "category_id", where)
-    if category not in categories:
-        raise ValueError(f"{where}: category_id {category!r} is not among the file's categories")
-    polygons, mask = _outline(annotation.get("segmentation"), where, size_wh)
-    box = annotation.get("bbox")
-    if box is None and not polygons and mask is None:
-        raise ValueError(f"{where}: has neither 'bbox' nor 'segmentation'")
-    corners = validation.box_from_xywh(box, f"{where}: bbox") if box is not None else box_around(polygons, mask)
-    score = validation.number(annotation["score"], f"{where}: score") if annotation.get("score") is not None else None
-    return Region(
-        name, "object", corners, categories[category], space, polygons=polygons, mask=mask, score=score,
-        ignore=bool(annotation.get("iscrowd")), source=_source(annotation),
-    )  # fmt: skip
 
 
 def _source(annotation: Mapping) -> Source:
@@ -254,39 +295,54 @@ def _source(annotation: Mapping) -> Source:
         return SOURCE
 
 
-def _outline(segmentation: Any, where: str, size_wh: tuple[int, int]) -> tuple[tuple[Polygon, ...], Rle | None]:
+def _outline(segmentation: Any, where: str, box: Any) -> tuple[tuple[Polygon, ...], Rle | None]:
+    """Polygons or a mask; an empty part, or one that repeats the box in four numbers, says nothing more."""
     where = f"{where}: segmentation"
     if not segmentation:
         return (), None
     if isinstance(segmentation, Mapping):
-        height, width = (validation.whole(v, where) for v in validation.numbers(segmentation.get("size"), where, 2))
-        counts = validation.field(segmentation, "counts", where)
-        if not isinstance(counts, str):
-            counts = geometry.pack_counts([validation.whole(c, where) for c in counts])
-        rle = Rle(height, width, counts)
-        try:
-            geometry.rle_counts(rle)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        return (), rle
-    polygons = [validation.numbers(part, where) for part in segmentation]
+        return (), _mask(segmentation, where)
+    if isinstance(segmentation, str) or not isinstance(segmentation, Sequence):
+        raise ValueError(f"{where}: expected polygons or run lengths, got {validation.brief(segmentation)}")
+    polygons = [validation.numbers(part, where) for part in segmentation if part != [] and part != box]
     for part in polygons:
         if len(part) < 6 or len(part) % 2:
             raise ValueError(f"{where}: expected at least three x, y pairs, got {len(part)} numbers")
     return tuple(polygons), None
 
 
+def _mask(segmentation: Mapping, where: str) -> Rle:
+    height, width = (validation.whole(v, where) for v in validation.numbers(segmentation.get("size"), where, 2))
+    if height * width > pixels.MAX_PIXELS:
+        raise ValueError(f"{where}: a mask of {width} x {height} pixels, over the limit of {pixels.MAX_PIXELS:,}")
+    counts = validation.field(segmentation, "counts", where)
+    if isinstance(counts, list):
+        runs = [validation.whole(count, where) for count in counts]
+        if sum(runs) != height * width:
+            raise ValueError(f"{where}: mask: run lengths fill {sum(runs)} pixels; expected {height} x {width}")
+        counts = geometry.pack_counts(runs)
+    rle = Rle(height, width, validation.word(counts, f"{where}: counts", empty=True))
+    try:
+        geometry.rle_counts(rle)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return rle
+
+
 def _joined(a: Sample, b: Sample) -> Sample:
     """What two files say of one picture; an item of the second that bears a name of the first gets one of its own."""
     taken = {text.id for text in a.texts} | {region.id for region in a.regions}
 
-    def fresh(item: Any) -> Any:
-        return dataclasses.replace(item, id=f"{item.id}b") if item.id in taken else item
+    def renamed(item: Any) -> Any:
+        name = item.id
+        while name in taken:
+            name = f"{name}b"
+        return item if name == item.id else dataclasses.replace(item, id=name)
 
     return dataclasses.replace(
         a,
-        texts=a.texts + tuple(fresh(t) for t in b.texts),
-        regions=a.regions + tuple(fresh(r) for r in b.regions),
+        texts=a.texts + tuple(map(renamed, b.texts)),
+        regions=a.regions + tuple(map(renamed, b.regions)),
         split=a.split or b.split,
         coverage={**a.coverage, **b.coverage},
     )

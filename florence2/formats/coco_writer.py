@@ -186,5 +186,6 @@ def _annotation(region: Region, lost: Counter[str], scores: bool) -> dict[str, A
 
 def box_around(polygons: tuple[Polygon, ...], mask: Rle | None) -> tuple[float, float, float, float] | None:
     """The box around an outline or a mask."""
-    outlines = polygons or (tuple(geometry.mask_polygons(geometry.decode_rle(mask))) if mask else ())
-    return geometry.polygon_box(*outlines) if outlines else None
+    if polygons:
+        return geometry.polygon_box(*polygons)
+    return geometry.rle_box(mask) if mask else None

@@ -1,6 +1,6 @@
 """Our own JSON Lines: a line is a Sample with the records' names, defaults left out.
 
-`image` may be a path instead of an object; a path is relative to the file. Lossless both ways.
+`image` may be a path instead of an object; a path is relative to the file and may lead anywhere. Lossless both ways.
 """
 
 from __future__ import annotations
@@ -9,34 +9,44 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from florence2.formats import validation
+from florence2.formats import documents, validation
 from florence2.formats.export_files import PLAIN, Options
-from florence2.records import ImageRef, Item, Sample, from_json, to_json
+from florence2.formats.frames import Frame
+from florence2.formats.lookup import Lookup, matching
+from florence2.formats.problems import LostObjects, ReadProblems
+from florence2.records import Decision, Grounding, Item, Region, Sample, Text, from_json, to_json
 
 LOCAL = "://"  # what a uri holds that is no path
+ITEMS: dict[str, type] = {"texts": Text, "regions": Region, "groundings": Grounding, "decisions": Decision}
 
 
-def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
     """The samples of a file, or of every .jsonl file of a folder."""
-    path = Path(path)
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    path, problems = Path(path), problems or ReadProblems()
+    files = matching(path, "*.jsonl") if path.is_dir() else [path]
     if not files:
         raise ValueError(f"{path}: holds no .jsonl file")
     seen: dict[str, str] = {}
     for file in files:
-        for number, line in enumerate(validation.read_text(file).split("\n"), 1):
-            if not line.strip():
-                continue
-            try:
-                sample = _sample(line, f"{file}:{number}", Path(images) if images else file.parent)
-                validation.once(seen, sample.id, f"{file}:{number}")
-            except ValueError as error:
-                validation.refuse(error)
-                continue
-            yield sample
+        folder = Path(images) if images else file.parent
+        lookup = Lookup(folder, [folder], anywhere=True)
+        for where, line in lines(file, problems):
+            with problems.record():
+                sample = _sample(line, where, lookup, problems)
+                validation.once(seen, sample.id, where)
+                yield sample
+
+
+def lines(file: Path, problems: ReadProblems) -> Iterator[tuple[str, str]]:
+    """The lines of a file that are not blank, each with its place."""
+    with problems.record():
+        for number, line in enumerate(documents.read_text(file).split("\n"), 1):
+            if line.strip():
+                yield f"{file}:{number}", line
 
 
 def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
@@ -56,31 +66,87 @@ def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN)
     return Counter()
 
 
-def _sample(line: str, where: str, folder: Path) -> Sample:
-    try:
-        data = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg}); a line is one sample") from None
+def _sample(line: str, where: str, lookup: Lookup, problems: ReadProblems) -> Sample:
+    data = documents.parse_json(line, where)
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a sample as an object, got {line.strip()[:60]}")
-    image = data.get("image")
-    if isinstance(image, str):
-        data["image"] = {"id": image, "uri": image}
-        data.setdefault("id", image)
+    if isinstance(data.get("image"), str):
+        data.setdefault("id", data["image"])
+        data["image"] = {"id": data["image"], "uri": data["image"]}
+    lost = LostObjects(problems)
+    items = {key: _items(data.pop(key), kind, f"{where}: {key}", lost) for key, kind in ITEMS.items() if key in data}
     try:
         sample = from_json(Sample, data)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    check_sample(sample, where)
-    return dataclasses.replace(sample, image=_placed(sample.image, folder))
+    validation.strings(sample.image, f"{where}: image")
+    validation.word(sample.id, f"{where}: id")
+    validation.word(sample.split, f"{where}: split", empty=True)
+    held: Any = items
+    sample = dataclasses.replace(sample, **held)
+    good = _good_items(sample, where, lost)
+    return _placed(sample, good, where, lookup, lost)
 
 
-def _placed(image: ImageRef, folder: Path) -> ImageRef:
-    uri = image.uri
-    if not uri or LOCAL in uri or uri.startswith("scenes:"):
-        return image
-    found = validation.image_ref(image.id, folder / uri, image.width, image.height)
-    return dataclasses.replace(image, uri=found.uri, width=found.width, height=found.height)
+def _items(values: Any, kind: type, where: str, lost: LostObjects) -> tuple[Any, ...]:
+    """The records of a list; one that is none is refused alone."""
+    if not isinstance(values, list):
+        raise ValueError(f"{where}: expected a list, got {validation.brief(values)}")
+    out: list[Any] = []
+    for n, value in enumerate(values):
+        label = value.get("label") if kind is Region and isinstance(value, Mapping) else None
+        with lost.object(label if isinstance(label, str) else "") if kind is Region else lost.problems.record():
+            try:
+                out.append(from_json(kind, value))
+            except ValueError as error:
+                raise ValueError(f"{where}[{n}]: {error}") from None
+    return tuple(out)
+
+
+def _good_items(sample: Sample, where: str, lost: LostObjects) -> dict[str, list[Any]]:
+    """The sample's items that any reader of samples can use."""
+    seen: dict[str, str] = {}
+    good: dict[str, list[Any]] = {"texts": [], "regions": [], "groundings": []}
+    items: tuple[Text | Region, ...] = (*sample.texts, *sample.regions)
+    for item in items:
+        key = "texts" if isinstance(item, Text) else "regions"
+        with lost.object(item.label) if isinstance(item, Region) else lost.problems.record():
+            check_item(item, where, seen)
+            good[key].append(item)
+    texts = {text.id: text.text for text in good["texts"]}
+    known = {*texts, *(region.id for region in good["regions"])}
+    for grounding in sample.groundings:
+        with lost.problems.record():
+            check_item(grounding, where, seen)
+            check_grounding(grounding, where, known, texts)
+            good["groundings"].append(grounding)
+    return good
+
+
+def _placed(sample: Sample, good: Mapping[str, list[Any]], where: str, lookup: Lookup, lost: LostObjects) -> Sample:
+    """The sample with its picture found and its regions in that picture's frame; what leans on a lost one goes too."""
+    image = sample.image
+    told = (image.width, image.height)
+    if min(told) < 0:
+        raise ValueError(f"{where}: image: expected a width and height of at least 0, got {told[0]} x {told[1]}")
+    frame = Frame(Path(image.uri or image.id), where, told, told)
+    if image.uri and LOCAL not in image.uri and not image.uri.startswith("scenes:"):
+        place = lookup.existing(image.uri, f"{where}: image") or lookup.own / image.uri
+        plain = not image.member and image.offset < 0 and not image.frame
+        frame = Frame.of(place, told, where) if plain else Frame(place, where, told, told)
+        image = dataclasses.replace(image, uri=str(place), width=frame.size_wh[0], height=frame.size_wh[1])
+    regions = frame.place([(f"{where}: region {r.id!r}", r) for r in good["regions"]], lost)
+    gone = {r.id for r in sample.regions if r.id} - {r.id for r in regions}
+    gone |= {t.id for t in sample.texts if t.id} - {t.id for t in good["texts"]}
+    groundings = tuple(g for g in good["groundings"] if not gone & {g.text_id, *g.region_ids})
+    regions = tuple(dataclasses.replace(r, refines="") if r.refines in gone else r for r in regions)
+    coverage = dict(sample.coverage)
+    for space in coverage:
+        coverage = lost.withdraw(coverage, space, regions)
+    texts = tuple(good["texts"])
+    return dataclasses.replace(
+        sample, image=image, texts=texts, regions=regions, groundings=groundings, coverage=coverage
+    )
 
 
 def check_sample(sample: Sample, where: str) -> None:
@@ -88,27 +154,39 @@ def check_sample(sample: Sample, where: str) -> None:
     seen: dict[str, str] = {}
     items: tuple[Item, ...] = (*sample.texts, *sample.regions, *sample.groundings)
     for item in items:
-        if item.id:
-            validation.once(seen, item.id, f"{where}: {type(item).__name__}")
-        if item.score is not None:
-            validation.number(item.score, f"{where}: score of {item.id!r}")
-    for region in sample.regions:
-        place = f"{where}: region {region.id!r}"
-        if region.box is not None:
-            validation.numbers(region.box, f"{place}: box", 4)
-        if region.quad:
-            validation.numbers(region.quad, f"{place}: quad", 8)
-        for polygon in region.polygons:
-            validation.numbers(polygon, f"{place}: polygons")
-            if len(polygon) % 2:
-                raise ValueError(f"{place}: polygons: expected x, y pairs, got {len(polygon)} numbers")
-    known = {text.id for text in sample.texts} | {region.id for region in sample.regions}
+        check_item(item, where, seen)
     texts = {text.id: text.text for text in sample.texts}
+    known = {*texts, *(region.id for region in sample.regions)}
     for grounding in sample.groundings:
-        place = f"{where}: grounding {grounding.id!r}"
-        orphans = [i for i in grounding.region_ids if i not in known]
-        if orphans or (grounding.text_id and grounding.text_id not in known):
-            raise ValueError(f"{place}: names {(orphans or [grounding.text_id])[0]!r}, which the sample does not hold")
-        for start, end in grounding.spans:
-            if grounding.text_id and not 0 <= start < end <= len(texts.get(grounding.text_id, "")):
-                raise ValueError(f"{place}: span [{start}, {end}) lies outside its text")
+        check_grounding(grounding, where, known, texts)
+
+
+def check_item(item: Item, where: str, seen: dict[str, str]) -> None:
+    """Refuse an item met before, or with a number that is none; `seen` holds those before it."""
+    if item.id:
+        validation.once(seen, item.id, f"{where}: {type(item).__name__}")
+    validation.strings(item, f"{where}: {type(item).__name__}")
+    if item.score is not None:
+        validation.number(item.score, f"{where}: score of {item.id!r}")
+    if not isinstance(item, Region):
+        return
+    place = f"{where}: region {item.id!r}"
+    if item.box is not None:
+        validation.numbers(item.box, f"{place}: box", 4)
+    if item.quad:
+        validation.numbers(item.quad, f"{place}: quad", 8)
+    for polygon in item.polygons:
+        validation.numbers(polygon, f"{place}: polygons")
+        if len(polygon) % 2:
+            raise ValueError(f"{place}: polygons: expected x, y pairs, got {len(polygon)} numbers")
+
+
+def check_grounding(grounding: Grounding, where: str, known: set[str], texts: Mapping[str, str]) -> None:
+    """Refuse a grounding that names what the sample does not hold, or a span outside its text."""
+    place = f"{where}: grounding {grounding.id!r}"
+    orphans = [i for i in grounding.region_ids if i not in known]
+    if orphans or (grounding.text_id and grounding.text_id not in known):
+        raise ValueError(f"{place}: names {(orphans or [grounding.text_id])[0]!r}, which the sample does not hold")
+    for start, end in grounding.spans:
+        if grounding.text_id and not 0 <= start < end <= len(texts.get(grounding.text_id, "")):
+            raise ValueError(f"{place}: span [{start}, {end}) lies outside its text")

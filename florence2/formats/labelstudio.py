@@ -1,27 +1,36 @@
 """Label Studio's JSON export: rectangles (turned ones too), polygons, transcriptions, captions. Twin: reads and writes.
 
-Places are percents of the picture. `annotations` are a human's, `predictions` a model's. Brush masks (their own run
-lengths), relations and other controls are not read: a result of another type is refused by name. What Label Studio has
-no field for goes into each result's `meta` and the task's `data`, under `florence2`; it comes back where nobody has
-worked on the annotation since. Lost in writing: masks (outlines stay), groundings, verdicts.
+Places are percents of the picture. `annotations` are a human's, `predictions` a model's. Several results of one id are
+one region: a plain shape with a textarea is a word that was read, a labelled one keeps its label, and the textarea
+describes it. Brush masks (their own run lengths), choices, relations and other controls have no place in a Sample and
+are counted. What Label Studio has no field for goes into each result's `meta` and the task's `data`, under `florence2`;
+it comes back where nobody has worked on the annotation since. Lost in writing: masks (outlines stay), groundings,
+verdicts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 from florence2 import geometry
-from florence2.formats import validation
+from florence2.formats import documents, validation
+from florence2.formats.frames import Frame
 from florence2.formats.labelstudio_writer import HUMAN, OURS, write
+from florence2.formats.lookup import Lookup, is_litter, matching
+from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Coverage, Region, Sample, Source, Text, from_json
 
 __all__ = ["is_labelstudio", "read", "write"]
 SHAPES = {"rectanglelabels": "rectangle", "rectangle": "rectangle", "polygonlabels": "polygon", "polygon": "polygon"}
+OTHER_SHAPES = frozenset(
+    "brush brushlabels keypoint keypointlabels ellipse ellipselabels vector vectorlabels bitmask bitmasklabels".split()
+)
+TRANSCRIPTIONS = ("transcription", "text", "ocr")  # what the textarea is called whose words are read off a region
 DETAILS = {
     "caption": "brief",
     "brief": "brief",
@@ -31,137 +40,250 @@ DETAILS = {
     "answer": "answer",
 }
 WORKED_ON = ("completed_by", "lead_time", "created_at")  # what Label Studio adds to an annotation that a person saved
+SPACE = "labelstudio"
 
 
 def is_labelstudio(path: Path) -> bool:
     """Whether a .json file begins as an export does: a list of tasks."""
-    if path.suffix != ".json" or not path.is_file():
+    if path.suffix != ".json" or is_litter(path.name) or not path.is_file():
         return False
     with open(path, "rb") as file:
         start = file.read(65536).lstrip(b"\xef\xbb\xbf \r\n\t")
     return start.startswith(b"[") and (start[1:].strip() in (b"", b"]") or b'"data"' in start)
 
 
-def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
     """The samples of an export file, or of every one in a folder."""
-    path = Path(path)
-    files = sorted(p for p in path.glob("*.json") if is_labelstudio(p)) if path.is_dir() else [path]
+    path, problems = Path(path), problems or ReadProblems()
+    files = [p for p in matching(path, "*.json") if is_labelstudio(p)] if path.is_dir() else [path]
     seen: dict[Any, str] = {}
     for file in files:
-        tasks = validation.read_json(file)
-        if not isinstance(tasks, list):
-            raise ValueError(f"{file}: expected a list of tasks, as Label Studio's JSON export")
+        folder = Path(images) if images else file.parent
+        lookup = Lookup(file.parent, [folder, folder / "images"], images)
+        tasks: Any = []
+        with problems.record():
+            tasks = documents.read_json(file)
+            if not isinstance(tasks, list):
+                tasks = []
+                raise ValueError(f"{file}: expected a list of tasks, as Label Studio's JSON export")
         for n, task in enumerate(tasks):
-            where = f"{file}: task {task.get('id', n) if isinstance(task, Mapping) else n}"
-            name = str(task.get("id", n)) if isinstance(task, Mapping) else str(n)
-            try:
+            with problems.record():
+                where = f"{file}: task {n}"
+                name = str(validation.ident(validation.record(task, where).get("id", n), f"{where}: id"))
+                where = f"{file}: task {validation.shown(task.get('id', n))}"
                 validation.once(seen, name, where)
-                sample = _sample(task, where, name, Path(images) if images else file.parent)
-            except ValueError as error:
-                validation.refuse(error)
-                continue
-            yield sample
+                yield _sample(task, where, name, lookup, problems)
 
 
-def _sample(task: Any, where: str, name: str, folder: Path) -> Sample:
-    data = validation.field(task, "data", where)
+def _sample(task: Mapping[str, Any], where: str, name: str, lookup: Lookup, problems: ReadProblems) -> Sample:
+    data = validation.record(validation.field(task, "data", where), f"{where}: data")
     url = next((v for k, v in data.items() if k in ("image", "img", "ocr", "captioning") and isinstance(v, str)), None)
     if url is None:
         raise ValueError(f"{where}: data: expected an 'image' with a path or address")
+    validation.word(url, f"{where}: data: image")
+    speakers = list(_speakers(task, where, problems))
+    picture = lookup.picture(_local_name(url, where), f"{where}: data: image")
+    frame = _frame(picture, speakers, where, problems)
+    lost = LostObjects(problems)
     texts: list[Text] = []
-    regions: list[Region] = []
-    size = (0, 0)
-    for said in task.get("annotations") or []:
-        if not said.get("was_cancelled"):
-            as_written = not any(key in said for key in WORKED_ON)
-            size = _read_results(said.get("result") or [], where, HUMAN, None, texts, regions, as_written) or size
-    for said in task.get("predictions") or []:
-        source = Source("model", "labelstudio", str(said.get("model_version") or ""))
-        score = validation.number(said["score"], f"{where}: score") if said.get("score") is not None else None
-        size = _read_results(said.get("result") or [], where, source, score, texts, regions) or size
-    local = _local_name(url)
-    picture = validation.find_picture(local, [folder, folder / "images"])
-    if not picture.is_file():
-        picture = validation.find_picture(Path(local).name, [folder, folder / "images"])
-    ours = data.get(OURS) if isinstance(data.get(OURS), Mapping) else None
-    if ours is None:
-        partial = {"labelstudio": (Coverage("partial"),)} if regions else {}
-        return Sample(name, validation.image_ref(url, picture, *size), tuple(texts), tuple(regions), coverage=partial)
-    image = validation.image_ref(url, picture, *size, licence=str(ours.get("licence") or ""))
-    bare = {"id": str(ours.get("id") or name), "image": {"id": url}, "split": ours.get("split") or ""}
+    regions: list[tuple[str, Region]] = []
+    for speaker in speakers:
+        _Results(frame, speaker, where, lost).read(texts, regions)
+    placed = replace(frame, told_wh=frame.size_wh).place(regions, lost)
+    ours = data.get(OURS)
+    if not isinstance(ours, Mapping):
+        partial = {SPACE: (Coverage("partial"),)} if regions else {}
+        return Sample(name, frame.image(url), tuple(texts), placed, coverage=partial)
+    bare = {"id": str(ours.get("id") or name), "image": {"id": url, "licence": ours.get("licence") or ""}}
     try:
-        told = from_json(Sample, {**bare, "coverage": ours.get("coverage") or {}})
+        known = from_json(Sample, {**bare, "split": ours.get("split") or "", "coverage": ours.get("coverage") or {}})
     except ValueError as error:
         raise ValueError(f"{where}: data: {OURS}: {error}") from None
-    return replace(told, image=image, texts=tuple(texts), regions=tuple(regions))
+    coverage = dict(known.coverage)
+    for space in coverage:
+        coverage = lost.withdraw(coverage, space, placed)
+    image = frame.image(url, known.image.licence)
+    return replace(known, image=image, texts=tuple(texts), regions=placed, coverage=coverage)
 
 
-def _local_name(url: str) -> str:
-    """The path that an address of Label Studio's means: /data/local-files/?d=a/b.jpg, /data/upload/3/b.jpg, s3://..."""
-    parsed = urlparse(url)
-    if parsed.query.startswith("d="):
-        return unquote(parsed.query[2:])
-    return unquote(parsed.path).lstrip("/") if parsed.scheme or url.startswith("/data/") else url
+@dataclass(frozen=True)
+class _Speaker:
+    """One person's annotation, or one model's prediction."""
+
+    results: Sequence[Any]
+    source: Source
+    score: float | None
+    ours: bool
 
 
-def _read_results(
-    results: list,
-    where: str,
-    source: Source,
-    score: float | None,
-    texts: list[Text],
-    regions: list[Region],
-    ours: bool = True,
-) -> tuple[int, int] | None:
-    """Add what one person or model said; the picture's size where a result tells it."""
-    by_id: dict[str, Region] = {}
-    words: dict[str, str] = {}
-    size = None
-    for n, result in enumerate(results):
-        place = f"{where}: result {result.get('id', n) if isinstance(result, Mapping) else n}"
-        kind = str(validation.field(result, "type", place))
-        value = validation.field(result, "value", place)
-        key = str(result.get("id", f"{len(regions)}-{n}"))
-        more = _more(result, place) if ours else {}
-        if kind in SHAPES:
-            sides = (
-                validation.whole(validation.field(result, f"original_{s}", place), place) for s in ("width", "height")
-            )
-            size = (next(sides), next(sides))
-            labels = value.get(kind) or []
-            shape = _region(SHAPES[kind], value, place, size)
-            label = str(labels[0]) if labels else by_id[key].label if key in by_id else ""
-            own = validation.number(result["score"], place) if result.get("score") is not None else score
-            base = by_id.get(str(more.pop("part_of", "")))
-            if base is not None:  # a further part of an outline
-                outline = (*base.polygons, *shape.get("polygons", ()))
-                by_id[base.id] = replace(base, polygons=outline, box=geometry.polygon_box(*outline))
+def _speakers(task: Mapping[str, Any], where: str, problems: ReadProblems) -> Iterator[_Speaker]:
+    for key in ("annotations", "predictions"):
+        for n, said in enumerate(validation.rows(task, key, where, optional=True)):
+            place = f"{where}: {key}[{n}]"
+            if isinstance(said, int):
+                problems.note(f"{key} are ids alone, which hold nothing", place)
                 continue
-            fields = {"label_space": "labelstudio", "source": source, **more, **shape}
-            by_id[key] = Region(key, "object", label=label, score=own, **fields)
-        elif kind == "labels" and key in by_id:
-            continue
-        elif kind == "textarea":
-            said = value.get("text")
-            said = "\n".join(map(str, said)) if isinstance(said, list) else str(said or "")
-            words[key] = said
-            if "x" not in value and "points" not in value:
-                detail = DETAILS.get(str(result.get("from_name")), "brief")
-                texts.append(Text(f"t{len(texts)}", said, detail, **{"source": source, "score": score, **more}))
+            with problems.record():
+                said = validation.record(said, place)
+                if said.get("was_cancelled"):
+                    continue
+                results = validation.rows(said, "result", place, optional=True)
+                if key == "annotations":
+                    yield _Speaker(results, HUMAN, None, not any(mark in said for mark in WORKED_ON))
+                    continue
+                version = validation.word(said.get("model_version") or "", f"{place}: model_version", empty=True)
+                score = validation.number(said["score"], f"{where}: score") if said.get("score") is not None else None
+                yield _Speaker(results, Source("model", SPACE, version), score, True)
+
+
+def _frame(picture: Path, speakers: Sequence[_Speaker], where: str, problems: ReadProblems) -> Frame:
+    """The picture's frame; where results were made on one of another form, its size is 0: none can be placed."""
+    sizes = []
+    for result in (result for speaker in speakers for result in speaker.results if isinstance(result, Mapping)):
+        with problems.record():
+            sides = [
+                validation.whole(result.get(f"original_{s}") or 0, f"{where}: result: original_{s}")
+                for s in ("width", "height")
+            ]
+            if all(sides) and _kind(result) in SHAPES:
+                sizes.append((sides[0], sides[1]))
+    frames = [Frame.of(picture, size, where) for size in dict.fromkeys(sizes)] or [Frame.of(picture, (0, 0), where)]
+    for frame in frames:
+        try:
+            frame.check_proportions()
+        except ValueError as error:
+            problems.refuse(error)
+            return replace(frame, told_wh=(0, 0), misfit=True)
+    return frames[0]
+
+
+def _kind(result: Any) -> str:
+    kind = result.get("type") if isinstance(result, Mapping) else None
+    return kind if isinstance(kind, str) else ""
+
+
+class _Results:
+    """What one person or model said of a picture."""
+
+    def __init__(self, frame: Frame, speaker: _Speaker, where: str, lost: LostObjects) -> None:
+        self.frame, self.speaker, self.where, self.lost = frame, speaker, where, lost
+        self.problems = lost.problems
+        self.shapes: dict[str, tuple[str, Region]] = {}
+        self.labelled: set[str] = set()  # shapes whose label stands with them: a textarea describes these
+        self.labels: dict[str, str] = {}
+        self.words: list[tuple[str, str, str, Mapping[str, Any], bool]] = []
+
+    def read(self, texts: list[Text], regions: list[tuple[str, Region]]) -> None:
+        """Add the texts and regions."""
+        for n, result in enumerate(self.speaker.results):
+            with self.lost.object() if self._is_shape(result) else self.problems.record():
+                self._result(result, f"{self.where}: result {n}", f"{len(regions)}-{n}")
+        for key, text, name, more, placed in self.words:
+            if key in self.shapes:
+                self._describe(key, text, name)
+            elif placed:
+                self.problems.note("words of a region that is not there are left out", self.where)
+            else:
+                own = {k: more[k] for k in ("question", "score", "source") if k in more}
+                fields = {"source": self.speaker.source, "score": self.speaker.score, **own}
+                texts.append(Text(f"t{len(texts)}", text, DETAILS.get(name, "brief"), **fields))
+        taken = {region.id for _, region in regions}
+        for key, (place, region) in self.shapes.items():
+            if region.kind == "object":
+                region = replace(region, label=region.label or self.labels.get(key, ""))
+                if region.quad:  # a turned rectangle around a thing
+                    region = replace(region, polygons=(region.quad,), quad=())
+            elif self.labels.get(key):
+                self.problems.note("labels of words that were read are left out", place)
+            name = key if key not in taken else f"{key}-{len(regions)}"
+            taken.add(name)
+            regions.append((place, replace(region, id=name)))
+
+    def _is_shape(self, result: Any) -> bool:
+        return _kind(result) in SHAPES or _kind(result) in OTHER_SHAPES
+
+    def _result(self, result: Any, where: str, name: str) -> None:
+        kind = validation.word(validation.field(result, "type", where), f"{where}: type")
+        named = result.get("id") not in (None, "")
+        key = str(validation.ident(result["id"], f"{where}: id")) if named else name
+        where = f"{self.where}: result {validation.shown(result['id'])}" if named else where
+        if kind not in SHAPES and kind not in ("labels", "textarea"):
+            what = kind if kind.endswith("s") else f"{kind}s"
+            self.problems.note(f"{what} are left out: a Sample has no place for them", where)
+            if kind in OTHER_SHAPES:
+                self.lost.add()
+            return
+        value = validation.record(validation.field(result, "value", where), f"{where}: value")
+        more = _more(result, where) if self.speaker.ours else {}
+        if kind in SHAPES:
+            self._shape(kind, key, result, value, more, where)
+        elif kind == "labels":
+            self.labels[key] = self._label(value, kind, where)
         else:
-            raise ValueError(f"{place}: type {kind!r} is not read; expected one of {', '.join(SHAPES)}, textarea")
-    for key, region in by_id.items():
-        if key in words:
+            said = value.get("text")
+            parts = said if isinstance(said, list) else [said]
+            text = "\n".join(validation.word(part, f"{where}: text", empty=True) for part in parts)
+            name = str(result.get("from_name"))
+            self.words.append((key, text, name, more, "x" in value or "points" in value))
+
+    def _label(self, value: Mapping[str, Any], kind: str, where: str) -> str:
+        labels = validation.rows(value, kind, where, optional=True)
+        if len(labels) > 1:
+            self.problems.note("second labels of a region are left out", where)
+        return validation.word(labels[0], f"{where}: {kind}") if labels else ""
+
+    def _shape(
+        self, kind: str, key: str, result: Mapping[str, Any], value: Mapping[str, Any], more: dict[str, Any], where: str
+    ) -> None:
+        if self.frame.misfit:
+            self.lost.add()
+            return
+        if not all(self.frame.size_wh):
+            raise ValueError(f"{where}: has no 'original_width' and 'original_height', and the picture is not there")
+        label = self._label(value, kind, where)
+        shape = _region(SHAPES[kind], value, where, self.frame.size_wh)
+        score = validation.number(result["score"], where) if result.get("score") is not None else self.speaker.score
+        base = self.shapes.get(str(more.pop("part_of", "")))
+        if base is not None:  # a further part of an outline
+            outline = (*base[1].polygons, *shape.get("polygons", ()))
+            joined = replace(base[1], polygons=outline, box=geometry.polygon_box(*outline))
+            self.shapes[base[1].id] = (base[0], joined)
+            return
+        if label:
+            self.labelled.add(key)
+        own: dict[str, Any] = {k: more[k] for k in ("label_space", "description", "ignore", "source") if k in more}
+        fields: dict[str, Any] = {"label_space": SPACE, "source": self.speaker.source, "score": score, **own, **shape}
+        region = Region(key, "object", label=label, **fields)
+        validation.strings(region, where)
+        if key in self.shapes:
+            raise ValueError(f"{where}: duplicate id {validation.brief(key)}; another shape of this annotation has it")
+        self.shapes[key] = (where, region)
+
+    def _describe(self, key: str, text: str, name: str) -> None:
+        """Words on a shape: what is read there, or a remark on a thing that has a label of its own."""
+        place, region = self.shapes[key]
+        if key in self.labelled and name not in TRANSCRIPTIONS:
+            region = replace(region, description=region.description or text)
+        else:
+            if key in self.labelled:
+                self.problems.note("labels of words that were read are left out", place)
             outline = region.polygons[0] if region.polygons else ()
             quad = region.quad or (geometry.box_quad(region.box) if region.box and not outline else ())
             if len(outline) == 8 and len(region.polygons) == 1:  # four corners around words
                 region, quad = replace(region, polygons=()), outline
-            region = replace(region, kind="text", label=words[key], quad=quad)
-        elif region.quad:  # a turned rectangle around a thing
-            region = replace(region, polygons=(region.quad,), quad=())
-        taken = {other.id for other in regions}
-        regions.append(replace(region, id=key if key not in taken else f"{key}-{len(regions)}"))
-    return size
+            region = replace(region, kind="text", label=text, quad=quad)
+        self.shapes[key] = (place, region)
+
+
+def _local_name(url: str, where: str) -> str:
+    """The path that an address of Label Studio's means: /data/local-files/?d=a/b.jpg, /data/upload/3/b.jpg, s3://..."""
+    try:
+        parsed = urlparse(url)
+    except ValueError:
+        raise ValueError(f"{where}: data: image: {validation.brief(url)} is no address") from None
+    if parsed.query.startswith("d="):
+        return unquote(parsed.query[2:])
+    return unquote(parsed.path).lstrip("/") if parsed.scheme or url.startswith("/data/") else url
 
 
 def _more(result: Mapping, where: str) -> dict[str, Any]:
@@ -183,13 +305,14 @@ def _more(result: Mapping, where: str) -> dict[str, Any]:
 def _region(shape: str, value: Mapping, where: str, size_wh: tuple[int, int]) -> dict[str, Any]:
     width, height = size_wh
     if shape == "polygon":
-        points = [validation.numbers(p, f"{where}: points", 2) for p in validation.field(value, "points", where)]
+        points = [validation.numbers(p, f"{where}: points", 2) for p in validation.rows(value, "points", where)]
         if len(points) < 3:
             raise ValueError(f"{where}: points: expected at least 3, got {len(points)}")
         outline = tuple(v for x, y in points for v in (x * width / 100, y * height / 100))
         return {"box": geometry.polygon_box(outline), "polygons": (outline,)}
     x, y, w, h = (
-        validation.number(validation.field(value, key, where), where) for key in ("x", "y", "width", "height")
+        validation.number(validation.field(value, key, where), f"{where}: {key}")
+        for key in ("x", "y", "width", "height")
     )
     left, top, wide, high = x * width / 100, y * height / 100, w * width / 100, h * height / 100
     angle = validation.number(value.get("rotation") or 0, where)

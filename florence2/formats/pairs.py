@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2.formats import validation
+from florence2.formats.problems import ReadProblems
 from florence2.records import Grounding, Region, Sample, Source
 
 SOURCE = Source("import", "pairs")
@@ -22,29 +23,40 @@ def holds_pairs(data: Any) -> bool:
     return isinstance(data, Mapping) and isinstance(data.get("pairs"), list)
 
 
-def grounded(file: Path, data: Mapping[str, Any], samples: Mapping[str, Sample]) -> dict[str, Sample]:
+def grounded(
+    file: Path, data: Mapping[str, Any], samples: Mapping[str, Sample], problems: ReadProblems
+) -> dict[str, Sample]:
     """The samples, by id, that the file's pairs speak of, with their groundings."""
     out: dict[str, Sample] = {}
-    for n, pair in enumerate(data["pairs"]):
-        where = f"{file}: pairs[{n}]"
-        name = str(validation.field(pair, "image_id", where))
-        sample = out.get(name) or samples.get(name)
-        if sample is None:
-            raise ValueError(f"{where}: image_id {name} is not among the pictures beside the file")
-        caption = str(validation.field(pair, "caption_id", where))
-        text = next((t.text for t in sample.texts if t.id == caption), None)
-        start, end = (
-            validation.whole(v, f"{where}: span") for v in validation.numbers(pair.get("span"), f"{where}: span", 2)
-        )
-        phrase = str(validation.field(pair, "phrase", where))
-        if text is None or text[start:end] != phrase:
-            raise ValueError(f"{where}: span [{start}, {end}) of caption {caption} is not {phrase!r:.60}")
-        region = str(pair.get("segment_id", ""))
-        if region not in {r.id for r in sample.regions}:
-            region = f"pair{n}"
-            x1, y1, x2, y2 = validation.numbers(validation.field(pair, "bbox_xyxy", where), f"{where}: bbox_xyxy", 4)
-            new = Region(region, "object", (x1, y1, x2, y2), source=SOURCE)
-            sample = dataclasses.replace(sample, regions=(*sample.regions, new))
-        said = Grounding(f"g{n}", caption, phrase, ((start, end),), (region,), source=SOURCE)
-        out[name] = dataclasses.replace(sample, groundings=(*sample.groundings, said))
+    for n, (where, pair) in enumerate(validation.objects(data["pairs"], f"{file}: pairs", problems)):
+        with problems.record():
+            name = str(validation.ident(validation.field(pair, "image_id", where), f"{where}: image_id"))
+            sample = out.get(name) or samples.get(name)
+            if sample is None:
+                raise ValueError(f"{where}: image_id {name} is not among the pictures beside the file")
+            out[name] = _with_pair(sample, pair, where, n)
     return out
+
+
+def _with_pair(sample: Sample, pair: Mapping[str, Any], where: str, n: int) -> Sample:
+    caption = str(validation.ident(validation.field(pair, "caption_id", where), f"{where}: caption_id"))
+    text = next((t.text for t in sample.texts if t.id == caption), None)
+    span = validation.numbers(pair.get("span"), f"{where}: span", 2)
+    start, end = (validation.whole(v, f"{where}: span") for v in span)
+    phrase = validation.word(validation.field(pair, "phrase", where), f"{where}: phrase")
+    if text is None or text[start:end] != phrase:
+        raise ValueError(f"{where}: span [{start}, {end}) of caption {caption} is not {validation.brief(phrase)}")
+    region = str(validation.ident(pair.get("segment_id", ""), f"{where}: segment_id") if "segment_id" in pair else "")
+    regions = sample.regions
+    if region not in {r.id for r in regions}:
+        region = f"pair{n}"
+        box = validation.numbers(validation.field(pair, "bbox_xyxy", where), f"{where}: bbox_xyxy", 4)
+        x1, y1, x2, y2 = box
+        if x2 < x1 or y2 < y1:
+            raise ValueError(f"{where}: bbox_xyxy: expected left, top, right, bottom, got {validation.brief(box)}")
+        width, height = sample.image.size_wh
+        if width and height and (x1 > width or y1 > height or x2 < 0 or y2 < 0):
+            raise ValueError(f"{where}: bbox_xyxy: lies outside its picture of {width} x {height}")
+        regions = (*regions, Region(region, "object", (x1, y1, x2, y2), source=SOURCE))
+    grounding = Grounding(f"g{n}", caption, phrase, ((start, end),), (region,), source=SOURCE)
+    return dataclasses.replace(sample, regions=regions, groundings=(*sample.groundings, grounding))

@@ -1,138 +1,210 @@
 """YOLO: data.yaml naming classes and splits, labels/*.txt beside images/. Twin: reads and writes.
 
-A row is `class cx cy w h` in fractions of the picture, with a score after it, or `class x y x y ...`, an outline. The
-label space and splits of other names are held under `florence2` in data.yaml. Lost in writing: ignored regions, masks
-(outlines stay), texts, sources, descriptions, licences, any coverage but exhaustive.
+A row is `class cx cy w h` in fractions of the picture, with a score after it, or `class x y x y ...`, an outline; with
+`kpt_shape` in data.yaml it is a box and key points, which are left out. labels/ takes the place of the last images/ of
+a picture's path below the set, else a label file lies beside its picture. The label space and splits of other names are
+held under `florence2` in data.yaml. Lost in writing: ignored regions, masks (outlines stay), texts, sources,
+descriptions, licences, any coverage but exhaustive.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from florence2 import geometry
-from florence2.formats import validation
+from florence2.formats import documents, validation
+from florence2.formats.frames import Frame
+from florence2.formats.lookup import Lookup, check_name, pictures_in, place_of
+from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.formats.yolo_writer import OURS, write
 from florence2.records import Coverage, Region, Sample, Source
 
-__all__ = ["read", "write"]
+__all__ = ["is_yolo", "read", "write"]
 SOURCE = Source("import", "yolo")
 SPLITS = {"train": "train", "val": "test", "test": "test"}  # a key of data.yaml -> our split
+NAMES = ("data.yaml", "dataset.yaml", "data.yml")
 
 
-def read(path: str | Path, images: str | Path | None = None) -> Iterator[Sample]:
+def is_yolo(path: Path) -> bool:
+    """Whether a path is a set's .yaml, or a folder that holds one."""
+    return path.suffix in (".yaml", ".yml") or any((path / name).is_file() for name in NAMES)
+
+
+def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
     """The samples of a data.yaml (or of the folder that holds it); `split` is what its keys say."""
-    path = Path(path)
-    file = path / "data.yaml" if path.is_dir() else path
-    data = _load(file)
-    names = _names(file, data)
-    root = (file.parent / str(data.get("path") or "")).resolve() if data.get("path") else file.parent
-    root = root if root.is_dir() else file.parent  # `path` often names a folder of another machine
-    seen: dict[str, str] = {}
-    both = {"val", "test"} <= set(data) and data["val"] != data["test"]
-    ours: Mapping[str, Any] = data[OURS] if isinstance(data.get(OURS), Mapping) else {}
-    space = str(ours.get("label_space", file.parent.name))
-    for key, split in SPLITS.items():
-        for entry in _entries(data.get(key)):
-            for picture in _pictures(file, key, root, entry, Path(images) if images else None):
-                if str(picture) in seen:
-                    continue
-                seen[str(picture)] = key
-                try:
-                    part = "val" if both and key == "val" else split
-                    part = str((ours.get("splits") or {}).get(entry, part))
-                    sample = _sample(picture, root, names, space, part)
-                except ValueError as error:
-                    validation.refuse(error)
-                    continue
-                yield sample
+    path, problems = Path(path), problems or ReadProblems()
+    file = next((path / n for n in NAMES if (path / n).is_file()), path / NAMES[0]) if path.is_dir() else path
+    card = _Card.read(file)
+    found: dict[str, tuple[Path, str]] = {}
+    for key in SPLITS:
+        for entry in _entries(card.data.get(key), f"{file}: {key}"):
+            with problems.record():
+                part = card.split_of(key, entry)
+                for picture in _pictures(file, key, card.root, entry, Path(images) if images else None, problems):
+                    found.setdefault(os.path.abspath(picture), (picture, part))
+    lookup = Lookup(file.parent, [card.root], images)
+    labels = {place: _labels_of(picture, card.root, lookup) for place, (picture, _) in found.items()}
+    unlabelled = [found[place][0] for place, label in labels.items() if label is None]
+    if found and len(unlabelled) == len(found):
+        problems.refuse(
+            ValueError(
+                f"{file}: none of its {len(found)} pictures has a label file; for {unlabelled[0]} expected "
+                f"{_mirrored(unlabelled[0], card.root)} or one beside it (an empty one says that nothing is there)"
+            )
+        )
+    elif unlabelled:
+        for picture in unlabelled:
+            problems.note("has no label file, which says that nothing is on it", str(picture))
+    owners: dict[Path, Path] = {}
+    for place, (picture, part) in found.items():
+        with problems.record():
+            label = labels[place]
+            if label is not None and owners.setdefault(label, picture) != picture:
+                raise ValueError(f"{label}: belongs to {owners[label].name} and to {picture.name}; rename one of them")
+            yield _sample(picture, label, card, part, problems, claims=len(unlabelled) < len(found))
 
 
-def _load(file: Path) -> Mapping[str, Any]:
-    try:
-        data = yaml.safe_load(validation.read_text(file))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ValueError(f"{file}{line}: not YAML ({' '.join(str(error).split())[:100]})") from None
-    if not isinstance(data, Mapping) or not set(SPLITS) & set(data):
-        raise ValueError(f"{file}: expected 'names' and at least one of train, val, test")
-    return data
+@dataclass(frozen=True)
+class _Card:
+    """What data.yaml says."""
+
+    data: Mapping[str, Any]
+    root: Path
+    names: Mapping[int, str]
+    space: str
+    pose: bool
+    splits: Mapping[str, str]
+
+    @classmethod
+    def read(cls, file: Path) -> _Card:
+        data = documents.read_yaml(file)
+        if not isinstance(data, Mapping) or not set(SPLITS) & set(data):
+            raise ValueError(f"{file}: expected 'names' and at least one of train, val, test")
+        rows = validation.field(data, "names", str(file))
+        if isinstance(rows, list):
+            rows = dict(enumerate(rows))
+        if not isinstance(rows, Mapping):
+            raise ValueError(
+                f"{file}: names: expected a list or a map from number to name, got {validation.brief(rows)}"
+            )
+        names = {
+            validation.whole(number, f"{file}: names"): validation.word(
+                name, f"{file}: names: {validation.shown(number)}"
+            )
+            for number, name in rows.items()
+        }
+        ours = data.get(OURS)
+        ours = ours if isinstance(ours, Mapping) else {}
+        splits = ours.get("splits")
+        splits = splits if isinstance(splits, Mapping) else {}
+        space = validation.word(ours.get("label_space", file.absolute().parent.name), f"{file}: {OURS}", empty=True)
+        within = Path(os.path.abspath(file.absolute().parent.parent))
+        told = data.get("path")
+        root = place_of(told, file.parent, within) if isinstance(told, str) and told.strip() else None
+        root = root if root is not None and root.is_dir() else file.parent  # often a folder of another machine
+        return cls(data, root, names, space, "kpt_shape" in data, {str(k): str(v) for k, v in splits.items()})
+
+    def split_of(self, key: str, entry: str) -> str:
+        """The split of what a key names: what stands under `val` is what there is to test on, without a test part."""
+        both = {"val", "test"} <= set(self.data) and self.data["val"] != self.data["test"]
+        return self.splits.get(entry, "val" if both and key == "val" else SPLITS[key])
 
 
-def _names(file: Path, data: Mapping[str, Any]) -> dict[int, str]:
-    names = validation.field(data, "names", str(file))
-    rows = names.items() if isinstance(names, Mapping) else enumerate(names) if isinstance(names, list) else None
-    if rows is None:
-        raise ValueError(f"{file}: names: expected a list or a map from number to name, got {names!r:.60}")
-    return {validation.whole(number, f"{file}: names"): str(name) for number, name in rows}
+def _entries(value: Any, where: str) -> list[str]:
+    values = value if isinstance(value, list) else [value] if value else []
+    return [validation.word(entry, where) for entry in values]
 
 
-def _entries(value: Any) -> list[str]:
-    return [str(v) for v in value] if isinstance(value, list) else [str(value)] if value else []
-
-
-def _pictures(file: Path, key: str, root: Path, entry: str, images: Path | None) -> list[Path]:
-    place = images or root / entry
+def _pictures(file: Path, key: str, root: Path, entry: str, images: Path | None, problems: ReadProblems) -> list[Path]:
+    """The pictures that an entry names: a folder with all that lies below it, or a list."""
+    within = Path(os.path.abspath(file.absolute().parent.parent))
+    place = images or place_of(entry, root, within) or place_of(entry, file.parent, within)
+    if place is None or not place.exists():
+        shown = validation.brief(entry)
+        raise ValueError(f"{file}: {key}: {shown} is neither a folder nor a list of pictures below {root}")
     if place.is_dir():
-        return validation.pictures_in(place) or validation.pictures_in(place / "images")
-    if place.is_file():
-        return [root / line.strip() for line in validation.read_text(place).splitlines() if line.strip()]
-    stripped = root / Path(*[part for part in Path(entry).parts if part not in ("..", ".")])  # exports write ../train
-    if stripped.is_dir():
-        return validation.pictures_in(stripped)
-    raise ValueError(f"{file}: {key}: {entry!r} is neither a folder nor a list of pictures below {root}")
+        found = pictures_in(place, deep=True)
+        if not found:
+            raise ValueError(f"{file}: {key}: {place} holds no picture")
+        return found
+    lookup, out = Lookup(file.parent, [root, place.parent]), []
+    for n, line in enumerate(documents.read_text(place).splitlines(), 1):
+        if line.strip():
+            with problems.record():
+                check_name(line, f"{place}:{n}")
+                out.append(lookup.picture(line.strip(), f"{place}:{n}"))
+    return out
 
 
-def _labels_of(picture: Path) -> Path:
-    """labels/ in place of the last images/ of the path; else beside the picture."""
-    parts = list(picture.parts)
-    if "images" in parts[:-1]:
-        place = len(parts) - 2 - parts[:-1][::-1].index("images")
-        parts[place] = "labels"
-    return Path(*parts).with_suffix(".txt")
+def _mirrored(picture: Path, root: Path) -> Path:
+    """The label file's place with labels/ for the last images/ of the path below `root`."""
+    top, place = os.path.abspath(root), os.path.abspath(picture)
+    below = os.path.relpath(place, top) if place.startswith(top.rstrip(os.sep) + os.sep) else place.lstrip(os.sep)
+    parts = below.split(os.sep)
+    folders = [part.casefold() for part in parts[:-1]]
+    if "images" in folders:
+        last = len(folders) - 1 - folders[::-1].index("images")
+        parts[last] = {"Images": "Labels", "IMAGES": "LABELS"}.get(parts[last], "labels")
+    return Path(place[: len(place) - len(below)], *parts).with_suffix(".txt")
 
 
-def _sample(picture: Path, root: Path, names: Mapping[int, str], space: str, split: str) -> Sample:
-    name = os.path.relpath(picture, root)
-    image = validation.image_ref(name, picture)
-    labels = _labels_of(picture)
-    regions = []
-    if labels.is_file():
-        if not image.width:
-            raise ValueError(f"{picture}: its size is needed to read {labels}; put the picture in place")
-        for n, line in enumerate(validation.read_text(labels).splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                regions.append(_region(line.split(), f"{labels}:{n}", f"r{n - 1}", names, space, image.size_wh))
-            except ValueError as error:
-                validation.refuse(error)
-    coverage = {space: (Coverage("exhaustive", tuple(names.values())),)} if space else {}
-    return Sample(name, image, regions=tuple(regions), split=split, coverage=coverage)
+def _labels_of(picture: Path, root: Path, lookup: Lookup) -> Path | None:
+    """The label file of a picture, None where there is none."""
+    for guess in dict.fromkeys((_mirrored(picture, root), picture.with_suffix(".txt"))):
+        found = lookup.spelled(guess.parent, [guess.name])
+        if found is not None:
+            return found
+    return None
 
 
-def _region(
-    cells: list[str], where: str, name: str, names: Mapping[int, str], space: str, size_wh: tuple[int, int]
-) -> Region:
+def _sample(
+    picture: Path, labels: Path | None, card: _Card, split: str, problems: ReadProblems, claims: bool
+) -> Sample:
+    name = os.path.relpath(picture, card.root)
+    frame = Frame.of(picture, (0, 0), str(labels or picture))
+    lost, found = LostObjects(problems), []
+    lines = documents.read_text(labels).splitlines() if labels is not None else []
+    if any(line.strip() for line in lines) and not all(frame.size_wh):
+        raise ValueError(f"{picture}: its size is needed to read {labels}; put the picture in place")
+    for n, line in enumerate(lines, 1):
+        cells = line.split()
+        if not cells:
+            continue
+        where = f"{labels}:{n}"
+        with lost.object(card.names.get(int(cells[0]), "") if cells[0].isdecimal() and len(cells[0]) < 9 else ""):
+            found.append((where, _region(cells, where, f"r{n - 1}", card, frame.size_wh)))
+            if card.pose and len(cells) > 5:
+                problems.note("key points (pose, kpt_shape) are left out", where)
+    regions = frame.place(found, lost)
+    every = (Coverage("exhaustive", tuple(dict.fromkeys(card.names.values()))),)
+    coverage: dict[str, tuple[Coverage, ...]] = {card.space: every} if card.space and claims else {}
+    coverage = lost.withdraw(coverage, card.space, regions)
+    return Sample(name, frame.image(name), regions=regions, split=split, coverage=coverage)
+
+
+def _region(cells: list[str], where: str, name: str, card: _Card, size_wh: tuple[int, int]) -> Region:
     number = validation.whole(cells[0], f"{where}: class")
-    if number not in names:
-        raise ValueError(f"{where}: class {number} is not among the {len(names)} names of data.yaml")
+    if number not in card.names:
+        raise ValueError(f"{where}: class {number} is not among the {len(card.names)} names of data.yaml")
     values = validation.numbers(cells[1:], where)
     width, height = size_wh
-    if len(values) in (4, 5):
+    if len(values) in (4, 5) or (card.pose and len(values) > 5):
         cx, cy, w, h = values[0] * width, values[1] * height, values[2] * width, values[3] * height
         if w < 0 or h < 0:
             raise ValueError(f"{where}: expected a width and height of at least 0, got {values[2]} x {values[3]}")
+        if min(values[:2]) > 1 or max(values[2:4]) > 2:
+            raise ValueError(
+                f"{where}: expected fractions of the picture, got {validation.brief(list(values[:4]))}: pixels?"
+            )
         score = values[4] if len(values) == 5 else None
         box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
-        return Region(name, "object", box, names[number], space, score=score, source=SOURCE)
+        return Region(name, "object", box, card.names[number], card.space, score=score, source=SOURCE)
     if len(values) < 6 or len(values) % 2:
         raise ValueError(f"{where}: expected class and 4 numbers, a score after them, or x, y pairs; got {len(values)}")
     outline = tuple(v * (height if n % 2 else width) for n, v in enumerate(values))
     box = geometry.polygon_box(outline)
-    return Region(name, "object", box, names[number], space, polygons=(outline,), source=SOURCE)
+    return Region(name, "object", box, card.names[number], card.space, polygons=(outline,), source=SOURCE)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import PurePosixPath
 
+from florence2.formats.lookup import PICTURES, SYSTEM_FOLDERS
+
 # first bytes -> format
 MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -19,10 +21,6 @@ MAGIC = (
 BRANDS = {b"avif": "avif", b"avis": "avif", b"mif1": "heif", b"msf1": "heif"} | {
     b"hei" + c: "heic" for c in (b"c", b"x", b"m", b"s")
 }  # of an ISO media file -> format
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .jp2 .avif .heic .heif .hif .ppm .pgm .pbm .pnm "
-    ".tga .ico".split()
-)
 
 
 def format_of(head: bytes) -> str:
@@ -36,14 +34,7 @@ def format_of(head: bytes) -> str:
 
 def has_picture_suffix(name: str | os.PathLike[str]) -> bool:
     """Whether a name ends as a picture's."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-# where systems keep what was deleted, previews and older versions, beside folders whose name begins with a dot
-SYSTEM_FOLDERS = frozenset(
-    ("__macosx", "$recycle.bin", "recycler", "recycled", "#recycle", "@recycle", "@eadir", "#snapshot")
-    + ("system volume information", "lost+found", "@recently-snapshot")
-)
+    return os.path.splitext(name)[1].lower() in PICTURES
 
 
 def is_hidden_folder(name: str) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from florence2.formats import coco, labelstudio, ocr_datasets, voc
+from florence2.formats import coco, labelstudio, lookup, ocr_datasets, voc, yolo
+from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
 from florence2.sources import scenes, splits
 from florence2.store import Store, is_store
@@ -41,11 +42,14 @@ def open(
     format: str | None = None,
     limit: int | None = None,
     images: str | Path | None = None,
+    problems: ReadProblems | None = None,
 ) -> Iterator[Sample]:
     """The samples of anything: a data set in one of FORMATS, a store, or `scenes:COUNT`.
 
     `split` names a part (the set's own lists, else the rule of `split_of`); `images` says where the pictures are when
     they are not beside their annotations. The first `limit` samples are given. A wrong path or format raises at once.
+    The first bad record raises; `problems` may collect them instead. What has no place in a Sample is noted there, or
+    else told to the log when all is read.
     """
     format = format or format_of(path)
     if format not in FORMATS:
@@ -57,10 +61,18 @@ def open(
     else:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: does not exist; expected a data set in one of {', '.join(FORMATS)}")
-        samples = reader(format)(path, images)
+        samples = reader(format)(path, images, problems) if problems else _logged(reader(format), path, images)
     if split is not None and format != "scenes":
         samples = (sample for sample in samples if splits.in_split(sample, split))
     return islice(samples, limit)
+
+
+def _logged(read: Callable[..., Iterator[Sample]], path: str | Path, images: str | Path | None) -> Iterator[Sample]:
+    problems = ReadProblems()
+    try:
+        yield from read(path, images, problems)
+    finally:
+        problems.log_notes()
 
 
 def reader(format: str) -> Callable[..., Iterator[Sample]]:
@@ -91,7 +103,14 @@ def _folders(*names: str) -> Callable[[Path], bool]:
 
 
 def _any(path: Path, pattern: str) -> bool:
-    return path.is_dir() and any(path.glob(pattern))
+    return lookup.holds(path, pattern)
+
+
+def _has(path: Path, suffix: str, tells: Callable[[Path], bool] = lambda path: True) -> bool:
+    """Whether a path is a file of this suffix, or a folder that holds one, whose content tells so."""
+    if path.is_dir():
+        return any(map(tells, lookup.files_in(path, (suffix,))))
+    return path.suffix == suffix and tells(path)
 
 
 # in the order in which they are looked for
@@ -99,8 +118,8 @@ _MARKS: dict[str, Callable[[Path], bool]] = {
     "store": is_store,
     "flickr30k": _folders("Annotations", "Sentences"),
     "vizwiz": lambda path: any((path / "Annotations" / f"{part}.json").is_file() for part in ("train", "val", "test")),
-    "voc": lambda path: (path / "Annotations").is_dir() or (path.is_dir() and any(map(voc.is_voc, path.glob("*.xml")))),
-    "yolo": lambda path: (path / "data.yaml").is_file() or path.suffix in (".yaml", ".yml"),
+    "voc": voc.is_voc,
+    "yolo": yolo.is_yolo,
     "sroie": _folders("img", "box"),
     "icdar": _folders("img", "gt"),
     "docvqa": ocr_datasets.is_docvqa,
@@ -110,10 +129,7 @@ _MARKS: dict[str, Callable[[Path], bool]] = {
     "vqa": lambda path: _any(path, "*OpenEnded_mscoco_*_questions.json"),
     "textvqa": lambda path: path.name.startswith("TextVQA_") or _any(path, "TextVQA_*.json"),
     "textcaps": lambda path: path.name.startswith("TextCaps_") or _any(path, "TextCaps_*.json"),
-    "jsonl": lambda path: path.suffix == ".jsonl" or (path.is_dir() and any(path.glob("*.jsonl"))),
-    "coco": lambda path: coco.is_coco(path) or (path.is_dir() and any(map(coco.is_coco, path.glob("*.json")))),
-    "labelstudio": lambda path: (
-        labelstudio.is_labelstudio(path)
-        or (path.is_dir() and any(map(labelstudio.is_labelstudio, path.glob("*.json"))))
-    ),
+    "jsonl": lambda path: _has(path, ".jsonl"),
+    "coco": lambda path: _has(path, ".json", coco.is_coco),
+    "labelstudio": lambda path: _has(path, ".json", labelstudio.is_labelstudio),
 }

@@ -14,7 +14,7 @@ from florence2.codec.tasks import Task, prompt_text
 from florence2.codec.tokenizer import Tokenizer
 from florence2.codec.truths import box_of
 from florence2.drawing.picture import draw
-from florence2.formats import validation
+from florence2.formats.problems import ReadProblems
 from florence2.pixels import BadImage, read_size, resize
 from florence2.records import Ask, Sample
 from florence2.sources import files
@@ -54,23 +54,23 @@ class Preview:
 
 
 def problems(
-    samples: Iterator[Sample], tasks: Sequence[Task], tokenizer: Tokenizer, max_target: int
+    samples: Iterator[Sample], tasks: Sequence[Task], tokenizer: Tokenizer, max_target: int, unread: ReadProblems
 ) -> Iterator[Problem]:
-    """What would be refused or left out in training: records that its reader refuses, then what is wrong by sample."""
-    refused: list[str] = []
+    """What would be refused or left out in training: records that the reader of `samples` refuses, which it collects in
+    `unread`, then what is wrong by sample."""
+    told = 0
     going = True
     while going:
         sample = None
         try:
-            with validation.collecting(refused):
-                sample = next(samples)
+            sample = next(samples)
         except StopIteration:
             going = False
         except ValueError as error:  # nothing after it can be read
-            refused.append(str(error))
+            unread.refused.append(str(error))
             going = False
-        yield from (Problem("", "", "unreadable", line) for line in refused)
-        refused.clear()
+        yield from (Problem("", "", "unreadable", line) for line in unread.refused[told:])
+        told = len(unread.refused)
         if sample is None:
             continue
         name = sample.image.member or sample.image.uri or sample.image.id

@@ -197,7 +197,7 @@ def annotation(**changes):
         ({"annotations": coco_data()["annotations"] * 2}, r"annotations\[1\]: duplicate id 9"),
         ({"annotations": [{"id": 1, "category_id": 3}]}, "annotation 1: has no 'image_id'"),
         ({"annotations": [{"id": 1, "image_id": 1, "bbox": [0, 0, 1, 1]}]}, "annotation 1: has no 'category_id'"),
-        ({"images": {}}, "expected lists"),
+        ({"images": {}}, "images: expected a list"),
     ],
 )
 def test_a_bad_coco_record_is_named(tmp_path, changes, message):

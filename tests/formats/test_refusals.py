@@ -9,7 +9,7 @@ import pytest
 from florence2 import pixels, sources
 from florence2.cli import main
 from florence2.engine.commands import import_labels
-from florence2.formats import validation
+from florence2.formats.problems import ReadProblems
 
 PNG = pixels.encode(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
 
@@ -47,7 +47,7 @@ def jsonl(root):
     good = {"id": "a", "image": "a.png", "regions": [{"id": "r", "box": [1, 2, 3, 4], "label": "cat"}]}
     rows = [good, {**good, "id": "b", "regions": [{"box": [1, 2]}]}, {**good, "id": "a"}, {**good, "id": "c"}]
     (root / "x.jsonl").write_text("\n".join([*map(json.dumps, rows[:2]), "{", *map(json.dumps, rows[2:])]))
-    return 2, 2, ["x.jsonl:2", "x.jsonl:3", "x.jsonl:4"]
+    return 3, 2, ["x.jsonl:2", "x.jsonl:3", "x.jsonl:4"]
 
 
 def voc(root):
@@ -76,9 +76,9 @@ def labelstudio(root):
     value = {"x": 1, "y": 2, "width": 3, "height": 4, "rectanglelabels": ["cat"]}
     result = {"id": "r", "type": "rectanglelabels", "original_width": 64, "original_height": 48, "value": value}
     tasks = [{"id": n, "data": {"image": "a.png"}, "annotations": [{"result": [result]}]} for n in range(4)]
-    tasks[1]["data"], tasks[2]["annotations"] = {}, [{"result": [{**result, "type": "brushlabels"}]}]
+    tasks[1]["data"], tasks[2]["annotations"] = {}, [{"result": [{**result, "value": None}]}]
     (root / "tasks.json").write_text(json.dumps(tasks))
-    return 2, 2, ["task 1", "task 2"]
+    return 3, 2, ["task 1", "task 2"]
 
 
 def openimages(root):
@@ -103,9 +103,9 @@ def test_every_bad_record_is_named_and_the_good_ones_come(tmp_path, make, capsys
     samples, regions, places = make(root)
     with pytest.raises(ValueError):
         list(sources.open(root))
-    refused = []
-    with validation.collecting(refused):
-        found = list(sources.open(root))
+    problems = ReadProblems(skip=True)
+    found = list(sources.open(root, problems=problems))
+    refused = problems.refused
     assert (len(found), sum(len(s.regions) for s in found)) == (samples, regions)
     assert len(refused) == len(places) and all(place in line for place, line in zip(places, refused))
     assert main(["data", "check", str(root), "--task", "OD", "--json"]) == 1
@@ -114,6 +114,7 @@ def test_every_bad_record_is_named_and_the_good_ones_come(tmp_path, make, capsys
     said = []
     store = import_labels(root, tmp_path / "s", workers=0, skip_bad=True, on_message=said.append)
     assert store.counts()["annotations"]["total"] == regions and f"{len(places)} records cannot be read" in said[0]
+    assert said[1 : 1 + len(places)] == [f"left out: {line}" for line in refused]
     with pytest.raises(ValueError):
         import_labels(root, tmp_path / "t", workers=0)
 

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +22,7 @@ from florence2.engine.ingest import ingestion
 from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.session import Session
-from florence2.formats import validation
+from florence2.formats.problems import ReadProblems
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
 from florence2.sources import files
 from florence2.store import import_metadata, layout, schema
@@ -53,19 +52,19 @@ class LabelledDataset:
         format: str | None,
         split: str | None,
         images: str | Path | None,
-        refused: list[str] | None = None,
+        problems: ReadProblems | None = None,
     ) -> LabelledDataset:
-        """Read a data set; where a list `refused` is given, records that cannot be read are told there."""
+        """Read a data set; `problems` may collect the records that cannot be read."""
+        problems = problems or ReadProblems()
         format = format or sources.format_of(src)
         if format in ("store", "scenes"):
             raise ValueError(f"{src}: is a {format}, not a data set in a foreign format; annotate takes it as it is")
-        with nullcontext() if refused is None else validation.collecting(refused):
-            samples = list(sources.open(src, split, format, images=images))
+        samples = list(sources.open(src, split, format, images=images, problems=problems))
         if not samples:
             raise ValueError(f"{src}: holds no sample; expected labelled pictures in the format {format}")
         origin = {"source": os.path.abspath(src), "format": format, "split": split or ""}
         origin["images"] = os.path.abspath(images) if images else ""
-        origin |= {} if refused is None else {"skip_bad": "yes"}
+        origin |= {"skip_bad": "yes"} if problems.skip else {}
         root = _root(samples, Path(src))
         categories = originals.categories_of(src, format)
         listing = ingestion.references(samples, root)

@@ -22,6 +22,7 @@ from florence2.engine.planning.dependencies import Step, names_of
 from florence2.engine.planning.superseding import ReplacedRuns, supersede_units
 from florence2.engine.selectors import selector_from_json
 from florence2.engine.session import REOPEN, Session, inputs_of
+from florence2.formats.problems import ReadProblems
 from florence2.store import Store, compaction, layout
 from florence2.store.snapshots import Operator, Snapshot
 from florence2.store.verification import Damage
@@ -149,8 +150,8 @@ def _import_again(session: Session, operator: Operator, facts: dict[str, Any]) -
 def _given(origin: Mapping[str, str]) -> LabelledDataset:
     try:
         split, images = origin.get("split"), origin.get("images")
-        refused: list[str] | None = [] if origin.get("skip_bad") else None
-        return LabelledDataset.open(origin["source"], origin["format"], split or None, images or None, refused)
+        problems = ReadProblems(skip=bool(origin.get("skip_bad")))
+        return LabelledDataset.open(origin["source"], origin["format"], split or None, images or None, problems)
     except (ValueError, OSError) as error:
         raise Unrepairable(f"import: the data set {origin['source']} does not open as it did ({error})") from None
 

@@ -1,0 +1,121 @@
+"""Label files opened: text, JSON, XML and YAML, each refused in one line where it is damaged. Knows no labels."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import yaml
+
+_DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
+_WHOLE = "check that the file is whole"
+MAX_DEPTH = 200  # levels of a file's nesting; label files have ten
+
+
+def read_bytes(path: Path) -> bytes:
+    """A label file's bytes; a pipe or a device is none."""
+    try:
+        if not os.path.isfile(path):
+            raise ValueError(f"{path}: is no file; expected a label file")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+
+
+def read_text(path: Path) -> str:
+    """The file's text in UTF-8, a byte order mark dropped."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+
+
+def read_json(path: Path) -> Any:
+    """The file's content; ValueError names the file and the line."""
+    return parse_json(read_text(path), str(path), lines=True)
+
+
+def parse_json(text: str, where: str, lines: bool = False) -> Any:
+    """What a JSON text holds; with `lines` a refusal names the line."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f":{error.lineno}" if lines else ""
+        raise ValueError(f"{where}{line}: not JSON ({error.msg}); {_WHOLE}") from None
+    except RecursionError:
+        raise ValueError(f"{where}: is nested too deeply to be labels") from None
+    except ValueError:  # int()'s own limit
+        raise ValueError(f"{where}: holds a number of thousands of digits") from None
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root of an XML file, namespaces dropped from its tags; any encoding that Python knows is read."""
+    data = read_bytes(path)
+    if b"<!ENTITY" in data:
+        raise ValueError(f"{path}: defines entities of its own, which are not read; write its text out")
+    declared = _DECLARED.match(data)
+    try:
+        if declared and declared[1].lower() not in (b"utf-8", b"utf8"):
+            text = data.decode(declared[1].decode("ascii"))
+            data = text[text.index("?>") + 2 :].encode("utf-8", "xmlcharrefreplace")
+        root = ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path}:{error.position[0]}: not XML ({error}); {_WHOLE}") from None
+    except (LookupError, UnicodeError):
+        name = declared[1].decode("ascii", "replace") if declared else "its encoding"
+        raise ValueError(f"{path}: is not text in {name}; save the file as UTF-8") from None
+    for node in root.iter():
+        if isinstance(node.tag, str) and "}" in node.tag:
+            node.tag = node.tag.rpartition("}")[2]
+    return root
+
+
+def read_yaml(path: Path, words: Callable[[tuple[str, ...]], bool] | None = None) -> Any:
+    """A YAML file's content. Where `words` holds for a place (its keys from the top) everything is text as written.
+
+    Without `words` all scalars are text: to YAML no, 007 and null are a truth value, a number and nothing, to whoever
+    writes them as labels they are words.
+    """
+    return parse_yaml(read_text(path), path, words)
+
+
+def parse_yaml(text: str, path: Path | str, words: Callable[[tuple[str, ...]], bool] | None = None) -> Any:
+    """What a YAML text holds; aliases may repeat a part, but not so that the whole grows beyond the file's own size."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        budget = [10 * len(text) + 1000]
+        return None if node is None else _built(node, (), words or (lambda keys: True), budget, yaml.SafeLoader(""))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ValueError(f"{path}{line}: not YAML ({' '.join(str(error).split())[:100]})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deeply to be labels") from None
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:100]})") from None
+
+
+def _built(
+    node: yaml.Node, keys: tuple[str, ...], words: Callable[[tuple[str, ...]], bool], budget: list[int], loader: Any
+) -> Any:
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise ValueError("its aliases repeat more than the file holds")
+    if len(keys) > MAX_DEPTH:
+        raise ValueError("is nested too deeply")
+    if isinstance(node, yaml.ScalarNode):
+        return node.value if words(keys) else loader.construct_object(node)
+    if isinstance(node, yaml.SequenceNode):
+        return [_built(value, (*keys, "-"), words, budget, loader) for value in node.value]
+    out: dict[Any, Any] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ValueError(f"line {key.start_mark.line + 1}: a key that is no text")
+        name = key.value if words((*keys, "*")) else loader.construct_object(key)
+        out[name] = _built(value, (*keys, str(key.value)), words, budget, loader)
+    return out

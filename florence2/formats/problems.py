@@ -1,0 +1,105 @@
+"""What a reader cannot take: refused at once, or noted and left out where it is asked to go on. Knows no format.
+
+Two kinds: a refusal is something wrong with a record (`refuse`), a note something that has no place in a Sample, such
+as a key point (`note`). Where an object was lost, its picture no longer claims that all of its label are listed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from florence2.records import Coverage, Region
+
+SHOWN = 20  # refused records that a summary names
+LOG = logging.getLogger(__name__)
+
+
+class ReadProblems:
+    """One reading's problems. Without `skip` the first refusal is raised."""
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
+        self.refused: list[str] = []
+        self._notes: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def refuse(self, error: ValueError) -> None:
+        """A bad record: raised, or noted where the reader goes on."""
+        if not self.skip:
+            raise error
+        self.refused.append(str(error))
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """What is refused within ends this record alone."""
+        try:
+            yield
+        except ValueError as error:
+            self.refuse(error)
+
+    def note(self, what: str, where: str) -> None:
+        """Count what is good but has no place in a Sample; `what` is a sentence about its kind."""
+        self._notes[what] += 1
+        self._first.setdefault(what, where)
+
+    def notes(self) -> list[str]:
+        """One line for each kind."""
+        return [f"{self._first[what]}: {what} ({count} in all)" for what, count in self._notes.items()]
+
+    def summary(self) -> list[str]:
+        """What was left out, for the screen: how many records, the first of them by name, and the notes."""
+        count = len(self.refused)
+        lines = [f"{count} record{'s' if count > 1 else ''} cannot be read and are left out"] if count else []
+        lines += [f"left out: {line}" for line in self.refused[:SHOWN]]
+        lines += [f"and {count - SHOWN} more; florence2 data check names them all"] if count > SHOWN else []
+        return [*lines, *self.notes()]
+
+    def log_notes(self) -> None:
+        """Tell the notes to whoever listens to this package's log (a command: the screen)."""
+        for line in self.notes():
+            LOG.warning("%s", line)
+
+
+class LostObjects:
+    """The labels of one picture's objects that could not be read; "" for one whose label is not known."""
+
+    def __init__(self, problems: ReadProblems) -> None:
+        self.problems = problems
+        self.labels: list[str] = []
+
+    def add(self, label: str = "") -> None:
+        """Note one that was left out."""
+        self.labels.append(label)
+
+    @contextmanager
+    def object(self, label: str = "") -> Iterator[None]:
+        """What is refused within loses one object of this label."""
+        try:
+            yield
+        except ValueError as error:
+            self.problems.refuse(error)
+            self.add(label)
+
+    def withdraw(
+        self, coverage: Mapping[str, Sequence[Coverage]], space: str, kept: Sequence[Region]
+    ) -> dict[str, tuple[Coverage, ...]]:
+        """The coverage without the claim that all objects of the lost labels are listed.
+
+        Where the whole space was claimed, or a lost label is not known, what remains is said of the kept labels alone.
+        """
+        out = {name: tuple(states) for name, states in coverage.items()}
+        if not self.labels or space not in out:
+            return out
+        if "" in self.labels or space == "text":
+            others = tuple(state for state in out[space] if state.state == "negatives")
+            return {**out, space: (Coverage("partial"), *others)}
+        lost = tuple(dict.fromkeys(self.labels))
+        seen = tuple(dict.fromkeys(region.label for region in kept if region.label_space == space))
+        states: dict[str, list[str]] = {"exhaustive": [], "partial": list(lost), "negatives": []}
+        for state in out[space]:
+            states[state.state] += [label for label in state.labels or seen if label not in lost]
+        known = (Coverage(state, tuple(dict.fromkeys(labels))) for state, labels in states.items() if labels)
+        return {**out, space: tuple(known)}
