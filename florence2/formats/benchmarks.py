@@ -47,7 +47,7 @@ def read_karpathy(
             sentences = validation.rows(row, "sentences", where)
             for i, (place, sentence) in enumerate(validation.objects(sentences, f"{where}: sentences", problems)):
                 with problems.record():
-                    words = validation.word(validation.field(sentence, "raw", place), f"{place}: raw").strip()
+                    words = validation.sentence(validation.field(sentence, "raw", place), f"{place}: raw")
                     number = str(validation.ident(sentence.get("sentid", f"{key}.{i}"), f"{place}: sentid"))
                     texts.append(Text(number, words, source=source))
             part = validation.word(row.get("filepath") or "", f"{where}: filepath", empty=True)
@@ -316,7 +316,7 @@ class _Pages:
         texts = self._texts(row, where)
         for caption in captions:
             with self.problems.record():
-                words = validation.word(caption, f"{where}: caption_str").strip()
+                words = validation.sentence(caption, f"{where}: caption_str")
                 texts.append(Text(f"{row['image_id']}.{len(texts)}", words, source=self.source))
 
     def split(self, row: Mapping[str, Any], file: Path, where: str) -> None:

@@ -175,7 +175,7 @@ class _File:
             name = str(annotation.get("id", f"a{n}"))
             if "caption" in annotation:
                 with self.problems.record():
-                    words = validation.word(annotation["caption"], f"{where}: caption").strip()
+                    words = validation.sentence(annotation["caption"], f"{where}: caption")
                     texts.append(Text(name, words, source=_source(annotation)))
                 continue
             with lost.object(self._label(annotation)):

@@ -11,7 +11,7 @@ from florence2.formats.problems import ReadProblems
 from florence2.records import Box, brief
 
 __all__ = [
-    "box_from_xywh", "brief", "field", "ident", "number", "numbers", "objects", "once", "record", "rows", "shown",
+    "box_from_xywh", "brief", "field", "ident", "number", "numbers", "objects", "once", "record", "rows", "sentence", "shown",
     "strings", "whole", "word",
 ]  # fmt: skip
 
@@ -95,12 +95,20 @@ def word(value: Any, where: str, empty: bool = False) -> str:
         text = str(value)
     else:
         raise ValueError(f"{where}: expected text, got {brief(value)}")
-    if not text.strip() and not empty:
+    if not text and not empty:
         raise ValueError(f"{where}: expected text, got an empty one")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{where}: holds half a character (a lone surrogate) in {brief(text)}") from None
+    return text
+
+
+def sentence(value: Any, where: str) -> str:
+    """Text without white space around it, more than nothing."""
+    text = word(value, where).strip()
+    if not text:
+        raise ValueError(f"{where}: expected text, got white space")
     return text
 
 
