@@ -11,7 +11,8 @@ from florence2.formats.problems import ReadProblems
 from florence2.records import Box, brief
 
 __all__ = [
-    "box_from_xywh", "brief", "field", "ident", "number", "numbers", "objects", "once", "record", "rows", "sentence", "shown",
+    "box_from_xywh", "brief", "field", "ident", "number", "numbers", "objects", "once", "record", "rows",
+    "sentence", "shown",
     "strings", "whole", "word",
 ]  # fmt: skip
 
