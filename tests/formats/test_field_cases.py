@@ -8,6 +8,8 @@ import pytest
 
 from florence2 import sources
 from florence2.engine.commands import import_labels
+from florence2.engine.curation.merging import settings
+from florence2.engine.specialists.cards import read_yaml
 from florence2.formats.lookup import Lookup
 from florence2.formats.problems import ReadProblems
 from tests.formats import label_sets
@@ -503,3 +505,23 @@ def test_percents_are_of_the_picture_as_it_is(tmp_path):
     picture(root / "images/a.jpg", (80, 60))
     (sample,), _, _ = read(root)
     assert boxes(sample) == {"cat": (5, 10, 25, 45)} and sample.image.size_wh == (80, 60)
+
+
+def test_labels_of_cards_and_synonyms_are_words_too(tmp_path):
+    words = "[no, yes, 007, 12:30, null, 1e3]"
+    card = write(tmp_path / "card.yaml", f"name: x\nscore: 0.5\nclasses: {words}\n")
+    data = read_yaml(card)
+    assert data["score"] == 0.5 and data["classes"] == ["no", "yes", "007", "12:30", "null", "1e3"]
+    synonyms = write(tmp_path / "merge.yaml", f"iou: 0.4\ncontradicted: false\nsynonyms: [{words}]\n")
+    config = settings(synonyms)
+    assert config.synonyms == (("no", "yes", "007", "12:30", "null", "1e3"),)
+    assert config.iou == 0.4 and config.contradicted is False
+
+
+def test_aliases_that_repeat_a_part_without_end_are_refused(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    made(tmp_path, "yolo")
+    write(tmp_path / "data.yaml", "\n".join([*lines, "train: images", "names: *a11"]))
+    with pytest.raises(ValueError, match="data.yaml: not YAML .its aliases repeat more"):
+        list(sources.open(tmp_path))

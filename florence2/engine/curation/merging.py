@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from florence2.engine.curation.judging import dependents
 from florence2.engine.operator import OperatorInput, annotation_id, digest, run_id
 from florence2.engine.session import Session, inputs_of
+from florence2.formats import documents
 from florence2.geometry import as_boxes, iou
 from florence2.records import Decision, Region, Sample, Source, Text
 from florence2.store import schema
@@ -49,9 +49,10 @@ class MergeConfig:
 def settings(path: str | Path) -> MergeConfig:
     """The settings of a YAML file: Merging's fields, those left out at their defaults."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:100]})") from None
+    data = documents.parse_yaml(text, path, words=lambda keys: len(keys) > 1 and keys[0] == "synonyms") or {}
     known = {f.name: f for f in dataclasses.fields(MergeConfig)}
     unknown = [key for key in data if key not in known] if isinstance(data, dict) else [data]
     if unknown:

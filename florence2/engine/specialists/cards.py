@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from florence2.formats import documents
+from florence2.records import brief
 
 LETTERBOXES = ("top-left", "center", "none")
 CHANNELS = ("rgb", "bgr")
+LABELS = ("classes", "labels")  # whose lists and maps hold words: a class called no is no truth value
 KEYS = {
     "": ("name", "version", "model", "classes", "input", "output", "score", "nms", "label_space"),
     "input": ("size", "channels", "scale", "mean", "std", "letterbox", "pad", "name"),
@@ -98,13 +100,14 @@ def read_card(path: str | Path) -> Card:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A card's keys and values, unchecked."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; a card is a YAML that describes a specialist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from None
+    data = documents.parse_yaml(text, path, words=lambda keys: len(keys) > 1 and keys[0] in LABELS)
     if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected keys and values, got {data!r:.60}")
+        raise ValueError(f"{path}: expected keys and values, got {brief(data)}")
     return data
 
 
@@ -127,7 +130,7 @@ def _classes(path: Path, value: Any) -> tuple[str, ...]:
             )
         value = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     if isinstance(value, Mapping):  # {0: person, 1: bicycle}, as YOLO's data.yaml has it
-        value = [value[key] for key in sorted(value)]
+        value = [value[key] for key in sorted(value, key=lambda key: (len(key), key) if key.isdecimal() else (99, key))]
     if not isinstance(value, list) or not value:
         raise ValueError(f"{path}: classes: expected a list of names or a file, got {value!r:.60}")
     return tuple(str(name) for name in value)
