@@ -56,29 +56,33 @@ def evaluate(
     images: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     device: str | None = None,
+    tasks: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     """The scores of a model, a specialist or a callable on a data set, kept in the folder `out`: the command's twin.
 
     `model` is a name (what `load` takes, or a specialist's: rapidocr, card.yaml), a loaded model, or a callable from a
     list of (Sample, Ask) to as many Parsed or Failure. `protocol` names a benchmark, which says the task and how to
-    decode. The other options are those of `florence2.evaluation.evaluate`.
+    decode; `tasks` a checkpoint in whose table the task stands, where that is not the model's own. The other options
+    are those of `florence2.evaluation.evaluate`.
     """
     from florence2.engine.specialists.specialist_predictor import open_as_predictor
     from florence2.evaluation import evaluate, protocols
-    from florence2.predictor import load
+    from florence2.predictor import checkpoints, load
 
     if task is None and protocol is None:
         raise ValueError("task: expected a task's name, such as OD, or protocol=; got neither")
     if not out:
         raise ValueError("out: expected the folder that keeps answers and scores, got nothing")
     arguments = protocols.arguments(protocol, data, task, split, format, images, limit)
+    if isinstance(tasks, (str, os.PathLike)):
+        tasks = checkpoints.find(tasks).tasks()
     if isinstance(model, (str, os.PathLike)):
         options.setdefault("model_name", os.fspath(model))
-        model = open_as_predictor(os.fspath(model), device) or load(model, device=device)
+        model = open_as_predictor(os.fspath(model), device, tasks) or load(model, device=device)
     elif model is None and options.get("predictions"):
         options.setdefault("model_name", os.fspath(options["predictions"]))
-    return evaluate(model, out=out, **arguments, **options)
+    return evaluate(model, out=out, tasks=tasks, **arguments, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -29,14 +29,13 @@ def main(argv: Sequence[str]) -> int:
         parser.error("show: expected --task T, such as --task OD")
 
     from florence2 import sources
-    from florence2.codec.tasks import QUESTIONS, TASKS, task_of
-    from florence2.codec.tokenizer import Tokenizer
+    from florence2.codec.tasks import task_of
     from florence2.formats.problems import ReadProblems
-    from florence2.predictor.checkpoints import find_folder
+    from florence2.predictor import checkpoints
 
-    folder = find_folder(args.model)
-    tokenizer = Tokenizer.load(folder)
-    tasks = [task_of(args.task)] if args.task else [*TASKS.values(), *QUESTIONS.values()]
+    found = checkpoints.find(args.model)
+    folder, tokenizer, table = found.base, found.tokenizer(), found.tasks()
+    tasks = [task_of(args.task, table)] if args.task else list(table.values())
     unread = ReadProblems(skip=True) if args.action == "check" else None
     samples = sources.open(args.path, args.split, args.format, args.limit, args.images, unread)
     if unread is not None:

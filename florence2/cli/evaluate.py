@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--resamples", type=int, metavar="N", help="bootstrap resamples (default: 500, fewer of many asks)"
     )
+    out.add_argument("--tasks", metavar="CKPT", help="the checkpoint whose own table has the task (default: that of M)")
     out.add_argument("--no-grey", action="store_true", help="leave out the control on a grey picture")
     out.add_argument("--json", action="store_true", help="print the scores as one JSON object")
     return out
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"florence2 evaluate: expected {', '.join(missing)}; see florence2 evaluate --help", file=sys.stderr)
         return 2
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    same = ("data", "task", "out", "protocol", "split", "format", "images", "limit", "device", "batch_size")
+    same = ("data", "task", "out", "protocol", "split", "format", "images", "limit", "device", "batch_size", "tasks")
     with ProgressBars() as bars:
         scores = evaluate(
             args.model,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from florence2.codec.tasks import QUESTIONS, REGISTERED, TASKS, Task
+from florence2.codec.tasks import Task
 from florence2.codec.truths import box_of, quad_of
 from florence2.records import Ask, Parsed, Region, Sample
 
@@ -36,15 +36,6 @@ def ask_key(ask: Ask) -> tuple:
     """An ask without its local names; task without brackets, places to a thousandth of a pixel."""
     region = tuple(round(v, 3) for v in ask.region)
     return ask.task.strip("<>"), ask.text, tuple(ask.labels), region, ask.prompt
-
-
-def task_named(name: str) -> Task:
-    """The row of a task from its name, with or without brackets."""
-    rows = {row.name: row for row in (*TASKS.values(), *QUESTIONS.values(), *REGISTERED.values())}
-    row = rows.get(name.strip("<>"))
-    if row is None:
-        raise ValueError(f"task {name!r}: expected one of {', '.join(rows)}")
-    return row
 
 
 def eval_items_of(samples: Iterable[Sample], task: Task) -> list[EvalItem]:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from florence2 import sources
+from florence2.codec.tasks import Task, task_of
 from florence2.evaluation import predictions as files
 from florence2.evaluation.comparison import pictures_key
 from florence2.evaluation.diagnostics import diagnostics, unknown_labels
-from florence2.evaluation.eval_items import EvalItem, ask_key, eval_items_of, task_named
+from florence2.evaluation.eval_items import EvalItem, ask_key, eval_items_of
 from florence2.evaluation.metric_specs import metric_spec_of
 from florence2.evaluation.score import POLICY, Scored, bootstrap, finite, score
 from florence2.records import Ask, Failure, Parsed, Result, Sample
@@ -47,6 +48,7 @@ def evaluate(
     seed: int = 0,
     decoding: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tasks: Mapping[str, Task] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """The scores of `model` on `data`, written to OUT/scores.json beside OUT/predictions.jsonl.
@@ -54,9 +56,10 @@ def evaluate(
     `model` is what `florence2.load` returns, or a callable from a list of (Sample, Ask) to as many Parsed or Failure.
     The same call again goes on where it stopped. With `predictions`, that file is scored and no model is asked. The
     blank-image baseline (the same asks about a grey picture: what the picture adds) goes to
-    OUT/predictions_grey.jsonl. `decoding` goes to the model's `predict`; `facts` are kept in scores.json as it is.
+    OUT/predictions_grey.jsonl. `decoding` goes to the model's `predict`; `task` is looked up in `tasks`,
+    else in the model's own table; `facts` are kept in scores.json as it is.
     """
-    row = task_named(task)
+    row = task_of(task, getattr(model, "tasks", None) if tasks is None else tasks)
     folder = Path(out)
     everything = _samples(data, format, images, limit if split is None else None)
     samples = [s for s in everything if split is None or sources.in_split(s, split)][:limit]

@@ -85,7 +85,9 @@ def pairs(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer) -> Iterat
             size_wh = _size(sample)
             ids = encode(answer, task, tokenizer, size_wh, ask)
             whole = (tokenizer.bos, *ids, tokenizer.eos)
-            yield Preview(sample, prompt_text(ask, size_wh), tokenizer.decode(ids), whole, task, ask)
+            yield Preview(
+                sample, prompt_text(ask, size_wh, {task.token: task}), tokenizer.decode(ids), whole, task, ask
+            )
 
 
 def drawn(preview: Preview, size_wh: tuple[int, int]) -> np.ndarray:

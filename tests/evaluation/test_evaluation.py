@@ -9,10 +9,10 @@ import pytest
 
 import florence2
 from florence2 import pixels, scenes, sources
-from florence2.codec.tasks import QUESTIONS, TASKS
+from florence2.codec.tasks import QUESTIONS, TASKS, task_of
 from florence2.evaluation import compare, evaluate
 from florence2.evaluation import predictions as files
-from florence2.evaluation.eval_items import eval_items_of, task_named
+from florence2.evaluation.eval_items import eval_items_of
 from florence2.evaluation.metric_specs import ERRORS, metric_spec_of
 from florence2.evaluation.score import Scored, bootstrap, score, table
 from florence2.records import Ask, Failure, ImageRef, Parsed, Region, Sample, Text
@@ -28,7 +28,7 @@ def drawn():
 
 def truth_teller(samples, task, lie=lambda ask, parsed: parsed):
     """A callable that knows the truth, or a lie about it; of a grey picture it knows nothing."""
-    known = {q.key: q.truths[0] for q in eval_items_of(samples, task_named(task))}
+    known = {q.key: q.truths[0] for q in eval_items_of(samples, task_of(task))}
 
     def answer(pairs):
         from florence2.evaluation.eval_items import EvalItem
@@ -54,7 +54,7 @@ def test_every_task_is_perfect_with_the_truth_and_worst_with_nothing(name, drawn
     assert best["gain"][main]["works"]
     low, high = best["intervals"][main]
     assert low <= best["metrics"][main] + 1e-9 and best["metrics"][main] <= high + 1e-9
-    row = task_named(name)
+    row = task_of(name)
     nothing_found = Scored(metric_spec_of(row), eval_items_of(drawn, row), {})
     worst = score(nothing_found, {}, bootstrap(nothing_found, 5))
     nothing = 1.0 if main in ERRORS else 0.0
@@ -86,7 +86,7 @@ def test_labels_that_are_no_category_are_named(drawn, tmp_path, caplog):
         return dataclasses.replace(parsed, regions=tuple(dataclasses.replace(r, label="sofa") for r in parsed.regions))
 
     scores = evaluate(truth_teller(drawn, "OD", lie), drawn, "OD", tmp_path, resamples=5, grey=False)
-    count = sum(len(q.truths[0].regions) for q in eval_items_of(drawn, task_named("OD")))
+    count = sum(len(q.truths[0].regions) for q in eval_items_of(drawn, task_of("OD")))
     assert scores["unknown_labels"] == {"sofa": count} and scores["metrics"]["AP"] == 0
     assert f"{count} regions bear a label that is no category of the data: 'sofa' ({count})" in caplog.text
     assert f"{count} regions bear one of 1 labels that are no category" in table(scores)
@@ -219,7 +219,7 @@ def test_every_metric_spec_has_a_main_metric_and_every_task_a_spec():
     for row in (*TASKS.values(), *QUESTIONS.values()):
         assert metric_spec_of(row).main
     with pytest.raises(ValueError, match="task 'XX': expected one of"):
-        task_named("XX")
+        task_of("XX")
 
 
 def test_no_truth_is_refused(tmp_path, drawn):
@@ -282,7 +282,7 @@ def test_a_picture_is_looked_at_once_and_an_ask_that_cannot_be_taken_fails_alone
 
 
 def test_what_was_written_reads_back_the_same(drawn, tmp_path):
-    questions = eval_items_of(drawn, task_named("CAPTION_TO_PHRASE_GROUNDING"))
+    questions = eval_items_of(drawn, task_of("CAPTION_TO_PHRASE_GROUNDING"))
     with files.Predictions(tmp_path / "p.jsonl") as out:
         for question in questions:
             out.write(question, question.truths[0])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from florence2 import pixels, sources
+from florence2.codec.tasks import task_of
 from florence2.evaluation import evaluate
-from florence2.evaluation.eval_items import eval_items_of, task_named
+from florence2.evaluation.eval_items import eval_items_of
 from florence2.evaluation.protocols import COLUMNS, PROTOCOLS, arguments, listing, protocol_named
 from florence2.formats import benchmarks
 
@@ -154,7 +155,7 @@ def test_a_protocol_reads_its_layout_and_scores_a_perfect_model(tmp_path, name):
     chosen = arguments(name, str(data), None, None, None, None, None)
     samples = list(sources.open(data, split=chosen["split"]))
     assert len(samples) == 1 and samples[0].image.size_wh == (64, 48) and os.path.isfile(samples[0].image.uri)
-    truths = {q.key: q.truths[0] for q in eval_items_of(samples, task_named(row.task))}
+    truths = {q.key: q.truths[0] for q in eval_items_of(samples, task_of(row.task))}
 
     def perfect(pairs):
         return [truths[key] for key in truths][: len(pairs)]
@@ -195,7 +196,7 @@ def test_every_row_of_the_papers_tables_is_there():
     assert numbers["refcoco+-testB"] == [47.9, 49.9, 82.2, 83.6] and numbers["vqav2"] == [None, None, 79.7, 81.7]
     assert sum(bool(row.paper) for row in PROTOCOLS.values()) == 17
     for name, row in PROTOCOLS.items():
-        task_named(row.task)
+        task_of(row.task)
         assert name in listing() and row.reader in sources.FORMATS
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from florence2.codec.tasks import task_of
+from florence2.codec.tasks import Task, known_tasks, task_of
 from florence2.engine import specialists
 from florence2.engine.operator import Specialist, fingerprint
 from florence2.predictor.images import each_in_place, load_or_failure
@@ -20,19 +20,22 @@ CARDS = (".yaml", ".yml")
 REMEMBERED = 64  # pictures whose annotations are kept for their further asks
 
 
-def open_as_predictor(name: str, device: str | None = None) -> SpecialistPredictor | None:
+def open_as_predictor(
+    name: str, device: str | None = None, tasks: Mapping[str, Task] | None = None
+) -> SpecialistPredictor | None:
     """The specialist that a name means (rapidocr, student:M, card.yaml, file.py:Class), to be asked; else None."""
     head = name.partition(":")[0]
     if name in specialists.SPECIALISTS or head in specialists.WITH_ARGUMENT or name.endswith(CARDS) or ".py:" in name:
-        return SpecialistPredictor(specialists.open(name), device or "cpu")
+        return SpecialistPredictor(specialists.open(name), device or "cpu", tasks)
     return None
 
 
 class SpecialistPredictor:
-    """Asks a specialist; set up on first use."""
+    """Asks a specialist; set up on first use. `tasks`: else its own table (a student's), else the known tasks."""
 
-    def __init__(self, specialist: Specialist, device: str = "cpu"):
+    def __init__(self, specialist: Specialist, device: str = "cpu", tasks: Mapping[str, Task] | None = None):
         self.specialist, self.device = specialist, device
+        self.tasks = dict(tasks or getattr(specialist, "tasks", None) or known_tasks())
         self._ready = False
         self._annotated_by_key: OrderedDict[tuple[str, str], Sample | Failure] = OrderedDict()
 
@@ -45,7 +48,7 @@ class SpecialistPredictor:
         """One Parsed or Failure for each pair, in order."""
         new = {_key(sample): sample for sample, _ in pairs if _key(sample) not in self._annotated_by_key}
         self._annotated_by_key.update(zip(new, self.annotate(list(new.values()))))
-        results = [_answer(self._annotated_by_key[_key(sample)], ask) for sample, ask in pairs]
+        results = [self._answer(self._annotated_by_key[_key(sample)], ask) for sample, ask in pairs]
         while len(self._annotated_by_key) > REMEMBERED:
             self._annotated_by_key.popitem(last=False)
         return results
@@ -65,6 +68,16 @@ class SpecialistPredictor:
             out += map(_filled, batch, results)
         return out
 
+    def _answer(self, annotated: Sample | Failure, ask: Ask) -> Result:
+        """What the annotated sample holds for an ask; nothing where it holds nothing."""
+        if isinstance(annotated, Failure):
+            return annotated
+        asked = dataclasses.replace(ask, text_id="")
+        for own, answer in task_of(ask.task, self.tasks).truths(annotated):
+            if dataclasses.replace(own, text_id="", task=ask.task) == asked:
+                return answer
+        return Parsed()
+
 
 def _key(sample: Sample) -> tuple[str, str]:
     return sample.image.id or sample.id, sample.image.uri
@@ -80,14 +93,3 @@ def _filled(bare: Sample, result: Result) -> Sample | Failure:
         regions=tuple(r if r.id else dataclasses.replace(r, id=f"r{n}") for n, r in enumerate(result.regions)),
         groundings=tuple(g if g.id else dataclasses.replace(g, id=f"g{n}") for n, g in enumerate(result.groundings)),
     )
-
-
-def _answer(annotated: Sample | Failure, ask: Ask) -> Result:
-    """What the annotated sample holds for an ask; nothing where it holds nothing."""
-    if isinstance(annotated, Failure):
-        return annotated
-    asked = dataclasses.replace(ask, text_id="")
-    for own, answer in task_of(ask.task).truths(annotated):
-        if dataclasses.replace(own, text_id="", task=ask.task) == asked:
-            return answer
-    return Parsed()

@@ -38,8 +38,8 @@ class StudentSpecialist:
 
     def __init__(self, model: str, tasks: Sequence[str] = TASKS, batch_size: int = 16) -> None:
         self.model = model
-        self._tasks = _tasks_of(model)
-        rows = [task_of(name, self._tasks) for name in tasks]
+        self.tasks = _tasks_of(model)
+        rows = [task_of(name, self.tasks) for name in tasks]
         wrong = [row.token for row in rows if row.input_kind and row.token != GROUNDING]
         if wrong:
             raise ValueError(f"student: {wrong[0]} needs an input; expected tasks without one, or {GROUNDING}")
@@ -98,7 +98,7 @@ class StudentSpecialist:
         source = Source("model", self.spec.name, self.spec.version)
         for ask, answer in zip(asks, answers):
             if isinstance(answer, Parsed):
-                sample = task_of(ask.task, self._tasks).add(sample, ask, answer, source)
+                sample = task_of(ask.task, self.tasks).add(sample, ask, answer, source)
         return sample
 
     def close(self) -> None:
