@@ -7,7 +7,7 @@ https://github.com/cocodataset/cocoapi (common/maskApi.c).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,7 +25,8 @@ def as_boxes(boxes: object) -> np.ndarray:
 def area(boxes: object) -> np.ndarray:
     """(N,) areas; a box turned inside out has none."""
     b = as_boxes(boxes)
-    return np.maximum(b[:, 2] - b[:, 0], 0) * np.maximum(b[:, 3] - b[:, 1], 0)
+    areas: np.ndarray = np.maximum(b[:, 2] - b[:, 0], 0) * np.maximum(b[:, 3] - b[:, 1], 0)
+    return areas
 
 
 def intersection(a: object, b: object) -> np.ndarray:
@@ -33,20 +34,21 @@ def intersection(a: object, b: object) -> np.ndarray:
     a, b = as_boxes(a), as_boxes(b)
     wide = np.minimum(a[:, None, 2], b[None, :, 2]) - np.maximum(a[:, None, 0], b[None, :, 0])
     high = np.minimum(a[:, None, 3], b[None, :, 3]) - np.maximum(a[:, None, 1], b[None, :, 1])
-    return np.maximum(wide, 0) * np.maximum(high, 0)
+    shared: np.ndarray = np.maximum(wide, 0) * np.maximum(high, 0)
+    return shared
 
 
 def iou(a: object, b: object) -> np.ndarray:
     """(N, M) intersection over union in [0, 1]; 0 where both boxes are empty."""
     shared = intersection(a, b)
     union = area(a)[:, None] + area(b)[None, :] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
 
 
 def clip(boxes: object, size_wh: tuple[float, float]) -> np.ndarray:
     """(N, 4) boxes cut at the picture's edges."""
     w, h = size_wh
-    return np.clip(as_boxes(boxes), 0, np.array([w, h, w, h], dtype=np.float64))
+    return np.asarray(np.clip(as_boxes(boxes), 0, np.array([w, h, w, h], dtype=np.float64)))
 
 
 def nms(boxes: object, scores: object, threshold: float, labels: Sequence[object] | None = None) -> np.ndarray:
@@ -83,12 +85,12 @@ def _descending(scores: object) -> np.ndarray:
     return np.argsort(-np.asarray(scores, dtype=np.float64).reshape(-1), kind="stable")
 
 
-def _same_label(labels: Sequence[object] | None, count: int):
+def _same_label(labels: Sequence[object] | None, count: int) -> Callable[[int], np.ndarray]:
     if labels is None:
         return lambda i: np.ones(count, dtype=bool)
     numbers = {label: n for n, label in enumerate(dict.fromkeys(labels))}
     codes = np.array([numbers[label] for label in labels], dtype=np.int64)
-    return lambda i: codes == codes[i]
+    return lambda i: np.asarray(codes == codes[i])
 
 
 # ---- polygons
@@ -213,7 +215,7 @@ def _distance_to_segment(xy: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.nda
     along = b - a
     length2 = float(along @ along)
     t = np.clip((xy - a) @ along / length2, 0, 1) if length2 else np.zeros(len(xy))
-    return np.hypot(*(xy - a - t[:, None] * along).T)
+    return np.asarray(np.hypot(*(xy - a - t[:, None] * along).T))
 
 
 # ---- masks
@@ -335,7 +337,7 @@ def _polygon_switches(polygon: Sequence[float] | np.ndarray, h: int, w: int) -> 
     on_column = (np.floor(x) == x) & (x >= 0) & (x <= w - 1)
     places = x[on_column].astype(np.int64) * h + np.ceil(np.clip(y[on_column], 0, h)).astype(np.int64)
     unique, times = np.unique(places, return_counts=True)
-    return unique[times % 2 == 1]
+    return np.asarray(unique[times % 2 == 1])
 
 
 def _dense_outline(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,8 @@ from PIL import Image, UnidentifiedImageError
 
 from florence2 import picture_cost
 
-ImageLike = Union[str, os.PathLike[str], bytes, np.ndarray, Image.Image]  # an array is HWC uint8
+PilImage = Image.Image
+ImageLike = Union[str, os.PathLike[str], bytes, np.ndarray, PilImage]  # an array is HWC uint8
 MAX_PIXELS = 100_000_000
 # what Pillow may decode: no PostScript, nothing that runs a program or an external handler
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "HEIF")
@@ -108,7 +109,7 @@ def crop(array: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarra
     height, width = array.shape[:2]
     x1, y1 = (min(max(int(np.floor(v)), 0), side - 1) for v, side in zip(box[:2], (width, height)))
     x2, y2 = (min(max(int(np.ceil(v)), low + 1), side) for v, low, side in zip(box[2:], (x1, y1), (width, height)))
-    return array[y1:y2, x1:x2].copy()
+    return np.array(array[y1:y2, x1:x2])
 
 
 def encode(array: np.ndarray, format: str = "PNG", **options: Any) -> bytes:
@@ -395,7 +396,7 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
     """16-bit values divided by 257 and rounded; what is outside of 16 bits is cut."""
     if array.dtype != np.uint16:
         array = np.clip(array, 0, 65535).astype(np.uint16)
-    return _DIVIDED[array]
+    return np.asarray(_DIVIDED[array])
 
 
 _DIVIDED = ((np.arange(65536) + 128) // 257).astype(np.uint8)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class State(NamedTuple):
 class TokenSet:
     """A set of legal ids. Equal keys are equal sets; `limited` says that the budget took something out of it."""
 
-    def __init__(self, vocabulary: _Vocabulary, key: tuple) -> None:
+    def __init__(self, vocabulary: _Vocabulary, key: tuple[Any, ...]) -> None:
         self._vocabulary = vocabulary
         self.key = key
         self.text, self.lowest, self.specials, self.children, self.limited = key
@@ -117,7 +117,7 @@ class _Vocabulary:
                 token = tokenizer.token_bytes(index)
                 self.letters[index] = bool(token)
                 self.visible[index] = bool(token.strip(blanks))
-        self._sets: dict[tuple, TokenSet] = {}
+        self._sets: dict[tuple[object, ...], TokenSet] = {}
 
     def token_set(self, *key: object) -> TokenSet:
         found = self._sets.get(key)

@@ -30,7 +30,7 @@ def quantize(xy: Sequence[float] | np.ndarray, size_wh: tuple[int, int]) -> list
         raise ValueError(f"coordinates: expected finite x, y pairs, got {list(xy)!r:.100}; drop or mend the item")
     with np.errstate(over="ignore"):
         bins = np.floor(values.astype(np.float32).reshape(-1, 2) / bin_widths(size_wh))
-    return np.clip(bins, 0, BINS - 1).astype(int).ravel().tolist()
+    return [int(value) for value in np.clip(bins, 0, BINS - 1).ravel().tolist()]
 
 
 def dequantize(bins: Sequence[int], size_wh: tuple[int, int]) -> tuple[float, ...]:

@@ -151,7 +151,7 @@ def _boxes(
     return rows
 
 
-def _ocr(text: str, size_wh: tuple[int, int], native: bool) -> dict[str, list]:
+def _ocr(text: str, size_wh: tuple[int, int], native: bool) -> dict[str, list[Any]]:
     r"""What `(.+?)` and eight locations find: from the first possible letter of a line up to the first eight locations.
 
     The label may itself hold locations. The remote code leaves `</s>` and `<pad>` in and strips nothing [read].
@@ -228,7 +228,7 @@ def _parts(instance: str) -> Iterator[list[str]]:
             yield digits[: len(digits) // 2 * 2]
 
 
-def _pixels(digits: Sequence[str], size_wh: tuple[int, int], native: bool) -> list:
+def _pixels(digits: Sequence[str], size_wh: tuple[int, int], native: bool) -> list[float]:
     """Flat x, y pixels of bins as the model spelt them, beyond 999 too: floats, or ints truncated toward zero."""
     bins = np.array([int(d) if len(d) < 19 else 10**18 for d in digits], dtype=np.float32)
     paired = bins[: len(bins) // 2 * 2].reshape(-1, 2)
@@ -236,5 +236,5 @@ def _pixels(digits: Sequence[str], size_wh: tuple[int, int], native: bool) -> li
     return [int(value) for value in values.tolist()] if native else values.tolist()
 
 
-def _columns(rows: Sequence[tuple[Any, str]]) -> tuple[list, list[str]]:
+def _columns(rows: Sequence[tuple[Any, str]]) -> tuple[list[Any], list[str]]:
     return [row[0] for row in rows], [row[1] for row in rows]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from florence2.codec.tasks import Task
-from florence2.evaluation.eval_items import EvalItem
+from florence2.evaluation.eval_items import EvalItem, ItemKey
 from florence2.evaluation.metric_specs import ERRORS, words_of
 from florence2.evaluation.score import Scored
 from florence2.metrics.detection import match, region_box
@@ -27,7 +27,7 @@ MISSED, INVENTED = "(missed)", "(invented)"
 
 
 def diagnostics(
-    task: Task, run: Scored, items: Sequence[EvalItem], found: Mapping[tuple, Result], worst: int = WORST
+    task: Task, run: Scored, items: Sequence[EvalItem], found: Mapping[ItemKey, Result], worst: int = WORST
 ) -> dict[str, Any]:
     """{worst, confusion, curve, calibration}; the last three only where the task has labels or scores."""
     out: dict[str, Any] = {"worst": _worst(run, items, found, worst)}
@@ -43,7 +43,7 @@ def diagnostics(
 
 
 def unknown_labels(
-    task: Task, samples: Sequence[Sample], items: Sequence[EvalItem], found: Mapping[tuple, Result]
+    task: Task, samples: Sequence[Sample], items: Sequence[EvalItem], found: Mapping[ItemKey, Result]
 ) -> dict[str, int]:
     """Labels that name no category of the data, most frequent first: how often each was answered.
 
@@ -62,7 +62,7 @@ def unknown_labels(
     return dict(strange.most_common())
 
 
-def _worst(run: Scored, items: Sequence[EvalItem], found: Mapping[tuple, Result], count: int) -> list[dict[str, Any]]:
+def _worst(run: Scored, items: Sequence[EvalItem], found: Mapping[ItemKey, Result], count: int) -> list[dict[str, Any]]:
     """The items with the lowest scores of their own; among equals those with most truth first."""
     rows = []
     for n, item in enumerate(items):
@@ -85,7 +85,7 @@ def _worst(run: Scored, items: Sequence[EvalItem], found: Mapping[tuple, Result]
 
 
 def _judged(
-    items: Sequence[EvalItem], found: Mapping[tuple, Result], labelled: bool
+    items: Sequence[EvalItem], found: Mapping[ItemKey, Result], labelled: bool
 ) -> tuple[Counter[tuple[str, str]], list[tuple[float, bool]], int]:
     """Confusion counts, (score, right) of every found region off ignored truth, and the number of true regions."""
     confusion: Counter[tuple[str, str]] = Counter()
@@ -114,7 +114,7 @@ def _judged(
     return confusion, judged, truths
 
 
-def _named(items: Sequence[EvalItem], found: Mapping[tuple, Result]) -> Counter[tuple[str, str]]:
+def _named(items: Sequence[EvalItem], found: Mapping[ItemKey, Result]) -> Counter[tuple[str, str]]:
     confusion: Counter[tuple[str, str]] = Counter()
     for item in items:
         result = found.get(item.key)

@@ -12,6 +12,9 @@ from florence2.codec.tasks import Task
 from florence2.codec.truths import box_of, quad_of
 from florence2.records import Ask, Parsed, Region, Sample
 
+AskKey = tuple[str, str, tuple[str, ...], tuple[float, ...], str]  # task, text, labels, region, prompt
+ItemKey = tuple[str, AskKey]  # the picture's name first
+
 
 @dataclass(frozen=True)
 class EvalItem:
@@ -27,12 +30,12 @@ class EvalItem:
         return self.sample.image.id or self.sample.id
 
     @property
-    def key(self) -> tuple:
+    def key(self) -> ItemKey:
         """What an answer is matched by."""
         return self.image, ask_key(self.ask)
 
 
-def ask_key(ask: Ask) -> tuple:
+def ask_key(ask: Ask) -> AskKey:
     """An ask without its local names; task without brackets, places to a thousandth of a pixel."""
     region = tuple(round(v, 3) for v in ask.region)
     return ask.task.strip("<>"), ask.text, tuple(ask.labels), region, ask.prompt
@@ -42,7 +45,7 @@ def eval_items_of(samples: Iterable[Sample], task: Task) -> list[EvalItem]:
     """Every ask that the samples hold the truth of, in order; equal asks of a picture are one."""
     out = []
     for sample in samples:
-        asked: dict[tuple, tuple[Ask, list[Parsed]]] = {}
+        asked: dict[AskKey, tuple[Ask, list[Parsed]]] = {}
         for ask, truth in _pairs(sample, task):
             asked.setdefault(ask_key(ask), (ask, []))[1].append(truth)
         out += [EvalItem(sample, ask, tuple(truths)) for ask, truths in asked.values()]

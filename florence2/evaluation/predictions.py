@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from florence2.evaluation.eval_items import EvalItem, ask_key
+from florence2.evaluation.eval_items import EvalItem, ItemKey, ask_key
 from florence2.formats.jsonl import check_sample
 from florence2.records import Ask, Failure, ImageRef, Parsed, Result, Sample, from_json, to_json
 
@@ -60,7 +60,7 @@ def line_of(item: EvalItem, result: Result, number: int) -> dict[str, Any]:
     return {**line, "answer": {**answer, "truncated": result.truncated}}
 
 
-def _kept_keys(file: Path) -> set[tuple]:
+def _kept_keys(file: Path) -> set[ItemKey]:
     """The keys of the whole lines of an interrupted run; a torn last line is cut off."""
     if not file.exists():
         return set()
@@ -89,7 +89,7 @@ def _is_json(line: bytes) -> bool:
         return False
 
 
-def read(file: str | Path, items: Sequence[EvalItem], images: Iterable[Sample] = ()) -> dict[tuple, Result]:
+def read(file: str | Path, items: Sequence[EvalItem], images: Iterable[Sample] = ()) -> dict[ItemKey, Result]:
     """Item key -> what the file answers. `images` are further pictures that may be named (another split's).
 
     Refused, naming the line: an ask twice, a picture that the data does not have, an id twice, a number that is none.
@@ -100,9 +100,9 @@ def read(file: str | Path, items: Sequence[EvalItem], images: Iterable[Sample] =
         raise FileNotFoundError(f"{file}: does not exist; expected predictions as florence2 evaluate writes them")
     spellings = _spellings([*(q.sample for q in items), *images])
     wanted = {item.key for item in items}
-    found: dict[tuple, Result] = {}
+    found: dict[ItemKey, Result] = {}
     ids: dict[str, str] = {}
-    asked: dict[tuple, str] = {}
+    asked: dict[ItemKey, str] = {}
     with open(file, encoding="utf-8") as lines:
         for number, text in enumerate(lines, 1):
             where = f"{file}:{number}"

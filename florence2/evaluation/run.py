@@ -19,7 +19,7 @@ from florence2.codec.tasks import Task, task_of
 from florence2.evaluation import predictions as files
 from florence2.evaluation.comparison import pictures_key
 from florence2.evaluation.diagnostics import diagnostics, unknown_labels
-from florence2.evaluation.eval_items import EvalItem, ask_key, eval_items_of
+from florence2.evaluation.eval_items import EvalItem, ItemKey, ask_key, eval_items_of
 from florence2.evaluation.metric_specs import metric_spec_of
 from florence2.evaluation.score import POLICY, Scored, bootstrap, finite, score
 from florence2.records import Ask, Failure, Parsed, Result, Sample
@@ -102,7 +102,7 @@ def evaluate(
     return report
 
 
-def _name_faults(items: Sequence[EvalItem], found: Mapping[tuple, Result], strange: Mapping[str, int]) -> None:
+def _name_faults(items: Sequence[EvalItem], found: Mapping[ItemKey, Result], strange: Mapping[str, int]) -> None:
     """What counts as empty or as wrong without looking, logged."""
     for item in items:
         result = found.get(item.key)
@@ -157,7 +157,7 @@ def _blank_item(item: EvalItem) -> EvalItem:
 
 def _once_for_all(answerer: Answerer) -> Answerer:
     """Equal asks about grey pictures of equal size have one answer: it is asked for once."""
-    known: dict[tuple, Result] = {}
+    known: dict[ItemKey, Result] = {}
 
     def answer(pairs: list[tuple[Sample, Ask]]) -> list[Result]:
         new: dict[tuple, tuple[Sample, Ask]] = {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from florence2.evaluation.eval_items import EvalItem
+from florence2.evaluation.eval_items import EvalItem, ItemKey
 from florence2.evaluation.metric_specs import ERRORS, MetricSpec
 from florence2.records import Failure, Parsed, Result
 
@@ -29,7 +29,7 @@ POLICY = (
 class Scored:
     """One run's metrics, fed; scores over all items or over a resample of the pictures."""
 
-    def __init__(self, spec: MetricSpec, items: Sequence[EvalItem], found: Mapping[tuple, Result]):
+    def __init__(self, spec: MetricSpec, items: Sequence[EvalItem], found: Mapping[ItemKey, Result]):
         self.spec, self.items = spec, items
         self.metrics = [make() for make in spec.metrics]
         self.rows: list[dict[str, list[int]]] = [{} for _ in self.metrics]  # metric -> picture -> its updates
@@ -70,7 +70,7 @@ Resamples = dict[str, list[float]]  # metric -> its value in each resample
 
 def score(
     run: Scored,
-    found: Mapping[tuple, Result],
+    found: Mapping[ItemKey, Result],
     resampled: Resamples,
     blank: Scored | None = None,
     blank_resamples: Resamples | None = None,
@@ -127,7 +127,8 @@ def _interval(key: str, score: float, resampled: Sequence[float]) -> list[float]
     if not len(there):
         return None
     bias = float(there.mean()) - score if key.startswith("AP") else 0.0
-    return (np.percentile(there, [2.5, 97.5]) - bias).tolist()
+    low, high = np.percentile(there, [2.5, 97.5])
+    return [float(low) - bias, float(high) - bias]
 
 
 def _gains(

@@ -19,7 +19,8 @@ N = 4
 SIGMA = 6.0  # of CIDEr-D's penalty on length
 BETA = 1.2  # weight of recall in ROUGE-L
 
-Grams = list[Counter]  # for n = 1..4, how often each n-gram stands in a caption
+Gram = tuple[str, ...]
+Grams = list[Counter[Gram]]  # for n = 1..4, how often each n-gram stands in a caption
 
 
 class Captions:
@@ -65,12 +66,12 @@ def _grams(tokens: list[str]) -> Grams:
 
 
 def _cider(truth: list[list[Grams]], found: list[Grams]) -> np.ndarray:
-    frequency: Counter = Counter()
+    frequency: Counter[Gram] = Counter()
     for references in truth:
         frequency.update({gram for reference in references for counts in reference for gram in counts})
     log_pictures = math.log(max(len(truth), 1))
 
-    def weigh(grams: Grams) -> list[tuple[dict, float]]:
+    def weigh(grams: Grams) -> list[tuple[dict[Gram, float], float]]:
         out = []
         for counts in grams:
             vector = {g: c * (log_pictures - math.log(max(1.0, frequency[g]))) for g, c in counts.items()}
@@ -95,7 +96,7 @@ def _bleu_counts(references: list[Grams], lengths: list[int], grams: Grams, leng
     closest = min((abs(n - length), n) for n in lengths)[1]
     correct, guessed = [], []
     for n in range(N):
-        most: Counter = Counter()
+        most: Counter[Gram] = Counter()
         for reference in references:
             most |= reference[n]
         correct.append(sum((grams[n] & most).values()))

@@ -238,13 +238,13 @@ def _precision(curves: _Curves, weights: np.ndarray, truth: np.ndarray) -> np.nd
     apart = (np.arange(THRESHOLDS)[:, None] * count + np.arange(count)) * room  # (T, C)
     hits[:, stops] = truth + 1
     at = (hits + apart[:, category]).ravel().searchsorted((needed + apart[:, :, None]).ravel())
-    return precision.ravel()[at].reshape(THRESHOLDS, count, len(RECALLS)).mean(axis=2)
+    return np.asarray(precision.ravel()[at].reshape(THRESHOLDS, count, len(RECALLS)).mean(axis=2))
 
 
 def _since(sums: np.ndarray, start: np.ndarray, category: np.ndarray) -> np.ndarray:
     """Running sums (T, D) that begin anew with each category."""
     before = np.concatenate([np.zeros((len(sums), 1), dtype=sums.dtype), sums[:, :-1]], axis=1)[:, start]
-    return sums - before[:, category]
+    return np.asarray(sums - before[:, category])
 
 
 def _numbered(records: list[dict[str, Any]], ranks: Sequence[int]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from florence2 import geometry
 from florence2.metrics.detection import region_box
 from florence2.metrics.labels import fold_label
 from florence2.metrics.rows import table
-from florence2.records import Grounding, Parsed, Region
+from florence2.records import Box, Grounding, Parsed, Region
 
 
 class GroundingRecall:
@@ -74,7 +74,7 @@ class Referring:
         return {"accuracy": float(hits.mean()) if len(hits) else 0.0}
 
 
-def _phrases(parsed: Parsed) -> list[tuple[tuple[str, int], list]]:
+def _phrases(parsed: Parsed) -> list[tuple[tuple[str, int], list[Box]]]:
     """((phrase, which of its occurrences), boxes best first) for each grounding, in order of the text."""
     regions = {region.id: region for region in parsed.regions}
     seen: Counter[str] = Counter()
@@ -91,6 +91,6 @@ def _place(grounding: Grounding) -> int:
     return grounding.spans[0][0] if grounding.spans else 0
 
 
-def _best_first(regions: Sequence[Region]) -> list:
+def _best_first(regions: Sequence[Region]) -> list[Box]:
     order = sorted(regions, key=lambda r: -(1.0 if r.score is None else r.score))
     return [region_box(r) for r in order]

@@ -19,13 +19,13 @@ from florence2.records import Region
 _FORGIVEN = "!?.:,*\"()·[]/'"
 
 
-def edit_distance(a: Sequence, b: Sequence) -> int:
+def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
     """Levenshtein's: insertions, deletions and replacements, one each."""
     if len(a) < len(b):
         a, b = b, a
     if not len(b):
         return len(a)
-    numbers: dict = {}
+    numbers: dict[str, int] = {}
     codes = np.array([numbers.setdefault(x, len(numbers)) for x in b], dtype=np.int64)
     places = np.arange(len(b) + 1)
     row = places.copy()

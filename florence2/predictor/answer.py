@@ -10,7 +10,7 @@ import dataclasses
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
@@ -19,9 +19,13 @@ from florence2.codec import answers, official
 from florence2.codec.answers import ItemSpan
 from florence2.codec.tasks import Task, task_of
 from florence2.drawing import html_figure, picture
+from florence2.pixels import PilImage
 from florence2.predictor import images
 from florence2.predictor.images import ImageSource, is_path
 from florence2.records import Ask, Parsed, Polygon, Region, Text, to_json
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Answer(Parsed):
             "token_logprobs": list(self.token_logprobs),
         }
 
-    def to_supervision(self) -> Any:
+    def to_supervision(self) -> supervision.Detections:
         """A `supervision.Detections`, its labels under `class_name`; needs that library."""
         import supervision
 
@@ -172,7 +176,7 @@ class Answer(Parsed):
 
     # ---- to look at ----
 
-    def draw(self, image: ImageSource | None = None) -> Any:
+    def draw(self, image: ImageSource | None = None) -> PilImage:
         """The picture with the answer drawn on it, a PIL image; `image` is needed where the answer holds none."""
         return picture.as_image(picture.draw(self._pixels(image), self))
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Union
 
 from florence2.codec.tasks import Task, ask_of, prompt_text, task_of
 from florence2.decoding.generate import Rules
@@ -137,14 +137,14 @@ def decoding_of(
     return Decoding(rules, budget, bool(grammar))
 
 
-def refuse_planned(**arguments: Any) -> None:
+def refuse_planned(**arguments: object) -> None:
     """Refuse what is planned and not built yet."""
     for name, value in arguments.items():
         if value is not None:
             raise ValueError(f"{name}: is planned and not built yet; leave it out")
 
 
-def _ask(ask: Any, tasks: Mapping[str, Task]) -> Ask:
+def _ask(ask: object, tasks: Mapping[str, Task]) -> Ask:
     """A task's token or name (its text may follow, as the official processor takes it), or an Ask."""
     if isinstance(ask, Ask):
         if ask.prompt and not ask.task:
@@ -181,7 +181,7 @@ def _region(region: Iterable[float]) -> tuple[float, ...]:
     return flat
 
 
-def _whole(name: str, value: Any) -> int:
+def _whole(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name}: expected a whole number, got {value!r:.40}")
     return value
