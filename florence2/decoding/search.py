@@ -161,7 +161,8 @@ class GreedySearch(_Requests):
         chosen = []
         spans = self.constraint.spans()
         for rows, span in _grouped(spans):
-            own = states if len(rows) == len(self.rows) else states[torch.tensor(rows, device=states.device)]
+            every = rows == list(range(len(self.rows)))  # grouping by spans may have changed the order
+            own = states if every else states[torch.tensor(rows, device=states.device)]
             logits = self.model.logits(own, span).float()
             if span is None:
                 scores = logits.clone()
