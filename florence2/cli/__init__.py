@@ -10,6 +10,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from types import ModuleType
+
+from florence2.cli.terminal import Printable, printable
 
 # command -> its one-line summary; the module is florence2.cli.<command> ("import" lives in import_)
 COMMANDS = {
@@ -50,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return _refuse(f"florence2: unknown command {name!r}; expected one of {', '.join(COMMANDS)}", 2)
     module = importlib.import_module(f"florence2.cli.{name}_" if name == "import" else f"florence2.cli.{name}")
+    with redirect_stdout(Printable(sys.stdout)), redirect_stderr(Printable(sys.stderr)):  # type: ignore[type-var]
+        return _run(name, module, rest)
+
+
+def _run(name: str, module: ModuleType, rest: list[str]) -> int:
     try:
         return int(module.main(rest))
     except KeyboardInterrupt:
@@ -76,5 +85,5 @@ def _one_line(error: BaseException) -> str:
 
 
 def _refuse(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
     return code

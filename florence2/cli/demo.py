@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from florence2.cli.terminal import raw
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,5 +51,5 @@ def _print(outcome: Any, groups: Sequence[str]) -> None:
         text = "" if row.text_accuracy is None else f"{row.text_accuracy:.2f}"
         kept = "" if row.kept is None else f"{row.kept:,}"
         table.add_row(row.name, *scores, text, kept, rejected, row.effect)
-    console = Console(highlight=False)
-    Console(width=max(console.width, 132), highlight=False).print(table)
+    console = Console(file=raw(sys.stdout), highlight=False)
+    Console(file=raw(sys.stdout), width=max(console.width, 132), highlight=False).print(table)

@@ -7,14 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from florence2.records import Ask, Failure
+from florence2.records import Ask, Failure, to_json
 
 EXAMPLES = """examples:
   florence2 predict photo.jpg --task OD --draw out.png
   florence2 predict *.jpg --task CAPTION --task OCR --json > answers.jsonl
   florence2 predict photo.jpg --task CAPTION_TO_PHRASE_GROUNDING --text "a green car beside a wall"
   florence2 predict photo.jpg --task REGION_TO_DESCRIPTION --region 10 20 300 400
+  florence2 predict my_photos --task MORE_DETAILED_CAPTION --to txt --prefix "a photo of sks, "
 """
 OPTIONS = ("num_beams", "max_new_tokens", "official", "grammar", "batch_size")
 
@@ -27,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    out.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, in any format Pillow reads")
+    out.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, in any format Pillow reads, or a folder")
     out.add_argument("--task", action="append", default=[], help="a task's name, as OD or <OD>; may be given again")
     out.add_argument("--prompt", help="a prompt sent as written, in place of a task")
     out.add_argument("--text", default="", help="what a task takes: a caption, an expression, a question")
@@ -43,6 +45,11 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
     out.add_argument("--json", action="store_true", help="one JSON object a line for each answer")
     out.add_argument("--draw", type=Path, metavar="OUT", help="write the picture with the answer; a folder for several")
+    captions = out.add_argument_group("captions of a folder's pictures, for training others")
+    captions.add_argument("--to", choices=("txt", "jsonl"), help="NAME.txt beside each picture, or metadata.jsonl")
+    captions.add_argument("--prefix", default="", metavar="P", help="what every caption begins with")
+    captions.add_argument("--skip-existing", action="store_true", help="leave pictures that have a caption")
+    captions.add_argument("--tasks", type=Path, metavar="FILE", help="a tasks.json with further tasks of the model")
     return out
 
 
@@ -55,12 +62,21 @@ def main(argv: Sequence[str]) -> int:
         parser().error("--prompt is sent as written: --text, --labels and --region go with --task")
     if args.draw and args.draw.suffix and len(args.images) * len(args.task) > 1:
         parser().error(f"--draw: expected a folder for {len(args.images) * len(args.task)} drawings, got {args.draw}")
+    if args.to:
+        _check_captions(args)
     labels = tuple(name.strip() for name in args.labels.split(",")) if args.labels else ()
     asks = [Ask(task, text=args.text, labels=labels, region=tuple(args.region)) for task in args.task]
+    from florence2.codec.tasks import load_tasks
     from florence2.predictor import load
+    from florence2.predictor.images import pictures_in
 
     model = load(args.model, device=args.device)
+    if args.tasks:
+        model.tasks.update(load_tasks(_table(args.tasks)))
     options = {name: getattr(args, name) for name in OPTIONS}
+    if args.to:
+        return _write_captions(args, model, (asks or [Ask(prompt=args.prompt)])[0], options)
+    args.images = [path for image in args.images for path in (pictures_in(image) if Path(image).is_dir() else [image])]
     failed = False
     for image, answers in zip(
         args.images, model.predict_many(args.images, asks or [Ask(prompt=args.prompt)], **options)
@@ -82,13 +98,49 @@ def main(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+def _check_captions(args: argparse.Namespace) -> None:
+    if len(args.images) != 1 or not Path(args.images[0]).is_dir():
+        parser().error(f"--to {args.to}: expected one folder of pictures, got {' '.join(args.images)[:200]}")
+    if len(args.task) > 1 or args.json or args.draw:
+        parser().error(f"--to {args.to}: goes with one --task or --prompt, without --json and --draw")
+
+
+def _write_captions(args: argparse.Namespace, model: Any, ask: Ask, options: dict[str, Any]) -> int:
+    from florence2.cli.captions import CaptionFolder, write_captions
+    from florence2.predictor.images import pictures_in
+
+    refused: list[str] = []
+
+    def refuse(line: str) -> None:
+        refused.append(line)
+        print(f"florence2 predict: {line}", file=sys.stderr)
+
+    about = {**options, "model": args.model, "ask": to_json(ask), "prefix": args.prefix}
+    folder = CaptionFolder(Path(args.images[0]), args.to, about, args.skip_existing)
+    todo = list(folder.todo(pictures_in(args.images[0]), refuse))
+    count = write_captions(zip(todo, model.predict_many(todo, ask, **options)), folder, args.prefix, refuse)
+    skipped = f", {folder.skipped} were there" if folder.skipped else ""
+    print(f"{folder.finish()}: {count} captions written{skipped}, {len(refused)} refused")
+    return 1 if refused else 0
+
+
+def _table(path: Path) -> Path:
+    """The folder of a task table."""
+    table = path / "tasks.json" if path.is_dir() else path
+    if table.name != "tasks.json" or not table.is_file():
+        raise ValueError(f"--tasks {path}: expected a tasks.json: a list of rows token, prompt, gives, keeps")
+    return table.parent
+
+
 def _target(out: Path, images: Sequence[str], image: str, task: str) -> Path:
     """OUT itself where it names a file, else OUT/<picture>-<task>.png, with a number where pictures share a name."""
     if out.suffix:
         out.parent.mkdir(parents=True, exist_ok=True)
         return out
+    from florence2.formats.export_files import safe_name
+
     out.mkdir(parents=True, exist_ok=True)
     stem = Path(image).stem
     shared = [other for other in images if Path(other).stem == stem]
     number = f"-{shared.index(image) + 1}" if len(shared) > 1 else ""
-    return out / f"{stem}{number}-{task.strip('<>')}.png"
+    return out / safe_name(f"{stem}{number}-{task.strip('<>')}.png")

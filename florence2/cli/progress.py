@@ -8,6 +8,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from florence2.cli.terminal import printable, raw
+
 SHOW_AFTER_S = 2.0
 LINE_EVERY_S = 30.0
 
@@ -44,7 +46,7 @@ class ProgressBars:
     def on_message(self, line: str) -> None:
         """A remark on stderr, above the bar."""
         if self._progress is not None:
-            self._progress.console.print(line, highlight=False, markup=False)
+            self._progress.console.print(printable(line), highlight=False, markup=False)
         elif not self.quiet:
             print(line, file=sys.stderr, flush=True)
 
@@ -58,7 +60,7 @@ class ProgressBars:
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=Console(file=raw(sys.stderr)),
             )
             self._progress.start()
         if stage not in self._tasks:

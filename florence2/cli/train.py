@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from florence2.cli.terminal import raw
+
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
@@ -58,7 +60,7 @@ class LiveLine:
         text = f"step {line['step']}/{self.steps}  loss {self.loss:.3f}  {self.pictures / seconds:.1f} pictures/s  "
         text += f"{left / 60:.1f} min left"
         if sys.stderr.isatty():
-            print(f"\r{text:<78}", end="", file=sys.stderr, flush=True)
+            print(f"\r{text:<78}", end="", file=raw(sys.stderr), flush=True)
         elif line["step"] % 100 == 0:
             print(text, file=sys.stderr, flush=True)
 
