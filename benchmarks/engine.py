@@ -79,11 +79,11 @@ def overhead(folder: Path, counts: Sequence[int] = (256, 1280), unit: int = 64) 
         for there in sets:
             runs = []
             for again in range(2):  # the quicker run counts: a slow start must not look like a quick engine
-                store, seconds = folder / f"store-{workers}-{there.name}-{again}", {}
+                store, reports = folder / f"store-{workers}-{there.name}-{again}", {}
                 florence2.annotate(there, store, [], unit=unit, workers=0)
                 begun = time.perf_counter()
-                florence2.annotate(store, with_=[f"{folder}/constant.py:Constant"], workers=workers, seconds=seconds)
-                runs.append((time.perf_counter() - begun, *(seconds["constant"][k] for k in INSIDE)))
+                florence2.annotate(store, with_=[f"{folder}/constant.py:Constant"], workers=workers, reports=reports)
+                runs.append((time.perf_counter() - begun, *(reports["constant"].seconds[k] for k in INSIDE)))
             wall, annotate, *rest = min(runs)
             walls.append(wall)
             own.append(annotate)
@@ -145,12 +145,12 @@ def timed_run(bare: list[Sample], given: Set, out: Path) -> tuple[Store, dict]:
     times["hashing_alone_s"] = seconds_of(lambda: [hashlib.sha256(d).hexdigest() for d in data])
     times["decoding_alone_s"] = seconds_of(lambda: [pixels.load(d) for d in data])
     times["intake_s"] = seconds_of(lambda: florence2.annotate(bare, out, [], workers=0))
-    by_operator: dict = {}
+    reports: dict = {}
     times["annotate_s"] = seconds_of(
-        lambda: florence2.annotate(out, with_=given.specialists, workers=0, seconds=by_operator)
+        lambda: florence2.annotate(out, with_=given.specialists, workers=0, reports=reports)
     )
     times["operators"] = {
-        name: {part: round(value, 3) for part, value in parts.items()} for name, parts in by_operator.items()
+        name: {part: round(value, 3) for part, value in each.seconds.items()} for name, each in reports.items()
     }
     times["filter_s"] = seconds_of(lambda: florence2.filter(out))
     times["merge_s"] = seconds_of(lambda: florence2.filter(out, merging=MergeConfig()))

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from florence2.engine.curation.judging import judge
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.inline import InlineRunner
 from florence2.engine.operator import annotation_ids, digest, run_id, unit_id
 from florence2.engine.session import Session
 from florence2.records import Decision, ImageRef, Region, Sample, Source
@@ -140,7 +142,12 @@ def measure(samples: int, each: int, root: Path) -> dict:
     result.update(queries(root))
     result.update({f"unit_{name}": value for name, value in shuffled(root, 200).items()})
     session = Session(store)
-    judge_s, _ = timed(lambda: (judge(session, [Floor()]), session.finish({"phase": "filter"})))
+    judge_s, _ = timed(
+        lambda: (
+            judge(session, InlineRunner(WorkerContext(store.root)), [Floor()]),
+            session.finish({"phase": "filter"}),
+        )
+    )
     result["filter_rows_s"] = annotations / judge_s
     result["verify_s"], damaged = timed(store.verify)
     result["compact_s"], _ = timed(store.compact)

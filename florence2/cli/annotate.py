@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from florence2.engine.execution.annotation_phase import Report
 
 EPILOG = """specialists, each seeing what it needs of those before it:
   rapidocr               text with its corners (RapidOCR)
-  opencv                 faces, eyes, cats' faces, people (OpenCV's cascades and HOG)
+  opencv                 faces, eyes, cats' faces (OpenCV's cascades)
   composer               captions of three lengths, written from the regions found
   grounder, grabcut      phrases of captions in boxes, masks in boxes
   student:MODEL          any Florence-2 that load opens: nano, a folder, a hub id
@@ -23,7 +28,7 @@ weights or settings changed replaces its annotations, and whatever read that is 
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse, annotate, print the counts."""
+    """Parse, annotate, print what this run did and what the store holds; 1 where a specialist gave nothing at all."""
     args = _parser().parse_args(argv)
     from florence2.cli.progress import ProgressBars
     from florence2.engine.commands import annotate
@@ -31,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     from florence2.sources.fetching import Fetching
 
     rules = ImageRules(**{f.name: getattr(args, f.name) for f in fields(ImageRules) if hasattr(args, f.name)})
+    reports: dict[str, Report] = {}
     hosts = tuple(host.strip() for host in (args.allow_urls or "").split(",") if host.strip())
     with ProgressBars(args.quiet) as bars:
         store = annotate(
@@ -46,14 +52,32 @@ def main(argv: Sequence[str]) -> int:
             dependents=not args.no_dependents,
             progress=bars,
             on_message=bars.on_message,
+            reports=reports,
         )
     counts, reasons = store.counts(), store.reasons()
+    useless = [report.name for report in reports.values() if report.useless]
     if args.json:
-        print(json.dumps({"store": str(store.root), **counts, "reasons": reasons}))
-        return 0
-    print(describe(counts, reasons))
-    print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 filter {store.root}")
-    return 0
+        now = {name: {"asked": r.asked, "failures": dict(r.failures)} for name, r in reports.items()}
+        print(json.dumps({"store": str(store.root), "run": now, **counts, "reasons": reasons}))
+    else:
+        print(describe_run(reports))
+        print(describe(counts, reasons))
+        print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 filter {store.root}")
+    for name in useless:
+        print(f"florence2 annotate: {name} failed on every picture and gave the store nothing", file=sys.stderr)
+    return 1 if useless else 0
+
+
+def describe_run(reports: Mapping[str, Report]) -> str:
+    """What each specialist did in this run, a line each; one that had nothing to do says so."""
+    lines: list[str] = []
+    for name, report in reports.items():
+        failed = sum(report.failures.values())
+        words = ", ".join(f"{n} {word}" for word, n in report.failures.most_common())
+        what = f"asked about {report.asked}, answered {report.asked - failed}"
+        what += f", failed on {failed} ({words})" if failed else ""
+        lines.append(f"{'this run' if not lines else '':12} {name}: {what if report.asked else 'nothing left to ask'}")
+    return "\n".join(lines) or f"{'this run':12} no specialist"
 
 
 def describe(counts: dict, reasons: dict) -> str:

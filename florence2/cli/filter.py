@@ -18,6 +18,7 @@ def main(argv: Sequence[str]) -> int:
         help="then merge sources that agree; settings that differ: iou, conflict_iou, unconfirmed_below, synonyms, ...",
     )  # fmt: skip
     parser.add_argument("--tune", metavar="LABELLED", help="fit thresholds to a labelled data set, judge nothing")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     args = parser.parse_args(argv)
@@ -34,7 +35,9 @@ def main(argv: Sequence[str]) -> int:
         return tune(args.store, args.tune, args.rules, args.json)
     merging = None if args.merge is None else settings(args.merge) if args.merge else MergeConfig()
     with ProgressBars(args.quiet) as bars:
-        store = filter(args.store, args.rules, merging=merging, progress=bars)
+        store = filter(
+            args.store, args.rules, merging=merging, workers=args.workers, progress=bars, on_message=bars.on_message
+        )
     counts, reasons = store.counts(), store.reasons()
     if args.json:
         print(json.dumps({"store": str(store.root), **counts, "reasons": reasons}))

@@ -1,4 +1,4 @@
-"""The phases of the engine over a store: annotate by specialists, judge by filters. Each ends with one snapshot.
+"""The engine's commands: annotate by specialists, judge by filters, import labels. Each ends with one snapshot.
 
 Knows which units lack whose work, not how processes do it, nor who reads whom (`engine/planning/dependencies.py`).
 """
@@ -13,10 +13,10 @@ from typing import Any
 from florence2.engine.curation.filters.rules import open_chain
 from florence2.engine.curation.judging import judge
 from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwise
-from florence2.engine.execution.execution import Execution, Progress
-from florence2.engine.execution.processes import ATTEMPTS, InlineRunner, ProcessRunner
-from florence2.engine.execution.specialist_phase import run_specialist
-from florence2.engine.execution.worker import WorkerContext, resolve_specialist
+from florence2.engine.execution.annotation_phase import Report, run_specialist
+from florence2.engine.execution.context import resolve_specialist
+from florence2.engine.execution.options import Execution, Progress
+from florence2.engine.execution.processes import ATTEMPTS
 from florence2.engine.ingest import ingestion, url_lists
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, load_function
@@ -51,14 +51,14 @@ def annotate(
     dependents: bool = True,
     progress: Progress | None = None,
     on_message: Callable[[str], None] | None = None,
-    seconds: dict[str, dict[str, float]] | None = None,
+    reports: dict[str, Report] | None = None,
 ) -> Store:
     """Run specialists over the pictures of a folder, a tar, a table, a list of samples, or over a store's own.
 
     `hf:OWNER/NAME` is a data set of the hub; of a list of addresses, what `fetching` allows is fetched. Specialists are
     named as on the command line, or are objects. Run again, it finds what is done and goes on. What had read what they
-    replace is run again, too, or named to `on_message` where it cannot be (`dependents`). `seconds` is filled with
-    where the time of each specialist went (`annotation.SECONDS`, of all workers together).
+    replace is run again, too, or named to `on_message` where it cannot be (`dependents`). `reports` is filled with
+    what came of each specialist's pictures in this run, by its name.
     """
     execution = Execution(workers, lease_s, attempts, device, progress, on_message)
     names = [with_] if isinstance(with_, str) else list(with_)
@@ -70,51 +70,34 @@ def annotate(
         load_function(rules.accept)
     store, source, listing, samples = _source(src, out, execution, fetching or Fetching())
     session = Session(store)
-    pictures = len(listing) or sum(fragment.rows for fragment in session.base.of("images"))
-    unit = ingestion.unit_for(pictures) if unit is None else unit
-    with execution.pool(WorkerContext(store.root, names, device), pictures, unit) as pool:
+    unit = ingestion.unit_for(len(listing)) if unit is None else unit
+    with execution.runner(store.root) as runner:
         if listing:
-            ingestion.ingest(session, source, listing, pool.run, unit, rules, progress, samples)
+            ingestion.ingest(session, runner, source, listing, unit, rules, progress, samples)
         selector = FolderSelector(os.path.abspath(source)) if listing and not samples else None
         asked: Sequence[tuple[str | Specialist, Specialist]] = list(zip(names, specialists))
         if dependents:
             asked = with_their_inputs(session, asked, selector)
         planned = plan_steps(session, asked, selectors=[selector] * len(asked))
-        if len(asked) == len(names):
-            _run(session, planned, execution, rules.max_pixels, seconds, pool)
-    if len(asked) > len(names):
-        _run(session, planned, execution, rules.max_pixels, seconds)
-    made = [(step.operator, step.selector) for step in planned]
-    more, left = stale_dependents(session, made, "" if dependents else "as asked for")
-    given = [specialist.spec.name for specialist in specialists]
-    again = [step.operator.name for step in (*planned, *more) if step.operator.name not in given]
-    left += [f"run again, as what they read has changed: {', '.join(again)}"] if again else []
-    for line in left if on_message else ():
-        on_message(line)  # type: ignore[misc]
-    _run(session, more, execution, rules.max_pixels, seconds)
-    supersede_replaced(session, [*made, *((step.operator, step.selector) for step in more)])
+
+        def run(steps: Sequence[Step]) -> None:
+            for step in steps:
+                report = run_specialist(session, step, runner, rules.max_pixels, progress)
+                if reports is not None:
+                    reports[report.name] = report.after(reports.get(report.name))
+
+        run(planned)
+        made = [(step.operator, step.selector) for step in planned]
+        more, left = stale_dependents(session, made, "" if dependents else "as asked for")
+        given = [specialist.spec.name for specialist in specialists]
+        again = [step.operator.name for step in (*planned, *more) if step.operator.name not in given]
+        left += [f"run again, as what they read has changed: {', '.join(again)}"] if again else []
+        for line in left:
+            execution.say(line)
+        run(more)
+        supersede_replaced(session, runner, [*made, *((step.operator, step.selector) for step in more)])
     session.finish({"phase": "annotate", "round": 0})
     return store
-
-
-def _run(
-    session: Session,
-    steps: Sequence[Step],
-    execution: Execution,
-    max_pixels: int,
-    seconds: dict[str, dict[str, float]] | None,
-    pool: InlineRunner | ProcessRunner | None = None,
-) -> None:
-    """Run specialists one after another, in a pool of their own where none is given."""
-    if pool is None and steps:
-        work = WorkerContext(session.store.root, [step.name or step.specialist for step in steps], execution.device)
-        with execution.pool(work, session.count(), ingestion.UNIT) as own:
-            return _run(session, steps, execution, max_pixels, seconds, own)
-    for step in steps:
-        assert pool is not None
-        took = run_specialist(session, step, pool, max_pixels, execution.progress)
-        if seconds is not None:
-            seconds[step.operator.name] = took
 
 
 @retry_when_stale
@@ -123,20 +106,26 @@ def filter(
     rules: str | Path | Mapping[str, Any] | Sequence[Filter] | None = None,
     *,
     merging: MergeConfig | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> Store:
     """Judge a store's annotations by the shipped rules, by those of a YAML file or mapping, or by filters given.
 
-    With `merging`, sources that agree are then merged. The same rules over the same annotations add nothing.
+    With `merging`, sources that agree are then merged. The same rules over the same annotations add nothing. Of
+    `workers` there is one a core; none (0) unless named where there is but one unit, or where rules are objects of
+    one's own, which other processes may not be able to import.
     """
     store = store if isinstance(store, Store) else Store(store)
     session = Session(store)
     chain = chain_of(rules)
-    round = judge(session, chain, progress)
-    if merging is not None:
-        if merged_otherwise(session, merging, round):
-            round = judge(session, chain, progress, again=True)
-        merge(session, merging, round, progress)
+    execution = Execution(workers, progress=progress, on_message=on_message).for_rules(chain, session.base)
+    with execution.runner(store.root) as runner:
+        round = judge(session, runner, chain, progress)
+        if merging is not None:
+            if merged_otherwise(session, merging, round):
+                round = judge(session, runner, chain, progress, again=True)
+            merge(session, runner, merging, round, progress)
     session.finish({"phase": "filter" if merging is None else "merge", "round": round})
     return store
 
@@ -174,18 +163,18 @@ def import_labels(
     session = Session(store)
     execution = Execution(workers, progress=progress, on_message=on_message)
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
-    with execution.pool(WorkerContext(store.root), len(listing), unit) as pool:
+    operator = given.operator()
+    with execution.runner(store.root) as runner:
         ingestion.ingest(
-            session, given.root, listing, pool.run, unit, rules or ImageRules(), progress, given.by_name,
+            session, runner, given.root, listing, unit, rules or ImageRules(), progress, given.by_name,
             origin=given.origin,
         )  # fmt: skip
-    operator = given.operator()
-    categories = {"categories": given.categories} if given.categories else {}
-    session.start(operator, {"format": given.origin["format"], **categories}, given.origin)
-    write_import(session, operator, given)
-    made = [(operator, NamedSelector(frozenset(given.place)))]
-    _, left = stale_dependents(session, made, "an import runs no specialist")
-    supersede_replaced(session, made)
+        categories = {"categories": given.categories} if given.categories else {}
+        session.start(operator, {"format": given.origin["format"], **categories}, given.origin)
+        write_import(session, runner, operator, given)
+        made = [(operator, NamedSelector(frozenset(given.place)))]
+        _, left = stale_dependents(session, made, "an import runs no specialist")
+        supersede_replaced(session, runner, made)
     session.finish({"phase": "import", "round": 0})
     for line in left if on_message else ():
         on_message(line)  # type: ignore[misc]

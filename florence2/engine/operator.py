@@ -132,6 +132,11 @@ def unit_id(image_ids: Iterable[str], operator_fingerprint: str, round: int) -> 
     return digest([sorted(image_ids), operator_fingerprint, round])
 
 
+def retry_id(image_ids: Iterable[str], operator_fingerprint: str, round: int, number: int) -> str:
+    """The name of the `number`-th try (from the second on) at pictures of a unit that failed before."""
+    return digest([sorted(image_ids), operator_fingerprint, round, number])
+
+
 def annotation_id(image_id: str, operator_fingerprint: str, round: int, ordinal: int) -> str:
     """The id of the `ordinal`-th annotation of a picture in a run: the same on every retry, whatever the unit."""
     return digest([image_id, operator_fingerprint, round, ordinal], size=12)

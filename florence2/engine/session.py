@@ -12,15 +12,16 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from florence2.engine.operator import OperatorInput, unit_id
+from florence2.engine.inputs import UnitInputs
+from florence2.engine.operator import OperatorInput
 from florence2.engine.selectors import ImageSelector
 from florence2.records import Sample
-from florence2.store import Store, layout, schema
+from florence2.store import Store, layout
 from florence2.store.layout import TABLES
-from florence2.store.parquet import Fragment, PendingFragment
+from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Operator, Snapshot, StaleBase, extended
 from florence2.store.units import Unit
 
@@ -106,7 +107,12 @@ class Session:
         turn = {run: n for n, run in enumerate(self.operators)}
         return sorted(
             self.fragments,
-            key=lambda f: (TABLES.index(f.table), turn.get(f.run_id, -1), min(place.get(u, -1) for u in f.units)),
+            key=lambda f: (
+                TABLES.index(f.table),
+                turn.get(f.run_id, -1),
+                min(place.get(u, -1) for u in f.units),
+                f.path,
+            ),
         )
 
     def units(self, selector: ImageSelector | None = None) -> Iterator[Unit]:
@@ -121,11 +127,14 @@ class Session:
         """Every unit, those without a good picture too."""
         return self.store.units(self.current())
 
+    def inputs(self, unit: Unit, runs: Iterable[str], maker: Operator, seq: int) -> UnitInputs:
+        """A unit as an operator sees it: the annotations of `runs`, and the verdicts before (its round, seq)."""
+        earlier = [run for run in self.operators if self._precedes(run, maker)]
+        return UnitInputs.of(unit, list(runs), earlier, (maker.round, seq))
+
     def samples(self, unit: Unit, runs: Iterable[str], maker: Operator, seq: int) -> list[Sample]:
-        """A unit's samples as an operator saw them: the annotations of `runs`, the verdicts before (its round, seq)."""
-        earlier = {run for run in self.operators if self._precedes(run, maker)}
-        samples = self.store.annotations(unit, set(runs))
-        return self.store.decisions(unit, samples, earlier, before=(maker.round, seq))
+        """The samples of `inputs`."""
+        return self.inputs(unit, runs, maker, seq).load(self.store)
 
     def _precedes(self, run: str, maker: Operator) -> bool:
         """Whether a run's verdicts may be older than an operator's: in a round filters, then merging, then the rest."""
@@ -154,25 +163,9 @@ class Session:
         about = {"operator": dataclasses.asdict(operator), **facts}
         self.store.record_run(operator.run_id, about, {**where_and_when(), **inputs})
 
-    def path_of(self, table: str, operator: Operator, unit: Unit) -> str:
-        """Where an operator's work on a unit lies."""
-        uid = unit_id([sample.image.id for sample in unit.samples], operator.fingerprint, operator.round)
-        return layout.fragment(table, operator.round, operator.name, operator.version, uid)
-
-    def draft(
-        self, path: str, operator: Operator, unit: Unit, rows: Sequence[schema.Row], **more: str
-    ) -> PendingFragment:
-        """An operator's rows about a unit, to be put; `more` goes into the file's metadata."""
-        about = {name: getattr(operator, name) for name in ("name", "version", "fingerprint", "round")} | more
-        return PendingFragment(path, rows, [unit.uid], operator.run_id, about)
-
-    def verdicts(self, operator: Operator, unit: Unit, rows: Sequence[schema.Row]) -> PendingFragment:
-        """An operator's verdicts on a unit, to be put."""
-        return self.draft(self.path_of("decisions", operator, unit), operator, unit, rows)
-
-    def put(self, drafts: Sequence[PendingFragment]) -> None:
-        """Commit fragments, and note them as this command's."""
-        self.add(self.store.put_all(drafts))
+    def all_done(self, paths: Iterable[tuple[str, Operator]], unit: Unit) -> bool:
+        """Whether all of these fragments about a unit are there and whole; each is looked at."""
+        return all([self.done(path, [unit.uid], operator.run_id) for path, operator in paths])
 
     def finish(self, phase: Mapping[str, Any] | None = None) -> Snapshot:
         """Write the snapshot that ends the command; StaleBase where another ended meanwhile (`retry_when_stale`)."""

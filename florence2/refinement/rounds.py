@@ -14,9 +14,9 @@ from typing import Any
 from florence2.engine.commands import chain_of, filter
 from florence2.engine.curation.judging import judge, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, merge
-from florence2.engine.execution.execution import Execution, Progress
-from florence2.engine.execution.specialist_phase import run_specialist
-from florence2.engine.execution.worker import WorkerContext, resolve_specialist
+from florence2.engine.execution.annotation_phase import run_specialist
+from florence2.engine.execution.context import resolve_specialist
+from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.ingest.inspection import MAX_PIXELS
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import plan_steps
@@ -124,17 +124,19 @@ def annotate_round(
     """Have each student annotate its fold, judge all, merge: one snapshot. The students' rows carry round `number`."""
     session = Session(store)
     named: list[str | Specialist] = [(open_student or student_name)(student.folder) for student in students]
-    work = WorkerContext(store.root, named, execution.device)
     selectors = [FoldSelector(student.fold, len(students)) if len(students) > 1 else None for student in students]
     steps = plan_steps(session, [(name, resolve_specialist(name)) for name in named], number, selectors)
-    pictures = sum(fragment.rows for fragment in session.base.of("images"))
-    with execution.pool(work, pictures, 64) as pool:
+    with execution.runner(store.root) as runner:
         for step in steps:
-            run_specialist(session, step, pool, MAX_PIXELS, execution.progress)
+            run_specialist(session, step, runner, MAX_PIXELS, execution.progress)
     chain = recorded_chain(session) if rules is None else chain_of(rules)
-    round = judge(session, chain, execution.progress) if chain else session.newest_round("decisions") + 1
-    if merging is not None:
-        merge(session, merging, round, execution.progress)
+    with execution.for_rules(chain, session.base).runner(store.root) as runner:
+        if chain:
+            round = judge(session, runner, chain, execution.progress)
+        else:
+            round = session.newest_round("decisions") + 1
+        if merging is not None:
+            merge(session, runner, merging, round, execution.progress)
     return session.finish({"phase": "refine", "round": number})
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence2.records import Sample
+from florence2.records import Failure, Sample
 from florence2.store import compaction, layout, parquet, random_access, runs, scan, schema, snapshots, verification
 from florence2.store import units as unit_reading
 from florence2.store.chain import Chain
@@ -142,6 +142,10 @@ class Store:
     ) -> list[Sample]:
         """A unit's samples with the verdicts that come before (round, seq); only fragments of `runs` are opened."""
         return unit_reading.decisions_of(self.storage, unit, samples, runs, before)
+
+    def failures(self, fragment: Fragment) -> list[Failure]:
+        """The failures that one fragment holds, each with the id of its picture."""
+        return unit_reading.failures_of(self.storage, fragment)
 
     def newest_seq(self, round: int, snapshot: Snapshot | int | None = None) -> int:
         """The highest seq of a round's verdicts, -1 where there are none."""

@@ -38,6 +38,19 @@ def attempts(key: str) -> str:
     return f"{ATTEMPTS}/{key}"
 
 
+PIECES = f"{TEMPORARY}/pieces"
+
+
+def pieces(uid: str) -> str:
+    """The folder of the parts of a unit of work that are done while the whole is not."""
+    return f"{PIECES}/{uid}"
+
+
+def piece(uid: str, start: int, stop: int) -> str:
+    """The path of one of them: of the pictures from `start` up to `stop`."""
+    return f"{PIECES}/{uid}/{start:06d}-{stop:06d}.json"
+
+
 def numbered(folder: str, number: int, suffix: str = "") -> str:
     """The path of the `number`-th record in a folder of numbered records, counted from 1."""
     return f"{folder}/{number:06d}{suffix}"

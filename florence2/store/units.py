@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from florence2.records import Sample
+from florence2.records import Failure, Sample
 from florence2.store import import_metadata, parquet, scan, schema
+from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Snapshot
 from florence2.store.storage import Storage
 
@@ -96,6 +97,12 @@ def decisions_of(
     table = parquet.read_table(storage, "decisions", wanted).filter(earlier)
     found = schema.samples([{"id": sample.image.id, "uri": ""} for sample in samples], None, table)
     return [dataclasses.replace(sample, decisions=s.decisions) for sample, s in zip(samples, found)]
+
+
+def failures_of(storage: Storage, fragment: Fragment) -> list[Failure]:
+    """The failures of a fragment, each with the id of its picture."""
+    rows = schema.rows(parquet.read(storage, fragment, ["image_id", "reason", "detail"]))
+    return [Failure(id=row["image_id"], reason=row["reason"] or "", detail=row["detail"] or "") for row in rows]
 
 
 def newest_seq(storage: Storage, snapshot: Snapshot, round: int) -> int:

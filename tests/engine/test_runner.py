@@ -306,8 +306,8 @@ def test_batches_decoded_ahead_say_what_single_pictures_say_and_time_is_accounte
     stores = {size: annotate(folder, tmp_path / f"s{size}", unit=9) for size in (1, 4)}
     (folder / "p0005.png").unlink()  # after it was looked at: it fails in the middle of a batch
     for size, store in stores.items():
-        seconds: dict = {}
-        florence2.annotate(store.root, with_=[Boxes(batch_size=size)], workers=0, seconds=seconds)
-        assert set(seconds["boxes"]) == set(SECONDS) and seconds["boxes"]["write"] > 0
+        reports: dict = {}
+        florence2.annotate(store.root, with_=[Boxes(batch_size=size)], workers=0, reports=reports)
+        assert set(reports["boxes"].seconds) == set(SECONDS) and reports["boxes"].seconds["write"] > 0
     assert fragments(stores[1]) == fragments(stores[4]) and stores[1].counts()["annotations"]["kept"] == 8 * 3
     assert [row["reason"] for row in stores[4].table("failures").to_pylist()] == ["missing"]

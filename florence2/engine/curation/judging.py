@@ -7,22 +7,54 @@ The same rules over the same annotations are the same round, and add nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from florence2.engine.curation.filters.rules import RULES, RuleFilter, open_chain
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
+from florence2.engine.execution.options import Progress
+from florence2.engine.execution.phase import Count, complete
+from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import Filter, OperatorInput, digest, fingerprint, run_id
 from florence2.engine.session import RECOMPUTED, REOPEN, Session, inputs_of
 from florence2.records import Decision, Sample
-from florence2.store import schema
-from florence2.store.dataset import PendingFragment
+from florence2.store import Store, pending, schema
 from florence2.store.snapshots import Operator
-from florence2.store.units import Unit
-
-Progress = Callable[[str, int, int], None]
 
 
-def judge(session: Session, filters: Sequence[Filter], progress: Progress | None = None, again: bool = False) -> int:
+@dataclasses.dataclass(frozen=True)
+class JudgeTask:
+    """A unit to be judged by each operator's filter in turn (None: reopen)."""
+
+    inputs: UnitInputs
+    steps: tuple[tuple[Operator, Filter | None], ...]
+    first_seq: int
+
+    def do(self, store: Store, context: WorkerContext) -> JobOutcome:
+        """Judge, and commit a fragment a rule."""
+        samples = self.inputs.load(store)
+        standing = [sample.current() for sample in samples]
+        found = []
+        for seq, (operator, item) in enumerate(self.steps, self.first_seq):
+            rows: list[tuple[str, Decision]] = []
+            if isinstance(item, RuleFilter):
+                item.prepare(standing)
+            for n, sample in enumerate(samples):
+                verdicts = _reopened(sample) if item is None else verdicts_of(item, standing[n])
+                if not verdicts:
+                    continue
+                signed = [dataclasses.replace(d, rule=operator.name, round=operator.round, seq=seq) for d in verdicts]
+                rows += [(sample.image.id, decision) for decision in signed]
+                samples[n] = dataclasses.replace(sample, decisions=(*sample.decisions, *signed))
+                standing[n] = samples[n].current()
+            found.append(pending.decisions_of(operator, self.inputs.uid(operator), self.inputs.unit.uid, rows))
+        return JobOutcome(tuple(store.put_all(found)))
+
+
+def judge(
+    session: Session, runner: Runner, filters: Sequence[Filter], progress: Progress | None = None, again: bool = False
+) -> int:
     """Judge every unit by a chain of filters; returns the round of the verdicts, a new one where asked to `again`."""
     if not filters:
         raise ValueError("filter: got no rules; name at least one")
@@ -38,27 +70,31 @@ def judge(session: Session, filters: Sequence[Filter], progress: Progress | None
     steps = steps if round else steps[1:]  # there is nothing to reopen in the first round
     for operator, item in steps:
         session.start(operator, {"config": dict(item.config) if item else {}, "reads": runs}, {})
-    judge_units(session, steps, runs, progress)
+    judge_units(session, runner, steps, runs, progress)
     return round
 
 
 def judge_units(
     session: Session,
+    runner: Runner,
     steps: Sequence[tuple[Operator, Filter | None]],
     runs: Sequence[str],
     progress: Progress | None = None,
 ) -> None:
     """Judge the annotations of `runs` by each operator's filter in turn (None: reopen), where its work is lacking."""
-    total, done = sum(f.rows for f in session.current().of("images")), 0
-    round = steps[0][0].round
-    for unit in session.units():
-        paths = [session.path_of("decisions", operator, unit) for operator, _ in steps]
-        if not all([session.done(p, [unit.uid], o.run_id) for p, (o, _) in zip(paths, steps)]):
-            samples = session.samples(unit, runs, steps[0][0], 0)
-            session.put(_judge_unit(session, unit, samples, steps, 0 if round else 1))
-        done += len(unit.samples)
-        if progress:
-            progress("judging", done, total)
+    first = steps[0][0]
+
+    def jobs(count: Count) -> Iterator[Job]:
+        for unit in session.units():
+            inputs = session.inputs(unit, runs, first, 0)
+            paths = [(pending.path("decisions", o, inputs.uid(o)), o) for o, _ in steps]
+            if session.all_done(paths, unit):
+                count.skip(len(unit.samples))
+                continue
+            task = JudgeTask(inputs, tuple(steps), 0 if first.round else 1)
+            yield Job(digest(["judge", *(path for path, _ in paths)]), len(unit.samples), task)
+
+    complete(session, runner, jobs, Resources("judging"), Count("judging", session.count(), progress))
 
 
 def recorded_chain(
@@ -104,32 +140,6 @@ def _round_of(
         if wanted == {o.run_id for o in session.base.operators if o.kind == "filter" and o.round == round}:
             break
     return round, chain, seen
-
-
-def _judge_unit(
-    session: Session,
-    unit: Unit,
-    samples: list[Sample],
-    steps: Sequence[tuple[Operator, Filter | None]],
-    first_seq: int,
-) -> list[PendingFragment]:
-    drafts = []
-    samples = list(samples)
-    standing = [sample.current() for sample in samples]
-    for seq, (operator, item) in enumerate(steps, first_seq):
-        rows = []
-        if isinstance(item, RuleFilter):
-            item.prepare(standing)
-        for n, sample in enumerate(samples):
-            verdicts = _reopened(sample) if item is None else verdicts_of(item, standing[n])
-            if not verdicts:
-                continue
-            stamped = [dataclasses.replace(d, rule=operator.name, round=operator.round, seq=seq) for d in verdicts]
-            rows += [schema.decision_row(d, sample.image.id, operator.version, operator.run_id) for d in stamped]
-            samples[n] = dataclasses.replace(sample, decisions=(*sample.decisions, *stamped))
-            standing[n] = samples[n].current()
-        drafts.append(session.verdicts(operator, unit, rows))
-    return drafts
 
 
 def verdicts_of(item: Filter, standing: Sample) -> list[Decision]:

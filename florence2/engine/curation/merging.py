@@ -7,7 +7,7 @@ raises its score. What a labelled set says is not there, falls. Nothing is remov
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,21 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.curation.judging import dependents
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
+from florence2.engine.execution.options import Progress
+from florence2.engine.execution.phase import Count, complete
+from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import OperatorInput, annotation_id, digest, run_id
 from florence2.engine.session import Session, inputs_of
 from florence2.formats import documents
 from florence2.geometry import as_boxes, iou
 from florence2.records import Decision, Region, Sample, Source, Text
-from florence2.store import schema
+from florence2.store import Store, pending
 from florence2.store.snapshots import Operator
 
 NAME, VERSION = "merge", "2"
 RANKS = {"human": 0, "import": 1}
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,12 @@ class Merged:
     regions: list[Region] = field(default_factory=list)
 
 
-def merge(session: Session, merging: MergeConfig, round: int, progress: Progress | None = None) -> None:
+def merge(session: Session, runner: Runner, merging: MergeConfig, round: int, progress: Progress | None = None) -> None:
     """Merge what stands in every unit; the verdicts belong to `round` and come after its filters'."""
     operator, live, seq = _planned(session, merging, round)
     facts = {"config": asdict(merging), "reads": [o.run_id for o in live], "seq": seq}
     session.start(operator, facts, {})
-    merge_units(session, merging, operator, live, seq, progress)
+    merge_units(session, runner, merging, operator, live, seq, progress)
 
 
 def merged_otherwise(session: Session, merging: MergeConfig, round: int) -> bool:
@@ -100,9 +103,35 @@ def _planned(session: Session, merging: MergeConfig, round: int) -> tuple[Operat
     return operator, live, 1 + len(filters)
 
 
+@dataclass(frozen=True)
+class MergeTask:
+    """A unit in which sources are to be merged; `models` are the runs of models that looked at every picture."""
+
+    inputs: UnitInputs
+    config: MergeConfig
+    operator: Operator
+    models: frozenset[str]
+    seq: int
+
+    def do(self, store: Store, context: WorkerContext) -> JobOutcome:
+        """Merge, and commit the fused regions and the verdicts."""
+        fused, verdicts = [], []
+        for sample in self.inputs.load(store):
+            found = merge_sample(sample.current(), self.config, self.operator, self.models)
+            fused.append(dataclasses.replace(sample, regions=tuple(found.regions), texts=(), groundings=()))
+            round = self.operator.round
+            signed = [dataclasses.replace(each, rule=NAME, round=round, seq=self.seq) for each in found.decisions]
+            verdicts += [(sample.image.id, decision) for decision in signed]
+        unit, uid = self.inputs.unit.uid, self.inputs.uid(self.operator)
+        annotations = pending.annotations_of(self.operator, uid, unit, fused)
+        decisions = pending.decisions_of(self.operator, uid, unit, verdicts)
+        return JobOutcome(tuple(store.put_all([annotations, decisions])))
+
+
 def merge_units(
     session: Session,
-    merging: MergeConfig,
+    runner: Runner,
+    config: MergeConfig,
     operator: Operator,
     reads: Sequence[Operator],
     seq: int,
@@ -110,32 +139,19 @@ def merge_units(
 ) -> None:
     """Merge what stands of these operators' annotations in every unit that lacks this work."""
     latest = max((o.round for o in reads if o.kind == "model"), default=-1)
-    models = {o.run_id for o in reads if o.kind == "model" and o.round == latest}
+    models = frozenset(o.run_id for o in reads if o.kind == "model" and o.round == latest)
     runs = [o.run_id for o in reads]
-    total, done = sum(f.rows for f in session.current().of("images")), 0
-    for unit in session.units():
-        paths = [session.path_of(table, operator, unit) for table in ("annotations", "decisions")]
-        if not all([session.done(path, [unit.uid], operator.run_id) for path in paths]):
-            merged = [
-                (sample, merge_sample(sample.current(), merging, operator, models))
-                for sample in session.samples(unit, runs, operator, seq)
-            ]
-            session.put([session.draft(p, operator, unit, r) for p, r in zip(paths, _rows(merged, operator, seq))])
-        done += len(unit.samples)
-        if progress:
-            progress("merging", done, total)
 
+    def jobs(count: Count) -> Iterator[Job]:
+        for unit in session.units():
+            inputs = session.inputs(unit, runs, operator, seq)
+            paths = [pending.path(table, operator, inputs.uid(operator)) for table in ("annotations", "decisions")]
+            if session.all_done([(path, operator) for path in paths], unit):
+                count.skip(len(unit.samples))
+                continue
+            yield Job(inputs.uid(operator), len(unit.samples), MergeTask(inputs, config, operator, models, seq))
 
-def _rows(merged: Sequence[tuple[Sample, Merged]], operator: Operator, seq: int) -> tuple[list[schema.Row], ...]:
-    """The rows of a unit's fused regions, and of its verdicts."""
-    annotations, decisions = [], []
-    for sample, found in merged:
-        fused = dataclasses.replace(sample, regions=tuple(found.regions), texts=(), groundings=())
-        annotations += schema.annotation_rows(fused)
-        for verdict in found.decisions:
-            stamped = dataclasses.replace(verdict, rule=NAME, round=operator.round, seq=seq)
-            decisions.append(schema.decision_row(stamped, sample.image.id, VERSION, operator.run_id))
-    return annotations, decisions
+    complete(session, runner, jobs, Resources(NAME), Count("merging", session.count(), progress))
 
 
 def merge_sample(sample: Sample, merging: MergeConfig, operator: Operator, models: Iterable[str] = ()) -> Merged:

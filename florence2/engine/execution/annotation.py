@@ -1,4 +1,4 @@
-"""One unit of work: these pictures, this specialist. Decodes, asks in batches, stamps, checks, commits two fragments.
+"""One specialist's work on a unit, or on a piece of it. Decodes, asks in batches, signs, checks, commits two fragments.
 
 Whatever a specialist does, each picture ends as annotations or as one Failure with a reason word. Failures are
 committed first: the annotations fragment, even one of no rows, says that the unit is done.
@@ -6,61 +6,34 @@ committed first: the annotations fragment, even one of no rows, says that the un
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from florence2 import pixels, sources
-from florence2.engine.execution.processes import Heartbeat
+from florence2.engine.execution import pieces
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.jobs import JobOutcome
 from florence2.engine.execution.provenance import attach_provenance
-from florence2.engine.operator import Specialist, digest
+from florence2.engine.inputs import UnitInputs
+from florence2.engine.operator import digest
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text
-from florence2.store import Store, parquet, schema
+from florence2.store import Store, pending
 from florence2.store.parquet import Fragment
-from florence2.store.storage import Storage
+from florence2.store.snapshots import Operator
 
+OWN_FAULTS = ("error", "invalid")  # a specialist raised, or answered what cannot stand
 
-@dataclass(frozen=True)
-class AnnotateTask:
-    """What a worker needs to know to annotate a unit; references only, never pixels."""
-
-    specialist: int  # index into the work's list
-    unit: str  # of the images table
-    samples: tuple[Sample, ...]  # bare: the good pictures that this operator takes
-    reads: tuple[Fragment, ...]  # annotations to show it ...
-    read_runs: frozenset[str]  # ... of these runs
-    fingerprint: str
-    run_id: str
-    round: int
-    path: str  # of the annotations fragment
-    failures_path: str
-    max_pixels: int
-
-    def do(self, store: Store, specialist: Specialist | None, heartbeat: Heartbeat) -> UnitOutcome:
-        """Annotate and commit."""
-        assert specialist is not None
-        return annotate_unit(store, specialist, self, heartbeat)
-
-
-@dataclass(frozen=True)
-class UnitOutcome:
-    """What came of a unit: its fragments, and the seconds that it took by what they went into (SECONDS)."""
-
-    fragments: tuple[Fragment, ...]
-    seconds: Mapping[str, float]
-
-
-# decode and sign run beside annotate; the others add up to the time a unit takes
+# decode and sign run beside annotate; the others add up to the time that a job takes
 SECONDS = {
     "decode": "reading and decoding pictures",
-    "sign": "checking, clipping and naming what was said, and making rows of it",
+    "sign": "checking, clipping and naming what was said",
     "wait": "waiting for these two",
     "annotate": "the specialist",
     "write": "Parquet written and synced",
@@ -68,22 +41,58 @@ SECONDS = {
 }
 
 
-def annotate_unit(store: Store, specialist: Specialist, task: AnnotateTask, heartbeat: Heartbeat) -> UnitOutcome:
-    """Annotate a unit and commit it."""
-    begun = time.perf_counter()
-    asking = UnitAnnotator(specialist, task, heartbeat)
-    asking.all(_with_annotations(store.storage, task))
-    heartbeat.writing()
-    spec, seconds = specialist.spec, asking.seconds
-    about = {"operator": spec.name, "version": spec.version, "fingerprint": task.fingerprint, "round": task.round}
-    fragments = []
-    with timed(seconds, "write"):
-        if asking.failures:
-            fragments.append(store.put(task.failures_path, asking.failures, [task.unit], task.run_id, about))
-        fragments.append(store.put(task.path, asking.rows, [task.unit], task.run_id, about))
-    took = time.perf_counter() - begun
-    seconds["rest"] = took - seconds["annotate"] - seconds["wait"] - seconds["write"]
-    return UnitOutcome(tuple(fragments), seconds)
+@dataclass
+class Asked:
+    """What a job's pictures came to: how many there were, and why some gave nothing."""
+
+    pictures: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class AnnotateTask:
+    """A unit's pictures from `start` up to `stop`, to be annotated by an operator; references only, never pixels."""
+
+    inputs: UnitInputs
+    operator: Operator
+    uid: str  # of this operator's work on all pictures of `inputs`
+    max_pixels: int
+    start: int
+    stop: int
+
+    def do(self, store: Store, context: WorkerContext) -> JobOutcome:
+        """Annotate and commit; the worker that finishes a unit's last piece puts the unit together."""
+        begun = time.perf_counter()
+        annotator = UnitAnnotator(self, context)
+        found = annotator.all(self.inputs.load(store)[self.start : self.stop])
+        context.heartbeat.writing()
+        seconds = annotator.seconds
+        with timed(seconds, "write"):
+            fragments = self._commit(store, found, digest(dict(context.specialist.config)))
+        took = time.perf_counter() - begun
+        seconds["rest"] = took - seconds["annotate"] - seconds["wait"] - seconds["write"]
+        failures = Counter(each.reason for each in found if isinstance(each, Failure))
+        return JobOutcome(tuple(fragments), seconds, Asked(len(found), failures, took))
+
+    def _commit(self, store: Store, found: Sequence[pieces.Signed], config_sha: str) -> list[Fragment]:
+        count = len(self.inputs.unit.samples)
+        if (self.start, self.stop) == (0, count):
+            return self._put(store, found, config_sha)
+        pieces.remember(store, self.uid, self.start, found)
+        whole = pieces.collect(store, self.uid, count)
+        if whole is None:
+            return []
+        fragments = self._put(store, whole, config_sha)
+        pieces.forget(store, self.uid)
+        return fragments
+
+    def _put(self, store: Store, found: Sequence[pieces.Signed], config_sha: str) -> list[Fragment]:
+        unit = self.inputs.unit.uid
+        failures = [each for each in found if isinstance(each, Failure)]
+        samples = [each for each in found if isinstance(each, Sample)]
+        fragments = store.put_all([pending.failures_of(self.operator, self.uid, unit, failures)]) if failures else []
+        return fragments + store.put_all([pending.annotations_of(self.operator, self.uid, unit, samples, config_sha)])
 
 
 @contextmanager
@@ -96,40 +105,24 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         seconds[name] += time.perf_counter() - begun
 
 
-def _with_annotations(storage: Storage, task: AnnotateTask) -> list[Sample]:
-    """The unit's samples with what its operator reads of the annotations made before, verdicts aside."""
-    if not task.reads:
-        return list(task.samples)
-    table = parquet.read_table(storage, "annotations", task.reads)
-    said = table.filter(pc.field("run_id").isin(sorted(task.read_runs)))
-    bare = {sample.image.id: sample for sample in task.samples}
-    images = [schema.image_row(sample) for sample in task.samples]
-    found = schema.samples(images, said, None)
-    return [dataclasses.replace(bare[s.id], regions=s.regions, texts=s.texts, groundings=s.groundings) for s in found]
-
-
 class UnitAnnotator:
-    """Puts pictures to a specialist in batches, finds the one at fault where a batch raises, and makes rows of it all.
+    """Puts pictures to a specialist in batches, finds the one at fault where a batch raises, and signs what is said.
 
-    While a batch is annotated, the next is decoded and the rows of the one before are made.
+    While a batch is annotated, the next is decoded and what was said of the one before is signed.
     """
 
-    def __init__(self, specialist: Specialist, task: AnnotateTask, heartbeat: Heartbeat):
-        self.specialist, self.task, self.heartbeat = specialist, task, heartbeat
-        self.max_pixels = min(task.max_pixels, specialist.spec.max_pixels)
-        spec = specialist.spec
-        self.source = Source(spec.source_kind, spec.name, spec.version, task.round, task.run_id)
-        self.config_sha = digest(dict(specialist.config))
-        self.rows: list[schema.Row] = []
-        self.failures: list[schema.Row] = []
+    def __init__(self, task: AnnotateTask, context: WorkerContext):
+        self.task, self.specialist, self.heartbeat = task, context.specialist, context.heartbeat
+        self.max_pixels = min(task.max_pixels, self.specialist.spec.max_pixels)
+        spec, operator = self.specialist.spec, task.operator
+        self.source = Source(spec.source_kind, spec.name, spec.version, operator.round, operator.run_id)
         self.seconds = dict.fromkeys(SECONDS, 0.0)
+        self._said = False  # whether the user was told of a fault
 
-    def all(self, samples: Sequence[Sample]) -> None:
-        """Rows or a failure for each sample, in order."""
+    def all(self, samples: Sequence[Sample]) -> list[pieces.Signed]:
+        """What was said of each sample, or a failure, in order."""
         if self.heartbeat.isolate:
-            for index, sample in enumerate(samples):
-                self._isolated(sample, index)
-            return
+            return [self._isolated(sample, index) for index, sample in enumerate(samples, self.task.start)]
         size = max(1, self.specialist.spec.batch_size)
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]
         with ThreadPoolExecutor(1) as beside:
@@ -140,19 +133,21 @@ class UnitAnnotator:
                     loaded = loading.pop().result()
                 loading += [beside.submit(self._load, coming) for coming in batches[number : number + 1]]
                 signing.append(beside.submit(self._sign, batch, self._annotated(batch, loaded)))
+                self.heartbeat.progress(len(batch))
             with timed(self.seconds, "wait"):
-                for signed in signing:
-                    signed.result()
+                return [signed for batch in signing for signed in batch.result()]
 
-    def _isolated(self, sample: Sample, index: int) -> None:
+    def _isolated(self, sample: Sample, index: int) -> pieces.Signed:
         if index in self.heartbeat.poison_images:
             detail = "gave no answer, alone, after its unit had failed repeatedly"
-            self._sign([sample], [Failure(reason=self.heartbeat.poison_images[index], detail=detail)])
-            return
-        self.heartbeat.picture(index)
-        with timed(self.seconds, "wait"):
-            loaded = self._load([sample])
-        self._sign([sample], self._annotated([sample], loaded))
+            results: list[Parsed | Failure] = [Failure(reason=self.heartbeat.poison_images[index], detail=detail)]
+        else:
+            self.heartbeat.image(index)
+            with timed(self.seconds, "wait"):
+                loaded = self._load([sample])
+            results = self._annotated([sample], loaded)
+        self.heartbeat.progress(1)
+        return self._sign([sample], results)[0]
 
     def _load(self, samples: Sequence[Sample]) -> list[np.ndarray | Failure]:
         out: list[np.ndarray | Failure] = []
@@ -170,21 +165,29 @@ class UnitAnnotator:
             answers = iter(self._ask([sample for sample, _ in good], [array for _, array in good]))
         return [next(answers) if isinstance(array, np.ndarray) else array for array in loaded]
 
-    def _sign(self, samples: Sequence[Sample], results: Sequence[Parsed | Failure]) -> None:
-        """Check and sign what was said of each picture, and make rows of it."""
+    def _sign(self, samples: Sequence[Sample], results: Sequence[Parsed | Failure]) -> list[pieces.Signed]:
+        """Check and sign what was said of each picture."""
+        out: list[pieces.Signed] = []
         with timed(self.seconds, "sign"):
             for sample, result in zip(samples, results):
                 if isinstance(result, Parsed):
                     try:
-                        stamped = attach_provenance(result, sample, self.source, self.task.fingerprint)
-                        self.rows += schema.annotation_rows(stamped, self.config_sha)
+                        out.append(attach_provenance(result, sample, self.source, self.task.operator.fingerprint))
+                        continue
                     except ValueError as error:
                         result = Failure(reason="invalid", detail=str(error))
-                if isinstance(result, Failure):
-                    detail = " ".join(result.detail.split()).encode("utf-8", "replace").decode()[:1000]
-                    failure = Failure(id=sample.image.id, reason=result.reason or "error", detail=detail)
-                    made = self.source.name, self.source.version, self.task.run_id, self.task.round
-                    self.failures.append(schema.failure_row(failure, *made))
+                detail = " ".join(result.detail.split()).encode("utf-8", "replace").decode()[:1000]
+                failure = Failure(id=sample.image.id, reason=result.reason or "error", detail=detail)
+                self._tell(sample, failure)
+                out.append(failure)
+        return out
+
+    def _tell(self, sample: Sample, failure: Failure) -> None:
+        """Put the first fault of the specialist itself on the screen at once."""
+        if failure.reason in OWN_FAULTS and not self._said:
+            self._said = True
+            name = sources.files.name_of(sample.image)
+            self.heartbeat.message(f"{self.source.name}: {name}: {failure.reason}: {failure.detail[:300]}")
 
     def _ask(self, samples: list[Sample], images: list[np.ndarray]) -> list[Parsed | Failure]:
         if not samples:

@@ -1,9 +1,9 @@
-"""Runs jobs in supervised processes of this machine, or in this one. Knows nothing of pictures or stores' tables.
+"""The runner in supervised processes of this machine. Knows nothing of pictures or of the store's tables.
 
 A job that kills its worker is tried again; after `attempts` deaths, or one hang, it is done one picture at a time, and
-the picture that kills even then is given up with its reason. Deaths are journalled in attempts/<key>, and only those
-that happened while the supervisor lived: killing the whole run blames nobody. A worker's start and loading are not on
-its lease.
+the picture that kills even then is given up with its reason. Deaths are journalled, and only those that happened while
+the supervisor lived: killing the whole run blames nobody. A worker's start and loading are not on its lease, which is
+the time between two signs of life, learnt for each operator from its own jobs.
 """
 
 from __future__ import annotations
@@ -13,126 +13,65 @@ import pickle
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, Pipe, wait
-from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
 
-from florence2.store.journal import Journal
+from florence2.engine.execution import journal
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.jobs import Job, JobOutcome, OnProgress, Resources
 
 ATTEMPTS = 3  # deaths of a job before its pictures are tried one at a time
 BOOT_S = 600.0  # for a worker to start and load what a job needs
-FIRST_LEASE_S = 600.0  # for a job, until the time that jobs take is known
+FIRST_LEASE_S = 600.0  # between two signs of life, until the time that they take is known
 LEASE_FLOOR_S = 120.0
-LEASE_FACTOR = 20  # times the median job
-
-
-@dataclass(frozen=True)
-class Job:
-    """One unit of work: the name of its journal, how many pictures it counts for, and what the work needs to know."""
-
-    key: str
-    size: int
-    payload: Any
-
-
-class Heartbeat(Protocol):
-    """What a job's work tells while it runs, and what earlier tries of it have shown."""
-
-    isolate: bool
-    poison_images: dict[int, str]  # picture -> reason, for pictures that killed a worker when tried alone
-
-    def picture(self, index: int) -> None:
-        """Say, before trying it alone, which picture comes next."""
-
-    def writing(self) -> None:
-        """Say that the pictures are done and the results are being written."""
-
-
-class Work(Protocol):
-    """What a worker does with jobs; it is pickled to the worker."""
-
-    def prepare(self, job: Job) -> None:
-        """Load what the job needs; not on the lease."""
-
-    def do(self, job: Job, heartbeat: Heartbeat) -> Any:
-        """Do the job; the return value goes to the supervisor."""
-
-
-Progress = Callable[[int], None]
-
-
-@dataclass
-class NullHeartbeat:
-    """The watch of a job that runs in this process."""
-
-    isolate: bool = False
-    poison_images: dict[int, str] = field(default_factory=dict)
-
-    def picture(self, index: int) -> None:
-        """Nobody listens."""
-
-    def writing(self) -> None:
-        """Nobody listens."""
-
-
-class InlineRunner:
-    """Runs jobs one after another in this process: for small jobs and for doubles. A crash takes the process along."""
-
-    def __init__(self, work: Work):
-        self.work = work
-
-    def run(self, jobs: Iterable[Job], at_once: int = 0) -> Iterator[tuple[Job, Any]]:
-        """Each job with its result, in order."""
-        for job in jobs:
-            self.work.prepare(job)
-            yield job, self.work.do(job, NullHeartbeat())
-
-    def __enter__(self) -> InlineRunner:
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        pass
+LEASE_FACTOR = 20  # times the median
 
 
 @dataclass
 class _Worker:
     process: subprocess.Popen[bytes]
     connection: Connection
+    slot: int  # its place among the workers: which device it is given
     job: Job | None = None
-    since: float = 0.0  # when it was given the job, or last reported
+    since: float = 0.0  # when it was given the job, or last gave a sign
     started: float = 0.0  # when it began the job itself; 0 while it loads
+    silence: float = 0.0  # the longest time between two signs of this job
 
 
 class ProcessRunner:
-    """Runs jobs in up to `workers` processes, started as they are needed and kept until the end."""
+    """Runs jobs in as many processes as `cpus` and `devices` hold, started as they are needed, kept until the end."""
 
     def __init__(
         self,
-        work: Work,
-        root: Path,
-        workers: int,
+        context: WorkerContext,
+        cpus: int,
+        devices: Sequence[str] = (),
         attempts: int = ATTEMPTS,
         lease_s: float | None = None,
         boot_s: float = BOOT_S,
+        on_message: Callable[[str], None] | None = None,
     ):
-        self.root, self.limit = Path(root), workers
-        self.attempts, self.lease_s, self.boot_s = attempts, lease_s, boot_s
-        self._hello = _pickled(work)
+        self.store, self.cpus, self.devices = context.store, cpus, tuple(devices)
+        self.attempts, self.lease_s, self.boot_s, self.on_message = attempts, lease_s, boot_s, on_message
+        self._context = context
+        self._hello = b""
         self._workers: list[_Worker] = []
-        self._seconds: list[float] = []
+        self._silences: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=100))  # by operator
         self._boot_deaths = 0
+        self._told: set[str] = set()
         self._timeouts: Counter[str] = Counter()
 
     def __enter__(self) -> ProcessRunner:
         return self
 
-    def __exit__(self, kind: Any, *exc: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for worker in self._workers:
             if kind is None:
                 worker.connection.close()  # the worker sees the end and leaves
@@ -146,13 +85,23 @@ class ProcessRunner:
                 worker.process.wait()
         self._workers.clear()
 
-    def run(self, jobs: Iterable[Job], at_once: int = 0) -> Iterator[tuple[Job, Any]]:
-        """Each job with its result, as they finish; no more than `at_once` of them together (0: one a worker)."""
+    def workers(self, resources: Resources) -> int:
+        """As many as the processors hold; where a GPU is wanted and there are some, as many as these hold."""
+        fit = int(self.cpus / resources.num_cpus) if resources.num_cpus > 0 else self.cpus
+        if resources.num_gpus > 0 and self.devices:
+            fit = int(len(self.devices) / resources.num_gpus)
+        return max(1, min(fit, resources.at_once or fit))
+
+    def run(
+        self, jobs: Iterable[Job], resources: Resources, on_progress: OnProgress | None = None
+    ) -> Iterator[tuple[Job, JobOutcome]]:
+        """Each job with its outcome, as they finish."""
         todo, source = deque[Job](), iter(jobs)
+        at_once = self.workers(resources)
         while True:
             while job := todo.popleft() if todo else next(source, None):
-                worker = self._free(at_once or self.limit)
-                if worker is None or not self._give(worker, job):
+                worker = self._free(at_once)
+                if worker is None or not self._give(worker, job, resources):
                     todo.appendleft(job)
                     if worker is None:
                         break
@@ -164,74 +113,94 @@ class ProcessRunner:
             ready = wait([worker.connection for worker in busy], timeout=min(1.0, (self.lease_s or 4.0) / 4))
             for worker in busy:
                 if worker.connection in ready:
-                    yield from self._hear(worker, todo)
-                elif time.monotonic() - worker.since > self._patience(worker):
-                    self._lose(worker, todo, "timeout")
+                    yield from self._hear(worker, todo, resources, on_progress)
+                elif time.monotonic() - worker.since > self._patience(worker, resources):
+                    self._lose(worker, todo, resources, "timeout")
 
     def _free(self, at_once: int) -> _Worker | None:
         """A worker without a job, started if there may be one more; always the same ones while they live."""
         for worker in self._workers[:at_once]:
             if worker.job is None:
                 return worker
-        if len(self._workers) >= min(at_once, self.limit):
+        if len(self._workers) >= at_once:
             return None
-        self._workers.append(_start(self._hello))
+        slot = next(n for n in range(at_once) if n not in {worker.slot for worker in self._workers})
+        self._hello = self._hello or _pickled(self._context)
+        self._workers.append(_start(self._hello, slot))
         return self._workers[-1]
 
-    def _give(self, worker: _Worker, job: Job) -> bool:
+    def _give(self, worker: _Worker, job: Job, resources: Resources) -> bool:
+        device = self.devices[worker.slot % len(self.devices)] if self.devices and resources.num_gpus > 0 else ""
         try:
-            worker.connection.send((job, *journal(self.root, job.key, self.attempts)))
+            worker.connection.send((job, device, *journal.read(self.store.journal(job.key).lines(), self.attempts)))
         except OSError:  # it died while idle
             self._forget(worker)
             return False
-        worker.job, worker.since, worker.started = job, time.monotonic(), 0.0
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ValueError(_UNPICKLED.format(error)) from None
+        worker.job, worker.since, worker.started, worker.silence = job, time.monotonic(), 0.0, 0.0
         return True
 
-    def _patience(self, worker: _Worker) -> float:
+    def _patience(self, worker: _Worker, resources: Resources) -> float:
         if not worker.started:
             return self.boot_s
         assert worker.job is not None
         more = 2.0 ** min(3, self._timeouts[worker.job.key])  # a slow machine must not look like a hang for ever
         if self.lease_s is not None:
             return self.lease_s * more
-        if not self._seconds:
-            return FIRST_LEASE_S * more
-        return max(LEASE_FLOOR_S, LEASE_FACTOR * statistics.median(self._seconds)) * more
+        known = self._silences[resources.name]
+        return (max(LEASE_FLOOR_S, LEASE_FACTOR * statistics.median(known)) if known else FIRST_LEASE_S) * more
 
-    def _hear(self, worker: _Worker, todo: deque[Job]) -> Iterator[tuple[Job, Any]]:
+    def _hear(
+        self, worker: _Worker, todo: deque[Job], resources: Resources, on_progress: OnProgress | None
+    ) -> Iterator[tuple[Job, JobOutcome]]:
         try:
             message, *rest = worker.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
-            self._lose(worker, todo, "died")
+            self._lose(worker, todo, resources, "died")
             return
-        worker.since = time.monotonic()
+        now = time.monotonic()
+        job = worker.job
+        assert job is not None
         if message == "start":
-            worker.started = worker.since
+            worker.started = now
             self._boot_deaths = 0
+        else:
+            worker.silence = max(worker.silence, now - worker.since)
+        worker.since = now
+        if message == "progress" and on_progress:
+            on_progress(job, rest[0])
+        elif message == "message":
+            self._say_once(resources.name, rest[0])
         elif message == "done":
-            job, worker.job = worker.job, None
-            assert job is not None
-            self._seconds = [*self._seconds[-99:], time.monotonic() - worker.started]
+            worker.job = None
+            self._silences[resources.name].append(worker.silence)
             yield job, rest[0]
         elif message == "error":
             raise rest[0]
 
-    def _lose(self, worker: _Worker, todo: deque[Job], cause: str) -> None:
+    def _lose(self, worker: _Worker, todo: deque[Job], resources: Resources, cause: str) -> None:
         """Bury a worker; its job goes back to the front, the death on its account if it had begun it."""
         job, begun = worker.job, worker.started
+        waited = time.monotonic() - worker.since
         code = self._forget(worker)
         assert job is not None
         if begun:
-            Journal(self.root, job.key).append(cause)
+            tries = self.store.journal(job.key)
+            tries.append(cause)
             self._timeouts[job.key] += cause == "timeout"
-            if deaths(self.root, job.key) > 3 * self.attempts + 2 * job.size:
-                raise ChildProcessError(f"{self.root}: workers keep dying over unit {job.key}; last exit code {code}")
+            if journal.deaths(tries.lines()) > 3 * self.attempts + 2 * job.size:
+                raise ChildProcessError(
+                    f"{self.store.root}: workers keep dying over unit {job.key}; last exit code {code}"
+                )
+            what = f"no sign of life for {waited:.0f} s, stopped" if cause == "timeout" else f"died, exit code {code}"
+            self._say(f"{resources.name}: a worker with {job.size} pictures: {what}; they are tried again")
         else:
             self._boot_deaths += 1
             if self._boot_deaths >= self.attempts:
                 what = f"did not get ready in {self.boot_s:.0f} s" if cause == "timeout" else f"exited with code {code}"
                 often = f"{self._boot_deaths} times while loading"
-                raise ChildProcessError(f"{self.root}: a worker {what}, {often}; run with --workers 0 to see why")
+                raise ChildProcessError(f"{self.store.root}: a worker {what}, {often}; run with --workers 0 to see why")
         todo.appendleft(job)
 
     def _forget(self, worker: _Worker) -> int:
@@ -240,40 +209,35 @@ class ProcessRunner:
         worker.connection.close()
         return worker.process.wait()
 
+    def _say_once(self, name: str, text: str) -> None:
+        """The first message of an operator's jobs; the summary counts what follows."""
+        if name not in self._told:
+            self._told.add(name)
+            self._say(text)
 
-def journal(root: Path, key: str, attempts: int) -> tuple[bool, dict[int, str]]:
-    """What the journal of a job says: whether to go one picture at a time, and which pictures killed when alone."""
-    lines = _lines(root, key)
-    poison_images = {}
-    for before, line in zip(lines, lines[1:]):
-        if line in ("died", "timeout") and before.startswith("picture "):
-            poison_images[int(before.split()[1])] = "worker_died" if line == "died" else "timeout"
-    return "timeout" in lines or deaths(root, key) >= attempts, poison_images
-
-
-def deaths(root: Path, key: str) -> int:
-    """How many workers died over a job while their supervisor lived."""
-    return sum(line in ("died", "timeout") for line in _lines(root, key))
+    def _say(self, text: str) -> None:
+        if self.on_message:
+            self.on_message(text)
 
 
-def _lines(root: Path, key: str) -> list[str]:
-    return Journal(root, key).lines()
+_UNPICKLED = (
+    "cannot send this work to a worker process ({}); name specialists as FILE.py:CLASS, write rules in an importable "
+    "module, or use workers=0"
+)
 
 
-def _pickled(work: Work) -> bytes:
+def _pickled(context: WorkerContext) -> bytes:
     try:
-        return pickle.dumps(([path for path in sys.path], pickle.dumps(work)))
+        return pickle.dumps(([path for path in sys.path], pickle.dumps(context)))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"cannot send this work to a worker process ({error}); name specialists as FILE.py:CLASS, or use workers=0"
-        ) from None
+        raise ValueError(_UNPICKLED.format(error)) from None
 
 
 # The worker's code starts here rather than through multiprocessing's spawn, which would import the caller's script.
-_START = "import sys; sys.path[:] = {path!r}; from florence2.engine.execution.processes import serve; serve({fd})"
+_START = "import sys; sys.path[:] = {path!r}; from florence2.engine.execution.worker_process import serve; serve({fd})"
 
 
-def _start(hello: bytes) -> _Worker:
+def _start(hello: bytes, slot: int) -> _Worker:
     ours, theirs = Pipe()
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     process = subprocess.Popen(
@@ -289,73 +253,4 @@ def _start(hello: bytes) -> _Worker:
         ours.send_bytes(hello)
     except OSError:
         pass  # it died at once: noticed when it is given a job
-    return _Worker(process, ours)
-
-
-@dataclass
-class _Journalled:
-    root: Path
-    key: str
-    connection: Connection
-    isolate: bool
-    poison_images: dict[int, str]
-
-    def picture(self, index: int) -> None:
-        Journal(self.root, self.key).append(f"picture {index}")
-        self.connection.send(("picture", index))
-
-    def writing(self) -> None:
-        if self.isolate:
-            Journal(self.root, self.key).append("writing")
-            self.connection.send(("writing",))
-
-
-def serve(fd: int) -> None:
-    """A worker's life: receive the work, then jobs until the supervisor hangs up."""
-    _leave_with_parent()
-    connection = Connection(fd)
-    path, pickled = pickle.loads(connection.recv_bytes())
-    sys.path[:] = path
-    work = None
-    while True:
-        try:
-            job, isolate, poison_images = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            work = work or pickle.loads(pickled)
-            work.prepare(job)
-            root = Path(work.root)
-            connection.send(("start",))
-            Journal(root, job.key).append("start")
-            result = work.do(job, _Journalled(root, job.key, connection, isolate, poison_images))
-        except Exception as error:  # whatever it was, the supervisor raises it in the caller's process
-            _send(connection, ("error", _told(error)))
-            continue
-        _send(connection, ("done", result))
-
-
-def _send(connection: Connection, message: tuple[Any, ...]) -> None:
-    try:
-        connection.send(message)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the supervisor has gone; the next receive says so
-
-
-def _told(error: Exception) -> Exception:
-    """The error as one that can be pickled and that a command turns into one line."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return OSError(error.errno, error.strerror or str(error), error.filename)
-    text = str(error) or type(error).__name__
-    return ValueError(text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}")
-
-
-def _leave_with_parent() -> None:
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return _Worker(process, ours, slot)

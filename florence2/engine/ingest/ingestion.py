@@ -7,27 +7,31 @@ intake is cut again in the same way.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from florence2.engine.execution.processes import Job
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.inline import InlineRunner
+from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
+from florence2.engine.execution.options import Progress
+from florence2.engine.execution.phase import Count, run_phase
 from florence2.engine.ingest.duplicates import NearIndex
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, InspectTask, image_id, rules_config
 from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.session import Session
 from florence2.records import Failure, ImageRef, Sample
 from florence2.sources import files
-from florence2.store import layout, schema
+from florence2.store import Store, layout, pending, schema
 from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Operator
 
 NAME, VERSION = "images", "2"
 
 UNIT, LARGEST, MANY = 64, 512, 256  # pictures in a unit, in one of very many, and how many units are many
-
-Progress = Callable[[str, int, int], None]
+PIECE = 8  # pictures that are inspected as one job: a second or so of work
 
 
 def unit_for(pictures: int) -> int:
@@ -68,9 +72,9 @@ class KnownImages:
 
 def ingest(
     session: Session,
+    runner: Runner,
     source: Path,
     listing: Sequence[ImageCandidate],
-    run: Callable[[Iterator[Job]], Iterator[tuple[Job, Any]]],
     unit: int,
     rules: ImageRules,
     progress: Progress | None = None,
@@ -102,30 +106,89 @@ def ingest(
     inputs = {"source": os.path.abspath(source), "unit": unit, "chunks": cuts}
     session.start(operator, facts, {**inputs, "origin": dict(origin)} if origin else inputs)
     todo = [*chunks, *new]
-    jobs = (
-        Job(digest(["look", operator.fingerprint, [f.relative for f in c.found]]), len(c.found), (n, c))
-        for n, c in enumerate(todo)
-    )
-    waiting: dict[int, list[dict[str, Any]]] = {}
-    total, looked, written = sum(len(chunk.found) for chunk in todo), 0, 0
-    numbers: dict[str, int] = {}
+    count = Count("inspecting", sum(len(each.found) for each in todo), progress)
+    cut = _Cut(operator, os.path.basename(os.path.abspath(source)), known, rules, samples or {})
+    inspected = _inspected(session, runner, operator, todo, rules, count)
+    commits = (cut.job(each, facts) for each, facts in zip(todo, inspected))
+    for _, outcome in InlineRunner(WorkerContext(session.store.root)).run(commits, Resources(NAME)):
+        session.add(outcome.fragments)
 
-    def sent() -> Iterator[Job]:
-        for job in jobs:
-            number, chunk = job.payload
-            numbers[job.key] = number
-            yield Job(job.key, job.size, InspectTask(chunk.found, rules))
 
-    if progress:
-        progress("looking", 0, total)
-    for job, facts_of_unit in run(sent()):
-        waiting[numbers[job.key]] = facts_of_unit
-        while written in waiting:  # in order, as who is a duplicate of whom depends on it
-            session.add(_commit(session, operator, source, todo[written], waiting.pop(written), known, rules, samples))
-            written += 1
-        looked += job.size
-        if progress:
-            progress("looking", looked, total)
+def _inspected(
+    session: Session,
+    runner: Runner,
+    operator: Operator,
+    todo: Sequence[PlannedUnit],
+    rules: ImageRules,
+    count: Count,
+) -> Iterator[list[dict[str, Any]]]:
+    """The facts of each unit's pictures, unit by unit in order: who is a duplicate of whom depends on it."""
+    place: dict[str, tuple[int, int]] = {}
+
+    def jobs() -> Iterator[Job]:
+        for number, each in enumerate(todo):
+            for start in range(0, len(each.found), PIECE):
+                part = each.found[start : start + PIECE]
+                key = digest(["look", operator.fingerprint, [found.relative for found in part]])
+                place[key] = number, start
+                yield Job(key, len(part), InspectTask(part, rules))
+
+    facts: dict[int, dict[int, list[dict[str, Any]]]] = defaultdict(dict)
+    ready = 0
+    for job, outcome in run_phase(session, runner, jobs(), Resources(NAME), count):
+        number, start = place.pop(job.key)
+        facts[number][start] = outcome.facts
+        while ready < len(todo) and sum(map(len, facts[ready].values())) == len(todo[ready].found):
+            parts = facts.pop(ready)
+            yield [fact for start in sorted(parts) for fact in parts[start]]
+            ready += 1
+
+
+@dataclass(frozen=True)
+class IngestTask:
+    """A unit's rows, as they are to be committed: failures first, then the pictures, which make it a unit."""
+
+    operator: Operator
+    uid: str
+    rows: tuple[schema.Row, ...]
+    failures: tuple[Failure, ...]
+
+    def do(self, store: Store, context: WorkerContext) -> JobOutcome:
+        """Commit."""
+        found = [pending.failures_of(self.operator, self.uid, self.uid, self.failures)] if self.failures else []
+        found.append(pending.images_of(self.operator, self.uid, self.rows))
+        return JobOutcome(tuple(fragment for each in found for fragment in store.put_all([each])))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Makes units of inspected pictures, in order, judging each picture against what is known."""
+
+    operator: Operator
+    dataset: str
+    known: KnownImages
+    rules: ImageRules
+    samples: Mapping[str, Sample]
+
+    def job(self, planned: PlannedUnit, facts: Sequence[dict[str, Any]]) -> Job:
+        """The job that commits a unit."""
+        ids = [image_id(fact["sha256"], found.relative) for found, fact in zip(planned.found, facts)]
+        uid = unit_id(ids, self.operator.fingerprint, 0)
+        rows, failures = [], []
+        for found, fact, name in zip(planned.found, facts, ids):
+            row = _row(found, fact, name, uid, self.dataset, self.samples.get(found.relative))
+            if row["status"] == "ok" and row["sha256"] in self.known.originals:
+                row.update(status="rejected", reason="duplicate")
+            elif row["status"] == "ok" and self.rules.near_duplicates and self._has_near(row["phash"]):
+                row.update(status="rejected", reason="near_duplicate")
+            self.known.add(row)
+            rows.append(row)
+            if row["status"] == "failed":
+                failures.append(Failure(id=name, reason=row["reason"], detail=_clean(fact["detail"])))
+        return Job(uid, len(rows), IngestTask(self.operator, uid, tuple(rows), tuple(failures)))
+
+    def _has_near(self, phash: str) -> bool:
+        return next(self.known.near.within(phash, self.rules.near_bits), None) is not None
 
 
 def _known(session: Session, operator: Operator, listing: Sequence[ImageCandidate]) -> KnownImages:
@@ -179,43 +242,6 @@ def _planned(
             if len(found) == count:
                 taken.update(f.relative for f in found)
                 yield PlannedUnit(tuple(found))
-
-
-def _commit(
-    session: Session,
-    operator: Operator,
-    source: Path,
-    chunk: PlannedUnit,
-    facts: Sequence[dict[str, Any]],
-    known: KnownImages,
-    rules: ImageRules,
-    samples: Mapping[str, Sample] | None,
-) -> list[Fragment]:
-    """Judge a chunk against what is known and commit it: failures first, then the rows that make it a unit."""
-    ids = [image_id(fact["sha256"], found.relative) for found, fact in zip(chunk.found, facts)]
-    uid = unit_id(ids, operator.fingerprint, 0)
-    rows, failures = [], []
-    for found, fact, name in zip(chunk.found, facts, ids):
-        row = _row(
-            found, fact, name, uid, os.path.basename(os.path.abspath(source)), (samples or {}).get(found.relative)
-        )
-        if row["status"] == "ok" and row["sha256"] in known.originals:
-            row.update(status="rejected", reason="duplicate")
-        elif (
-            row["status"] == "ok"
-            and rules.near_duplicates
-            and next(known.near.within(row["phash"], rules.near_bits), None)
-        ):
-            row.update(status="rejected", reason="near_duplicate")
-        known.add(row)
-        rows.append(row)
-        if row["status"] == "failed":
-            failure = Failure(id=name, reason=row["reason"], detail=_clean(fact["detail"]))
-            failures.append(schema.failure_row(failure, NAME, VERSION, operator.run_id, 0))
-    about = {"operator": NAME, "version": VERSION, "fingerprint": operator.fingerprint, "round": 0}
-    put = session.store.put
-    fragments = [put(_failures_path(uid), failures, [uid], operator.run_id, about)] if failures else []
-    return [*fragments, put(layout.images(uid), rows, [uid], operator.run_id, about)]
 
 
 def _row(

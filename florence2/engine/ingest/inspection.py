@@ -6,7 +6,7 @@ Looking at a picture reads and decodes it once: it is then ok, rejected by a rul
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from florence2 import pixels
-from florence2.engine.execution.processes import Heartbeat
-from florence2.engine.operator import Specialist, digest
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.jobs import JobOutcome
+from florence2.engine.operator import digest
 from florence2.records import ImageRef
 from florence2.sources import file_types, files
 from florence2.store import Store
@@ -72,24 +73,24 @@ class ImageCandidate:
 
 @dataclass(frozen=True)
 class InspectTask:
-    """A worker's task: look at these pictures. Returns a dictionary of facts for each, in order."""
+    """Pictures to be read and decoded once; the outcome's facts are a dictionary for each, in order."""
 
     found: tuple[ImageCandidate, ...]
     rules: ImageRules
-    specialist: int = field(default=-1, init=False)
 
-    def do(self, store: Store, specialist: Specialist | None, heartbeat: Heartbeat) -> list[dict[str, Any]]:
-        """Look at each."""
+    def do(self, store: Store, context: WorkerContext) -> JobOutcome:
+        """Inspect each."""
         accept = load_function(self.rules.accept) if self.rules.accept else None
-        out = []
+        heartbeat, out = context.heartbeat, []
         for index, found in enumerate(self.found):
             if index in heartbeat.poison_images:
                 out.append(_killer(found, heartbeat.poison_images[index]))
                 continue
             if heartbeat.isolate:
-                heartbeat.picture(index)
+                heartbeat.image(index)
             out.append(inspect(found, self.rules, accept))
-        return out
+            heartbeat.progress(1)
+        return JobOutcome(facts=out)
 
 
 def inspect(found: ImageCandidate, rules: ImageRules, accept: Any = None) -> dict[str, Any]:

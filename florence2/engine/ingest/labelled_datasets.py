@@ -11,21 +11,24 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from florence2 import sources
 from florence2.engine import originals
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
+from florence2.engine.execution.phase import Count, complete
 from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.ingest import ingestion
 from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.session import Session
 from florence2.formats.problems import ReadProblems
-from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
+from florence2.records import Decision, Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
 from florence2.sources import files
-from florence2.store import import_metadata, layout, schema
+from florence2.store import Store, pending, schema
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.snapshots import Operator
 
@@ -96,62 +99,87 @@ class NamedSelector:
         return {"source": str(os.path.commonpath([uri for uri, _ in self.places]))}
 
 
-def write_import(session: Session, operator: Operator, given: LabelledDataset) -> None:
-    """Commit each unit's imported rows where they are lacking: failures, decisions, then annotations."""
-    place, by_name = given.place, given.by_name
-    for unit in list(session.all_units()):
-        pictures = [*unit.samples, *unit.others]
-        named = [(p, place.get((p.image.uri, p.image.member))) for p in pictures]
-        said = [(picture, by_name[name]) for picture, name in named if name is not None and name in by_name]
-        if not said:
-            continue
-        uid = unit_id([picture.image.id for picture, _ in said], operator.fingerprint, 0)
-        paths = {
-            t: layout.fragment(t, 0, operator.name, VERSION, uid) for t in ("failures", "decisions", "annotations")
-        }
-        if session.done(paths["annotations"], [unit.uid], operator.run_id):
-            for table in ("failures", "decisions"):
-                session.done(paths[table], [unit.uid], operator.run_id)
-            continue
-        rows: dict[str, list[schema.Row]] = {table: [] for table in paths}
-        metadata: dict[str, ImportMetadata] = {}
-        for picture, sample in said:
-            _rows_of(picture, sample, operator, rows)
+@dataclasses.dataclass(frozen=True)
+class ImportTask:
+    """What a data set says of the pictures of a unit, to be stored: (picture, sample), by the picture's own id."""
+
+    unit: str  # of the images table
+    pairs: tuple[tuple[Sample, Sample], ...]
+    operator: Operator
+    uid: str
+
+    def do(self, store: Store, context: WorkerContext) -> JobOutcome:
+        """Commit failures, decisions, then annotations: these say that the unit is done."""
+        failures: list[Failure] = []
+        decisions: list[tuple[str, Decision]] = []
+        signed: list[Sample] = []
+        metadata = {}
+        for picture, sample in self.pairs:
+            try:
+                signed.append(_attached(picture, sample, self.operator))
+            except ValueError as error:
+                failures.append(Failure(id=picture.image.id, reason="invalid", detail=str(error)))
+            else:
+                decisions += _moved_decisions(sample, signed[-1])
             if sample.coverage or sample.split:
                 metadata[picture.image.id] = ImportMetadata(sample.split, sample.coverage)
-        about = {import_metadata.KEY: import_metadata.encode(metadata)} if metadata else {}
+        operator, uid, unit = self.operator, self.uid, self.unit
+        found = [pending.failures_of(operator, uid, unit, failures)] if failures else []
+        found += [pending.decisions_of(operator, uid, unit, decisions)] if decisions else []
+        annotations = pending.annotations_of(operator, uid, unit, signed, metadata=metadata)
         if operator.name in originals.FORMATS:
-            about[originals.KEY] = originals.encode({picture.image.id: sample for picture, sample in said})
-        for table, path in paths.items():
-            if rows[table] or table == "annotations":
-                more = about if table == "annotations" else {}
-                session.put([session.draft(path, operator, unit, rows[table], **more)])
+            failed = {failure.id for failure in failures}
+            good = [sample for picture, sample in self.pairs if picture.image.id not in failed]
+            originals.note(annotations.rows, [item for sample in good for item in schema.items_of(sample)])
+            names = originals.encode({picture.image.id: sample for picture, sample in self.pairs})
+            annotations = dataclasses.replace(annotations, about={**annotations.about, originals.KEY: names})
+        found.append(annotations)
+        return JobOutcome(tuple(fragment for each in found for fragment in store.put_all([each])))
 
 
-def _rows_of(picture: Sample, sample: Sample, operator: Operator, rows: dict[str, list[schema.Row]]) -> None:
+def write_import(session: Session, runner: Runner, operator: Operator, given: LabelledDataset) -> None:
+    """Commit each unit's imported rows where they are lacking."""
+    place, by_name = given.place, given.by_name
+
+    def jobs(count: Count) -> Iterator[Job]:
+        for unit in session.all_units():
+            pictures = [*unit.samples, *unit.others]
+            named = [(p, place.get((p.image.uri, p.image.member))) for p in pictures]
+            pairs = tuple((picture, by_name[name]) for picture, name in named if name is not None and name in by_name)
+            if not pairs:
+                continue
+            uid = unit_id([picture.image.id for picture, _ in pairs], operator.fingerprint, 0)
+            if session.all_done([(pending.path("annotations", operator, uid), operator)], unit):
+                for table in ("failures", "decisions"):
+                    session.done(pending.path(table, operator, uid), [unit.uid], operator.run_id)
+                count.skip(len(pairs))
+                continue
+            yield Job(uid, len(pairs), ImportTask(unit.uid, pairs, operator, uid))
+
+    complete(session, runner, jobs, Resources("import"), Count("importing", len(by_name)))
+
+
+def _attached(picture: Sample, sample: Sample, operator: Operator) -> Sample:
+    """The picture with a data set's items, each with the maker that its file names; ValueError where one is wrong."""
     default = Source("import", operator.name, VERSION, 0, operator.run_id)
-    try:
-        said = Parsed(sample.texts, sample.regions, sample.groundings)
-        stamped = attach_provenance(said, picture, default, operator.fingerprint)
-        signed = dataclasses.replace(
-            stamped,
-            regions=tuple(_signed(*pair) for pair in zip(stamped.regions, sample.regions)),
-            texts=tuple(_signed(*pair) for pair in zip(stamped.texts, sample.texts)),
-            groundings=tuple(_signed(*pair) for pair in zip(stamped.groundings, sample.groundings)),
-        )
-        made = schema.annotation_rows(signed)
-    except ValueError as error:
-        failure = Failure(id=picture.image.id, reason="invalid", detail=str(error))
-        rows["failures"].append(schema.failure_row(failure, operator.name, VERSION, operator.run_id, 0))
-        return
-    if operator.name in originals.FORMATS:
-        originals.note(made, schema.items_of(sample))
-    rows["annotations"] += made
+    items = Parsed(sample.texts, sample.regions, sample.groundings)
+    signed = attach_provenance(items, picture, default, operator.fingerprint)
+    return dataclasses.replace(
+        signed,
+        regions=tuple(_signed(*pair) for pair in zip(signed.regions, sample.regions)),
+        texts=tuple(_signed(*pair) for pair in zip(signed.texts, sample.texts)),
+        groundings=tuple(_signed(*pair) for pair in zip(signed.groundings, sample.groundings)),
+    )
+
+
+def _moved_decisions(sample: Sample, signed: Sample) -> list[tuple[str, Decision]]:
+    """The data set's own verdicts, on the ids that its items have in the store."""
     ids = {old.id: new.id for old, new in zip(schema.items_of(sample), schema.items_of(signed))}
-    for decision in sample.decisions:
-        if decision.item_id in ids:
-            moved = dataclasses.replace(decision, item_id=ids[decision.item_id], by_id=ids.get(decision.by_id, ""))
-            rows["decisions"].append(schema.decision_row(moved, picture.image.id, VERSION, operator.run_id))
+    return [
+        (signed.image.id, dataclasses.replace(d, item_id=ids[d.item_id], by_id=ids.get(d.by_id, "")))
+        for d in sample.decisions
+        if d.item_id in ids
+    ]
 
 
 def _signed(item: AnyItem, given: AnyItem) -> AnyItem:

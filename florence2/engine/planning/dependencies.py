@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from florence2.engine.execution.worker import resolve_specialist
+from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.operator import Specialist, fingerprint, run_id, satisfies
 from florence2.engine.planning.superseding import replacements
 from florence2.engine.selectors import ImageSelector
@@ -24,7 +24,6 @@ RERUN = ("specialist", "simulated", "model")  # kinds of operators that can be r
 class Step:
     """A specialist's place in a plan: its operator entry, and which live operators it reads."""
 
-    index: int
     name: str  # as given on the command line; "" for an object
     specialist: Specialist
     operator: Operator
@@ -61,7 +60,7 @@ def plan_steps(
         seen = [*_about(session, before, chosen), *(step.operator for step in out)]
         reads = tuple(o for o in seen if spec.requires and satisfies(o.produces, spec.requires))
         operator = operator_of(specialist, reads, round)
-        out.append(Step(index, name if isinstance(name, str) else "", specialist, operator, reads, chosen))
+        out.append(Step(name if isinstance(name, str) else "", specialist, operator, reads, chosen))
     return out
 
 
@@ -112,7 +111,7 @@ def stale_dependents(session: Session, made: Sequence[Made], unless: str = "") -
         specialist = resolve_specialist(name)
         chosen = next((selectors[run] for run in stale if run in selectors), None)
         operator = operator_of(specialist, list(reads), old.round)
-        steps.append(Step(len(steps), name, specialist, operator, tuple(reads), chosen, _covered(session, old)))
+        steps.append(Step(name, specialist, operator, tuple(reads), chosen, _covered(session, old)))
         new[old.run_id], selectors[old.run_id] = operator, chosen
     return steps, left
 

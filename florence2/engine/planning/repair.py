@@ -10,9 +10,11 @@ from typing import Any
 
 from florence2.engine.curation.judging import judge_units, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, merge_units
-from florence2.engine.execution.execution import Execution
-from florence2.engine.execution.specialist_phase import run_specialist
-from florence2.engine.execution.worker import WorkerContext, resolve_specialist
+from florence2.engine.execution.annotation_phase import run_specialist
+from florence2.engine.execution.context import WorkerContext, resolve_specialist
+from florence2.engine.execution.inline import InlineRunner
+from florence2.engine.execution.jobs import Runner
+from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.ingest import ingestion
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageRules
@@ -92,28 +94,27 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
     facts = session.store.run(operator.run_id)
     if facts is None:
         raise Unrepairable(f"{operator.name}: runs/{operator.run_id}.json is missing or damaged; run its command again")
+    here = InlineRunner(WorkerContext(session.store.root))
     if operator.kind == "images":
         _take_in_again(session, facts, execution)
     elif operator.kind == "import" and any("source" in start for start in facts["starts"]):
-        _import_again(session, operator, facts)
+        _import_again(session, here, operator, facts)
     elif operator.kind == "filter":
-        _judge_again(session, operator, facts, makers, execution)
+        _judge_again(session, here, operator, facts, makers, execution.progress)
     elif operator.kind == "merge":
         config = dict(facts["config"], synonyms=tuple(map(tuple, facts["config"]["synonyms"])))
-        merge_units(
-            session, MergeConfig(**config), operator, _of(session, facts["reads"]), facts["seq"], execution.progress
-        )
+        reads = _of(session, facts["reads"])
+        merge_units(session, here, MergeConfig(**config), operator, reads, facts["seq"], execution.progress)
     elif operator.kind == "recomputed":
         replaced = {run: selector_from_json(fact) for run, fact in facts["replaced"].items()}
         change = ReplacedRuns(replaced, frozenset(facts["returned"]), facts.get("reads"))
-        supersede_units(session, operator, change, facts["seq"])
+        supersede_units(session, here, operator, change, facts["seq"])
     else:
         _annotate_again(session, operator, facts, paths, makers, execution)
 
 
 def _take_in_again(session: Session, facts: dict[str, Any], execution: Execution) -> None:
     rules = ImageRules(**facts["rules"])
-    work = WorkerContext(session.store.root)
     for start in {(start["source"], str(start.get("origin"))): start for start in facts["starts"]}.values():
         path, samples = Path(start["source"]), None
         if origin := start.get("origin"):
@@ -123,28 +124,20 @@ def _take_in_again(session: Session, facts: dict[str, Any], execution: Execution
             raise Unrepairable(f"images: the pictures' folder {path} is gone; put it back and verify again")
         else:
             listing, _ = discover(path, leave_out=session.store.root)
-        with execution.pool(work, len(listing), 64) as pool:
+        with execution.runner(session.store.root) as runner:
             ingestion.ingest(
-                session,
-                path,
-                listing,
-                pool.run,
-                64,
-                rules,
-                execution.progress,
-                samples,
-                only_planned=True,
-                origin=origin,
-            )
+                session, runner, path, listing, 64, rules, execution.progress, samples,
+                only_planned=True, origin=origin,
+            )  # fmt: skip
 
 
-def _import_again(session: Session, operator: Operator, facts: dict[str, Any]) -> None:
+def _import_again(session: Session, runner: Runner, operator: Operator, facts: dict[str, Any]) -> None:
     given = _given({"format": facts["format"], **facts["starts"][-1]})
     if given.operator().fingerprint != operator.fingerprint:
         raise Unrepairable(
             f"{operator.name}: {given.origin['source']} has changed since it was imported; import it again"
         )
-    write_import(session, operator, given)
+    write_import(session, runner, operator, given)
 
 
 def _given(origin: Mapping[str, str]) -> LabelledDataset:
@@ -168,11 +161,10 @@ def _annotate_again(
     name = _maker(operator, facts, reads, makers)
     specialist = resolve_specialist(name)
     selector = {str(fact): fact for fact in (start.get("takes", facts.get("takes")) for start in facts["starts"])}
-    pictures = sum(fragment.rows for fragment in session.base.of("images"))
-    with execution.pool(WorkerContext(session.store.root, [name], execution.device), pictures, 64) as pool:
+    with execution.runner(session.store.root) as runner:
         for fact in selector.values():
-            step = Step(0, "", specialist, operator, tuple(reads), selector_from_json(fact))
-            run_specialist(session, step, pool, facts["max_pixels"], execution.progress, only=paths)
+            step = Step("", specialist, operator, tuple(reads), selector_from_json(fact))
+            run_specialist(session, step, runner, facts["max_pixels"], execution.progress, only=paths)
 
 
 def _maker(operator: Operator, facts: dict[str, Any], reads: Sequence[Operator], makers: Makers) -> str | Specialist:
@@ -200,7 +192,12 @@ def _maker(operator: Operator, facts: dict[str, Any], reads: Sequence[Operator],
 
 
 def _judge_again(
-    session: Session, operator: Operator, facts: dict[str, Any], makers: Makers, execution: Execution
+    session: Session,
+    runner: Runner,
+    operator: Operator,
+    facts: dict[str, Any],
+    makers: Makers,
+    progress: Progress | None,
 ) -> None:
     """Judge again by the whole chain of the round; where a fragment is whole it is left as it is."""
     chain = [o for o in session.base.operators if o.kind == "filter" and o.round == operator.round]
@@ -216,7 +213,7 @@ def _judge_again(
             continue
         if each.version != filters[each.name].spec.version or run.get("config") != _plain(filters[each.name].config):
             raise Unrepairable(f"{each.name}: is no longer what it was (version or settings); run filter again")
-    judge_units(session, [(o, filters.get(o.name)) for o in chain], facts["reads"], execution.progress)
+    judge_units(session, runner, [(o, filters.get(o.name)) for o in chain], facts["reads"], progress)
 
 
 def _plain(config: Mapping[str, Any]) -> Any:

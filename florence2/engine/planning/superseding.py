@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
+from florence2.engine.execution.phase import Count, complete
+from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest, run_id
 from florence2.engine.selectors import ImageSelector
 from florence2.engine.session import ANNOTATORS, RECOMPUTED, REOPEN, Session
 from florence2.records import Decision, Grounding, Item, Region, Sample
-from florence2.store import schema
+from florence2.store import Store, pending, schema
 from florence2.store.snapshots import Operator
 from florence2.store.units import Unit
 
@@ -35,7 +39,7 @@ def _same_set(session: Session, old: Operator, new: Operator) -> bool:
     return bool(read[0] & read[1])
 
 
-def supersede_replaced(session: Session, made: Sequence[tuple[Operator, ImageSelector | None]]) -> None:
+def supersede_replaced(session: Session, runner: Runner, made: Sequence[tuple[Operator, ImageSelector | None]]) -> None:
     """Decide on rows whose operator's fingerprint changed: superseded; as they were before where it changed back."""
     turned = any(operator.kind == RECOMPUTED for operator in session.base.operators)  # else none was ever replaced
     before = {operator.run_id for operator in session.base.operators if turned}
@@ -51,7 +55,8 @@ def supersede_replaced(session: Session, made: Sequence[tuple[Operator, ImageSel
     change = ReplacedRuns(
         replaced, frozenset(returned), [o.run_id for o in session.operators.values() if o.kind in ANNOTATORS]
     )
-    if not any(_turned(session, operator, unit, change, seq) for unit in session.units()):
+    seen = (session.samples(unit, change.runs, operator, seq) for unit in session.units())
+    if not any(_turned(samples, operator, change, seq) for samples in seen):
         del session.operators[operator.run_id]
         for run in replaced:  # an import without rows may have said what absence means: that goes with it
             if session.operators[run].kind == "import":
@@ -59,7 +64,7 @@ def supersede_replaced(session: Session, made: Sequence[tuple[Operator, ImageSel
         return
     facts = {"replaced": {r: selector.to_json() if selector else None for r, selector in replaced.items()}, "seq": seq}
     session.start(operator, {**facts, "returned": sorted(returned), "reads": change.reads}, {})
-    supersede_units(session, operator, change, seq)
+    supersede_units(session, runner, operator, change, seq)
     for run, selector in replaced.items():
         left = selector is not None and any(
             _leaves(session, operator, unit, run, selector, seq) for unit in session.units()
@@ -75,23 +80,46 @@ class ReplacedRuns:
     returned: frozenset[str]
     reads: Sequence[str] | None = None  # None: what leans on the rows is left as it is, as version 1 did
 
+    @property
+    def runs(self) -> Sequence[str]:
+        """The runs whose rows may be reached."""
+        return [*self.replaced, *self.returned] if self.reads is None else self.reads
 
-def supersede_units(session: Session, operator: Operator, change: ReplacedRuns, seq: int) -> None:
+
+@dataclasses.dataclass(frozen=True)
+class SupersedeTask:
+    """A unit in which rows of runs that were replaced, or that are returned to, change their standing."""
+
+    inputs: UnitInputs
+    operator: Operator
+    change: ReplacedRuns
+    seq: int
+
+    def do(self, store: Store, context: WorkerContext) -> JobOutcome:
+        """Commit the verdicts."""
+        verdicts = _turned(self.inputs.load(store), self.operator, self.change, self.seq)
+        unit, uid = self.inputs.unit.uid, self.inputs.uid(self.operator)
+        return JobOutcome(tuple(store.put_all([pending.decisions_of(self.operator, uid, unit, verdicts)])))
+
+
+def supersede_units(session: Session, runner: Runner, operator: Operator, change: ReplacedRuns, seq: int) -> None:
     """Write the verdicts on rows of runs that were replaced, or that are returned to, where they are lacking."""
-    for unit in session.units():
-        if not session.done(session.path_of("decisions", operator, unit), [unit.uid], operator.run_id):
-            turned = _turned(session, operator, unit, change, seq)
-            rows = [schema.decision_row(d, image, operator.version, operator.run_id) for image, d in turned]
-            session.put([session.verdicts(operator, unit, rows)])
+
+    def jobs(count: Count) -> Iterator[Job]:
+        for unit in session.units():
+            inputs = session.inputs(unit, change.runs, operator, seq)
+            if not session.all_done([(pending.path("decisions", operator, inputs.uid(operator)), operator)], unit):
+                yield Job(inputs.uid(operator), len(unit.samples), SupersedeTask(inputs, operator, change, seq))
+
+    complete(session, runner, jobs, Resources(RECOMPUTED), Count(RECOMPUTED, session.count()))
 
 
 def _turned(
-    session: Session, operator: Operator, unit: Unit, change: ReplacedRuns, seq: int
+    samples: Sequence[Sample], operator: Operator, change: ReplacedRuns, seq: int
 ) -> list[tuple[str, Decision]]:
     """(image id, verdict) for each of a unit's rows whose standing changes."""
-    runs = [*change.replaced, *change.returned] if change.reads is None else change.reads
     out = []
-    for sample in session.samples(unit, runs, operator, seq):
+    for sample in samples:
         verdicts = _direct(sample, change)
         if change.reads is not None and verdicts:
             verdicts = [*verdicts, *_fallout(sample, verdicts)]

@@ -23,7 +23,7 @@ class OnnxDetector:
         version_of("onnxruntime", path, "demo")
         self.card = read_card(path)
         self._decode = decoder_of(self.card)
-        self.spec = Spec(self.card.name, self.card.version, produces=frozenset({"region_text/object"}), batch_size=16)
+        self.spec = Spec(self.card.name, self.card.version, produces=frozenset({"region_text/object"}), batch_size=1)
         plain = asdict(self.card)
         self.config = {key: plain[key] for key in ("classes", "input", "output", "score", "nms", "label_space")}
         own = self.card.output.decode.rpartition(":")[0]  # the decoder's file, where it is the card's own

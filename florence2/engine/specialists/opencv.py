@@ -1,6 +1,7 @@
-"""Faces, eyes, cats' faces and people by the cascades and the HOG that come in OpenCV's wheel (4.x; 5 has none).
+"""Faces, eyes and cats' faces by the cascades that come in OpenCV's wheel (4.x; 5 has none); people where asked for.
 
-Weak detectors, and good ones to show what filters are for: HOG finds people that are not there.
+The detector of people (HOG) costs most of the time and finds little but people that are not there: it is off unless a
+card says `specialist: opencv` and `people: true`.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ CASCADES = (FACE, PROFILE, CAT, EYE)
 
 
 class OpenCv:
-    """Boxes with labels and scores between 0 and 1."""
+    """Boxes with labels and scores between 0 and 1; `people` turns the detector of people on."""
 
-    def __init__(self) -> None:
+    def __init__(self, people: bool = False) -> None:
+        if not isinstance(people, bool):
+            raise ValueError(f"people: expected true or false, got {people!r}")
         version = version_of("opencv-python-headless", "opencv", "demo")
-        self.spec = Spec("opencv", version, produces=frozenset({"region_text/object"}), batch_size=16)
-        self.config = {
-            "max_side": MAX_SIDE,
-            "cascades": [c.__dict__ for c in CASCADES],
-            "hog": [HOG_MIDDLE, HOG_SPREAD],
-        }
+        self.spec = Spec("opencv", version, produces=frozenset({"region_text/object"}), batch_size=1)
+        self.config: dict[str, Any] = {"max_side": MAX_SIDE, "cascades": [c.__dict__ for c in CASCADES]}
+        if people:
+            self.config["hog"] = [HOG_MIDDLE, HOG_SPREAD]
         self.weights_sha256 = ""  # they come in the wheel: its version names them
         self._cascades: dict[str, Any] = {}
         self._people: Any = None
@@ -67,11 +68,12 @@ class OpenCv:
         cv2.setNumThreads(1)
         folder = Path(cv2.__file__).parent / "data"
         self._cascades = {c.file: cv2.CascadeClassifier(str(folder / c.file)) for c in CASCADES}
-        self._people = cv2.HOGDescriptor()
-        self._people.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
+        if "hog" in self.config:
+            self._people = cv2.HOGDescriptor()
+            self._people.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
-        """What the cascades and the HOG find in each picture."""
+        """What is found in each picture."""
         return [self._look(image) for image in images]
 
     def _look(self, image: np.ndarray) -> Parsed:
@@ -102,7 +104,7 @@ class OpenCv:
             for (ex1, ey1, ex2, ey2), eye, eye_score in self._cascade(EYE, upper):
                 yield (ex1 + int(x1), ey1 + int(y1), ex2 + int(x1), ey2 + int(y1)), eye, eye_score
         yield from self._cascade(CAT, grey)
-        if grey.shape[0] >= 128 and grey.shape[1] >= 64:  # the HOG's window
+        if self._people is not None and grey.shape[0] >= 128 and grey.shape[1] >= 64:  # the HOG's window
             boxes, weights = self._people.detectMultiScale(image, winStride=(8, 8), padding=(8, 8), scale=1.05)
             for (x, y, w, h), weight in zip(boxes, np.ravel(weights)):
                 yield _box(x, y, w, h), "person", _score(float(weight), HOG_MIDDLE, HOG_SPREAD)

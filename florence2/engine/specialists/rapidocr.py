@@ -20,7 +20,7 @@ class RapidOcr:
             "rapidocr",
             version_of("rapidocr", "rapidocr", "demo"),
             produces=frozenset({"region_text/ocr"}),
-            batch_size=16,
+            batch_size=1,  # it reads one picture at a time
         )
         self.config = {"max_side": MAX_SIDE}
         self.weights_sha256 = ""  # they come in the wheel: its version names them

@@ -27,7 +27,7 @@ class Tesseract:
     def __init__(self, folder: str = "") -> None:
         version = version_of("tesserocr", "tesseract", "engine")
         self.folder = _tessdata(folder)
-        self.spec = Spec("tesseract", version, produces=frozenset({"region_text/ocr"}), batch_size=16)
+        self.spec = Spec("tesseract", version, produces=frozenset({"region_text/ocr"}), batch_size=1)
         self.config = {"language": LANGUAGE}
         self.weights_sha256 = sha256_of([self.folder / f"{LANGUAGE}.traineddata"])
         self._api: Any = None

@@ -39,6 +39,9 @@ class Storage(Protocol):
     def discard(self, path: str) -> None:
         """Free a name that holds damaged bytes, so that it can be written again. Nothing happens where it is free."""
 
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete files of tmp/ that were put there by name; nothing else is ever deleted."""
+
     def delete_temporary(self, age_s: float) -> int:
         """Delete what interrupted writes left that is older than `age_s`; returns how many files."""
 

@@ -98,6 +98,17 @@ class LocalStorage:
         except FileNotFoundError:
             pass
 
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete files of tmp/, and the folders that they leave empty."""
+        assert all(path.startswith(f"{layout.TEMPORARY}/") for path in paths), paths
+        for path in paths:
+            (self.root / path).unlink(missing_ok=True)
+        for folder in {(self.root / path).parent for path in paths}:
+            try:
+                folder.rmdir()
+            except OSError:  # another process put something there, or was first
+                pass
+
     def delete_temporary(self, age_s: float) -> int:
         """Delete files in tmp/ that are older than `age_s`."""
         removed = 0

@@ -1,0 +1,159 @@
+"""One specialist over the units of a store that lack its work, and over the pictures to be asked about again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from florence2.engine.execution import pieces
+from florence2.engine.execution.annotation import SECONDS, AnnotateTask, Asked
+from florence2.engine.execution.handout import Pace
+from florence2.engine.execution.jobs import Job, Resources, Runner
+from florence2.engine.execution.options import Progress
+from florence2.engine.execution.phase import Count, run_phase
+from florence2.engine.inputs import UnitInputs
+from florence2.engine.operator import retry_id
+from florence2.engine.planning.dependencies import Step
+from florence2.engine.session import Session
+from florence2.engine.specialists import absolute
+from florence2.store import pending
+from florence2.store.units import Unit
+
+PASSING = ("error", "timeout", "missing", "worker_died")  # reasons that another try may not meet
+
+
+@dataclass
+class Report:
+    """What a command's specialist did: the pictures it was asked about now, and how its pictures stand in the store."""
+
+    name: str
+    asked: int = 0
+    failures: Counter[str] = field(default_factory=Counter)  # of those asked about now
+    due: int = 0  # pictures that it takes
+    failed: int = 0  # of these, in the store, at the end
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
+
+    def after(self, earlier: Report | None) -> Report:
+        """With what was asked before, where the command began again since another one ended meanwhile."""
+        if earlier is None:
+            return self
+        seconds = {name: value + earlier.seconds[name] for name, value in self.seconds.items()}
+        asked, failures = earlier.asked + self.asked, earlier.failures + self.failures
+        return dataclasses.replace(self, asked=asked, failures=failures, seconds=seconds)
+
+    @property
+    def useless(self) -> bool:
+        """Whether it failed on every picture that it was asked about, and the store holds no answer of it either."""
+        return self.asked > 0 and sum(self.failures.values()) == self.asked and self.failed == self.due
+
+
+def run_specialist(
+    session: Session,
+    step: Step,
+    runner: Runner,
+    max_pixels: int,
+    progress: Progress | None = None,
+    only: frozenset[str] | None = None,
+) -> Report:
+    """Have one specialist annotate every unit that lacks its work, and ask it again about what failed in passing.
+
+    With `only`, nothing but the fragments that are named is made again.
+    """
+    operator, spec = step.operator, step.specialist.spec
+    facts = {
+        "config": dict(step.specialist.config),
+        "weights_sha256": step.specialist.weights_sha256,
+        "reads": [read.run_id for read in step.reads],
+        "max_pixels": max_pixels,
+    }
+    named = absolute(step.name) if step.name else ""
+    session.start(operator, facts, {"with": named, "takes": step.selector.to_json() if step.selector else None})
+    total = session.count(step.selector) if step.units is None else sum(len(u.samples) for u in step.due(session))
+    # one process keeps a service's rate and the budget
+    resources = Resources(spec.name, spec.num_cpus, spec.num_gpus, at_once=1 if spec.billed else 0)
+    report = Report(operator.name, due=total)
+    count = Count(operator.name, total, progress)
+    jobs = _Jobs(session, step, max_pixels, only, Pace(spec.batch_size, runner.workers(resources)), count, report)
+    for job, outcome in run_phase(session, runner, jobs, resources, count):
+        assert isinstance(outcome.facts, Asked)
+        jobs.pace.learn(outcome.facts.took_s, job.size)
+        report.asked += outcome.facts.pictures
+        report.failures += outcome.facts.failures
+        for name, value in outcome.seconds.items():
+            report.seconds[name] += value
+    report.failed += sum(report.failures.values())
+    return report
+
+
+@dataclass
+class _Jobs:
+    """Draws the jobs of a specialist, as large as its pace wants them when they are drawn."""
+
+    session: Session
+    step: Step
+    max_pixels: int
+    only: frozenset[str] | None
+    pace: Pace
+    count: Count
+    report: Report
+
+    def __iter__(self) -> Iterator[Job]:
+        begun = pieces.begun(self.session.store)
+        left = self.count.total
+        runs = [read.run_id for read in self.step.reads]
+        for unit in self.step.due(self.session):
+            lacking, uid = self._lacking(unit)
+            done = len(unit.samples) - len(lacking.samples) if lacking else len(unit.samples)
+            left -= done
+            if done:
+                self.count.skip(done)
+            if lacking is None:
+                if uid in begun:  # a command was killed between a unit and its pieces
+                    pieces.forget(self.session.store, uid)
+                continue
+            inputs = UnitInputs.of(lacking, runs)
+            size = len(lacking.samples)
+            gaps = pieces.gaps(self.session.store, uid, size) if uid in begun else [(0, size)]
+            if not gaps:  # all pieces are there: the unit is put together by a job without pictures
+                yield self._job(inputs, uid, size, size)
+            held = size - sum(stop - start for start, stop in gaps)
+            left -= held
+            if held:
+                self.count.skip(held)
+            for start, stop in gaps:
+                while start < stop:
+                    piece = self.pace.piece(stop - start, left)
+                    yield self._job(inputs, uid, start, start + piece)
+                    start, left = start + piece, left - piece
+
+    def _job(self, inputs: UnitInputs, uid: str, start: int, stop: int) -> Job:
+        step = self.step
+        task = AnnotateTask(inputs, step.operator, uid, self.max_pixels, start, stop)
+        whole = (start, stop) == (0, len(inputs.unit.samples))
+        key = uid if whole else f"{uid}-{start:06d}-{stop:06d}"
+        return Job(key, stop - start, task, step.name or step.specialist, step.operator.run_id)
+
+    def _lacking(self, unit: Unit) -> tuple[Unit | None, str]:
+        """The unit with those pictures that are to be asked about now, and the name of that work.
+
+        All of them where the operator has not been over it; else those whose last try failed in passing.
+        """
+        session, operator, number = self.session, self.step.operator, 1
+        uid = UnitInputs(unit).uid(operator)
+        while True:
+            paths = [pending.path(table, operator, uid) for table in ("failures", "annotations")]
+            wanted = self.only is None or not self.only.isdisjoint(paths)
+            named = session.names(paths[0])
+            failures, annotations = (session.done(path, [unit.uid], operator.run_id) for path in paths)
+            if annotations is None or (failures is None and named):
+                return (unit if wanted else None), uid
+            failed = {} if failures is None else {f.id: f.reason for f in session.store.failures(failures)}
+            again = tuple(s for s in unit.samples if failed.get(s.image.id) in PASSING)
+            self.report.failed += len(failed) - len(again)
+            if not again:
+                return None, uid
+            number += 1
+            unit = dataclasses.replace(unit, samples=again)
+            uid = retry_id([s.image.id for s in again], operator.fingerprint, operator.round, number)

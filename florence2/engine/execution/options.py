@@ -1,0 +1,65 @@
+"""How the work of a command is run: by which runner, on how much of the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.inline import InlineRunner
+from florence2.engine.execution.jobs import Runner
+from florence2.engine.execution.processes import ATTEMPTS, ProcessRunner
+from florence2.engine.operator import Filter
+from florence2.store.snapshots import Snapshot
+
+Progress = Callable[[str, int, int], None]  # what is being done, pictures done, pictures in all
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Processes (0: in this one), how long one may be silent, how often a job may kill its worker, and who is told."""
+
+    workers: int | None = None
+    lease_s: float | None = None
+    attempts: int = ATTEMPTS
+    device: str = "cpu"
+    progress: Progress | None = None
+    on_message: Callable[[str], None] | None = None
+
+    def runner(self, root: Path) -> Runner:
+        """The runner for a store."""
+        context = WorkerContext(root, self.device)
+        if self.workers == 0:
+            return InlineRunner(context, self.on_message)
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers: expected 0 (none) or more, got {self.workers}")
+        cpus = self.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return ProcessRunner(
+            context, cpus, devices_of(self.device), self.attempts, self.lease_s, on_message=self.on_message
+        )
+
+    def for_rules(self, chain: Sequence[Filter], snapshot: Snapshot) -> Execution:
+        """As it is for judging: in this process, unless workers are named, where others would be of no use.
+
+        There is none for a single unit, and another process may not be able to import rules that are not the engine's.
+        """
+        few = len(snapshot.of("images")) < 2
+        own = any(not type(rule).__module__.startswith("florence2.") for rule in chain)
+        return dataclasses.replace(self, workers=0) if self.workers is None and (few or own) else self
+
+    def say(self, text: str) -> None:
+        """A line for the user's screen."""
+        if self.on_message:
+            self.on_message(text)
+
+
+def devices_of(device: str) -> tuple[str, ...]:
+    """The GPUs that a device's name means: `cuda` all of them; none for the processor."""
+    if device != "cuda":
+        return (device,) if device.startswith(("cuda:", "mps")) else ()
+    import torch
+
+    return tuple(f"cuda:{n}" for n in range(torch.cuda.device_count())) or (device,)

@@ -1,0 +1,142 @@
+"""What failed in passing is asked again by the next run of the same command; what failed for good is not."""
+
+from pathlib import Path
+
+import pytest
+
+import florence2
+from florence2.cli import main
+from florence2.records import Failure
+from florence2.store import Store
+from tests.engine.doubles import Boxes, folder_of, fragments
+
+
+class Moody(Boxes):
+    """Fails on some pictures while a file says so."""
+
+    def __init__(self, mood, reason="", batch_size=4):
+        super().__init__("moody", batch_size=batch_size)
+        self.mood, self.reason = mood, reason
+
+    def one(self, sample, image):
+        if self.mood.exists() and Path(sample.image.uri).name in self.mood.read_text().split():
+            if self.reason:
+                return Failure(reason=self.reason, detail="today")
+            raise RuntimeError("not today")
+        return super().one(sample, image)
+
+
+def run(folder, out, mood, **more):
+    reports = {}
+    store = florence2.annotate(
+        folder, out, [Moody(mood, more.pop("reason", ""))], **{"workers": 0, "unit": 3, "reports": reports, **more}
+    )
+    return store, reports["moody"]
+
+
+def test_failures_in_passing_are_asked_again_until_they_answer(tmp_path):
+    folder, mood = folder_of(tmp_path, 7), tmp_path / "mood"
+    mood.write_text("p0001.png p0005.png p0006.png")
+    store, report = run(folder, tmp_path / "s", mood)
+    assert (report.asked, report.failures) == (7, {"error": 3})
+    before = fragments(store)
+    mood.write_text("p0005.png")
+    store, report = run(folder, tmp_path / "s", mood)
+    assert (report.asked, report.failures, report.failed) == (3, {"error": 1}, 1)
+    assert before.items() <= fragments(store).items()  # fragments of their own
+    mood.unlink()
+    store, report = run(folder, tmp_path / "s", mood)
+    assert (report.asked, report.failures, report.failed) == (1, {}, 0)
+    whole = fragments(store)
+    store, report = run(folder, tmp_path / "s", mood)
+    assert report.asked == 0 and fragments(store) == whole
+    clean, _ = run(folder, tmp_path / "clean", mood)
+    ids = [sorted(r.id for s in each.samples() for r in s.regions) for each in (store, clean)]
+    assert ids[0] == ids[1] and len(ids[0]) == 7  # the same answers as of one who never failed
+    assert store.counts()["failures"] == 0 and store.reasons()["failures"] == {}  # an answer counts
+
+
+def test_the_last_try_counts(tmp_path):
+    folder, mood = folder_of(tmp_path, 4), tmp_path / "mood"
+    mood.write_text("p0001.png p0002.png")
+    for _ in range(3):
+        store, report = run(folder, tmp_path / "s", mood)
+    assert report.asked == 2 and store.counts()["failures"] == 2 and store.reasons()["failures"] == {"error": 2}
+    rows = store.table("failures").to_pylist()
+    assert len(rows) == 6  # a row a try, in fragments of their own
+    assert len({(row["image_id"], path) for path in store.paths("failures") for row in rows}) == 18
+
+
+@pytest.mark.parametrize(
+    "reason, again", [("refused", False), ("invalid", False), ("timeout", True), ("missing", True)]
+)
+def test_only_what_another_try_may_not_meet_is_asked_again(tmp_path, reason, again):
+    folder, mood = folder_of(tmp_path, 3), tmp_path / "mood"
+    mood.write_text("p0001.png")
+    run(folder, tmp_path / "s", mood, reason=reason)
+    _, report = run(folder, tmp_path / "s", mood, reason=reason)
+    assert report.asked == again
+
+
+def test_a_retry_is_the_same_in_processes(tmp_path):
+    folder, mood = folder_of(tmp_path, 7), tmp_path / "mood"
+    for name, workers in (("a", 0), ("b", 2)):
+        mood.write_text("p0001.png p0005.png")
+        run(folder, tmp_path / name, mood, workers=workers)
+        mood.write_text("p0005.png")
+        run(folder, tmp_path / name, mood, workers=workers)
+    a, b = Store(tmp_path / "a"), Store(tmp_path / "b")
+    assert fragments(a) == fragments(b) and a.snapshot().to_bytes() == b.snapshot().to_bytes()
+
+
+def test_a_damaged_retry_is_made_again(tmp_path):
+    folder, mood = folder_of(tmp_path, 4), tmp_path / "mood"
+    mood.write_text("p0001.png")
+    run(folder, tmp_path / "s", mood)
+    before = set(fragments(Store(tmp_path / "s")))
+    mood.unlink()
+    store, _ = run(folder, tmp_path / "s", mood)
+    whole = fragments(store)
+    (new,) = set(whole) - before
+    (store.root / new).write_bytes(b"torn")
+    run(folder, tmp_path / "s", mood)
+    assert fragments(store) == whole and store.verify() == []
+
+
+OWN = """
+from florence2.records import Region
+class Own:
+    name, version = "own", "1"
+    def setup(self, device): pass
+    def annotate(self, samples, images):
+        {body}
+"""
+
+
+def command(tmp_path, body, capsys, workers="0"):
+    own = tmp_path / "own.py"
+    own.write_text(OWN.format(body=body))
+    code = main(["annotate", str(tmp_path / "pictures"), "--out", str(tmp_path / "s"), "--with", f"{own}:Own",
+                 "--workers", workers])  # fmt: skip
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_specialist_that_gives_nothing_is_said_at_once_and_ends_in_1(tmp_path, capsys, workers):
+    folder_of(tmp_path, 3)
+    code, out, err = command(tmp_path, "raise RuntimeError('no licence')", capsys, workers)
+    assert code == 1
+    assert err.count("RuntimeError: no licence") == 1 and "p0000.png" in err  # the first, and only that
+    assert "own: asked about 3, answered 0, failed on 3 (3 error)" in out
+    assert "own failed on every picture and gave the store nothing" in err
+
+
+def test_a_specialist_that_gave_something_before_ends_in_0(tmp_path, capsys):
+    folder_of(tmp_path, 2)
+    body = "return [[Region(box=(1., 1., 5., 5.), label='x')] for s in samples]"
+    assert command(tmp_path, body, capsys)[0] == 0
+    folder_of(tmp_path, 1, start=2)
+    # the same source file must stay: its bytes are the fingerprint; what fails is the picture
+    (tmp_path / "pictures" / "p0002.png").unlink()
+    code, out, _ = command(tmp_path, body, capsys)
+    assert code == 0 and "own: nothing left to ask" in out
