@@ -127,11 +127,10 @@ def _scores(survey: Survey) -> Html:
 def _failures(store: Store) -> list[Section]:
     counted: Counter[tuple[str, str]] = Counter()
     listed: list[Sequence[Any]] = []
-    for fragment in store.snapshot().of("failures"):
-        for row in parquet.read(store.storage, fragment).to_pylist():
-            counted[(row["source"] or "", row["reason"] or "")] += 1
-            if len(listed) < FAILURES:
-                listed.append((row["source"], row["reason"], (row["detail"] or "")[:300]))
+    for row in store.standing_failures():
+        counted[(row["source"] or "", row["reason"] or "")] += 1
+        if len(listed) < FAILURES:
+            listed.append((row["source"], row["reason"], (row.get("detail") or "")[:300]))
     if not counted:
         return []
     totals = table(("source", "reason", "pictures"), [(s, r, n) for (s, r), n in counted.most_common()])

@@ -15,7 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence2.records import Failure, Sample
-from florence2.store import compaction, layout, parquet, random_access, runs, scan, schema, snapshots, verification
+from florence2.store import (
+    compaction,
+    failures,
+    layout,
+    parquet,
+    random_access,
+    runs,
+    scan,
+    schema,
+    snapshots,
+    verification,
+)
 from florence2.store import units as unit_reading
 from florence2.store.chain import Chain
 from florence2.store.journal import Journal
@@ -102,6 +113,10 @@ class Store:
     def reasons(self, snapshot: int | None = None) -> dict[str, dict[str, int]]:
         """Reason words counted: of images, of failures, of annotations that are not kept."""
         return scan.reasons(self.storage, self.snapshot(snapshot))
+
+    def standing_failures(self, snapshot: int | None = None) -> list[dict[str, Any]]:
+        """The rows of `failures` that count: of a picture that was asked about again, the last attempt's."""
+        return schema.rows(failures.standing(self.storage, self.snapshot(snapshot)))
 
     def tally(self, snapshot: int | None = None) -> list[dict[str, Any]]:
         """Annotations counted by source, round, family, status, rule and reason."""

@@ -42,10 +42,13 @@ def decisions_of(operator: Operator, uid: str, unit: str, verdicts: Iterable[tup
     return _pending(path("decisions", operator, uid), operator, unit, rows)
 
 
-def failures_of(operator: Operator, uid: str, unit: str, found: Iterable[Failure]) -> PendingFragment:
+def failures_of(
+    operator: Operator, uid: str, unit: str, found: Iterable[Failure], about: Mapping[str, str] | None = None
+) -> PendingFragment:
     """The pictures of a unit that an operator gave nothing for; a failure's id is its picture's."""
     made = operator.name, operator.version, operator.run_id, operator.round
-    return _pending(path("failures", operator, uid), operator, unit, [schema.failure_row(f, *made) for f in found])
+    rows = [schema.failure_row(f, *made) for f in found]
+    return _pending(path("failures", operator, uid), operator, unit, rows, about)
 
 
 def _pending(

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from florence2.records import Sample
-from florence2.store import import_metadata, parquet, schema
+from florence2.store import failures, import_metadata, parquet, schema
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Snapshot
@@ -134,7 +134,7 @@ def last_decisions(decisions: pa.Table) -> dict[str, tuple[str, str | None, str 
 
 
 def counts(storage: Storage, snapshot: Snapshot) -> dict[str, Any]:
-    """Totals by status: images, annotations, and the rows of failures and decisions."""
+    """Totals by status: images, annotations, the failures that stand, and the rows of decisions."""
     images: Counter[str] = Counter()
     for fragment in snapshot.of("images"):
         images.update(parquet.read(storage, fragment, ["status"])["status"].to_pylist())
@@ -148,7 +148,7 @@ def counts(storage: Storage, snapshot: Snapshot) -> dict[str, Any]:
             "total": annotations.total(),
             **{name: annotations[name] for name in ("kept", "rejected", "superseded")},
         },
-        "failures": sum(fragment.rows for fragment in snapshot.of("failures")),
+        "failures": failures.standing(storage, snapshot).num_rows,
         "decisions": sum(fragment.rows for fragment in snapshot.of("decisions")),
     }
 
@@ -156,10 +156,10 @@ def counts(storage: Storage, snapshot: Snapshot) -> dict[str, Any]:
 def reasons(storage: Storage, snapshot: Snapshot) -> dict[str, dict[str, int]]:
     """Reason words counted, for images, failures and the annotations that are not kept."""
     out: dict[str, Counter[str]] = {"images": Counter(), "failures": Counter(), "annotations": Counter()}
-    for name in ("images", "failures"):
-        for fragment in snapshot.of(name):
-            words = parquet.read(storage, fragment, ["reason"])["reason"].to_pylist()
-            out[name].update(word for word in words if word)
+    for fragment in snapshot.of("images"):
+        words = parquet.read(storage, fragment, ["reason"])["reason"].to_pylist()
+        out["images"].update(word for word in words if word)
+    out["failures"].update(word for word in failures.standing(storage, snapshot)["reason"].to_pylist() if word)
     for row in tally(storage, snapshot):
         if row["status"] != "kept":
             out["annotations"][row["reason"] or row["rule"]] += row["count"]

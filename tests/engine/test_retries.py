@@ -64,7 +64,7 @@ def test_the_last_try_counts(tmp_path):
     assert report.asked == 2 and store.counts()["failures"] == 2 and store.reasons()["failures"] == {"error": 2}
     rows = store.table("failures").to_pylist()
     assert len(rows) == 6  # a row a try, in fragments of their own
-    assert len({(row["image_id"], path) for path in store.paths("failures") for row in rows}) == 18
+    assert len(set(store.paths("failures"))) == 3
 
 
 @pytest.mark.parametrize(

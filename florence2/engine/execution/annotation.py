@@ -25,6 +25,7 @@ from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text
 from florence2.store import Store, pending
+from florence2.store.failures import attempt_facts
 from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Operator
 
@@ -60,6 +61,7 @@ class AnnotateTask:
     max_pixels: int
     start: int
     stop: int
+    attempt: int = 1  # at these pictures
 
     def do(self, store: Store, context: WorkerContext) -> JobOutcome:
         """Annotate and commit; the worker that finishes a unit's last piece puts the unit together."""
@@ -91,8 +93,10 @@ class AnnotateTask:
         unit = self.inputs.unit.uid
         failures = [each for each in found if isinstance(each, Failure)]
         samples = [each for each in found if isinstance(each, Sample)]
-        fragments = store.put_all([pending.failures_of(self.operator, self.uid, unit, failures)]) if failures else []
-        return fragments + store.put_all([pending.annotations_of(self.operator, self.uid, unit, samples, config_sha)])
+        made = self.operator, self.uid, unit
+        about = attempt_facts(self.attempt, [sample.image.id for sample in self.inputs.unit.samples])
+        fragments = store.put_all([pending.failures_of(*made, failures, about)]) if failures else []
+        return fragments + store.put_all([pending.annotations_of(*made, samples, config_sha, about)])
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class _Jobs:
         left = self.count.total
         runs = [read.run_id for read in self.step.reads]
         for unit in self.step.due(self.session):
-            lacking, uid = self._lacking(unit)
+            lacking, uid, attempt = self._lacking(unit)
             done = len(unit.samples) - len(lacking.samples) if lacking else len(unit.samples)
             left -= done
             if done:
@@ -117,7 +117,7 @@ class _Jobs:
             size = len(lacking.samples)
             gaps = pieces.gaps(self.session.store, uid, size) if uid in begun else [(0, size)]
             if not gaps:  # all pieces are there: the unit is put together by a job without pictures
-                yield self._job(inputs, uid, size, size)
+                yield self._job(inputs, uid, attempt, size, size)
             held = size - sum(stop - start for start, stop in gaps)
             left -= held
             if held:
@@ -125,18 +125,18 @@ class _Jobs:
             for start, stop in gaps:
                 while start < stop:
                     piece = self.pace.piece(stop - start, left)
-                    yield self._job(inputs, uid, start, start + piece)
+                    yield self._job(inputs, uid, attempt, start, start + piece)
                     start, left = start + piece, left - piece
 
-    def _job(self, inputs: UnitInputs, uid: str, start: int, stop: int) -> Job:
+    def _job(self, inputs: UnitInputs, uid: str, attempt: int, start: int, stop: int) -> Job:
         step = self.step
-        task = AnnotateTask(inputs, step.operator, uid, self.max_pixels, start, stop)
+        task = AnnotateTask(inputs, step.operator, uid, self.max_pixels, start, stop, attempt)
         whole = (start, stop) == (0, len(inputs.unit.samples))
         key = uid if whole else f"{uid}-{start:06d}-{stop:06d}"
         return Job(key, stop - start, task, step.name or step.specialist, step.operator.run_id)
 
-    def _lacking(self, unit: Unit) -> tuple[Unit | None, str]:
-        """The unit with those pictures that are to be asked about now, and the name of that work.
+    def _lacking(self, unit: Unit) -> tuple[Unit | None, str, int]:
+        """The unit with those pictures that are to be asked about now, and the name and number of that attempt.
 
         All of them where the operator has not been over it; else those whose last try failed in passing.
         """
@@ -148,12 +148,13 @@ class _Jobs:
             named = session.names(paths[0])
             failures, annotations = (session.done(path, [unit.uid], operator.run_id) for path in paths)
             if annotations is None or (failures is None and named):
-                return (unit if wanted else None), uid
+                return (unit if wanted else None), uid, number
             failed = {} if failures is None else {f.id: f.reason for f in session.store.failures(failures)}
-            again = tuple(s for s in unit.samples if failed.get(s.image.id) in PASSING)
+            # what an interrupted command left is found as it is: it goes on as if it had not been interrupted
+            again = tuple(s for s in unit.samples if named and failed.get(s.image.id) in PASSING)
             self.report.failed += len(failed) - len(again)
             if not again:
-                return None, uid
+                return None, uid, number
             number += 1
             unit = dataclasses.replace(unit, samples=again)
             uid = retry_id([s.image.id for s in again], operator.fingerprint, operator.round, number)

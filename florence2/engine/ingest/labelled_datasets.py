@@ -28,7 +28,7 @@ from florence2.engine.session import Session
 from florence2.formats.problems import ReadProblems
 from florence2.records import Decision, Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
 from florence2.sources import files
-from florence2.store import Store, pending, schema
+from florence2.store import Store, import_metadata, pending, schema
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.snapshots import Operator
 
@@ -126,13 +126,14 @@ class ImportTask:
         operator, uid, unit = self.operator, self.uid, self.unit
         found = [pending.failures_of(operator, uid, unit, failures)] if failures else []
         found += [pending.decisions_of(operator, uid, unit, decisions)] if decisions else []
-        annotations = pending.annotations_of(operator, uid, unit, signed, metadata=metadata)
+        about = {import_metadata.KEY: import_metadata.encode(metadata)} if metadata else {}
+        if operator.name in originals.FORMATS:
+            about[originals.KEY] = originals.encode({picture.image.id: sample for picture, sample in self.pairs})
+        annotations = pending.annotations_of(operator, uid, unit, signed, about=about)
         if operator.name in originals.FORMATS:
             failed = {failure.id for failure in failures}
             good = [sample for picture, sample in self.pairs if picture.image.id not in failed]
             originals.note(annotations.rows, [item for sample in good for item in schema.items_of(sample)])
-            names = originals.encode({picture.image.id: sample for picture, sample in self.pairs})
-            annotations = dataclasses.replace(annotations, about={**annotations.about, originals.KEY: names})
         found.append(annotations)
         return JobOutcome(tuple(fragment for each in found for fragment in store.put_all([each])))
 
