@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from florence2.codec.tasks import Task
     from florence2.codec.tokenizer import Tokenizer
     from florence2.formats.problems import ReadProblems
+    from florence2.predictor.checkpoints import Found
     from florence2.records import Sample
+    from florence2.training.examples import Limits, TaskMixture
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,20 +36,25 @@ def main(argv: Sequence[str]) -> int:
     from florence2.predictor import checkpoints
 
     found = checkpoints.find(args.model)
-    folder, tokenizer, table = found.base, found.tokenizer(), found.tasks()
+    tokenizer, table = found.tokenizer(), found.tasks()
     tasks = [task_of(args.task, table)] if args.task else list(table.values())
     unread = ReadProblems(skip=True) if args.action == "check" else None
     samples = sources.open(args.path, args.split, args.format, args.limit, args.images, unread)
     if unread is not None:
-        return check(samples, tasks, tokenizer, args.max_target, args.json, unread)
-    return show(samples, tasks[0], tokenizer, folder, args.json, args.draw)
+        from florence2.training.examples import TaskMixture
+        from florence2.training.setup import limits_of
+
+        limits = limits_of(found.checkpoint().config, args.max_target)
+        table = {task.token: task for task in tasks}
+        return check(samples, TaskMixture(dict.fromkeys(table, 1.0), table), tokenizer, limits, args.json, unread)
+    return show(samples, tasks[0], tokenizer, found, args.json, args.draw)
 
 
 def check(
     samples: Iterator[Sample],
-    tasks: Sequence[Task],
+    tasks: TaskMixture,
     tokenizer: Tokenizer,
-    max_target: int,
+    limits: Limits,
     as_json: bool,
     unread: ReadProblems,
 ) -> int:
@@ -55,7 +62,7 @@ def check(
     from florence2.training.check import problems
 
     counts: Counter[str] = Counter()
-    for problem in problems(samples, tasks, tokenizer, max_target, unread):
+    for problem in problems(samples, tasks, tokenizer, limits, unread):
         counts[problem.reason] += 1
         print(json.dumps(vars(problem)) if as_json else f"{problem.id or '-'}: {problem.reason}: {problem.detail}")
     for line in unread.notes():
@@ -66,13 +73,12 @@ def check(
 
 
 def show(
-    samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, folder: Path, as_json: bool, out: str | None
+    samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, found: Found, as_json: bool, out: str | None
 ) -> int:
-    from florence2.model.checkpoint import open_checkpoint
     from florence2.pixels import encode
     from florence2.training.check import drawn, pairs
 
-    size_wh = open_checkpoint(folder).config.image_size_wh if out else (0, 0)
+    size_wh = found.checkpoint().config.image_size_wh if out else (0, 0)
     for number, pair in enumerate(pairs(samples, task, tokenizer)):
         row = pair.row()
         if out:
@@ -101,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", help="the data's format where its files do not tell it")
     parser.add_argument("--images", help="the pictures' folder where they are not beside the annotations")
     parser.add_argument("--limit", type=int, metavar="N", help="look at the first N samples only")
-    parser.add_argument("--max-target", type=int, default=400, metavar="N", help="longest target in tokens (check)")
+    parser.add_argument(
+        "--max-target", type=int, metavar="N", help="longest target in tokens (check; default: what the model holds)"
+    )
     parser.add_argument("--draw", metavar="DIR", help="write what the model sees, the target drawn on it (show)")
     parser.add_argument("--json", action="store_true", help="one object a line")
     return parser

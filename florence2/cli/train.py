@@ -13,21 +13,26 @@ from florence2.cli.terminal import raw
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="florence2 train",
-        description="Train a model as a YAML config says. The same command again goes on where it stopped.",
-        epilog="Any key can be changed: --steps=500 --lr=1e-4 --data.0.path=FOLDER. Shipped recipes open by bare name.",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, or a shipped recipe such as nano")
-    parser.add_argument("--json", action="store_true", help="print each metrics line and, last, the result as JSON")
-    args, overrides = parser.parse_known_args(argv)
+    args, overrides = _parser().parse_known_args(argv)
+    if args.help_keys:
+        print(_parser().format_help() + "\n" + help_of_keys())
+        return 0
+    if not args.config:
+        _parser().error("the following arguments are required: --config")
 
     from florence2.training import read_config, train
 
     config = read_config(args.config, overrides)
-    show = LiveLine(config.steps, args.json)
-    result = train(config, progress=show)
+    if args.dry_run:
+        from florence2.training.dry_run import dry_run
+
+        print(json.dumps(dry_run(config, args.draw).to_json()) if args.json else dry_run(config, args.draw))
+        return 0
+    show = Live(args.json)
+    result = train(config, progress=show, restart=args.restart, on_message=show.message)
     show.end()
+    if not speaks():
+        return 130 if result.interrupted else 0
     if args.json:
         print(json.dumps(vars(result)))
     else:
@@ -35,35 +40,95 @@ def main(argv: Sequence[str]) -> int:
         print(
             f"loss {result.loss_before:.3f} before, {result.loss_after:.3f} after; weights {result.weights_sha256[:16]}"
         )
+    if result.stopped == "patience":
+        print("stopped: no better evaluation for `patience` of them; OUT/best holds the best", file=sys.stderr)
+    if result.left_out:
+        print(f"left out: {result.left_out}; all in {result.folder}/left_out.jsonl", file=sys.stderr)
     if result.interrupted:
         print(f"interrupted after step {result.steps}; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
 
 
-class LiveLine:
-    """One line that is written over: step, loss, pictures a second, time left."""
+def speaks() -> bool:
+    """Whether this process is the one of several that prints."""
+    import os
 
-    def __init__(self, steps: int, as_json: bool) -> None:
-        self.steps, self.as_json = steps, as_json
-        self.started, self.pictures, self.first, self.loss = time.monotonic(), 0, 0, 0.0
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="florence2 train",
+        description="Train a model as a YAML config says. The same command again goes on where it stopped.",
+        epilog="Any key can be changed: --steps=500 --lr=1e-4 --data.0.path=FOLDER. Shipped recipes open by bare name. "
+        "Several ranks: torchrun --nproc-per-node N -m florence2 train --config FILE.",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-h", "--help", dest="help_keys", action="store_true", help="this, and every key of a config")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file, or a shipped recipe such as nano")
+    parser.add_argument("--json", action="store_true", help="print each metrics line and, last, the result as JSON")
+    parser.add_argument("--restart", action="store_true", help="move the run in OUT aside and begin anew")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, the first batch and an estimate; stop")
+    parser.add_argument("--draw", metavar="FOLDER", help="with --dry-run: draw the first batch into this folder")
+    return parser
+
+
+def help_of_keys() -> str:
+    """Every key of a config with its default and its sentence."""
+    from florence2.training import config
+
+    lines = ["keys of a config (default):"]
+    for title, kind in (
+        ("", config.TrainConfig),
+        ("data[] and validation[]", config.DataSource),
+        ("lora", config.LoraConfig),
+        ("optimizer", config.OptimizerConfig),
+        ("best", config.BestConfig),
+    ):
+        lines += [f"\n{title}:"] if title else []
+        for name, default, text in config.described(kind):
+            lines.append(f"  {name} ({default})".ljust(34) + f" {text}")
+    return "\n".join(lines)
+
+
+class Live:
+    """One line that is written over: step, loss, tokens a second, share of time waited for data, time left."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json, self.quiet = as_json, not speaks()
+        self.started, self.tokens, self.waited, self.first, self.loss = time.monotonic(), 0, 0.0, 0, 0.0
+        self.open = False
 
     def __call__(self, line: dict[str, Any]) -> None:
+        if self.quiet:
+            return
         if self.as_json:
             print(json.dumps(line), flush=True)
             return
         self.first = self.first or line["step"] - 1
-        self.pictures += line["pictures"]
-        self.loss = line["loss"] if not self.loss else 0.95 * self.loss + 0.05 * line["loss"]
+        self.tokens += line["tokens"]
+        self.waited += line["data_seconds"]
+        if line["tokens"]:
+            self.loss = line["loss"] if not self.loss else 0.95 * self.loss + 0.05 * line["loss"]
         seconds = time.monotonic() - self.started
-        left = seconds / (line["step"] - self.first) * (self.steps - line["step"])
-        text = f"step {line['step']}/{self.steps}  loss {self.loss:.3f}  {self.pictures / seconds:.1f} pictures/s  "
-        text += f"{left / 60:.1f} min left"
+        left = seconds / (line["step"] - self.first) * (line["steps"] - line["step"])
+        text = f"step {line['step']}/{line['steps']}  loss {self.loss:.3f}  {self.tokens / seconds:.0f} tokens/s  "
+        text += f"data {100 * self.waited / seconds:.0f} %  {left / 60:.1f} min left"
         if sys.stderr.isatty():
-            print(f"\r{text:<78}", end="", file=raw(sys.stderr), flush=True)
+            print(f"\r{text:<100}", end="", file=raw(sys.stderr), flush=True)
+            self.open = True
         elif line["step"] % 100 == 0:
             print(text, file=sys.stderr, flush=True)
 
+    def message(self, text: str) -> None:
+        """A line of its own."""
+        self.end()
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
     def end(self) -> None:
-        if not self.as_json and sys.stderr.isatty():
+        if self.open:
             print(file=sys.stderr)
+            self.open = False

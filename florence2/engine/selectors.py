@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from florence2.records import Sample
 from florence2.sources import files
+from florence2.sources.splits import fold_of
 
 
 class ImageSelector(Protocol):
@@ -54,8 +54,3 @@ def selector_from_json(fact: Mapping[str, Any] | None) -> ImageSelector | None:
     if not fact:
         return None
     return FolderSelector(fact["source"]) if "source" in fact else FoldSelector(fact["fold"], fact["folds"])
-
-
-def fold_of(image_id: str, folds: int) -> int:
-    """The part of `folds` that a picture is in."""
-    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big") % folds

@@ -36,7 +36,7 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
         lookup = Lookup(folder, [folder], anywhere=True)
         for where, line in lines(file, problems):
             with problems.record():
-                sample = _sample(line, where, lookup, problems)
+                sample = parse_line(line, where, lookup, problems)
                 validation.once(seen, sample.id, where)
                 yield sample
 
@@ -66,7 +66,8 @@ def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN)
     return Counter()
 
 
-def _sample(line: str, where: str, lookup: Lookup, problems: ReadProblems) -> Sample:
+def parse_line(line: str, where: str, lookup: Lookup, problems: ReadProblems) -> Sample:
+    """The sample of a line, its picture found by `lookup`."""
     data = documents.parse_json(line, where)
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a sample as an object, got {line.strip()[:60]}")

@@ -19,6 +19,13 @@ def preprocess(array: np.ndarray, config: ModelConfig) -> torch.Tensor:
     return torch.from_numpy(np.stack([levels[c][array[:, :, c]] for c in range(3)]))
 
 
+def normalise(pictures: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """(B, H, W, 3) uint8 pictures of the model's size as the tower's input (B, 3, H, W), to the bit as `preprocess`."""
+    levels = torch.from_numpy(_levels(config)).to(pictures.device)
+    channels = pictures.permute(0, 3, 1, 2).int()
+    return torch.stack([levels[c][channels[:, c]] for c in range(3)], 1)
+
+
 def _levels(config: ModelConfig) -> np.ndarray:
     """(3, 256) float32: what each grey level of each channel becomes; rounded where the reference rounds."""
     unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)

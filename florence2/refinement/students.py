@@ -15,17 +15,22 @@ from typing import Any, Protocol
 
 from florence2.engine.operator import digest
 from florence2.engine.selectors import FoldSelector
-from florence2.formats import jsonl
 from florence2.records import Sample
 from florence2.store import Store
 from florence2.store.storage.local import sha256_of
 
 FACTS = "student.json"
-DATA = "samples.jsonl"
-RESUME_ONLY = ("state.pt", "dense.safetensors")  # of a run: what only going on with it would need
+RESUME_ONLY = ("checkpoints", "dense.safetensors", ".lock")  # of a run: what only going on with it would need
 
 # the student's training, for what a recipe does not say; keys are those of `train`
-RECIPE: Mapping[str, Any] = {"steps": 200, "batch_size": 16, "lr": 2e-4, "warmup_steps": 10, "schedule": "linear"}
+RECIPE: Mapping[str, Any] = {
+    "steps": 200,
+    "batch_size": 16,
+    "lr": 2e-4,
+    "warmup_steps": 10,
+    "schedule": "linear",
+    "dropout": 0.0,
+}
 
 
 class TrainResult(Protocol):
@@ -84,27 +89,29 @@ def train_student(
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         return TrainedStudent(str(folder), fold.fold, **facts, found=True)
     aside = store.temporary_folder(f"student-{key}")
-    samples = [s for s in store.samples(snapshot) if (fold.folds == 1 or not fold(s)) and _has_truth(s)]
+    samples = sum((fold.folds == 1 or not fold(s)) and _has_truth(s) for s in store.samples(snapshot))
     if not samples:
         raise ValueError(
             f"{store.root}: snapshot {snapshot} keeps nothing to train fold {fold.fold} on; see its filters"
         )
-    jsonl.write(samples, aside / DATA)
     more = settings.pop("data", [])
-    source = {"path": str(aside / DATA), **settings.pop("source", {})}
+    source = {"path": str(store.root), "format": "store", "snapshot": snapshot, **settings.pop("source", {})}
+    if fold.folds > 1:
+        source["fold"] = [fold.fold, fold.folds]
     run = aside / "run"
     result = (train or _trainer(progress))(
         {**settings, "model": start, "out": str(run), "seed": seed, "data": [source, *more]}
     )
     made = Path(result.folder)
     for name in RESUME_ONLY:
-        (made / name).unlink(missing_ok=True)
+        path = made / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     facts = {
         "steps": result.steps,
         "loss_before": result.loss_before,
         "loss_after": result.loss_after,
         "weights_sha256": _weights_sha256(made) or result.weights_sha256,
-        "samples": len(samples),
+        "samples": samples,
     }
     (made / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     store.keep_student(key, made)

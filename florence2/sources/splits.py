@@ -29,3 +29,8 @@ def in_split(sample: Sample, split: str) -> bool:
     if image.uri.startswith(scenes.PREFIX):
         return scenes.split_of(image.uri) == split
     return (sample.split or split_of(image.member or image.uri or image.id)) == split
+
+
+def fold_of(image_id: str, folds: int) -> int:
+    """The part of `folds` that a picture is in."""
+    return int.from_bytes(blake2b(image_id.encode(), digest_size=8).digest(), "big") % folds

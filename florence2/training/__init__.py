@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from florence2.training.config import DataSource, TrainConfig, from_mapping, read_config
@@ -13,8 +13,19 @@ if TYPE_CHECKING:
 __all__ = ["DataSource", "TrainConfig", "read_config", "train"]
 
 
-def train(config: TrainConfig | Mapping[str, Any] | str, progress: Any = None, **changes: Any) -> TrainResult:
-    """Train as a config, plain keys or a YAML file (a bare name: a shipped recipe) say; keywords change single keys."""
+def train(
+    config: TrainConfig | Mapping[str, Any] | str,
+    progress: Any = None,
+    *,
+    restart: bool = False,
+    on_message: Callable[[str], None] = lambda text: None,
+    **changes: Any,
+) -> TrainResult:
+    """Train as a config, plain keys or a YAML file (a bare name: a shipped recipe) say; keywords change single keys.
+
+    `progress` is called with each line of metrics.jsonl, `on_message` with what else is to be said. `restart` moves
+    a run in OUT aside.
+    """
     from florence2.training.loop import run
 
     if isinstance(config, str):
@@ -23,4 +34,4 @@ def train(config: TrainConfig | Mapping[str, Any] | str, progress: Any = None, *
         from florence2.training.config import to_mapping
 
         config = to_mapping(config)
-    return run(from_mapping({**config, **changes}), progress)
+    return run(from_mapping({**config, **changes}), progress, restart=restart, on_message=on_message)

@@ -1,18 +1,13 @@
-"""The order of pairs, and batches of tensors made from them. Knows sources and tokens, not the model nor its loss.
+"""Batches of tensors made from planned pairs. Knows sources and tokens, not the model nor its loss.
 
-The order is a pure function of (seed, epoch, sample id): a run that goes on at step n reads what the uninterrupted one
-would. Asks put to one picture stand side by side, so that the picture is encoded once for all of them.
+Asks put to one picture stand side by side, so that the picture is encoded once for all of them. What cannot be used is
+left out and named, never passed over in silence.
 """
 
 from __future__ import annotations
 
-import random
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import blake2b
-from itertools import groupby
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,12 +15,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from florence2.codec.tokenizer import Tokenizer
+from florence2.pixels import BadImage
 from florence2.training.augment import augmented
-from florence2.training.datasets import TrainingSource
-from florence2.training.dense import Vocabulary, cell_targets
-from florence2.training.examples import Example
+from florence2.training.datasets import TrainingSource, unreadable
+from florence2.training.dense import Vocabulary, cell_counts, cell_targets
+from florence2.training.examples import Example, LeftOut
+from florence2.training.order import Cursor, PlannedBatch, PlannedPairs, seed_of
 
-PairKey = tuple[int, int, int, int]  # epoch, dataset, picture, ask
 PART = 32  # pairs that are padded together: short targets by themselves
 
 
@@ -52,96 +48,103 @@ class Batch:
     pictures: Tensor
     parts: tuple[PaddedPairs, ...]
     cells: Mapping[str, Tensor]
-    pairs: int
-    left_out: int
+    examples: tuple[Example, ...]
+    left_out: tuple[LeftOut, ...]
+    pictures_of: tuple[int, ...] = ()
+    """Which picture each example looks at."""
+    cursor: Cursor = field(default_factory=Cursor)
+    epoch: int = 0
+
+    @property
+    def pairs(self) -> int:
+        return len(self.examples)
 
     @property
     def tokens(self) -> int:
         return sum(part.tokens for part in self.parts)
 
+    def counts(self) -> dict[str, float]:
+        """What each part of the loss is divided by, summed over a step's batches and ranks: tokens, cells, ..."""
+        return {"tokens": float(self.tokens), **cell_counts(self.cells)}
 
-class Batches(Dataset[Batch]):
-    """Batch number n of the run, for any n; what a worker process is given."""
+
+class BatchMaker(Dataset[Batch]):
+    """Makes the batch of a plan; what a worker process is given."""
 
     def __init__(
         self,
-        datasets: Sequence[TrainingSource],
+        sources: Sequence[TrainingSource],
         tokenizer: Tokenizer,
         *,
-        count: int,
-        size: int,
         seed: int,
-        max_target: int,
         map_side: int = 0,
         vocabulary: Vocabulary | None = None,
         augment: str = "none",
+        on_error: str = "skip",
+        size_wh: tuple[int, int] = (1, 1),
     ) -> None:
-        self.datasets, self.tokenizer = datasets, tokenizer
-        self.count, self.size, self.seed, self.max_target = count, size, seed, max_target
+        self.sources, self.tokenizer, self.seed = sources, tokenizer, seed
         self.map_side, self.vocabulary, self.augment = map_side, vocabulary, augment
-        self._starts = [0]  # pairs before each epoch, as far as known
+        self.on_error, self.size_wh = on_error, size_wh
 
-    def __len__(self) -> int:
-        return self.count
+    def of(self, sources: Sequence[TrainingSource]) -> BatchMaker:
+        """A maker of plain batches from other sources: no augmentation, no dense targets, what fails left out."""
+        return BatchMaker(sources, self.tokenizer, seed=self.seed, size_wh=self.size_wh)
 
-    def __getitem__(self, number: int) -> Batch:
-        pair_keys = self.pair_keys(number)
+    def __getitem__(self, planned: PlannedBatch) -> Batch:
+        """The batch; where none of its pairs can be used the spare ones, and a grey picture that asks nothing."""
+        made = self._make(planned.pairs)
+        if not made.examples and planned.spare:
+            spare = self._make(planned.spare)
+            made = replace(spare, left_out=(*made.left_out, *spare.left_out))
+        if not made.examples:
+            made = self._blank(made.left_out)
+        left_out = (*planned.left_out, *made.left_out)
+        return replace(made, left_out=left_out, cursor=planned.cursor, epoch=planned.epoch)
+
+    def _make(self, planned: Sequence[PlannedPairs]) -> Batch:
         pictures: list[np.ndarray] = []
         cells: list[dict[str, np.ndarray]] = []
         picked: list[tuple[int, Example]] = []
-        left_out = 0
-        for (epoch, dataset, index), group in groupby(pair_keys, key=lambda key: key[:3]):
-            rng = random.Random(f"{self.seed}:{epoch}:{self.datasets[dataset].name(index)}")
-            pixels, sample, examples = self.datasets[dataset].load(index, [key[3] for key in group], rng)
+        lost: list[LeftOut] = []
+        for group in planned:
+            rng = seed_of(group, self.seed)
+            try:
+                pixels, sample, found = self.sources[group.source].load(group.picture, group.asks, rng)
+            except BadImage as error:
+                if self.on_error == "raise" or group.picture.sample is None:
+                    raise
+                lost.append(unreadable(group.picture.sample, error, len(group.asks)))
+                continue
+            examples = [one for one in found if isinstance(one, Example)]
+            lost += [one for one in found if isinstance(one, LeftOut)]
+            if not examples:
+                continue
             if self.augment == "default":
                 pixels = augmented(pixels, rng)
-            fitting = [e for e in examples if len(e.target_ids) <= self.max_target]
-            left_out += len(examples) - len(fitting)
-            picked += [(len(pictures), e) for e in fitting]
+            picked += [(len(pictures), one) for one in examples]
             pictures.append(pixels)
             if self.map_side and self.vocabulary is not None:
                 cells.append(cell_targets(sample, self.vocabulary, self.map_side))
+        if not picked:
+            return Batch(torch.empty(0), (), {}, (), tuple(lost))
         joined = {k: torch.from_numpy(np.stack([c[k] for c in cells])) for k in cells[0]} if cells else {}
         stacked = torch.from_numpy(np.stack(pictures))
-        return Batch(stacked, tuple(parts(picked, self.tokenizer)), joined, len(picked), left_out)
+        parts = tuple(parts_of(picked, self.tokenizer))
+        return Batch(
+            stacked, parts, joined, tuple(one for _, one in picked), tuple(lost), tuple(place for place, _ in picked)
+        )
 
-    def pair_keys(self, number: int) -> list[PairKey]:
-        """The pairs of a batch; an epoch's last batch goes on into the next epoch."""
-        first = number * self.size
-        out: list[PairKey] = []
-        while len(out) < self.size:
-            place = first + len(out)
-            while self._starts[-1] <= place:
-                self._starts.append(self._starts[-1] + len(self.epoch(len(self._starts) - 1)))
-            epoch = bisect_right(self._starts, place) - 1
-            start = place - self._starts[epoch]
-            out += self.epoch(epoch)[start : start + self.size - len(out)]
-        return out
-
-    def epoch(self, number: int) -> list[PairKey]:
-        """All pairs of an epoch in their order."""
-        return _epoch(tuple(self.datasets), self.seed, number)
+    def _blank(self, left_out: tuple[LeftOut, ...]) -> Batch:
+        """A batch of which nothing counts: one grey picture, one target without a label."""
+        width, height = self.size_wh
+        grey = torch.full((1, height, width, 3), 128, dtype=torch.uint8)
+        ids = torch.tensor([[self.tokenizer.bos, self.tokenizer.eos]])
+        nothing = PaddedPairs(torch.tensor([0]), ids, torch.ones_like(ids).bool(), ids, torch.full_like(ids, -100))
+        return Batch(grey, (nothing,), {}, (), left_out)
 
 
-@lru_cache(maxsize=2)
-def _epoch(datasets: tuple[TrainingSource, ...], seed: int, number: int) -> list[PairKey]:
-    """Pictures sorted by a hash, drawn ones anew each epoch; a picture's asks in groups of `pairs`."""
-    keyed = []
-    for f, dataset in enumerate(datasets):
-        if not dataset.active(number):
-            continue
-        for index in dataset.pictures(number):
-            name = dataset.name(index)
-            asks = dataset.asks(index, random.Random(f"{seed}:{number}:{name}:asks"))
-            for start in range(0, len(asks), dataset.pairs):
-                key = blake2b(f"{seed}:{number}:{f}:{name}:{start}".encode(), digest_size=8).digest()
-                keyed.append((key, [(number, f, index, ask) for ask in asks[start : start + dataset.pairs]]))
-    if not keyed:
-        raise ValueError(f"data: no pair in epoch {number}; check the paths, the tasks and the epochs of the sources")
-    return [key for _, group in sorted(keyed) for key in group]
-
-
-def parts(picked: Sequence[tuple[int, Example]], tokenizer: Tokenizer) -> Iterator[PaddedPairs]:
+def parts_of(picked: Sequence[tuple[int, Example]], tokenizer: Tokenizer) -> Iterator[PaddedPairs]:
     """Pairs sorted by length and padded in parts, so that a short target does not pay for a long one."""
     ordered = sorted(picked, key=lambda pair: (len(pair[1].target_ids), len(pair[1].prompt_ids)))
     for start in range(0, len(ordered), PART):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from florence2.formats.problems import ReadProblems
 from florence2.pixels import BadImage, read_size, resize
 from florence2.records import Ask, Sample
 from florence2.sources import files
+from florence2.training.datasets import same_size, sized
+from florence2.training.examples import LeftOut, Limits, TaskMixture, fitted
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Preview:
 
 
 def problems(
-    samples: Iterator[Sample], tasks: Sequence[Task], tokenizer: Tokenizer, max_target: int, unread: ReadProblems
+    samples: Iterator[Sample], tasks: TaskMixture, tokenizer: Tokenizer, limits: Limits, unread: ReadProblems
 ) -> Iterator[Problem]:
     """What would be refused or left out in training: records that the reader of `samples` refuses, which it collects in
     `unread`, then what is wrong by sample."""
@@ -74,7 +76,7 @@ def problems(
         if sample is None:
             continue
         name = sample.image.member or sample.image.uri or sample.image.id
-        for reason, detail in _faults(sample, tasks, tokenizer, max_target):
+        for reason, detail in _faults(sample, tasks, tokenizer, limits):
             yield Problem(sample.id, name, reason, detail)
 
 
@@ -97,11 +99,12 @@ def drawn(preview: Preview, size_wh: tuple[int, int]) -> np.ndarray:
     )
 
 
-def _faults(sample: Sample, tasks: Sequence[Task], tokenizer: Tokenizer, max_target: int) -> Iterator[tuple[str, str]]:
+def _faults(sample: Sample, tasks: TaskMixture, tokenizer: Tokenizer, limits: Limits) -> Iterator[tuple[str, str]]:
     try:
         width, height = _size(sample)
         if not sample.image.uri.startswith("scenes:"):
-            read_size(_file(sample))
+            array = sources.pixels(sample.image)
+            same_size(sample, (array.shape[1], array.shape[0]))
     except BadImage as error:
         yield error.reason, str(error)
         return
@@ -117,18 +120,15 @@ def _faults(sample: Sample, tasks: Sequence[Task], tokenizer: Tokenizer, max_tar
     for text in sample.current().texts:
         if not text.text.strip():
             yield "empty", f"text {text.id!r}: holds no letters"
-    truths = [(task, ask, answer) for task in tasks for ask, answer in task.truths(sample)]
+    truths = tasks.truths(sample)
     if not truths:
-        name = tasks[0].name if len(tasks) == 1 else "any task"
+        name = tasks.tasks[0].name if len(tasks.weights) == 1 else "any task"
         yield "no_truth", f"holds nothing that {name} could be trained on"
-    for task, ask, answer in truths:
-        try:
-            length = len(encode(answer, task, tokenizer, (width, height), ask)) + 2
-        except ValueError as error:
-            yield "unwritable", f"{task.name}: {error}"
-            continue
-        if length > max_target:
-            yield "too_long", f"{task.name}: target of {length} tokens; the limit is {max_target}"
+    sample = sized(sample)
+    for truth in truths:
+        found = fitted(sample, truth, tokenizer, limits, tasks.table)
+        if isinstance(found, LeftOut):
+            yield found.reason, f"{found.task}: {found.detail}"
 
 
 def _size(sample: Sample) -> tuple[int, int]:

@@ -5,17 +5,19 @@ An unknown key is an error that names it; a key that is planned and not built is
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 SCHEDULES = ("constant", "linear", "cosine", "trapezoid")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp64")
 AUGMENTS = ("none", "default")
-STRATEGIES = ("full", "frozen_vision", "decoder")
-LATER = ("lora", "gradient_checkpointing", "evaluate_every", "resume_from")
+STRATEGIES = ("full", "frozen_vision", "decoder", "lora")
+LATER = ("cache_features", "soft_locations")
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -30,7 +32,7 @@ class DataSource:
     weight: float = 1.0
     """How often each pair of this source comes in an epoch; a fraction takes that share of them."""
     split: str = ""
-    """train or test; empty: the whole."""
+    """train, val or test; empty: the whole."""
     format: str = ""
     """The foreign format's name; empty: detected from the files."""
     images: str = ""
@@ -39,6 +41,48 @@ class DataSource:
     """Asks put to one picture side by side; the picture is encoded once for all of them."""
     epochs: tuple[int, int] | None = None
     """First and last epoch (from 0, both included) that use this source; a curriculum is made of such spans."""
+    snapshot: int | None = None
+    """Of a store the snapshot that is read; absent: the newest."""
+    fold: tuple[int, int] | None = None
+    """[number, folds]: leave out the pictures of that fold, which another model is to annotate; absent: none."""
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW's own numbers."""
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    """How slowly the means of gradients and of their squares forget; small batches ask for a shorter second memory."""
+    eps: float = 1e-8
+    """Added to the root of the second mean."""
+
+
+@dataclass
+class LoraConfig:
+    """A low-rank adapter (peft); `strategy: lora` uses it."""
+
+    rank: int = 8
+    """Inner width of the adapter."""
+    alpha: float = 16.0
+    """Scale: the adapter's output is multiplied by alpha / rank (rslora: alpha / sqrt(rank))."""
+    dropout: float = 0.05
+    """Dropout before the adapter, 0 to 1."""
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"])
+    """Ends of names of linear layers, in our spelling or that of the checkpoint's layout; each has to match one."""
+    dora: bool = False
+    """DoRA: directions and lengths apart (arXiv 2402.09353)."""
+    rslora: bool = False
+    """rsLoRA: scaled by the root of the rank (arXiv 2312.03732)."""
+
+
+@dataclass
+class BestConfig:
+    """Which evaluation is the best."""
+
+    metric: str = ""
+    """A key of evaluations.jsonl's metrics; empty: the task's main metric, with several tasks `loss`."""
+    mode: str = ""
+    """max or min; empty: min for losses and error rates, else max."""
 
 
 @dataclass
@@ -48,21 +92,33 @@ class TrainConfig:
     out: str
     """The run's folder: checkpoints, metrics.jsonl, the config."""
     data: list[DataSource]
+    """Where pairs come from: a list of sources (their keys: below)."""
     model: str = "nano"
-    """What `load` opens; or `new:nano`, a size started from nothing with a vocabulary of its own."""
+    """What `load` opens, adapters too; or `new:nano`, a size started from nothing with a vocabulary of its own."""
+    revision: str = ""
+    """Branch, tag or commit of a hub id."""
     vocab_size: int = 1536
     """Rows of a new model's vocabulary before the 1,024 added tokens."""
     steps: int = 1000
+    """Steps of the optimiser in all; a resumed run may raise it."""
+    epochs: float = 0.0
+    """Passes over the data, in place of `steps`; 0: `steps` counts."""
     batch_size: int = 32
-    """Pairs of (picture, ask) in one forward."""
+    """Pairs of (picture, ask) in one forward, over all ranks."""
     accumulate: int = 1
     """Forwards summed into one step; the loss is the mean over all their tokens."""
     lr: float = 1e-4
+    """Largest learning rate; 0 changes nothing."""
     warmup_steps: int = 0
+    """Steps of linear warm-up."""
     schedule: str = "cosine"
     """After the warm-up: constant; linear or cosine down to zero; trapezoid: constant, the last 30 % linear to zero."""
     weight_decay: float = 0.01
     """On matrices; norms, biases and embeddings have none."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW's betas and eps."""
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    """Rates of their own: a list of {match: expression, lr: rate}; the first found in a parameter's name holds."""
     clip: float = 1.0
     """Largest norm of all gradients together; 0: off."""
     ema: float = 0.0
@@ -70,42 +126,126 @@ class TrainConfig:
     dense: float = 0.0
     """Weight of the auxiliary loss on the tower's map; 0: off."""
     precision: str = "fp32"
-    device: str = "cpu"
+    """fp32; bf16: fp32 weights and a bf16 copy that computes; fp64: for tests."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     threads: int = 0
     """Threads of torch on the CPU; 0: as they are."""
     workers: int = 0
     """Processes that prepare batches; 0: this one does."""
     seed: int = 0
-    dropout: float = 0.0
+    """Of the order, the augmentation, dropout and new weights."""
+    dropout: float | None = None
+    """In the language model, 0 to 1; absent: the checkpoint's."""
     drop_path: float = 0.0
+    """In the tower, 0 to 1, rising from the first block to the last."""
     label_smoothing: float = 0.0
+    """Share of the target spread over the whole vocabulary, 0 to 1."""
     augment: str = "none"
+    """none; default: light and contrast."""
     strategy: str = "full"
-    """full; frozen_vision: all but the tower; decoder: the decoder's layers without the tied matrix."""
+    """full; frozen_vision: all but the tower; decoder: the decoder's layers without the tied matrix; lora."""
+    freeze_stages: int = 0
+    """With strategy full: stages of the tower, from the first, that stay as they are."""
+    lora: LoraConfig | None = None
+    """With strategy lora: rank, alpha, dropout, targets, dora, rslora."""
+    gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass instead of keeping their inner results: less memory, more time."""
     save_every: int = 500
-    max_target: int = 400
-    """Longest target in tokens; a longer one is left out and counted."""
+    """Steps between checkpoints."""
+    keep: int = 1
+    """Checkpoints kept, the best apart."""
+    evaluate_every: str = "0"
+    """Steps between evaluations, or epochs as 1e or 0.5e; 0: none."""
+    validation: list[DataSource] | None = None
+    """What is evaluated; absent: each source's own val part, else 5 % of its samples, kept out of training."""
+    validation_limit: int = 200
+    """Most samples of validation that an evaluation asks about."""
+    patience: int = 0
+    """Evaluations without a better best after which the run stops; 0: off."""
+    best: BestConfig = field(default_factory=BestConfig)
+    """metric and mode of the best checkpoint."""
+    on_error: str = "skip"
+    """skip: a picture that cannot be read is left out, counted and named; raise: every picture is opened first."""
+    max_target: int | None = None
+    """Longest target in tokens with <s> and </s>; absent: what the model holds. Longer ones are left out, counted."""
 
     def __post_init__(self) -> None:
-        choices = {"schedule": SCHEDULES, "precision": PRECISIONS, "augment": AUGMENTS, "strategy": STRATEGIES}
-        if self.strategy == "lora":
-            raise ValueError("strategy: lora is planned and not built yet; use full, frozen_vision or decoder")
-        for key, expected in choices.items():
-            if getattr(self, key) not in expected:
-                raise ValueError(f"{key}: expected one of {', '.join(expected)}, got {getattr(self, key)!r}")
-        for key in ("steps", "batch_size", "accumulate", "save_every", "max_target"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}: expected at least 1, got {getattr(self, key)}")
-        for key in ("lr", "warmup_steps", "weight_decay", "clip", "ema", "dense", "dropout", "drop_path", "workers"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key}: expected at least 0, got {getattr(self, key)}")
-        for key in ("ema", "dropout", "drop_path", "label_smoothing"):
-            if getattr(self, key) >= 1:
-                raise ValueError(f"{key}: expected less than 1, got {getattr(self, key)}")
+        _check_choices(self)
+        _check_numbers(self)
+        _check_strategy(self)
         if not self.data:
             raise ValueError("data: expected at least one source; add `- path: FOLDER`")
         if not self.out:
             raise ValueError("out: expected the run's folder, got nothing")
+
+    @property
+    def evaluation_interval(self) -> tuple[float, str]:
+        """How often is evaluated: (steps, "steps") or (epochs, "epochs"); (0, "steps") never."""
+        text = self.evaluate_every.strip()
+        unit = "epochs" if text.endswith("e") else "steps"
+        return float(text.removesuffix("e")), unit
+
+
+def _check_choices(config: TrainConfig) -> None:
+    choices = {
+        "schedule": SCHEDULES,
+        "precision": PRECISIONS,
+        "augment": AUGMENTS,
+        "strategy": STRATEGIES,
+        "on_error": ("skip", "raise"),
+    }
+    for key, expected in choices.items():
+        if getattr(config, key) not in expected:
+            raise ValueError(f"{key}: expected one of {', '.join(expected)}, got {getattr(config, key)!r}")
+    if config.best.mode not in ("", "max", "min"):
+        raise ValueError(f"best.mode: expected max or min, got {config.best.mode!r}")
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    for key in ("steps", "batch_size", "accumulate", "save_every", "keep", "validation_limit"):
+        if getattr(config, key) < 1:
+            raise ValueError(f"{key}: expected at least 1, got {getattr(config, key)}")
+    if config.max_target is not None and config.max_target < 3:
+        raise ValueError(f"max_target: expected at least 3 tokens, got {config.max_target}")
+    not_negative = ("lr", "epochs", "warmup_steps", "weight_decay", "clip", "ema", "dense", "dropout", "drop_path")
+    for key in (*not_negative, "label_smoothing", "workers", "threads", "patience", "freeze_stages"):
+        if (getattr(config, key) or 0) < 0:
+            raise ValueError(f"{key}: expected at least 0, got {getattr(config, key)}")
+    for key in ("ema", "dropout", "drop_path", "label_smoothing"):
+        if (getattr(config, key) or 0) >= 1:
+            raise ValueError(f"{key}: expected less than 1, got {getattr(config, key)}")
+    betas = config.optimizer.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas) or config.optimizer.eps <= 0:
+        raise ValueError(f"optimizer: expected two betas in 0..1 and eps above 0, got {betas}, {config.optimizer.eps}")
+    for number, group in enumerate(config.groups):
+        rate = group.get("lr")
+        if set(group) != {"match", "lr"} or not isinstance(rate, (int, float)) or rate < 0:
+            raise ValueError(f"groups[{number}]: expected {{match: expression, lr: rate}}, got {group!r:.60}")
+    try:
+        value, _ = config.evaluation_interval
+        if value < 0:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"evaluate_every: expected steps, or epochs as 1e, got {config.evaluate_every!r}") from None
+
+
+def _check_strategy(config: TrainConfig) -> None:
+    """A key of another strategy is refused: it would change nothing."""
+    if config.lora is not None and config.strategy != "lora":
+        raise ValueError(f"lora: goes with strategy lora, got strategy {config.strategy}; leave out one of the two")
+    if config.strategy == "lora" and config.lora is None:
+        config.lora = LoraConfig()
+    if config.freeze_stages and config.strategy != "full":
+        raise ValueError(f"freeze_stages: goes with strategy full, got {config.strategy}; leave out one of the two")
+    if config.lora is not None and (
+        config.lora.rank < 1 or config.lora.alpha <= 0 or not 0 <= config.lora.dropout < 1 or not config.lora.targets
+    ):
+        raise ValueError(f"lora: expected rank and alpha above 0, dropout in 0..1 and targets, got {config.lora}")
+    if config.strategy == "lora" and (config.ema or config.dense):
+        raise ValueError("ema, dense: not with strategy lora; leave them out")
+    if config.patience and not config.evaluation_interval[0]:
+        raise ValueError("patience: counts evaluations; give evaluate_every as well")
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -127,6 +267,22 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     return from_mapping(data, str(file))
 
 
+def described(kind: type) -> Iterator[tuple[str, str, str]]:
+    """(key, default, sentence) of every key of a dataclass of this file; a sentence is the string beneath its field."""
+    defaults = {f.name: f for f in dataclasses.fields(kind)}
+    (body,) = (node.body for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef))
+    for node, following in zip(body, [*body[1:], None]):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            text = ""
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                text = " ".join(str(following.value.value).split())
+            field = defaults[node.target.id]
+            made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+            plain = "needed" if made is dataclasses.MISSING else "absent" if made is None else made
+            shown = ", ".join(f"{k}={v}" for k, v in vars(made).items()) if dataclasses.is_dataclass(made) else plain
+            yield node.target.id, "empty" if shown in ("", [], {}) else str(shown), text
+
+
 def find_recipe(path: str | Path) -> Path:
     """The file itself, or the shipped recipe of that bare name."""
     file = Path(path)
@@ -144,22 +300,28 @@ def from_mapping(data: Mapping[str, Any], where: str = "config") -> TrainConfig:
     if "data" not in data or "out" not in data:
         missing = "data" if "data" not in data else "out"
         raise ValueError(f"{where}: {missing}: missing; a run needs out (a folder) and data (a list of sources)")
-    sources = data["data"]
-    if not isinstance(sources, list):
-        raise ValueError(f"{where}: data: expected a list of sources, got {sources!r:.60}")
-    built = [_source(source, f"{where}: data[{i}]") for i, source in enumerate(sources)]
     try:
-        return TrainConfig(**_checked(TrainConfig, {**data, "data": built}, where))
+        return TrainConfig(**_checked(TrainConfig, data, where))
     except ValueError as error:
         raise ValueError(f"{where}: {error}" if where not in str(error) else str(error)) from None
 
 
 def to_mapping(config: TrainConfig) -> dict[str, Any]:
     """The config as plain YAML types, every field written out."""
-    out = dataclasses.asdict(config)
-    for source in out["data"]:
-        source["epochs"] = list(source["epochs"]) if source["epochs"] else None
-    return out
+    plain: dict[str, Any] = _plain(dataclasses.asdict(config))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _sources(data: Any, where: str) -> list[DataSource]:
+    if not isinstance(data, list):
+        raise ValueError(f"{where}: expected a list of sources, got {data!r:.60}")
+    return [_source(source, f"{where}[{i}]") for i, source in enumerate(data)]
 
 
 def _source(data: Any, where: str) -> DataSource:
@@ -171,8 +333,9 @@ def _source(data: Any, where: str) -> DataSource:
     if isinstance(values.get("tasks"), (list, tuple, str)):
         names = [values["tasks"]] if isinstance(values["tasks"], str) else values["tasks"]
         values["tasks"] = {name: 1.0 for name in names}
-    if values.get("epochs") is not None:
-        values["epochs"] = tuple(values["epochs"])
+    for key in ("epochs", "fold"):
+        if values.get(key) is not None:
+            values[key] = tuple(values[key])
     if not values.get("path"):
         raise ValueError(f"{where}.path: missing; expected a folder, .jsonl, store or scenes:...")
     source = DataSource(**_checked(DataSource, values, where))
@@ -196,18 +359,36 @@ def _checked(kind: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
     return out
 
 
+NESTED = {"OptimizerConfig": OptimizerConfig, "LoraConfig": LoraConfig, "BestConfig": BestConfig}
+
+
 def _typed(hint: str, value: Any, where: str) -> Any:
+    if value is None and "None" in hint:
+        return None
+    hint = hint.removesuffix(" | None")
+    if hint == "list[DataSource]":
+        return _sources(value, where)
+    if hint in NESTED:
+        if isinstance(value, NESTED[hint]):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: expected keys with values, got {value!r:.60}")
+        return NESTED[hint](**_checked(NESTED[hint], value, where))
     if hint == "float" and isinstance(value, str):
         try:
             return float(value)  # YAML reads 1e-4 as a string
         except ValueError:
             pass
-    kinds = {"str": str, "int": int, "float": (int, float), "list": list, "dict": Mapping, "tuple": tuple}
+    if hint == "str" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if hint.startswith("tuple") and isinstance(value, list):
+        value = tuple(value)
+    kinds = {"str": str, "int": int, "float": (int, float), "list": list, "dict": Mapping, "tuple": tuple, "bool": bool}
     kind: Any = kinds[hint.split("[")[0]]
-    if value is None and "None" in hint:
-        return None
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise ValueError(f"{where}: expected {hint}, got {value!r:.60}")
+    if hint.startswith("tuple[float"):
+        return tuple(_typed("float", number, where) for number in value)
     return float(value) if hint == "float" else value
 
 

@@ -1,148 +1,198 @@
 """Where the pictures and pairs of a run come from: samples that are there, or scenes drawn when they are asked for.
 
-A dataset numbers its pictures and each picture's asks. What it gives for a number never changes within an epoch.
+A source numbers its pictures. The main process plans (`plan`: which asks of a picture, its record), the processes that
+make batches load (`load`: pixels and token ids); what comes for a number never changes within an epoch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import PurePosixPath
 from typing import Protocol
 
 import numpy as np
 
 from florence2 import pixels as loader
 from florence2 import sources
-from florence2.codec.tasks import Task
 from florence2.codec.tokenizer import Tokenizer
-from florence2.records import Ask, Parsed, Sample
+from florence2.formats.problems import ReadProblems
+from florence2.pixels import BadImage
+from florence2.records import Sample
 from florence2.scenes import draw
+from florence2.sources import files
 from florence2.sources.scenes import PREFIX, parse
+from florence2.sources.splits import fold_of, in_split
 from florence2.training.config import DataSource
-from florence2.training.examples import Example, example, pairs_of, sample_tasks
+from florence2.training.examples import Example, LeftOut, Limits, TaskMixture, fitted, left_out, sample_tasks
+from florence2.training.samples import open_samples
 
-HELD_OUT = 2**31  # scenes from this seed on are never trained on
+HELD_OUT_SEED = 2**31  # scenes from this seed on are never trained on
 CACHE_BYTES = 512 * 2**20
 
-LoadedPairs = tuple[np.ndarray, Sample, list[Example]]  # pixels at the model's size, the truth, the pairs asked for
+Loaded = tuple[np.ndarray, Sample, list["Example | LeftOut"]]  # pixels at the model's size, the truth, its pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedPicture:
+    """A picture to be trained on: its name, the numbers of its asks in order, its record where it has one."""
+
+    name: str
+    asks: Sequence[int]
+    sample: Sample | None = None
 
 
 class TrainingSource(Protocol):
     """Numbered pictures and their asks; `pairs` of them stand side by side. The tokenizer may come later."""
 
+    source: DataSource
     pairs: int
+    tasks: TaskMixture
     tokenizer: Tokenizer | None
+    limits: Limits
 
     def active(self, epoch: int) -> bool: ...
-    def pictures(self, epoch: int) -> Sequence[int]: ...
-    def name(self, index: int) -> str: ...
-    def asks(self, index: int, rng: random.Random) -> Sequence[int]: ...
-    def load(self, index: int, asks: Sequence[int], rng: random.Random) -> LoadedPairs: ...
+    def count(self, epoch: int) -> int: ...
+    def plan(self, number: int, epoch: int, seed: int) -> PlannedPicture | LeftOut | None: ...
+    def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random) -> Loaded: ...
     def samples(self, most: int) -> list[Sample]: ...
 
 
-def open_source(source: DataSource, tasks: Mapping[str, float], size_wh: tuple[int, int]) -> TrainingSource:
+def open_source(
+    source: DataSource, tasks: TaskMixture, size_wh: tuple[int, int], on_error: str = "skip"
+) -> TrainingSource:
     """The dataset of a source, pictures brought to `size_wh`."""
-    kind = SceneSource if source.path.startswith(PREFIX) else SampleSource
-    return kind(source, tasks, size_wh)
+    if source.path.startswith(PREFIX):
+        return SceneSource(source, tasks, size_wh)
+    return SampleSource(source, tasks, size_wh, on_error=on_error)
 
 
 class SampleSource:
     """A data set: every (sample, ask) once an epoch, more or less often by the weights of source and task."""
 
-    def __init__(self, source: DataSource, tasks: Mapping[str, float], size_wh: tuple[int, int]) -> None:
-        opened = sources.open(source.path, source.split or None, source.format or None, None, source.images or None)
-        self.source, self.tasks, self.size_wh = source, dict(tasks), size_wh
+    def __init__(
+        self,
+        source: DataSource,
+        tasks: TaskMixture,
+        size_wh: tuple[int, int],
+        samples: Sequence[Sample] | None = None,
+        on_error: str = "skip",
+    ) -> None:
+        self.source, self.tasks, self.size_wh = source, tasks, size_wh
         self.pairs = source.pairs
         self.tokenizer: Tokenizer | None = None
-        self._samples = [_sized(sample) for sample in opened]
-        if not self._samples:
-            raise ValueError(f"data: {source.path}: holds no sample; check the path and split {source.split!r}")
-        self._pairs: dict[int, list[tuple[Task, Ask, Parsed]]] = {}
-        self._pixels: dict[int, np.ndarray] = {}
+        self.limits = Limits(2**31, 2**31)
+        self.unread = ReadProblems(skip=on_error == "skip")
+        """The records of a foreign format that cannot be read."""
+        self._samples = open_samples(source, self.unread) if samples is None else samples
+        self._held_out: Callable[[Sample], bool] | None = None
+        self._pixels: OrderedDict[tuple, np.ndarray] = OrderedDict()
+        if not len(self._samples):
+            raise ValueError(f"data: {source.path}: holds no sample; check the path")
 
     def active(self, epoch: int) -> bool:
         return _within(self.source, epoch)
 
-    def pictures(self, epoch: int) -> Sequence[int]:
-        return range(len(self._samples))
+    def count(self, epoch: int) -> int:
+        return len(self._samples)
 
-    def name(self, index: int) -> str:
-        return self._samples[index].id
+    def hold_out(self, held_out: Callable[[Sample], bool]) -> None:
+        """Keep samples out of training from now on."""
+        self._held_out = held_out
 
-    def asks(self, index: int, rng: random.Random) -> Sequence[int]:
-        numbers: list[int] = []
-        for number, (task, _, _) in enumerate(self._truths(index)):
-            times = self.source.weight * self.tasks[task.token]
-            numbers += [number] * (int(times) + (rng.random() < times % 1))
-        rng.shuffle(numbers)
-        return numbers
+    def trained(self, sample: Sample) -> bool:
+        """Whether a sample is of the source's split, of no fold left out, and not held out for validation."""
+        if self.source.split and not in_split(sample, self.source.split):
+            return False
+        if self.source.fold and fold_of(sample.image.id, self.source.fold[1]) == self.source.fold[0]:
+            return False
+        return self._held_out is None or not self._held_out(sample)
 
-    def load(self, index: int, asks: Sequence[int], rng: random.Random) -> LoadedPairs:
-        assert self.tokenizer is not None
-        sample, truths = self._samples[index], self._truths(index)
-        examples = []
-        for number in asks:
-            task, ask, parsed = truths[number]
-            examples.append(example(sample, ask, parsed, task, self.tokenizer))
-        return self._picture(index), sample, examples
+    def sample(self, number: int) -> Sample | LeftOut:
+        """A record by its number, or why it cannot be read."""
+        try:
+            return self._samples[number]
+        except ValueError as error:
+            return LeftOut("unreadable", f"{self.source.path}#{number}", "", "", str(error))
+
+    def plan(self, number: int, epoch: int, seed: int) -> PlannedPicture | LeftOut | None:
+        sample = self.sample(number)
+        if isinstance(sample, LeftOut):
+            return sample
+        if not self.trained(sample):
+            return None
+        rng = random.Random(f"{seed}:{epoch}:{sample.id}:asks")
+        asks: list[int] = []
+        for ask, (task, _, _) in enumerate(self.tasks.truths(sample)):
+            times = self.source.weight * self.tasks.weights[task.token]
+            asks += [ask] * (int(times) + (rng.random() < times % 1))
+        rng.shuffle(asks)
+        return PlannedPicture(sample.id, asks, sample)
+
+    def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random) -> Loaded:
+        assert self.tokenizer is not None and planned.sample is not None
+        array = self._picture(planned.sample)
+        sample = sized(planned.sample)
+        truths = self.tasks.truths(sample)
+        table = self.tasks.table
+        return array, sample, [fitted(sample, truths[ask], self.tokenizer, self.limits, table) for ask in asks]
 
     def samples(self, most: int) -> list[Sample]:
-        return self._samples[:most]
+        found = [self._samples[number] for number in range(min(most, len(self._samples)))]
+        return [sized(sample) for sample in found if self.trained(sample)]
 
-    def _truths(self, index: int) -> list[tuple[Task, Ask, Parsed]]:
-        if index not in self._pairs:
-            self._pairs[index] = pairs_of(self._samples[index], self.tasks)
-        return self._pairs[index]
-
-    def _picture(self, index: int) -> np.ndarray:
-        if index in self._pixels:
-            return self._pixels[index]
-        array = sources.pixels(self._samples[index].image)
+    def _picture(self, sample: Sample) -> np.ndarray:
+        image = sample.image
+        key = (image.uri, image.member, image.offset, image.frame)
+        if key in self._pixels:
+            self._pixels.move_to_end(key)
+            return self._pixels[key]
+        array = sources.pixels(image)
+        same_size(sample, (array.shape[1], array.shape[0]))
         if (array.shape[1], array.shape[0]) != self.size_wh:
             array = loader.resize(array, self.size_wh)
-        if (len(self._pixels) + 1) * array.nbytes <= CACHE_BYTES:
-            self._pixels[index] = array
+        self._pixels[key] = array
+        if len(self._pixels) * array.nbytes > CACHE_BYTES:
+            self._pixels.popitem(last=False)
         return array
 
 
 class SceneSource:
     """`scenes:count=20000,seed=0,objects=1-3`: so many new scenes an epoch, `pairs` asks each, tasks by weight."""
 
-    def __init__(self, source: DataSource, tasks: Mapping[str, float], size_wh: tuple[int, int]) -> None:
+    def __init__(self, source: DataSource, tasks: TaskMixture, size_wh: tuple[int, int]) -> None:
         options = parse(source.path)
-        self.count, self.first = options.pop("count", 10000), options.pop("seed", 0)
+        self._count, self.first = options.pop("count", 10000), options.pop("seed", 0)
         if options.pop("pages", False):
             raise ValueError(f"data: {source.path}: pages are not drawn on the fly; write them to a folder first")
         self.options = {"size": size_wh, **options}
-        self.source, self.tasks, self.pairs = source, dict(tasks), source.pairs
+        self.source, self.tasks, self.pairs = source, tasks, source.pairs
         self.tokenizer: Tokenizer | None = None
+        self.limits = Limits(2**31, 2**31)
 
     def active(self, epoch: int) -> bool:
         return _within(self.source, epoch)
 
-    def pictures(self, epoch: int) -> Sequence[int]:
-        start = self.first + epoch * self.count
-        if start + self.count > HELD_OUT:
+    def count(self, epoch: int) -> int:
+        if self.first + (epoch + 1) * self._count > HELD_OUT_SEED:
             raise ValueError(f"data: {self.source.path}: epoch {epoch} would draw held-out seeds (2**31 and above)")
-        return range(start, start + self.count)
+        return self._count
 
-    def name(self, index: int) -> str:
-        return f"scene-{index}"
+    def plan(self, number: int, epoch: int, seed: int) -> PlannedPicture:
+        return PlannedPicture(f"scene-{self.first + epoch * self._count + number}", range(self.pairs))
 
-    def asks(self, index: int, rng: random.Random) -> Sequence[int]:
-        return range(self.pairs)
-
-    def load(self, index: int, asks: Sequence[int], rng: random.Random) -> LoadedPairs:
+    def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random) -> Loaded:
         assert self.tokenizer is not None
-        pixels, sample = self._draw(index)
-        chosen = sample_tasks(sample, self.tasks, self.pairs, rng)
-        picked = [chosen[ask] for ask in asks if ask < len(chosen)]
-        return pixels, sample, [example(sample, ask, parsed, task, self.tokenizer) for task, ask, parsed in picked]
+        array, sample = self._draw(int(planned.name.removeprefix("scene-")))
+        truths = sample_tasks(sample, self.tasks, self.pairs, rng)
+        chosen = [truths[ask] for ask in asks if ask < len(truths)]
+        return array, sample, [fitted(sample, t, self.tokenizer, self.limits, self.tasks.table) for t in chosen]
 
     def samples(self, most: int) -> list[Sample]:
-        return [self._draw(self.first + i)[1] for i in range(min(most, self.count))]
+        return [self._draw(self.first + i)[1] for i in range(min(most, self._count))]
 
     def _draw(self, seed: int) -> tuple[np.ndarray, Sample]:
         try:
@@ -151,13 +201,33 @@ class SceneSource:
             return draw(seed, **{**self.options, "signs": 0})
 
 
+def validation_place(sample: Sample) -> float:
+    """A number in [0, 1) that only the picture's base name decides, another one than the split's."""
+    name = PurePosixPath((sample.image.member or sample.image.uri or sample.image.id).replace("\\", "/")).name
+    return int.from_bytes(blake2b(f"validation:{name}".encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def unreadable(sample: Sample, error: BadImage, pairs: int) -> LeftOut:
+    """All pairs of a sample whose picture cannot be used."""
+    return left_out(error.reason, sample, str(error), pairs=pairs)
+
+
+def sized(sample: Sample) -> Sample:
+    """The sample with its picture's size, read from the file where the record does not hold it."""
+    image = sample.image
+    if image.width and image.height:
+        return sample
+    width, height = loader.read_size(files.plain_path(image) or files.read_bytes(image), files.name_of(image))
+    return dataclasses.replace(sample, image=dataclasses.replace(image, width=width, height=height))
+
+
+def same_size(sample: Sample, size_wh: tuple[int, int]) -> None:
+    """BadImage where the record tells another size than the file has: its places would be wrong."""
+    image = sample.image
+    if image.width and image.height and image.size_wh != size_wh:
+        detail = f"the record says {image.width}x{image.height}, the file is {size_wh[0]}x{size_wh[1]}"
+        raise BadImage(files.name_of(image), "other_size", detail)
+
+
 def _within(source: DataSource, epoch: int) -> bool:
     return source.epochs is None or source.epochs[0] <= epoch <= source.epochs[1]
-
-
-def _sized(sample: Sample) -> Sample:
-    """The sample with its picture's size, read from the file where the record does not hold it."""
-    if sample.image.width and sample.image.height:
-        return sample
-    width, height = loader.read_size(sample.image.uri)
-    return dataclasses.replace(sample, image=dataclasses.replace(sample.image, width=width, height=height))

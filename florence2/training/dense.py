@@ -25,6 +25,7 @@ from florence2.records import Region, Sample
 
 TEXT = "<text>"  # the label of every text region; what it reads is left to the letters
 LETTERS = tuple(chr(c) for c in range(33, 127))
+PARTS = ("object", "letter", "box", "label", "word")
 FILE = "dense.safetensors"
 
 
@@ -97,6 +98,17 @@ def cell_targets(sample: Sample, vocabulary: Vocabulary, side: int) -> dict[str,
     return out
 
 
+def cell_counts(cells: Mapping[str, Tensor]) -> dict[str, float]:
+    """What each part of the dense loss is divided by."""
+    if not cells:
+        return dict.fromkeys(PARTS, 0.0)
+    here = cells["object"] > 0
+    known = float((here & (cells["label"] >= 0)).sum())
+    middles = float(here.sum())
+    letters = float(cells["letters"].sum(dtype=torch.int64))
+    return {"object": float(here.numel()), "letter": letters, "box": middles, "label": known, "word": middles}
+
+
 class DenseHead(nn.Module):
     """A norm and one linear layer on the map (B, S, S, C)."""
 
@@ -118,26 +130,24 @@ class DenseHead(nn.Module):
         x = self.norm(feature_map)
         return {name: getattr(self, name)(x).float() for name in ("place", "label", "word", "letter")}
 
-    def loss(self, feature_map: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """The weighted sum of the parts, and each part as a number."""
+    def loss(self, feature_map: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weighted parts of the loss, each a sum that is to be divided by its count in `cell_counts`."""
         outputs = self(feature_map)
         here = targets["object"] > 0  # (B, S, S)
-        parts = {"object": F.binary_cross_entropy_with_logits(outputs["place"][..., 0], here.float()) * 8}
-        letters = targets["letters"].float()
-        written = F.binary_cross_entropy_with_logits(outputs["letter"], letters, reduction="sum")
-        parts["letter"] = 0.3 * written / letters.sum().clamp(min=1)
+        objectness = F.binary_cross_entropy_with_logits(outputs["place"][..., 0], here.float(), reduction="sum")
+        written = F.binary_cross_entropy_with_logits(outputs["letter"], targets["letters"].float(), reduction="sum")
+        parts = {"object": 8 * objectness, "letter": 0.3 * written}
         if bool(here.any()):
             predicted, true = self.boxes(outputs["place"])[here], targets["box"][here]
-            parts["box"] = 2 * (1 - giou(predicted, true)).mean() + _distance(predicted, true)
+            parts["box"] = 2 * (1 - giou(predicted, true)).sum() + _distance(predicted, true)
             known = here & (targets["label"] >= 0)
             if bool(known.any()):
-                parts["label"] = F.cross_entropy(outputs["label"][known], targets["label"][known].long())
+                labels = targets["label"][known].long()
+                parts["label"] = F.cross_entropy(outputs["label"][known], labels, reduction="sum")
             if self.vocabulary.words:
                 words = targets["words"][here].float()
-                named = F.binary_cross_entropy_with_logits(outputs["word"][here], words, reduction="sum")
-                parts["word"] = 0.4 * named / len(words)
-        total = torch.stack(list(parts.values())).sum()
-        return total, {name: float(value.detach()) for name, value in parts.items()}
+                parts["word"] = 0.4 * F.binary_cross_entropy_with_logits(outputs["word"][here], words, reduction="sum")
+        return parts
 
     def boxes(self, place: Tensor) -> Tensor:
         """(B, S, S, 5) as boxes x, y, w, h in cells."""
@@ -197,8 +207,9 @@ def open_head(folder: Path | None, dim: int, vocabulary: Vocabulary) -> DenseHea
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    middle = F.smooth_l1_loss(a[:, :2], b[:, :2])
-    return middle + F.smooth_l1_loss(a[:, 2:].log(), b[:, 2:].log())
+    """Summed over boxes, the mean over their two middles and two sides."""
+    middle = F.smooth_l1_loss(a[:, :2], b[:, :2], reduction="sum")
+    return (middle + F.smooth_l1_loss(a[:, 2:].log(), b[:, 2:].log(), reduction="sum")) / 2
 
 
 def _area(region: Region) -> float:

@@ -10,9 +10,47 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from florence2.codec.answers import encode
-from florence2.codec.tasks import Task, prompt_text, task_of
+from florence2.codec.tasks import Task, prompt_text
 from florence2.codec.tokenizer import Tokenizer
 from florence2.records import Ask, Parsed, Sample
+
+Truth = tuple[Task, Ask, Parsed]
+
+
+@dataclass(frozen=True)
+class TaskMixture:
+    """The tasks of a source by token, each with its weight; they are looked up in `table`, the checkpoint's own."""
+
+    weights: Mapping[str, float]
+    table: Mapping[str, Task]
+
+    def truths(self, sample: Sample) -> list[Truth]:
+        """Every pair that the sample's truth holds for these tasks, in the tasks' order."""
+        return [(task, ask, parsed) for task in self.tasks for ask, parsed in task.truths(sample)]
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [self.table[token] for token in self.weights]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What fits in the model, in tokens with <s> and </s>: a prompt beside the picture, a target."""
+
+    prompt: int
+    target: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A pair, or all pairs of a sample, that cannot be trained on; `reason` is one word that can be counted."""
+
+    reason: str
+    id: str
+    image: str
+    task: str
+    detail: str
+    pairs: int = 1
 
 
 @dataclass(frozen=True)
@@ -26,30 +64,49 @@ class Example:
     target_ids: tuple[int, ...]
 
 
-def example(sample: Sample, ask: Ask, parsed: Parsed, task: Task, tokenizer: Tokenizer) -> Example:
+def example(sample: Sample, truth: Truth, tokenizer: Tokenizer, table: Mapping[str, Task] | None = None) -> Example:
     """One pair as ids; ValueError where the answer cannot be written as a target."""
+    task, ask, parsed = truth
     size_wh = sample.image.size_wh
-    prompt = prompt_text(ask, size_wh)
+    prompt = prompt_text(ask, size_wh, table)
     target = encode(parsed, task, tokenizer, size_wh, ask)
     return Example(sample.id, ask, prompt, tuple(tokenizer.prompt_ids(prompt)), (tokenizer.bos, *target, tokenizer.eos))
 
 
-def pairs_of(sample: Sample, tasks: Mapping[str, float]) -> list[tuple[Task, Ask, Parsed]]:
-    """Every pair that the sample's truth holds for these tasks, in the tasks' order."""
-    return [(task, ask, parsed) for task in map(task_of, tasks) for ask, parsed in task.truths(sample)]
+def fitted(
+    sample: Sample, truth: Truth, tokenizer: Tokenizer, limits: Limits, table: Mapping[str, Task] | None = None
+) -> Example | LeftOut:
+    """The pair, or why it cannot be trained on."""
+    task = truth[0].name
+    try:
+        made = example(sample, truth, tokenizer, table)
+    except ValueError as error:
+        return left_out("unwritable", sample, str(error), task)
+    prompt, target = len(made.prompt_ids), len(made.target_ids)
+    if prompt > limits.prompt:
+        detail = f"prompt of {prompt} tokens; beside the picture the model takes {limits.prompt}"
+        return left_out("long_prompt", sample, detail, task)
+    if target > limits.target:
+        return left_out("too_long", sample, f"target of {target} tokens; max_target is {limits.target}", task)
+    if target == 2 and truth[0].output_kind in ("text", "region_text"):
+        return left_out("empty", sample, "the answer holds no letters", task)
+    return made
 
 
-def sample_tasks(
-    sample: Sample, tasks: Mapping[str, float], count: int, rng: random.Random
-) -> list[tuple[Task, Ask, Parsed]]:
+def left_out(reason: str, sample: Sample, detail: str, task: str = "", pairs: int = 1) -> LeftOut:
+    """What is left out of a sample."""
+    return LeftOut(reason, sample.id, sample.image.member or sample.image.uri or sample.image.id, task, detail, pairs)
+
+
+def sample_tasks(sample: Sample, tasks: TaskMixture, count: int, rng: random.Random) -> list[Truth]:
     """`count` pairs of a sample for different tasks, tasks drawn by weight, each task's pair at random."""
-    left = dict(tasks)
-    chosen: list[tuple[Task, Ask, Parsed]] = []
-    while left and len(chosen) < count:
-        name = rng.choices(tuple(left), tuple(left.values()))[0]
-        del left[name]
-        task = task_of(name)
+    remaining = dict(tasks.weights)
+    drawn: list[Truth] = []
+    while remaining and len(drawn) < count:
+        token = rng.choices(tuple(remaining), tuple(remaining.values()))[0]
+        del remaining[token]
+        task = tasks.table[token]
         truths = task.truths(sample)
         if truths:
-            chosen.append((task, *rng.choice(truths)))
-    return chosen
+            drawn.append((task, *rng.choice(truths)))
+    return drawn

@@ -1,38 +1,39 @@
-"""The one training loop. It knows a model, batches and a folder; what the pairs are about is decided elsewhere.
-
-OUT is a checkpoint that `load` opens at any time: config.json, model.safetensors, the tokenizer. Beside it: state.pt
-(what a resumed run goes on from), metrics.jsonl (a line a step), config.yaml, dense.safetensors (the auxiliary head).
-Every file is written under another name and renamed, so a run killed in mid-save leaves the last good ones.
-"""
+"""The one training loop. It knows a job, a trainer and a folder; what the pairs are about is decided elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import math
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from florence2.model.checkpoint import save_model
-from florence2.model.florence import Florence
-from florence2.training import dense, optim
-from florence2.training.batches import Batch, Batches, PaddedPairs
+from florence2.training import ranks as processes
+from florence2.training.batches import Batch
 from florence2.training.config import TrainConfig
+from florence2.training.evaluations import Evaluations
+from florence2.training.examine import Tally
+from florence2.training.examples import LeftOut
+from florence2.training.reload import check_reload
+from florence2.training.run_folder import LEFT_OUT, METRICS, Journal, RunFolder, read_lines
 from florence2.training.setup import TrainingJob, prepare
+from florence2.training.trainer import NotFinite, Progress, Trainer, keep_batches, now
 
-STATE = "state.pt"
-METRICS = "metrics.jsonl"
 PROBE = 4  # batches whose loss is measured before and after
+JUDGED = 200  # pairs after which a run that leaves out more than half of them stops
+
+log = logging.getLogger(__name__)
+
+OnLine = Callable[[dict[str, Any]], None]
+OnMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -46,199 +47,195 @@ class TrainResult:
     weights_sha256: str
     seconds: float = 0.0
     interrupted: bool = False
+    left_out: str = ""
+    """What was left out, by reason, with names; empty: nothing."""
+    stopped: str = ""
+    """Why it ended before its last step, where it was not interrupted."""
 
 
-def run(config: TrainConfig, progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
-    """Train as the config says, going on from OUT's state where there is one; `progress` gets each metrics line."""
+def run(
+    config: TrainConfig,
+    progress: OnLine | None = None,
+    *,
+    restart: bool = False,
+    on_message: OnMessage = lambda text: None,
+) -> TrainResult:
+    """Train as the config says, going on from OUT's newest checkpoint where there is one; `progress` gets each metrics
+    line. `restart` moves OUT aside first, once all else is found right."""
+    folder = RunFolder(config.out)
+    if not restart:
+        folder.refuse_another(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    started = time.monotonic()
-    torch.manual_seed(config.seed)
-    job = prepare(config)
-    trainer = Trainer(config, job)
-    folder = Path(config.out)
-    step, before = trainer.resume(folder / STATE)
-    if not step:
-        before = trainer.probe(job.batches)
-    cut_back(folder / METRICS, step)
-    with _stop_asked() as stop, open(folder / METRICS, "a", encoding="utf-8") as metrics:
-        for batches in job.stream(step):
-            if stop():
-                break
-            step += 1
-            line = trainer.step(step, batches)
-            metrics.write(json.dumps(line) + "\n")
-            if progress is not None:
-                progress(line)
-            if step % config.save_every == 0 and step < config.steps:
-                metrics.flush()
-                trainer.save(folder, step, before)
-    trainer.save(folder, step, before)
-    after = trainer.probe(job.batches)
-    return TrainResult(
-        str(folder),
-        step,
-        before,
-        after,
-        sha256(trainer.weights.to_save()),
-        time.monotonic() - started,
-        step < config.steps,
-    )
+    ranks = processes.join(config.device)
+    try:
+        torch.manual_seed(config.seed)
+        resumed = None if restart else folder.newest()
+        job = prepare(config, ranks, resumed)
+        trainer = Trainer(job)
+        if restart and ranks.first:
+            aside = folder.move_aside()
+            if aside is not None:
+                on_message(f"the run before was moved to {aside}")
+        ranks.wait()
+        with folder.locked() if ranks.first else contextlib.nullcontext():
+            if ranks.first and not restart:
+                folder.refuse_another(config)
+            return Run(job, trainer, folder, progress, on_message).run(resumed)
+    finally:
+        ranks.leave()
 
 
-class Trainer:
-    """The weights, what changes them, and how much."""
+@dataclass
+class Run:
+    """One run under way."""
 
-    def __init__(self, config: TrainConfig, job: TrainingJob) -> None:
-        self.config, self.job = config, job
-        self.model: Florence = job.model
-        parameters = dict(optim.trainable(self.model, config.strategy))
-        self.weights = optim.Weights(self.model, config.precision, config.ema)
-        self.head = job.head
-        if self.head is not None:
-            parameters |= {f"dense.{name}": p for name, p in self.head.named_parameters()}
-        self.parameters = parameters
-        self.optimiser = optim.optimiser(parameters, config)
-        self.device = self.model.device
+    job: TrainingJob
+    trainer: Trainer
+    folder: RunFolder
+    progress: OnLine | None
+    on_message: OnMessage
+    done: Progress = field(default_factory=Progress)
+    saved: int = -1
 
-    def step(self, step: int, batches: Sequence[Batch]) -> dict[str, Any]:
-        """One step over the accumulated batches; the line for metrics.jsonl. A loss that is no number stops the run."""
+    def run(self, resumed: Path | None) -> TrainResult:
+        """From the state of a checkpoint, or from the start, to the last step or a stop."""
         started = time.monotonic()
-        config = self.config
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout depends on the step alone: resuming changes nothing
-        tokens = sum(batch.tokens for batch in batches)
-        self.weights.compute_model.train()
-        total = 0.0
-        means: dict[str, float] = {}
-        with attention(self.device):
-            for batch in batches:
-                loss, parts = self.losses(batch, tokens)
-                total += loss
-                for name, value in parts.items():
-                    means[name] = means.get(name, 0.0) + value / len(batches)
-        if not math.isfinite(total + sum(means.values())):
-            raise ValueError(f"step {step}: the loss is {total}; lower lr or clip; {config.out} holds the last save")
-        self.weights.copy_gradients()
-        norm = optim.clip(self.parameters.values(), config.clip)
-        rate = optim.learning_rate(config, step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.weights.publish(step)
-        return {
-            "step": step,
-            "loss": total,
-            "tokens": tokens,
-            "pairs": sum(batch.pairs for batch in batches),
-            "pictures": sum(len(batch.pictures) for batch in batches),
-            "left_out": sum(batch.left_out for batch in batches),
-            **{f"dense_{name}": value for name, value in means.items()},
-            "lr": rate,
-            "gradient_norm": norm,
-            "seconds": time.monotonic() - started,
-        }
-
-    def losses(self, batch: Batch, tokens: int) -> tuple[float, dict[str, float]]:
-        """Forward and backward; the sequence loss over the step's `tokens`, and the parts of the dense loss."""
-        model, smoothing = self.weights.compute_model, self.config.label_smoothing
-        feature_map = model.vision_tower(self.pixels(batch))
-        features = model.projector(feature_map)
-        total = torch.zeros((), device=self.device)
-        plain = 0.0
-        for part in batch.parts:
-            labels = part.labels.to(self.device)
-            logits = self.logits(model, features, part).float()
-            nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
-            plain += float(nll.detach())
-            if smoothing:
-                rest = -logits.log_softmax(-1).mean(-1)[labels >= 0].sum()
-                nll = (1 - smoothing) * nll + smoothing * rest
-            total = total + nll / tokens
-        parts: dict[str, float] = {}
-        if self.head is not None and self.config.dense and batch.cells:
-            cells = {name: tensor.to(self.device) for name, tensor in batch.cells.items()}
-            extra, parts = self.head.loss(feature_map.float(), cells)
-            total = total + self.config.dense * extra / self.config.accumulate
-        if total.requires_grad:
-            total.backward()
-        return plain / max(1, tokens), parts
-
-    def pixels(self, batch: Batch) -> Tensor:
-        """(B, 3, H, W) as the tower takes them: scaled and normalised by the model's own statistics."""
-        x = batch.pictures.to(self.device).permute(0, 3, 1, 2).float() / 255
-        mean = torch.tensor(self.model.config.image_mean, device=self.device)[:, None, None]
-        std = torch.tensor(self.model.config.image_std, device=self.device)[:, None, None]
-        return ((x - mean) / std).to(self.weights.compute_model.dtype)
-
-    def logits(self, model: Florence, features: Tensor, part: PaddedPairs) -> Tensor:
-        picture = part.picture.to(self.device)
-        return model(features[picture], part.prompt_ids, part.prompt_mask, part.decoder_ids)
-
-    @torch.no_grad()
-    def probe(self, batches: Batches) -> float:
-        """Mean sequence loss of the first batches of the run by the weights at hand, without dropout."""
-        model = self.weights.compute_model.eval()
-        loss, tokens = 0.0, 0
-        for number in range(min(PROBE, len(batches))):
-            batch = batches[number]
-            features = model.projector(model.vision_tower(self.pixels(batch)))
-            for part in batch.parts:
-                logits = self.logits(model, features, part).float()
-                labels = part.labels.to(self.device).flatten()
-                loss += float(F.cross_entropy(logits.flatten(0, 1), labels, ignore_index=-100, reduction="sum"))
-                tokens += part.tokens
-        return loss / max(1, tokens)
-
-    def save(self, folder: Path, step: int, before: float) -> None:
-        """The weights as a checkpoint, then the state to go on from."""
-        best = self.weights.to_save()
-        master = (
-            {name: tensor.clone() for name, tensor in self.model.state_dict().items()} if self.weights.average else {}
+        job, trainer, first = self.job, self.trainer, self.job.ranks.first
+        if resumed is not None:
+            self.done = trainer.resume(resumed)
+            self.saved = self.done.step
+        else:
+            self.done = Progress(loss_before=trainer.probe(job.first(PROBE)))
+        if first:
+            self.folder.begin(job.config, self.done.step)
+        job.ranks.wait()
+        if job.found.lost.counts and first:
+            self.on_message(f"data: of {job.found.pairs} pairs looked at are left out: {job.found.lost}")
+        evaluations = Evaluations(job, trainer, self.folder, self.on_message)
+        losses = Losses(self.folder, first)
+        why = ""
+        with _stop_asked() as stop, contextlib.closing(self._journal(METRICS)) as metrics:
+            why = self._steps(metrics, losses, evaluations, stop)
+            interrupted = why == "interrupted"
+            self._save()
+            if not interrupted and first:
+                check_reload(self.folder.path, trainer, job)
+        after = trainer.probe(job.first(PROBE))
+        return TrainResult(
+            str(self.folder.path),
+            self.done.step,
+            self.done.loss_before,
+            after,
+            sha256(trainer.weights.to_save()),
+            time.monotonic() - started,
+            interrupted,
+            str(losses.tally),
+            "" if interrupted else why,
         )
-        if master:
-            self.model.load_state_dict(best)
-        save_model(self.model, folder)
-        if master:
-            self.model.load_state_dict(master)
-        self.job.tokenizer.save(folder)
-        if self.head is not None:
-            dense.save_head(self.head, folder)
-        state = {
-            "step": step,
-            "loss_before": before,
-            "model": self.model.state_dict(),
-            "head": self.head.state_dict() if self.head is not None else {},
-            "average": self.weights.average,
-            "optimiser": self.optimiser.state_dict(),
-            "names": list(self.parameters),
-        }
-        torch.save(state, folder / (STATE + ".part"))
-        (folder / (STATE + ".part")).replace(folder / STATE)
 
-    def resume(self, file: Path) -> tuple[int, float]:
-        """Step and first loss of the state, its weights taken over; (0, 0) where the run is new."""
-        if not file.is_file():
-            return 0, 0.0
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        if state["names"] != list(self.parameters):
-            raise ValueError(f"{file}: holds another run (model, strategy or dense differ); choose another out")
-        self.model.load_state_dict(state["model"])
-        if self.head is not None:
-            self.head.load_state_dict(state["head"])
-        if self.weights.average:
-            self.weights.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.weights.compute_model is not self.model:
-            self.weights.compute_model.load_state_dict(self.model.state_dict())
-        return int(state["step"]), float(state["loss_before"])
+    def _steps(self, metrics: Journal, losses: Losses, evaluations: Evaluations, stop: Callable[[], bool]) -> str:
+        """All steps that are left; why it ended before the last, empty where it did not."""
+        job = self.job
+        stream = iter(job.stream(self.done.step, self.done.cursor))
+        while self.done.step < job.steps:
+            if job.ranks.any(stop()):
+                return "interrupted"
+            waited = time.monotonic()
+            batches = next(stream, None)
+            if batches is None:  # the last epoch is over
+                break
+            line = self._step(batches, waited)
+            lost = [one for batch in batches for one in batch.left_out]
+            losses.add(self.done.step, lost, line["pairs"], line["left_out"])
+            if job.ranks.first:
+                metrics.write(line)
+                if self.progress is not None:
+                    self.progress(line)
+            losses.refuse_half()
+            step = self.done.step
+            if evaluations.due(step):
+                result = evaluations.evaluate(step, line["epoch"], self._save, stop)
+                if result is not None:
+                    return result
+            if step % job.config.save_every == 0 and step < job.steps:
+                self._save()
+        return ""
+
+    def _step(self, batches: Sequence[Batch], waited: float) -> dict[str, Any]:
+        """One step and its line; a loss that is no number stops the run, the batch kept."""
+        started, number = time.monotonic(), self.done.step + 1
+        try:
+            line = self.trainer.step(number, batches)
+        except NotFinite as error:
+            where = self.folder.path / "nonfinite"
+            kept = keep_batches(where, number, batches, self.job.ranks.rank)
+            last = self.folder.newest()
+            stands = f"the checkpoint of {last.name} stands" if last else "there is no checkpoint yet"
+            raise NotFinite(
+                f"{self.folder.path}: {error}; the batch is kept in {kept}; {stands}; lower lr or clip"
+            ) from None
+        self.done = Progress(number, batches[-1].cursor, self.done.loss_before)
+        ended = time.monotonic()
+        line |= {"steps": self.job.steps, "epoch": round(self._epoch(batches[-1]), 4)}
+        line |= {"wall": now(), "data_seconds": started - waited, "compute_seconds": ended - started}
+        return line | {"seconds": ended - waited}
+
+    def _epoch(self, batch: Batch) -> float:
+        """Passes over the data so far, by the pairs that were found beforehand."""
+        pairs = sum(self.job.found.pairs_by_source)
+        size = self.job.config.batch_size * self.job.config.accumulate
+        return self.done.step * size / pairs if pairs else float(batch.epoch)
+
+    def _save(self) -> Path | None:
+        """The checkpoint of this step, unless there is one."""
+        if self.done.step == self.saved or not self.job.ranks.first:
+            return self.folder.newest()
+        done = self.done
+        checkpoint = self.folder.save(done.step, lambda where: self.trainer.write(where, done), self.job.config.keep)
+        self.saved = done.step
+        return checkpoint
+
+    def _journal(self, name: str) -> Journal:
+        return Journal(self.folder.path / name if self.job.ranks.first else Path("/dev/null"))
 
 
-@contextlib.contextmanager
-def attention(device: torch.device) -> Iterator[None]:
-    """On a CPU plain matrix products beat the fused kernel on short sequences: its backward is slow (bf16: 2 times)."""
-    with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext():
-        yield
+class Losses:
+    """What was left out so far: counted, named in OUT/left_out.jsonl, each pair once."""
+
+    def __init__(self, folder: RunFolder, first: bool) -> None:
+        self.tally, self._seen = Tally(), set[int]()
+        self._pairs = self._lost = 0
+        self._file = folder.path / LEFT_OUT if first else None
+        for row in read_lines(self._file) if self._file else []:
+            row.pop("step")
+            self._new(LeftOut(**row))
+
+    def add(self, step: int, lost: Sequence[LeftOut], pairs: int, count: int) -> None:
+        """Note a step's pairs and what it left out."""
+        self._pairs, self._lost = self._pairs + pairs, self._lost + count
+        new = [one for one in lost if self._new(one)]
+        if new and self._file is not None:
+            with contextlib.closing(Journal(self._file)) as journal:
+                for one in new:
+                    journal.write({"step": step, **vars(one)})
+
+    def refuse_half(self) -> None:
+        """ValueError where more than half of the pairs since the start had to be left out."""
+        if self._pairs + self._lost >= JUDGED and self._lost > self._pairs:
+            raise ValueError(
+                f"data: {self._lost} of {self._lost + self._pairs} pairs could not be trained on: {self.tally}; "
+                f"{self.tally.advice()}"
+            )
+
+    def _new(self, lost: LeftOut) -> bool:
+        text = json.dumps(vars(lost), sort_keys=True)
+        key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        self.tally.add(lost)
+        return True
 
 
 def sha256(state: dict[str, Tensor]) -> str:
@@ -248,13 +245,6 @@ def sha256(state: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def cut_back(file: Path, step: int) -> None:
-    """Leave only the lines of steps up to `step`."""
-    if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()[:step]
-        file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -1,33 +1,48 @@
-"""What a run needs before its first step: the model and its tokenizer, datasets, batches, the auxiliary head."""
+"""What a run needs before its first step: the model and its tokenizer, sources, batches, the auxiliary head."""
 
 from __future__ import annotations
 
+import math
 import re
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
+import torch
 from torch.utils.data import DataLoader
 
-from florence2.codec.tasks import TASKS, load_tasks, save_tasks, task_of
+from florence2.codec.tasks import QUESTIONS, REGISTERED, TASKS, Task, task_of
 from florence2.codec.tokenizer import Tokenizer
-from florence2.model.checkpoint import load_model, open_checkpoint
-from florence2.model.config import SIZES
+from florence2.model.config import SIZES, ModelConfig
 from florence2.model.davit import Block
 from florence2.model.florence import Florence
-from florence2.predictor.checkpoints import find_folder
+from florence2.predictor import checkpoints
 from florence2.records import Sample
-from florence2.training import init
-from florence2.training.batches import Batch, Batches
-from florence2.training.config import DataSource, TrainConfig, to_mapping
+from florence2.training import init, lora, optim
+from florence2.training.batches import Batch, BatchMaker
+from florence2.training.config import DataSource, TrainConfig
 from florence2.training.datasets import open_source
 from florence2.training.dense import DenseHead, Vocabulary, open_head
+from florence2.training.examine import Examination, examine
+from florence2.training.examples import Limits, TaskMixture
+from florence2.training.order import Cursor, PairOrder, PlannedBatch
+from florence2.training.ranks import Ranks
+from florence2.training.step import recompute_layers
+from florence2.training.validation import Validation, validation_of
 
 NEW = "new:"
 QUOTED = re.compile(r'"[^"]*"')
 LOOK = 3000  # samples that are read for texts and labels before the run
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that a run starts from: where its parts are, and how the config names it."""
+
+    found: checkpoints.Found
+    source: str
+    revision: str
 
 
 @dataclass
@@ -37,17 +52,28 @@ class TrainingJob:
     config: TrainConfig
     model: Florence
     tokenizer: Tokenizer
-    batches: Batches
+    tasks: Mapping[str, Task]
+    order: PairOrder
+    maker: BatchMaker
     head: DenseHead | None
+    steps: int
+    found: Examination
+    validation: Validation | None = None
+    start: Start | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
-    def stream(self, done: int) -> Iterator[Sequence[Batch]]:
+    @property
+    def epochs(self) -> int:
+        """Whole passes after which the data ends; 0: it never does."""
+        return int(self.config.epochs) if self.config.epochs == int(self.config.epochs) else 0
+
+    def stream(self, done: int, cursor: Cursor) -> Iterator[Sequence[Batch]]:
         """The batches of each step after the first `done`, made by worker processes where the config asks for them."""
-        accumulate, workers = self.config.accumulate, self.config.workers
-        numbers = range(done * accumulate, self.config.steps * accumulate)
+        workers = self.config.workers
         loader: DataLoader[Batch] = DataLoader(
-            self.batches,
+            self.maker,
             batch_size=None,
-            sampler=numbers,
+            sampler=_Plans(self, cursor, (self.steps - done) * self.config.accumulate),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_leave_signals,
@@ -55,51 +81,91 @@ class TrainingJob:
         waiting: list[Batch] = []
         for batch in loader:
             waiting.append(batch)
-            if len(waiting) == accumulate:
+            if len(waiting) == self.config.accumulate:
                 yield waiting
                 waiting = []
+        if waiting:
+            yield waiting
+
+    def first(self, count: int) -> Iterator[Batch]:
+        """The first batches of the run, whole on every rank."""
+        for number, planned in enumerate(self.order.batches(self.config.batch_size, Cursor())):
+            if number == count:
+                return
+            yield self.maker[planned]
 
 
-def prepare(config: TrainConfig) -> TrainingJob:
-    """Open or build all parts of a run and write its config into OUT."""
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    size, start = named(config.model)
-    shape = SIZES[size] if start is None else open_checkpoint(start).config
-    datasets = [open_source(source, tasks_of(source), shape.image_size_wh) for source in config.data]
-    looked = (
-        []
-        if start and not config.dense
-        else [s for dataset in datasets for s in dataset.samples(LOOK // len(datasets))]
-    )
+class _Plans:
+    """A sampler for DataLoader: this rank's share of each planned batch."""
+
+    def __init__(self, job: TrainingJob, cursor: Cursor, count: int) -> None:
+        self.job, self.cursor, self.count = job, cursor, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[PlannedBatch]:
+        ranks = self.job.ranks
+        planned = self.job.order.batches(self.job.config.batch_size, self.cursor, self.job.epochs)
+        for _, batch in zip(range(self.count), planned):
+            yield batch.share(ranks.rank, ranks.count)
+
+
+def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | None = None) -> TrainingJob:
+    """Open or build all parts of a run; `resumed` is the checkpoint that it goes on from. Nothing is written."""
+    ranks = ranks or Ranks(device=torch.device("cpu") if config.device == "auto" else torch.device(config.device))
+    if config.batch_size % ranks.count:
+        raise ValueError(
+            f"batch_size: expected a multiple of the {ranks.count} ranks, got {config.batch_size}; each does its share"
+        )
+    size, start = named(config.model, config.revision)
+    shape = SIZES[size] if start is None else start.found.checkpoint().config
+    tasks: dict[str, Task] = {**TASKS, **QUESTIONS, **REGISTERED}
+    if start is not None:
+        tasks |= start.found.tasks()
+    sources = [
+        open_source(source, mixture(source, tasks), shape.image_size_wh, config.on_error) for source in config.data
+    ]
+    validation = validation_of(config, sources, tasks, shape) if config.evaluation_interval[0] else None
+    needs_texts = start is None or bool(config.dense)
+    read = [s for source in sources for s in source.samples(LOOK // len(sources))] if needs_texts else []
     if start is None:
-        own = Tokenizer.load(out) if (out / "tokenizer.json").is_file() else None  # where the run is resumed
-        tokenizer = own or Tokenizer.train(texts_of(looked), config.vocab_size)
+        own = Tokenizer.load(resumed) if resumed is not None else None
+        tokenizer = own or Tokenizer.train(texts_of(read), config.vocab_size)
         model = init.build(size, tokenizer, config.seed)
     else:
-        tokenizer, model = Tokenizer.load(start), load_model(start, "float32")
-    tokenizer.save(out)
-    save_tasks(load_tasks(start) if start else TASKS, out)
-    for dataset in datasets:
-        dataset.tokenizer = tokenizer
+        model, tokenizer, _ = checkpoints.open_parts(start.found, "float32")
+    limits = limits_of(shape, config.max_target)
+    for source in sources:
+        source.tokenizer, source.limits = tokenizer, limits
+    found = examine(sources, config.on_error)
     regularise(model, config)
-    model.to(config.device)
+    if config.lora is not None:
+        torch.manual_seed(config.seed)
+        lora.put_in(model, config.lora, lora.layout_of(start.found.base if start else None))
+    optim.choose_trainable(model, config.strategy, config.freeze_stages)
+    if config.gradient_checkpointing:
+        recompute_layers(model)
+    model.to(ranks.device, torch.float64 if config.precision == "fp64" else torch.float32)
     head = None
     if config.dense:
-        head = open_head(start, shape.vision.dims[-1], Vocabulary.of(looked)).to(config.device)
-    batches = Batches(
-        datasets,
+        head = open_head(start.found.home if start else None, shape.vision.dims[-1], Vocabulary.of(read))
+        head = head.to(ranks.device, model.dtype)
+    maker = BatchMaker(
+        sources,
         tokenizer,
-        count=config.steps * config.accumulate,
-        size=config.batch_size,
         seed=config.seed,
-        max_target=min(config.max_target, shape.text.max_positions),
         map_side=shape.map_size_wh[0] if head else 0,
         vocabulary=head.vocabulary if head else None,
         augment=config.augment,
+        on_error=config.on_error,
+        size_wh=shape.image_size_wh,
     )
-    (out / "config.yaml").write_text(yaml.safe_dump(to_mapping(config), sort_keys=False), encoding="utf-8")
-    return TrainingJob(config, model, tokenizer, batches, head)
+    order = PairOrder(sources, config.seed)
+    steps = steps_of(config, found)
+    return TrainingJob(
+        config, model, tokenizer, tasks, order, maker, head, steps, found, validation, start, ranks
+    )  # fmt: skip
 
 
 def _leave_signals(worker: int) -> None:
@@ -108,21 +174,44 @@ def _leave_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def named(model: str) -> tuple[str, Path | None]:
-    """The size of a new model and no folder, or the folder of one that is there."""
+def named(model: str, revision: str = "") -> tuple[str, Start | None]:
+    """The size of a new model and no start, or the checkpoint of one that is there."""
     if not model.startswith(NEW):
-        return "", find_folder(model)
+        return "", Start(checkpoints.find(model, revision or None), model, revision)
     size = model.removeprefix(NEW)
     if size not in SIZES:
         raise ValueError(f"model: {model}: expected one of {', '.join(NEW + size for size in SIZES)}")
     return size, None
 
 
-def tasks_of(source: DataSource) -> dict[str, float]:
+def mixture(source: DataSource, table: Mapping[str, Task]) -> TaskMixture:
     """The source's tasks by token and their weights; where it names none, all official ones."""
-    return {
-        task_of(name).token: weight for name, weight in (source.tasks or dict.fromkeys(TASKS, 1.0)).items() if weight
-    }
+    weights = source.tasks or dict.fromkeys(TASKS, 1.0)
+    return TaskMixture({task_of(name, table).token: weight for name, weight in weights.items() if weight}, table)
+
+
+def limits_of(shape: ModelConfig, max_target: int | None) -> Limits:
+    """What the model holds: beside the picture's vectors in the encoder, and in the decoder."""
+    width, height = shape.map_size_wh
+    most = shape.text.max_positions
+    return Limits(most - 1 - width * height, min(max_target or most, most))
+
+
+def steps_of(config: TrainConfig, found: Examination) -> int:
+    """Steps in all: as said, or those of so many epochs."""
+    if not config.epochs:
+        return config.steps
+    return max(1, math.ceil(round(found_pairs(config, found)) / (config.batch_size * config.accumulate)))
+
+
+def found_pairs(config: TrainConfig, found: Examination) -> float:
+    """Pairs of all epochs of a config, each source in those that use it."""
+    total, left, epoch = 0.0, config.epochs, 0
+    while left > 0:
+        spans = [source.epochs or (0, epoch) for source in config.data]
+        pairs = sum(n for n, (first, last) in zip(found.pairs_by_source, spans) if first <= epoch <= last)
+        total, left, epoch = total + pairs * min(1.0, left), left - 1, epoch + 1
+    return total
 
 
 def texts_of(samples: Sequence[Sample]) -> Iterator[str]:
@@ -142,9 +231,10 @@ def texts_of(samples: Sequence[Sample]) -> Iterator[str]:
 
 def regularise(model: Florence, config: TrainConfig) -> None:
     """Set the run's dropout and drop path in the model at hand; the saved config keeps its own."""
-    for module in model.language.modules():
-        if hasattr(module, "dropout"):
-            module.dropout = config.dropout  # type: ignore[assignment]
+    if config.dropout is not None:
+        for module in model.language.modules():
+            if hasattr(module, "dropout"):
+                module.dropout = config.dropout  # type: ignore[assignment]
     blocks = [module for module in model.vision_tower.modules() if isinstance(module, Block)]
     for number, block in enumerate(blocks):
         block.drop_path = config.drop_path * number / max(1, len(blocks) - 1)

@@ -9,11 +9,11 @@ import pytest
 import florence2
 from florence2.engine.operator import Spec
 from florence2.engine.selectors import FoldSelector
-from florence2.formats import jsonl
 from florence2.records import ImageRef, Parsed, Region, Sample, Text
 from florence2.refinement import refine
 from florence2.refinement.changes import Changes, of_sample
 from florence2.refinement.rounds import Round
+from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, folder_of, fragments
 
 
@@ -36,10 +36,14 @@ class FakeTraining:
         self.calls.append(config)
         out = Path(config["out"])
         out.mkdir(parents=True)
-        samples = list(jsonl.read(config["data"][0]["path"]))
+        (source,) = config["data"]
+        assert source["format"] == "store"
+        fold = FoldSelector(*source["fold"]) if "fold" in source else lambda sample: False
+        samples = [s for s in Store(source["path"]).samples(source["snapshot"]) if not fold(s)]
         learned = {"labels": sorted({r.label for s in samples for r in s.regions}), "start": config["model"]}
         (out / "model.safetensors").write_text(json.dumps(learned))
-        (out / "state.pt").write_text("much")
+        (out / "checkpoints").mkdir()
+        (out / "checkpoints" / "state").write_text("much")
         return Result(str(out), config["steps"], 2.0, 0.5, "0" * 64)
 
 
@@ -126,7 +130,7 @@ def test_an_interrupted_round_goes_on_without_training_again(loop, monkeypatch):
     (done,) = run()
     assert len(trainer.calls) == 2 and all(student.found for student in done.students)
     assert not list((store.root / "tmp").glob("student-*"))
-    assert all(not (Path(s.folder) / "state.pt").exists() for s in done.students)
+    assert all(not (Path(s.folder) / "checkpoints").exists() for s in done.students)
     assert store.verify() == [] and fragments(store)
 
 

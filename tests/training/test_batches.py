@@ -7,47 +7,87 @@ import torch
 
 from florence2 import scenes
 from florence2.formats import jsonl
+from florence2.model.image import normalise, preprocess
 from florence2.scenes.files import write
 from florence2.training.config import from_mapping
+from florence2.training.order import Cursor
 from florence2.training.setup import prepare
-from tests.training.tiny import tiny_run
+from tests.training.tiny import tiny_config, tiny_run
 
 
 def toy_set(folder, count=6):
     return str(write(folder / "toy", (scenes.draw(seed, signs=0, size=48) for seed in range(count))))
 
 
-def batches(tmp_path, **changes):
-    return prepare(from_mapping(tiny_run(tmp_path, **changes))).batches
+def job(tmp_path, **changes):
+    return prepare(from_mapping(tiny_run(tmp_path, **changes)))
+
+
+def batches(tmp_path, count=4, **changes):
+    return list(job(tmp_path, **changes).first(count))
+
+
+def pairs_of(planned):
+    return [(p.epoch, p.source, p.picture.name, ask) for p in planned for ask in p.asks]
+
+
+def epoch_of(order, epoch):
+    return pairs_of(group for group, place in _until(order, epoch))
+
+
+def _until(order, epoch):
+    for group, place in order.stream(Cursor(epoch)):
+        if place.epoch > epoch:
+            return
+        yield group, place
 
 
 def test_an_epoch_holds_each_pair_once(tmp_path):
     source = {"path": toy_set(tmp_path), "tasks": ["OD", "REGION_TO_CATEGORY", "CAPTION"], "pairs": 3}
-    made = batches(tmp_path, data=[source], batch_size=7)
-    epoch = made.epoch(0)
+    made = job(tmp_path, data=[source], batch_size=7).order
+    epoch, following = epoch_of(made, 0), epoch_of(made, 1)
     samples = list(jsonl.read(source["path"]))
     expected = sum(2 + len(sample.regions) for sample in samples)
-    assert len(epoch) == len(set(epoch)) == expected
-    assert sorted(key[1:] for key in made.epoch(1)) == sorted(key[1:] for key in epoch)
-    assert [key[1:] for key in made.epoch(1)] != [key[1:] for key in epoch]
-    stream = [key for number in range(2 * expected // 7) for key in made.pair_keys(number)]
-    assert stream[:expected] == epoch
+    assert len(epoch) == len(set(epoch)) == expected == made.count(0)
+    assert sorted(key[1:] for key in following) == sorted(key[1:] for key in epoch)
+    assert [key[1:] for key in following] != [key[1:] for key in epoch]
+    planned = made.batches(7, Cursor())
+    stream = [key for _ in range(2 * expected // 7) for key in pairs_of(next(planned).pairs)]
+    assert stream[:expected] == epoch and stream[expected:] == following[: len(stream) - expected]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_share_each_batch(tmp_path, ranks):
+    made = job(tmp_path, data=[{"path": toy_set(tmp_path), "tasks": ["OD", "CAPTION"], "pairs": 2}]).order
+    for planned in made.batches(6, Cursor(), epochs=3):
+        shares = [key for rank in range(ranks) for key in pairs_of(planned.share(rank, ranks).pairs)]
+        assert shares == pairs_of(planned.pairs)
+
+
+def test_the_stream_goes_on_at_any_cursor(tmp_path, monkeypatch):
+    monkeypatch.setattr("florence2.training.order.BLOCK", 4)
+    monkeypatch.setattr("florence2.training.order.STRETCH", 2)
+    source = {"path": toy_set(tmp_path, 11), "tasks": ["OD", "REGION_TO_CATEGORY"], "pairs": 2}
+    made = job(tmp_path, data=[source]).order
+    whole = list(made.batches(5, Cursor(), epochs=2))
+    assert sorted(key for batch in whole for key in pairs_of(batch.pairs)) == sorted(
+        epoch_of(made, 0) + epoch_of(made, 1)
+    )
+    for number, batch in enumerate(whole[:-1]):
+        rest = list(made.batches(5, batch.cursor, epochs=2))
+        assert [pairs_of(b.pairs) for b in rest] == [pairs_of(b.pairs) for b in whole[number + 1 :]]
 
 
 def test_weights_repeat_and_thin_pairs(tmp_path):
     path = toy_set(tmp_path)
-    made = batches(tmp_path, data=[{"path": path, "tasks": {"OD": 3, "CAPTION": 0.5}}])
-    counts = Counter()
-    for epoch in range(20):
-        for key in made.epoch(epoch):
-            counts[made.datasets[0]._truths(key[2])[key[3]][0].token] += 1
-    assert counts["<OD>"] == 3 * 6 * 20
-    assert 30 < counts["<CAPTION>"] < 90  # 60 expected
+    made = job(tmp_path, data=[{"path": path, "tasks": {"OD": 3, "CAPTION": 0.5}}]).order
+    counts = Counter(key[3] for epoch in range(20) for key in epoch_of(made, epoch))
+    assert counts[0] == 3 * 6 * 20  # the first ask of a sample is OD's
+    assert 30 < counts[1] < 90  # 60 expected
 
 
 def test_a_picture_is_encoded_once_for_asks_side_by_side(tmp_path):
-    made = batches(tmp_path, batch_size=8)  # scenes, two asks each
-    batch = made[0]
+    batch = batches(tmp_path, batch_size=8)[0]  # scenes, two asks each
     assert batch.pictures.shape == (4, 32, 32, 3) and batch.pictures.dtype == torch.uint8
     looked = torch.cat([part.picture for part in batch.parts])
     assert sorted(looked.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -62,7 +102,7 @@ def test_batches_depend_on_nothing_but_their_number(tmp_path):
 
 
 def test_no_answer_stands_in_a_prompt(tmp_path):
-    made = batches(tmp_path, data=[{"path": toy_set(tmp_path), "tasks": ["OD", "DETAILED_CAPTION"]}])
+    made = job(tmp_path, data=[{"path": toy_set(tmp_path), "tasks": ["OD", "DETAILED_CAPTION"]}])
     tokenizer = made.tokenizer
     prompts = {
         tuple(tokenizer.prompt_ids(p))
@@ -71,8 +111,8 @@ def test_no_answer_stands_in_a_prompt(tmp_path):
             "Describe in detail what is shown in the image.",
         )
     }
-    for number in range(3):
-        for part in made[number].parts:
+    for batch in made.first(3):
+        for part in batch.parts:
             for ids, mask in zip(part.prompt_ids, part.prompt_mask):
                 assert tuple(ids[mask].tolist()) in prompts
                 assert not (ids[mask] >= tokenizer.loc0).any()
@@ -88,20 +128,31 @@ def test_targets_are_shifted_behind_the_start_token(tmp_path):
 
 
 def test_held_out_scenes_are_refused(tmp_path):
-    made = batches(tmp_path, data=[{"path": f"scenes:count=10,seed={2**31 - 15}", "tasks": ["OD"]}])
-    assert len(made.epoch(0)) == 10
+    made = job(tmp_path, data=[{"path": f"scenes:count=10,seed={2**31 - 15}", "tasks": ["OD"]}]).order
+    assert len(made.pictures(0)) == 10
     with pytest.raises(ValueError, match="held-out"):
-        made.epoch(1)
+        made.pictures(1)
 
 
 def test_a_source_outside_its_epochs_gives_nothing(tmp_path):
-    made = batches(tmp_path, data=[
+    made = job(tmp_path, data=[
         {"path": "scenes:count=4,objects=1-1", "tasks": ["OD"], "epochs": [0, 0]},
         {"path": "scenes:count=6,objects=2-2,seed=100", "tasks": ["OD"], "epochs": [1, 9]},
-    ])  # fmt: skip
-    assert {key[1] for key in made.epoch(0)} == {0} and {key[1] for key in made.epoch(1)} == {1}
+    ]).order  # fmt: skip
+    assert {key[1] for key in epoch_of(made, 0)} == {0} and {key[1] for key in epoch_of(made, 1)} == {1}
 
 
 def test_a_target_over_the_limit_is_left_out_and_counted(tmp_path):
-    batch = batches(tmp_path, max_target=6)[0]
-    assert batch.left_out > 0 and batch.pairs + batch.left_out == 8
+    source = {"path": toy_set(tmp_path), "tasks": ["OD", "CAPTION"]}
+    lengths = [len(e.target_ids) for batch in batches(tmp_path, data=[source]) for e in batch.examples]
+    made = batches(tmp_path, count=1, data=[source], batch_size=12, max_target=sorted(lengths)[-1] - 1)
+    (batch,) = made
+    assert batch.left_out and batch.pairs + len(batch.left_out) == 12
+    assert {lost.reason for lost in batch.left_out} == {"too_long"}
+
+
+def test_training_sees_the_pixels_that_inference_sees(tmp_path):
+    batch = batches(tmp_path, data=[{"path": toy_set(tmp_path), "tasks": ["OD"]}])[0]
+    config = tiny_config(1000)
+    for picture, row in zip(batch.pictures, normalise(batch.pictures, config)):
+        assert torch.equal(row, preprocess(picture.numpy(), config))

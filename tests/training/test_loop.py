@@ -12,10 +12,11 @@ import torch
 import yaml
 
 from florence2.model.checkpoint import load_model
+from florence2.model.image import normalise
 from florence2.training import train
 from florence2.training.config import from_mapping
-from florence2.training.loop import Trainer
 from florence2.training.setup import prepare
+from florence2.training.trainer import Trainer
 from tests.training.tiny import tiny_run
 
 
@@ -120,12 +121,11 @@ def test_a_strategy_changes_exactly_its_parameters(tmp_path, strategy):
 
 
 def test_pads_do_not_count_in_the_loss(tmp_path):
-    config = from_mapping(tiny_run(tmp_path, dense=0))
-    job = prepare(config)
-    trainer = Trainer(config, job)
-    batch = job.batches[0]
-    loss, _ = trainer.losses(batch, batch.tokens)
-    features = job.model.projector(job.model.vision_tower(trainer.pixels(batch)))
+    job = prepare(from_mapping(tiny_run(tmp_path, dense=0)))
+    trainer = Trainer(job)
+    (batch,) = job.first(1)
+    loss, tokens, _ = trainer.module.eval()(batch)
+    features = job.model.encode_image(normalise(batch.pictures, job.model.config))
     total, count = 0.0, 0
     for part in batch.parts:
         for row in range(len(part.labels)):  # each pair by itself, without any pad
@@ -135,21 +135,19 @@ def test_pads_do_not_count_in_the_loss(tmp_path):
             logits = job.model(features[part.picture[row : row + 1]], prompt[None], None, decoder_ids)
             total += float(torch.nn.functional.cross_entropy(logits[0], labels, reduction="sum").detach())
             count += len(labels)
-    assert count == batch.tokens
-    assert loss == pytest.approx(total / count, rel=1e-5)
+    assert count == batch.tokens == tokens
+    assert float(loss.detach()) == pytest.approx(total, rel=1e-5)
 
 
 def test_accumulated_batches_weigh_each_token_alike(tmp_path):
     config = from_mapping(tiny_run(tmp_path, dense=0, accumulate=2, steps=1))
     train(config)
     job = prepare(from_mapping(tiny_run(tmp_path, dense=0, out=str(tmp_path / "other"))))
-    trainer = Trainer(config, job)
-    parts = [job.batches[0], job.batches[1]]
-    losses = [trainer.losses(batch, batch.tokens)[0] for batch in parts]
-    tokens = [batch.tokens for batch in parts]
+    trainer = Trainer(job)
+    sums = [trainer.module.eval()(batch)[:2] for batch in job.first(2)]
     (row,) = lines(config.out)
-    assert row["tokens"] == sum(tokens)
-    assert row["loss"] == pytest.approx(sum(x * n for x, n in zip(losses, tokens)) / sum(tokens), rel=1e-5)
+    assert row["tokens"] == sum(tokens for _, tokens in sums)
+    assert row["loss"] == pytest.approx(float(sum(loss for loss, _ in sums)) / row["tokens"], rel=1e-5)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):

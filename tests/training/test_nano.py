@@ -3,13 +3,15 @@
 import numpy as np
 
 import florence2
+from florence2.codec.tasks import QUESTIONS, TASKS
 from florence2.metrics.detection import DetectionF1
 from florence2.predictor.checkpoints import SHIPPED
 from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.sources.scenes import parse
 from florence2.training.config import read_config
 from florence2.training.datasets import open_source
-from florence2.training.setup import tasks_of
+from florence2.training.order import PairOrder
+from florence2.training.setup import mixture
 
 
 def test_it_is_small_and_its_card_is_there():
@@ -20,13 +22,15 @@ def test_it_is_small_and_its_card_is_there():
 
 def test_its_recipe_sees_scenes_below_the_held_out_seeds_and_nothing_else():
     config = read_config("nano")
-    datasets = [open_source(source, tasks_of(source), (128, 128)) for source in config.data]
+    table = {**TASKS, **QUESTIONS}
+    datasets = [open_source(source, mixture(source, table), (128, 128)) for source in config.data]
+    order = PairOrder(datasets, config.seed)
     pairs = config.steps * config.accumulate * config.batch_size
     seen = epoch = 0
     while seen < pairs:
-        active = [dataset for dataset in datasets if dataset.active(epoch)]
-        assert active and all(dataset.pictures(epoch)[-1] < TRAINING_SEEDS for dataset in active)
-        seen += sum(len(dataset.pictures(epoch)) * dataset.pairs for dataset in active)
+        for source, number in order.pictures(epoch)[[0, -1]].tolist():
+            assert int(datasets[source].plan(number, epoch, 0).name.removeprefix("scene-")) < TRAINING_SEEDS
+        seen += sum(d.count(epoch) * d.pairs for d in datasets if d.active(epoch))
         epoch += 1
     assert not any(parse(source.path).get("withheld") for source in config.data)
 

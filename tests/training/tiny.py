@@ -50,6 +50,7 @@ def tiny_run(folder: Path, **changes) -> dict:
         "lr": 3e-3,
         "dense": 1.0,
         "save_every": 3,
+        "dropout": 0.0,
         "threads": 1,
         **changes,
     }

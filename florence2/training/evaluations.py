@@ -1,0 +1,102 @@
+"""When a run is evaluated, which evaluation was the best, and when to stop for want of a better one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from florence2.predictor.florence import Florence2
+from florence2.training.order import Cursor, PairOrder
+from florence2.training.run_folder import EVALUATIONS, Journal, RunFolder, read_lines
+from florence2.training.setup import TrainingJob
+from florence2.training.trainer import Trainer
+from florence2.training.validation import FOLDER, LOSS
+
+MORE_TOKENS = 16  # that an answer may be longer than the longest target
+
+
+class Stopped(Exception):
+    """A stop was asked for in the middle of an evaluation."""
+
+
+class Evaluations:
+    """The evaluations of a run; OUT/evaluations.jsonl holds them."""
+
+    def __init__(
+        self, job: TrainingJob, trainer: Trainer, folder: RunFolder, on_message: Callable[[str], None]
+    ) -> None:
+        self.job, self.trainer, self.folder, self.on_message = job, trainer, folder, on_message
+        number, unit = job.config.evaluation_interval
+        if unit == "epochs":
+            pairs = sum(job.found.pairs_by_source)
+            number = number * pairs / (job.config.batch_size * job.config.accumulate)
+        self.every = max(1, round(number)) if number else 0
+
+    def due(self, step: int) -> bool:
+        """Whether a step is followed by an evaluation; the last one is."""
+        return bool(self.every) and (step % self.every == 0 or step == self.job.steps)
+
+    def evaluate(
+        self, step: int, epoch: float, save: Callable[[], Path | None], stop: Callable[[], bool]
+    ) -> str | None:
+        """Evaluate, keep the checkpoint where it is the best; why the run is to stop now, None where it goes on."""
+        result = ""
+        if self.job.ranks.first:
+            try:
+                result = self._evaluate(step, epoch, save, stop)
+            except Stopped:
+                result = "interrupted"
+        for why in ("interrupted", "patience"):
+            if self.job.ranks.any(result == why):
+                return why
+        return None
+
+    def _evaluate(self, step: int, epoch: float, save: Callable[[], Path | None], stop: Callable[[], bool]) -> str:
+        validation, job = self.job.validation, self.job
+        assert validation is not None
+
+        def progress(done: int, count: int) -> None:
+            if stop():
+                raise Stopped
+
+        with self.trainer.averaged() as model:
+            predictor = Florence2(model, job.tokenizer, job.tasks)
+            most = min(job.order.sources[0].limits.target, job.found.longest_target + MORE_TOKENS)
+            folder = self.folder.path / FOLDER / f"step-{step:08d}"
+            metrics = validation.scores(predictor, folder, most, progress)
+        metrics[LOSS] = self._loss()
+        if validation.metric not in metrics:
+            raise ValueError(f"best.metric: {validation.metric}: expected one of {', '.join(metrics)}")
+        with closing(Journal(self.folder.path / EVALUATIONS)) as journal:
+            journal.write({"step": step, "epoch": epoch, "metrics": metrics})
+        value = metrics[validation.metric]
+        best = self.folder.best_facts()
+        better = not best or validation.is_better(value, best["value"])
+        self.on_message(
+            f"step {step}: {validation.metric} {value:.4f}"
+            + (" (the best)" if better else f" (best {best['value']:.4f})")
+        )
+        if better:
+            checkpoint = save()
+            assert checkpoint is not None
+            self.folder.keep_best(checkpoint, {"step": step, "metric": validation.metric, "value": value})
+        return "patience" if self._out_of_patience() else ""
+
+    def _out_of_patience(self) -> bool:
+        patience = self.job.config.patience
+        if not patience:
+            return False
+        best = self.folder.best_facts()["step"]
+        return sum(row["step"] > best for row in read_lines(self.folder.path / EVALUATIONS)) >= patience
+
+    def _loss(self) -> float:
+        """Mean sequence loss over the validation's pairs by the training weights."""
+        validation, maker = self.job.validation, self.job.maker
+        assert validation is not None
+        for source in validation.sources:
+            source.tokenizer, source.limits = self.job.tokenizer, self.job.order.sources[0].limits
+        order = PairOrder(validation.sources, 0)
+        plain = maker.of(validation.sources)
+        batches = (plain[planned] for planned in order.batches(self.job.config.batch_size, Cursor(), 1))
+        return self.trainer.probe(batches)

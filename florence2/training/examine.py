@@ -1,0 +1,177 @@
+"""A look at the data before the first step: what of it the model will see, and a refusal where that is under half."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from florence2 import sources as files_of
+from florence2.pixels import BadImage, read_size
+from florence2.records import Sample
+from florence2.sources import files
+from florence2.training.datasets import SampleSource, SceneSource, TrainingSource, same_size, sized
+from florence2.training.examples import Example, LeftOut, Truth, fitted, left_out
+
+WHOLE = 10_000  # samples of a set up to which all are looked at
+DRAWN = 1_000  # of a larger one so many
+SCENES = 16
+OF_TEXT = ("too_long", "long_prompt", "empty", "unwritable")  # reasons that no picture has
+NAMED = 3  # of each reason so many are named
+
+ADVICE = {
+    "too_long": "raise max_target or leave out the task",
+    "long_prompt": "shorten the prompts",
+    "other_size": "correct the sizes of the records",
+    "unwritable": "see florence2 data check",
+    "empty": "fill in the answers",
+    "unreadable": "mend the records",
+}
+
+
+@dataclass
+class Tally:
+    """Counts of what is left out, by reason, with names."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
+
+    def add(self, lost: LeftOut) -> None:
+        """Count one loss."""
+        self.counts[lost.reason] += lost.pairs
+        names = self.names.setdefault(lost.reason, [])
+        name = lost.image.rsplit("/", 1)[-1] or lost.id
+        if name not in names and len(names) < NAMED:
+            names.append(name)
+        self.details.setdefault(lost.reason, lost.detail)
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{count} {reason} ({', '.join(self.names[reason])}{', ...' if count > len(self.names[reason]) else ''}: "
+            f"{self.details[reason][:160]})"
+            for reason, count in self.counts.most_common()
+        )
+
+    def advice(self) -> str:
+        """What to do about the most frequent reason."""
+        return ADVICE.get(next(iter(dict(self.counts.most_common())), ""), "mend or remove the pictures")
+
+
+@dataclass
+class Examination:
+    """What was found: pairs that were looked at and fit, what is left out, how many an epoch of each source has
+    (estimated from those looked at where a set is large)."""
+
+    pairs: int = 0
+    fit: int = 0
+    pairs_by_source: list[float] = field(default_factory=list)
+    lost: Tally = field(default_factory=Tally)
+    longest_prompt: int = 0
+    longest_target: int = 0
+
+    def add(self, result: Example | LeftOut) -> None:
+        """Count a pair, or what is left out."""
+        if isinstance(result, LeftOut):
+            self.pairs += result.pairs
+            self.lost.add(result)
+            return
+        self.pairs += 1
+        self.fit += 1
+        self.longest_prompt = max(self.longest_prompt, len(result.prompt_ids))
+        self.longest_target = max(self.longest_target, len(result.target_ids))
+
+
+def examine(sources: Sequence[TrainingSource], on_error: str = "skip") -> Examination:
+    """Look at all pairs, of large sets at drawn ones; ValueError where nothing or under half could be trained on.
+
+    With `on_error` raise every picture is opened, and the first that cannot be used is refused.
+    """
+    found = Examination()
+    for number, source in enumerate(sources):
+        before = found.pairs
+        looked = _scenes(source, found) if isinstance(source, SceneSource) else _samples(source, found, on_error)
+        if found.pairs == before:
+            named = ", ".join(task.name for task in source.tasks.tasks)
+            where = source.source.path
+            raise ValueError(
+                f"data[{number}]: {where}: {looked} samples hold no pair for {named[:200]}"
+                f"{': ' + str(found.lost) if found.lost.counts else ''}; check the path, the split and the tasks"
+            )
+    if 2 * found.fit < found.pairs or not found.fit:
+        left = f"only {found.fit} of {found.pairs} pairs are left" if found.fit else "no pair is left"
+        raise ValueError(f"data: {left}, the others cannot be trained on: {found.lost}; {found.lost.advice()}")
+    return found
+
+
+def _samples(source: TrainingSource, found: Examination, on_error: str) -> int:
+    assert isinstance(source, SampleSource)
+    count = source.count(0)
+    numbers: Sequence[int] = range(count)
+    if count > WHOLE and on_error != "raise":
+        numbers = sorted(random.Random(0).sample(numbers, DRAWN))
+    check = _decoded if on_error == "raise" else _opened
+    an_epoch, looked = 0.0, 0
+    for line in source.unread.refused:
+        found.add(LeftOut("unreadable", line.partition(": ")[0], "", "", line))
+    for number in numbers:
+        sample = source.sample(number)
+        if isinstance(sample, LeftOut):
+            if on_error == "raise":
+                raise ValueError(f"data: {sample.detail}; mend the record, or train with on_error: skip")
+            found.add(sample)
+            continue
+        if not source.trained(sample):
+            continue
+        looked += 1
+        truths = source.tasks.truths(sample)
+        for result in examined(sample, truths, source, check):
+            if isinstance(result, LeftOut) and on_error == "raise" and result.reason not in OF_TEXT:
+                raise ValueError(f"data: {result.detail}; mend it, or train with on_error: skip")
+            found.add(result)
+        an_epoch += sum(source.source.weight * source.tasks.weights[task.token] for task, _, _ in truths)
+    found.pairs_by_source.append(an_epoch * count / max(1, len(numbers)))
+    return looked
+
+
+def examined(
+    sample: Sample, truths: Sequence[Truth], source: TrainingSource, check: Callable[[Sample], Sample]
+) -> Iterator[Example | LeftOut]:
+    """Each pair of a sample as ids, or why it is left out."""
+    assert source.tokenizer is not None
+    if not truths:
+        return
+    try:
+        sample = check(sample)
+    except BadImage as error:
+        yield left_out(error.reason, sample, str(error), pairs=len(truths))
+        return
+    for truth in truths:
+        yield fitted(sample, truth, source.tokenizer, source.limits, source.tasks.table)
+
+
+def _opened(sample: Sample) -> Sample:
+    """The sample with its size, the header of a local picture file read."""
+    path = files.plain_path(sample.image)
+    if path is None:
+        return sized(sample)
+    same_size(sample, read_size(path, files.name_of(sample.image)))
+    return sized(sample)
+
+
+def _decoded(sample: Sample) -> Sample:
+    """The sample with its size, its picture decoded."""
+    array = files_of.pixels(sample.image)
+    same_size(sample, (array.shape[1], array.shape[0]))
+    return sized(sample)
+
+
+def _scenes(source: SceneSource, found: Examination) -> int:
+    looked = min(SCENES, source.count(0))
+    for number in range(looked):
+        planned = source.plan(number, 0, 0)
+        for result in source.load(planned, planned.asks, random.Random(number))[2]:
+            found.add(result)
+    found.pairs_by_source.append(float(source.count(0) * source.pairs))
+    return looked

@@ -1,0 +1,110 @@
+"""Samples by position in memory that does not grow with the set, whatever they are stored as.
+
+A store is read through its random access, JSON Lines through the places of its lines. Any other format is read once,
+in order; beyond the first `HELD` samples the records go to a temporary file.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from florence2 import sources
+from florence2.formats import jsonl
+from florence2.formats.lookup import Lookup, matching
+from florence2.formats.problems import ReadProblems
+from florence2.records import Sample
+from florence2.store import Store
+from florence2.training.config import DataSource
+
+HELD = 10_000  # samples of a foreign format that are held in memory
+CHUNK = 1 << 24  # bytes of a file looked through at a time
+
+
+def open_samples(source: DataSource, problems: ReadProblems) -> Sequence[Sample]:
+    """The samples of a source, of all its splits; a foreign format's bad records are collected in `problems`."""
+    format = source.format or sources.format_of(source.path)
+    if format == "store":
+        return Store(source.path).random(source.snapshot)
+    if format == "jsonl":
+        return LineSamples(source.path, source.images or None)
+    return SpilledSamples(sources.open(source.path, None, format, None, source.images or None, problems))
+
+
+class LineSamples(Sequence[Sample]):
+    """The samples of JSON Lines: where each line begins is known, a line is parsed when it is asked for."""
+
+    def __init__(self, path: str | Path, images: str | Path | None = None) -> None:
+        path = Path(path)
+        self.files = matching(path, "*.jsonl") if path.is_dir() else [path]
+        if not self.files:
+            raise ValueError(f"{path}: holds no .jsonl file")
+        folders = [Path(images) if images else file.parent for file in self.files]
+        self._lookups = [Lookup(folder, [folder], anywhere=True) for folder in folders]
+        self._spans = [line_spans(file) for file in self.files]
+        self._starts = np.concatenate([[0], np.cumsum([len(spans) for spans in self._spans])])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = bisect_right(self._starts, index) - 1
+        start, end, line = self._spans[number][index - self._starts[number]].tolist()
+        file = self.files[number]
+        with open(file, "rb") as opened:
+            opened.seek(start)
+            data = opened.read(end - start)
+        where = f"{file}:{line}"
+        try:
+            text = data.decode("utf-8-sig" if line == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where}: expected UTF-8 ({error.reason})") from None
+        return jsonl.parse_line(text, where, self._lookups[number], ReadProblems())
+
+
+class SpilledSamples(Sequence[Sample]):
+    """Samples read once, in order: the first ones held, the others in a temporary file, read back by their place."""
+
+    def __init__(self, samples: Iterable[Sample], held: int = HELD) -> None:
+        samples = iter(samples)
+        self._held = list(islice(samples, held))
+        starts = []
+        self._file = tempfile.TemporaryFile(prefix="florence2-samples-")
+        for sample in samples:
+            starts.append(self._file.tell())
+            pickle.dump(sample, self._file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._starts = np.asarray(starts, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._starts)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index < len(self._held):
+            return self._held[index]
+        self._file.seek(int(self._starts[index - len(self._held)]))
+        return pickle.load(self._file)
+
+
+def line_spans(file: Path) -> np.ndarray:
+    """(lines, 3) int64 of a file's lines that hold something: first byte, byte after the last, number from 1."""
+    ends: list[np.ndarray] = []
+    size = 0
+    with open(file, "rb") as opened:
+        while chunk := opened.read(CHUNK):
+            ends.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + size)
+            size += len(chunk)
+    all_ends = np.concatenate([*ends, [size]]).astype(np.int64)  # the last line may lack its line break
+    starts = np.concatenate([[0], all_ends[:-1] + 1])
+    spans = np.stack([starts, all_ends, np.arange(1, len(starts) + 1)], 1)
+    return spans[all_ends - starts > 1]  # an empty line, or a carriage return alone

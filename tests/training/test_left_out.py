@@ -1,0 +1,146 @@
+"""Nothing is left out in silence: what cannot be trained on is counted and named, and too much of it is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from florence2 import scenes
+from florence2.cli import main
+from florence2.scenes.files import write
+from florence2.training import train
+from florence2.training.run_folder import read_lines
+from tests.training.tiny import tiny_run
+
+
+def toy(tmp_path, count=8, change=None):
+    """A set of scenes as JSON Lines, its rows changed."""
+    path = write(tmp_path / "toy", (scenes.draw(seed, signs=0, size=48) for seed in range(count)))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        if change:
+            change(number, row, path.parent)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(tmp_path, path, tasks=("OD",), **more):
+    said = []
+    config = tiny_run(tmp_path, data=[{"path": str(path), "tasks": list(tasks)}], dense=0, batch_size=2, **more)
+    return train(config, on_message=said.append), config, said
+
+
+def truncate(number, row, folder):
+    if number == 5:
+        file = folder / row["image"]["uri"]
+        file.write_bytes(file.read_bytes()[:-300])
+
+
+def long_caption(count):
+    def change(number, row, folder):
+        if number < count:
+            row["texts"] = [{"id": "t", "detail": "brief", "text": "star " * 400}]
+            row.pop("groundings", None)
+
+    return change
+
+
+def test_a_truncated_picture_is_left_out_and_named(tmp_path):
+    path = toy(tmp_path, change=truncate)
+    result, config, _ = run(tmp_path, path, steps=8)
+    rows = read_lines(Path(config["out"]) / "metrics.jsonl")
+    assert result.steps == 8 and sum(row["left_out"] for row in rows) >= 1
+    (lost,) = read_lines(Path(config["out"]) / "left_out.jsonl")
+    name = json.loads(path.read_text().splitlines()[5])["image"]["uri"].rsplit("/", 1)[-1]
+    assert lost["image"].endswith(name) and lost["reason"] in ("truncated", "damaged")
+    assert name in result.left_out
+
+
+def test_with_batches_of_one_every_step_learns_something(tmp_path):
+    path = toy(tmp_path, change=truncate)
+    config = tiny_run(tmp_path, data=[{"path": str(path), "tasks": ["OD"]}], dense=0, batch_size=1, steps=8)
+    train(config)
+    rows = read_lines(Path(config["out"]) / "metrics.jsonl")
+    assert all(row["tokens"] and row["loss"] > 0 for row in rows) and sum(row["left_out"] for row in rows) == 1
+
+
+def test_raise_names_it_before_the_first_step(tmp_path):
+    path = toy(tmp_path, change=truncate)
+    with pytest.raises(ValueError, match="on_error: skip"):
+        run(tmp_path, path, on_error="raise")
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_too_long_is_refused_before_the_first_step(tmp_path):
+    path = toy(tmp_path, change=long_caption(8))
+    with pytest.raises(ValueError, match="no pair is left.*too_long.*max_target is 256.*raise max_target"):
+        run(tmp_path, path, ["CAPTION"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_than_half_too_long_is_refused_and_half_is_said(tmp_path):
+    with pytest.raises(ValueError, match="only 3 of 8 pairs are left"):
+        run(tmp_path, toy(tmp_path, change=long_caption(5)), ["CAPTION"])
+    result, _, said = run(tmp_path, toy(tmp_path, change=long_caption(4)), ["CAPTION"], steps=8)
+    assert "4 too_long" in result.left_out and "of 8 pairs looked at are left out: 4 too_long" in said[0]
+
+
+def test_a_long_question_is_left_out_and_named(tmp_path):
+    def change(number, row, folder):
+        question = "how many stars " * (600 if number == 2 else 1)
+        row.pop("groundings", None)
+        row["texts"] = [{"id": "q", "detail": "answer", "text": "two", "question": question}]
+
+    path = toy(tmp_path, change=change)
+    result, config, _ = run(tmp_path, path, ["DocVQA"], steps=4)
+    assert "1 long_prompt" in result.left_out
+    assert main(["data", "check", str(path), "--task", "DocVQA", "--model", config["model"]]) == 1
+
+
+def test_a_picture_of_another_size_is_left_out(tmp_path):
+    def change(number, row, folder):
+        if number == 3:
+            row["image"] |= {"width": 96, "height": 96}
+
+    path = toy(tmp_path, change=change)
+    result, config, _ = run(tmp_path, path, steps=4)
+    assert "1 other_size" in result.left_out
+    assert main(["data", "check", str(path), "--task", "OD", "--model", config["model"]]) == 1
+
+
+def test_an_empty_caption_is_left_out(tmp_path):
+    def change(number, row, folder):
+        if number == 3:
+            row["texts"] = [{"id": "t", "detail": "brief", "text": " "}]
+            row.pop("groundings", None)
+
+    result, _, _ = run(tmp_path, toy(tmp_path, change=change), ["CAPTION"], steps=4)
+    assert "1 empty" in result.left_out or result.left_out == ""  # the truths may not count it as a pair at all
+
+
+def test_a_broken_record_is_left_out_and_named(tmp_path):
+    path = toy(tmp_path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:4], "{ not json", *lines[5:]]) + "\n")
+    result, config, _ = run(tmp_path, path, steps=4)
+    assert "1 unreadable" in result.left_out and f"{path}:5" in result.left_out
+    with pytest.raises(ValueError, match=f"{path}:5"):
+        run(tmp_path, path, on_error="raise", out=str(tmp_path / "other"))
+
+
+def test_a_set_without_the_task_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="8 samples hold no pair for DocVQA"):
+        run(tmp_path, toy(tmp_path), ["DocVQA"])
+
+
+def test_a_run_that_loses_most_pairs_on_its_way_stops(tmp_path, monkeypatch):
+    """Headers are whole, so that only decoding finds it out."""
+    monkeypatch.setattr("florence2.training.loop.JUDGED", 8)
+
+    def change(number, row, folder):
+        file = folder / row["image"]["uri"]
+        if number < 6:
+            file.write_bytes(file.read_bytes()[:-300])
+
+    with pytest.raises(ValueError, match="of .* pairs could not be trained on"):
+        run(tmp_path, toy(tmp_path, change=change), steps=50)
