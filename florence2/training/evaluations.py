@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from florence2.predictor.florence import Florence2
+from florence2.predictor.florence2 import Florence2
 from florence2.training.order import Cursor, PairOrder
 from florence2.training.run_folder import EVALUATIONS, Journal, RunFolder, read_lines
 from florence2.training.setup import TrainingJob
@@ -81,11 +81,12 @@ class Evaluations:
             checkpoint = save()
             assert checkpoint is not None
             self.folder.keep_best(checkpoint, {"step": step, "metric": validation.metric, "value": value})
-        return "patience" if self._out_of_patience() else ""
+        return "patience" if self.out_of_patience() else ""
 
-    def _out_of_patience(self) -> bool:
+    def out_of_patience(self) -> bool:
+        """Whether so many evaluations have brought nothing better that the run is to stop."""
         patience = self.job.config.patience
-        if not patience:
+        if not patience or not self.folder.best_facts():
             return False
         best = self.folder.best_facts()["step"]
         return sum(row["step"] > best for row in read_lines(self.folder.path / EVALUATIONS)) >= patience

@@ -114,9 +114,9 @@ class Run:
             self.on_message(f"data: of {job.found.pairs} pairs looked at are left out: {job.found.lost}")
         evaluations = Evaluations(job, trainer, self.folder, self.on_message)
         losses = Losses(self.folder, first)
-        why = ""
         with _stop_asked() as stop, contextlib.closing(self._journal(METRICS)) as metrics:
-            why = self._steps(metrics, losses, evaluations, stop)
+            over = job.ranks.any(first and evaluations.out_of_patience())
+            why = "patience" if over else self._steps(metrics, losses, evaluations, stop)
             interrupted = why == "interrupted"
             self._save()
             if not interrupted and first:

@@ -1,0 +1,111 @@
+"""Evaluation while a run trains: what is held out, real metrics, the best checkpoint, patience."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import florence2
+from florence2 import scenes
+from florence2.records import Sample
+from florence2.scenes.files import write
+from florence2.training import train
+from florence2.training.config import from_mapping
+from florence2.training.order import Cursor
+from florence2.training.run_folder import RunFolder, read_lines
+from florence2.training.setup import prepare
+from tests.training.tiny import tiny_run
+
+
+def toy(tmp_path, count=30, split=None):
+    path = write(tmp_path / "toy", (scenes.draw(seed, signs=0, size=48) for seed in range(count)))
+    if split:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [{**row, "split": split(number)} for number, row in enumerate(rows)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def run_of(tmp_path, path, tasks=("OD",), **more):
+    source = {"path": path, "tasks": list(tasks)}
+    return tiny_run(tmp_path, data=[source], dense=0, steps=4, **{"evaluate_every": 2, "validation_limit": 3, **more})
+
+
+def trained(job):
+    return {p.picture.name for batch in job.order.batches(4, Cursor(), 1) for p in batch.pairs}
+
+
+def test_a_share_is_held_out_by_hash(tmp_path):
+    job = prepare(from_mapping(run_of(tmp_path, toy(tmp_path, 60), validation_limit=60)))
+    held = {sample.id for sample in job.validation.samples}
+    assert len(held) == 3 and not held & trained(job) and len(trained(job)) == 57
+    again = prepare(from_mapping(run_of(tmp_path, toy(tmp_path, 60), validation_limit=60)))
+    assert {sample.id for sample in again.validation.samples} == held
+
+
+def test_without_evaluation_nothing_is_held_out(tmp_path):
+    assert len(trained(prepare(from_mapping(run_of(tmp_path, toy(tmp_path), evaluate_every=0))))) == 30
+
+
+def test_a_sets_own_val_part_is_evaluated_and_its_test_part_never(tmp_path):
+    path = toy(tmp_path, 30, lambda n: "val" if n < 4 else "test" if n < 10 else "train")
+    job = prepare(from_mapping(run_of(tmp_path, path, validation_limit=30)))
+    assert {int(s.id.split("-")[1]) for s in job.validation.samples} == {0, 1, 2, 3}
+    assert not trained(job) & {s.id for s in job.validation.samples}
+    (tmp_path / "b").mkdir()
+    path = toy(tmp_path / "b", 30, lambda n: "test" if n < 10 else "train")
+    job = prepare(from_mapping(run_of(tmp_path, path, validation_limit=30)))
+    (held,) = job.validation.samples
+    assert isinstance(held, Sample) and held.split == "train"
+
+
+def test_metrics_are_written_and_the_best_is_kept(tmp_path):
+    config = run_of(tmp_path, toy(tmp_path))
+    train(config)
+    rows = read_lines(Path(config["out"]) / "evaluations.jsonl")
+    assert [row["step"] for row in rows] == [2, 4]
+    assert {"AP", "AP50", "loss"} <= set(rows[0]["metrics"]) and 0 < rows[0]["epoch"] < rows[1]["epoch"]
+    best = RunFolder(config["out"]).best_facts()
+    assert best["metric"] == "AP" and best["value"] == max(row["metrics"]["AP"] for row in rows)
+    florence2.load(Path(config["out"]) / "best")
+    predictions = Path(config["out"]) / "evaluations" / "step-00000002" / "OD" / "predictions.jsonl"
+    assert len(predictions.read_text().splitlines()) == 2  # 5 % of 30
+
+
+def test_evaluating_changes_nothing_in_training(tmp_path):
+    path = toy(tmp_path)
+    named = {"validation": [{"path": path, "tasks": ["OD"]}]}
+    one = train(run_of(tmp_path, path, evaluate_every=1, dropout=0.1, **named))
+    other = train({**run_of(tmp_path, path, evaluate_every=4, dropout=0.1, **named), "out": str(tmp_path / "other")})
+    assert one.weights_sha256 == other.weights_sha256
+
+
+def test_several_tasks_are_told_apart_and_best_by_a_named_metric(tmp_path):
+    best = {"metric": "OD.AP50", "mode": "min"}
+    config = run_of(tmp_path, toy(tmp_path), ["OD", "CAPTION"], best=best, evaluate_every="1e", ema=0.5)
+    train(config)
+    (row,) = read_lines(Path(config["out"]) / "evaluations.jsonl")
+    assert row["step"] == 4 and {"OD.AP50", "CAPTION.CIDEr", "loss"} <= set(row["metrics"])
+    assert RunFolder(config["out"]).best_facts()["metric"] == "OD.AP50"
+    with pytest.raises(ValueError, match="best.metric: WER: expected one of"):
+        train({**config, "best": {"metric": "WER"}, "out": str(tmp_path / "x")})
+
+
+def test_patience_stops_a_run_that_gets_no_better(tmp_path):
+    best = {"metric": "loss", "mode": "max"}  # the loss falls, so the first evaluation stays the best
+    config = run_of(tmp_path, toy(tmp_path), evaluate_every=1, patience=2, best=best)
+    result = train({**config, "steps": 30})
+    assert result.stopped == "patience" and result.steps == 3 and not result.interrupted
+    again = train({**config, "steps": 30})
+    assert again.steps == 3
+
+
+def test_epochs_in_place_of_steps(tmp_path):
+    config = run_of(tmp_path, toy(tmp_path, 20), evaluate_every=0, epochs=2)
+    result = train(config)
+    rows = read_lines(Path(config["out"]) / "metrics.jsonl")
+    assert result.steps == 5 and sum(row["pairs"] for row in rows) == 40
+    assert rows[-1]["epoch"] == pytest.approx(2) and {"wall", "data_seconds", "compute_seconds"} <= set(rows[0])
+    assert train({**config, "epochs": 3}).steps == 8
+    with pytest.raises(ValueError, match="epochs is 3.0 there, 1.0 here"):
+        train({**config, "epochs": 1})
