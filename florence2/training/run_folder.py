@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-from florence2.store.commit import sync_folder
+from florence2.store.storage.local import sync_folder
 from florence2.training.config import TrainConfig, from_mapping, to_mapping
 
 CONFIG = "config.yaml"
