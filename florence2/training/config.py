@@ -242,8 +242,8 @@ def _check_strategy(config: TrainConfig) -> None:
         config.lora.rank < 1 or config.lora.alpha <= 0 or not 0 <= config.lora.dropout < 1 or not config.lora.targets
     ):
         raise ValueError(f"lora: expected rank and alpha above 0, dropout in 0..1 and targets, got {config.lora}")
-    if config.strategy == "lora" and (config.ema or config.dense):
-        raise ValueError("ema, dense: not with strategy lora; leave them out")
+    if config.strategy == "lora" and (config.ema or config.dense or config.model.startswith("new:")):
+        raise ValueError("strategy lora: goes with a model that is there, without ema and dense; leave them out")
     if config.patience and not config.evaluation_interval[0]:
         raise ValueError("patience: counts evaluations; give evaluate_every as well")
 

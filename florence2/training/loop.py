@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from florence2.training import lora
 from florence2.training import ranks as processes
 from florence2.training.batches import Batch
 from florence2.training.config import TrainConfig
@@ -109,6 +110,8 @@ class Run:
             self.done = Progress(loss_before=trainer.probe(job.first(PROBE)))
         if first:
             self.folder.begin(job.config, self.done.step)
+            if job.config.lora is not None:
+                lora.keep_base(job.start, self.folder.path)
         job.ranks.wait()
         if job.found.lost.counts and first:
             self.on_message(f"data: of {job.found.pairs} pairs looked at are left out: {job.found.lost}")

@@ -19,6 +19,7 @@ from florence2.model.checkpoint import open_checkpoint
 from florence2.model.config import ModelConfig
 from florence2.model.florence import Florence
 from florence2.model.layouts import HEAD, LAYOUTS, key_table
+from florence2.predictor import checkpoints
 from florence2.training.config import LoraConfig
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 NAME = "default"
+BASE = "base"
 
 
 def layout_of(base: Path | None) -> str:
@@ -83,7 +85,7 @@ def put_in(model: Florence, config: LoraConfig, layout: str) -> None:
         parameter.requires_grad_(".lora_" in name)
 
 
-def write(model: Florence, folder: Path, config: LoraConfig, start: Start | None) -> None:
+def write(model: Florence, folder: Path, config: LoraConfig, start: Start | None, out: Path) -> None:
     """adapter_config.json and adapter_model.safetensors for the checkpoint that was started from."""
     layout = layout_of(start.found.base if start else None)
     names = module_names(model.config, layout)
@@ -95,18 +97,29 @@ def write(model: Florence, folder: Path, config: LoraConfig, start: Start | None
             tensors[f"{PREFIX}{names[module]}.lora_{part}"] = parameter.detach().cpu().contiguous()
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     modules = sorted({names[name.partition(".lora_")[0]] for name, _ in model.named_parameters() if ".lora_" in name})
-    base = {"base_model_name_or_path": base_name(start), "revision": (start.revision or None) if start else None}
+    base = {"base_model_name_or_path": base_name(start, out), "revision": (start.revision or None) if start else None}
     data = {"peft_type": "LORA", "task_type": None, "inference_mode": True, **_settings(config, modules), **base}
     (folder / CONFIG).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
-def base_name(start: Start | None) -> str:
+def base_name(start: Start | None, out: Path) -> str:
     """How an adapter names its base: the name of a shipped model or a hub id, else the folder's absolute path."""
-    if start is None:
-        return ""
+    assert start is not None  # the config asks for a model that is there
+    if start.found.adapter is not None:
+        return str((out / BASE).resolve())
     return (
-        start.source if not Path(start.source).exists() or start.source == "nano" else str(start.found.base.resolve())
+        start.source if start.source == "nano" or not Path(start.source).exists() else str(start.found.base.resolve())
     )
+
+
+def keep_base(start: Start | None, out: Path) -> None:
+    """Where the start is itself an adapter: the merged model whole in OUT/base, for the new adapter to stand on."""
+    if start is None or start.found.adapter is None or (out / BASE).is_dir():
+        return
+    new = out / f"{BASE}.new"
+    parts = checkpoints.open_parts(start.found)
+    checkpoints.save(parts.model, parts.tokenizer, parts.tasks, new, layout_of(start.found.base), start.found.home)
+    new.rename(out / BASE)
 
 
 def _settings(config: LoraConfig, modules: list[str]) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class Trainer:
         with self.averaged() as model:
             self._refuse_grown(progress.step)
             if self.config.lora is not None:
-                lora.write(model, folder, self.config.lora, self.job.start)
+                lora.write(model, folder, self.config.lora, self.job.start, Path(self.config.out))
             else:
                 save_model(model, folder)
         self.job.tokenizer.save(folder)
