@@ -100,11 +100,11 @@ def test_a_long_question_is_left_out_and_named(tmp_path):
 def test_a_picture_of_another_size_is_left_out(tmp_path):
     def change(number, row, folder):
         if number == 3:
-            row["image"] |= {"width": 96, "height": 96}
+            row["image"] |= {"width": 96, "height": 40}
 
     path = toy(tmp_path, change=change)
     result, config, _ = run(tmp_path, path, steps=4)
-    assert "1 other_size" in result.left_out
+    assert "1 unreadable" in result.left_out and "96 x 40" in result.left_out
     assert main(["data", "check", str(path), "--task", "OD", "--model", config["model"]]) == 1
 
 
