@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from florence2.model.cache import Cache, FixedKeys, GrowingKeys, OwnKeys
 from florence2.model.config import TextConfig
+from florence2.model.linear import MLP, Bands, Linear, product
 
 OFFSET = 2  # position p is row p + 2 of the table, an inheritance of BART's
 FP16_LIMIT = 64504.0  # the reference clamps overflowing fp16 states to the largest number less 1,000
@@ -28,7 +29,9 @@ class EncoderDecoder(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model, pad_id)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.head = None if config.tied_head else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, bias=False)
+        self.output_bands: Bands = ()
+        """How the whole output matrix is multiplied, tied or not."""
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, M, C) vectors and (B, M) bool, True where real, to (B, M, C)."""
@@ -65,7 +68,9 @@ class EncoderDecoder(nn.Module):
     def logits(self, x: Tensor, span: tuple[int, int] | None = None) -> Tensor:
         """(..., V) of states (..., C); with a span of ids only those rows of the output matrix are multiplied."""
         weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(x, weight if span is None else weight[span[0] : span[1]])
+        if span is not None:
+            return F.linear(x, weight[span[0] : span[1]])
+        return product(x, weight, None, self.output_bands)
 
 
 class Encoder(nn.Module):
@@ -132,7 +137,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = Attention(config, heads)
         self.attention_norm = nn.LayerNorm(config.d_model)
-        self.mlp = MLP(config, ffn)
+        self.mlp = MLP(config.d_model, ffn, config.activation_dropout)
         self.mlp_norm = nn.LayerNorm(config.d_model)
         self.dropout = config.dropout
 
@@ -174,10 +179,10 @@ class Attention(nn.Module):
     def __init__(self, config: TextConfig, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(config.d_model, config.d_model)
-        self.k = nn.Linear(config.d_model, config.d_model)
-        self.v = nn.Linear(config.d_model, config.d_model)
-        self.out = nn.Linear(config.d_model, config.d_model)
+        self.q = Linear(config.d_model, config.d_model)
+        self.k = Linear(config.d_model, config.d_model)
+        self.v = Linear(config.d_model, config.d_model)
+        self.out = Linear(config.d_model, config.d_model)
         self.dropout = config.attention_dropout
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -197,17 +202,6 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
         return x.view(B, T, self.heads, C // self.heads).transpose(1, 2)  # (B, G, T, D)
-
-
-class MLP(nn.Module):
-    def __init__(self, config: TextConfig, ffn: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(config.d_model, ffn)
-        self.down = nn.Linear(ffn, config.d_model)
-        self.dropout = config.activation_dropout
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.dropout(F.gelu(self.up(x)), self.dropout, self.training))
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -15,6 +15,7 @@ from florence2.model.bart import EncoderDecoder
 from florence2.model.cache import Cache
 from florence2.model.config import ModelConfig, VisionConfig
 from florence2.model.davit import DaViT
+from florence2.model.linear import Linear
 
 
 class Florence(nn.Module):
@@ -98,7 +99,7 @@ class Projector(nn.Module):
         self.columns = nn.Embedding(config.max_side, dim - dim // 2)
         self.rows = nn.Embedding(config.max_side, dim // 2)
         self.register_buffer("frames", torch.empty(config.max_frames, dim))
-        self.projection = nn.Linear(dim, d_model, bias=False)
+        self.projection = Linear(dim, d_model, bias=False)
         self.norm = nn.LayerNorm(d_model)
 
     frames: Tensor

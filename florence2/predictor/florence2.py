@@ -17,6 +17,7 @@ from torch import Tensor
 
 from florence2.codec.tasks import Task, known_tasks
 from florence2.codec.tokenizer import Tokenizer
+from florence2.model import tiers
 from florence2.model.config import ModelConfig
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import checksum
@@ -39,10 +40,26 @@ Found = Union[AnswerOrFailure, list[AnswerOrFailure]]
 class Florence2:
     """A Florence-2 model with its tokenizer and its tasks: look once, ask many times."""
 
-    def __init__(self, model: Florence, tokenizer: Tokenizer, tasks: Mapping[str, Task] | None = None):
+    def __init__(
+        self,
+        model: Florence,
+        tokenizer: Tokenizer,
+        tasks: Mapping[str, Task] | None = None,
+        products: Mapping[str, Any] | None = None,
+    ):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tasks = known_tasks() if tasks is None else dict(tasks)
+        self._products = dict(products or {"tier": str(model.dtype).removeprefix("torch.")})
+
+    def info(self) -> dict[str, Any]:
+        """How the model computes: device, dtype, threads; the tier, which products each part uses, and why."""
+        return {
+            "device": str(self.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            **self._products,
+        }
 
     @property
     def config(self) -> ModelConfig:
@@ -55,9 +72,11 @@ class Florence2:
 
     @property
     def identity(self) -> str:
-        """Changes with any weight."""
+        """Changes with any weight, and where int8 computes."""
         weights = sorted(self.model.state_dict().items())
         sums = [f"{name} {checksum(tensor.detach().cpu().contiguous())}" for name, tensor in weights]
+        if self._products["tier"] == "int8":
+            sums.append(str(self._products["products"]))
         return hashlib.blake2b("\n".join(sums).encode(), digest_size=8).hexdigest()
 
     @overload
@@ -286,14 +305,34 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
+    *,
+    speed: str = "exact",
+    threads: int | str | None = None,
 ) -> Florence2:
     """The model of a folder, of a hub id, or "nano", the small one that comes with the package.
 
     A folder may be any layout's, or a peft adapter's, which names its base; `adapter` is one to merge into `source`.
     `dtype`: "float32", "float16" or "bfloat16"; without it float32 on a CPU, elsewhere as the file has it.
+    `quantize="int8"`: products in int8, on a CPU. `speed="fast"` takes the quickest tier that `florence2 quantize`
+    found good enough for this checkpoint, float32 where there is none; `info()` says which. `threads`: how many torch
+    uses in this process, or "auto", measured.
     """
-    refuse_planned(calibration=calibration, quantize=quantize)
-    return Florence2(*checkpoints.open_parts(checkpoints.find(source, revision, adapter), dtype, device))
+    refuse_planned(calibration=calibration)
+    found = checkpoints.find(source, revision, adapter)
+    chosen = tiers.Tier(quantize=quantize, dtype=dtype)
+    if speed not in ("exact", "fast"):
+        raise ValueError(f"speed: expected 'exact' or 'fast', got {speed!r:.40}")
+    if speed == "fast":
+        if quantize is not None or dtype is not None:
+            raise ValueError("speed: 'fast' chooses dtype and quantize itself; leave them out, or leave speed out")
+        chosen = tiers.passed(found.base) if adapter is None and found.adapter is None else tiers.Tier()
+    if threads is not None:
+        torch.set_num_threads(tiers.thread_count(threads))
+    parts = checkpoints.open_parts(found, chosen.dtype, device)
+    products = tiers.accelerate(parts.model, chosen.quantize, chosen.keep)
+    if speed == "fast":
+        products["why"] = f"{chosen.why}; {products['why']}"
+    return Florence2(*parts, products)
 
 
 def _picture(item: object) -> object:

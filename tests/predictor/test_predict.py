@@ -369,7 +369,7 @@ def test_wrong_use_of_predict_many_is_refused_before_any_picture(tiny):
             tiny.predict_many([], **arguments)
 
 
-@pytest.mark.parametrize("name", ["calibration", "quantize"])
+@pytest.mark.parametrize("name", ["calibration"])
 def test_planned_arguments_of_load_are_refused(folder, name):
     with pytest.raises(ValueError, match=f"{name}: is planned"):
         load(folder, **{name: "int8"})

@@ -1,0 +1,56 @@
+"""The one constructor of linear layers. Each computes the plain product, or one with its weight packed for the purpose.
+
+    layer.bands = ((3, None), (64, Reordered(8)), (MANY, None))     # up to 3 rows plain, up to 64 reordered, else plain
+
+Packed products are for inference: with gradients enabled a layer is a plain one. Knows no model and no machine.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from florence2.model.operators import Packed, plain
+
+MANY = 1 << 62
+Bands = tuple[tuple[int, "Packed | None"], ...]
+"""(most rows, how a product of so many rows is computed: None is plainly), fewest rows first; () is always plainly."""
+
+
+class Linear(nn.Linear):
+    """x W^T + b on (..., K), to (..., N)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.bands: Bands = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias, self.bands)
+
+
+class MLP(nn.Module):
+    """Up, GELU, down; the GELU is part of the first product where that can do it."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.up = Linear(dim, hidden)
+        self.down = Linear(hidden, dim)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.up, Linear):
+            x = product(x, self.up.weight, self.up.bias, self.up.bands, gelu=True)
+        else:  # an adapter's layer around it
+            x = F.gelu(self.up(x))
+        return self.down(F.dropout(x, self.dropout, self.training))
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, bands: Bands, gelu: bool = False) -> Tensor:
+    """x (..., K) by weight (N, K), then GELU where asked, in the way that `bands` has for so many rows."""
+    if bands and not torch.is_grad_enabled():
+        rows = x.numel() // x.shape[-1]
+        packed = next(packed for most, packed in bands if rows <= most)
+        if packed is not None:
+            return packed(x, weight, bias, gelu)
+    return plain(x, weight, bias, gelu)

@@ -1,0 +1,248 @@
+"""How a model's products are computed on this machine: a short measurement, a choice, and the choice applied.
+
+    float32    exact, the default; oneDNN's reordered weights where they were measured to be quicker
+    bfloat16   asked for by dtype
+    int8       asked for by quantize, on float32 weights; layers of `keep` stay as they are
+
+A measurement of speed and error decides, never a processor's name. It takes about a second, once for a machine, a torch
+and a number of threads, and is kept in a file. Small models are left as they are: there is nothing to gain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from florence2.model.florence import Florence
+from florence2.model.linear import MANY, Bands, Linear
+from florence2.model.operators import Int8, Packed, Reordered, has_int8, has_reordered, plain
+from florence2.model.tensor_files import read_json
+
+ROWS = {"one": 1, "few": 8, "many": 577}
+"""What a decoding step of one answer, of a batch, and what an encoder multiplies; bands end at 3 and at 64 rows."""
+BAND_ENDS = (3, 64, MANY)
+COST = {"many": 100, "one": 2000}  # products of this size in one detection by the base size, about
+GATE = "tiers.json"  # beside the weights: which tiers the gate has passed, and their figures
+SHAPE = (3072, 768)  # the published base size's largest layer
+SMALL = 512  # models narrower than this are left as they are
+QUICKER = 1.1  # worth a second copy of the weights
+LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 2e-2, "int8": 2e-2}  # relative rms of one product
+GROUPS = {  # part of the model -> prefixes of its layers
+    **{f"stage {s + 1}": (f"vision_tower.stages.{s}.",) for s in range(4)},
+    "projector": ("projector.",),
+    "encoder": ("language.encoder.",),
+    "decoder": ("language.decoder.",),
+    "output": ("output",),
+}
+
+
+@dataclass(frozen=True)
+class Tier:
+    """What to load a model as: dtype or quantize, the GROUPS that int8 leaves alone, and why."""
+
+    quantize: str | None = None
+    dtype: str | torch.dtype | None = None
+    keep: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Milliseconds and relative rms error of one product: kind -> of ROWS -> (ms, error)."""
+
+    threads: int
+    kinds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+
+    def ms(self, kind: str, rows: str) -> float:
+        """Infinite where the kind is not here or not right."""
+        ms, error = self.kinds.get(kind, {}).get(rows, (float("inf"), 0.0))
+        return ms if error <= LARGEST_ERROR[kind.split()[0]] else float("inf")
+
+    def quickest(self, dtype: str, rows: str) -> str:
+        """ "reordered" where it gains enough, else "plain"."""
+        gain = self.ms(dtype, rows) / self.ms(f"{dtype} reordered", rows)
+        return "reordered" if gain >= QUICKER else "plain"
+
+
+def measure(kinds: Sequence[str], threads: int | None = None) -> Speeds:
+    """Time and check products, from the file where this machine has been measured before."""
+    threads = threads or torch.get_num_threads()
+    path = _record(threads)
+    known: dict[str, dict[str, tuple[float, float]]] = {}
+    try:
+        known = {k: {r: (ms, e) for r, (ms, e) in rows.items()} for k, rows in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        pass  # not measured yet, or a file that is not ours: measured again
+    missing = [kind for kind in kinds if set(known.get(kind, ())) != set(ROWS)]
+    if missing:
+        known |= _measure(missing, threads)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temp_path = path.with_name(f".{path.name}.{os.getpid()}")
+            temp_path.write_text(json.dumps(known))
+            os.replace(temp_path, path)
+        except OSError:
+            pass  # kept in this process's choice only
+    return Speeds(threads, {kind: known[kind] for kind in kinds})
+
+
+def accelerate(model: Florence, quantize: str | None = None, keep: Sequence[str] = ()) -> dict[str, Any]:
+    """Choose how the model's layers multiply, and let them; what was chosen and why, as `Florence2.info` gives it.
+
+    `keep` names GROUPS that int8 leaves in float32. Off a CPU everything stays as it is.
+    """
+    dtype = str(model.dtype).removeprefix("torch.")
+    if quantize not in (None, "int8"):
+        raise ValueError(f"quantize: expected None or 'int8', got {quantize!r:.40}")
+    if unknown := [name for name in keep if name not in GROUPS]:
+        raise ValueError(f"keep: expected some of {', '.join(GROUPS)}, got {unknown[0]!r:.40}")
+    if model.device.type != "cpu":
+        if quantize:
+            raise ValueError(f"quantize: int8 runs on a CPU, the model is on {model.device}; load it with device='cpu'")
+        return {"tier": dtype, "products": {}, "why": f"on {model.device.type} the layers stay as they are"}
+    if quantize and dtype != "float32":
+        raise ValueError(f"quantize: int8 takes float32 weights, got dtype {dtype}; leave dtype out")
+    if quantize:
+        found = {name: "float32" if name in keep else "int8" for name in GROUPS}
+        why = "asked for by quantize" + ("" if has_int8() else "; torch has no int8 product here: slow")
+    elif model.config.text.d_model < SMALL or dtype == "float16" or not has_reordered():
+        found = dict.fromkeys(GROUPS, "plain")
+        why = "a small model" if model.config.text.d_model < SMALL else "no reordered product here for this type"
+    else:
+        speeds = measure([dtype, f"{dtype} reordered"])
+        chosen = [speeds.quickest(dtype, rows) for rows in ROWS]
+        found = {name: "/".join(chosen) if name in ("decoder", "output") else chosen[-1] for name in GROUPS}
+        times = [(rows, speeds.ms(dtype, name), speeds.ms(f"{dtype} reordered", name)) for name, rows in ROWS.items()]
+        why = "; ".join(f"{rows} rows: plain {ms:.3g}, reordered {other:.3g} ms" for rows, ms, other in times)
+    for name, kind in found.items():
+        _apply(model, name, kind)
+    return {"tier": quantize or dtype, "products": found, "why": why}
+
+
+def passed(folder: Path) -> Tier:
+    """The quickest tier that the gate has passed for the checkpoint of a folder, by its tiers.json; or float32."""
+    path = folder / GATE
+    if not path.is_file():
+        return Tier(why=f"no {GATE} beside the weights: float32; florence2 quantize tries the quicker tiers")
+    data = read_json(path)
+    rows = data.get("tiers")
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) and "passed" in row for row in rows.values()):
+        raise ValueError(f"{path}: tiers: expected an object of tiers with 'passed'; run florence2 quantize again")
+    good = [name for name, row in rows.items() if row["passed"] is True and name in ("bfloat16", "int8")]
+    speeds = measure(
+        ["float32", "float32 reordered", *(k for n in good for k in (n, f"{n} reordered") if k != "int8 reordered")]
+    )
+
+    def cost(name: str) -> float:
+        kinds = [kind for kind in speeds.kinds if kind.split()[0] == name]
+        return sum(weight * min(speeds.ms(k, rows) for k in kinds) for rows, weight in COST.items())
+
+    best = min(("float32", *good), key=cost)
+    why = f"{GATE} passed {', '.join(good) or 'no tier'}; the quickest here is {best}"
+    if best == "int8":
+        return Tier(quantize="int8", keep=tuple(rows["int8"].get("keep", ())), why=why)
+    return Tier(dtype=None if best == "float32" else best, why=why)
+
+
+def thread_count(threads: int | str) -> int:
+    """A number of threads as asked for, or "auto": one or all, whichever answers a detection sooner."""
+    if threads == "auto":
+        return best_threads()
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads: expected a number of at least 1, or 'auto', got {threads!r:.40}")
+    return threads
+
+
+def best_threads(dtype: str = "float32") -> int:
+    """One thread or all: whichever answers a detection sooner, by products of its size."""
+    most = os.cpu_count() or 1
+    cost = {n: sum(w * measure([dtype], n).ms(dtype, rows) for rows, w in COST.items()) for n in {1, most}}
+    return min(cost, key=lambda n: cost[n])
+
+
+def _apply(model: Florence, group: str, kind: str) -> None:
+    if group == "output":
+        model.language.output_bands = _bands(kind)
+        if model.language.head is not None:
+            model.language.head.bands = ()
+        return
+    for name, layer in model.named_modules():
+        if isinstance(layer, Linear) and name.startswith(GROUPS[group]):
+            layer.bands = _bands(kind)
+
+
+def _bands(kind: str) -> Bands:
+    """ "int8", "plain", "reordered", or one of the latter two for each of ROWS."""
+    makers: Mapping[str, Callable[[int], Packed | None]] = {
+        "int8": lambda rows: Int8(),
+        "reordered": Reordered,
+        "plain": lambda rows: None,
+        "float32": lambda rows: None,
+    }
+    kinds = kind.split("/")
+    if len(kinds) == 1:
+        packed = makers[kind](ROWS["many"])
+        return () if packed is None else ((MANY, packed),)
+    return tuple((end, makers[k](rows)) for end, k, rows in zip(BAND_ENDS, kinds, ROWS.values()))
+
+
+def _measure(kinds: Sequence[str], threads: int) -> dict[str, dict[str, tuple[float, float]]]:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(*SHAPE, generator=generator) * SHAPE[1] ** -0.5
+    bias = torch.randn(SHAPE[0], generator=generator)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            return {
+                kind: {
+                    name: _time(kind, torch.randn(rows, SHAPE[1], generator=generator), weight, bias)
+                    for name, rows in ROWS.items()
+                }
+                for kind in kinds
+            }
+    finally:
+        torch.set_num_threads(before)
+
+
+def _time(kind: str, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, float]:
+    """The least of some runs, in ms, and the relative rms error."""
+    expected = plain(x.double(), weight.double(), bias.double())
+    dtype, _, form = kind.partition(" ")
+    if dtype != "int8":
+        x, weight, bias = (t.to(getattr(torch, dtype)) for t in (x, weight, bias))
+    packed = Int8() if dtype == "int8" else Reordered(len(x)) if form else None
+    times: list[float] = []
+    end = time.perf_counter() + 0.05
+    while time.perf_counter() < end or len(times) < 4:
+        start = time.perf_counter()
+        got = plain(x, weight, bias) if packed is None else packed(x, weight, bias)
+        times.append(1e3 * (time.perf_counter() - start))
+    error = (got.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    return min(times), float(error)
+
+
+def _record(threads: int) -> Path:
+    """The file of this machine's measurement."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "florence2"
+    facts = [torch.__version__, torch.backends.cpu.get_cpu_capability(), platform.machine(), _processor(), str(threads)]
+    return home / f"products-{hashlib.blake2b(chr(0).join(facts).encode(), digest_size=8).hexdigest()}.json"
+
+
+def _processor() -> str:
+    """What tells this machine from others: its processor's line and flags, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -1,0 +1,258 @@
+"""Quicker products equal the plain one within their error, whatever torch offers; a choice is never silent."""
+
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from florence2.decoding.generate import Rules, generate
+from florence2.model import operators, tiers
+from florence2.model.linear import MANY, MLP, Linear, product
+from florence2.model.operators import Int8, Reordered, plain
+from tests.parity.twins import IMAGE_ID, lively, tiny
+
+
+@pytest.fixture(params=["operators of torch", "fallbacks"])
+def offered(request, monkeypatch):
+    """With torch's private operators, and as on a torch that has none."""
+    if request.param == "fallbacks":
+        monkeypatch.setattr(operators, "has_reordered", lambda: False)
+        monkeypatch.setattr(operators, "has_int8", lambda: False)
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rms(got, expected):
+    return float((got - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+
+
+PRODUCTS = {"reordered": (lambda: Reordered(8), 1e-6), "int8": (Int8, 0.012)}
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", PRODUCTS)
+@torch.inference_mode()
+def test_a_packed_product_is_the_plain_one_within_its_error(offered, kind, bias, gelu):
+    make, error = PRODUCTS[kind]
+    weight, b = drawn(96, 64, seed=1) * 0.1, drawn(96, seed=2) if bias else None
+    packed = make()
+    for shape in ((1, 64), (3, 5, 64), (300, 64)):
+        x = drawn(*shape, seed=len(shape)) * 3
+        got, expected = packed(x, weight, b, gelu), plain(x, weight, b, gelu)
+        assert got.shape == expected.shape
+        assert rms(got, expected) < error
+        if kind == "int8":
+            assert rms(got, expected) > 1e-4  # it is int8 indeed
+
+
+@torch.inference_mode()
+def test_a_row_in_int8_does_not_depend_on_the_others(offered):
+    weight, x, packed = drawn(96, 64), drawn(300, 64, seed=1), Int8()
+    together = packed(x * torch.logspace(-3, 3, 300)[:, None], weight, None)
+    for row in (0, 127, 128, 299):
+        alone = packed((x * torch.logspace(-3, 3, 300)[:, None])[row : row + 1], weight, None)
+        assert torch.equal(alone[0], together[row])
+
+
+@torch.inference_mode()
+def test_what_is_no_number_stays_none():
+    x = drawn(2, 64)
+    x[1, 3] = float("nan")
+    got = Int8()(x, drawn(96, 64), None)
+    assert got[0].isfinite().all() and got[1].isnan().all()
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_a_changed_weight_is_packed_again_and_a_copy_packs_anew(kind):
+    layer = Linear(64, 96)
+    layer.bands = ((MANY, PRODUCTS[kind][0]()),)
+    x = drawn(4, 64)
+    with torch.inference_mode():
+        before = layer(x)
+    other = pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)
+    with torch.no_grad():
+        layer.weight.mul_(-1)
+    with torch.inference_mode():
+        assert rms(layer(x) - layer.bias, -(before - layer.bias)) < 1e-5
+        for one in other:
+            torch.testing.assert_close(one(x), before, rtol=0, atol=1e-6)
+
+
+def test_with_gradients_a_layer_is_plain():
+    layer = Linear(64, 96)
+    layer.bands = ((MANY, Int8()),)
+    layer(drawn(4, 64)).square().sum().backward()
+    assert layer.weight.grad is not None
+    assert torch.equal(layer(drawn(4, 64)), nn.functional.linear(drawn(4, 64), layer.weight, layer.bias))
+
+
+@torch.inference_mode()
+def test_bands_choose_by_the_number_of_rows():
+    asked = []
+
+    class Told(Reordered):
+        def multiply(self, x, weight, bias, gelu):
+            asked.append((self.rows, len(x)))
+            return plain(x, weight, bias, gelu)
+
+    bands = ((3, None), (64, Told(8)), (MANY, Told(577)))
+    for rows in (1, 3, 4, 64, 65):
+        product(drawn(rows, 64), drawn(96, 64), None, bands)
+    assert asked == [(8, 4), (8, 64), (577, 65)]
+
+
+def test_an_mlp_with_an_adapter_around_its_layer_still_has_its_gelu():
+    class Around(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x)
+
+    mlp = MLP(16, 32)
+    expected = mlp(drawn(3, 16))
+    mlp.up = Around(mlp.up)
+    assert torch.equal(mlp(drawn(3, 16)), expected)
+
+
+# ---- a whole model ----
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """No measurement of this machine is read or left behind."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "florence2"
+
+
+def speeds_of(monkeypatch, **ms):
+    """A machine on which the products take so long."""
+    kinds = {name.replace("_", " "): dict.fromkeys(tiers.ROWS, (value, 0.0)) for name, value in ms.items()}
+    monkeypatch.setattr(tiers, "measure", lambda wanted, threads=None: tiers.Speeds(1, {k: kinds[k] for k in wanted}))
+
+
+def said(model):
+    generator = torch.Generator().manual_seed(1)
+    with torch.inference_mode():
+        features = model.encode_image(torch.randn(6, 3, 96, 96, generator=generator))
+    ids = torch.randint(4, IMAGE_ID, (6, 5), generator=generator)
+    found = generate(model, features, ids, torch.ones_like(ids), [20] * 6, None, Rules(num_beams=3))
+    return [answer.ids for answer in found]
+
+
+@torch.inference_mode()
+def logits_of(model):
+    generator = torch.Generator().manual_seed(1)
+    features = model.encode_image(torch.randn(2, 3, 96, 96, generator=generator))
+    ids = torch.randint(4, IMAGE_ID, (2, 5), generator=generator)
+    return model(features, ids, None, torch.randint(4, IMAGE_ID, (2, 9), generator=generator))
+
+
+def test_reordered_weights_give_the_same_ids(monkeypatch):
+    monkeypatch.setattr(tiers, "SMALL", 0)
+    speeds_of(monkeypatch, float32=2.0, float32_reordered=1.0)
+    model = lively(tiny(), eos=1.4)
+    expected = said(model)
+    told = tiers.accelerate(model)
+    assert told["tier"] == "float32" and set(told["products"].values()) == {"reordered", "/".join(["reordered"] * 3)}
+    assert "plain 2, reordered 1 ms" in told["why"]
+    layers = [layer for layer in model.modules() if isinstance(layer, Linear)]
+    assert all(layer.bands for layer in layers) and model.language.output_bands
+    assert said(model) == expected
+
+
+def test_what_is_not_quicker_or_not_right_stays_plain(monkeypatch):
+    monkeypatch.setattr(tiers, "SMALL", 0)
+    model = lively(tiny())
+    speeds_of(monkeypatch, float32=1.0, float32_reordered=0.95)
+    assert set("/".join(tiers.accelerate(model)["products"].values()).split("/")) == {"plain"}
+    kinds = {"float32": (1.0, 1e-7), "float32 reordered": (0.1, 1e-3)}
+    found = tiers.Speeds(1, {kind: dict.fromkeys(tiers.ROWS, row) for kind, row in kinds.items()})
+    assert found.quickest("float32", "many") == "plain"
+
+
+def test_int8_is_near_and_keeps_what_it_is_told_to_keep():
+    model = lively(tiny())
+    expected = logits_of(model)
+    assert tiers.accelerate(model, "int8")["tier"] == "int8"
+    every = rms(logits_of(model), expected)
+    kept = [name for name in tiers.GROUPS if name != "output"]
+    told = tiers.accelerate(model, "int8", kept)
+    assert told["products"] == {**dict.fromkeys(kept, "float32"), "output": "int8"}
+    assert 1e-4 < rms(logits_of(model), expected) < every < 0.2
+    tiers.accelerate(model, "int8", list(tiers.GROUPS))
+    assert torch.equal(logits_of(model), expected)
+
+
+def test_a_small_model_is_left_alone(monkeypatch):
+    monkeypatch.setattr(tiers, "measure", None)
+    model = lively(tiny())
+    assert tiers.accelerate(model)["why"] == "a small model"
+    assert not any(layer.bands for layer in model.modules() if isinstance(layer, Linear))
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (dict(quantize="int4"), "quantize: .*'int4'"),
+        (dict(quantize="int8", keep=["tower"]), "keep: .*stage 1.*'tower'"),
+    ],
+)
+def test_what_is_no_tier_is_refused(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        tiers.accelerate(lively(tiny()), **arguments)
+    with pytest.raises(ValueError, match="quantize: int8 takes float32 weights, got dtype bfloat16"):
+        tiers.accelerate(lively(tiny()).bfloat16(), "int8")
+
+
+def test_a_machine_is_measured_once(home, monkeypatch):
+    monkeypatch.setattr(tiers, "SHAPE", (64, 32))
+    kinds = ["float32", "float32 reordered", "bfloat16", "int8"]
+    first = tiers.measure(kinds, 1)
+    assert all(
+        0 < ms < 1000 and error <= tiers.LARGEST_ERROR[k.split()[0]]
+        for k in kinds
+        for ms, error in first.kinds[k].values()
+    )
+    assert tiers.measure(kinds, 1) == first
+    (file,) = home.iterdir()
+    file.write_text('{"float32": 3}')
+    assert tiers.measure(kinds, 1) != first
+    assert set(json.loads(file.read_text())) == set(kinds)
+    assert tiers.best_threads() >= 1
+
+
+GATED = {  # tiers.json -> what speed="fast" loads on a machine where int8 is the quickest and bfloat16 the next
+    "nothing tried": (None, ("float32", None, ())),
+    "int8 passed": ({"int8": {"passed": True, "keep": ["stage 1"]}}, (None, "int8", ("stage 1",))),
+    "int8 refused": ({"int8": {"passed": False}, "bfloat16": {"passed": True}}, ("bfloat16", None, ())),
+    "all refused": ({"int8": {"passed": False}, "bfloat16": {"passed": False}}, ("float32", None, ())),
+}
+
+
+@pytest.mark.parametrize("case", GATED)
+def test_fast_is_what_the_gate_passed(case, tmp_path, monkeypatch):
+    rows, (dtype, quantize, keep) = GATED[case]
+    speeds_of(monkeypatch, float32=4.0, float32_reordered=3.0, bfloat16=2.5, bfloat16_reordered=2.0, int8=1.0)
+    if rows is not None:
+        (tmp_path / tiers.GATE).write_text(json.dumps({"tiers": rows}))
+    found = tiers.passed(tmp_path)
+    assert (found.dtype or ("float32" if not found.quantize else None), found.quantize, found.keep) == (
+        dtype,
+        quantize,
+        keep,
+    )
+    assert found.why
+
+
+def test_a_damaged_gate_is_refused(tmp_path):
+    (tmp_path / tiers.GATE).write_text('{"tiers": {"int8": true}}')
+    with pytest.raises(ValueError, match="tiers.json: tiers: .* run florence2 quantize again"):
+        tiers.passed(tmp_path)
