@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from florence2.model.config import VisionConfig
-from florence2.model.linear import MLP, Linear
+from florence2.model.linear import MLP, Linear, is_plain
 
 
 class DaViT(nn.Module):
@@ -169,7 +169,26 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, H, W, C = x.shape
         N, G = H * W, self.groups
+        if N > 2 * C and x.dtype == torch.float32 and is_plain(self.qkv, self.out):
+            return self._folded(x.reshape(B, N, C)).view(B, H, W, C)
         q, k, v = self.qkv(x).view(B, N, 3, G, C // G).permute(2, 0, 3, 1, 4)  # (B, G, N, D) each
         weights = ((q * N**-0.5).transpose(-2, -1) @ k).softmax(-1)  # (B, G, D, D); scaled by cells, not by width
         x = (v @ weights.transpose(-2, -1)).transpose(1, 2)  # (B, N, G, D)
         return self.out(x.reshape(B, H, W, C))
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """The same with half the work where cells outnumber channels: q, k and v, each linear in x, are never made.
+
+        q^T k = Wq (x^T x) Wk^T, and out(v A^T) = x (Wo A Wv)^T, A being the groups' weights on the diagonal. A bias is
+        one more channel of x that is always one.
+        """
+        B, N, C = x.shape
+        G, D = self.groups, C // self.groups
+        gram = x.transpose(1, 2) @ x  # (B, C, C)
+        sums = x.sum(1)[..., None]  # (B, C, 1)
+        gram = torch.cat([torch.cat([gram, sums], 2), F.pad(sums.transpose(1, 2), (0, 1), value=float(N))], 1)
+        wq, wk, wv = torch.cat([self.qkv.weight, self.qkv.bias[:, None]], 1).view(3, G, D, C + 1)
+        weights = (wq @ gram[:, None] @ wk.transpose(-2, -1) * N**-0.5).softmax(-1)  # (B, G, D, D)
+        folded = self.out.weight @ (weights @ wv).view(B, C, C + 1)  # (B, C, C + 1)
+        bias = folded[..., -1] + self.out.bias
+        return torch.baddbmm(bias[:, None], x, folded[..., :-1].transpose(1, 2))

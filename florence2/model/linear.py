@@ -54,3 +54,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, bands: Bands, gelu: 
         if packed is not None:
             return packed(x, weight, bias, gelu)
     return plain(x, weight, bias, gelu)
+
+
+def is_plain(*layers: nn.Module) -> bool:
+    """Whether the layers are plain ones at inference, so that their weights may be multiplied with one another."""
+    return not torch.is_grad_enabled() and all(
+        isinstance(layer, Linear) and all(packed is None for _, packed in layer.bands) for layer in layers
+    )

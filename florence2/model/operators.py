@@ -88,7 +88,9 @@ class Int8(Packed):
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     """The product as torch does it."""
     y = F.linear(x, weight, bias)
-    return F.gelu(y) if gelu else y
+    if not gelu:
+        return y
+    return F.gelu(y) if torch.is_grad_enabled() else torch.ops.aten.gelu_(y)  # in place: no new memory to touch
 
 
 def int8_product(x: Tensor, weight: Tensor) -> Tensor:

@@ -150,6 +150,16 @@ def test_maps_of_any_size(model):
     assert model.encode_image(torch.randn(1, 3, 70, 131)).shape == (1, 16, 48)
 
 
+def test_channel_attention_without_queries_and_values_is_the_same():
+    attention = lively(tiny()).vision_tower.stages[1].blocks[0]["channel"].attention
+    x = torch.randn(2, 9, 13, 32, generator=torch.Generator().manual_seed(0)) + 0.5
+    expected = attention(x).detach()  # with gradients: as it is written
+    with torch.inference_mode():
+        folded = attention(x)
+        assert not torch.equal(folded, expected)
+        torch.testing.assert_close(folded, expected, rtol=0, atol=1e-5)
+
+
 def test_frozen_stages_stay_as_they_are():
     tower = lively(tiny()).vision_tower
     for block in tower.modules():
