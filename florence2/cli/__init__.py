@@ -30,6 +30,7 @@ COMMANDS = {
     "convert": "save a checkpoint in another layout",
     "doctor": "say what a checkpoint is, and whether it is whole",
     "verify": "find damaged or missing parts of a store",
+    "relocate": "say where a store's pictures lie now",
     "undo": "step a store back to an earlier snapshot",
     "demo": "the whole idea end to end, in minutes",
 }

@@ -15,12 +15,14 @@ from florence2.engine.curation.judging import judge
 from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwise
 from florence2.engine.execution.annotation_phase import Report, run_specialist
 from florence2.engine.execution.context import resolve_specialist
+from florence2.engine.execution.jobs import Runner
 from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.execution.processes import ATTEMPTS
-from florence2.engine.ingest import ingestion, url_lists
+from florence2.engine.ingest import ingestion, picture_life, url_lists
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, load_function
 from florence2.engine.ingest.labelled_datasets import LabelledDataset, NamedSelector, write_import
+from florence2.engine.ingest.picture_times import PictureTimes
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import Step, plan_steps, refuse_twins, stale_dependents, with_their_inputs
 from florence2.engine.planning.superseding import supersede_replaced
@@ -72,8 +74,7 @@ def annotate(
     session = Session(store)
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
     with execution.runner(store.root) as runner:
-        if listing:
-            ingestion.ingest(session, runner, source, listing, unit, rules, progress, samples)
+        times = _take_in(session, runner, source, listing, unit, rules, execution, samples, complete=not samples)
         selector = FolderSelector(os.path.abspath(source)) if listing and not samples else None
         asked: Sequence[tuple[str | Specialist, Specialist]] = list(zip(names, specialists))
         if dependents:
@@ -97,7 +98,48 @@ def annotate(
         run(more)
         supersede_replaced(session, runner, [*made, *((step.operator, step.selector) for step in more)])
     session.finish({"phase": "annotate", "round": 0})
+    times.save()
     return store
+
+
+def _take_in(
+    session: Session,
+    runner: Runner,
+    source: Path,
+    listing: Sequence[ImageCandidate],
+    unit: int,
+    rules: ImageRules,
+    execution: Execution,
+    samples: Mapping[str, Sample] | None = None,
+    origin: Mapping[str, str] | None = None,
+    complete: bool = False,
+) -> PictureTimes:
+    """Follow what became of the store's pictures, and take in what is new in a listing, or changed in the store."""
+    times = PictureTimes(session.store.root)
+    life = picture_life.follow(session, times, source, listing, complete and bool(listing))
+    for line in life.messages:
+        execution.say(line)
+    new = {source: life.listing} if listing else picture_life.changed_candidates(session, life.revision.changed)
+    for place, found in new.items():
+        ingestion.ingest(session, runner, place, found, unit, rules, execution.progress, samples, origin=origin)
+    if any(fragment.table == "images" for fragment in session.fragments):
+        picture_life.settle_duplicates(session, listing)
+    return times
+
+
+@retry_when_stale
+def relocate(store: str | Path | Store, old: str | Path, new: str | Path) -> int:
+    """Say that the store's pictures below one folder lie below another now; returns how many they are.
+
+    ValueError where none lies below it. Their bytes are compared when they are annotated next.
+    """
+    store = store if isinstance(store, Store) else Store(store)
+    session = Session(store)
+    count = picture_life.relocate(session, os.fspath(old), os.fspath(new))
+    if not count:
+        raise ValueError(f"{store.root}: none of its pictures lies below {os.path.abspath(old)}; see its images' uri")
+    session.finish({"phase": "relocate", "round": 0})
+    return count
 
 
 @retry_when_stale
@@ -165,10 +207,9 @@ def import_labels(
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
     operator = given.operator()
     with execution.runner(store.root) as runner:
-        ingestion.ingest(
-            session, runner, given.root, listing, unit, rules or ImageRules(), progress, given.by_name,
-            origin=given.origin,
-        )  # fmt: skip
+        times = _take_in(
+            session, runner, given.root, listing, unit, rules or ImageRules(), execution, given.by_name, given.origin
+        )
         categories = {"categories": given.categories} if given.categories else {}
         session.start(operator, {"format": given.origin["format"], **categories}, given.origin)
         write_import(session, runner, operator, given)
@@ -176,6 +217,7 @@ def import_labels(
         _, left = stale_dependents(session, made, "an import runs no specialist")
         supersede_replaced(session, runner, made)
     session.finish({"phase": "import", "round": 0})
+    times.save()
     for line in left if on_message else ():
         on_message(line)  # type: ignore[misc]
     if missing and on_message:

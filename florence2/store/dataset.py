@@ -240,7 +240,8 @@ class Store:
         StaleBase where another command ended since `base` was read: what was worked out from it may not hold.
         """
         made = snapshots.extended(base, fragments, operators, phase)
-        added = made.fragments[len(base.fragments) :]
+        stood = {fragment.path for fragment in base.fragments}
+        added = [fragment for fragment in made.fragments if fragment.path not in stood]
         newest_round = max((layout.round_of(f.path) for f in made.of(layout.DECISIONS)), default=-1)
         lost = [p for p in self.unreferenced(layout.DECISIONS, made) if layout.round_of(p) <= newest_round]
         if base.number and not added and made.operators == base.operators:

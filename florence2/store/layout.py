@@ -13,6 +13,9 @@ SNAPSHOTS, RUNS, CHAIN, ATTEMPTS, COMPACT, STUDENTS, TEMPORARY = (
 )  # fmt: skip
 
 
+REVISED = "pictures-"
+
+
 def snapshot(number: int) -> str:
     """The path of a snapshot."""
     return f"{SNAPSHOTS}/{number:06d}.json"
@@ -75,6 +78,16 @@ def fragment(table: str, round: int, name: str, version: str, uid: str) -> str:
 def compacted(snapshot_number: int, table: str, part: int) -> str:
     """The path of a large file that holds rows of many fragments of a snapshot."""
     return f"{COMPACT}/{snapshot_number:06d}/{table}/part-{part:05d}.parquet"
+
+
+def revised(key: str) -> str:
+    """The path of rows of `images` written once more, which take the place of others (`snapshots.extended`)."""
+    return f"{COMPACT}/{REVISED}{key}/{IMAGES}/part-00000.parquet"
+
+
+def is_revised(path: str) -> bool:
+    """Whether a path is that of rows written once more."""
+    return path.startswith(f"{COMPACT}/{REVISED}")
 
 
 def is_compacted(path: str) -> bool:

@@ -143,7 +143,11 @@ def counts(storage: Storage, snapshot: Snapshot) -> dict[str, Any]:
         annotations[row["status"]] += row["count"]
     return {
         "snapshot": snapshot.number,
-        "images": {"total": images.total(), **{name: images[name] for name in ("ok", "rejected", "failed")}},
+        "images": {
+            "total": images.total(),
+            **{name: images[name] for name in ("ok", "rejected", "failed")},
+            **({"missing": images["missing"]} if images["missing"] else {}),
+        },
         "annotations": {
             "total": annotations.total(),
             **{name: annotations[name] for name in ("kept", "rejected", "superseded")},

@@ -94,6 +94,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             *((name, STRING) for name in ("format", "licence", "split", "status", "reason")),
             ("label_coverage", COVERAGE),
             ("origin", STRING),
+            ("first_status", STRING),
         ]
     ),
     "annotations": pa.schema([(column.name, column.type) for column in ANNOTATIONS]),
@@ -114,12 +115,15 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 
+LATER = frozenset({"first_status"})  # columns that a file has only where a row needs them
+
 Row = dict[str, Any]
 
 
 def table(name: str, rows: Sequence[Row]) -> pa.Table:
     """Rows as an Arrow table of the named schema; what a row lacks is null."""
-    schema = SCHEMAS[name]
+    used = {column for row in rows for column in LATER.intersection(row) if row[column] is not None}
+    schema = pa.schema([f for f in SCHEMAS[name] if f.name not in LATER or f.name in used])
     return pa.Table.from_arrays(
         [pa.array([row.get(f.name) for row in rows], type=f.type) for f in schema], schema=schema
     )

@@ -148,11 +148,27 @@ def extended(
     return Snapshot(
         number=base.number,
         parent=base.number,
-        fragments=(*base.fragments, *added),
+        fragments=_placed((*base.fragments, *added)),
         operators=tuple(by_run.values()),
         phase=dict(phase or {}),
         compacts=base.compacts,
     )
+
+
+def _placed(fragments: Iterable[Fragment]) -> tuple[Fragment, ...]:
+    """Fragments in order, each revised one in the place of those whose units it holds."""
+    out: list[Fragment] = []
+    for fragment in fragments:
+        units = set(fragment.units) if layout.is_revised(fragment.path) else set()
+        holds = [n for n, old in enumerate(out) if old.table == fragment.table] if units else []
+        places = [n for n in holds if units.issuperset(out[n].units)]
+        if places:
+            out[places[0]] = fragment
+            for n in reversed(places[1:]):
+                del out[n]
+        else:
+            out.append(fragment)
+    return tuple(out)
 
 
 def _without_defaults(record: Fragment | Operator) -> dict[str, Any]:

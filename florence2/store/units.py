@@ -22,12 +22,16 @@ Selector = Callable[[Sample], bool]
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit's good pictures as bare samples, and the snapshot's fragments about it. It can be sent to a worker."""
+    """A unit's good pictures as bare samples, and the snapshot's fragments about it. It can be sent to a worker.
+
+    Pictures that were good when the unit was cut stay in it, `gone` where they are not now: its work keeps its name.
+    """
 
     uid: str
     samples: tuple[Sample, ...]
     group: scan.UnitGroup
     others: tuple[Sample, ...] = ()  # rejected and failed
+    gone: frozenset[str] = frozenset()  # ids of samples that were good when the unit was cut, and are not now
 
     def selected(self, selector: Selector | None) -> Unit:
         """The unit with only the good pictures that a selector takes."""
@@ -52,13 +56,23 @@ def units(storage: Storage, snapshot: Snapshot) -> Iterator[Unit]:
     for group in scan.unit_groups(snapshot):
         table = parquet.read_table(storage, "images", group.fragments["images"])
         rows: dict[tuple[str, bool], list[schema.Row]] = {}
+        turned: dict[str, list[schema.Row]] = {}  # that became good later: each is work of its own
+        gone = set()
         for row in schema.rows(table):
-            rows.setdefault((row["unit"], row["status"] == "ok"), []).append(row)
+            first = row.get("first_status") or row["status"]
+            if row["status"] == "ok" and first != "ok":
+                turned.setdefault(row["unit"], []).append(row)
+                continue
+            rows.setdefault((row["unit"], first == "ok"), []).append(row)
+            if first == "ok" and row["status"] != "ok":
+                gone.add(row["id"])
         metadata = scan.import_metadata_of(storage, group.imports, whole=False)
         for uid in group.units:
             found = (schema.samples(rows.get((uid, good), ()), None, None) for good in (True, False))
             ok, others = (import_metadata.apply(samples, metadata) for samples in found)
-            yield Unit(uid, tuple(ok), group, tuple(others))
+            yield Unit(uid, tuple(ok), group, tuple(others), frozenset(s.image.id for s in ok if s.image.id in gone))
+            for row in turned.get(uid, ()):
+                yield Unit(uid, tuple(import_metadata.apply(schema.samples([row], None, None), metadata)), group)
 
 
 def count_images(storage: Storage, snapshot: Snapshot, selector: Selector | None = None) -> int:

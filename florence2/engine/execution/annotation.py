@@ -157,6 +157,9 @@ class UnitAnnotator:
         out: list[np.ndarray | Failure] = []
         with timed(self.seconds, "decode"):
             for sample in samples:
+                if sample.image.id in self.task.inputs.unit.gone:
+                    out.append(Failure(reason="missing", detail=f"{sample.image.uri}: is not what it was taken in as"))
+                    continue
                 try:
                     out.append(sources.pixels(sample.image, self.max_pixels))
                 except pixels.BadImage as error:

@@ -145,11 +145,13 @@ class _Jobs:
         while True:
             paths = [pending.path(table, operator, uid) for table in ("failures", "annotations")]
             wanted = self.only is None or not self.only.isdisjoint(paths)
+            wanted = wanted and (self.only is not None or any(s.image.id not in unit.gone for s in unit.samples))
             named = session.names(paths[0])
             failures, annotations = (session.done(path, [unit.uid], operator.run_id) for path in paths)
             if annotations is None or (failures is None and named):
                 return (unit if wanted else None), uid, number
             failed = {} if failures is None else {f.id: f.reason for f in session.store.failures(failures)}
+            failed = {name: reason for name, reason in failed.items() if name not in unit.gone}
             # what an interrupted command left is found as it is: it goes on as if it had not been interrupted
             again = tuple(s for s in unit.samples if named and failed.get(s.image.id) in PASSING)
             self.report.failed += len(failed) - len(again)

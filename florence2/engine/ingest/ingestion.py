@@ -56,9 +56,13 @@ class KnownImages:
         self.files: set[tuple[str, str, int]] = set()
         self.originals: set[str] = set()  # sha256 of pictures that are not duplicates themselves
         self.near = NearIndex()  # perceptual hashes of good pictures
+        self.units: set[str] = set()
 
     def add(self, row: schema.Row) -> None:
-        """Note one row of `images`."""
+        """Note one row of `images`; a picture that is missing is not known any more."""
+        self.units.add(row.get("unit") or "")
+        if row["status"] == "missing":
+            return
         self.files.add((row["uri"], row.get("member") or "", row.get("bytes") or 0))
         if row["status"] != "failed" and row.get("reason") != "duplicate":
             self.originals.add(row["sha256"])
@@ -196,7 +200,7 @@ def _known(session: Session, operator: Operator, listing: Sequence[ImageCandidat
     known = KnownImages()
     store = session.store
     ours = {(found.uri, found.member, found.bytes) for found in listing}
-    for fragment in session.base.of("images"):
+    for fragment in session.current().of("images"):
         failures = [path for path in map(_failures_path, fragment.units) if session.names(path)]
         parts = [fragment.path, *failures]
         if all([session.done(path, fragment.units, fragment.run_id) for path in parts]):
@@ -208,6 +212,8 @@ def _known(session: Session, operator: Operator, listing: Sequence[ImageCandidat
             rows = store.image_rows(Fragment(relative, 0, ""))
         except ValueError:
             continue  # made again below, once it is set aside
+        if any(row.get("unit") in known.units for row in rows):
+            continue  # its rows were written once more
         files_of = [(row["uri"], row.get("member") or "", row.get("bytes") or 0) for row in rows]
         if not known.files.isdisjoint(files_of):
             lost.append(relative)  # of an intake that lost: another one took these pictures in meanwhile

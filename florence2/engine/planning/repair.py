@@ -15,7 +15,7 @@ from florence2.engine.execution.context import WorkerContext, resolve_specialist
 from florence2.engine.execution.inline import InlineRunner
 from florence2.engine.execution.jobs import Runner
 from florence2.engine.execution.options import Execution, Progress
-from florence2.engine.ingest import ingestion
+from florence2.engine.ingest import ingestion, revision
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageRules
 from florence2.engine.ingest.labelled_datasets import LabelledDataset, write_import
@@ -72,7 +72,7 @@ def repair(
         bad = [f for f in snapshot.fragments if store.cause_of_damage(f)]
         if not bad:
             continue
-        if any(fragment.path.startswith("compact/") for fragment in bad):
+        if any(fragment.path.startswith("compact/") and not fragment.run_id for fragment in bad):
             _compact_again(store, snapshot)
             continue
         session = Session(store, snapshot)
@@ -105,6 +105,8 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
         config = dict(facts["config"], synonyms=tuple(map(tuple, facts["config"]["synonyms"])))
         reads = _of(session, facts["reads"])
         merge_units(session, here, MergeConfig(**config), operator, reads, facts["seq"], execution.progress)
+    elif operator.kind == revision.NAME:
+        revision.revise_again(session, operator, facts)
     elif operator.kind == "recomputed":
         replaced = {run: selector_from_json(fact) for run, fact in facts["replaced"].items()}
         change = ReplacedRuns(replaced, frozenset(facts["returned"]), facts.get("reads"))

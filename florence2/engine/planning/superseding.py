@@ -48,7 +48,7 @@ def supersede_replaced(session: Session, runner: Runner, made: Sequence[tuple[Op
     if not replaced and not returned:
         return
     round = max(session.newest_round("decisions"), 0)
-    seq = 1 + session.store.newest_seq(round, session.base)
+    seq = 1 + session.store.newest_seq(round, session.current())
     made_by = digest([RECOMPUTED, sorted(replaced), sorted(returned), round, seq])
     operator = Operator(run_id(made_by, round), RECOMPUTED, "2", made_by, round, RECOMPUTED)
     session.operators[operator.run_id] = operator

@@ -1,0 +1,61 @@
+"""When the store last saw a picture's file: size and times, by which it is known without reading that it is the same.
+
+Kept beside the fragments (times.json), never in them. Where nothing is known of a file, its hash decides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+FILE = "times.json"
+SETTLED_NS = 2_000_000_000  # a file changed later than this before now may change again within one tick of its clock
+
+Stamp = tuple[int, int, int]  # bytes, mtime and ctime in nanoseconds
+
+
+class PictureTimes:
+    """What is known of the files, and what they are now; each is looked at once."""
+
+    def __init__(self, root: Path):
+        self.path = root / FILE
+        self._known = self._read()
+        self._now: dict[str, Stamp | None] = {}
+
+    def now(self, path: str) -> Stamp | None:
+        """A file's stamp, None where there is none."""
+        if path not in self._now:
+            try:
+                found = os.stat(path)
+                self._now[path] = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            except (OSError, ValueError):
+                self._now[path] = None
+        return self._now[path]
+
+    def unchanged(self, path: str) -> bool:
+        """Whether a file is as it was when the store last saw it; False where that is not known."""
+        stamp = self.now(path)
+        return stamp is not None and self._known.get(path) == stamp
+
+    def save(self) -> None:
+        """Remember the files that were looked at, those apart that are too young to be told by their times."""
+        border = time.time_ns() - SETTLED_NS
+        known = dict(self._known)
+        for path, stamp in self._now.items():
+            known.pop(path, None)
+            if stamp is not None and max(stamp[1:]) < border:
+                known[path] = stamp
+        if known == self._known:
+            return
+        aside = self.path.with_name(f".{FILE}.{os.getpid()}")
+        aside.write_text(json.dumps(known), encoding="utf-8", errors="surrogatepass")
+        os.replace(aside, self.path)
+
+    def _read(self) -> dict[str, Stamp]:
+        try:
+            data = json.loads(self.path.read_text(encoding="utf-8", errors="surrogatepass"))
+            return {str(path): (int(a), int(b), int(c)) for path, (a, b, c) in data.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}  # then hashes decide

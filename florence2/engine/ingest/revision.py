@@ -1,0 +1,123 @@
+"""Rows of `images` written once more: pictures that moved, went, changed or came back. The rows that were stay, too.
+
+A revised fragment takes the place of one whose units it holds, in the snapshot that ends the command; it lies with the
+compacted files, so that the four tables hold each picture once. What was said of bytes that are no more is superseded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from florence2.engine.operator import digest, run_id
+from florence2.engine.session import ANNOTATORS, PICTURES, Session
+from florence2.records import Decision, Sample
+from florence2.sources import files
+from florence2.store import layout, pending, schema
+from florence2.store.parquet import Fragment
+from florence2.store.snapshots import Operator
+
+NAME, VERSION = PICTURES, "1"
+GONE, CHANGED, BACK = "missing", "picture_changed", "picture_back"
+
+
+@dataclass
+class Revision:
+    """New values of columns by image id, folders that moved, and whose annotations fall or stand again."""
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)  # folder -> where it is now
+    changed: list[str] = field(default_factory=list)  # ids of pictures whose bytes are others now
+    back: list[str] = field(default_factory=list)  # ids of those whose bytes are what they were, again
+
+    def apply(self, row: schema.Row) -> schema.Row:
+        """A row as it is now."""
+        change = dict(self.rows.get(row["id"], {}))
+        path = files.path_of(row["uri"])
+        for old, new in self.moved.items():
+            if "uri" not in change and (path == old or path.startswith(old + "/")):
+                change["uri"] = files.uri_of(new + path.removeprefix(old))
+        if not change:
+            return row
+        before = row.get("first_status") or f"{row['status']} {row.get('reason') or ''}".strip()
+        made = {**row, **change}
+        now = f"{made['status']} {made.get('reason') or ''}".strip()
+        return {**made, "first_status": before if before != now else None}
+
+
+def revise(session: Session, revision: Revision) -> None:
+    """Write the fragments of `images` that a revision touches, and the verdicts that follow from it."""
+    todo: list[tuple[Fragment, list[schema.Row]]] = []
+    for fragment in session.current().of("images"):
+        old = session.store.image_rows(fragment)
+        new = [revision.apply(row) for row in old]
+        if new != old:
+            todo.append((fragment, new))
+    if not todo:
+        return
+    facts = {**asdict(revision), "of": {fragment.path: list(fragment.units) for fragment, _ in todo}}
+    round = max(session.newest_round("decisions"), 0)
+    seq = 1 + session.store.newest_seq(round, session.current())
+    made_by = digest([NAME, VERSION, facts, round, seq])
+    operator = Operator(run_id(made_by, round), NAME, VERSION, made_by, round, NAME)
+    session.start(operator, {**facts, "seq": seq}, {})
+    for fragment, rows in todo:
+        session.add([_put(session, operator, fragment, rows)])
+    write_verdicts(session, operator, revision, seq)
+
+
+def _put(session: Session, operator: Operator, fragment: Fragment, rows: list[schema.Row]) -> Fragment:
+    path = layout.revised(digest([operator.fingerprint, fragment.path]))
+    about = {"operator": NAME, "version": VERSION, "of": fragment.path}
+    return session.store.put(path, rows, fragment.units, operator.run_id, about)
+
+
+def write_verdicts(session: Session, operator: Operator, revision: Revision, seq: int) -> None:
+    """Supersede what was said of pictures that changed; what was said of those that are back stands as it did."""
+    changed, back = frozenset(revision.changed), frozenset(revision.back)
+    if not changed and not back:
+        return
+    runs = [o.run_id for o in session.operators.values() if o.kind in ANNOTATORS]
+    for unit in session.all_units():
+        touched = tuple(s for s in unit.samples if s.image.id in changed or s.image.id in back)
+        if not touched:
+            continue
+        verdicts: list[tuple[str, Decision]] = []
+        inputs = session.inputs(replace(unit, samples=touched), runs, operator, seq)
+        for sample in inputs.load(session.store):
+            found = _fallen(sample) if sample.image.id in changed else _returned(sample)
+            signed = (replace(d, rule=NAME, round=operator.round, seq=seq) for d in found)
+            verdicts += [(sample.image.id, decision) for decision in signed]
+        if verdicts:
+            made = pending.decisions_of(operator, inputs.uid(operator), unit.uid, verdicts)
+            if not session.done(made.path, [unit.uid], operator.run_id):
+                session.add(session.store.put_all([made]))
+
+
+def _fallen(sample: Sample) -> list[Decision]:
+    last = {d.item_id: d for d in sample.decisions}
+    items = [item.id for item in schema.items_of(sample)]
+    return [Decision(name, "superseded", NAME, CHANGED) for name in items if not _fell(last.get(name))]
+
+
+def _returned(sample: Sample) -> list[Decision]:
+    last = {d.item_id: d for d in sample.decisions}
+    before = {d.item_id: d for d in sample.decisions if d.rule != NAME}
+    names = [item.id for item in schema.items_of(sample) if _fell(last.get(item.id))]
+    return [before[name] if name in before else Decision(name, "kept", NAME, BACK) for name in names]
+
+
+def _fell(decision: Decision | None) -> bool:
+    return decision is not None and (decision.rule, decision.status) == (NAME, "superseded")
+
+
+def revise_again(session: Session, operator: Operator, facts: Mapping[str, Any]) -> None:
+    """Write again what a revision wrote and is lacking, from what its run says."""
+    revision = Revision(**{key: facts[key] for key in ("rows", "moved", "changed", "back")})
+    for path, units in facts["of"].items():
+        lies = layout.revised(digest([operator.fingerprint, path]))
+        if not session.done(lies, units, operator.run_id):
+            rows = session.store.image_rows(Fragment(path, 0, "", tuple(units)))
+            session.add([_put(session, operator, Fragment(path, 0, "", tuple(units)), list(map(revision.apply, rows)))])
+    write_verdicts(session, operator, revision, facts["seq"])
