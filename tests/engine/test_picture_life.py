@@ -213,6 +213,10 @@ def test_a_revised_fragment_is_made_again(tmp_path):
         path.write_bytes(whole[:-9])
         assert repair(store, store.verify(), [Boxes()], workers=0) == []
         assert path.read_bytes() == whole
+        if "compact" in path.parts:
+            path.write_bytes(whole[:-9])
+            annotate(folder, store.root)
+            assert path.read_bytes() == whole
 
 
 STEP = st.tuples(

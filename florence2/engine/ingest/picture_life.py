@@ -17,11 +17,11 @@ from typing import Any
 
 from florence2.engine.ingest.inspection import ImageCandidate, image_id
 from florence2.engine.ingest.picture_times import PictureTimes
-from florence2.engine.ingest.revision import CHANGED, GONE, Revision, revise
+from florence2.engine.ingest.revision import CHANGED, GONE, Revision, revise, revise_again
 from florence2.engine.session import Session
 from florence2.pixels import BadImage
 from florence2.sources import files
-from florence2.store import schema
+from florence2.store import layout, schema
 
 HASHING = 4  # threads
 
@@ -62,8 +62,17 @@ def follow(
 
 
 def image_rows(session: Session) -> list[schema.Row]:
-    """Every row of `images` as this command sees it, in order."""
-    return [row for fragment in session.current().of("images") for row in session.store.image_rows(fragment)]
+    """Every row of `images` as this command sees it, in order; those of damaged fragments are taken in once more."""
+    out: list[schema.Row] = []
+    for fragment in session.current().of("images"):
+        try:
+            out += session.store.image_rows(fragment)
+        except ValueError:
+            facts = session.store.run(fragment.run_id) if layout.is_revised(fragment.path) else None
+            if facts is not None:
+                revise_again(session, session.operators[fragment.run_id], facts)
+                out += session.store.image_rows(fragment)
+    return out
 
 
 class _Look:
