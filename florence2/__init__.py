@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from florence2.codec.tasks import Task
+    from florence2.evaluation.run import Model
+    from florence2.records import Sample
 
 __version__ = "0.1.0"
 
@@ -45,8 +52,8 @@ __all__ = ["__version__", "evaluate", *_PUBLIC]
 
 
 def evaluate(
-    model: Any,
-    data: Any,
+    model: Model | str | os.PathLike[str] | None,
+    data: str | os.PathLike[str] | Sequence[Sample],
     task: str | None = None,
     out: str | os.PathLike[str] = "",
     *,
@@ -56,7 +63,7 @@ def evaluate(
     images: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     device: str | None = None,
-    tasks: Any = None,
+    tasks: Mapping[str, Task] | str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """The scores of a model, a specialist or a callable on a data set, kept in the folder `out`: the command's twin.
@@ -77,12 +84,15 @@ def evaluate(
     arguments = protocols.arguments(protocol, data, task, split, format, images, limit)
     if isinstance(tasks, (str, os.PathLike)):
         tasks = checkpoints.find(tasks).tasks()
+    opened: Model | None
     if isinstance(model, (str, os.PathLike)):
         options.setdefault("model_name", os.fspath(model))
-        model = open_as_predictor(os.fspath(model), device, tasks) or load(model, device=device)
-    elif model is None and options.get("predictions"):
+        opened = open_as_predictor(os.fspath(model), device, tasks) or load(model, device=device)
+    else:
+        opened = model
+    if model is None and options.get("predictions"):
         options.setdefault("model_name", os.fspath(options["predictions"]))
-    return evaluate(model, out=out, tasks=tasks, **arguments, **options)
+    return evaluate(opened, out=out, tasks=tasks, **arguments, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -115,7 +115,7 @@ def _parts(image: Any) -> int:
     known = all(isinstance(v, int) for v in (wide, high))
     part = wide * high if known else width * height
     packed = image.info.get("compression", "")
-    return part * decoded_bytes(image) * (3 if packed in _JPEG_IN_TIFF else 1)
+    return int(part) * decoded_bytes(image) * (3 if packed in _JPEG_IN_TIFF else 1)
 
 
 def _scans(image: Any, file: BinaryIO | None) -> int:
@@ -148,7 +148,7 @@ def _sampled(image: Any) -> float:
     if not layers:
         return _CHANNELS.get(image.mode, 1 if image.mode in _ONE_BYTE else 4)
     widest, highest = max(h for h, _ in layers), max(v for _, v in layers)
-    return sum(h * v for h, v in layers) / (widest * highest)
+    return float(sum(h * v for h, v in layers) / (widest * highest))
 
 
 def _yuv_bytes(head: bytes) -> float:

@@ -389,7 +389,8 @@ def _low_bytes(image: Image.Image) -> Image.Image | None:
     twin.tile = [make((*tile[:3], args)) for tile, args in zip(twin.tile, arguments)]
     twin.load()
     source.seek(place)
-    return twin
+    reread: Image.Image = twin
+    return reread
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from florence2.drawing.overlays import Overlay, ink_on, overlays_of, texts_of
 from florence2.records import Parsed, Region
 
+Point = tuple[float, float]
 BLACK, PAPER = (20, 20, 20), (245, 245, 242)
 
 
@@ -92,7 +93,13 @@ def _outline(pen: ImageDraw.ImageDraw, corners: list[tuple[float, float]], overl
             pen.line([start, end], fill=overlay.color, width=thick)
 
 
-def _dashes(pen: ImageDraw.ImageDraw, start: tuple, end: tuple, color: tuple, thick: int) -> None:
+def _dashes(
+    pen: ImageDraw.ImageDraw,
+    start: Point,
+    end: Point,
+    color: tuple[int, int, int],
+    thick: int,
+) -> None:
     count = max(1, int(np.hypot(end[0] - start[0], end[1] - start[1]) // 12))
     places = np.linspace(0, 1, 2 * count)
     at = [(start[0] + (end[0] - start[0]) * t, start[1] + (end[1] - start[1]) * t) for t in places]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Union, runtime_checkable
 
 from florence2 import sources
 from florence2.codec.tasks import Task, task_of
@@ -26,13 +26,24 @@ from florence2.records import Ask, Failure, Parsed, Result, Sample
 from florence2.sources.image_pixels import GREY
 
 Answerer = Callable[[list[tuple[Sample, Ask]]], Sequence[Result]]
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What `florence2.load` returns, as far as an evaluation asks it."""
+
+    @property
+    def predict_many(self) -> Callable[..., Iterator[Any]]: ...
+
+
+Model = Union[Predictor, Answerer]
 BATCH = 8
 
 log = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: Any,
+    model: Model | None,
     data: str | os.PathLike[str] | Sequence[Sample],
     task: str,
     out: str | os.PathLike[str],
@@ -46,10 +57,10 @@ def evaluate(
     grey: bool = True,
     resamples: int | None = None,
     seed: int = 0,
-    decoding: Mapping[str, Any] | None = None,
+    decoding: Mapping[str, object] | None = None,
     progress: Callable[[int, int], None] | None = None,
     tasks: Mapping[str, Task] | None = None,
-    **facts: Any,
+    **facts: object,
 ) -> dict[str, Any]:
     """The scores of `model` on `data`, written to OUT/scores.json beside OUT/predictions.jsonl.
 
@@ -114,9 +125,18 @@ def _name_faults(items: Sequence[EvalItem], found: Mapping[ItemKey, Result], str
         log.warning("%d regions bear a label that is no category of the data: %s", sum(strange.values()), some)
 
 
-def _samples(data: Any, format: str | None, images: Any, limit: int | None) -> list[Sample]:
+def _samples(
+    data: str | os.PathLike[str] | Sequence[Sample],
+    format: str | None,
+    images: str | os.PathLike[str] | None,
+    limit: int | None,
+) -> list[Sample]:
     if isinstance(data, (str, os.PathLike)):
-        return list(sources.open(os.fspath(data), format=format, images=images, limit=limit))
+        return list(
+            sources.open(
+                os.fspath(data), format=format, images=None if images is None else os.fspath(images), limit=limit
+            )
+        )
     return list(data)[:limit]
 
 
@@ -160,7 +180,7 @@ def _once_for_all(answerer: Answerer) -> Answerer:
     known: dict[ItemKey, Result] = {}
 
     def answer(pairs: list[tuple[Sample, Ask]]) -> list[Result]:
-        new: dict[tuple, tuple[Sample, Ask]] = {}
+        new: dict[ItemKey, tuple[Sample, Ask]] = {}
         for sample, ask in pairs:
             key = (sample.image.uri, ask_key(ask))
             if key not in known:
@@ -174,16 +194,17 @@ def _once_for_all(answerer: Answerer) -> Answerer:
 # ---- models -----------------------------------------------------------------------------------------------------
 
 
-def _answerer(model: Any, batch_size: int, decoding: dict[str, Any]) -> Answerer:
-    if hasattr(model, "predict") and hasattr(model, "predict_many"):
-        return lambda pairs: list(_predicted(model, pairs, batch_size, decoding))
+def _answerer(model: Model | None, batch_size: int, decoding: Mapping[str, object]) -> Answerer:
+    if isinstance(model, Predictor):
+        predictor = model
+        return lambda pairs: list(_predicted(predictor, pairs, batch_size, decoding))
     if callable(model):
         return model
     raise ValueError(f"model: expected what florence2.load returns or a callable, got {type(model).__name__}")
 
 
 def _predicted(
-    model: Any, pairs: Sequence[tuple[Sample, Ask]], batch_size: int, decoding: dict[str, Any]
+    model: Predictor, pairs: Sequence[tuple[Sample, Ask]], batch_size: int, decoding: Mapping[str, object]
 ) -> Iterator[Result]:
     """A model's answers: a picture is looked at once for its asks that follow each other, all in one batch."""
     runs = [list(run) for _, run in groupby(pairs, key=lambda pair: (pair[0].image.id, pair[0].image.uri))]

@@ -69,10 +69,10 @@ def finish(rng: random.Random, canvas: Image.Image, grain: float) -> np.ndarray:
     """The canvas reduced to the picture, with a little sensor noise: HWC uint8 RGB."""
     pixels = np.asarray(canvas.reduce(SUPERSAMPLE))
     if not grain:
-        return pixels.copy()
+        return np.array(pixels)
     noise = np.frombuffer(rng.randbytes(pixels.shape[0] * pixels.shape[1]), np.uint8).reshape(*pixels.shape[:2], 1)
     offset = ((noise.astype(np.int16) - 128) * round(grain * 256)) >> 15
-    return np.clip(pixels + offset, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels + offset, 0, 255), np.uint8)
 
 
 def _plain(pen: ImageDraw.ImageDraw, size: tuple[int, int], rgb: Rgb) -> None:

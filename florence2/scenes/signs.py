@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from florence2.scenes import lettering
-from florence2.scenes.layout import SUPERSAMPLE, Path, extent, turn, zoom
+from florence2.scenes.layout import SUPERSAMPLE, extent, turn, zoom
 from florence2.scenes.palette import Rgb, brightness, distance
+from florence2.scenes.shapes import Path
 
 _INKS: tuple[tuple[Rgb, Rgb], ...] = (  # plate and letters
     ((250, 250, 246), (24, 24, 28)),
