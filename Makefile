@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: setup setup-dev demo test check format bench parity official clean
+.PHONY: setup setup-dev demo test check format bench parity official fuzz clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,10 @@ parity: setup-dev
 # itself on tiny random checkpoints and fetches nothing. ARGS="--device cuda" and the like go through.
 official: setup-dev
 	$(BIN)/python -m benchmarks.official $(if $(DRY),--dry) $(ARGS)
+
+# Damaged inputs: half an hour of them, or QUICK=1 for three minutes, by a fixed seed (SEED=N for another).
+fuzz: setup-dev
+	$(BIN)/python -m tests.fuzz --seconds $(if $(QUICK),180,1800) --seed $(or $(SEED),0)
 
 clean:
 	rm -rf $(VENV) build dist

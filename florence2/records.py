@@ -250,7 +250,7 @@ def from_json(kind: type[R], data: Mapping[str, Any]) -> R:
     hints = _hints(kind)
     unknown = sorted(set(data) - set(hints))
     if unknown:
-        raise ValueError(f"{kind.__name__}: unknown field {unknown[0]!r}; expected one of {', '.join(hints)}")
+        raise ValueError(f"{kind.__name__}: unknown field {brief(unknown[0])}; expected one of {', '.join(hints)}")
     values = {name: _typed(hints[name], value, f"{kind.__name__}.{name}") for name, value in data.items()}
     try:
         return kind(**values)
@@ -319,7 +319,7 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is float and number and (isinstance(value, float) or abs(value) < 2**1000):
         return float(value)
-    if hint is int and number and math.isfinite(value) and int(value) == value and abs(value) < 2**63:
+    if hint is int and number and (isinstance(value, int) or math.isfinite(value)) and int(value) == value:
         return int(value)
     if hint in (str, bool) and isinstance(value, hint):
         return value

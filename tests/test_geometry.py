@@ -169,3 +169,12 @@ def test_the_intersection_of_quads_equals_drawn_ones():
     assert geometry.convex_area((0, 0, 10, 10, 10, 0, 0, 10)) == 100  # corners out of order
     assert geometry.quad_intersection([(0, 0, 5, 5, 9, 9, 2, 2)], [square]).tolist() == [[0]]  # a line
     assert geometry.quad_intersection([], [square]).shape == (0, 1)
+
+
+def test_the_box_of_a_mask_is_its_pixels():
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        mask = rng.random((rng.integers(1, 9), rng.integers(1, 9))) < rng.choice([0.02, 0.1, 0.5])
+        rows, columns = np.nonzero(mask)
+        expected = None if not len(rows) else (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert geometry.rle_box(geometry.encode_rle(mask)) == expected

@@ -18,6 +18,9 @@ EPILOG = """duplicates: of one PATH the parts are its splits (its own, else by e
 of several, each is a part: florence2 data duplicates TRAIN TEST. Exit code 1 where two parts share a picture."""
 
 
+LONGEST = 40  # letters of a label in a table
+
+
 def main(argv: Sequence[str]) -> int:
     """Parse, look at every picture, print."""
     args = _parser().parse_args(argv)
@@ -80,8 +83,14 @@ def _plain(found: Statistics, labels: int) -> str:
         for row in found.rows
     ]
     top = found.labels.most_common(labels)
-    lines.append(f"\n{len(found.labels)} labels: " + ", ".join(f"{label} {n}" for label, n in top))
+    lines.append(f"\n{len(found.labels)} labels: " + ", ".join(f"{_cut(label)} {n}" for label, n in top))
     return "\n".join(lines) + (", ..." if len(top) < len(found.labels) else "")
+
+
+def _cut(label: str) -> str:
+    """A label on one line of a table: its first LONGEST letters."""
+    label = " ".join(label.split())
+    return label if len(label) <= LONGEST else f"{label[:LONGEST]}..."
 
 
 def _parser() -> argparse.ArgumentParser:

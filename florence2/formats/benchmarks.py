@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -172,8 +173,12 @@ def read_refcoco(
 
 
 def _unpickled(file: Path) -> Sequence[Any]:
+    data = documents.read_bytes(file)
     try:
-        refs = _Plain(io.BytesIO(documents.read_bytes(file)), encoding="latin1").load()
+        for opcode, argument, _ in pickletools.genops(data):  # a place in its memo is made at once, however far out
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(data):
+                raise ValueError(f"names place {argument} of {len(data)}")
+        refs = _Plain(io.BytesIO(data), encoding="latin1").load()
     except (
         pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError,
         RecursionError, MemoryError, OverflowError, struct.error,

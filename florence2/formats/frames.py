@@ -17,6 +17,7 @@ from florence2.formats.problems import LostObjects
 from florence2.records import Box, ImageRef, Polygon, Region
 
 ROUNDING = 1.0  # pixels by which what a file tells may be off
+FARTHEST = 1_000_000  # pixels from a picture's corner: a place beyond is none
 Point = Callable[[float, float], tuple[float, float]]
 
 
@@ -112,6 +113,8 @@ class Frame:
 
     def _placed(self, region: Region, where: str, move: Point | None, lost: LostObjects) -> Region:
         box = region.box
+        if max((abs(v) for part in (box or (), region.quad, *region.polygons) for v in part), default=0) > FARTHEST:
+            raise ValueError(f"{where}: lies farther out than any picture reaches ({FARTHEST:,} pixels)")
         if box is not None and (box[2] < box[0] or box[3] < box[1]):
             corners = ", ".join(f"{v:g}" for v in box)
             raise ValueError(f"{where}: box ({corners}) is inside out; expected left, top, right, bottom")

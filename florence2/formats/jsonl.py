@@ -15,7 +15,7 @@ from typing import Any
 
 from florence2.formats import documents, validation
 from florence2.formats.export_files import PLAIN, Options
-from florence2.formats.frames import Frame
+from florence2.formats.frames import FARTHEST, Frame
 from florence2.formats.lookup import Lookup, matching
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Decision, Grounding, Item, Region, Sample, Text, from_json, to_json
@@ -128,8 +128,9 @@ def _placed(sample: Sample, good: Mapping[str, list[Any]], where: str, lookup: L
     """The sample with its picture found and its regions in that picture's frame; what leans on a lost one goes too."""
     image = sample.image
     told = (image.width, image.height)
-    if min(told) < 0:
-        raise ValueError(f"{where}: image: expected a width and height of at least 0, got {told[0]} x {told[1]}")
+    if min(told) < 0 or max(told) > FARTHEST:
+        sides = " x ".join(map(validation.brief, told))
+        raise ValueError(f"{where}: image: expected a width and height of 0 to {FARTHEST:,}, got {sides}")
     frame = Frame(Path(image.uri or image.id), where, told, told)
     if image.uri and LOCAL not in image.uri and not image.uri.startswith("scenes:"):
         place = lookup.existing(image.uri, f"{where}: image") or lookup.own / image.uri

@@ -208,7 +208,8 @@ class _Results:
         key = str(validation.ident(result["id"], f"{where}: id")) if named else name
         where = f"{self.where}: result {validation.shown(result['id'])}" if named else where
         if kind not in SHAPES and kind not in ("labels", "textarea"):
-            what = kind if kind.endswith("s") else f"{kind}s"
+            what = kind if kind.isidentifier() and len(kind) < 40 else validation.brief(kind)
+            what = what if what.endswith("s") else f"{what}s"
             self.problems.note(f"{what} are left out: a Sample has no place for them", where)
             if kind in OTHER_SHAPES:
                 self.lost.add()

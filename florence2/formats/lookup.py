@@ -233,7 +233,7 @@ def place_of(entry: str, root: Path, within: Path) -> Path | None:
     parts = [part for part in re.split(r"[\\/]+", entry) if part not in ("", ".", "..")]
     written = Path(os.path.abspath(root / entry.replace("\\", "/"))) if entry.strip() and "\0" not in entry else root
     inside = within == written or within in written.parents
-    if inside and written.exists() and (parts or entry.strip(". /\\") == ""):
+    if inside and os.path.exists(written) and (parts or entry.strip(". /\\") == ""):
         return root / entry.replace("\\", "/") if ".." not in entry else written
     for skipped in range(len(parts)):
         if any(part.casefold() in SPLIT_WORDS for part in parts[:skipped]):

@@ -123,7 +123,7 @@ def _pictures(file: Path, key: str, root: Path, entry: str, images: Path | None,
     """The pictures that an entry names: a folder with all that lies below it, or a list."""
     within = Path(os.path.abspath(file.absolute().parent.parent))
     place = images or place_of(entry, root, within) or place_of(entry, file.parent, within)
-    if place is None or not place.exists():
+    if place is None or not os.path.exists(place):
         shown = validation.brief(entry)
         raise ValueError(f"{file}: {key}: {shown} is neither a folder nor a list of pictures below {root}")
     if place.is_dir():

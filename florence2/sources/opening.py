@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from florence2.formats import coco, labelstudio, lookup, ocr_datasets, voc, yolo
+from florence2.formats import coco, cvat, labelstudio, lookup, ocr_datasets, voc, yolo
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
 from florence2.sources import scenes, splits
@@ -20,6 +20,7 @@ READERS = {
     "voc": "florence2.formats.voc:read",
     "yolo": "florence2.formats.yolo:read",
     "labelstudio": "florence2.formats.labelstudio:read",
+    "cvat": "florence2.formats.cvat:read",
     "openimages": "florence2.formats.openimages:read",
     "sroie": "florence2.formats.ocr_datasets:read_sroie",
     "icdar": "florence2.formats.ocr_datasets:read_icdar",
@@ -118,6 +119,7 @@ _MARKS: dict[str, Callable[[Path], bool]] = {
     "store": is_store,
     "flickr30k": _folders("Annotations", "Sentences"),
     "vizwiz": lambda path: any((path / "Annotations" / f"{part}.json").is_file() for part in ("train", "val", "test")),
+    "cvat": lambda path: _has(path, ".xml", cvat.is_cvat),
     "voc": voc.is_voc,
     "yolo": yolo.is_yolo,
     "sroie": _folders("img", "box"),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from PIL import Image
@@ -83,6 +84,18 @@ def labelstudio(root, name, boxes, told=SIZE):
     return root / "images"
 
 
+def cvat(root, name, boxes, told=SIZE):
+    size = f'width="{told[0]}" height="{told[1]}"' if told else ""
+    places = (dict(zip(("xtl", "ytl", "xbr", "ybr"), box)) for _, box in boxes)
+    shapes = "".join(
+        f"<box label={quoteattr(label)} " + " ".join(f'{key}="{v}"' for key, v in place.items()) + "/>"
+        for (label, _), place in zip(boxes, places)
+    )
+    image = f'<image id="1" name={quoteattr(name)} {size}>{shapes}</image>'
+    write(root / "annotations.xml", f"<annotations><version>1.1</version>{image}</annotations>")
+    return root / "images"
+
+
 def openimages(root, name, boxes, told=None):
     head = "ImageID,LabelName,XMin,XMax,YMin,YMax"
     rows = [f"{Path(name).stem},/m/{label},{a / 160},{c / 160},{b / 120},{d / 120}" for label, (a, b, c, d) in boxes]
@@ -104,6 +117,6 @@ def sroie(root, name, boxes, told=None):
 
 
 MAKERS = {
-    make.__name__: make for make in (coco, voc, yolo, jsonl, labelstudio, openimages, icdar, sroie)
+    make.__name__: make for make in (coco, voc, yolo, jsonl, labelstudio, cvat, openimages, icdar, sroie)
 }  # each writes the labels of one picture and returns the folder where the picture belongs
-TELL_SIZE = ("coco", "voc", "jsonl", "labelstudio")
+TELL_SIZE = ("coco", "voc", "jsonl", "labelstudio", "cvat")

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from florence2 import pixels, sources
+from florence2.cli import main
 from florence2.codec.tasks import task_of
 from florence2.evaluation import evaluate
 from florence2.evaluation.eval_items import eval_items_of
 from florence2.evaluation.protocols import COLUMNS, PROTOCOLS, arguments, listing, protocol_named
 from florence2.formats import benchmarks
+from florence2.formats.problems import ReadProblems
 
 
 def picture(root, name):
@@ -204,3 +206,58 @@ def test_unknown_protocols_are_refused():
     with pytest.raises(ValueError, match="protocol 'coco': expected one of"):
         arguments("coco", "x", None, None, None, None, None)
     assert arguments(None, "x", "OD", None, None, None, 3)["limit"] == 3
+
+
+BAD = {  # layout -> (file, where its rows stand, a row that cannot be read, what the refusal names)
+    "coco-caption": ("dataset_coco.json", "images", {"filename": None}, "images[1]: filename"),
+    "refcoco-val": ("refs(unc).p", None, {"ref_id": 10, "ann_id": 99, "image_id": 1}, "reference 10: ann_id 99"),
+    "vqav2": (
+        "v2_OpenEnded_mscoco_val2014_questions.json", "questions", {"question_id": [1]}, "questions[1]: question_id",
+    ),
+    "textvqa": ("TextVQA_0.5.1_val.json", "data", {"question_id": 1, "image_id": "x"}, "data[1]: has no 'question'"),
+    "textcaps": ("TextCaps_0.1_val.json", "data", {"image_id": {}, "caption_str": "x"}, "data[5]: image_id"),
+    "vizwiz": ("Annotations/val.json", "", {"image": "x.jpg", "question": None}, "[1]: question"),
+    "docvqa": ("val_v1.0.json", "data", {"questionId": 2, "question": "?", "answers": "x"}, "data[1]: answers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [None, {}], ids=["a row of wrong values", "null"])
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_row_of_a_benchmark_is_named_and_the_others_come(tmp_path, name, bad, capsys):
+    LAYOUTS[name](tmp_path)
+    file, key, row, place = BAD[name]
+    path = tmp_path / file
+    data = pickle.loads(path.read_bytes()) if file.endswith(".p") else json.loads(path.read_text())
+    rows = data[key] if key else data
+    rows.append(row if bad is None else None)
+    path.write_bytes(pickle.dumps(data, protocol=2) if file.endswith(".p") else json.dumps(data).encode())
+    good = list(sources.open(_before(tmp_path, name), problems=ReadProblems(skip=True)))
+    problems = ReadProblems(skip=True)
+    assert list(map(spoken, sources.open(tmp_path, problems=problems))) == list(map(spoken, good))
+    assert len(problems.refused) == 1 and file.rpartition("/")[2] in problems.refused[0]
+    assert bad is not None or place in problems.refused[0]
+    with pytest.raises(ValueError):
+        list(sources.open(tmp_path))
+    assert main(["data", "check", str(tmp_path), "--json"]) == 1
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum(row["reason"] == "unreadable" for row in found) == 1
+
+
+def _before(root, name):
+    """The same layout without the bad row."""
+    (root.parent / f"{root.name}-good").mkdir()
+    LAYOUTS[name](root.parent / f"{root.name}-good")
+    return root.parent / f"{root.name}-good"
+
+
+def spoken(sample):
+    return sample.id, sample.split, sample.texts, sample.regions, sample.groundings
+
+
+def test_flickr30k_goes_on_after_a_damaged_file(tmp_path):
+    flickr30k(tmp_path)
+    (tmp_path / "Sentences" / "1.txt").write_text("[/EN#1/people A man] .\n")
+    (tmp_path / "Annotations" / "1.xml").write_text("<annotation>")
+    problems = ReadProblems(skip=True)
+    (sample,) = sources.open(tmp_path, problems=problems)
+    assert sample.id == "36979" and len(sample.groundings) == 3 and "1.xml:1: not XML" in problems.refused[0]

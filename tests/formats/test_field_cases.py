@@ -6,12 +6,14 @@ import unicodedata
 
 import pytest
 
-from florence2 import sources
+from florence2 import geometry, sources
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import settings
 from florence2.engine.specialists.cards import read_yaml
+from florence2.formats import cvat
 from florence2.formats.lookup import Lookup
 from florence2.formats.problems import ReadProblems
+from florence2.records import ImageRef, Region, Sample
 from tests.formats import label_sets
 from tests.formats.label_sets import MAKERS, TELL_SIZE, picture, voc_object, write
 
@@ -109,7 +111,7 @@ def test_a_name_that_differs_in_its_spelling_alone_is_found(tmp_path, format, di
     assert sample.image.uri.endswith(disk) and boxes(sample) == {"cat": CAT[1]} and not refused
 
 
-@pytest.mark.parametrize("format", ["coco", "jsonl", "labelstudio", "voc"])
+@pytest.mark.parametrize("format", ["coco", "jsonl", "labelstudio", "voc", "cvat"])
 def test_slashes_lean_either_way(tmp_path, format):
     folder = MAKERS[format](tmp_path, "sub\\a.jpg", [CAT])
     picture(folder / "sub" / "a.jpg")
@@ -135,7 +137,7 @@ def test_a_path_of_another_machine_is_found_by_its_end(tmp_path):
     assert found.existing("/home/me/x.jpg", "x") is None  # two would fit
 
 
-@pytest.mark.parametrize("format", ["coco", "voc", "labelstudio"])
+@pytest.mark.parametrize("format", ["coco", "voc", "labelstudio", "cvat"])
 def test_a_picture_outside_the_set_is_taken_only_from_the_folder_that_the_user_names(tmp_path, format):
     root, outside = tmp_path / "a" / "set", picture(tmp_path / "secret" / "x.jpg")
     MAKERS[format](root, str(outside), [CAT])
@@ -307,7 +309,7 @@ def test_a_box_outside_its_picture_is_left_out_by_name_and_coverage_follows(tmp_
     assert list(boxes(sample)) == ["cat"] and len(refused) == 1 and "outside" in refused[0]
     listed = [c for states in sample.coverage.values() for c in states if c.state == "exhaustive"]
     assert all(c.labels and "dog" not in c.labels for c in listed)
-    assert format in ("labelstudio", "icdar", "sroie") or listed  # of cats all are still there
+    assert format in ("labelstudio", "cvat", "icdar", "sroie") or listed  # of cats all are still there
 
 
 @pytest.mark.parametrize("format", MAKERS)
@@ -525,3 +527,37 @@ def test_aliases_that_repeat_a_part_without_end_are_refused(tmp_path):
     write(tmp_path / "data.yaml", "\n".join([*lines, "train: images", "names: *a11"]))
     with pytest.raises(ValueError, match="data.yaml: not YAML .its aliases repeat more"):
         list(sources.open(tmp_path))
+
+
+# ---- CVAT
+
+
+def test_cvat_comes_back_as_it_went_out(tmp_path):
+    mask = geometry.encode_rle(geometry.rasterize([(10, 20, 50, 20, 50, 90)], (160, 120)))
+    parts = ((1.0, 2.0, 30.0, 2.0, 30.0, 40.0), (50.0, 60.0, 70.0, 60.0, 70.0, 80.0))
+    regions = (
+        Region("r0", "object", (1.5, 2.5, 30.0, 40.0), "cat"),
+        Region("r1", "object", (1.0, 2.0, 70.0, 80.0), "dog", polygons=parts),
+        Region("r3", "object", geometry.rle_box(mask), "dog", mask=mask),
+    )
+    image = ImageRef("a.jpg", str(picture(tmp_path / "a.jpg")), width=160, height=120)
+    cvat.write([Sample("0", image, regions=regions, split="test")], tmp_path / "out")
+    (sample,), refused, _ = read(tmp_path / "out")
+    assert sources.format_of(tmp_path / "out") == "cvat" and sample.split == "test" and not refused
+    assert [(r.label, r.box, r.polygons) for r in sample.regions] == [
+        (r.label, pytest.approx(r.box), r.polygons) for r in regions
+    ]
+    assert sample.regions[2].mask == mask and sample.regions[0].source.kind == "human"
+
+
+def test_cvat_turned_boxes_and_what_has_no_place(tmp_path):
+    picture(tmp_path / "images/a.jpg")
+    shapes = (
+        '<box label="cat" xtl="40" ytl="40" xbr="80" ybr="60" rotation="90"><attribute name="x">1</attribute></box>'
+        '<points label="dog" points="1,2"/><tag label="blurry"/><mask label="cat" rle="0, 9" left="0" top="0"/>'
+    )
+    write(tmp_path / "annotations.xml", f'<annotations><image id="0" name="a.jpg">{shapes}</image></annotations>')
+    (sample,), refused, notes = read(tmp_path)
+    assert sample.regions[0].box == pytest.approx((50, 30, 70, 70)) and len(sample.regions) == 1
+    assert "'mask' 3: width: expected" in refused[0]
+    assert {note.partition("are")[0].rpartition(": ")[2] for note in notes} == {"attributes ", "points ", "tags "}

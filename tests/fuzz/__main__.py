@@ -1,0 +1,34 @@
+"""python -m tests.fuzz [--seconds N] [--seed S] [PART ...]: damage inputs and see what holds; exit 1 on a fault.
+
+The same seed makes the same inputs. `--count N` stops each part after so many.
+"""
+
+import argparse
+import sys
+
+from tests.fuzz.attempts import PARTS, run
+
+
+def main():
+    """Run the parts, one after another, in equal shares of the time."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--seconds", type=float, default=180.0, help="in all (180)")
+    parser.add_argument("--count", type=int, default=0, help="attempts of each part, in place of a time")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    failed = False
+    print(f"{'part':<12}{'target':<24}{'tried':>9}{'faults':>9}")
+    for part in args.parts:
+        tried, faults = run(part, args.seed, 0 if args.count else args.seconds / len(args.parts), args.count)
+        for target, count in sorted(tried.items()):
+            found = sum(attempt.target == target for attempt in faults)
+            print(f"{part:<12}{target:<24}{count:>9}{found:>9}")
+        for attempt in faults[:20]:
+            print(f"{part}: {attempt.target}: {attempt.name}: {attempt.fault}", file=sys.stderr)
+        failed |= bool(faults)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""What every part of the fuzzing shares: one attempt, its limits of time and memory, and the table of what was tried.
+
+A part is a module with `attempts(seed) -> Iterator[Attempt]`, endless, the same for a seed; `PARTS` names them.
+"""
+
+import importlib
+import logging
+import resource
+import signal
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+PARTS = {"labels": "tests.fuzz.labels"}
+SECONDS = 10.0  # for one attempt
+MIB = 1 << 20
+SPARE = 64 * MIB
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One damaged input: what it was (`target`), how it can be made again, and what went wrong ("" for nothing)."""
+
+    target: str
+    name: str
+    fault: str = ""
+
+
+class TooSlow(BaseException):
+    """Raised where an attempt takes too long; no `except Exception` swallows it."""
+
+
+@contextmanager
+def limited(size, faults):
+    """Within it, note in `faults` whatever takes over SECONDS, or memory over 64 MiB and ten times `size` bytes."""
+
+    def late(*_):
+        raise TooSlow
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    old = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    except TooSlow:
+        faults.append(f"takes over {SECONDS:g} s")
+    except RecursionError:
+        faults.append("RecursionError")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    if grown > SPARE + 10 * size:
+        faults.append(f"takes {grown / MIB:.0f} MiB for a file of {size} bytes")
+
+
+def one_line(error, root):
+    """What is wrong with a refusal: "" where it is one short line that names a file below `root`."""
+    text = str(error)
+    if len(text.splitlines()) != 1:
+        return f"a refusal of {len(text.splitlines())} lines: {text[:200]!r}"
+    if len(text) > 1000:
+        return f"a refusal of {len(text)} letters: {text[:200]!r}"
+    return "" if str(root) in text else f"a refusal that names no file: {text[:200]!r}"
+
+
+def run(part, seed=0, seconds=0.0, count=0):
+    """Attempts of a part for so long or so many: (tried by target, faults)."""
+    tried, faults = Counter(), []
+    logging.disable(logging.WARNING)  # what readers leave out is checked where it matters
+    end = time.monotonic() + seconds if seconds else float("inf")
+    for attempt in importlib.import_module(PARTS[part]).attempts(seed):
+        tried[attempt.target] += 1
+        if attempt.fault:
+            faults.append(attempt)
+        if time.monotonic() > end or (count and tried.total() >= count):
+            return tried, faults
+    return tried, faults
