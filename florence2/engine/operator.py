@@ -50,6 +50,7 @@ class Spec:
     billed: bool = False
     max_pixels: int = 64_000_000
     source_kind: str = "specialist"  # or "simulated", or "model" for the student
+    reads_all: bool = False  # rejected annotations too; else those that stand when it is asked
 
 
 @runtime_checkable

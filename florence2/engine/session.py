@@ -143,6 +143,20 @@ class Session:
         turn, own = ((o.round, order.get(o.kind, -1)) for o in (other, maker))
         return turn < own or (turn == own == (maker.round, 2) and run != maker.run_id)
 
+    @functools.cached_property
+    def last_verdict(self) -> tuple[int, int] | None:
+        """Round and seq of the newest verdict that this command started from; None where there is none."""
+        return last_verdict(self.store, self.base, self.newest_round("decisions"))
+
+    def of_run(self, run_id: str) -> dict[str, list[Fragment]]:
+        """The annotations' fragments of a run by unit, those whose rows lie in compacted files too."""
+        out: dict[str, list[Fragment]] = {}
+        for fragment in {f.path: f for f in (*self.base.fragments, *self._compacted.values())}.values():
+            if fragment.run_id == run_id and fragment.table == "annotations":
+                for unit in fragment.units:
+                    out.setdefault(unit, []).append(fragment)
+        return out
+
     def live(self) -> list[Operator]:
         """The operators whose annotations stand, in the order they came."""
         return [o for o in self.operators.values() if not o.replaced and o.kind in ANNOTATORS]
@@ -171,6 +185,21 @@ class Session:
     def finish(self, phase: Mapping[str, Any] | None = None) -> Snapshot:
         """Write the snapshot that ends the command; StaleBase where another ended meanwhile (`retry_when_stale`)."""
         return self.store.save(self.base, self._in_order(), self.operators.values(), phase)
+
+
+def last_verdict(store: Store, snapshot: Snapshot, round: int) -> tuple[int, int] | None:
+    """The newest verdict of a snapshot whose newest round of verdicts this is."""
+    seq = store.newest_seq(round, snapshot) if round >= 0 else -1
+    return (round, seq) if seq >= 0 else None
+
+
+def mark_at(store: Store, path: str) -> tuple[int, int] | None:
+    """The newest verdict when the command began that first made a fragment."""
+    for number in store.snapshots():
+        snapshot = store.snapshot(number)
+        if any(fragment.path == path for fragment in snapshot.fragments):
+            return Session(store, store.snapshot(snapshot.parent) if snapshot.parent else Snapshot()).last_verdict
+    return None
 
 
 def inputs_of(operators: Iterable[Operator]) -> list[OperatorInput]:

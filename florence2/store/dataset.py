@@ -202,6 +202,11 @@ class Store:
         rows = parquet.read(self.storage, probe).num_rows
         return Fragment(path, rows, self.storage.sha256(path), tuple(units), run_id)
 
+    def fragment_facts(self, fragment: Fragment) -> dict[str, str]:
+        """What a fragment's file says of its maker."""
+        metadata = parquet.open_file(self.storage, fragment.path).schema_arrow.metadata or {}
+        return {key.decode(): value.decode() for key, value in metadata.items()}
+
     def unreferenced(self, table: str, snapshot: Snapshot | int | None = None) -> list[str]:
         """Fragments of a table that the snapshot does not name: what interrupted commands left."""
         return verification.unreferenced(self.storage, {f.path for f in self._opened(snapshot).fragments}, [table])

@@ -3,7 +3,7 @@
 import pytest
 
 from florence2.engine.specialists.composer import _relation, compose, counted, plural
-from florence2.records import Decision, ImageRef, Region, Sample
+from florence2.records import Decision, ImageRef, Region, Sample, Source
 
 
 def sample(*regions, decisions=()):
@@ -51,6 +51,21 @@ def test_captions_of_three_lengths_name_what_and_where():
     assert more.startswith("The picture shows two things: a cat and a dog. ") and detailed in more
     assert more.endswith("The cat is on the left of the dog.")
     assert all(text.score == pytest.approx(0.9) for text in found.values())
+
+
+def test_what_two_readers_both_read_is_said_once():
+    """Readers cut lines differently and read letters differently; one's reading of a place is enough."""
+    one, other = Source("specialist", "rapidocr", "1"), Source("specialist", "tesseract", "1")
+    lines = (
+        Region("a", kind="text", box=(10, 10, 90, 20), label="EXIT 24 Open 24h", score=0.95, source=one),
+        Region("e", kind="text", box=(10, 80, 90, 90), label="Mind the gap", score=0.95, source=one),
+        Region("b", kind="text", box=(10, 10, 45, 20), label="EX1T 24", score=0.9, source=other),
+        Region("c", kind="text", box=(50, 10, 90, 20), label="Open 24h", score=0.9, source=other),
+        Region("d", kind="text", box=(10, 60, 60, 70), label="Push", score=0.8, source=other),  # the first left it out
+    )
+    texts = {t.detail: t.text for t in compose(Sample("s", ImageRef("s"), regions=lines), 100, 100).texts}
+    assert texts["ocr"] == "EXIT 24 Open 24h\nPush\nMind the gap"
+    assert "EX1T" not in texts["more_detailed"] and texts["more_detailed"].count("Open 24h") == 2  # placed, and read
 
 
 @pytest.mark.parametrize(

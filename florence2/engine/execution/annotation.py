@@ -23,6 +23,7 @@ from florence2.engine.execution.jobs import JobOutcome
 from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest
+from florence2.engine.standing import Fresh, Mark, fact, shown
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text
 from florence2.store import Store, pending
 from florence2.store.failures import attempt_facts
@@ -62,12 +63,14 @@ class AnnotateTask:
     start: int
     stop: int
     attempt: int = 1  # at these pictures
+    mark: Mark | None = None  # the last verdict that was read
+    fresh: Fresh = field(default_factory=dict)  # what alone it is asked about, where it was over these pictures before
 
     def do(self, store: Store, context: WorkerContext) -> JobOutcome:
         """Annotate and commit; the worker that finishes a unit's last piece puts the unit together."""
         begun = time.perf_counter()
         annotator = UnitAnnotator(self, context)
-        found = annotator.all(self.inputs.load(store)[self.start : self.stop])
+        found = annotator.all(shown(self.inputs.load(store)[self.start : self.stop], self.mark, self.fresh))
         context.heartbeat.writing()
         seconds = annotator.seconds
         with timed(seconds, "write"):
@@ -94,7 +97,7 @@ class AnnotateTask:
         failures = [each for each in found if isinstance(each, Failure)]
         samples = [each for each in found if isinstance(each, Sample)]
         made = self.operator, self.uid, unit
-        about = attempt_facts(self.attempt, [sample.image.id for sample in self.inputs.unit.samples])
+        about = attempt_facts(self.attempt, [sample.image.id for sample in self.inputs.unit.samples]) | fact(self.mark)
         fragments = store.put_all([pending.failures_of(*made, failures, about)]) if failures else []
         return fragments + store.put_all([pending.annotations_of(*made, samples, config_sha, about)])
 
@@ -119,6 +122,8 @@ class UnitAnnotator:
         self.task, self.specialist, self.heartbeat = task, context.specialist, context.heartbeat
         self.max_pixels = min(task.max_pixels, self.specialist.spec.max_pixels)
         spec, operator = self.specialist.spec, task.operator
+        # what is said later of a picture must not bear the names of what was said of it before
+        self.naming = digest([operator.fingerprint, task.uid]) if task.fresh else operator.fingerprint
         self.source = Source(spec.source_kind, spec.name, spec.version, operator.round, operator.run_id)
         self.seconds = dict.fromkeys(SECONDS, 0.0)
         self._said = False  # whether the user was told of a fault
@@ -179,7 +184,7 @@ class UnitAnnotator:
             for sample, result in zip(samples, results):
                 if isinstance(result, Parsed):
                     try:
-                        out.append(attach_provenance(result, sample, self.source, self.task.operator.fingerprint))
+                        out.append(attach_provenance(result, sample, self.source, self.naming))
                         continue
                     except ValueError as error:
                         result = Failure(reason="invalid", detail=str(error))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from florence2.engine import standing
 from florence2.engine.execution import pieces
 from florence2.engine.execution.annotation import SECONDS, AnnotateTask, Asked
 from florence2.engine.execution.handout import Pace
@@ -14,11 +15,12 @@ from florence2.engine.execution.jobs import Job, Resources, Runner
 from florence2.engine.execution.options import Progress
 from florence2.engine.execution.phase import Count, run_phase
 from florence2.engine.inputs import UnitInputs
-from florence2.engine.operator import retry_id
+from florence2.engine.operator import digest, retry_id
 from florence2.engine.planning.dependencies import Step
-from florence2.engine.session import Session
+from florence2.engine.session import Session, mark_at
 from florence2.engine.specialists import absolute
 from florence2.store import pending
+from florence2.store.parquet import Fragment
 from florence2.store.units import Unit
 
 PASSING = ("error", "timeout", "missing", "worker_died")  # reasons that another try may not meet
@@ -103,21 +105,31 @@ class _Jobs:
         begun = pieces.begun(self.session.store)
         left = self.count.total
         runs = [read.run_id for read in self.step.reads]
+        spec = self.step.specialist.spec
+        now = self.session.last_verdict if runs and not spec.reads_all else None
+        before = self.session.of_run(self.step.operator.run_id) if now and standing.asks_by_item(spec) else {}
         for unit in self.step.due(self.session):
             lacking, uid, attempt = self._lacking(unit)
-            done = len(unit.samples) - len(lacking.samples) if lacking else len(unit.samples)
+            more = None if lacking else self._more(unit, uid, runs, before.get(unit.uid, ()), now)
+            waiting = lacking or (more.inputs.unit if more else None)
+            done = len(unit.samples) - len(waiting.samples) if waiting else len(unit.samples)
             left -= done
             if done:
                 self.count.skip(done)
             if lacking is None:
                 if uid in begun:  # a command was killed between a unit and its pieces
                     pieces.forget(self.session.store, uid)
+                if more is not None:
+                    left -= more.stop
+                    yield self._of(more)
                 continue
-            inputs = UnitInputs.of(lacking, runs)
+            if self.only is not None and now:
+                now = mark_at(self.session.store, pending.path("annotations", self.step.operator, uid))
+            inputs = standing.read_by(self.session, lacking, runs, now)
             size = len(lacking.samples)
             gaps = pieces.gaps(self.session.store, uid, size) if uid in begun else [(0, size)]
             if not gaps:  # all pieces are there: the unit is put together by a job without pictures
-                yield self._job(inputs, uid, attempt, size, size)
+                yield self._job(inputs, uid, attempt, size, size, now)
             held = size - sum(stop - start for start, stop in gaps)
             left -= held
             if held:
@@ -125,15 +137,42 @@ class _Jobs:
             for start, stop in gaps:
                 while start < stop:
                     piece = self.pace.piece(stop - start, left)
-                    yield self._job(inputs, uid, attempt, start, start + piece)
+                    yield self._job(inputs, uid, attempt, start, start + piece, now)
                     start, left = start + piece, left - piece
 
-    def _job(self, inputs: UnitInputs, uid: str, attempt: int, start: int, stop: int) -> Job:
-        step = self.step
-        task = AnnotateTask(inputs, step.operator, uid, self.max_pixels, start, stop, attempt)
-        whole = (start, stop) == (0, len(inputs.unit.samples))
-        key = uid if whole else f"{uid}-{start:06d}-{stop:06d}"
+    def _job(
+        self, inputs: UnitInputs, uid: str, attempt: int, start: int, stop: int, mark: standing.Mark | None
+    ) -> Job:
+        return self._of(AnnotateTask(inputs, self.step.operator, uid, self.max_pixels, start, stop, attempt, mark))
+
+    def _of(self, task: AnnotateTask) -> Job:
+        step, (start, stop) = self.step, (task.start, task.stop)
+        whole = (start, stop) == (0, len(task.inputs.unit.samples))
+        key = task.uid if whole else f"{task.uid}-{start:06d}-{stop:06d}"
         return Job(key, stop - start, task, step.name or step.specialist, step.operator.run_id)
+
+    def _more(
+        self, unit: Unit, uid: str, runs: Sequence[str], before: Sequence[Fragment], now: standing.Mark | None
+    ) -> AnnotateTask | None:
+        """What is to be asked about items that are kept now and were not when the operator was over the unit."""
+        session, operator = self.session, self.step.operator
+        lost = [f for f in before if self.only is not None and f.path in self.only]
+        if lost:  # made again as it was, after those that are whole
+            if session.done(lost[0].path, [unit.uid], operator.run_id):
+                return None
+            now = mark_at(session.store, lost[0].path)
+            before = [f for f in before if f not in lost]
+        marks = [standing.mark_of(session, fragment) for fragment in before]
+        earlier = [mark for mark in marks if not lost or mark is None or (now is not None and mark < now)]
+        if not earlier or now is None or (self.only is not None and not lost):
+            return None
+        fresh = standing.newly_kept(session, unit, runs, earlier, now)
+        if not fresh:
+            return None
+        asked = dataclasses.replace(unit, samples=tuple(s for s in unit.samples if s.image.id in fresh))
+        inputs = standing.read_by(session, asked, runs, now)
+        own = digest([uid, *now])
+        return AnnotateTask(inputs, operator, own, self.max_pixels, 0, len(asked.samples), mark=now, fresh=dict(fresh))
 
     def _lacking(self, unit: Unit) -> tuple[Unit | None, str, int]:
         """The unit with those pictures that are to be asked about now, and the name and number of that attempt.

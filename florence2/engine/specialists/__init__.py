@@ -2,7 +2,8 @@
 
 A name is a row of SPECIALISTS (`rapidocr`), a row of WITH_ARGUMENT and its argument (`student:nano`), a card
 (`detector.yaml`: an ONNX detector, or any specialist with its settings, and with a `name:` of its own where two of one
-kind work on a store), or a class of your own (`my_file.py:MyClass`).
+kind work on a store, and `read: all` where it is to read rejected annotations too), or a class of your own
+(`my_file.py:MyClass`).
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _from_card(path: Path) -> Specialist:
     data = read_yaml(path)
     if "specialist" not in data:
         return _opener(CARD)(str(path))
-    name, settings = str(data["specialist"]), {k: v for k, v in data.items() if k not in ("specialist", "name")}
+    name, settings = str(data["specialist"]), {k: v for k, v in data.items() if k not in ("specialist", "name", "read")}
     target = WITH_ARGUMENT.get(name) or SPECIALISTS.get(name)
     if target is None:
         raise UnknownSpecialist(f"{path}: specialist: unknown name {name!r}; {_known()}")
@@ -103,6 +104,12 @@ def _from_card(path: Path) -> Specialist:
         found = opener(**settings)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    if "read" in data:
+        if data["read"] != "all" or not found.spec.requires:
+            what = "expected all" if found.spec.requires else f"{name} reads no annotations; leave the key out"
+            raise ValueError(f"{path}: read: {what}, got {data['read']!r:.40}")
+        found.spec = dataclasses.replace(found.spec, reads_all=True)
+        found.config = {**found.config, "read": "all"}
     if "name" in data:
         if not isinstance(data["name"], str) or not data["name"].strip():
             raise ValueError(f"{path}: name: expected a word, got {data['name']!r}")

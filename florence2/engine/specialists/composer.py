@@ -13,6 +13,7 @@ from florence2.records import Box, Parsed, Region, Result, Sample, Text
 
 MIN_SCORE = 0.5  # a region below is not spoken of; one without a score is
 MAX_OVERLAP = 0.5  # IoU over which two regions of one label are one thing
+MAX_SHARED = 0.3  # share of the smaller of two lines, by two readers, over which they read the same letters
 MAX_LABELS, MAX_WORDS = 6, 12  # kinds of things, and words of read text, that a sentence names
 LARGE, SMALL = 0.25, 0.02  # shares of the picture: what a more detailed text calls large and small
 MAX_RELATIONS, MAX_LINES = 4, 8  # sentences of where things are to each other, and lines of text that it quotes
@@ -36,7 +37,7 @@ class Composer:
     def __init__(self) -> None:
         self.spec = Spec(
             "composer",
-            "2",
+            "3",
             produces=frozenset({"text/brief", "text/detailed", "text/more_detailed", "text/ocr"}),
             requires=frozenset({"box"}),
             batch_size=64,
@@ -59,7 +60,7 @@ def compose(sample: Sample, width: int, height: int) -> Parsed:
     """The texts; their score is the mean of the scores of what they name."""
     regions = _distinct([r for r in sample.current().regions if r.box and r.label.strip() and not r.ignore])
     objects = [r for r in regions if r.kind == "object"]
-    lines = [r for r in regions if r.kind == "text"]
+    lines = one_reading([r for r in regions if r.kind == "text"])
     groups: dict[str, list[Region]] = {}
     for region in sorted(objects, key=lambda r: -_area(r)):
         groups.setdefault(region.label.strip().lower(), []).append(region)
@@ -81,6 +82,34 @@ def compose(sample: Sample, width: int, height: int) -> Parsed:
         read = "\n".join(line.label.strip() for line in reading_order(lines))
         out.append(Text(id="ocr", text=read, detail="ocr", score=_mean(lines)))
     return Parsed(texts=tuple(out))
+
+
+def one_reading(lines: Sequence[Region]) -> list[Region]:
+    """Lines without what a second reader read as well: the better reader's, and of the others what it left out.
+
+    Readers cut lines differently, so that they are compared by the place that they share, and as wholes: who read more,
+    by letters times score, is taken first.
+    """
+    readers: dict[str, list[Region]] = {}
+    for line in lines:
+        readers.setdefault(line.source.name if line.source else "", []).append(line)
+    kept: list[Region] = []
+    for found in sorted(readers.values(), key=lambda found: -sum(len(r.label) * _score(r) for r in found)):
+        kept += [line for line in found if not any(_shared(line, other) > MAX_SHARED for other in kept)]
+    return [line for line in lines if line in kept]
+
+
+def _score(region: Region) -> float:
+    return 1.0 if region.score is None else region.score
+
+
+def _shared(one: Region, other: Region) -> float:
+    """The share of the smaller box that lies in the other; of one reader's own lines 0."""
+    a, b = one.box or (0, 0, 0, 0), other.box or (0, 0, 0, 0)
+    if (one.source and one.source.name) == (other.source and other.source.name):
+        return 0.0
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0) / max(1e-9, min(_area(one), _area(other)))
 
 
 def counted(label: str, count: int) -> str:
@@ -164,7 +193,7 @@ def _name(region: Region) -> str:
 def _distinct(regions: Sequence[Region]) -> list[Region]:
     sure = [r for r in regions if r.score is None or r.score >= MIN_SCORE]
     kept: list[Region] = []
-    for region in sorted(sure, key=lambda r: (-(r.score if r.score is not None else 1.0), r.box or ())):
+    for region in sorted(sure, key=lambda r: (-_score(r), r.box or ())):
         same = [k.box for k in kept if k.label.lower() == region.label.lower() and k.kind == region.kind]
         if not same or iou(np.array([region.box]), np.array(same)).max() <= MAX_OVERLAP:
             kept.append(region)

@@ -1,0 +1,87 @@
+"""What stands when a specialist is asked: it reads the annotations that the verdicts so far leave.
+
+Verdicts are no part of its fingerprint. Each of its fragments says up to which verdict (round, seq) it has read, so
+that what is kept by a later one, and was not before, is found and asked about.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from florence2.engine.inputs import UnitInputs
+from florence2.engine.operator import Spec
+from florence2.engine.session import Session
+from florence2.records import Sample
+from florence2.store import schema
+from florence2.store.parquet import Fragment
+from florence2.store.units import Unit
+
+Mark = tuple[int, int]  # the last verdict's round and seq
+Fresh = Mapping[str, frozenset[str]]  # image id -> ids of items
+
+KEY = "verdicts"  # in a fragment's metadata
+BY_ITEM = frozenset({"region_text/mask", "region_text/description"})  # what is said of each region by itself
+
+
+def fact(mark: Mark | None) -> dict[str, str]:
+    """A mark as a fragment's metadata hold it; none where nothing was judged."""
+    return {KEY: f"{mark[0]} {mark[1]}"} if mark else {}
+
+
+def mark_of(session: Session, fragment: Fragment) -> Mark | None:
+    """Up to which verdict a fragment was made; None where it was made before there were any."""
+    found = session.store.fragment_facts(fragment).get(f"florence2.{KEY}")
+    if found is None:
+        return None
+    round, _, seq = found.partition(" ")
+    return int(round), int(seq)
+
+
+def read_by(session: Session, unit: Unit, runs: Sequence[str], mark: Mark | None) -> UnitInputs:
+    """A unit with the annotations of `runs`, and the verdicts up to a mark."""
+    if mark is None:
+        return UnitInputs.of(unit, runs)
+    return UnitInputs.of(unit, runs, list(session.operators), (mark[0], mark[1] + 1))
+
+
+def kept(session: Session, unit: Unit, runs: Sequence[str], mark: Mark | None) -> dict[str, frozenset[str]]:
+    """The ids of each picture's annotations that stood at a mark."""
+    samples = read_by(session, unit, runs, mark).load(session.store)
+    return {s.image.id: frozenset(item.id for item in schema.items_of(s.current())) for s in samples}
+
+
+def newly_kept(
+    session: Session, unit: Unit, runs: Sequence[str], marks: Sequence[Mark | None], now: Mark | None
+) -> Fresh:
+    """What stands now and stood at none of the marks, of pictures that have such items and are good."""
+    if None in marks or now in marks:
+        return {}
+    read = [kept(session, unit, runs, mark) for mark in marks]
+    out = {}
+    for image, standing in kept(session, unit, runs, now).items():
+        new = standing.difference(*(each[image] for each in read))
+        if new and image not in unit.gone:
+            out[image] = new
+    return out
+
+
+def asks_by_item(spec: Spec) -> bool:
+    """Whether a specialist can be asked about some items of a picture alone."""
+    return bool(spec.requires) and not spec.reads_all and spec.produces <= BY_ITEM
+
+
+def shown(samples: Sequence[Sample], mark: Mark | None, fresh: Fresh) -> list[Sample]:
+    """The samples as a specialist sees them: what stands, of that the `fresh` items alone where there are such."""
+    standing = [sample.current() for sample in samples] if mark else list(samples)
+    if not fresh:
+        return standing
+    return [
+        dataclasses.replace(
+            sample,
+            regions=tuple(r for r in sample.regions if r.id in fresh[sample.image.id]),
+            texts=tuple(t for t in sample.texts if t.id in fresh[sample.image.id]),
+            groundings=tuple(g for g in sample.groundings if g.id in fresh[sample.image.id]),
+        )
+        for sample in standing
+    ]

@@ -1,0 +1,138 @@
+"""Specialists read what stands: what is kept, and what is kept anew is asked about; verdicts make nobody run again."""
+
+import pytest
+
+import florence2
+from florence2.engine import specialists
+from florence2.engine.operator import Spec
+from florence2.engine.planning.repair import repair
+from florence2.records import Decision, Parsed, Region
+from tests.engine.doubles import Boxes, folder_of, fragments
+
+
+class Masks:
+    """Refines each box that it is shown, and remembers which."""
+
+    def __init__(self, reads_all=False):
+        self.spec = Spec(
+            "masks", "1", frozenset({"region_text/mask"}), frozenset({"region_text/object"}), reads_all=reads_all
+        )
+        self.config, self.weights_sha256, self.seen = {"all": reads_all}, "", []
+
+    def setup(self, device):
+        pass
+
+    def annotate(self, samples, images):
+        out = []
+        for sample in samples:
+            boxes = [r for r in sample.regions if not r.refines]
+            self.seen += [r.id for r in boxes]
+            out.append(Parsed(regions=tuple(Region(f"m{n}", box=r.box, refines=r.id) for n, r in enumerate(boxes))))
+        return out
+
+    def close(self):
+        pass
+
+
+class Floor:
+    """Rejects boxes below a score."""
+
+    def __init__(self, floor):
+        self.spec = Spec("floor", "1")
+        self.config, self.weights_sha256 = {"floor": floor}, ""
+
+    def judge(self, sample):
+        low = [r for r in sample.regions if not r.refines and r.score < self.config["floor"]]
+        return [Decision(r.id, "rejected", "floor", "low") for r in low]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return florence2.annotate(folder_of(tmp_path, 6), tmp_path / "s", [Boxes()], workers=0, unit=3)
+
+
+def boxes(store, status="kept"):
+    found = {}
+    for sample in store.samples(view="all"):
+        last = {d.item_id: d.status for d in sample.decisions}
+        found |= {r.id: last.get(r.id, "kept") for r in sample.regions if not r.refines}
+    return {name for name, its in found.items() if its == status}
+
+
+def masked(store):
+    """The boxes that a mask stands for."""
+    return [r.refines for sample in store.samples() for r in sample.regions if r.refines]
+
+
+def annotate(store, *with_):
+    return florence2.annotate(store.root, with_=list(with_), workers=0)
+
+
+def scores(store):
+    return sorted(r.score for sample in store.samples(view="all") for r in sample.regions if not r.refines)
+
+
+def test_only_what_is_kept_is_read(store):
+    florence2.filter(store, [Floor(scores(store)[3])])
+    masks = Masks()
+    annotate(store, masks)
+    assert boxes(store, "rejected") and sorted(masks.seen) == sorted(boxes(store)) == sorted(masked(store))
+    before = store.snapshot()
+    annotate(store, Masks())
+    assert store.snapshot() == before
+
+
+def test_a_card_may_have_all_read(store, tmp_path):
+    florence2.filter(store, [Floor(scores(store)[3])])
+    masks = Masks(reads_all=True)
+    annotate(store, masks)
+    assert len(masks.seen) == 6
+    (tmp_path / "card.yaml").write_text("specialist: grounder\nread: all\n")
+    plain, card = specialists.open("grounder"), specialists.open(str(tmp_path / "card.yaml"))
+    assert card.spec.reads_all and not plain.spec.reads_all and card.config != plain.config
+    for text, message in (("grounder\nread: some", "expected all"), ("opencv\nread: all", "reads no annotations")):
+        (tmp_path / "card.yaml").write_text(f"specialist: {text}\n")
+        with pytest.raises(ValueError, match=message):
+            specialists.open(str(tmp_path / "card.yaml"))
+
+
+def test_what_is_kept_anew_is_asked_about_and_nothing_else(store):
+    order = scores(store)
+    florence2.filter(store, [Floor(order[4])])
+    annotate(store, Masks())
+    before = fragments(store)
+    florence2.filter(store, [Floor(order[2])])
+    masks = Masks()
+    annotate(store, masks)
+    assert len(masks.seen) == 2 and sorted(masked(store)) == sorted(boxes(store))
+    ids = store.table("annotations")["ann_id"].to_pylist()
+    assert len(ids) == len(set(ids)) and before.items() <= fragments(store).items()
+    again = Masks()
+    annotate(store, again)
+    assert not again.seen
+    masks = [o for o in store.snapshot().operators if o.name == "masks"]
+    assert len(masks) == 1 and not masks[0].replaced  # verdicts are no part of the fingerprint
+
+
+def test_what_leans_on_a_box_rejected_later_is_an_orphan(store):
+    order = scores(store)
+    florence2.filter(store, [Floor(0.0)])
+    annotate(store, Masks())
+    florence2.filter(store, [Floor(order[3])])
+    assert sorted(masked(store)) == sorted(boxes(store)) and len(boxes(store, "rejected")) == 3
+    assert store.reasons()["annotations"]["orphan"] >= 3
+
+
+def test_work_over_what_stood_is_made_again_to_the_byte(store):
+    order = scores(store)
+    florence2.filter(store, [Floor(order[4])])
+    annotate(store, Masks())
+    florence2.filter(store, [Floor(order[2])])
+    annotate(store, Masks())
+    found = sorted((store.root / "annotations/round-0/masks@1").glob("*.parquet"))
+    assert len(found) > 2
+    for path in found:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9])
+        assert repair(store, store.verify(), [Masks()], workers=0) == []
+        assert path.read_bytes() == whole
