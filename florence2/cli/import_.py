@@ -20,6 +20,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--images", metavar="DIR", help="where the pictures are, when not beside the labels")
     parser.add_argument("--split", help="one part of it: train, test")
     parser.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be read (data check)")
+    parser.add_argument(
+        "--reviewed",
+        action="store_true",
+        help="SRC is an export of STORE (labelstudio, coco) that a person went over: what it lacks was deleted",
+    )
     parser.add_argument("--unit", type=int, metavar="N", help="pictures in a unit of work (64; of very many up to 512)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -39,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
             unit=args.unit,
             workers=args.workers,
             skip_bad=args.skip_bad,
+            reviewed=args.reviewed,
             progress=bars,
             on_message=bars.on_message if not args.quiet else lambda line: print(line, file=sys.stderr),
         )

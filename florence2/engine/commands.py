@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from florence2 import sources
 from florence2.engine.curation.filters.rules import open_chain
 from florence2.engine.curation.judging import judge
 from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwise
+from florence2.engine.curation.reviewing import OUTCOMES, review
 from florence2.engine.execution.annotation_phase import Report, run_specialist
 from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.execution.jobs import Runner
@@ -28,6 +30,7 @@ from florence2.engine.planning.dependencies import Step, plan_steps, refuse_twin
 from florence2.engine.planning.superseding import supersede_replaced
 from florence2.engine.selectors import FolderSelector
 from florence2.engine.session import Session, retry_when_stale
+from florence2.formats import reviews
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
 from florence2.sources import files, hub_datasets
@@ -184,13 +187,17 @@ def import_labels(
     workers: int | None = None,
     rules: ImageRules | None = None,
     skip_bad: bool = False,
+    reviewed: bool = False,
     progress: Progress | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> Store:
     """Bring a data set into a store; the same again adds nothing, and labels that changed replace what they were.
 
     A record that cannot be read refuses the set; with `skip_bad` it is left out and said, and the rest comes in.
+    `reviewed`: an export of the store that a person has gone over; what it lacks was deleted.
     """
+    if reviewed:
+        return _import_review(src, out, format, images, skip_bad, on_message)
     problems = ReadProblems(skip_bad)
     given = LabelledDataset.open(src, format, split, images, problems)
     for line in problems.summary() if on_message else ():
@@ -225,6 +232,32 @@ def import_labels(
             f"{len(missing)} of {len(listing)} pictures are missing, such as {missing[0]}; their labels wait for them"
         )
     return store
+
+
+def _import_review(
+    src: str | Path,
+    out: str | Path,
+    format: str | None,
+    images: str | Path | None,
+    skip_bad: bool,
+    on_message: Callable[[str], None] | None,
+) -> Store:
+    """Enter a reviewer's file into the store that it was exported from."""
+    problems = ReadProblems(skip_bad)
+    format = format or sources.format_of(src)
+    given = reviews.read(Path(src), format, images, problems)
+    if not given.pictures:
+        raise ValueError(f"{src}: holds no picture that a person went over; in Label Studio a task is to be submitted")
+    session = Session(Store(out))
+    counts = review(session, given, format, {"reviewed": os.path.abspath(src)}, skip_bad)
+    session.finish({"phase": "review", "round": 0, "counts": dict(counts)})
+    lines = problems.summary()
+    if counts["unknown"]:
+        lines.append(f"{counts['unknown']} pictures are none of the store's and are left out")
+    found = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES)
+    for line in (*lines, f"reviewed: {counts['pictures']} pictures; {found}") if on_message else ():
+        on_message(line)  # type: ignore[misc]
+    return session.store
 
 
 def chain_of(rules: str | Path | Mapping[str, Any] | Sequence[Filter] | None) -> list[Filter]:

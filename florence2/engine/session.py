@@ -26,6 +26,7 @@ from florence2.store.snapshots import Operator, Snapshot, StaleBase, extended
 from florence2.store.units import Unit
 
 REOPEN, RECOMPUTED = "reopen", "recomputed"  # operators that turn verdicts around
+HUMAN = "human"  # the rule of a person's verdicts, and the kind of who brings them: no later round undoes them
 PICTURES = "pictures"  # and the one that writes what became of pictures
 ANNOTATORS = ("specialist", "simulated", "model", "import", "human", "merge")  # kinds that write annotations
 
@@ -139,7 +140,7 @@ class Session:
 
     def _precedes(self, run: str, maker: Operator) -> bool:
         """Whether a run's verdicts may be older than an operator's: in a round filters, then merging, then the rest."""
-        other, order = self.operators[run], {"filter": 0, "merge": 1, RECOMPUTED: 2, PICTURES: 2}
+        other, order = self.operators[run], {"filter": 0, "merge": 1, RECOMPUTED: 2, PICTURES: 2, HUMAN: 2}
         turn, own = ((o.round, order.get(o.kind, -1)) for o in (other, maker))
         return turn < own or (turn == own == (maker.round, 2) and run != maker.run_id)
 

@@ -41,6 +41,8 @@ def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN)
             record["license"] = licences.of(sample.image.licence)
         if sample.split:
             record["split"] = sample.split
+        if options.export_id and sample.image.sha256:
+            record["sha256"] = sample.image.sha256
         sample = export_files.count_lost(sample, lost, HOLDS)
         space = space or export_files.space_of(sample)
         states = tuple(sample.coverage.get(space, ()))

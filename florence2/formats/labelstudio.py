@@ -52,8 +52,14 @@ def is_labelstudio(path: Path) -> bool:
     return start.startswith(b"[") and (start[1:].strip() in (b"", b"]") or b'"data"' in start)
 
 
-def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
-    """The samples of an export file, or of every one in a folder."""
+def read(
+    path: str | Path,
+    images: str | Path | None = None,
+    problems: ReadProblems | None = None,
+    *,
+    reviewed: bool = False,
+) -> Iterator[Sample]:
+    """The samples of an export file, or of every one in a folder; `reviewed`: of tasks that a person completed."""
     path, problems = Path(path), problems or ReadProblems()
     files = [p for p in matching(path, "*.json") if is_labelstudio(p)] if path.is_dir() else [path]
     seen: dict[Any, str] = {}
@@ -72,7 +78,23 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
                 name = str(validation.ident(validation.record(task, where).get("id", n), f"{where}: id"))
                 where = f"{file}: task {validation.shown(task.get('id', n))}"
                 validation.once(seen, name, where)
+                task = _completed(task) if reviewed else task
+                if task is None:
+                    continue
                 yield _sample(task, where, name, lookup, problems)
+
+
+def _completed(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The task with the last annotation alone that a person completed and did not cancel; None where there is none."""
+    annotations = task.get("annotations")
+    done = [
+        row
+        for row in (annotations if isinstance(annotations, list) else ())
+        if isinstance(row, Mapping)
+        and not row.get("was_cancelled")
+        and any(row.get(mark) is not None for mark in WORKED_ON)
+    ]
+    return {**task, "annotations": done[-1:], "predictions": []} if done else None
 
 
 def _sample(task: Mapping[str, Any], where: str, name: str, lookup: Lookup, problems: ReadProblems) -> Sample:

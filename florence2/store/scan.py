@@ -44,7 +44,7 @@ def unit_groups(snapshot: Snapshot) -> list[UnitGroup]:
     for fragment in snapshot.fragments:
         for number in {home[unit] for unit in fragment.units if unit in home}:
             parts[number][fragment.table].append(fragment)
-    live = {o.run_id for o in snapshot.operators if o.kind == "import" and not o.replaced}
+    live = {o.run_id for o in snapshot.operators if o.kind in ("import", "human") and not o.replaced}
     imports = [tuple(f for f in by.get("annotations", ()) if f.run_id in live) for by in parts]
     return [
         UnitGroup(units, {name: tuple(found) for name, found in by.items()}, imported)

@@ -7,7 +7,7 @@ The same rules over the same annotations are the same round, and add nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from florence2.engine.curation.filters.rules import RULES, RuleFilter, open_chain
@@ -17,7 +17,7 @@ from florence2.engine.execution.options import Progress
 from florence2.engine.execution.phase import Count, complete
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import Filter, OperatorInput, digest, fingerprint, run_id
-from florence2.engine.session import RECOMPUTED, REOPEN, Session, inputs_of
+from florence2.engine.session import HUMAN, RECOMPUTED, REOPEN, Session, inputs_of
 from florence2.records import Decision, Sample
 from florence2.store import Store, pending, schema
 from florence2.store.snapshots import Operator
@@ -41,7 +41,7 @@ class JudgeTask:
             if isinstance(item, RuleFilter):
                 item.prepare(standing)
             for n, sample in enumerate(samples):
-                verdicts = _reopened(sample) if item is None else verdicts_of(item, standing[n])
+                verdicts = _reopened(sample) if item is None else verdicts_of(item, standing[n], _confirmed(sample))
                 if not verdicts:
                     continue
                 signed = [dataclasses.replace(d, rule=operator.name, round=operator.round, seq=seq) for d in verdicts]
@@ -142,10 +142,13 @@ def _round_of(
     return round, chain, seen
 
 
-def verdicts_of(item: Filter, standing: Sample) -> list[Decision]:
-    """A filter's verdicts on what stands of a sample, checked, with what falls along with a rejected item."""
+def verdicts_of(item: Filter, standing: Sample, confirmed: Collection[str] = ()) -> list[Decision]:
+    """A filter's verdicts on what stands of a sample, checked, with what falls along with a rejected item.
+
+    What a person `confirmed` is not judged.
+    """
     known = {each.id for each in schema.items_of(standing)}
-    verdicts = list(item.judge(standing))
+    verdicts = [verdict for verdict in item.judge(standing) if verdict.item_id not in confirmed]
     seen: set[str] = set()
     for decision in verdicts:
         where = f"filter {item.spec.name}, image {standing.image.id}"
@@ -175,4 +178,22 @@ def dependents(sample: Sample, fallen: set[str], judged: Iterable[str] = ()) -> 
 
 def _reopened(sample: Sample) -> list[Decision]:
     last = {d.item_id: d for d in sample.decisions}
-    return [Decision(i, "kept", REOPEN, REOPEN) for i, d in last.items() if d.status == "rejected"]
+    return [Decision(i, "kept", REOPEN, REOPEN) for i, d in last.items() if d.status == "rejected" and d.rule != HUMAN]
+
+
+def as_people_have_it(sample: Sample) -> Sample:
+    """What stands of a sample; regions that a person confirmed as a person's own, which outranks whoever made them."""
+    confirmed, standing = _confirmed(sample), sample.current()
+    regions = tuple(
+        dataclasses.replace(region, source=dataclasses.replace(region.source, kind=HUMAN))
+        if region.id in confirmed and region.source is not None
+        else region
+        for region in standing.regions
+    )
+    return dataclasses.replace(standing, regions=regions) if confirmed else standing
+
+
+def _confirmed(sample: Sample) -> set[str]:
+    """What a person's word keeps."""
+    last = {d.item_id: d for d in sample.decisions}
+    return {i for i, d in last.items() if d.rule == HUMAN and d.status == "kept"}

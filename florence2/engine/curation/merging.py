@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from florence2.engine.curation.judging import dependents
+from florence2.engine.curation.judging import as_people_have_it, dependents
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
 from florence2.engine.execution.options import Progress
@@ -117,7 +117,7 @@ class MergeTask:
         """Merge, and commit the fused regions and the verdicts."""
         fused, verdicts = [], []
         for sample in self.inputs.load(store):
-            found = merge_sample(sample.current(), self.config, self.operator, self.models)
+            found = merge_sample(as_people_have_it(sample), self.config, self.operator, self.models)
             fused.append(dataclasses.replace(sample, regions=tuple(found.regions), texts=(), groundings=()))
             round = self.operator.round
             signed = [dataclasses.replace(each, rule=NAME, round=round, seq=self.seq) for each in found.decisions]

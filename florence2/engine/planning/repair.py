@@ -23,7 +23,7 @@ from florence2.engine.operator import Filter, Specialist, fingerprint
 from florence2.engine.planning.dependencies import Step, names_of
 from florence2.engine.planning.superseding import ReplacedRuns, supersede_units
 from florence2.engine.selectors import selector_from_json
-from florence2.engine.session import REOPEN, Session, inputs_of
+from florence2.engine.session import HUMAN, REOPEN, Session, inputs_of
 from florence2.formats.problems import ReadProblems
 from florence2.store import Store, compaction, layout
 from florence2.store.snapshots import Operator, Snapshot
@@ -99,6 +99,10 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
         _take_in_again(session, facts, execution)
     elif operator.kind == "import" and any("source" in start for start in facts["starts"]):
         _import_again(session, here, operator, facts)
+    elif operator.kind == HUMAN:
+        file = next((start["reviewed"] for start in facts["starts"][::-1] if "reviewed" in start), "FILE")
+        command = f"florence2 import {file} --out {session.store.root} --reviewed"
+        raise Unrepairable(f"{operator.name}: a person's word; {command} makes it again")
     elif operator.kind == "filter":
         _judge_again(session, here, operator, facts, makers, execution.progress)
     elif operator.kind == "merge":

@@ -11,7 +11,7 @@ from florence2.engine.execution.phase import Count, complete
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest, run_id
 from florence2.engine.selectors import ImageSelector
-from florence2.engine.session import ANNOTATORS, RECOMPUTED, REOPEN, Session
+from florence2.engine.session import ANNOTATORS, HUMAN, RECOMPUTED, REOPEN, Session
 from florence2.records import Decision, Grounding, Item, Region, Sample
 from florence2.store import Store, pending, schema
 from florence2.store.snapshots import Operator
@@ -141,7 +141,9 @@ def _direct(sample: Sample, change: ReplacedRuns) -> list[Decision]:
             out.append(Decision(item.id, "superseded", RECOMPUTED, RECOMPUTED))
         elif run in change.returned and gone:
             was = judged.get(item.id)
-            if was is not None and was.status == "rejected" and change.reads is not None:
+            if was is not None and was.rule == HUMAN:
+                out.append(was)
+            elif was is not None and was.status == "rejected" and change.reads is not None:
                 out.append(dataclasses.replace(was, rule=RECOMPUTED))
             else:
                 out.append(Decision(item.id, "kept", RECOMPUTED, RECOMPUTED))

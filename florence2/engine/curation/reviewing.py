@@ -1,0 +1,326 @@
+"""A reviewer's word: what a person deleted, changed, added or left as it was in an export comes back as verdicts.
+
+A file is complete for the labels of its export (else for all that it uses): what the export held of them and the file
+lacks was deleted. A person's verdicts have the rule `human`; filters do not judge what it keeps, nor reopen what it
+rejects. The pictures reviewed become exhaustive for these labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Union
+
+import numpy as np
+
+from florence2 import geometry
+from florence2.engine.execution.provenance import attach_provenance
+from florence2.engine.inputs import UnitInputs
+from florence2.engine.operator import digest, run_id
+from florence2.engine.session import ANNOTATORS, HUMAN, Session
+from florence2.formats import export_files
+from florence2.formats.reviews import Review, Reviewed
+from florence2.records import Coverage, Decision, Parsed, Region, Sample, Source, Text, to_json
+from florence2.sources import files
+from florence2.store import import_metadata, pending, schema
+from florence2.store.import_metadata import ImportMetadata
+from florence2.store.snapshots import Operator
+from florence2.store.units import Unit
+
+NAME, VERSION = "reviewed", "1"
+OUTCOMES = ("deleted", "changed", "added", "confirmed")
+SAME_PX = 0.5  # pixels that a corner may differ by, for writing and reading percents
+AGREE = 0.5  # IoU from which a box without a name is a box of the export that was moved
+RELABELLED = 0.9  # IoU from which it is one with another label
+HOLDS = frozenset(("texts", "regions", "split", "licence", "source"))
+
+AnyItem = Union[Region, Text]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """What a reviewer's file speaks of: labels, the words of the picture too or not, and where labels belong."""
+
+    snapshot: int
+    labels: frozenset[str]
+    spaces: Mapping[str, str]
+
+    def covers(self, item: AnyItem, reviewed: Sample) -> bool:
+        """Whether the lack of an exported item means that it was deleted."""
+        if isinstance(item, Text):
+            return False
+        if item.kind == "text":  # words are complete where the person's annotation holds any
+            return any(region.kind == "text" for region in reviewed.regions)
+        return item.label in self.labels
+
+
+def review(
+    session: Session, given: Review, format: str, origin: Mapping[str, str], skip_bad: bool = False
+) -> Counter[str]:
+    """Enter a reviewer's file; counts of pictures, and of items deleted, changed, added and confirmed."""
+    pictures, unknown = _placed(session, given)
+    if unknown and not skip_bad:
+        raise ValueError(
+            f"{origin['reviewed']}: {unknown[0]} is none of the store's pictures ({len(unknown)} in all are not); "
+            "name the store that was exported, or leave them out with --skip-bad"
+        )
+    counts: Counter[str] = Counter(pictures=len(pictures), unknown=len(unknown))
+    made_by = digest([NAME, VERSION, format, given.export_id, sorted(map(_told, pictures.values()))])
+    operator, facts = _operator(session, made_by)
+    scope = _scope(session, given, facts["snapshot"], pictures)
+    exported = {s.image.id: s for s in session.store.samples(scope.snapshot) if s.image.id in pictures}
+    session.start(operator, {"format": format, **facts}, origin)
+    for unit in list(session.units()):
+        chosen = [sample for sample in unit.samples if sample.image.id in pictures]
+        if not chosen:
+            continue
+        unit = dataclasses.replace(unit, samples=tuple(chosen))
+        rows = _Rows(operator, facts["seq"], format)
+        for sample in session.samples(unit, facts["reads"], operator, facts["seq"]):
+            one = pictures[sample.image.id]
+            before = exported.get(sample.image.id, Sample(sample.id, sample.image))
+            rows.add(sample, _compared(sample, before, one.sample, given.ann_ids, scope))
+        counts += rows.counts
+        _put(session, operator, unit, rows, scope)
+    return counts
+
+
+def _placed(session: Session, given: Review) -> tuple[dict[str, Reviewed], list[str]]:
+    """The file's pictures by the store's ids of them, and the names of those that it does not hold."""
+    by: dict[str, dict[str, str]] = {"sha256": {}, "uri": {}, "name": {}}
+    ids, twice = set(), set()
+    for row in session.store.images(session.base.number):
+        if row["status"] != "ok":
+            continue
+        ids.add(row["id"])
+        uri = f"{row['uri']}!{row['member']}" if row.get("member") else row["uri"]
+        name = (row.get("member") or files.path_of(row["uri"])).rpartition("/")[2]
+        twice |= {name} if name in by["name"] else set()
+        by["sha256"][row["sha256"] or ""], by["uri"][uri], by["name"][name] = row["id"], row["id"], row["id"]
+    out: dict[str, Reviewed] = {}
+    unknown = []
+    for one in given.pictures:
+        name = one.sample.image.id.replace("\\", "/").rpartition("/")[2]
+        found = one.image_id if one.image_id in ids else by["sha256"].get(one.sha256) or by["uri"].get(one.uri)
+        found = found or (by["name"].get(name) if name not in twice else None)
+        if found is None:
+            unknown.append(one.sample.image.id)
+        else:
+            out[found] = one
+    return out, unknown
+
+
+def _told(one: Reviewed) -> str:
+    bare = dataclasses.replace(one.sample, image=dataclasses.replace(one.sample.image, uri=""))
+    return digest(to_json(bare))
+
+
+def _operator(session: Session, made_by: str) -> tuple[Operator, dict[str, Any]]:
+    """Who brings the verdicts, and when: where the same file was entered before, as then."""
+    for old in session.base.operators:
+        if old.name == NAME and old.fingerprint == made_by:
+            return old, {key: (session.store.run(old.run_id) or {})[key] for key in ("seq", "reads", "snapshot")}
+    round = max(session.newest_round("decisions"), 0)
+    seq = 1 + session.store.newest_seq(round, session.base)
+    operator = Operator(run_id(made_by, round), NAME, VERSION, made_by, round, HUMAN, ("region_text/object",))
+    reads = [o.run_id for o in session.operators.values() if o.kind in ANNOTATORS]
+    return operator, {"seq": seq, "reads": reads, "snapshot": session.base.number}
+
+
+def _scope(session: Session, given: Review, newest: int, pictures: Mapping[str, Reviewed]) -> Scope:
+    """The export that the store remembers; else the store as it is, and all labels that the file uses."""
+    known = session.store.run(given.export_id) if given.export_id else None
+    snapshot = known["snapshot"] if known else newest
+    used = {region.label for one in pictures.values() for region in one.sample.regions if region.kind == "object"}
+    labels = frozenset(known["labels"]) if known else frozenset(used)
+    spaces: dict[str, Counter[str]] = {}
+    for sample in session.store.samples(snapshot):
+        for region in sample.regions:
+            if region.kind == "object" and region.label_space:
+                spaces.setdefault(region.label, Counter())[region.label_space] += 1
+    return Scope(snapshot, labels | used, {label: found.most_common(1)[0][0] for label, found in spaces.items()})
+
+
+@dataclasses.dataclass
+class _Compared:
+    """What a person did to one picture: new items, each perhaps in place of old ones; items deleted, and confirmed."""
+
+    new: list[tuple[AnyItem, AnyItem | None]] = dataclasses.field(default_factory=list)
+    deleted: list[AnyItem] = dataclasses.field(default_factory=list)
+    confirmed: list[AnyItem] = dataclasses.field(default_factory=list)
+
+
+def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, str], scope: Scope) -> _Compared:
+    """The file's items beside those of the export, as they stand now."""
+    out = _Compared()
+    held = export_files.count_lost(before, Counter(), HOLDS, words=True)
+    left = {item.id: item for item in _items(held) if _exportable(item)}
+    standing = {item.id: item for item in _items(now.current())}
+    items = _items(reviewed)
+    named = {n: left[ids[item.id]] for n, item in enumerate(items) if ids.get(item.id) in left}
+    named = {n: old for n, old in named.items() if type(old) is type(items[n])}
+    for old in named.values():
+        left.pop(old.id, None)
+    for n, item in enumerate(items):
+        found = named.get(n) or _closest(item, left.values())
+        if found is None:
+            known = _closest(item, standing.values(), exact=True)
+        else:
+            left.pop(found.id, None)
+            known = standing.get(_winner(found.id, now), found)  # rejected since: the person's word brings it back
+        if known is not None and _same(item, known):
+            out.confirmed.append(known)
+        else:
+            out.new.append((item, known))
+    for gone in left.values():
+        winner = standing.get(_winner(gone.id, now))
+        if winner is not None and scope.covers(gone, reviewed):
+            out.deleted.append(winner)
+    return out
+
+
+def _items(sample: Sample) -> list[AnyItem]:
+    return [*sample.regions, *sample.texts]
+
+
+def _exportable(item: AnyItem) -> bool:
+    return isinstance(item, Text) or (bool(item.label) and _box(item) is not None)
+
+
+def _winner(name: str, now: Sample) -> str:
+    """The item that stands for one that was superseded."""
+    last = {d.item_id: d for d in now.decisions}
+    seen: set[str] = set()
+    while name in last and last[name].status == "superseded" and last[name].by_id and name not in seen:
+        seen.add(name)
+        name = last[name].by_id
+    return name
+
+
+def _closest(item: AnyItem, others: Iterable[AnyItem], exact: bool = False) -> AnyItem | None:
+    """The exported item that an item without a name is: the same, one moved, or one with another label."""
+    same = next((other for other in others if _same(item, other)), None)
+    if same is not None or exact:
+        return same
+    if isinstance(item, Text):
+        kind = (item.detail, item.question)
+        return next((o for o in others if isinstance(o, Text) and (o.detail, o.question) == kind), None)
+    box = _box(item)
+    best = 0.0
+    found: Region | None = None
+    for other in others:
+        if not isinstance(other, Region) or other.kind != item.kind:
+            continue
+        theirs = _box(other)
+        if box is None or theirs is None:
+            continue
+        overlap = float(geometry.iou(geometry.as_boxes([box]), geometry.as_boxes([theirs]))[0, 0])
+        alike = other.label == item.label
+        if overlap >= (AGREE if alike else RELABELLED) and overlap + alike > best:
+            best, found = overlap + alike, other
+    return found
+
+
+def _same(item: AnyItem, old: AnyItem) -> bool:
+    """Whether a person left an item as it was."""
+    if isinstance(item, Text) or isinstance(old, Text):
+        return isinstance(item, Text) and isinstance(old, Text) and (item.text, item.detail) == (old.text, old.detail)
+    if (item.kind, item.label) != (old.kind, old.label):
+        return False
+    if item.mask is not None:
+        return old.mask == item.mask
+    if item.polygons or item.quad:
+        ours, theirs = _parts(item), _parts(old)
+        return len(ours) == len(theirs) and all(_near(a, b) for a, b in zip(ours, theirs))
+    return _near(_box(item) or (), _box(old) or ())
+
+
+def _near(a: Sequence[float], b: Sequence[float]) -> bool:
+    return len(a) == len(b) and bool(np.all(np.abs(np.subtract(a, b)) <= SAME_PX))
+
+
+def _parts(region: Region) -> list[Sequence[float]]:
+    """The outline as the writers give it."""
+    if region.polygons or region.quad:
+        return [part for part in (region.polygons or (region.quad,)) if len(part) >= 6]
+    if region.mask is not None:
+        return list(geometry.mask_polygons(geometry.decode_rle(region.mask)))
+    return [geometry.box_quad(region.box)] if region.box is not None else []
+
+
+def _box(region: Region) -> tuple[float, float, float, float] | None:
+    if region.box is not None:
+        return region.box
+    parts = _parts(region)
+    return geometry.polygon_box(*parts) if parts else None
+
+
+class _Rows:
+    """What is written for the pictures of one unit: a person's annotations and verdicts."""
+
+    def __init__(self, operator: Operator, seq: int, format: str) -> None:
+        self.operator, self.seq, self.format = operator, seq, format
+        self.annotated: list[Sample] = []
+        self.decisions: list[tuple[str, Decision]] = []
+        self.counts: Counter[str] = Counter()
+        self.images: list[str] = []
+
+    def add(self, now: Sample, found: _Compared) -> None:
+        """Note what a person did to a picture."""
+        operator = self.operator
+        self.images.append(now.image.id)
+        source = Source(HUMAN, self.format, VERSION, operator.round, operator.run_id)
+        regions = tuple(_fresh(item, old, n) for n, (item, old) in enumerate(found.new) if isinstance(item, Region))
+        texts = tuple(_fresh(item, old, n) for n, (item, old) in enumerate(found.new) if isinstance(item, Text))
+        bare = Sample(now.id, now.image)
+        signed = attach_provenance(Parsed(texts, regions), bare, source, operator.fingerprint)
+        self.annotated.append(signed)
+        ids = {item.id: new.id for item, new in zip((*regions, *texts), schema.items_of(signed))}
+        verdicts = [Decision(item.id, "rejected", HUMAN, "deleted") for item in found.deleted]
+        verdicts += [Decision(item.id, "kept", HUMAN, "confirmed") for item in found.confirmed]
+        for n, (_, old) in enumerate(found.new):
+            verdicts.append(Decision(ids[f"n{n}"], "kept", HUMAN, "added" if old is None else "changed"))
+            if old is not None:
+                verdicts.append(Decision(old.id, "superseded", HUMAN, "changed", by_id=ids[f"n{n}"]))
+        verdicts += _details(now.current(), verdicts)
+        self.counts.update(deleted=len(found.deleted), confirmed=len(found.confirmed))
+        self.counts.update("added" if old is None else "changed" for _, old in found.new)
+        for verdict in verdicts:
+            placed = dataclasses.replace(verdict, round=operator.round, seq=self.seq)
+            self.decisions.append((now.image.id, placed))
+
+
+def _fresh(item: Any, old: AnyItem | None, number: int) -> Any:
+    """A person's item as it is stored: what it takes over from the one it replaces is its label space."""
+    space = {"label_space": old.label_space} if isinstance(old, Region) else {}
+    return dataclasses.replace(item, id=f"n{number}", score=None, **space)
+
+
+def _details(standing: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
+    """What refined an item that is gone goes with it: a mask its box."""
+    gone = {verdict.item_id: verdict for verdict in verdicts if verdict.status != "kept"}
+    return [
+        dataclasses.replace(gone[region.refines], item_id=region.id)
+        for region in standing.regions
+        if region.refines in gone and region.id not in gone
+    ]
+
+
+def _put(session: Session, operator: Operator, unit: Unit, rows: _Rows, scope: Scope) -> None:
+    """Commit a unit's rows, with what a person's review means for the absence of labels."""
+    coverage: dict[str, list[str]] = {}
+    for label in sorted(scope.labels):
+        coverage.setdefault(scope.spaces.get(label, NAME), []).append(label)
+    whole = {space: (Coverage("exhaustive", tuple(labels)),) for space, labels in coverage.items()}
+    metadata = {image: ImportMetadata("", whole) for image in rows.images} if whole else {}
+    about = {import_metadata.KEY: import_metadata.encode(metadata)} if metadata else {}
+    inputs = UnitInputs.of(unit)
+    uid = inputs.uid(operator)
+    if session.all_done(
+        [(pending.path(table, operator, uid), operator) for table in ("decisions", "annotations")], unit
+    ):
+        return
+    annotations = pending.annotations_of(operator, uid, unit.uid, rows.annotated, about=about)
+    for found in (pending.decisions_of(operator, uid, unit.uid, rows.decisions), annotations):
+        session.add(session.store.put_all([found]))

@@ -1,0 +1,103 @@
+"""Files that a person has gone over: an export of ours in Label Studio or COCO, with all that ties it to the export.
+
+What such a file says of a picture is complete. Of Label Studio only tasks count that a person completed and did not
+cancel (the last such annotation, no predictions); of COCO every picture that a file with categories lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from florence2.formats import coco, documents, labelstudio
+from florence2.formats.export_files import MAPPING
+from florence2.formats.labelstudio_writer import OURS
+from florence2.formats.lookup import matching
+from florence2.formats.problems import ReadProblems
+from florence2.records import Sample
+
+FORMATS = ("labelstudio", "coco")
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """One picture as a person left it; what the export called it, where the file still says so."""
+
+    sample: Sample
+    image_id: str = ""
+    sha256: str = ""
+    uri: str = ""
+
+
+@dataclass(frozen=True)
+class Review:
+    """The pictures of a reviewer's file, the export it came from, and the annotation that each item was, by its id."""
+
+    pictures: tuple[Reviewed, ...]
+    export_id: str
+    ann_ids: Mapping[str, str]
+
+
+def read(path: Path, format: str, images: str | Path | None = None, problems: ReadProblems | None = None) -> Review:
+    """A reviewer's file, or the files of a folder."""
+    if format not in FORMATS:
+        raise ValueError(f"{path}: --reviewed reads {' and '.join(FORMATS)}, got {format}; export in one of these")
+    if format == "labelstudio":
+        return _labelstudio(path, images, problems)
+    return _coco(path, images, problems)
+
+
+def _labelstudio(path: Path, images: str | Path | None, problems: ReadProblems | None) -> Review:
+    ids: dict[str, str] = {}
+    exports: list[str] = []
+    for file in _files(path, labelstudio.is_labelstudio):
+        for task in _rows(documents.read_json(file)):
+            data = task.get("data")
+            ours = data.get(OURS) if isinstance(data, Mapping) else None
+            exports += [ours["export"]] if isinstance(ours, Mapping) and isinstance(ours.get("export"), str) else []
+            for annotation in _rows(task.get("annotations")):
+                for result in _rows(annotation.get("result")):
+                    meta = result.get("meta")
+                    more = meta.get(OURS) if isinstance(meta, Mapping) else None
+                    if isinstance(more, Mapping) and isinstance(more.get("id"), str):
+                        ids[str(result.get("id"))] = more["id"]
+    samples = labelstudio.read(path, images, problems, reviewed=True)
+    return Review(tuple(Reviewed(sample, image_id=sample.id) for sample in samples), _newest(exports), ids)
+
+
+def _coco(path: Path, images: str | Path | None, problems: ReadProblems | None) -> Review:
+    ids: dict[str, str] = {}
+    exports: list[str] = []
+    pictures: list[Reviewed] = []
+    for file in _files(path, coco.is_coco):
+        data = documents.read_json(file)
+        if not isinstance(data, Mapping) or not data.get("categories"):
+            continue  # captions: no word about objects
+        info = data.get("info")
+        exports += [info["florence2_export"]] if isinstance(info, Mapping) and "florence2_export" in info else []
+        ids |= {
+            str(r.get("id")): r["ann_id"] for r in _rows(data.get("annotations")) if isinstance(r.get("ann_id"), str)
+        }
+        sums = {str(row.get("id")): str(row.get("sha256") or "") for row in _rows(data.get("images"))}
+        mapping = file.with_name(MAPPING)
+        uris = documents.read_json(mapping) if mapping.is_file() else {}
+        for sample in coco.read(file, images, problems):
+            uri = str(uris.get(f"images/{sample.image.id}", ""))
+            pictures.append(Reviewed(sample, sha256=sums.get(sample.id, ""), uri=uri))
+    return Review(tuple(pictures), _newest(exports), ids)
+
+
+def _files(path: Path, fits: Any) -> list[Path]:
+    return [file for file in matching(path, "*.json") if fits(file)] if path.is_dir() else [path]
+
+
+def _rows(value: Any) -> Iterator[Mapping[str, Any]]:
+    """The objects of a list; what is none has been refused, or is, by the reader."""
+    return (row for row in (value if isinstance(value, list) else ()) if isinstance(row, Mapping))
+
+
+def _newest(exports: list[str]) -> str:
+    """The export that most of a file comes from."""
+    return max(exports, key=exports.count) if exports else ""

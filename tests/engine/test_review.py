@@ -1,0 +1,249 @@
+"""A reviewer's word: export, edit as Label Studio or a COCO editor would, import, filter, merge, export: it stands."""
+
+import dataclasses
+import json
+
+import pytest
+
+import florence2
+from florence2.cli import main
+from florence2.engine.commands import import_labels
+from florence2.engine.curation.merging import MergeConfig
+from florence2.engine.export import export_labels
+from florence2.formats import jsonl
+from florence2.records import ImageRef, Region, Sample, Source, Text
+from florence2.store import Store
+from tests.engine.doubles import Floor, folder_of
+
+MODEL = Source("specialist", "yolox", "2")
+OTHER = Source("specialist", "owl", "1")
+
+
+def thing(name, x, label, score=0.9, source=MODEL, **more):
+    return Region(
+        name, box=(x, 2.0, x + 8.0, 20.0), label=label, label_space="things", score=score, source=source, **more
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Three pictures with a cat, a dog, a cow and a weak cat each, a caption, and a leaf of no interest."""
+    folder = folder_of(tmp_path, 3)
+    samples = []
+    for n, path in enumerate(sorted(folder.glob("*.png"))):
+        regions = (
+            thing("cat", 1.0, "cat"),
+            thing("dog", 11.0, "dog"),
+            thing("cow", 21.0, "cow", source=OTHER),
+            thing("weak", 31.0, "cat", score=0.05),
+        )
+        texts = (Text("t", "a cat", source=MODEL),)
+        samples.append(Sample(f"s{n}", ImageRef(path.name, str(path)), texts, regions))
+    jsonl.write(samples, tmp_path / "in")
+    return import_labels(tmp_path / "in", tmp_path / "s", workers=0)
+
+
+def edit_labelstudio(out, completed_by=7, keep_ids=True):
+    """What a person does in Label Studio to the first task: takes over a prediction, then edits."""
+    tasks = json.loads((out / "tasks.json").read_text())
+    rows = [row for p in tasks[0]["predictions"] for row in p["result"]]
+    by_label = {
+        row["value"]["rectanglelabels"][0] if "rectanglelabels" in row["value"] else "t": row for row in rows[::-1]
+    }
+    cat, dog, caption = by_label["cat"], by_label["dog"], by_label["t"]
+    dog["value"]["x"] += 5  # 2 pixels of 40
+    added = {**json.loads(json.dumps(cat)), "id": "new"}
+    added.pop("meta")
+    added["value"].update(y=70, height=20, rectanglelabels=["hen"])
+    result = [cat, dog, added, caption]  # the cow and the weak cat are gone
+    for row in result:
+        row.pop("score", None)
+        if not keep_ids:  # as where Label Studio copies a prediction into an annotation
+            row["id"] = f"x{row['id'][::-1]}"
+    tasks[0]["annotations"] = [
+        {"result": [], "was_cancelled": True, "completed_by": 3},
+        {"result": result, "completed_by": completed_by, "was_cancelled": False, "lead_time": 12.5},
+    ]
+    (out / "tasks.json").write_text(json.dumps(tasks))
+
+
+def edit_coco(out, keep_ids=True):
+    """The same in a COCO file, the other pictures taken out of it."""
+    file = out / "instances.json"
+    data = json.loads(file.read_text())
+    names = {c["id"]: c["name"] for c in data["categories"]}
+    data["images"] = data["images"][:1]
+    mine = [a for a in data["annotations"] if a["image_id"] == data["images"][0]["id"]]
+    cat, dog, _, _ = mine
+    assert [names[a["category_id"]] for a in mine] == ["cat", "dog", "cow", "cat"]
+    dog["bbox"][0] += 2
+    data["categories"].append({"id": 99, "name": "hen"})
+    added = {
+        "id": 1000,
+        "image_id": cat["image_id"],
+        "category_id": 99,
+        "bbox": [1, 21, 8, 6],
+        "area": 48,
+        "iscrowd": 0,
+    }
+    data["annotations"] = [cat, dog, added]
+    if not keep_ids:
+        data["info"].pop("florence2_export")
+        (out / "captions.json").unlink()
+        for row in data["annotations"]:
+            row.pop("ann_id", None)
+        data["images"][0].pop("sha256")
+    file.write_text(json.dumps(data))
+
+
+def labels(sample):
+    return sorted((r.label, round(r.box[0]), r.source.kind) for r in sample.regions if r.box)
+
+
+def first(store, **more):
+    return next(iter(store.samples(**more)))
+
+
+EDITED = [("cat", 1, "specialist"), ("dog", 13, "human"), ("hen", 1, "human")]
+
+
+@pytest.mark.parametrize("keep_ids", [True, False])
+@pytest.mark.parametrize(("to", "edit"), [("labelstudio", edit_labelstudio), ("coco", edit_coco)])
+def test_the_whole_round_trip(tmp_path, store, to, edit, keep_ids):
+    before = labels(first(store))
+    export_labels(store, to, tmp_path / "out")
+    edit(tmp_path / "out", keep_ids=keep_ids)
+    lines = []
+    import_labels(tmp_path / "out", store.root, reviewed=True, on_message=lines.append)
+    # without the export's name a file is complete for the labels that it uses: nobody said that there is no cow
+    known = keep_ids or to == "labelstudio"
+    cow = [] if known else [("cow", 21, "specialist")]
+    expected = sorted(EDITED + cow)
+    assert labels(first(store)) == expected
+    assert lines[-1].startswith(f"reviewed: 1 pictures; {2 if known else 1} deleted, 1 changed, 1 added")
+    assert [labels(s) for s in store.samples()][1:] == [before] * 2  # nobody went over these
+    deleted = [d for d in first(store, view="all").decisions if d.reason == "deleted"]
+    assert all((d.rule, d.status) == ("human", "rejected") for d in deleted)
+    # neither rules nor merging nor another round undo it
+    florence2.filter(store, [Floor(0.01)], merging=MergeConfig())
+    assert labels(first(store)) == expected
+    florence2.filter(store, [Floor(0.95)])  # a rule that rejects all that nobody confirmed
+    assert labels(first(store)) == sorted(EDITED)
+    assert labels(list(store.samples())[1]) == []
+    florence2.filter(store, [Floor(0.01)])  # and one that would have all back
+    assert labels(first(store)) == expected and labels(list(store.samples())[1]) == before
+    export_labels(store, to, tmp_path / "again")
+    again = import_labels(tmp_path / "again", tmp_path / "s2", workers=0)
+    assert sorted((r.label, round(r.box[0])) for r in first(again).regions) == [e[:2] for e in expected]
+
+
+def test_the_same_file_again_adds_nothing(tmp_path, store):
+    export_labels(store, "labelstudio", tmp_path / "out")
+    edit_labelstudio(tmp_path / "out")
+    for _ in range(2):
+        import_labels(tmp_path / "out", store.root, reviewed=True)
+        assert len(store.snapshots()) == 2 and labels(first(store)) == EDITED
+
+
+def test_a_second_review_of_what_was_reviewed(tmp_path, store):
+    """The next export holds the person's own items; what is deleted of them is gone as well."""
+    export_labels(store, "labelstudio", tmp_path / "out")
+    edit_labelstudio(tmp_path / "out")
+    import_labels(tmp_path / "out", store.root, reviewed=True)
+    export_labels(store, "labelstudio", tmp_path / "two")
+    tasks = json.loads((tmp_path / "two/tasks.json").read_text())
+    (annotation,) = tasks[0]["annotations"]
+    cat = next(row for p in tasks[0]["predictions"] for row in p["result"] if row["type"] == "rectanglelabels")
+    annotation["result"] = [row for row in annotation["result"] if row["value"].get("rectanglelabels") != ["hen"]] + [
+        cat
+    ]
+    annotation["completed_by"] = 8
+    (tmp_path / "two/tasks.json").write_text(json.dumps(tasks))
+    import_labels(tmp_path / "two", store.root, reviewed=True)
+    assert labels(first(store)) == EDITED[:2]
+    # the first file once more, edited further, replaces what came of it and repeats nothing
+    edited = json.loads((tmp_path / "out/tasks.json").read_text())
+    dog = next(r for r in edited[0]["annotations"][1]["result"] if r["value"].get("rectanglelabels") == ["dog"])
+    dog["value"]["x"] += 5
+    (tmp_path / "out/tasks.json").write_text(json.dumps(edited))
+    import_labels(tmp_path / "out", store.root, reviewed=True)
+    assert [row for row in labels(first(store)) if row[0] == "dog"] == [("dog", 15, "human")]
+
+
+def test_a_caption_that_was_changed_is_a_persons_and_one_left_out_is_not_deleted(tmp_path, store):
+    export_labels(store, "labelstudio", tmp_path / "out")
+    edit_labelstudio(tmp_path / "out")
+    tasks = json.loads((tmp_path / "out/tasks.json").read_text())
+    result = tasks[0]["annotations"][1]["result"]
+    result[-1]["value"]["text"] = ["a cat and a hen"]
+    tasks[1]["annotations"] = [{"result": result[:0], "completed_by": 1}]
+    (tmp_path / "out/tasks.json").write_text(json.dumps(tasks))
+    import_labels(tmp_path / "out", store.root, reviewed=True)
+    found = list(store.samples())
+    assert [(t.text, t.source.kind) for t in found[0].texts] == [("a cat and a hen", "human")]
+    assert found[1].regions == () and [t.text for t in found[1].texts] == ["a cat"]  # an empty annotation: all wrong
+
+
+def test_reviewed_pictures_are_exhaustive_and_later_finds_fall(tmp_path, store):
+    """A student that finds the deleted cow again is told that there is none."""
+    export_labels(store, "coco", tmp_path / "out")
+    edit_coco(tmp_path / "out")
+    import_labels(tmp_path / "out", store.root, reviewed=True)
+    assert {state.state for states in first(store).coverage.values() for state in states} == {"exhaustive"}
+    path = first(store).image.uri
+    again = thing("r", 21.0, "cow", source=Source("model", "student", "1"))
+    jsonl.write([Sample("x", ImageRef("x", path), regions=(again,))], tmp_path / "student")
+    import_labels(tmp_path / "student", store.root, workers=0)
+    florence2.filter(store, [Floor(0.01)], merging=MergeConfig())
+    assert labels(first(store)) == EDITED
+
+
+def test_the_command_and_its_refusals(tmp_path, store, capsys):
+    root = str(store.root)
+    export_labels(store, "labelstudio", tmp_path / "out")
+    command = ["import", str(tmp_path / "out"), "--out", root, "--reviewed"]
+    assert main(command) == 1 and "a task is to be submitted" in capsys.readouterr().err
+    edit_labelstudio(tmp_path / "out")
+    assert main(command) == 0
+    assert "reviewed: 1 pictures; 2 deleted, 1 changed, 1 added, 2 confirmed" in capsys.readouterr().err
+    export_labels(store, "voc", tmp_path / "voc")
+    assert main(["import", str(tmp_path / "voc"), "--out", root, "--reviewed"]) == 1
+    assert "--reviewed reads labelstudio and coco, got voc" in capsys.readouterr().err
+    other = folder_of(tmp_path / "elsewhere", 9, start=8)
+    sample = Sample("y", ImageRef("p0008.png", str(other / "p0008.png")), regions=(thing("r", 1.0, "cat"),))
+    jsonl.write([sample], tmp_path / "other")
+    stranger = import_labels(tmp_path / "other", tmp_path / "s3", workers=0)
+    assert main(["import", str(tmp_path / "out"), "--out", str(stranger.root), "--reviewed"]) == 1
+    assert "none of the store's pictures" in capsys.readouterr().err
+    assert main(["verify", root]) == 0
+
+
+def test_a_damaged_review_is_made_again_from_its_file(tmp_path, store, capsys):
+    export_labels(store, "labelstudio", tmp_path / "out")
+    edit_labelstudio(tmp_path / "out")
+    import_labels(tmp_path / "out", store.root, reviewed=True)
+    for table in ("decisions", "annotations"):
+        (path,) = (store.root / table).rglob("reviewed@*/*.parquet")
+        good = path.read_bytes()
+        path.write_bytes(good[:-7])
+        capsys.readouterr()
+        assert main(["verify", str(store.root), "--repair"]) == 1
+        assert "--reviewed makes it again" in "".join(capsys.readouterr())
+        import_labels(tmp_path / "out", store.root, reviewed=True)
+        assert path.read_bytes() == good and main(["verify", str(store.root)]) == 0
+
+
+def test_a_mask_goes_with_its_box(tmp_path):
+    folder = folder_of(tmp_path, 1)
+    box = thing("b", 1.0, "cat")
+    finer = dataclasses.replace(
+        thing("m", 1.0, "cat"), polygons=((1.0, 2.0, 9.0, 2.0, 9.0, 20.0),), refines="b", score=None
+    )
+    jsonl.write([Sample("s", ImageRef("p", str(folder / "p0000.png")), regions=(box, finer))], tmp_path / "in")
+    store = import_labels(tmp_path / "in", tmp_path / "s", workers=0)
+    export_labels(store, "coco", tmp_path / "out")
+    data = json.loads((tmp_path / "out/instances.json").read_text())
+    data["annotations"] = []
+    (tmp_path / "out/instances.json").write_text(json.dumps(data))
+    import_labels(tmp_path / "out", store.root, reviewed=True)
+    assert first(Store(store.root)).regions == ()
