@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--task", metavar="T", help="a task's name, such as OD (check: default all that the data can train)"
     )
     parser.add_argument("--model", default="nano", help="whose tokenizer and picture size count (default: nano)")
-    parser.add_argument("--split", choices=("train", "test"))
+    parser.add_argument("--split", choices=("train", "val", "test"))
     parser.add_argument("--format", help="the data's format where its files do not tell it")
     parser.add_argument("--images", help="the pictures' folder where they are not beside the annotations")
     parser.add_argument("--limit", type=int, metavar="N", help="look at the first N samples only")

@@ -10,7 +10,7 @@ from pathlib import Path
 from florence2.formats import coco, cvat, labelstudio, lookup, ocr_datasets, voc, yolo
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
-from florence2.sources import scenes, splits
+from florence2.sources import prompt_pairs, scenes, splits, table_datasets
 from florence2.store import Store, is_store
 
 # format -> the reader, opened when first used
@@ -32,6 +32,9 @@ READERS = {
     "textvqa": "florence2.formats.benchmarks:read_textvqa",
     "textcaps": "florence2.formats.benchmarks:read_textcaps",
     "vizwiz": "florence2.formats.benchmarks:read_vizwiz",
+    "prefix_suffix": "florence2.sources.prompt_pairs:read_prefix_suffix",
+    "swift": "florence2.sources.swift:read",
+    "parquet": "florence2.sources.table_datasets:read",
 }
 FORMATS = (*READERS, "store", "scenes")
 WRITERS = ("jsonl", "coco", "voc", "yolo", "labelstudio")
@@ -64,8 +67,19 @@ def open(
             raise FileNotFoundError(f"{path}: does not exist; expected a data set in one of {', '.join(FORMATS)}")
         samples = reader(format)(path, images, problems) if problems else _logged(reader(format), path, images)
     if split is not None and format != "scenes":
-        samples = (sample for sample in samples if splits.in_split(sample, split))
+        samples = _part(samples, split, path)
     return islice(samples, limit)
+
+
+def _part(samples: Iterable[Sample], split: str, path: str | Path) -> Iterator[Sample]:
+    """The samples of one part; a set without a val part of its own has none."""
+    found = False
+    for sample in samples:
+        if splits.in_split(sample, split):
+            found = True
+            yield sample
+    if split == "val" and not found:
+        raise ValueError(f"{path}: has no val part of its own beside what it is tested on; name --split train or test")
 
 
 def _logged(read: Callable[..., Iterator[Sample]], path: str | Path, images: str | Path | None) -> Iterator[Sample]:
@@ -131,7 +145,12 @@ _MARKS: dict[str, Callable[[Path], bool]] = {
     "vqa": lambda path: _any(path, "*OpenEnded_mscoco_*_questions.json"),
     "textvqa": lambda path: path.name.startswith("TextVQA_") or _any(path, "TextVQA_*.json"),
     "textcaps": lambda path: path.name.startswith("TextCaps_") or _any(path, "TextCaps_*.json"),
+    "prefix_suffix": lambda path: prompt_pairs.begins_with(path, "prefix", "suffix"),
+    "swift": lambda path: (
+        prompt_pairs.begins_with(path, "messages") or prompt_pairs.begins_with(path, "query", "response")
+    ),
     "jsonl": lambda path: _has(path, ".jsonl"),
     "coco": lambda path: _has(path, ".json", coco.is_coco),
     "labelstudio": lambda path: _has(path, ".json", labelstudio.is_labelstudio),
+    "parquet": table_datasets.is_labelled,
 }

@@ -91,6 +91,43 @@ def picture_columns(path: str | Path) -> tuple[list[str], list[str]]:
     return taken, [name for name in (*found, *lists) if name not in taken]
 
 
+def column_names(path: str | Path) -> list[str]:
+    """All columns of a table."""
+    return list(_open(path).schema.names)
+
+
+def column(path: str | Path, name: str) -> list[Any]:
+    """All values of a column that holds no pictures; ValueError if the table is damaged."""
+    try:
+        return _open(path).column(name)
+    except ValueError:
+        raise
+    except Exception as error:  # a damaged table raises anything
+        raise ValueError(f"{path}: cannot be read ({_first_line(error)})") from None
+
+
+def class_names(path: str | Path) -> dict[str, list[str]]:
+    """Column (or column.field) -> the names that its numbers stand for, as the `datasets` library notes them."""
+    try:
+        features = json.loads((_open(path).schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return dict(_class_labels(features, ""))
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _class_labels(feature: Any, at: str) -> Iterator[tuple[str, list[str]]]:
+    if isinstance(feature, list):
+        feature = feature[0] if feature else {}
+    if feature.get("_type") == "ClassLabel":
+        yield at, [str(name) for name in feature["names"]]
+    elif isinstance(feature.get("feature"), (dict, list)) and "_type" in feature:  # a Sequence or List of it
+        yield from _class_labels(feature["feature"], at)
+    else:
+        for name, inner in feature.items():
+            if isinstance(inner, (dict, list)):
+                yield from _class_labels(inner, f"{at}.{name}" if at else name)
+
+
 def cells(path: str | Path, columns: list[str]) -> Iterator[Cell]:
     """Every cell of these columns, row by row; the pictures' bytes are not read."""
     table = _open(path)

@@ -12,6 +12,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from florence2 import geometry, sources
 from florence2.formats.problems import ReadProblems
 from tests.formats.label_sets import MAKERS, picture, write
@@ -112,6 +115,33 @@ def _cvat(root):
     write(root / "annotations.xml", f"<annotations><version>1.1</version>{images}</annotations>")
 
 
+def _prefix_suffix(root):
+    names = [picture(root / f"{name}.jpg").name for name in "abc"]
+    suffix = "cat<loc_62><loc_166><loc_312><loc_749>"
+    rows = [{"image": name, "prefix": "<OD>", "suffix": suffix} for name in names]
+    rows += [{"image": name, "prefix": "<DocVQA>What?", "suffix": "9.00"} for name in names]
+    write(root / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _swift(root):
+    names = [picture(root / f"{name}.jpg").name for name in "abc"]
+    said = ("Find <ref-object>", "<bbox>"), ("Say", "<ref-object><bbox> sits"), ("<CAPTION>", "a cat")
+    rows = []
+    for name in names:
+        for asked, answer in said:
+            messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+            objects = {"ref": ["cat"], "bbox": [[10, 20, 50, 90]]}
+            rows.append({"messages": messages, "images": [name], "objects": objects})
+    write(root / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _parquet(root):
+    cells = [{"bytes": picture(root / f"{name}.jpg").read_bytes(), "path": f"{name}.jpg"} for name in "abc"]
+    objects = [{"bbox": [[10.0, 20.0, 40.0, 70.0]], "category": ["cat"]}] * 3
+    made = {"image": cells, "question": ["What?"] * 3, "answers": [["9.00", "9"]] * 3, "objects": objects}
+    pq.write_table(pa.table(made), root / "train.parquet")
+
+
 def _tasks(root):
     tasks = []
     for n, name in enumerate("abc"):
@@ -124,7 +154,8 @@ def _tasks(root):
 SETS = {  # format -> what draws a set of three pictures
     "coco": _captions, "voc": _several(MAKERS["voc"]), "yolo": _several(MAKERS["yolo"]), "jsonl": _lines,
     "labelstudio": _tasks, "openimages": _several(MAKERS["openimages"]), "icdar": _several(MAKERS["icdar"]),
-    "sroie": _several(MAKERS["sroie"]), "cvat": _cvat, "docvqa": _docvqa, "karpathy": _karpathy, "refcoco": _refcoco,
+    "sroie": _several(MAKERS["sroie"]), "cvat": _cvat, "prefix_suffix": _prefix_suffix, "swift": _swift,
+    "parquet": _parquet, "docvqa": _docvqa, "karpathy": _karpathy, "refcoco": _refcoco,
 }  # fmt: skip
 
 

@@ -1,0 +1,158 @@
+"""Rows of (picture, prompt, answer) as samples, and the fine-tuning sets that hold such rows as JSON Lines.
+
+    image, prefix, suffix          train/ valid/ test/, each with a .jsonl and its pictures (maestro, Roboflow's export)
+
+A prompt is a task's token with its input, or the sentence that the token stands for; any other is a question. All rows
+of one picture are one sample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from florence2.codec.answers import parse, render
+from florence2.codec.locations import dequantize
+from florence2.codec.tasks import INPUT, TASKS, ask_of, task_of
+from florence2.formats import documents, validation
+from florence2.formats.frames import Frame
+from florence2.formats.lookup import Lookup, files_in
+from florence2.formats.problems import ReadProblems
+from florence2.records import Ask, Coverage, Parsed, Sample, Source, Text
+
+PARTS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "dev": "val", "test": "test"}
+_LOCATION = re.compile(r"<loc_(\d+)>")
+_FRAME = re.compile(r"^(?:<s>)+|(?:</s>|<pad>)+$")
+_TOKEN = re.compile(r"<[A-Za-z][A-Za-z0-9_-]*>")
+
+
+def with_pair(sample: Sample, prompt: str, answer: str, source: Source) -> Sample:
+    """The sample with what one pair says; ValueError where the answer is none of the prompt's task."""
+    ask = ask_for(prompt)
+    task = task_of(ask.task)
+    answer = _FRAME.sub("", answer.strip()).strip()
+    if task.output_kind == "text":
+        parsed = Parsed(texts=(Text(text=answer),) if answer else ())
+        return task.add(sample, ask, parsed, source)
+    size_wh = sample.image.size_wh
+    if not all(size_wh):
+        raise ValueError("the picture's size is needed for its places; put the picture in place")
+    if task.input_kind == "region":
+        places = [int(place) for place in _LOCATION.findall(ask.text)]
+        if len(places) < 4 or len(places) % 2 or max(places) > 999:
+            raise ValueError(f"prompt: expected a region as four locations, got {validation.brief(ask.text)}")
+        ask = dataclasses.replace(ask, text="", region=dequantize(places, size_wh))
+    parsed = parse(answer, task, size_wh, ask)
+    kept = len(_LOCATION.findall(render(parsed, task, size_wh, ask)))
+    wanted = len(_LOCATION.findall(answer))
+    if kept != wanted or (answer and not wanted):
+        raise ValueError(f"answer: {wanted} locations, of which {kept} fit {task.name}: {validation.brief(answer)}")
+    added = task.add(sample, ask, parsed, source)
+    if task.storage_rule == "label" and task.output_kind == "labelled_boxes":
+        added = dataclasses.replace(added, coverage={**added.coverage, "": (Coverage("exhaustive"),)})
+    return added
+
+
+def ask_for(prompt: str) -> Ask:
+    """The Ask of a prompt: of a token, of the sentence that stands for one, or else a question."""
+    prompt = prompt.strip()
+    for token, task in TASKS.items():
+        head, _, tail = task.prompt.partition(INPUT)
+        inner = len(prompt) - len(head) - len(tail)
+        if prompt == task.prompt or (
+            task.input_kind and inner > 0 and prompt.startswith(head) and prompt.endswith(tail)
+        ):
+            return Ask(token, text=prompt[len(head) : len(head) + inner] if task.input_kind else "")
+    ask = ask_of(prompt)
+    if ask.task:
+        return Ask(ask.task, text=ask.text.strip())
+    unknown = _TOKEN.match(prompt)
+    if unknown:
+        raise ValueError(f"prompt: unknown task {unknown[0]}; register it, with its prompt and kind, before reading")
+    return Ask(text=prompt)
+
+
+class Collected:
+    """Samples by picture, growing with each row."""
+
+    def __init__(self) -> None:
+        self.samples: dict[tuple[str, str], Sample] = {}
+
+    def start(self, name: str, part: str, picture: Path, where: str) -> tuple[str, str]:
+        """The key of a picture's sample."""
+        key = (part, str(picture))
+        if key not in self.samples:
+            image = Frame.of(picture, (0, 0), where).image(name)
+            self.samples[key] = Sample(f"{part}/{name}" if part else name, image, split=part)
+        return key
+
+
+def read_prefix_suffix(
+    path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
+) -> Iterator[Sample]:
+    """Rows of image, prefix and suffix; `split` is the name of their folder or file."""
+    problems, source = problems or ReadProblems(), Source("import", "prefix_suffix")
+    found = Collected()
+    for file, part, lookup in files_of(Path(path), images):
+        for where, row in rows_of(file, problems):
+            with problems.record():
+                name = validation.word(validation.field(row, "image", where), f"{where}: image")
+                prefix = validation.word(validation.field(row, "prefix", where), f"{where}: prefix")
+                suffix = validation.word(validation.field(row, "suffix", where), f"{where}: suffix", empty=True)
+                key = found.start(name, part, lookup.picture(name, f"{where}: image"), where)
+                _add(found, key, prefix, suffix, source, where)
+    yield from found.samples.values()
+
+
+def _add(found: Collected, key: tuple[str, str], prompt: str, answer: str, source: Source, where: str) -> None:
+    try:
+        found.samples[key] = with_pair(found.samples[key], prompt, answer, source)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def files_of(path: Path, images: str | Path | None) -> Iterator[tuple[Path, str, Lookup]]:
+    """The .jsonl files of a set, each with the part that its folder or name tells and where its pictures are."""
+    for file in _files(path):
+        part = PARTS.get(file.parent.name.casefold(), "") if file.parent != path else ""
+        part = part or next((PARTS[word] for word in re.split(r"[^a-z]+", file.stem.casefold()) if word in PARTS), "")
+        folders = [Path(images)] if images else [file.parent, file.parent / "images"]
+        yield file, part, Lookup(file.parent, folders, images)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    parts = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and folder.name.casefold() in PARTS]
+    return [file for folder in (path, *parts) for file in files_in(folder, (".jsonl",))]
+
+
+def rows_of(file: Path, problems: ReadProblems) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The objects of a .jsonl file, each with its place."""
+    lines: list[str] = []
+    with problems.record():
+        lines = documents.read_text(file).split("\n")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            with problems.record():
+                where = f"{file}:{number}"
+                yield where, validation.record(documents.parse_json(line, where), where)
+
+
+def begins_with(path: Path, *keys: str) -> bool:
+    """Whether the first row of a set's first .jsonl file has all of these keys."""
+    if not (path.is_dir() or path.suffix == ".jsonl"):
+        return False
+    for file in _files(path)[:1]:
+        with open(file, "rb") as stream:
+            line = next((line for line in stream.read(1 << 20).splitlines() if line.strip()), b"")
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(row, dict) and set(keys) <= set(row)
+    return False

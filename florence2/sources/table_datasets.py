@@ -1,0 +1,158 @@
+"""Hugging Face data sets on disk as samples: Parquet or Arrow files with a column of pictures and columns of labels.
+
+    question (query), answers (answer)       DocVQA as HuggingFaceM4/DocumentVQA has it: a Text for each answer
+    prefix, suffix                           as in JSON Lines
+    caption, captions, text                  brief captions
+    objects: {bbox, category or label}       boxes as left, top, width, height; names from the features of the file
+
+A row is a sample; its picture stays in its cell. Other columns are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from florence2 import pixels
+from florence2.formats import validation
+from florence2.formats.frames import Frame
+from florence2.formats.lookup import files_in
+from florence2.formats.problems import LostObjects, ReadProblems
+from florence2.records import Coverage, ImageRef, Region, Sample, Source, Text
+from florence2.sources import tables
+from florence2.sources.prompt_pairs import PARTS, with_pair
+
+SOURCE = Source("import", "parquet")
+SPACE = "objects"
+QUESTIONS, ANSWERS = ("question", "query"), ("answers", "answer", "label")
+CAPTIONS = ("caption", "captions", "text", "sentences")
+
+
+def is_labelled(path: Path) -> bool:
+    """Whether a path is a table of pictures with labels, or a folder that holds one."""
+    try:
+        return any(_columns(file)[1] for file in _files(path)[:1])
+    except ValueError:
+        return False
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return files_in(path, tables.SUFFIXES, deep=True)
+    return [path] if tables.is_table(path) and path.is_file() else []
+
+
+def _columns(file: Path) -> tuple[str, list[str]]:
+    """The column of pictures, and those of labels; ("", []) where there is no picture."""
+    found, _ = tables.picture_columns(file)
+    names = tables.column_names(file)
+    asked = any(name in names for name in QUESTIONS) and any(name in names for name in ANSWERS)
+    wanted = [*(QUESTIONS + ANSWERS if asked else ()), *CAPTIONS, "objects"]
+    wanted += ["prefix", "suffix"] if {"prefix", "suffix"} <= set(names) else []
+    return (found[0], [name for name in wanted if names.count(name) == 1]) if found else ("", [])
+
+
+def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
+    """A sample for each row; `split` is what the file's name or folder tells."""
+    path, problems = Path(path), problems or ReadProblems()
+    files = _files(path)
+    if not files:
+        raise ValueError(f"{path}: holds no .parquet or .arrow file")
+    for file in files:
+        with problems.record():
+            column, labels = _columns(file)
+            if not labels:
+                raise ValueError(f"{file}: has no column of pictures beside one of labels")
+            yield from _Table(file, path, column, labels, problems).samples()
+
+
+class _Table:
+    """One file's rows."""
+
+    def __init__(self, file: Path, root: Path, column: str, labels: Sequence[str], problems: ReadProblems) -> None:
+        self.file, self.column, self.labels, self.problems = file, column, labels, problems
+        below = file.relative_to(root).parts if root.is_dir() else (file.name,)
+        words = re.split(r"[^a-z]+", "/".join(below).casefold())
+        self.part = next((PARTS[word] for word in words if word in PARTS), "")
+        self.name = "/".join(below)
+        self.classes = tables.class_names(file)
+
+    def samples(self) -> Iterator[Sample]:
+        """Each row's sample; one whose labels are bad keeps its picture."""
+        columns = {name: tables.column(self.file, name) for name in self.labels}
+        for n, cell in enumerate(tables.cells(self.file, [self.column])):
+            where = f"{self.file}: row {n}"
+            image = ImageRef(id=f"{self.name}/{n}", uri=str(self.file), member=cell.member, licence=cell.licence)
+            row = {name: values[n] for name, values in columns.items()}
+            with self.problems.record():
+                yield self._sample(Sample(f"{self.name}/{n}", image, split=self.part), row, where)
+
+    def _sample(self, sample: Sample, row: Mapping[str, Any], where: str) -> Sample:
+        texts = [*self._answers(row, where), *self._captions(row, where)]
+        placed = row.get("objects") is not None or "<loc_" in str(row.get("suffix") or "")
+        image = sample.image
+        regions: tuple[Region, ...] = ()
+        coverage: dict[str, tuple[Coverage, ...]] = {}
+        if placed:
+            data = tables.read_cell(self.file, image.member)
+            size_wh = pixels.read_size(data or b"", where)
+            image = ImageRef(
+                image.id, image.uri, image.member, width=size_wh[0], height=size_wh[1], licence=image.licence
+            )
+            if row.get("objects") is not None:
+                frame, lost = Frame(self.file, where, size_wh, size_wh), LostObjects(self.problems)
+                regions = frame.place(self._objects(row["objects"], where, lost), lost)
+                coverage = lost.withdraw({SPACE: (Coverage("exhaustive"),)}, SPACE, regions)
+        sample = Sample(sample.id, image, tuple(texts), regions, split=sample.split, coverage=coverage)
+        if row.get("prefix") is not None:
+            prefix = validation.word(row["prefix"], f"{where}: prefix")
+            suffix = validation.word(row.get("suffix"), f"{where}: suffix", empty=True)
+            with self.problems.record():
+                try:
+                    sample = with_pair(sample, prefix, suffix, SOURCE)
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from None
+        return sample
+
+    def _answers(self, row: Mapping[str, Any], where: str) -> Iterator[Text]:
+        key = next((name for name in QUESTIONS if row.get(name) is not None), None)
+        if key is None:
+            return
+        asked = row[key]
+        if isinstance(asked, Mapping):  # {"en": ..., "de": ...}: the English one
+            asked = asked.get("en")
+        question = validation.word(asked, f"{where}: {key}")
+        given: Any = next((row[name] for name in ANSWERS if row.get(name) is not None), [])
+        for n, answer in enumerate(given if isinstance(given, list) else [given]):
+            with self.problems.record():
+                text = validation.word(answer, f"{where}: answers", empty=True)
+                yield Text(f"a{n}", text, "answer", question, source=SOURCE)
+
+    def _captions(self, row: Mapping[str, Any], where: str) -> Iterator[Text]:
+        key = next((name for name in CAPTIONS if row.get(name) is not None), None)
+        given: Any = row[key] if key else []
+        for n, caption in enumerate(given if isinstance(given, list) else [given]):
+            with self.problems.record():
+                yield Text(f"t{n}", validation.sentence(caption, f"{where}: {key}"), source=SOURCE)
+
+    def _objects(self, objects: Any, where: str, lost: LostObjects) -> list[tuple[str, Region]]:
+        place = f"{where}: objects"
+        boxes = validation.rows(objects, "bbox", place)
+        key = next((name for name in ("category", "categories", "label", "labels") if name in objects), "category")
+        labels = validation.rows(objects, key, place)
+        if len(labels) != len(boxes):
+            raise ValueError(f"{place}: {len(boxes)} of bbox, {len(labels)} of {key}; expected as many")
+        names = self.classes.get(f"objects.{key}", ())
+        out = []
+        for n, (box, label) in enumerate(zip(boxes, labels)):
+            with lost.object():
+                if isinstance(label, int) and names:
+                    if not 0 <= label < len(names):
+                        raise ValueError(f"{place}: {key}: {label} is not among the {len(names)} classes")
+                    label = names[label]
+                corners = validation.box_from_xywh(box, f"{place}: bbox")
+                label = validation.word(label, f"{place}: {key}")
+                out.append((f"{place}[{n}]", Region(f"r{n}", "object", corners, label, SPACE, source=SOURCE)))
+        return out
