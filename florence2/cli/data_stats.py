@@ -7,7 +7,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ def duplicates(args: argparse.Namespace, bars: object) -> int:
                 yield replace(picture, part=path) if len(args.paths) > 1 else picture
 
     counts: Counter[str] = Counter()
-    for pair in duplicates(pictures(), args.bits):
+    for pair in duplicates(pictures(), args.bits, unread.append, bars):
         counts.update([pair.kind, *["leaks"] * pair.leaks])
         if args.json:
-            print(json.dumps({**asdict(pair), "across": pair.across, "leaks": pair.leaks}))
+            print(json.dumps(pair.to_json()))
             continue
         sides = [f"{p.part}: {p.uri}" + ("" if p.stands else " (rejected)") for p in (pair.first, pair.second)]
         print(f"{pair.kind} ({pair.bits} bits)  {'  =  '.join(sides)}{'  LEAK' if pair.leaks else ''}")
@@ -99,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("action", choices=("duplicates", "stats"))
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a store, a folder in a known format, or of pictures")
-    parser.add_argument("--bits", type=int, default=4, metavar="N", help="of 64 that near ones may differ in (4; to 7)")
+    parser.add_argument("--bits", type=int, default=4, metavar="N",
+                        help="of 64 bits of a hash: pictures so near are compared by pixels (4; to 7)")  # fmt: skip
     parser.add_argument("--labels", type=int, default=20, metavar="N", help="how many labels stats shows (20)")
     parser.add_argument("--json", action="store_true", help="one object a line")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

@@ -11,7 +11,7 @@ import florence2
 from florence2 import sources
 from florence2.engine.curation.statistics import statistics
 from florence2.engine.ingest.discovery import discover
-from florence2.engine.ingest.duplicates import duplicates, near_pairs, of_store
+from florence2.engine.ingest.duplicates import NearIndex, duplicates, of_store
 from florence2.engine.ingest.inspection import ImageRules, perceptual_hash
 from florence2.formats import jsonl
 from florence2.pixels import load
@@ -84,15 +84,19 @@ def test_near_duplicates_are_reported_and_rejected_only_where_asked(tmp_path):
     assert strict.reasons()["images"] == {"duplicate": 1, "near_duplicate": 1}
 
 
-def test_near_pairs_are_those_of_brute_force():
+def test_near_hashes_are_those_of_brute_force():
     rng = np.random.default_rng(0)
     base = rng.integers(0, 2**63, 40)
     numbers = [int(n) ^ int(1 << int(rng.integers(0, 63))) for n in base for _ in range(3)]
     hashes = [f"{n:016x}" for n in numbers]
     expected = {(i, j) for j in range(len(numbers)) for i in range(j) if (numbers[i] ^ numbers[j]).bit_count() <= 4}
-    assert {(i, j) for i, j, _ in near_pairs(hashes, 4)} == expected and expected
+    index, found = NearIndex(), set()
+    for j, phash in enumerate(hashes):
+        found |= {(i, j) for i, _ in index.within(phash, 4)}
+        index.add(phash)
+    assert found == expected and expected
     with pytest.raises(ValueError, match="0..7"):
-        list(near_pairs(hashes, 9))
+        list(index.within(hashes[0], 9))
 
 
 def test_a_users_own_rule_rejects_with_its_word(tmp_path):

@@ -5,24 +5,33 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from florence2 import pixels, sources
+from florence2.engine.ingest import near_duplicates
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import perceptual_hash
 from florence2.records import ImageRef
 from florence2.sources import files
-from florence2.store import Store, is_store
+from florence2.store import Store, is_store, schema
 
 BANDS = 8  # bytes of a 64-bit hash; hashes up to seven bits apart share one
+BLOCK = 1024  # pictures whose signatures are compared with all before them at a time
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is compared: a picture's hashes, the part of the data it is in, and whether it stands (is not rejected)."""
+    """What is compared: a picture's hashes, the part of the data it is in, and whether it stands (is not rejected).
+
+    `ref` is where its pixels are; `signature` is that of `near_duplicates`, for pictures that were opened.
+    """
 
     id: str
     uri: str
@@ -30,11 +39,13 @@ class Picture:
     phash: str = ""
     part: str = ""
     stands: bool = True
+    ref: ImageRef | None = None
+    signature: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two pictures that are the same: `kind` is exact or near, `bits` how many of 64 differ."""
+    """Two pictures that are the same: `kind` is exact or near, `bits` how many of 64 of their hashes differ."""
 
     kind: str
     first: Picture
@@ -51,25 +62,102 @@ class Duplicate:
         """Whether one is trained on and the other scored on: they are in different parts, and both stand."""
         return self.across and self.first.stands and self.second.stands
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain values: each side's id, uri, hashes, part and whether it is kept."""
+        sides = {
+            name: {"id": p.id, "uri": p.uri, "sha256": p.sha256, "phash": p.phash, "part": p.part, "stands": p.stands}
+            for name, p in (("first", self.first), ("second", self.second))
+        }
+        return {"kind": self.kind, **sides, "bits": self.bits, "across": self.across, "leaks": self.leaks}
 
-def duplicates(pictures: Iterable[Picture], bits: int = 4) -> Iterator[Duplicate]:
-    """Every exact duplicate with the picture it repeats, then every near pair of different bytes."""
+
+def duplicates(
+    pictures: Iterable[Picture],
+    bits: int = 4,
+    unreadable: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Duplicate]:
+    """Every exact duplicate with the picture it repeats, then every near pair of different bytes.
+
+    A hash within `bits` or a like signature makes a candidate: called near are pairs whose pixels agree everywhere.
+    Where a picture can no longer be read its pairs are not called; `unreadable` is told.
+    """
     first: dict[str, Picture] = {}
     for picture in pictures:
         original = first.setdefault(picture.sha256, picture)
         if original is not picture:
             yield Duplicate("exact", original, picture, 0)
     distinct = [picture for picture in first.values() if picture.phash]
-    for i, j, apart in near_pairs([picture.phash for picture in distinct], bits):
-        yield Duplicate("near", distinct[i], distinct[j], apart)
+    candidates = likely_pairs(distinct, bits)
+
+    @lru_cache(maxsize=128)
+    def grey_of(i: int) -> np.ndarray | None:
+        try:
+            return near_duplicates.grey(_pixels(distinct[i]))
+        except pixels.BadImage as error:
+            if unreadable:
+                unreadable(str(error))
+            return None
+
+    for done, (i, j, apart) in enumerate(candidates, 1):
+        one, other = grey_of(i), grey_of(j)
+        if one is not None and other is not None and near_duplicates.same_picture(one, other):
+            yield Duplicate("near", distinct[i], distinct[j], apart)
+        if progress:
+            progress("comparing", done, len(candidates))
 
 
-def of_store(store: Store, snapshot: int | None = None) -> Iterator[Picture]:
-    """A store's pictures that could be read; a part is the split that a row names, else the one of its file's name."""
-    for row in store.images(snapshot):
-        if row["status"] != "failed":
-            part = row.get("split") or sources.split_of(row.get("member") or row["uri"])
-            yield Picture(row["id"], row["uri"], row["sha256"], row.get("phash") or "", part, row["status"] == "ok")
+def _pixels(picture: Picture) -> np.ndarray:
+    if picture.ref is None:
+        raise pixels.BadImage(picture.uri, "missing", "is not known by its place; near duplicates need its pixels")
+    return pixels.load(files.read_bytes(picture.ref), name=files.name_of(picture.ref))
+
+
+def likely_pairs(pictures: Sequence[Picture], bits: int) -> list[tuple[int, int, int]]:
+    """(earlier, later, bits apart) of pictures whose hashes are within `bits`, or whose signatures are alike."""
+    index, found = NearIndex(), set()
+    for j, picture in enumerate(pictures):
+        found |= {(i, j) for i, _ in index.within(picture.phash, bits)}
+        index.add(picture.phash)
+    opened = [i for i, picture in enumerate(pictures) if picture.signature is not None]
+    signatures = np.array([pictures[i].signature for i in opened], np.float32)  # (pictures, 10, cells)
+    for start in range(0, len(opened), BLOCK):
+        block, before = signatures[start : start + BLOCK], signatures[: start + BLOCK]
+        alike = (np.tensordot(block[:, 0], before, (1, 2)).max(axis=2) >= near_duplicates.LIKELY) | (
+            np.tensordot(before[:, 0], block, (1, 2)).max(axis=2).T >= near_duplicates.LIKELY
+        )
+        found |= {(opened[i], opened[start + j]) for j, i in zip(*np.nonzero(alike)) if i < start + j}
+    numbers = index.numbers
+    return [(i, j, (numbers[i] ^ numbers[j]).bit_count()) for i, j in sorted(found)]
+
+
+def of_store(
+    store: Store,
+    snapshot: int | None = None,
+    read: bool = False,
+    progress: Progress | None = None,
+    unreadable: Callable[[str], None] | None = None,
+) -> Iterator[Picture]:
+    """A store's pictures that could be read; a part is the split that a row names, else the one of its file's name.
+
+    With `read` each picture is opened, so that cut ones are found as well; else by the hash that the store holds.
+    """
+    rows = [row for row in store.images(snapshot) if row["status"] in ("ok", "rejected")]
+    for n, row in enumerate(rows, 1):
+        part = row.get("split") or sources.split_of(row.get("member") or row["uri"])
+        ref = schema.image_ref(row)
+        picture = Picture(
+            row["id"], row["uri"], row["sha256"], row.get("phash") or "", part, row["status"] == "ok", ref
+        )
+        if read:
+            try:
+                picture = replace(picture, signature=near_duplicates.signature(_pixels(picture)))
+            except pixels.BadImage as error:
+                if unreadable:
+                    unreadable(str(error))
+            if progress:
+                progress("reading", n, len(rows))
+        yield picture
 
 
 def of_path(
@@ -77,13 +165,13 @@ def of_path(
 ) -> Iterator[Picture]:
     """The pictures of a store, of a data set in a known format, or of a folder, each read once."""
     if is_store(path):
-        yield from of_store(Store(path))
+        yield from of_store(Store(path), None, True, progress, unreadable)
         return
     refs = _references(path)
     for n, (ref, split) in enumerate(refs, 1):
         try:
             data = files.read_bytes(ref)
-            phash = perceptual_hash(pixels.load(data, name=files.name_of(ref)))
+            array = pixels.load(data, name=files.name_of(ref))
         except pixels.BadImage as error:
             if unreadable:
                 unreadable(str(error))
@@ -92,7 +180,9 @@ def of_path(
             if progress:
                 progress("reading", n, len(refs))
         part = split or sources.split_of(ref.member or ref.uri)
-        yield Picture(ref.id or files.name_of(ref), files.name_of(ref), hashlib.sha256(data).hexdigest(), phash, part)
+        name, sha256 = files.name_of(ref), hashlib.sha256(data).hexdigest()
+        signature = near_duplicates.signature(array)
+        yield Picture(ref.id or name, name, sha256, perceptual_hash(array), part, ref=ref, signature=signature)
 
 
 def _references(path: str | Path) -> list[tuple[ImageRef, str]]:
@@ -102,15 +192,6 @@ def _references(path: str | Path) -> list[tuple[ImageRef, str]]:
     except ValueError:
         return [(found.ref(), found.split) for found in discover(Path(path))[0]]
     return [(sample.image, sample.split) for sample in sources.open(path, format=format)]
-
-
-def near_pairs(hashes: Sequence[str], bits: int) -> Iterator[tuple[int, int, int]]:
-    """(earlier, later, bits apart) for each pair of perceptual hashes within `bits` of each other (7 at most)."""
-    index = NearIndex()
-    for j, phash in enumerate(hashes):
-        for i, apart in index.within(phash, bits):
-            yield i, j, apart
-        index.add(phash)
 
 
 class NearIndex:
