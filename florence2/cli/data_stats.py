@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from florence2.cli.progress import ProgressBars
     from florence2.engine.curation.statistics import Statistics
     from florence2.engine.ingest.duplicates import Picture
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         return duplicates(args, bars) if args.action == "duplicates" else stats(args)
 
 
-def duplicates(args: argparse.Namespace, bars: object) -> int:
+def duplicates(args: argparse.Namespace, bars: ProgressBars) -> int:
     """Print every pair, and how many are shared by parts."""
     from florence2.engine.ingest.duplicates import duplicates, of_path
 
@@ -38,7 +39,7 @@ def duplicates(args: argparse.Namespace, bars: object) -> int:
 
     def pictures() -> Iterator[Picture]:
         for path in args.paths:
-            for picture in of_path(path, bars, unread.append):  # type: ignore[arg-type]
+            for picture in of_path(path, bars, unread.append):
                 yield replace(picture, part=path) if len(args.paths) > 1 else picture
 
     counts: Counter[str] = Counter()

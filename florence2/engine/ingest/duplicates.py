@@ -36,10 +36,10 @@ class Picture:
     id: str
     uri: str
     sha256: str
+    ref: ImageRef
     phash: str = ""
     part: str = ""
     stands: bool = True
-    ref: ImageRef | None = None
     signature: np.ndarray | None = None
 
 
@@ -93,7 +93,7 @@ def duplicates(
     @lru_cache(maxsize=128)
     def grey_of(i: int) -> np.ndarray | None:
         try:
-            return near_duplicates.grey(_pixels(distinct[i]))
+            return near_duplicates.grey(_pixels(distinct[i].ref))
         except pixels.BadImage as error:
             if unreadable:
                 unreadable(str(error))
@@ -107,10 +107,16 @@ def duplicates(
             progress("comparing", done, len(candidates))
 
 
-def _pixels(picture: Picture) -> np.ndarray:
-    if picture.ref is None:
-        raise pixels.BadImage(picture.uri, "missing", "is not known by its place; near duplicates need its pixels")
-    return pixels.load(files.read_bytes(picture.ref), name=files.name_of(picture.ref))
+def same_pixels(one: ImageRef, other: ImageRef) -> bool:
+    """Whether two pictures that can be read are one picture; one that cannot is not called so."""
+    try:
+        return near_duplicates.same_picture(*(near_duplicates.grey(_pixels(ref)) for ref in (one, other)))
+    except pixels.BadImage:
+        return False
+
+
+def _pixels(ref: ImageRef) -> np.ndarray:
+    return pixels.load(files.read_bytes(ref), frame=ref.frame, name=files.name_of(ref))
 
 
 def likely_pairs(pictures: Sequence[Picture], bits: int) -> list[tuple[int, int, int]]:
@@ -146,12 +152,11 @@ def of_store(
     for n, row in enumerate(rows, 1):
         part = row.get("split") or sources.split_of(row.get("member") or row["uri"])
         ref = schema.image_ref(row)
-        picture = Picture(
-            row["id"], row["uri"], row["sha256"], row.get("phash") or "", part, row["status"] == "ok", ref
-        )
+        known = row["sha256"], ref, row.get("phash") or ""
+        picture = Picture(row["id"], row["uri"], *known, part, row["status"] == "ok")
         if read:
             try:
-                picture = replace(picture, signature=near_duplicates.signature(_pixels(picture)))
+                picture = replace(picture, signature=near_duplicates.signature(_pixels(ref)))
             except pixels.BadImage as error:
                 if unreadable:
                     unreadable(str(error))
@@ -182,7 +187,7 @@ def of_path(
         part = split or sources.split_of(ref.member or ref.uri)
         name, sha256 = files.name_of(ref), hashlib.sha256(data).hexdigest()
         signature = near_duplicates.signature(array)
-        yield Picture(ref.id or name, name, sha256, perceptual_hash(array), part, ref=ref, signature=signature)
+        yield Picture(ref.id or name, name, sha256, ref, perceptual_hash(array), part, signature=signature)
 
 
 def _references(path: str | Path) -> list[tuple[ImageRef, str]]:

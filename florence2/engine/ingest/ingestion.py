@@ -18,7 +18,7 @@ from florence2.engine.execution.inline import InlineRunner
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
 from florence2.engine.execution.options import Progress
 from florence2.engine.execution.phase import Count, run_phase
-from florence2.engine.ingest.duplicates import NearIndex
+from florence2.engine.ingest.duplicates import NearIndex, same_pixels
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, InspectTask, image_id, rules_config
 from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.session import Session
@@ -54,8 +54,9 @@ class KnownImages:
 
     def __init__(self) -> None:
         self.files: set[tuple[str, str, int]] = set()
-        self.originals: set[str] = set()  # sha256 of pictures that are not duplicates themselves
-        self.near = NearIndex()  # perceptual hashes of good pictures
+        self.originals: set[str] = set()  # sha256 of good pictures
+        self.near = NearIndex()  # perceptual hashes of good pictures, in the order of `good`
+        self.good: list[ImageRef] = []
         self.units: set[str] = set()
 
     def add(self, row: schema.Row) -> None:
@@ -64,10 +65,11 @@ class KnownImages:
         if row["status"] == "missing":
             return
         self.files.add((row["uri"], row.get("member") or "", row.get("bytes") or 0))
-        if row["status"] != "failed" and row.get("reason") != "duplicate":
+        if row["status"] == "ok":
             self.originals.add(row["sha256"])
         if row["status"] == "ok" and row.get("phash"):
             self.near.add(row["phash"])
+            self.good.append(schema.image_ref(row))
 
     def has(self, found: ImageCandidate) -> bool:
         """Whether this very file is in the store."""
@@ -183,7 +185,7 @@ class _Cut:
             row = _row(found, fact, name, uid, self.dataset, self.samples.get(found.relative))
             if row["status"] == "ok" and row["sha256"] in self.known.originals:
                 row.update(status="rejected", reason="duplicate")
-            elif row["status"] == "ok" and self.rules.near_duplicates and self._has_near(row["phash"]):
+            elif row["status"] == "ok" and self.rules.near_duplicates and self._has_near(row):
                 row.update(status="rejected", reason="near_duplicate")
             self.known.add(row)
             rows.append(row)
@@ -191,8 +193,10 @@ class _Cut:
                 failures.append(Failure(id=name, reason=row["reason"], detail=_clean(fact["detail"])))
         return Job(uid, len(rows), IngestTask(self.operator, uid, tuple(rows), tuple(failures)))
 
-    def _has_near(self, phash: str) -> bool:
-        return next(self.known.near.within(phash, self.rules.near_bits), None) is not None
+    def _has_near(self, row: schema.Row) -> bool:
+        """Whether an earlier good picture is this one, by its hash and then by its pixels."""
+        near = [self.known.good[place] for place, _ in self.known.near.within(row["phash"], self.rules.near_bits)]
+        return any(same_pixels(ref, schema.image_ref(row)) for ref in near)
 
 
 def _known(session: Session, operator: Operator, listing: Sequence[ImageCandidate]) -> KnownImages:

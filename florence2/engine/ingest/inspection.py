@@ -37,9 +37,9 @@ class ImageRules:
     blank_range: int = 4
     """No channel spans more than this many of 256 levels: blank."""
     near_duplicates: bool = False
-    """Reject pictures whose perceptual hash is within `near_bits` of an earlier one's: near_duplicate."""
+    """Reject pictures that are an earlier one, resized or encoded again, as their pixels show: near_duplicate."""
     near_bits: int = 4
-    """Bits of 64 in which near duplicates may differ."""
+    """Bits of 64 in which the perceptual hashes of pictures may differ whose pixels are compared."""
     licence: bool = False
     """Reject pictures without a licence: no_licence."""
     accept: str = ""
