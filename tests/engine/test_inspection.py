@@ -125,7 +125,7 @@ def test_samples_bring_their_split_and_licence(tmp_path):
     (pair,) = duplicates(of_store(store))
     assert pair.across and not pair.leaks and (pair.first.part, pair.second.part) == ("train", "test")
     told = statistics(store).to_json()
-    assert told["duplicates_across_splits"] == 1 and told["leaks"] == 0 and told["labels"] == {"thing": 2}
+    assert told["duplicates_across_splits"] == 1 and told["leaks"] == 0 and told["labels"] == {"thing": 3}
     assert [row["family"] for row in told["families"]] == ["region_text", "text", "text_phrase_region"]
     assert told["families"][1]["mean_words"] == 5.0
 
