@@ -1,4 +1,4 @@
-"""florence2 convert SRC DST --to LAYOUT: a checkpoint, an adapter merged, in another layout; read back and compared."""
+"""florence2 convert SRC DST --to LAYOUT: a checkpoint, or an adapter, in another layout; read back and compared."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   florence2 convert microsoft/Florence-2-base base --to transformers
   florence2 convert my_run my_model --to microsoft
   florence2 convert florence-community/Florence-2-base merged --to florence2 --adapter my_lora
+  florence2 convert my_lora other_lora --to microsoft      (an adapter's own folder stays an adapter)
 """
 
 

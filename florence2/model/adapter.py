@@ -85,6 +85,34 @@ def merge_adapter(state: dict[str, Tensor], config: ModelConfig, folder: Path) -
     return config
 
 
+def respelled(folder: Path, config: ModelConfig, layout: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An adapter's settings and tensors with its modules named as `layout` does; ValueError where that is not all of
+    it: whole matrices beside the adapter, or a module that is no layer there."""
+    settings, tensors = dict(_settings(folder / CONFIG)), TensorFolder(folder, ADAPTER, ())
+    tensors.check()
+    ours = {key: name for spelling in LAYOUTS for key, name in key_table(config, spelling).items()}
+    theirs = {name: key for key, name in key_table(config, layout).items() if name is not None}
+    out: dict[str, Tensor] = {}
+    modules = set()
+    for key in tensors:
+        path = key.removeprefix(PREFIX)
+        part = next((part for part in PARTS if path.endswith(f".{part}")), None)
+        name = ours.get(f"{path.removesuffix(f'.{part}')}.weight")
+        target = theirs.get(name or "", "")
+        if part is None or not target.endswith(".weight"):
+            raise ValueError(
+                f"{tensors.where(key)}: has no layer of its own in the layout {layout}; merge the adapter instead: "
+                "florence2 convert BASE DST --adapter FOLDER"
+            )
+        module = target.removesuffix(".weight")
+        modules.add(module)
+        out[f"{PREFIX}{module}.{part}"] = tensors[key]
+    for key in ("rank_pattern", "alpha_pattern"):
+        if settings.get(key):
+            raise ValueError(f"{folder / CONFIG}: {key}: names modules by patterns; merge the adapter instead")
+    return {**settings, "target_modules": sorted(modules)}, out
+
+
 def _merged(weight: Tensor, parts: dict[str, Tensor], scale: float, where: str) -> Tensor:
     """One matrix, or kernel, with its adapter; computed in float32."""
     down, up = parts["lora_A.weight"].float(), parts["lora_B.weight"].float()

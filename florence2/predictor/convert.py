@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
+from florence2.codec.tasks import save_tasks
 from florence2.codec.tokenizer import Tokenizer
+from florence2.model.adapter import CONFIG, respelled
 from florence2.model.florence import Florence
 from florence2.model.layouts import EMBEDDING, HEAD
+from florence2.model.tensor_files import ADAPTER
 from florence2.predictor import checkpoints
 
 ASIDE, JOB = ".converting", "job.json"  # where a conversion writes first, and the note of what it is
@@ -39,15 +43,24 @@ def convert(
 ) -> Converted:
     """Save a checkpoint, an adapter merged, in another layout and in its own type; read it back and compare.
 
-    The files appear in `folder` when they are found right; after an interruption the same call begins again.
+    An adapter's own folder, no base named beside it, stays an adapter of the same base, its modules named as the
+    layout names them. The files appear in `folder` when they are found right; after an interruption the same call
+    begins again.
     """
     found = checkpoints.find(source, revision, adapter)
     target = Path(folder)
     job = {"source": os.path.abspath(found.home), "layout": layout, "revision": revision}
     job["adapter"] = os.path.abspath(adapter) if adapter else None
     aside = _begin(target, job)
+    stays = found.adapter if adapter is None else None
     model, tokenizer, tasks = checkpoints.open_parts(found, found.checkpoint().dtype)
-    checkpoints.save(model, tokenizer, tasks, aside, layout, found.home)
+    if stays is not None:
+        _write_adapter(found, stays, aside, layout)
+        if found.home == stays:
+            tokenizer.save(aside)
+            save_tasks(tasks, aside)
+    else:
+        checkpoints.save(model, tokenizer, tasks, aside, layout, found.home)
     compared = _compare(model, aside, tokenizer)
     for file in sorted(aside.iterdir()):
         if file.name != JOB:
@@ -76,6 +89,16 @@ def _begin(target: Path, job: dict[str, str | None]) -> Path:
     (aside / f"{JOB}.part").write_text(json.dumps(job), encoding="utf-8")
     os.replace(aside / f"{JOB}.part", aside / JOB)
     return aside
+
+
+def _write_adapter(found: checkpoints.Found, adapter: Path, target: Path, layout: str) -> None:
+    """The adapter's two files as another layout spells them; a base that is a folder is named by its whole path."""
+    settings, tensors = respelled(adapter, found.checkpoint().config, layout)
+    named = Path(settings["base_model_name_or_path"])
+    if (adapter / named).is_dir() or named.is_dir():
+        settings["base_model_name_or_path"] = str(found.base.resolve())
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target / ADAPTER[0], {"format": "pt"})
+    (target / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _compare(model: Florence, folder: Path, tokenizer: Tokenizer) -> int:

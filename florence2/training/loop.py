@@ -83,6 +83,15 @@ def run(
             if ranks.first and not restart:
                 folder.refuse_another(config)
             return Run(job, trainer, folder, progress, on_message).run(resumed)
+    except RuntimeError as error:
+        lost = ranks.count > 1 and any(word in str(error) for word in ("gloo", "NCCL", "onnection"))
+        if not lost:
+            raise
+        reason = str(error).strip().split("\n")[0][:200]
+        raise OSError(
+            f"rank {ranks.rank}: another rank has gone ({reason}); run the same command again to go on from the newest "
+            "checkpoint"
+        ) from None
     finally:
         ranks.leave()
 

@@ -122,6 +122,26 @@ def test_the_adapter_at_work_equals_the_merged_one(tmp_path):
     assert batch.pairs
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_is_converted_for_another_layout(tmp_path, dora):
+    from peft import PeftModel
+
+    config = lora_run(tmp_path, "microsoft", dora=dora)
+    train(config)
+    assert main(["convert", config["out"], str(tmp_path / "other"), "--to", "transformers"]) == 0
+    keys = load_file(tmp_path / "other" / "adapter_model.safetensors")
+    assert all(key.startswith("base_model.model.model.") for key in keys)
+    own, other = weights(config["out"]), weights(tmp_path / "other")
+    assert all(torch.equal(own[name], tensor) for name, tensor in other.items())
+    convert(config["model"], tmp_path / "native", "transformers")
+    from transformers import Florence2ForConditionalGeneration
+
+    base = Florence2ForConditionalGeneration.from_pretrained(tmp_path / "native", dtype=torch.float32)
+    state = PeftModel.from_pretrained(base, tmp_path / "other").merge_and_unload().state_dict()
+    (key,) = (name for name in state if name.endswith("decoder.layers.0.encoder_attn.q_proj.weight"))
+    assert torch.allclose(state[key], own["language.decoder.layers.0.cross.q.weight"], atol=1e-6)
+
+
 @pytest.mark.parametrize("target, said", [
     ("lm_head", "the tied head cannot be adapted"),
     ("query", "'query' names no linear layer; expected ends of names such as"),
