@@ -165,6 +165,8 @@ class TrainConfig:
     """Evaluations without a better best after which the run stops; 0: off."""
     best: BestConfig = field(default_factory=BestConfig)
     """metric and mode of the best checkpoint."""
+    tensorboard: bool = False
+    """Write the numbers of metrics.jsonl and evaluations.jsonl to OUT/tensorboard as well (needs florence2[train])."""
     on_error: str = "skip"
     """skip: a picture that cannot be read is left out, counted and named; raise: every picture is opened first."""
     max_target: int | None = None

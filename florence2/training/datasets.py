@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -92,6 +92,10 @@ class SampleSource:
         self._pixels: OrderedDict[tuple, np.ndarray] = OrderedDict()
         if not len(self._samples):
             raise ValueError(f"data: {source.path}: holds no sample; check the path")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that makes batches needs: it is given the records and reads none."""
+        return {**self.__dict__, "_samples": (), "_held_out": None, "_pixels": OrderedDict()}
 
     def active(self, epoch: int) -> bool:
         return _within(self.source, epoch)

@@ -68,7 +68,8 @@ class Evaluations:
         metrics[LOSS] = self._loss()
         if validation.metric not in metrics:
             raise ValueError(f"best.metric: {validation.metric}: expected one of {', '.join(metrics)}")
-        with closing(Journal(self.folder.path / EVALUATIONS)) as journal:
+        board = self.folder.path / "tensorboard" / "validation" if job.config.tensorboard else None
+        with closing(Journal(self.folder.path / EVALUATIONS, board)) as journal:
             journal.write({"step": step, "epoch": epoch, "metrics": metrics})
         value = metrics[validation.metric]
         best = self.folder.best_facts()

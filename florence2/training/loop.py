@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -209,7 +210,10 @@ class Run:
         return checkpoint
 
     def _journal(self, name: str) -> Journal:
-        return Journal(self.folder.path / name if self.job.ranks.first else Path("/dev/null"))
+        if not self.job.ranks.first:
+            return Journal(Path(os.devnull))
+        board = self.folder.path / "tensorboard" if self.job.config.tensorboard else None
+        return Journal(self.folder.path / name, board)
 
 
 class Losses:

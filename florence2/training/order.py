@@ -9,6 +9,7 @@ is ever held. A set of up to `BLOCK` pictures is shuffled as a whole.
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -18,7 +19,8 @@ import numpy as np
 from florence2.training.datasets import PlannedPicture, TrainingSource
 from florence2.training.examples import LeftOut
 
-BLOCK = 2048  # pictures whose pairs are shuffled together
+BLOCK = 1024  # pictures whose pairs are shuffled together
+HELD = 2  # blocks that are held, as the first is read for the loss before the first step as well
 STRETCH = 16  # pictures that are read one after the other
 
 
@@ -65,6 +67,7 @@ class PairOrder:
 
     def __init__(self, sources: Sequence[TrainingSource], seed: int) -> None:
         self.sources, self.seed = sources, seed
+        self._held: OrderedDict[tuple[int, int], tuple[list[PlannedPairs], list[LeftOut]]] = OrderedDict()
 
     def batches(self, size: int, start: Cursor, epochs: int = 0) -> Iterator[PlannedBatch]:
         """Batches of `size` pairs from a place on; an epoch's last batch goes on into the next epoch, the one after
@@ -88,7 +91,7 @@ class PairOrder:
             order = self.pictures(cursor.epoch)
             any_pair = cursor.block > 0
             for block in range(cursor.block, -(-len(order) // BLOCK)):
-                groups, lost = self.block(order[block * BLOCK : (block + 1) * BLOCK], cursor.epoch)
+                groups, lost = self._block(order, cursor.epoch, block)
                 any_pair = any_pair or bool(groups)
                 if block > cursor.block or (cursor.group, cursor.pair) == (0, 0):
                     yield from lost
@@ -123,6 +126,14 @@ class PairOrder:
         shuffled = np.random.default_rng(seed).permutation(stretches)
         places = (shuffled[:, None] * STRETCH + np.arange(STRETCH)).ravel()
         return every[places[places < len(every)]]
+
+    def _block(self, order: np.ndarray, epoch: int, number: int) -> tuple[list[PlannedPairs], list[LeftOut]]:
+        """A block by its number, one of those held if it is there."""
+        if (epoch, number) not in self._held:
+            self._held[epoch, number] = self.block(order[number * BLOCK : (number + 1) * BLOCK], epoch)
+            if len(self._held) > HELD:
+                self._held.popitem(last=False)
+        return self._held[epoch, number]
 
     def block(self, pictures: np.ndarray, epoch: int) -> tuple[list[PlannedPairs], list[LeftOut]]:
         """The pairs of a block's pictures in random order, a picture's asks in groups; and what cannot be read."""

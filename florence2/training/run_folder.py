@@ -39,7 +39,9 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "state.pt")
 
 # keys that a resumed run may change; `steps` not below what is done, `epochs` only upwards
 UPWARDS = ("steps", "epochs")
-CHANGEABLE = {"out", "device", "threads", "workers", "save_every", "keep", "evaluate_every", "patience"}
+CHANGEABLE = {
+    *("out", "device", "threads", "workers", "save_every", "keep", "evaluate_every", "patience", "tensorboard"),
+}
 
 
 class RunFolder:
@@ -190,10 +192,15 @@ class RunFolder:
 
 
 class Journal:
-    """A file of JSON lines that is appended to, each line flushed."""
+    """A file of JSON lines that is appended to, each line flushed; where `board` is given, TensorBoard's too."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, board: Path | None = None) -> None:
         self._file = open(path, "a", encoding="utf-8")
+        self._board = None
+        if board is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(board))
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line; OSError in one line where the disk is full."""
@@ -202,8 +209,15 @@ class Journal:
             self._file.flush()
         except OSError as error:
             raise OSError(f"{self._file.name}: cannot be written ({error.strerror}); make room and run again") from None
+        if self._board is not None:
+            for name, value in {**line, **line.get("metrics", {})}.items():
+                if isinstance(value, (int, float)) and name not in ("step", "steps", "wall"):
+                    self._board.add_scalar(name, value, line["step"])
+            self._board.flush()
 
     def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
         try:
             self._file.close()
         except OSError:  # what could not be written has been reported

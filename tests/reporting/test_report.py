@@ -109,7 +109,7 @@ def test_a_run_shows_its_scores_and_its_curve(tmp_path):
     [
         ({}, "neither a store nor a run"),
         ({"scores.json": "[]"}, "scores.json"),
-        ({"metrics.jsonl": '{"step": 1}\n{torn'}, "metrics.jsonl:2"),
+        ({"metrics.jsonl": '{"step": 1}\n{torn\n'}, "metrics.jsonl:2"),
     ],
 )
 def test_what_is_no_run_is_refused_by_name(tmp_path, files, says):

@@ -1,6 +1,7 @@
 """Evaluation while a run trains: what is held out, real metrics, the best checkpoint, patience."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,22 @@ def test_epochs_in_place_of_steps(tmp_path):
     assert train({**config, "epochs": 3}).steps == 8
     with pytest.raises(ValueError, match="epochs is 3.0 there, 1.0 here"):
         train({**config, "epochs": 1})
+
+
+def test_the_report_reads_a_run_under_way(tmp_path):
+    from florence2.reporting import report
+
+    config = run_of(tmp_path, toy(tmp_path), tensorboard=True)
+    pages = []
+
+    def look(line):
+        if line["step"] == 3:
+            now = shutil.copytree(config["out"], tmp_path / "now")
+            with open(now / "metrics.jsonl", "a") as file:
+                file.write('{"step": 4, "lo')  # being written
+            pages.append(report(now, tmp_path / "page.html").read_text())
+
+    train(config, progress=look)
+    (page,) = pages
+    assert "While it trained" in page and "OD after step 2" in page and "waited for data" in page
+    assert list((Path(config["out"]) / "tensorboard").rglob("events.*"))
