@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "--unit", type=int, metavar="N", help="new pictures in a unit of work (64; of very many up to 512)"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
-    parser.add_argument("--device", default="cpu", help="where specialists run: cpu, cuda")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
     parser.add_argument("--lease", type=float, metavar="S", help="seconds a unit may take (learned from the others)")
     parser.add_argument("--allow-urls", metavar="H,H", help="hosts from which a list's addresses may be fetched")
     parser.add_argument("--no-dependents", action="store_true", help="only name what had read what is replaced")

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--format", metavar="F", help="the data's format, if its files do not tell it")
     out.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
     out.add_argument("--batch-size", type=int, default=8, metavar="N", help="asks at a time (default: 8)")
-    out.add_argument("--device", metavar="DEVICE", help="where the model runs (default: a GPU if there is one)")
+    out.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
     out.add_argument(
         "--resamples", type=int, metavar="N", help="bootstrap resamples (default: 500, fewer of many asks)"
     )

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--labels", default="", help="names, with commas between, that the answer is held to")
     out.add_argument("--region", nargs=4, type=float, default=(), metavar=("X1", "Y1", "X2", "Y2"), help="in pixels")
     out.add_argument("--model", default="nano", help="nano (shipped), a folder, or a hub id (default: nano)")
-    out.add_argument("--device", help="as torch names it: cpu, cuda, cuda:1 (default: cpu)")
+    out.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
     out.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: the checkpoint's)")
     out.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens of an answer (default: up to 1024)")
     rules = out.add_mutually_exclusive_group()

@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-merge", action="store_true", help="leave sources side by side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, metavar="N", help="processes that annotate (one a core)")
-    parser.add_argument("--device", default="cpu", help="where students annotate: cpu, cuda")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a round")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser

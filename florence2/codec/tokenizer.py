@@ -22,6 +22,7 @@ ADDED_TOKENS = (  # in the order in which the official processor appends them
     *("<region_to_desciption>", "</region_to_desciption>"),  # misspelt in the official vocabulary
     *("<proposal>", "</proposal>", "<poly>", "</poly>", "<and>"),
 )
+MAX_IDS = 1 << 20  # twenty times the official vocabulary
 IMAGE_TOKEN = "<image>"  # the native layout's placeholder: takes the next free id
 
 
@@ -55,7 +56,12 @@ class Tokenizer:
                 f"{where}: expected <loc_{wrong[0]}> at id {self.loc0 + wrong[0]} (locations are consecutive), "
                 f"got {vocabulary[f'<loc_{wrong[0]}>']}; use the tokenizer that came with the weights"
             )
-        self.vocab_size = max(vocabulary.values()) + 1
+        last = max(vocabulary, key=lambda token: vocabulary[token])
+        self.vocab_size = vocabulary[last] + 1
+        if self.vocab_size > MAX_IDS:
+            raise ValueError(
+                f"{where}: {last!r:.60}: expected an id below {MAX_IDS:,}, got {vocabulary[last]:,}; fetch it again"
+            )
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
         self._bytes = [b""] * self.vocab_size

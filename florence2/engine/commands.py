@@ -51,7 +51,7 @@ def annotate(
     rules: ImageRules | None = None,
     lease_s: float | None = None,
     attempts: int = ATTEMPTS,
-    device: str = "cpu",
+    device: str = "auto",
     fetching: Fetching | None = None,
     dependents: bool = True,
     progress: Progress | None = None,

@@ -7,11 +7,8 @@ that a model in the file's own type needs no second copy. A model is either retu
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -23,12 +20,14 @@ from torch import Tensor
 from florence2.model.adapter import CONFIG as ADAPTER_CONFIG
 from florence2.model.adapter import merge_adapter
 from florence2.model.config import ModelConfig, from_json, to_json
+from florence2.model.device import to_device
 from florence2.model.florence import Florence, blank
 from florence2.model.foreign import read_config, write_config
 from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, PROJECTION, detect_layout, key_table, single_keys
 from florence2.model.tensor_files import SINGLE, TensorFolder, read_json, write
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_PROCESS = os.getpid()
 FRAMES = "projector.frames"  # a fixed table, no weight
 SIZES_FROM = {  # what is read off a tensor's rows -> our name of the tensor, rows that are no entry
     "vocab_size": (EMBEDDING, 0),
@@ -76,11 +75,13 @@ def load_model(
     adapter: str | Path | None = None,
 ) -> Florence:
     """The model, ready to answer, an adapter merged. Without `dtype`: float32 on a CPU, elsewhere as in the file."""
-    with _uncollected():
-        checkpoint = open_checkpoint(folder)
-        model = blank(checkpoint.config)
-        checkpoint.tensors.check()
-    place = torch.device(device or "cpu")
+    place = to_device(device or "cpu")
+    if os.getpid() != _PROCESS:
+        torch.set_num_threads(1)  # its threads are the parent's, and a child that waits for them waits for ever
+    checkpoint = open_checkpoint(folder)
+    model = blank(checkpoint.config)
+    _check_positions(checkpoint)
+    checkpoint.tensors.check()
     kind = to_dtype(dtype) if dtype is not None else torch.float32 if place.type == "cpu" else checkpoint.dtype
     state = {name: checkpoint.read(name).to(place, kind).contiguous() for name in checkpoint.names}
     if adapter is not None:
@@ -124,16 +125,20 @@ def save_model(
         _write_json(folder / name, content)
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep Python's garbage collector still: a model's objects live on, and walking all others takes 0.1 s."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
+def _check_positions(checkpoint: Checkpoint) -> None:
+    """Refuse a model whose own pictures it could not read."""
+    config, path = checkpoint.config, checkpoint.folder / "config.json"
+    width, height = config.map_size_wh
+    if max(width, height) > config.vision.max_side:
+        raise ValueError(
+            f"{path}: pictures of {config.image_size_wh} give {width} x {height} cells, expected at most "
+            f"{config.vision.max_side} a side, as the position tables have; are config and weights of one model?"
+        )
+    if config.image_tokens >= config.text.max_positions:
+        raise ValueError(
+            f"{path}: a picture takes {config.image_tokens} positions, expected fewer than the text model's "
+            f"{config.text.max_positions}, so that a prompt has room; are config and weights of one model?"
+        )
 
 
 def to_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -18,6 +18,7 @@ from florence2.records import Ask
 
 AskLike = Union[str, Ask]
 MAX_NEW_TOKENS = 1024
+MAX_BEAMS = 64
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def decoding_of(
     beams = (1 if grammar else config.num_beams) if num_beams is None else _whole("num_beams", num_beams)
     if beams < 1:
         raise ValueError(f"num_beams: expected at least 1, got {beams}")
+    if beams > MAX_BEAMS:
+        raise ValueError(f"num_beams: expected at most {MAX_BEAMS}, got {beams}; each beam is a whole answer in memory")
     rules = Rules(
         num_beams=beams,
         no_repeat_ngram_size=config.no_repeat_ngram_size,
@@ -147,6 +150,7 @@ def refuse_planned(**arguments: object) -> None:
 def _ask(ask: object, tasks: Mapping[str, Task]) -> Ask:
     """A task's token or name (its text may follow, as the official processor takes it), or an Ask."""
     if isinstance(ask, Ask):
+        ask = _checked(ask)
         if ask.prompt and not ask.task:
             return ask_of(ask.prompt, tasks)
         return dataclasses.replace(ask, task=task_of(ask.task, tasks).token)
@@ -158,23 +162,34 @@ def _ask(ask: object, tasks: Mapping[str, Task]) -> Ask:
     return Ask(task=task_of(ask, tasks).token)
 
 
-def _text(text: object) -> str:
+def _checked(ask: Ask) -> Ask:
+    """The ask with a region and labels that may have been arrays as tuples."""
+    for name in ("task", "text", "text_id", "prompt"):
+        _text(getattr(ask, name), name)
+    return dataclasses.replace(
+        ask,
+        labels=_labels(ask.labels) if len(ask.labels) else (),
+        region=_region(ask.region) if len(ask.region) else (),
+    )
+
+
+def _text(text: object, name: str = "text") -> str:
     if not isinstance(text, str):
-        raise ValueError(f"text: expected a text, got {text!r:.80}")
+        raise ValueError(f"{name}: expected a text, got {text!r:.80}")
     return text
 
 
 def _labels(labels: Iterable[str]) -> tuple[str, ...]:
-    names = () if isinstance(labels, str) else tuple(labels)
+    names = () if isinstance(labels, (str, bytes)) or not isinstance(labels, Iterable) else tuple(labels)
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise ValueError(f"labels: expected a list of names, got {labels!r:.100}")
-    return names
+    return tuple(map(str, names))  # numpy's strings are strings, and show as something else
 
 
 def _region(region: Iterable[float]) -> tuple[float, ...]:
     try:
         flat = tuple(float(value) for value in region)
-    except TypeError:
+    except (TypeError, ValueError):
         flat = ()
     if len(flat) < 4 or len(flat) % 2 or not all(map(math.isfinite, flat)):
         raise ValueError(f"region: expected (x1, y1, x2, y2) or a flat polygon in pixels, got {region!r:.100}")

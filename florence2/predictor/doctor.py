@@ -155,15 +155,6 @@ def _findings(checkpoint: Checkpoint, model: Florence, tokenizer: Tokenizer) -> 
         )
     if not config.text.tied_head:
         notes.append("the head is a matrix apart from the embedding, and is used as such")
-    width, height = config.map_size_wh
-    if max(width, height) > config.vision.max_side:
-        problems.append(
-            f"pictures of {config.image_size_wh} give {width}x{height} cells, more than {config.vision.max_side} a side"
-        )
-    if config.image_tokens >= config.text.max_positions:
-        problems.append(
-            f"{config.image_tokens} picture tokens leave no room for a prompt in {config.text.max_positions}"
-        )
     if checkpoint.layout != "florence2":
         notes += _foreign_notes(folder, checkpoint.layout, config.text.vocab_size)
     return notes, problems

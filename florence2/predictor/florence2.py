@@ -19,6 +19,7 @@ from florence2.codec.tasks import Task, known_tasks
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model import tiers
 from florence2.model.config import ModelConfig
+from florence2.model.device import to_device
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import checksum
 from florence2.predictor import batch, checkpoints
@@ -315,9 +316,11 @@ def load(
     `dtype`: "float32", "float16" or "bfloat16"; without it float32 on a CPU, elsewhere as the file has it.
     `quantize="int8"`: products in int8, on a CPU. `speed="fast"` takes the quickest tier that `florence2 quantize`
     found good enough for this checkpoint, float32 where there is none; `info()` says which. `threads`: how many torch
-    uses in this process, or "auto", measured.
+    uses in this process, or "auto", measured. `device`: as torch names it; without it, or "auto", a CUDA GPU if there
+    is one.
     """
     refuse_planned(calibration=calibration)
+    place = to_device(device)
     found = checkpoints.find(source, revision, adapter)
     chosen = tiers.Tier(quantize=quantize, dtype=dtype)
     if speed not in ("exact", "fast"):
@@ -328,7 +331,7 @@ def load(
         chosen = tiers.passed(found.base) if adapter is None and found.adapter is None else tiers.Tier()
     if threads is not None:
         torch.set_num_threads(tiers.thread_count(threads))
-    parts = checkpoints.open_parts(found, chosen.dtype, device)
+    parts = checkpoints.open_parts(found, chosen.dtype, place)
     products = tiers.accelerate(parts.model, chosen.quantize, chosen.keep)
     if speed == "fast":
         products["why"] = f"{chosen.why}; {products['why']}"

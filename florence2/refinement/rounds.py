@@ -72,7 +72,7 @@ def refine(
     seed: int = 0,
     from_previous: bool = True,
     workers: int | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Progress | None = None,
     train: TrainFunction | None = None,
     open_student: OpenStudent | None = None,

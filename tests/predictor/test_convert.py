@@ -225,3 +225,18 @@ def test_a_conversion_killed_anywhere_goes_on_to_the_same_files(folder, tmp_path
         again, tensors = files(out)
         assert again == whole and tensors.keys() == weights.keys(), step
         assert all(torch.equal(tensors[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json"])
+def test_a_token_with_an_absurd_id_is_refused(folder, tmp_path, file):
+    (tmp_path / "there").mkdir()
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "config.json", "model.safetensors"):
+        (tmp_path / "there" / name).write_bytes((folder / name).read_bytes())
+    data = json.loads((folder / file).read_text())
+    vocabulary = data["model"]["vocab"] if file == "tokenizer.json" else data
+    vocabulary["qqqq"] = 4_000_000_000
+    (tmp_path / "there" / file).write_text(json.dumps(data))
+    if file == "vocab.json":
+        (tmp_path / "there" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="qqqq.*expected an id below 1,048,576, got 4,000,000,000"):
+        load(tmp_path / "there")

@@ -282,6 +282,28 @@ def test_labels_hold_the_answer_to_a_closed_set(tiny, pictures):
     assert [labels[i] for i in answer.class_ids] == answer.labels.tolist()
 
 
+ARRAYS = {
+    "numpy": lambda values: np.array(values, "float32" if isinstance(values[0], int) else None),
+    "torch": lambda values: torch.tensor(values) if isinstance(values[0], int) else values,
+    "pandas": lambda values: pytest.importorskip("pandas").Series(values),
+    "generator": lambda values: (value for value in values),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_a_region_or_labels_may_be_an_array(tiny, pictures, kind):
+    box, labels = (1, 2, 30, 20), ["red car", "sofa"]
+    plain = tiny.predict(pictures[0], "<REGION_TO_CATEGORY>", region=box, max_new_tokens=9)
+    assert tiny.predict(pictures[0], "<REGION_TO_CATEGORY>", region=ARRAYS[kind](box), max_new_tokens=9) == plain
+    closed = tiny.predict(pictures[0], "<OD>", labels=labels, max_new_tokens=30)
+    found = tiny.predict(pictures[0], "<OD>", labels=ARRAYS[kind](labels), max_new_tokens=30)
+    assert found == closed and found.classes == labels and type(found.classes[0]) is str
+    if kind != "generator":
+        asks = [Ask("REGION_TO_CATEGORY", region=ARRAYS[kind](box)), Ask("OD", labels=ARRAYS[kind](labels))]
+        assert [a.token_ids for a in tiny.predict(pictures[0], asks[:1], max_new_tokens=9)] == [plain.token_ids]
+        assert tiny.predict(pictures[0], asks[1], max_new_tokens=30).token_ids == closed.token_ids
+
+
 @pytest.mark.parametrize("layout", ["florence2", "microsoft", "transformers"])
 def test_what_is_saved_answers_the_same(tiny, pictures, tmp_path, layout):
     task = Task("<COUNT>", "How many {input} are there?", "text", "answer")
@@ -339,6 +361,12 @@ WRONG = {
     "labels for a caption": (dict(task="CAPTION", labels=["a"]), "CAPTION", "labels"),
     "labels as a string": (dict(task="OD", labels="cat"), "labels", "list"),
     "beams": (dict(task="OD", num_beams=0), "num_beams", "at least 1"),
+    "beams without end": (dict(task="OD", num_beams=10**6), "num_beams", "at most 64"),
+    "text that is none": (dict(task="VQA", text=5), "text", "5"),
+    "text of an ask that is none": (dict(task=Ask("VQA", text=5)), "text", "5"),
+    "region of words": (dict(task="REGION_TO_OCR", region=["a", "b", "c", "d"]), "region", "x1, y1, x2, y2"),
+    "labels that are one number": (dict(task="OD", labels=5), "labels", "5"),
+    "no labels": (dict(task="OD", labels=[]), "labels", "list"),
     "beams of text": (dict(task="OD", num_beams="3"), "num_beams", "'3'"),
     "too many tokens": (dict(task="OD", max_new_tokens=257), "max_new_tokens", "256"),
     "too few tokens": (dict(task="OD", max_new_tokens=1), "max_new_tokens", "2"),

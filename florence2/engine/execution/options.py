@@ -15,6 +15,7 @@ from florence2.engine.execution.processes import ATTEMPTS, ProcessRunner
 from florence2.engine.operator import Filter
 from florence2.store.snapshots import Snapshot
 
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # of GPUs that torch could use: Linux, Windows' Linux
 Progress = Callable[[str, int, int], None]  # what is being done, pictures done, pictures in all
 
 
@@ -25,21 +26,20 @@ class Execution:
     workers: int | None = None
     lease_s: float | None = None
     attempts: int = ATTEMPTS
-    device: str = "cpu"
+    device: str = "auto"
     progress: Progress | None = None
     on_message: Callable[[str], None] | None = None
 
     def runner(self, root: Path) -> Runner:
         """The runner for a store."""
-        context = WorkerContext(root, self.device)
+        device = place_of(self.device)
+        context = WorkerContext(root, device)
         if self.workers == 0:
             return InlineRunner(context, self.on_message)
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers: expected 0 (none) or more, got {self.workers}")
         cpus = self.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return ProcessRunner(
-            context, cpus, devices_of(self.device), self.attempts, self.lease_s, on_message=self.on_message
-        )
+        return ProcessRunner(context, cpus, devices_of(device), self.attempts, self.lease_s, on_message=self.on_message)
 
     def for_rules(self, chain: Sequence[Filter], snapshot: Snapshot) -> Execution:
         """As it is for judging: in this process, unless workers are named, where others would be of no use.
@@ -54,6 +54,15 @@ class Execution:
         """A line for the user's screen."""
         if self.on_message:
             self.on_message(text)
+
+
+def place_of(device: str) -> str:
+    """The device that a name means; ValueError where it is not there. Imports torch only where there may be a GPU."""
+    if device == "cpu" or (device == "auto" and not any(map(os.path.exists, DRIVERS))):
+        return "cpu"
+    from florence2.model.device import to_device
+
+    return str(to_device(device))
 
 
 def devices_of(device: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from florence2.codec.tasks import Task, known_tasks, task_of
 from florence2.engine import specialists
 from florence2.engine.operator import Specialist, fingerprint
+from florence2.model.device import to_device
 from florence2.predictor.images import each_in_place, load_or_failure
 from florence2.records import Ask, Failure, Parsed, Result, Sample
 
@@ -26,7 +27,7 @@ def open_as_predictor(
     """The specialist that a name means (rapidocr, student:M, card.yaml, file.py:Class), to be asked; else None."""
     head = name.partition(":")[0]
     if name in specialists.SPECIALISTS or head in specialists.WITH_ARGUMENT or name.endswith(CARDS) or ".py:" in name:
-        return SpecialistPredictor(specialists.open(name), device or "cpu", tasks)
+        return SpecialistPredictor(specialists.open(name), str(to_device(device)), tasks)
     return None
 
 
