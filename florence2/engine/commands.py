@@ -219,8 +219,8 @@ def import_labels(
         )
         categories = {"categories": given.categories} if given.categories else {}
         session.start(operator, {"format": given.origin["format"], **categories}, given.origin)
-        write_import(session, runner, operator, given)
-        made = [(operator, NamedSelector(frozenset(given.place)))]
+        places = write_import(session, runner, operator, given)
+        made = [(operator, NamedSelector(places | frozenset(given.place)))]
         _, left = stale_dependents(session, made, "an import runs no specialist")
         supersede_replaced(session, runner, made)
     session.finish({"phase": "import", "round": 0})

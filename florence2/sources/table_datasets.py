@@ -96,7 +96,10 @@ class _Table:
         regions: tuple[Region, ...] = ()
         coverage: dict[str, tuple[Coverage, ...]] = {}
         if placed:
-            data = tables.read_cell(self.file, image.member)
+            try:
+                data = tables.read_cell(self.file, image.member)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
             size_wh = pixels.read_size(data or b"", where)
             image = ImageRef(
                 image.id, image.uri, image.member, width=size_wh[0], height=size_wh[1], licence=image.licence

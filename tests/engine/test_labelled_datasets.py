@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import florence2
+from florence2 import pixels
 from florence2.cli import main
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
@@ -220,3 +221,34 @@ def test_two_sets_about_the_same_pictures_both_stand(tmp_path):
     import_labels(tmp_path / "two", tmp_path / "s", workers=0)
     assert [[r.label for r in s.regions] for s in store.samples()] == [["cat"]] * 2
     assert store.counts()["annotations"] == {"total": 4, "kept": 2, "rejected": 0, "superseded": 2}
+
+
+def test_labels_of_byte_identical_pictures_meet_in_one_sample(tmp_path):
+    image = pixels.encode(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    for folder, name, label in (("one", "a.png", "cat"), ("two", "b.png", "dog")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(image)
+        boxes = [{"id": "r", "label": label, "box": [1, 2, 30, 40]}, {"id": "s", "label": "cow", "box": [5, 6, 7, 8]}]
+        row = {"id": name, "image": name, "regions": boxes}
+        (tmp_path / folder / "s.jsonl").write_text(json.dumps(row) + "\n")
+    for _ in range(2):  # again: nothing is added
+        import_labels(tmp_path / "one", tmp_path / "store", workers=0)
+        store = import_labels(tmp_path / "two", tmp_path / "store", workers=0)
+        (sample,) = store.samples()
+        assert sorted(r.label for r in sample.regions) == ["cat", "cow", "cow", "dog"]  # two people said cow
+    row = {"id": "b.png", "image": "b.png", "regions": [{"id": "r", "label": "hen", "box": [1, 2, 30, 40]}]}
+    (tmp_path / "two" / "s.jsonl").write_text(json.dumps(row) + "\n")
+    store = import_labels(tmp_path / "two", tmp_path / "store", workers=0)
+    (sample,) = store.samples()
+    assert sorted(r.label for r in sample.current().regions) == ["cat", "cow", "hen"]
+
+
+def test_copies_within_a_set_say_what_is_alike_once(tmp_path):
+    image = pixels.encode(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    rows = []
+    for name, label in (("a.png", "cat"), ("b.png", "cat"), ("c.png", "dog")):
+        (tmp_path / name).write_bytes(image)
+        rows.append({"id": name, "image": name, "regions": [{"id": "r", "label": label, "box": [1, 2, 30, 40]}]})
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (sample,) = import_labels(tmp_path, tmp_path / "store", workers=0).samples()
+    assert sorted(r.label for r in sample.regions) == ["cat", "dog"]

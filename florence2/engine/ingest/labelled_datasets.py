@@ -96,7 +96,10 @@ class NamedSelector:
         return (sample.image.uri, sample.image.member) in self.places
 
     def to_json(self) -> dict[str, str]:
-        return {"source": str(os.path.commonpath([uri for uri, _ in self.places]))}
+        try:
+            return {"source": str(os.path.commonpath([uri for uri, _ in self.places]))}
+        except ValueError:  # places of several disks, or of none
+            return {"source": min(os.path.dirname(uri) for uri, _ in self.places)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +141,16 @@ class ImportTask:
         return JobOutcome(tuple(fragment for each in found for fragment in store.put_all([each])))
 
 
-def write_import(session: Session, runner: Runner, operator: Operator, given: LabelledDataset) -> None:
-    """Commit each unit's imported rows where they are lacking."""
-    place, by_name = given.place, given.by_name
+def write_import(
+    session: Session, runner: Runner, operator: Operator, given: LabelledDataset
+) -> frozenset[tuple[str, str]]:
+    """Commit each unit's imported rows where they are lacking; returns the places of the pictures that have some."""
+    by_picture = _by_picture(session, given)
 
     def jobs(count: Count) -> Iterator[Job]:
         for unit in session.all_units():
             pictures = [*unit.samples, *unit.others]
-            named = [(p, place.get((p.image.uri, p.image.member))) for p in pictures]
-            pairs = tuple((picture, by_name[name]) for picture, name in named if name is not None and name in by_name)
+            pairs = tuple((p, by_picture[p.image.id]) for p in pictures if p.image.id in by_picture)
             if not pairs:
                 continue
             uid = unit_id([picture.image.id for picture, _ in pairs], operator.fingerprint, 0)
@@ -157,7 +161,50 @@ def write_import(session: Session, runner: Runner, operator: Operator, given: La
                 continue
             yield Job(uid, len(pairs), ImportTask(unit.uid, pairs, operator, uid))
 
-    complete(session, runner, jobs, Resources("import"), Count("importing", len(by_name)))
+    complete(session, runner, jobs, Resources("import"), Count("importing", len(by_picture)))
+    pictures = (picture for unit in session.all_units() for picture in (*unit.samples, *unit.others))
+    return frozenset((p.image.uri, p.image.member) for p in pictures if p.image.id in by_picture)
+
+
+def _by_picture(session: Session, given: LabelledDataset) -> dict[str, Sample]:
+    """Picture's id -> what the set says of it; what it says of a copy belongs to the picture of those very bytes."""
+    place, by_name = given.place, given.by_name
+    good = (p for unit in session.all_units() for p in unit.samples if p.image.id not in unit.gone)
+    standing = {p.image.sha256: p.image.id for p in good if p.image.sha256}
+    out: dict[str, Sample] = {}
+    for unit in session.all_units():
+        for picture in (*unit.samples, *unit.others):
+            name = place.get((picture.image.uri, picture.image.member))
+            if name is not None and name in by_name:
+                own = picture.image.id
+                key = standing.get(picture.image.sha256, own)
+                out[key] = _meeting(out[key], by_name[name]) if key in out else by_name[name]
+    return out
+
+
+def _meeting(a: Sample, b: Sample) -> Sample:
+    """What is said of two copies of a picture; what both say alike is said once."""
+    ours: tuple[Region | Text, ...] = (*a.regions, *a.texts)
+    theirs: tuple[Region | Text, ...] = (*b.regions, *b.texts)
+    known = set(map(_content, ours))
+    same = {item.id for item in theirs if _content(item) in known}
+    if len(same) == len(b.regions) + len(b.texts) and not b.groundings:
+        return dataclasses.replace(a, split=a.split or b.split, coverage={**b.coverage, **a.coverage})
+    used = {i for g in b.groundings for i in (g.text_id, *g.region_ids)} | {r.refines for r in b.regions}
+    kept = dataclasses.replace(
+        b,
+        regions=tuple(r for r in b.regions if r.id not in same or r.id in used),
+        texts=tuple(t for t in b.texts if t.id not in same or t.id in used),
+        decisions=tuple(d for d in b.decisions if d.item_id not in same or d.item_id in used),
+    )
+    return _together(a, kept)
+
+
+def _content(item: Region | Text) -> tuple[Any, ...]:
+    """What an item says, its name, maker and score aside."""
+    if isinstance(item, Text):
+        return item.detail, item.question, item.text
+    return item.kind, item.label, item.box, item.quad, item.polygons, item.mask, item.description, item.ignore
 
 
 def _attached(picture: Sample, sample: Sample, operator: Operator) -> Sample:
