@@ -39,18 +39,24 @@ def svg(
     format: str = "JPEG",
     title: str = "",
     class_name: str = "picture",
+    side: int | None = None,
+    quality: int = 85,
 ) -> str:
-    """The picture, `width` CSS pixels wide at most, under its overlays; for a page that brings words of its own."""
+    """The picture, `width` CSS pixels wide and high at most, under its overlays; for a page that brings its own words.
+
+    Labels are legible where it is shown at that size. `side` bounds the longer side of the pixels that are embedded
+    (absent: twice the width).
+    """
     height, wide = image.shape[:2]
-    shrink = min(1.0, 2 * width / max(wide, height))  # twice the shown size, for sharp screens
+    shrink = min(1.0, (side or 2 * width) / max(wide, height))  # twice the shown size, for sharp screens
     if shrink < 1:
         image = pixels.resize(image, (max(1, round(wide * shrink)), max(1, round(height * shrink))))
-    options = {"quality": 85} if format == "JPEG" else {}
+    options = {"quality": quality} if format == "JPEG" else {}
     data = base64.b64encode(pixels.encode(image, format, **options)).decode()
     unit = max(wide, height) / width  # picture pixels in one CSS pixel
     smooth = "pixelated" if wide * 3 < width else "auto"
     taken: list[tuple[float, float, float]] = []
-    inside = "".join(_svg(overlay, unit, height, taken) for overlay in overlays)
+    inside = "".join(_svg(overlay, unit, (wide, height), taken) for overlay in overlays)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{class_name}" viewBox="0 0 {wide} {height}" '
         f'width="{round(wide / unit)}" style="max-width:100%;height:auto;display:block" role="img" '
@@ -60,17 +66,19 @@ def svg(
     )
 
 
-def _svg(overlay: Overlay, unit: float, height: float, taken: list[tuple[float, float, float]]) -> str:
+def _svg(overlay: Overlay, unit: float, size_wh: tuple[int, int], taken: list[tuple[float, float, float]]) -> str:
     """The overlay's outline and label; `taken` holds left, right and foot of the labels so far."""
     color, ink = ("#{:02x}{:02x}{:02x}".format(*c) for c in (overlay.color, ink_on(overlay.color)))
     dashes = f' stroke-dasharray="{4 * unit:.1f} {3 * unit:.1f}"' if overlay.rejected else ""
     fill = f'fill="{color}" fill-opacity="0.3"' if overlay.filled and not overlay.rejected else 'fill="none"'
     path = " ".join(_path(outline) for outline in overlay.outlines)
     size = 12 * unit
-    x = max(min(v for outline in overlay.outlines for v in outline[::2]), 0) + unit
+    long = 0.56 * size * len(overlay.caption)
+    left = min(v for outline in overlay.outlines for v in outline[::2])
+    x = max(min(left, size_wh[0] - long - 2 * unit), 0) + unit  # inside the picture, where it fits
     y = max(min(v for outline in overlay.outlines for v in outline[1::2]) - 3 * unit, size)
-    end = x + 0.56 * size * len(overlay.caption)
-    while y < height and any(x < right and left < end and abs(y - foot) < size for left, right, foot in taken):
+    end = x + long
+    while y < size_wh[1] and any(x < right and left < end and abs(y - foot) < size for left, right, foot in taken):
         y += size  # down, past a label that is there already
     taken.append((x, end, y))
     caption = _escaped(overlay.caption)
@@ -81,6 +89,7 @@ def _svg(overlay: Overlay, unit: float, height: float, taken: list[tuple[float, 
         f'stroke-linejoin="round" paint-order="stroke">{caption}</text>'
     )
     named = f' class="{overlay.status}"' if overlay.status else ""
+    named += f' data-f="{_escaped(overlay.facets)}"' if overlay.facets else ""
     return f"<g{named}><title>{_escaped(overlay.hint or overlay.caption)}</title>{shape}{label if caption else ''}</g>"
 
 

@@ -15,7 +15,8 @@ from florence2.records import Grounding, Parsed, Polygon, Region, Text
 class Overlay:
     """One region as it is drawn: closed outlines, filled or not; `rejected` says why it was thrown out.
 
-    On a page `hint` is its whole story, shown on hover, and `status` the class it is styled and hidden by.
+    On a page `hint` is its whole story, shown on hover, `status` the class it is styled and hidden by, and `facets`
+    what it is filtered by.
     """
 
     outlines: tuple[Polygon, ...]
@@ -25,6 +26,7 @@ class Overlay:
     rejected: str = ""
     hint: str = ""
     status: str = ""
+    facets: str = ""
 
 
 def color_of(label: str) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ WIDTH, HEIGHT, LEFT, BELOW = 260, 110, 34, 16
 
 
 def histogram(title: str, parts: Mapping[str, Sequence[int]], low: float = 0.0, high: float = 1.0) -> Html:
-    """ProgressBars stacked part upon part (class -> counts a bin) between low and high."""
+    """Bars stacked part upon part (class -> counts a bin) between low and high."""
     bins = max((len(counts) for counts in parts.values()), default=0)
     sums = [sum(counts[i] for counts in parts.values()) for i in range(bins)]
     tallest = max(sums, default=0) or 1

@@ -23,6 +23,8 @@ class Html(str):
 
 
 Cell = Union[Html, str, int, float, None]
+LONGEST = 120  # letters of a cell of a table
+VOID = ("input",)  # elements that hold nothing
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -80,6 +82,8 @@ def element(tag: str, *content: object, **attributes: object) -> Html:
         for name, value in attributes.items()
         if value is not None and value is not False
     )
+    if tag in VOID:
+        return Html(f"<{tag}{given}>")
     return Html(f"<{tag}{given}>{''.join(escape(part) for part in content)}</{tag}>")
 
 
@@ -140,6 +144,8 @@ def _section(section: Section) -> Html:
 
 def _cell(cell: Cell) -> Html:
     is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
+    if isinstance(cell, str) and not isinstance(cell, Html) and len(cell) > LONGEST:
+        return element("td", f"{cell[: LONGEST - 1]}\u2026", title=cell[:1000])
     return element("td", _shown(cell), class_="number" if is_number else None)
 
 

@@ -1,52 +1,43 @@
 """What a store holds, as sections of a page: what each round and source made, what was rejected and why, pictures.
 
 Reads the newest snapshot group by group, in bounded memory, and shows a bounded sample: first pictures that show each
-reason for which something was rejected, then others evenly spread.
+reason for which something was rejected, then others evenly spread. What is counted is `surveys`'s.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
 from florence2.records import Sample
 from florence2.reporting.charts import histogram
 from florence2.reporting.html_page import Cell, Html, Section, element, escape, join, number, shares, table, tiles
-from florence2.reporting.picture_cards import Load, cards, sample_card
+from florence2.reporting.picture_cards import Load, board
+from florence2.reporting.surveys import STATUSES, Survey, survey
 from florence2.store import Store, parquet, scan
 
-BINS = 20
-STATUSES = ("kept", "superseded", "rejected")
-EXAMPLES = 4  # pictures for each reason, where there is room
 CHARTS = 24  # at most so many histograms
-FAILURES = 30  # at most so many failures are listed
-
-
-@dataclass
-class Survey:
-    """One pass over a snapshot: scores in bins, and where examples are. A place is (group, image id)."""
-
-    scores: dict[tuple[int, str], dict[str, list[int]]] = field(default_factory=dict)
-    examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # reason -> a few places
-    sizes: list[int] = field(default_factory=list)  # good pictures in each group
+FAILURES = 200  # at most so many failures are listed
+LABELS = 60  # at most so many labels
+PAIRS = 40  # at most so many disagreements
+MOST = 600  # pictures of one page: it opens in two seconds
+GROUPS = 8  # of units, read for the pictures
 
 
 def store_sections(store: Store, load: Load, pictures: int = 24) -> list[Section]:
-    """Overview, what each phase kept, scores, failures, pictures."""
-    survey, tally = _survey(store), store.tally()
+    """Overview, what each phase kept, labels, scores and sizes, where sources disagree, failures, pictures."""
+    found, tally = survey(store), store.tally()
     return [
         Section("Overview", _overview(store)),
         Section("What was kept", _kept(tally), "Every annotation by round and source, and why the others were not."),
         *_rules(tally),
-        *(
-            [Section("Scores", _scores(survey), "By round and source; what was rejected is stacked on what was kept.")]
-            * bool(survey.scores)
-        ),
+        *_labels(found),
+        *_scores(found),
+        *_disagreements(found),
         *_failures(store),
-        _pictures(store, survey, load, pictures),
+        _pictures(store, found, load, pictures),
     ]
 
 
@@ -114,14 +105,61 @@ def _family(family: str, kind: str) -> str:
     )
 
 
-def _scores(survey: Survey) -> Html:
-    charts = [
-        histogram(f"{source}, round {round_}", parts)
-        for (round_, source), parts in sorted(survey.scores.items())[:CHARTS]
+def _labels(found: Survey) -> list[Section]:
+    """How often each label was given, and how often it was kept."""
+    counts = sorted(found.labels.items(), key=lambda entry: (-entry[1].total(), entry[0]))
+    rows: list[list[Cell]] = [
+        [label, c.total(), *(c[s] for s in STATUSES), shares(**{s: c[s] for s in STATUSES})]
+        for label, c in counts[:LABELS]
     ]
-    left = len(survey.scores) - len(charts)
+    if not rows and not found.unnamed:
+        return []
+    notes = [f"{len(counts) - LABELS:,} more labels are not listed."] if len(counts) > LABELS else []
+    notes += [f"{count:,} boxes of {source} have no name." for source, count in found.unnamed.most_common()]
+    body = [table(("label", "boxes", *STATUSES, "shares"), rows)] if rows else []
+    body += [element("p", note, class_="small") for note in notes]
+    return [Section("Labels", join(body), "Of objects; what details another box is not counted.")]
+
+
+def _scores(found: Survey) -> list[Section]:
+    charts = [
+        histogram(f"{source}, round {round_}: score", parts)
+        for (round_, source), parts in sorted(found.scores.items())[:CHARTS]
+    ]
+    if any(map(any, found.sides.values())):
+        charts.append(histogram("boxes: side, as a share of the picture's", found.sides))
+    if not charts:
+        return []
+    left = len(found.scores) - CHARTS
     more = element("p", f"{left} more are not shown.", class_="small") if left > 0 else ""
-    return join([element("div", *charts, class_="charts"), more])
+    lead = "Scores by round and source, and the sizes of boxes; what was rejected is stacked on what was kept."
+    return [Section("Scores and sizes", join([element("div", *charts, class_="charts"), more]), lead)]
+
+
+def _disagreements(found: Survey) -> list[Section]:
+    """What two sources both found, and what they call differently."""
+    pairs = sorted({(one, other) for one, other, _ in found.found})
+    if not pairs:
+        return []
+    rows: list[list[Cell]] = [
+        [
+            one,
+            other,
+            found.shared[one, other],
+            *(found.found[one, other, s] - found.shared[one, other] for s in (one, other)),
+        ]
+        for one, other in pairs
+    ]
+    body = [table(("source", "other source", "both", "the first alone", "the other alone"), rows)]
+    named = sorted(found.disagreements.items(), key=lambda entry: (-entry[1].count, entry[0]))
+    if named:
+        listed: list[list[Cell]] = [[*key, each.count, each.picture] for key, each in named[:PAIRS]]
+        body.append(element("h3", "One object, two names"))
+        body.append(table(("source", "says", "other source", "says", "how often", "first in"), listed))
+        if len(named) > PAIRS:
+            body.append(element("p", f"{len(named) - PAIRS:,} more pairs of names are not listed.", class_="small"))
+    lead = f"In {found.compared:,} pictures with boxes of two sources or more; an overlap (IoU) of half is one object."
+    return [Section("Where sources disagree", join(body), lead)]
 
 
 def _failures(store: Store) -> list[Section]:
@@ -130,44 +168,54 @@ def _failures(store: Store) -> list[Section]:
     for row in store.standing_failures():
         counted[(row["source"] or "", row["reason"] or "")] += 1
         if len(listed) < FAILURES:
-            listed.append((row["source"], row["reason"], (row.get("detail") or "")[:300]))
+            listed.append((row["image_id"], row["source"], row["reason"], (row.get("detail") or "")[:300]))
     if not counted:
         return []
     totals = table(("source", "reason", "pictures"), [(s, r, n) for (s, r), n in counted.most_common()])
     left = sum(counted.values()) - len(listed)
     more = element("p", f"{left:,} more are not listed.", class_="small") if left else ""
-    body = join(
-        [totals, element("details", element("summary", "which"), table(("source", "reason", "detail"), listed), more)]
-    )
+    names = _names(store, {row[0] for row in listed})
+    rows: list[list[Cell]] = [[names.get(image, image), *rest] for image, *rest in listed]
+    which = table(("picture", "source", "reason", "detail"), rows)
+    body = join([totals, element("details", element("summary", "which"), which, more)])
     return [Section("Failures", body, "Work that gave nothing; the rest went on.")]
 
 
-def _pictures(store: Store, survey: Survey, load: Load, pictures: int) -> Section:
+def _names(store: Store, ids: set[Any]) -> dict[str, str]:
+    """What the files of some pictures are called."""
+    out = {}
+    for fragment in store.snapshot().of("images") if ids else ():
+        images = parquet.read(store.storage, fragment, ["id", "uri", "member"])
+        rows = zip(*(images[name].to_pylist() for name in ("id", "uri", "member")))
+        out.update({i: (member or uri or i).rsplit("/", 1)[-1] for i, uri, member in rows if i in ids})
+    return out
+
+
+def _pictures(store: Store, found: Survey, load: Load, pictures: int) -> Section:
+    wanted, pictures = pictures, min(pictures, MOST)
     groups = scan.unit_groups(store.snapshot())
-    spread = _spread(store, groups, survey.sizes, pictures)
-    turns = zip_longest(*survey.examples.values())  # each reason's first example, then each one's second
+    spread = _spread(store, groups, found.sizes, pictures)
+    turns = zip_longest(*found.examples.values())  # each reason's first example, then each one's second
     examples = [place for turn in turns for place in turn if place][: -(-pictures // 2)]
     places = list(dict.fromkeys([*examples, *spread]))[:pictures]
-    found: dict[tuple[int, str], Sample] = {}
-    for group in dict.fromkeys(place[0] for place in places):
-        for sample in scan.group_samples(store.storage, groups[group], "all"):
-            if (group, sample.id) in places:
-                found[(group, sample.id)] = sample
-    shown = [found[place] for place in places if place in found]
-    total = sum(survey.sizes)
+    total = sum(found.sizes)
     lead = "Pictures that show each reason come first, then others evenly spread. Hover over an outline for its story."
-    left = f"{total - len(shown):,} of {total:,} pictures are not shown."
-    note = element("p", left, class_="small") if total > len(shown) else ""
-    return Section("Pictures", join([cards([sample_card(s, load) for s in shown], switches=True), note]), lead)
+    more = f"a page holds {MOST}, evenly spread" if wanted > MOST else "--pictures N shows more"
+    left = f"{total - len(places):,} of {total:,} pictures are not shown ({more})."
+    note = element("p", left, class_="small") if total > len(places) else ""
+    return Section("Pictures", join([board(_in_order(store, groups, places), load, len(places)), note]), lead)
 
 
-def _survey(store: Store) -> Survey:
-    survey = Survey()
-    for number_, group in enumerate(scan.unit_groups(store.snapshot())):
-        ok = _good(store, group)
-        survey.sizes.append(len(ok))
-        _survey_group(store, group, number_, set(ok), survey)
-    return survey
+def _in_order(store: Store, groups: Sequence[scan.UnitGroup], places: Sequence[tuple[int, str]]) -> Iterator[Sample]:
+    """The samples of places in their order, a few groups read at a time."""
+    kept: dict[int, dict[str, Sample]] = {}
+    for group, image in places:
+        if group not in kept:
+            if len(kept) >= GROUPS:
+                kept.pop(next(iter(kept)))
+            kept[group] = {s.id: s for s in scan.group_samples(store.storage, groups[group], "all")}
+        if image in kept[group]:
+            yield kept[group][image]
 
 
 def _good(store: Store, group: scan.UnitGroup) -> list[str]:
@@ -188,24 +236,6 @@ def _spread(store: Store, groups: Sequence[scan.UnitGroup], sizes: Sequence[int]
         out += [(number_, ids[position]) for position in here]
         start += size
     return out
-
-
-def _survey_group(store: Store, group: scan.UnitGroup, number_: int, ok: set[str], survey: Survey) -> None:
-    names = ["ann_id", "image_id", "source", "round", "score"]
-    annotations = parquet.read_table(store.storage, "annotations", group.fragments.get("annotations", ()), names)
-    wanted = ["ann_id", "round", "seq", "status", "rule", "reason"]
-    last = scan.last_decisions(
-        parquet.read_table(store.storage, "decisions", group.fragments.get("decisions", ()), wanted)
-    )
-    for ann, image, source, round_, score in zip(*(annotations[name].to_pylist() for name in names)):
-        status, rule, reason = last.get(ann, ("kept", None, None))
-        if status != "kept" and image in ok:
-            places = survey.examples.setdefault(reason or rule or status, [])
-            if len(places) < EXAMPLES and (number_, image) not in places:
-                places.append((number_, image))
-        if score is not None and score == score:
-            parts = survey.scores.setdefault((round_ or 0, source or ""), {name: [0] * BINS for name in STATUSES})
-            parts.get(status, parts["kept"])[min(BINS - 1, max(0, int(score * BINS)))] += 1
 
 
 def _percent(part: int, whole: int) -> Html:

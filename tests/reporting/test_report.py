@@ -2,15 +2,18 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from florence2 import sources
 from florence2.cli.report import main
-from florence2.records import Decision
-from florence2.reporting import report, store_sections
-from florence2.reporting.picture_cards import verdict_words
+from florence2.records import Decision, Parsed, Region
+from florence2.reporting import answer_card, report, store_sections, stores, surveys
+from florence2.reporting.picture_cards import PER_PAGE, verdict_words
 from tests.reporting.making import EVIL, make_store
 from tests.reporting.test_page import read
 
@@ -46,9 +49,9 @@ def test_table_says_what_fell_and_why(store, document):
 
 def test_pictures_are_drawn_with_kept_and_fallen_and_their_stories(document):
     assert document.count("data:image/jpeg;base64,") == 4
-    assert "6 of 10 pictures are not shown." in document
+    assert "6 of 10 pictures are not shown" in document
     for status in ("kept", "rejected", "superseded"):
-        assert f'<g class="{status}">' in document
+        assert f'<g class="{status}" data-f=' in document
     story = next(s for s in re.findall(r"<title>([^<]*)</title>", document) if "rejected: low_score" in s)
     assert re.search(r"score 0\.\d\d · (simulated|student) 1\.0, round [01] · .*confidence 0\.\d+, limit 0\.45", story)
     assert "<mark" in document and "truncated" in document
@@ -69,7 +72,9 @@ def test_examples_of_each_reason_come_first(store):
         "Overview",
         "What was kept",
         "Why not kept",
-        "Scores",
+        "Labels",
+        "Scores and sizes",
+        "Where sources disagree",
         "Failures",
         "Pictures",
     ]
@@ -127,3 +132,81 @@ def test_verdicts_in_words():
         == "rejected: overlap (nms 0.81, limit 0.5)"
     )
     assert verdict_words(Decision("a", "superseded", "merge")) == "superseded: merge (merge)"
+
+
+def driven(document, tmp_path, script):
+    """The page as a browser has it after a script of ours, for which its policy is taken out."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("no browser")
+    document = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", document)
+    path = tmp_path / "driven.html"
+    path.write_text(document.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    seen = subprocess.run([browser, *options, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120)
+    return seen.stdout
+
+
+def set_to(name, value):
+    event = 'new Event("input",{bubbles:true})'
+    return f'{{const f=document.querySelector(".by-{name}");f.value={value};f.dispatchEvent({event})}}'
+
+
+def test_many_pictures_are_leafed_through_searched_and_filtered(tmp_path):
+    store = make_store(tmp_path, count=60)
+    document = report(store.root, tmp_path / "page.html", pictures=60).read_text()
+    assert document.count('<figure class="card"') == PER_PAGE and "first 24 of 60 pictures are shown" in document
+    seen = driven(document, tmp_path, 'document.querySelector(".next").click()')
+    assert "page 2 of 3" in seen and seen.count('<figure class="card"') == PER_PAGE
+    seen = driven(document, tmp_path, set_to("name", '"SCENE-1"'))
+    names = re.findall(r'<figure class="card" data-name="([^"]*)"', seen)
+    assert names and all(name.startswith("scene-1") for name in names) and "11 of 60 pictures" in seen
+    option = "[...f.options].find(o=>o.text.startsWith('low_score')).value"
+    seen = driven(document, tmp_path, set_to("reason", option))
+    grid = seen[seen.index('<div class="cards">') : seen.index('<script type="application/json"')]
+    shown = re.findall(r'<g class="(\w+)" data-f="([^"]*)"', grid)  # what is filtered out has the class off beside it
+    assert shown and {status for status, _ in shown} == {"rejected"}
+    assert re.findall(r'<g class="kept off"', grid)
+    seen = driven(document, tmp_path, set_to("least", "0.99") + set_to("most", "1"))
+    assert int(re.search(r'class="found">(\d+) of 60', seen)[1]) < 60
+
+
+def test_a_page_holds_a_bounded_sample_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "MOST", 30)
+    store = make_store(tmp_path, count=40)
+    document = report(store.root, tmp_path / "page.html", pictures=5000).read_text()
+    assert "10 of 40 pictures are not shown (a page holds 30, evenly spread)." in document
+    assert len(json.loads(re.search(r'class="index">([^<]*)<', document)[1])["names"]) == 30
+
+
+def test_labels_are_legible_at_the_size_that_is_shown(document):
+    """Cards are 300 pixels wide at least: of a picture of 128 a letter is 12 of these high."""
+    sizes = [float(size) for size in re.findall(r'<text x="[^"]*" y="[^"]*"[^>]*font-size="([\d.]+)"', document)]
+    assert sizes and all(size * 300 / 128 == pytest.approx(12, abs=0.3) for size in sizes)
+
+
+def test_labels_sizes_and_disagreements_are_counted(store, document):
+    text = read(document).text
+    labels = Counter()
+    for sample in store.samples(view="all"):
+        labels.update(r.label for r in sample.regions if r.kind == "object" and not r.refines)
+    (label, count), *_ = labels.most_common(1)
+    assert f"{label}{count}" in text
+    found = surveys.survey(store)
+    assert sum(map(sum, found.sides.values())) == labels.total()
+    named = {(one, a, other, b): d.count for (one, a, other, b), d in found.disagreements.items()}
+    assert named and all({one, other} == {"simulated", "student"} and a != b for one, a, other, b in named)
+    assert "One object, two names" in text and "first in" in text
+    assert found.shared["simulated", "student"] > 30
+
+
+def test_failures_name_their_pictures(document):
+    rows = re.findall(r"<tr><td>([^<]*)</td><td>x</td><td>truncated</td>", document)
+    assert rows == ["gone.png"]
+
+
+def test_boxes_without_names_are_counted(tmp_path):
+    image = np.zeros((20, 30, 3), np.uint8)
+    answer = Parsed(regions=tuple(Region(str(n), box=(n, 1.0, n + 5.0, 9.0)) for n in range(7)))
+    text = read(answer_card(image, "Region proposal", "", answer)).text
+    assert "7 boxes without a name" in text and "An empty answer" not in text
