@@ -28,6 +28,7 @@ from florence2.store.units import Unit
 REOPEN, RECOMPUTED = "reopen", "recomputed"  # operators that turn verdicts around
 HUMAN = "human"  # the rule of a person's verdicts, and the kind of who brings them: no later round undoes them
 PICTURES = "pictures"  # and the one that writes what became of pictures
+ASKED_AGAIN = "asked_again"  # its name where specialists were asked about what is kept anew
 ANNOTATORS = ("specialist", "simulated", "model", "import", "human", "merge")  # kinds that write annotations
 
 

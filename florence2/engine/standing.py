@@ -15,6 +15,7 @@ from florence2.engine.session import Session
 from florence2.records import Sample
 from florence2.store import schema
 from florence2.store.parquet import Fragment
+from florence2.store.snapshots import Operator
 from florence2.store.units import Unit
 
 Mark = tuple[int, int]  # the last verdict's round and seq
@@ -64,6 +65,13 @@ def newly_kept(
         if new and image not in unit.gone:
             out[image] = new
     return out
+
+
+def answers(session: Session, unit: Unit, operator: Operator, before: Sequence[Fragment]) -> dict[str, list[str]]:
+    """What an operator has said of each picture of a unit, by the ids of its annotations."""
+    group = dataclasses.replace(unit.group, fragments={"annotations": tuple(before)})
+    samples = session.store.annotations(dataclasses.replace(unit, group=group), {operator.run_id})
+    return {s.image.id: [item.id for item in schema.items_of(s)] for s in samples}
 
 
 def asks_by_item(spec: Spec) -> bool:

@@ -6,7 +6,7 @@ import florence2
 from florence2.engine import specialists
 from florence2.engine.operator import Spec
 from florence2.engine.planning.repair import repair
-from florence2.records import Decision, Parsed, Region
+from florence2.records import Decision, Parsed, Region, Text
 from tests.engine.doubles import Boxes, folder_of, fragments
 
 
@@ -112,6 +112,46 @@ def test_what_is_kept_anew_is_asked_about_and_nothing_else(store):
     assert not again.seen
     masks = [o for o in store.snapshot().operators if o.name == "masks"]
     assert len(masks) == 1 and not masks[0].replaced  # verdicts are no part of the fingerprint
+
+
+class Texts:
+    """Counts the boxes that stand."""
+
+    def __init__(self):
+        self.spec = Spec("texts", "1", frozenset({"text/brief"}), frozenset({"region_text/object"}))
+        self.config, self.weights_sha256, self.asked = {}, "", 0
+
+    def setup(self, device):
+        pass
+
+    def annotate(self, samples, images):
+        self.asked += len(samples)
+        return [Parsed(texts=(Text("t", f"{len(s.regions)} boxes"),)) for s in samples]
+
+    def close(self):
+        pass
+
+
+def test_a_text_of_what_stood_gives_way_to_one_of_what_stands(store):
+    def texts():
+        return sorted(t.text for s in store.samples() for t in s.texts if t.source.name == "texts")
+
+    order = scores(store)
+    florence2.filter(store, [Floor(order[4])])
+    annotate(store, Texts())
+    assert texts() == ["0 boxes"] * 4 + ["1 boxes"] * 2
+    florence2.filter(store, [Floor(order[2])])
+    again = Texts()
+    annotate(store, again)
+    assert again.asked == 2 and texts() == ["0 boxes"] * 2 + ["1 boxes"] * 4
+    assert store.reasons()["annotations"]["asked_again"] == 2
+    before = store.snapshot()
+    annotate(store, Texts())
+    assert store.snapshot() == before
+    florence2.filter(store, [Floor(order[2])])  # the new texts were not judged yet
+    assert store.snapshot().number == before.number + 1
+    decided = [(d["ann_id"], d["round"], d["seq"]) for d in store.table("decisions").to_pylist()]
+    assert len(decided) == len(set(decided)) and texts() == ["0 boxes"] * 2 + ["1 boxes"] * 4
 
 
 def test_what_leans_on_a_box_rejected_later_is_an_orphan(store):

@@ -17,7 +17,7 @@ from florence2.engine.execution.options import Progress
 from florence2.engine.execution.phase import Count, complete
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import Filter, OperatorInput, digest, fingerprint, run_id
-from florence2.engine.session import HUMAN, RECOMPUTED, REOPEN, Session, inputs_of
+from florence2.engine.session import ASKED_AGAIN, HUMAN, RECOMPUTED, REOPEN, Session, inputs_of
 from florence2.records import Decision, Sample
 from florence2.store import Store, pending, schema
 from florence2.store.snapshots import Operator
@@ -127,7 +127,8 @@ def _round_of(
     With it the operators of its rules (reopening first), and those whose annotations they judge.
     """
     judged = max((o.round for o in session.base.operators if o.kind == "filter"), default=-1)
-    turned = any(o.kind == RECOMPUTED and o.round == judged for o in session.base.operators)  # after that judging
+    later = [o for o in session.base.operators if o.round == judged]  # among them what came after that judging
+    turned = any(o.kind == RECOMPUTED or o.name == ASKED_AGAIN for o in later)
     for round in ([] if turned or again else [judged]) + [session.newest_round("decisions") + 1]:
         seen = [o for o in live if o.kind != "merge" or o.round < round]  # a round's merging comes after its rules
         reads = inputs_of(seen)

@@ -50,6 +50,7 @@ class Asked:
     pictures: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     took_s: float = 0.0
+    failed: tuple[str, ...] = ()  # ids of the pictures that gave nothing
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class AnnotateTask:
     stop: int
     attempt: int = 1  # at these pictures
     mark: Mark | None = None  # the last verdict that was read
-    fresh: Fresh = field(default_factory=dict)  # what alone it is asked about, where it was over these pictures before
+    fresh: Fresh = field(default_factory=dict)  # what alone it is asked about
+    later: bool = False  # it has answered about these pictures before
 
     def do(self, store: Store, context: WorkerContext) -> JobOutcome:
         """Annotate and commit; the worker that finishes a unit's last piece puts the unit together."""
@@ -78,7 +80,8 @@ class AnnotateTask:
         took = time.perf_counter() - begun
         seconds["rest"] = took - seconds["annotate"] - seconds["wait"] - seconds["write"]
         failures = Counter(each.reason for each in found if isinstance(each, Failure))
-        return JobOutcome(tuple(fragments), seconds, Asked(len(found), failures, took))
+        failed = tuple(each.id for each in found if isinstance(each, Failure))
+        return JobOutcome(tuple(fragments), seconds, Asked(len(found), failures, took, failed))
 
     def _commit(self, store: Store, found: Sequence[pieces.Signed], config_sha: str) -> list[Fragment]:
         count = len(self.inputs.unit.samples)
@@ -123,7 +126,7 @@ class UnitAnnotator:
         self.max_pixels = min(task.max_pixels, self.specialist.spec.max_pixels)
         spec, operator = self.specialist.spec, task.operator
         # what is said later of a picture must not bear the names of what was said of it before
-        self.naming = digest([operator.fingerprint, task.uid]) if task.fresh else operator.fingerprint
+        self.naming = digest([operator.fingerprint, task.uid]) if task.later else operator.fingerprint
         self.source = Source(spec.source_kind, spec.name, spec.version, operator.round, operator.run_id)
         self.seconds = dict.fromkeys(SECONDS, 0.0)
         self._said = False  # whether the user was told of a fault

@@ -14,6 +14,7 @@ from florence2.engine.execution.handout import Pace
 from florence2.engine.execution.jobs import Job, Resources, Runner
 from florence2.engine.execution.options import Progress
 from florence2.engine.execution.phase import Count, run_phase
+from florence2.engine.ingest.revision import Revision, revise
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest, retry_id
 from florence2.engine.planning.dependencies import Step
@@ -80,12 +81,16 @@ def run_specialist(
     jobs = _Jobs(session, step, max_pixels, only, Pace(spec.batch_size, runner.workers(resources)), count, report)
     for job, outcome in run_phase(session, runner, jobs, resources, count):
         assert isinstance(outcome.facts, Asked)
+        for image in outcome.facts.failed:  # what was said before stands
+            jobs.asked_again.pop(image, None)
         jobs.pace.learn(outcome.facts.took_s, job.size)
         report.asked += outcome.facts.pictures
         report.failures += outcome.facts.failures
         for name, value in outcome.seconds.items():
             report.seconds[name] += value
     report.failed += sum(report.failures.values())
+    if jobs.asked_again and only is None:
+        revise(session, Revision(answers=dict(sorted(jobs.asked_again.items()))))
     return report
 
 
@@ -100,6 +105,7 @@ class _Jobs:
     pace: Pace
     count: Count
     report: Report
+    asked_again: dict[str, list[str]] = field(default_factory=dict)  # image id -> its answers before
 
     def __iter__(self) -> Iterator[Job]:
         begun = pieces.begun(self.session.store)
@@ -107,7 +113,7 @@ class _Jobs:
         runs = [read.run_id for read in self.step.reads]
         spec = self.step.specialist.spec
         now = self.session.last_verdict if runs and not spec.reads_all else None
-        before = self.session.of_run(self.step.operator.run_id) if now and standing.asks_by_item(spec) else {}
+        before = self.session.of_run(self.step.operator.run_id) if now else {}
         for unit in self.step.due(self.session):
             lacking, uid, attempt = self._lacking(unit)
             more = None if lacking else self._more(unit, uid, runs, before.get(unit.uid, ()), now)
@@ -171,8 +177,13 @@ class _Jobs:
             return None
         asked = dataclasses.replace(unit, samples=tuple(s for s in unit.samples if s.image.id in fresh))
         inputs = standing.read_by(session, asked, runs, now)
-        own = digest([uid, *now])
-        return AnnotateTask(inputs, operator, own, self.max_pixels, 0, len(asked.samples), mark=now, fresh=dict(fresh))
+        own, size = digest([uid, *now]), len(asked.samples)
+        if standing.asks_by_item(self.step.specialist.spec):
+            self.asked_again.update(dict.fromkeys(fresh, []))
+        else:
+            self.asked_again.update(standing.answers(session, asked, operator, before))
+            fresh = {}
+        return AnnotateTask(inputs, operator, own, self.max_pixels, 0, size, mark=now, fresh=dict(fresh), later=True)
 
     def _lacking(self, unit: Unit) -> tuple[Unit | None, str, int]:
         """The unit with those pictures that are to be asked about now, and the name and number of that attempt.

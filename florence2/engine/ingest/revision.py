@@ -6,12 +6,12 @@ compacted files, so that the four tables hold each picture once. What was said o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from florence2.engine.operator import digest, run_id
-from florence2.engine.session import ANNOTATORS, PICTURES, Session
+from florence2.engine.session import ANNOTATORS, ASKED_AGAIN, PICTURES, Session
 from florence2.records import Decision, Sample
 from florence2.sources import files
 from florence2.store import layout, pending, schema
@@ -30,6 +30,7 @@ class Revision:
     moved: dict[str, str] = field(default_factory=dict)  # folder -> where it is now
     changed: list[str] = field(default_factory=list)  # ids of pictures whose bytes are others now
     back: list[str] = field(default_factory=list)  # ids of those whose bytes are what they were, again
+    answers: dict[str, list[str]] = field(default_factory=dict)  # image id -> annotations that a later answer replaces
 
     def apply(self, row: schema.Row) -> schema.Row:
         """A row as it is now."""
@@ -49,18 +50,23 @@ class Revision:
 def revise(session: Session, revision: Revision) -> None:
     """Write the fragments of `images` that a revision touches, and the verdicts that follow from it."""
     todo: list[tuple[Fragment, list[schema.Row]]] = []
-    for fragment in session.current().of("images"):
-        old = session.store.image_rows(fragment)
+    for fragment in session.current().of("images") if revision.rows or revision.moved else ():
+        try:
+            old = session.store.image_rows(fragment)
+        except ValueError:
+            continue  # damaged: taken in once more, as it is now
         new = [revision.apply(row) for row in old]
         if new != old:
             todo.append((fragment, new))
-    if not todo:
+    if not todo and not revision.answers:
         return
     facts = {**asdict(revision), "of": {fragment.path: list(fragment.units) for fragment, _ in todo}}
     round = max(session.newest_round("decisions"), 0)
     seq = 1 + session.store.newest_seq(round, session.current())
     made_by = digest([NAME, VERSION, facts, round, seq])
-    operator = Operator(run_id(made_by, round), NAME, VERSION, made_by, round, NAME)
+    operator = Operator(
+        run_id(made_by, round), ASKED_AGAIN if revision.answers else NAME, VERSION, made_by, round, NAME
+    )
     session.start(operator, {**facts, "seq": seq}, {})
     for fragment, rows in todo:
         session.add([_put(session, operator, fragment, rows)])
@@ -74,19 +80,25 @@ def _put(session: Session, operator: Operator, fragment: Fragment, rows: list[sc
 
 
 def write_verdicts(session: Session, operator: Operator, revision: Revision, seq: int) -> None:
-    """Supersede what was said of pictures that changed; what was said of those that are back stands as it did."""
+    """Supersede what was said of pictures that changed, and answers that a later one replaces.
+
+    What was said of pictures that are back stands as it did.
+    """
     changed, back = frozenset(revision.changed), frozenset(revision.back)
-    if not changed and not back:
+    touching = changed.union(back, (image for image, names in revision.answers.items() if names))
+    if not touching:
         return
     runs = [o.run_id for o in session.operators.values() if o.kind in ANNOTATORS]
     for unit in session.all_units():
-        touched = tuple(s for s in unit.samples if s.image.id in changed or s.image.id in back)
+        touched = tuple(s for s in unit.samples if s.image.id in touching)
         if not touched:
             continue
         verdicts: list[tuple[str, Decision]] = []
         inputs = session.inputs(replace(unit, samples=touched), runs, operator, seq)
         for sample in inputs.load(session.store):
-            found = _fallen(sample) if sample.image.id in changed else _returned(sample)
+            found = _fallen(sample, revision.answers.get(sample.image.id))
+            if sample.image.id not in changed and sample.image.id in back:
+                found = _returned(sample)
             signed = (replace(d, rule=NAME, round=operator.round, seq=seq) for d in found)
             verdicts += [(sample.image.id, decision) for decision in signed]
         if verdicts:
@@ -95,26 +107,28 @@ def write_verdicts(session: Session, operator: Operator, revision: Revision, seq
                 session.add(session.store.put_all([made]))
 
 
-def _fallen(sample: Sample) -> list[Decision]:
+def _fallen(sample: Sample, only: Collection[str] | None) -> list[Decision]:
     last = {d.item_id: d for d in sample.decisions}
-    items = [item.id for item in schema.items_of(sample)]
-    return [Decision(name, "superseded", NAME, CHANGED) for name in items if not _fell(last.get(name))]
+    items = [item.id for item in schema.items_of(sample) if only is None or item.id in only]
+    reason = CHANGED if only is None else ASKED_AGAIN
+    return [Decision(name, "superseded", NAME, reason) for name in items if not _fell(last.get(name))]
 
 
 def _returned(sample: Sample) -> list[Decision]:
     last = {d.item_id: d for d in sample.decisions}
     before = {d.item_id: d for d in sample.decisions if d.rule != NAME}
-    names = [item.id for item in schema.items_of(sample) if _fell(last.get(item.id))]
+    names = [item.id for item in schema.items_of(sample) if _fell(last.get(item.id), CHANGED)]
     return [before[name] if name in before else Decision(name, "kept", NAME, BACK) for name in names]
 
 
-def _fell(decision: Decision | None) -> bool:
-    return decision is not None and (decision.rule, decision.status) == (NAME, "superseded")
+def _fell(decision: Decision | None, reason: str = "") -> bool:
+    fell = decision is not None and (decision.rule, decision.status) == (NAME, "superseded")
+    return fell and (not reason or (decision is not None and decision.reason == reason))
 
 
 def revise_again(session: Session, operator: Operator, facts: Mapping[str, Any]) -> None:
     """Write again what a revision wrote and is lacking, from what its run says."""
-    revision = Revision(**{key: facts[key] for key in ("rows", "moved", "changed", "back")})
+    revision = Revision(**{key: facts[key] for key in ("rows", "moved", "changed", "back", "answers")})
     for path, units in facts["of"].items():
         lies = layout.revised(digest([operator.fingerprint, path]))
         if not session.done(lies, units, operator.run_id):
