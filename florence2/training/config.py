@@ -35,6 +35,8 @@ class DataSource:
     """train, val or test; empty: the whole."""
     format: str = ""
     """The foreign format's name; empty: detected from the files."""
+    prefix_suffix: bool = False
+    """The source is JSON Lines of image, prefix and suffix; absent: detected from the files."""
     images: str = ""
     """The folder that relative picture paths start from; empty: as the format says."""
     pairs: int = 1
@@ -341,6 +343,8 @@ def _source(data: Any, where: str) -> DataSource:
     if not values.get("path"):
         raise ValueError(f"{where}.path: missing; expected a folder, .jsonl, store or scenes:...")
     source = DataSource(**_checked(DataSource, values, where))
+    if source.prefix_suffix:
+        source.format = source.format or "prefix_suffix"
     if source.weight <= 0 or source.pairs < 1:
         raise ValueError(
             f"{where}: expected weight above 0 and pairs of at least 1, got {source.weight}, {source.pairs}"

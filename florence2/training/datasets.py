@@ -27,7 +27,7 @@ from florence2.sources import files
 from florence2.sources.scenes import PREFIX, parse
 from florence2.sources.splits import fold_of, in_split
 from florence2.training.config import DataSource
-from florence2.training.examples import Example, LeftOut, Limits, TaskMixture, fitted, left_out, sample_tasks
+from florence2.training.examples import Example, LeftOut, Limits, TaskMixture, fitted, left_out, sample_tasks, sound
 from florence2.training.samples import open_samples
 
 HELD_OUT_SEED = 2**31  # scenes from this seed on are never trained on
@@ -86,7 +86,7 @@ class SampleSource:
         self.tokenizer: Tokenizer | None = None
         self.limits = Limits(2**31, 2**31)
         self.unread = ReadProblems(skip=on_error == "skip")
-        """The records of a foreign format that cannot be read."""
+        """Records, and items of records, that the reader refuses."""
         self._samples = open_samples(source, self.unread) if samples is None else samples
         self._held_out: Callable[[Sample], bool] | None = None
         self._pixels: OrderedDict[tuple, np.ndarray] = OrderedDict()
@@ -124,10 +124,12 @@ class SampleSource:
 
     def plan(self, number: int, epoch: int, seed: int) -> PlannedPicture | LeftOut | None:
         sample = self.sample(number)
+        self.unread.refused.clear()  # reported when the data were looked at
         if isinstance(sample, LeftOut):
             return sample
         if not self.trained(sample):
             return None
+        sample, _ = sound(sample, self.tasks)  # what it leaves out was counted when the data were looked at
         rng = random.Random(f"{seed}:{epoch}:{sample.id}:asks")
         asks: list[int] = []
         for ask, (task, _, _) in enumerate(self.tasks.truths(sample)):

@@ -12,7 +12,7 @@ from florence2.pixels import BadImage, read_size
 from florence2.records import Sample
 from florence2.sources import files
 from florence2.training.datasets import SampleSource, SceneSource, TrainingSource, same_size, sized
-from florence2.training.examples import Example, LeftOut, Truth, fitted, left_out
+from florence2.training.examples import Example, LeftOut, Truth, fitted, left_out, sound
 
 WHOLE = 10_000  # samples of a set up to which all are looked at
 DRAWN = 1_000  # of a larger one so many
@@ -42,7 +42,7 @@ class Tally:
         """Count one loss."""
         self.counts[lost.reason] += lost.pairs
         names = self.names.setdefault(lost.reason, [])
-        name = lost.image.rsplit("/", 1)[-1] or lost.id
+        name = (lost.image or lost.id).rsplit("/", 1)[-1]
         if name not in names and len(names) < NAMED:
             names.append(name)
         self.details.setdefault(lost.reason, lost.detail)
@@ -70,6 +70,10 @@ class Examination:
     lost: Tally = field(default_factory=Tally)
     longest_prompt: int = 0
     longest_target: int = 0
+    unsound: Tally = field(default_factory=Tally)
+    """Regions and texts that are left out of their samples."""
+    questions: int = 0
+    """Answered questions of sources that name no tasks: which prompt they are asked with is not known."""
 
     def add(self, result: Example | LeftOut) -> None:
         """Count a pair, or what is left out."""
@@ -115,6 +119,7 @@ def _samples(source: TrainingSource, found: Examination, on_error: str) -> int:
     an_epoch, looked = 0.0, 0
     for line in source.unread.refused:
         found.add(LeftOut("unreadable", line.partition(": ")[0], "", "", line))
+    source.unread.refused.clear()
     for number in numbers:
         sample = source.sample(number)
         if isinstance(sample, LeftOut):
@@ -122,10 +127,18 @@ def _samples(source: TrainingSource, found: Examination, on_error: str) -> int:
                 raise ValueError(f"data: {sample.detail}; mend the record, or train with on_error: skip")
             found.add(sample)
             continue
+        items, source.unread.refused = source.unread.refused, []
         if not source.trained(sample):
             continue
         looked += 1
+        for line in items:
+            found.unsound.add(LeftOut("unreadable", line.partition(": ")[0], "", "", line))
+        sample, unsound = sound(sample, source.tasks)
+        for lost in unsound:
+            found.unsound.add(lost)
         truths = source.tasks.truths(sample)
+        if not source.source.tasks:
+            found.questions += sum(text.detail == "answer" for text in sample.current().texts)
         for result in examined(sample, truths, source, check):
             if isinstance(result, LeftOut) and on_error == "raise" and result.reason not in OF_TEXT:
                 raise ValueError(f"data: {result.detail}; mend it, or train with on_error: skip")

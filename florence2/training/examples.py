@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from florence2.codec.answers import encode
 from florence2.codec.tasks import Task, prompt_text
@@ -91,6 +91,42 @@ def fitted(
     if target == 2 and truth[0].output_kind in ("text", "region_text"):
         return left_out("empty", sample, "the answer holds no letters", task)
     return made
+
+
+def sound(sample: Sample, tasks: TaskMixture) -> tuple[Sample, list[LeftOut]]:
+    """The sample without what no pair should say: regions that lie outside the picture or have no area, texts without
+    a letter that these tasks would ask for; and each of those."""
+    width, height = sample.image.size_wh
+    lost: list[LeftOut] = []
+    gone: set[str] = set()
+    regions, texts = [], []
+    for region in sample.regions:
+        x1, y1, x2, y2 = region.box or (0.0, 0.0, 1.0, 1.0)
+        flat = x2 <= x1 or y2 <= y1
+        outside = bool(width and height) and (x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height)
+        if flat or outside:
+            detail = f"region {region.id!r}: box {region.box} " + (
+                "has no area" if flat else "lies outside the picture"
+            )
+            lost.append(left_out("flat" if flat else "outside", sample, detail))
+            gone.add(region.id)
+        else:
+            regions.append(region)
+    asked = {task.storage_rule for task in tasks.tasks}
+    for text in sample.texts:
+        if text.text.strip() or text.detail not in asked:
+            texts.append(text)
+        else:
+            lost.append(left_out("empty", sample, f"text {text.id!r}: holds no letters"))
+            gone.add(text.id)
+    if not lost:
+        return sample, lost
+    groundings = [
+        replace(grounding, region_ids=tuple(i for i in grounding.region_ids if i not in gone))
+        for grounding in sample.groundings
+        if grounding.text_id not in gone and not (grounding.region_ids and set(grounding.region_ids) <= gone)
+    ]
+    return replace(sample, regions=tuple(regions), texts=tuple(texts), groundings=tuple(groundings)), lost
 
 
 def left_out(reason: str, sample: Sample, detail: str, task: str = "", pairs: int = 1) -> LeftOut:

@@ -125,6 +125,13 @@ class Run:
         job.ranks.wait()
         if job.found.lost.counts and first:
             self.on_message(f"data: of {job.found.pairs} pairs looked at are left out: {job.found.lost}")
+        if job.found.unsound.counts and first:
+            self.on_message(f"data: regions and texts that are left out of their samples: {job.found.unsound}")
+        if job.found.questions and first:
+            self.on_message(
+                f"data: {job.found.questions} answered questions are not trained, as no task is named for them; add "
+                "tasks: [DocVQA] (the prompt is <DocVQA> and the question) or [VQA] to the source"
+            )
         evaluations = Evaluations(job, trainer, self.folder, self.on_message)
         losses = Losses(self.folder, first)
         with _stop_asked() as stop, contextlib.closing(self._journal(METRICS)) as metrics:
@@ -143,7 +150,7 @@ class Run:
             sha256(trainer.weights.to_save()),
             time.monotonic() - started,
             interrupted,
-            str(losses.tally),
+            "; ".join(filter(None, (str(losses.tally), str(job.found.unsound)))),
             "" if interrupted else why,
         )
 

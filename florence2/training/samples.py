@@ -34,15 +34,18 @@ def open_samples(source: DataSource, problems: ReadProblems) -> Sequence[Sample]
     if format == "store":
         return Store(source.path).random(source.snapshot)
     if format == "jsonl":
-        return LineSamples(source.path, source.images or None)
+        return LineSamples(source.path, source.images or None, problems)
     return SpilledSamples(sources.open(source.path, None, format, None, source.images or None, problems))
 
 
 class LineSamples(Sequence[Sample]):
     """The samples of JSON Lines: where each line begins is known, a line is parsed when it is asked for."""
 
-    def __init__(self, path: str | Path, images: str | Path | None = None) -> None:
+    def __init__(
+        self, path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
+    ) -> None:
         path = Path(path)
+        self.problems = problems or ReadProblems()
         self.files = matching(path, "*.jsonl") if path.is_dir() else [path]
         if not self.files:
             raise ValueError(f"{path}: holds no .jsonl file")
@@ -68,7 +71,7 @@ class LineSamples(Sequence[Sample]):
             text = data.decode("utf-8-sig" if line == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{where}: expected UTF-8 ({error.reason})") from None
-        return jsonl.parse_line(text, where, self._lookups[number], ReadProblems())
+        return jsonl.parse_line(text, where, self._lookups[number], self.problems)
 
 
 class SpilledSamples(Sequence[Sample]):

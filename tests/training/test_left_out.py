@@ -9,7 +9,9 @@ from florence2 import scenes
 from florence2.cli import main
 from florence2.scenes.files import write
 from florence2.training import train
+from florence2.training.config import from_mapping
 from florence2.training.run_folder import read_lines
+from florence2.training.setup import prepare
 from tests.training.tiny import tiny_run
 
 
@@ -108,14 +110,24 @@ def test_a_picture_of_another_size_is_left_out(tmp_path):
     assert main(["data", "check", str(path), "--task", "OD", "--model", config["model"]]) == 1
 
 
-def test_an_empty_caption_is_left_out(tmp_path):
+def test_an_empty_caption_and_a_box_outside_are_left_out(tmp_path):
     def change(number, row, folder):
+        row.pop("groundings", None)
         if number == 3:
             row["texts"] = [{"id": "t", "detail": "brief", "text": " "}]
-            row.pop("groundings", None)
+        if number == 4:
+            row["regions"][0]["box"] = [60, 60, 90, 90]  # the picture ends at 48
+        if number == 5:
+            row["regions"][0]["box"] = [10, 10, 10, 20]
 
-    result, _, _ = run(tmp_path, toy(tmp_path, change=change), ["CAPTION"], steps=4)
-    assert "1 empty" in result.left_out or result.left_out == ""  # the truths may not count it as a pair at all
+    path = toy(tmp_path, change=change)
+    result, _, said = run(tmp_path, path, ["CAPTION", "REGION_TO_CATEGORY"], steps=4)
+    for counted in ("1 empty", "1 unreadable (truth.jsonl:5", "lies outside its picture of 48 x 48", "1 flat"):
+        assert counted in result.left_out and counted in said[0]
+    regions = sum(len(json.loads(line)["regions"]) for line in path.read_text().splitlines())
+    source = {"path": str(path), "tasks": ["CAPTION", "REGION_TO_CATEGORY"]}
+    job = prepare(from_mapping(tiny_run(tmp_path, data=[source], dense=0)))
+    assert job.order.count(0) == 7 + regions - 2
 
 
 def test_a_broken_record_is_left_out_and_named(tmp_path):
@@ -126,6 +138,33 @@ def test_a_broken_record_is_left_out_and_named(tmp_path):
     assert "1 unreadable" in result.left_out and f"{path}:5" in result.left_out
     with pytest.raises(ValueError, match=f"{path}:5"):
         run(tmp_path, path, on_error="raise", out=str(tmp_path / "other"))
+
+
+def test_prompts_and_answers_train_and_questions_without_a_task_are_told(tmp_path):
+    folder = toy(tmp_path).parent
+    names = [json.loads(line)["image"]["uri"] for line in (folder / "truth.jsonl").read_text().splitlines()]
+    rows = [{"image": name, "prefix": "<OD>", "suffix": "star<loc_1><loc_2><loc_300><loc_400>"} for name in names]
+    rows += [{"image": names[0], "prefix": "How many stars?", "suffix": "one"}]
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = []
+    source = {"path": str(path), "prefix_suffix": True}
+    config = tiny_run(tmp_path, data=[source], dense=0, batch_size=2, steps=4)
+    train(config, on_message=said.append)
+    rows = read_lines(Path(config["out"]) / "metrics.jsonl")
+    assert sum(row["pairs"] for row in rows) == 8 and "1 answered questions are not trained" in said[0]
+    train({**config, "data": [{**source, "tasks": ["VQA"]}], "out": str(tmp_path / "q"), "batch_size": 1})
+
+
+def test_a_task_that_only_the_checkpoint_knows_is_trained_and_evaluated(tmp_path):
+    config = tiny_run(tmp_path, data=[{"path": str(toy(tmp_path)), "tasks": ["WHAT"]}], dense=0, batch_size=2)
+    row = {"token": "<WHAT>", "prompt": "What is it?", "gives": "text", "keeps": "brief"}
+    (Path(config["model"]) / "tasks.json").write_text(json.dumps([row]))
+    named = [{"path": config["data"][0]["path"], "tasks": ["WHAT"]}]
+    train({**config, "steps": 2, "evaluate_every": 2, "validation": named, "validation_limit": 2})
+    (found,) = read_lines(Path(config["out"]) / "evaluations.jsonl")
+    assert "CIDEr" in found["metrics"]
+    assert "<WHAT>" in (Path(config["out"]) / "tasks.json").read_text()
 
 
 def test_a_set_without_the_task_is_refused(tmp_path):
