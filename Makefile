@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: setup setup-dev demo test check format bench parity official fuzz clean
+.PHONY: setup setup-dev demo test check format bench faults parity official fuzz clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,10 @@ format: setup-dev
 
 bench: setup-dev
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+# Random pairs of commands started together on one store; PAIRS=20 for a few of them.
+faults: setup-dev
+	$(BIN)/python -m tests.faults $(or $(PAIRS),200)
 
 parity: setup-dev
 	$(BIN)/python -m pytest tests/parity

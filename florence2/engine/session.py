@@ -22,6 +22,7 @@ from florence2.records import Sample
 from florence2.store import Store, layout
 from florence2.store.layout import TABLES
 from florence2.store.parquet import Fragment
+from florence2.store.sealed import Missing
 from florence2.store.snapshots import Operator, Snapshot, StaleBase, extended
 from florence2.store.units import Unit
 
@@ -39,16 +40,22 @@ R = TypeVar("R")
 def retry_when_stale(command: Callable[P, R]) -> Callable[P, R]:
     """A command that ends with a snapshot: where another one ended meanwhile, it is run again on what now stands.
 
-    So that of two commands at once the result is that of the two one after the other. What it did already is found.
+    So that of two commands at once the result is that of the two one after the other. What it did already is found. A
+    fragment that is missing is looked for again, too: the other one may have moved it away, as no longer wanted.
     """
 
     @functools.wraps(command)
     def retried(*args: P.args, **kwargs: P.kwargs) -> R:
+        missed = False
         while True:
             try:
                 return command(*args, **kwargs)
             except StaleBase:
-                continue
+                missed = False
+            except Missing:
+                if missed:
+                    raise
+                missed = True
 
     return retried
 

@@ -21,11 +21,11 @@ from florence2.engine.ingest.inspection import MAX_PIXELS
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import plan_steps
 from florence2.engine.selectors import FoldSelector
-from florence2.engine.session import Session, retry_when_stale
+from florence2.engine.session import Session
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
 from florence2.store import Store
-from florence2.store.snapshots import Snapshot
+from florence2.store.snapshots import Snapshot, StaleBase
 
 Rules = str | Path | Mapping[str, Any] | Sequence[Filter] | None
 MERGING = MergeConfig()
@@ -90,17 +90,21 @@ def refine(
     _judged(store, rules, execution)
     out = []
     for number in range(done_rounds(store.snapshot()) + 1, rounds + 1):
-        before = store.snapshot()
-        students = []
-        for fold in (FoldSelector(n, folds) for n in range(folds)):
-            weights = _previous(store, before, number, fold) if from_previous else None
-            begin = weights or start
-            students.append(
-                train_student(
-                    store, before.number, fold, begin, weights_of(begin), recipe, seed, train, execution.progress
+        while True:  # students of a snapshot that another command has followed meanwhile are not what the round is of
+            before = store.snapshot()
+            students = []
+            for fold in (FoldSelector(n, folds) for n in range(folds)):
+                begin = (_previous(store, before, number, fold) if from_previous else None) or start
+                students.append(
+                    train_student(
+                        store, before.number, fold, begin, weights_of(begin), recipe, seed, train, execution.progress
+                    )
                 )
-            )
-        after = annotate_round(store, number, students, rules, merging, execution, open_student)
+            try:
+                after = annotate_round(store, number, students, rules, merging, execution, open_student, before)
+                break
+            except StaleBase:
+                continue
         _remember(store, number, folds, students)
         done = Round(
             number, after.number, tuple(students), changes(store.samples(before.number), store.samples(after.number))
@@ -111,7 +115,6 @@ def refine(
     return out
 
 
-@retry_when_stale
 def annotate_round(
     store: Store,
     number: int,
@@ -120,9 +123,13 @@ def annotate_round(
     merging: MergeConfig | None = MERGING,
     execution: Execution = EXECUTION,
     open_student: OpenStudent | None = None,
+    before: Snapshot | None = None,
 ) -> Snapshot:
-    """Have each student annotate its fold, judge all, merge: one snapshot. The students' rows carry round `number`."""
-    session = Session(store)
+    """Have each student annotate its fold, judge all, merge: one snapshot. The students' rows carry round `number`.
+
+    StaleBase where another command ended since the snapshot `before` (the newest).
+    """
+    session = Session(store, before)
     named: list[str | Specialist] = [(open_student or student_name)(student.folder) for student in students]
     selectors = [FoldSelector(student.fold, len(students)) if len(students) > 1 else None for student in students]
     steps = plan_steps(session, [(name, resolve_specialist(name)) for name in named], number, selectors)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from florence2.store import layout, schema
+from florence2.store.sealed import Damaged, Missing
 from florence2.store.storage import Storage
 
 ROW_GROUP = 65_536  # rows; a fragment of a unit is far smaller
@@ -108,12 +109,12 @@ def readable(storage: Storage, path: str) -> bool:
 
 @contextmanager
 def explain_read_errors(storage: Storage, path: str) -> Iterator[None]:
-    """Around reading a fragment: what goes wrong is a ValueError that names the file and the remedy."""
+    """Around reading a fragment: what goes wrong is Missing or Damaged, which name the file and the remedy."""
     remedy = f"florence2 verify {storage.location()} --repair makes it again"
     try:
         yield
     except FileNotFoundError:
-        raise ValueError(f"{storage.location(path)}: missing; {remedy}") from None
+        raise Missing(f"{storage.location(path)}: missing; {remedy}") from None
     except (pa.ArrowException, OSError) as error:
         what = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"{storage.location(path)}: damaged ({what}); {remedy}") from None
+        raise Damaged(f"{storage.location(path)}: damaged ({what}); {remedy}") from None
