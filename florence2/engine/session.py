@@ -46,16 +46,21 @@ def retry_when_stale(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def retried(*args: P.args, **kwargs: P.kwargs) -> R:
-        missed = False
+        missed, leftovers = False, set[str]()
         while True:
             try:
-                return command(*args, **kwargs)
-            except StaleBase:
+                out = command(*args, **kwargs)
+            except StaleBase as stale:
                 missed = False
+                leftovers.update(stale.fragments)
             except Missing:
                 if missed:
                     raise
                 missed = True
+            else:
+                if leftovers and isinstance(out, Store):
+                    out.discard_unnamed(leftovers)
+                return out
 
     return retried
 

@@ -249,14 +249,18 @@ class Store:
         added = [fragment for fragment in made.fragments if fragment.path not in stood]
         newest_round = max((layout.round_of(f.path) for f in made.of(layout.DECISIONS)), default=-1)
         lost = [p for p in self.unreferenced(layout.DECISIONS, made) if layout.round_of(p) <= newest_round]
-        if base.number and not added and made.operators == base.operators:
-            if snapshots.newest(self.storage) != base.number:
-                raise snapshots.StaleBase(f"{self.root}: another command ended meanwhile")
-            made = base
-        elif all(self.storage.exists(fragment.path) for fragment in added):
-            made = snapshots.write(self.storage, made, base.number)
-        else:
-            raise snapshots.StaleBase(f"{self.root}: a fragment was moved away meanwhile")
+        try:
+            if base.number and not added and made.operators == base.operators:
+                made = base
+                if snapshots.newest(self.storage) != base.number:
+                    raise snapshots.StaleBase(f"{self.root}: another command ended meanwhile")
+            elif all(self.storage.exists(fragment.path) for fragment in added):
+                made = snapshots.write(self.storage, made, base.number)
+            else:
+                raise snapshots.StaleBase(f"{self.root}: a fragment was moved away meanwhile")
+        except snapshots.StaleBase as stale:
+            stale.fragments = tuple(fragment.path for fragment in added)
+            raise
         Chain(self.storage).extend(made.number)
         self.discard_unnamed(lost)  # verdicts of commands that died, or that come too late: no reader is to see them
         return made

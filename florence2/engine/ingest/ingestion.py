@@ -98,7 +98,7 @@ def ingest(
     made_by = digest([NAME, VERSION, rules_config(rules)])
     operator = Operator(run_id(made_by, 0), NAME, VERSION, made_by, 0, kind="images")
     noted = len(session.fragments)
-    known = _known(session, operator, listing)
+    known = _known(session, operator, source, listing)
     chunks = list(_planned(session, operator, source, listing, known))
     planned = {found.relative for chunk in chunks for found in chunk.found}
     fresh = [] if only_planned else [f for f in listing if not known.has(f) and f.relative not in planned]
@@ -199,7 +199,7 @@ class _Cut:
         return any(same_pixels(ref, schema.image_ref(row)) for ref in near)
 
 
-def _known(session: Session, operator: Operator, listing: Sequence[ImageCandidate]) -> KnownImages:
+def _known(session: Session, operator: Operator, source: Path, listing: Sequence[ImageCandidate]) -> KnownImages:
     """The rows of all units that are whole: the snapshot's, and those an interrupted intake of these files left."""
     known = KnownImages()
     store = session.store
@@ -211,6 +211,8 @@ def _known(session: Session, operator: Operator, listing: Sequence[ImageCandidat
             for row in store.image_rows(fragment):
                 known.add(row)
     left, lost = [], []
+    place = {(found.uri, found.member): n for n, found in enumerate(listing)}
+    cuts = {tuple(cut) for start in _starts(session, operator, source) for cut in start.get("chunks", ())}
     for relative in store.unreferenced(layout.IMAGES, session.base):
         try:
             rows = store.image_rows(Fragment(relative, 0, ""))
@@ -222,9 +224,10 @@ def _known(session: Session, operator: Operator, listing: Sequence[ImageCandidat
         if not known.files.isdisjoint(files_of):
             lost.append(relative)  # of an intake that lost: another one took these pictures in meanwhile
         elif rows and ours.issuperset(files_of):
-            left.append((rows, relative))
+            first, last = (listing[place[files_of[n][:2]]].relative for n in (0, -1))
+            if (first, last, len(rows)) in cuts:  # else it is of a command that reads them from elsewhere
+                left.append((rows, relative))
     store.discard_unnamed(lost)
-    place = {(found.uri, found.member): n for n, found in enumerate(listing)}
     left.sort(key=lambda entry: place[entry[0][0]["uri"], entry[0][0].get("member") or ""])
     for rows, relative in left:
         if session.done(relative, [rows[0]["unit"]], operator.run_id):
@@ -240,10 +243,7 @@ def _planned(
     """Units that were cut before and are missing, cut in the same way."""
     place = {found.relative: n for n, found in enumerate(listing)}
     taken: set[str] = set()
-    run = session.store.run(operator.run_id)
-    for start in run["starts"] if run else ():
-        if start.get("source") != os.path.abspath(source):
-            continue
+    for start in _starts(session, operator, source):
         for first, last, count in start.get("chunks", ()):
             if first not in place or last not in place:
                 continue
@@ -252,6 +252,12 @@ def _planned(
             if len(found) == count:
                 taken.update(f.relative for f in found)
                 yield PlannedUnit(tuple(found))
+
+
+def _starts(session: Session, operator: Operator, source: Path) -> list[dict[str, Any]]:
+    """Each earlier intake from this source: how it cut the pictures."""
+    run = session.store.run(operator.run_id)
+    return [start for start in (run["starts"] if run else ()) if start.get("source") == os.path.abspath(source)]
 
 
 def _row(
