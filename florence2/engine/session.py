@@ -46,20 +46,20 @@ def retry_when_stale(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def retried(*args: P.args, **kwargs: P.kwargs) -> R:
-        missed, leftovers = False, set[str]()
+        missed, leftovers = False, list[tuple[Store, tuple[str, ...]]]()
         while True:
             try:
                 out = command(*args, **kwargs)
             except StaleBase as stale:
                 missed = False
-                leftovers.update(stale.fragments)
+                leftovers.append((stale.store, stale.fragments))
             except Missing:
                 if missed:
                     raise
                 missed = True
             else:
-                if leftovers and isinstance(out, Store):
-                    out.discard_unnamed(leftovers)
+                for store, paths in leftovers:
+                    store.discard_unnamed(paths)
                 return out
 
     return retried

@@ -21,11 +21,11 @@ from florence2.engine.ingest.inspection import MAX_PIXELS
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import plan_steps
 from florence2.engine.selectors import FoldSelector
-from florence2.engine.session import Session
+from florence2.engine.session import Session, retry_when_stale
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
 from florence2.store import Store
-from florence2.store.snapshots import Snapshot, StaleBase
+from florence2.store.snapshots import Snapshot
 
 Rules = str | Path | Mapping[str, Any] | Sequence[Filter] | None
 MERGING = MergeConfig()
@@ -89,26 +89,26 @@ def refine(
     execution = Execution(workers=workers, device=device, progress=progress)
     _judged(store, rules, execution)
     out = []
-    for number in range(done_rounds(store.snapshot()) + 1, rounds + 1):
-        while True:  # students of a snapshot that another command has followed meanwhile are not what the round is of
-            before = store.snapshot()
-            students = []
-            for fold in (FoldSelector(n, folds) for n in range(folds)):
-                begin = (_previous(store, before, number, fold) if from_previous else None) or start
-                students.append(
-                    train_student(
-                        store, before.number, fold, begin, weights_of(begin), recipe, seed, train, execution.progress
-                    )
-                )
-            try:
-                after = annotate_round(store, number, students, rules, merging, execution, open_student, before)
-                break
-            except StaleBase:
-                continue
+
+    @retry_when_stale  # students of a snapshot that another command has followed meanwhile are not what the round is of
+    def next_round() -> Round | None:
+        before = store.snapshot()
+        number = done_rounds(before) + 1
+        if number > rounds:
+            return None
+        students = []
+        for fold in (FoldSelector(n, folds) for n in range(folds)):
+            begin = (_previous(store, before, number, fold) if from_previous else None) or start
+            weights = weights_of(begin)
+            students.append(
+                train_student(store, before.number, fold, begin, weights, recipe, seed, train, execution.progress)
+            )
+        after = annotate_round(store, number, students, rules, merging, execution, open_student, before)
         _remember(store, number, folds, students)
-        done = Round(
-            number, after.number, tuple(students), changes(store.samples(before.number), store.samples(after.number))
-        )
+        changed = changes(store.samples(before.number), store.samples(after.number))
+        return Round(number, after.number, tuple(students), changed)
+
+    while done := next_round():
         out.append(done)
         if on_round:
             on_round(done)

@@ -259,6 +259,7 @@ class Store:
             else:
                 raise snapshots.StaleBase(f"{self.root}: a fragment was moved away meanwhile")
         except snapshots.StaleBase as stale:
+            stale.store = self
             stale.fragments = tuple(fragment.path for fragment in added)
             raise
         Chain(self.storage).extend(made.number)

@@ -24,6 +24,7 @@ from florence2.store.storage import Storage
 class StaleBase(RuntimeError):
     """Another command ended since this one looked: what it worked out is to be worked out again on what now stands."""
 
+    store: Any = None  # the Store that was to be saved
     fragments: tuple[str, ...] = ()  # that were written for nothing, unless the next attempt finds them
 
 
