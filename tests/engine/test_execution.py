@@ -62,13 +62,13 @@ FITS = [
 @pytest.mark.parametrize("cpus, gpus, resources, expected", FITS)
 def test_workers_are_as_many_as_the_machine_holds(tmp_path, cpus, gpus, resources, expected):
     context = WorkerContext(Store(tmp_path / "s", create=True).root)
-    assert ProcessRunner(context, cpus, [f"cuda:{n}" for n in range(gpus)]).workers(resources) == expected
+    assert ProcessRunner(context, cpus, devices=[f"cuda:{n}" for n in range(gpus)]).workers(resources) == expected
 
 
 def test_each_worker_has_a_device_of_its_own_where_gpus_are_wanted(tmp_path):
     folder = folder_of(tmp_path, 4)
     store = Store(tmp_path / "s", create=True)
-    runner = ProcessRunner(WorkerContext(store.root), 4, ["cuda:0", "cuda:1"])
+    runner = ProcessRunner(WorkerContext(store.root), 4, devices=["cuda:0", "cuda:1"])
     sent = []
 
     class Wire:
@@ -177,3 +177,14 @@ class Hangs(Boxes):
         if Path(sample.image.uri).name == "p0001.png":
             time.sleep(60)
         return super().one(sample, image)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "cuda:7", "no such"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_done(tmp_path, device):
+    import torch
+
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("no GPU wanted")
+    with pytest.raises(ValueError, match="device.*no GPU was found") as refusal:
+        florence2.annotate(folder_of(tmp_path, 1), tmp_path / "s", [Boxes()], device=device)
+    assert "\n" not in str(refusal.value) and not list((tmp_path / "s").glob("images/*"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from florence2.engine.execution.devices import AUTO, accelerators
 from florence2.engine.operator import Specialist
 from florence2.store import Store
 
@@ -52,7 +53,7 @@ class NullHeartbeat:
 class WorkerContext:
     """The store's folder, the specialist that is loaded now, and the heartbeat of the job at hand."""
 
-    def __init__(self, root: Path, device: str = "cpu"):
+    def __init__(self, root: Path, device: str = AUTO):
         self.root, self.device = root, device
         self.heartbeat: Heartbeat = NullHeartbeat()
         self._open: tuple[str, str, Specialist] | None = None
@@ -78,13 +79,18 @@ class WorkerContext:
 
     def prepare(self, specialist: str | Specialist | None, operator: str, device: str = "") -> None:
         """Load the specialist of an operator (None: none is needed), and close the one before."""
-        device = device or self.device
         if specialist is None or (self._open is not None and self._open[:2] == (operator, device)):
             return
         self.close()
         found = resolve_specialist(specialist)
-        found.setup(device)
+        found.setup(device or self._device_for(found))
         self._open = operator, device, found
+
+    def _device_for(self, specialist: Specialist) -> str:
+        """The device as named; where it is not, the first GPU there is for one that wants a GPU."""
+        if self.device != AUTO:
+            return self.device
+        return next(iter(accelerators(AUTO)), "cpu") if specialist.spec.num_gpus > 0 else "cpu"
 
     def close(self) -> None:
         """Let go of the specialist that is loaded."""

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.devices import AUTO, accelerators
 from florence2.engine.execution.inline import InlineRunner
 from florence2.engine.execution.jobs import Runner
 from florence2.engine.execution.processes import ATTEMPTS, ProcessRunner
 from florence2.engine.operator import Filter
 from florence2.store.snapshots import Snapshot
 
-DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # of GPUs that torch could use: Linux, Windows' Linux
 Progress = Callable[[str, int, int], None]  # what is being done, pictures done, pictures in all
 
 
@@ -26,20 +26,21 @@ class Execution:
     workers: int | None = None
     lease_s: float | None = None
     attempts: int = ATTEMPTS
-    device: str = "auto"
+    device: str = AUTO
     progress: Progress | None = None
     on_message: Callable[[str], None] | None = None
 
     def runner(self, root: Path) -> Runner:
         """The runner for a store."""
-        device = place_of(self.device)
-        context = WorkerContext(root, device)
+        context = WorkerContext(root, self.device)
+        if self.device != AUTO:
+            accelerators(self.device)  # refused before anything is done
         if self.workers == 0:
             return InlineRunner(context, self.on_message)
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers: expected 0 (none) or more, got {self.workers}")
-        cpus = self.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return ProcessRunner(context, cpus, devices_of(device), self.attempts, self.lease_s, on_message=self.on_message)
+        cpus = self.workers or _cpus()
+        return ProcessRunner(context, cpus, self.attempts, self.lease_s, on_message=self.on_message)
 
     def for_rules(self, chain: Sequence[Filter], snapshot: Snapshot) -> Execution:
         """As it is for judging: in this process, unless workers are named, where others would be of no use.
@@ -56,19 +57,6 @@ class Execution:
             self.on_message(text)
 
 
-def place_of(device: str) -> str:
-    """The device that a name means; ValueError where it is not there. Imports torch only where there may be a GPU."""
-    if device == "cpu" or (device == "auto" and not any(map(os.path.exists, DRIVERS))):
-        return "cpu"
-    from florence2.model.device import to_device
-
-    return str(to_device(device))
-
-
-def devices_of(device: str) -> tuple[str, ...]:
-    """The GPUs that a device's name means: `cuda` all of them; none for the processor."""
-    if device != "cuda":
-        return (device,) if device.startswith(("cuda:", "mps")) else ()
-    import torch
-
-    return tuple(f"cuda:{n}" for n in range(torch.cuda.device_count())) or (device,)
+def _cpus() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

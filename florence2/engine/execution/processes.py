@@ -23,6 +23,7 @@ from types import TracebackType
 
 from florence2.engine.execution import journal
 from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.devices import accelerators
 from florence2.engine.execution.jobs import Job, JobOutcome, OnProgress, Resources
 
 ATTEMPTS = 3  # deaths of a job before its pictures are tried one at a time
@@ -50,13 +51,13 @@ class ProcessRunner:
         self,
         context: WorkerContext,
         cpus: int,
-        devices: Sequence[str] = (),
         attempts: int = ATTEMPTS,
         lease_s: float | None = None,
         boot_s: float = BOOT_S,
+        devices: Sequence[str] | None = None,
         on_message: Callable[[str], None] | None = None,
     ):
-        self.store, self.cpus, self.devices = context.store, cpus, tuple(devices)
+        self.store, self.cpus, self._devices = context.store, cpus, devices
         self.attempts, self.lease_s, self.boot_s, self.on_message = attempts, lease_s, boot_s, on_message
         self._context = context
         self._hello = b""
@@ -84,6 +85,13 @@ class ProcessRunner:
                 worker.process.kill()
                 worker.process.wait()
         self._workers.clear()
+
+    @property
+    def devices(self) -> Sequence[str]:
+        """The GPUs, looked for when a first operator wants one."""
+        if self._devices is None:
+            self._devices = accelerators(self._context.device)
+        return self._devices
 
     def workers(self, resources: Resources) -> int:
         """As many as the processors hold; where a GPU is wanted and there are some, as many as these hold."""
@@ -130,7 +138,7 @@ class ProcessRunner:
         return self._workers[-1]
 
     def _give(self, worker: _Worker, job: Job, resources: Resources) -> bool:
-        device = self.devices[worker.slot % len(self.devices)] if self.devices and resources.num_gpus > 0 else ""
+        device = self.devices[worker.slot % len(self.devices)] if resources.num_gpus > 0 and self.devices else ""
         try:
             worker.connection.send((job, device, *journal.read(self.store.journal(job.key).lines(), self.attempts)))
         except OSError:  # it died while idle

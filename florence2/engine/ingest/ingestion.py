@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from florence2.engine.execution.context import WorkerContext
-from florence2.engine.execution.inline import InlineRunner
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
 from florence2.engine.execution.options import Progress
 from florence2.engine.execution.phase import Count, run_phase
@@ -114,10 +113,9 @@ def ingest(
     todo = [*chunks, *new]
     count = Count("inspecting", sum(len(each.found) for each in todo), progress)
     cut = _Cut(operator, os.path.basename(os.path.abspath(source)), known, rules, samples or {})
-    inspected = _inspected(session, runner, operator, todo, rules, count)
-    commits = (cut.job(each, facts) for each, facts in zip(todo, inspected))
-    for _, outcome in InlineRunner(WorkerContext(session.store.root)).run(commits, Resources(NAME)):
-        session.add(outcome.fragments)
+    here = WorkerContext(session.store.root)
+    for each, found in zip(todo, _inspected(session, runner, operator, todo, rules, count)):
+        session.add(cut.task(each, found).do(session.store, here).fragments)
 
 
 def _inspected(
@@ -176,8 +174,8 @@ class _Cut:
     rules: ImageRules
     samples: Mapping[str, Sample]
 
-    def job(self, planned: PlannedUnit, facts: Sequence[dict[str, Any]]) -> Job:
-        """The job that commits a unit."""
+    def task(self, planned: PlannedUnit, facts: Sequence[dict[str, Any]]) -> IngestTask:
+        """What commits a unit."""
         ids = [image_id(fact["sha256"], found.relative) for found, fact in zip(planned.found, facts)]
         uid = unit_id(ids, self.operator.fingerprint, 0)
         rows, failures = [], []
@@ -191,7 +189,7 @@ class _Cut:
             rows.append(row)
             if row["status"] == "failed":
                 failures.append(Failure(id=name, reason=row["reason"], detail=_clean(fact["detail"])))
-        return Job(uid, len(rows), IngestTask(self.operator, uid, tuple(rows), tuple(failures)))
+        return IngestTask(self.operator, uid, tuple(rows), tuple(failures))
 
     def _has_near(self, row: schema.Row) -> bool:
         """Whether an earlier good picture is this one, by its hash and then by its pixels."""

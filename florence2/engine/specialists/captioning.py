@@ -25,7 +25,9 @@ class Captioning:
         self.model, self.revision, self.detail, self.prompt = model, revision, detail, prompt
         self.max_new_tokens = int(transformers_models.number("captioning", "max_new_tokens", max_new_tokens, 1, 1024))
         produces = frozenset({f"text/{detail}"})
-        self.spec = Spec("captioning", transformers_models.version("captioning"), produces=produces, batch_size=4)
+        self.spec = Spec(
+            "captioning", transformers_models.version("captioning"), produces=produces, batch_size=4, num_gpus=1
+        )
         self.config = {"detail": detail, "prompt": prompt, "max_new_tokens": self.max_new_tokens}
         self.weights_sha256 = transformers_models.weights_sha256(model, revision)
         self._loaded: tuple[Any, Any] | None = None

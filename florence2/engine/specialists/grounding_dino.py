@@ -38,6 +38,7 @@ class GroundingDino:
             produces=frozenset({"text_phrase_region", "region_text/object"}),
             requires=frozenset({"text/caption"}),
             batch_size=2,
+            num_gpus=1,
         )
         self.config = {"box": self.box, "text": self.text, "parser": self.parser.weights_sha256}
         self.weights_sha256 = transformers_models.weights_sha256(model, revision)

@@ -23,6 +23,7 @@ class ObjectDetection:
             transformers_models.version("detection"),
             produces=frozenset({"region_text/object"}),
             batch_size=4,
+            num_gpus=1,
         )
         self.config = {"score": self.score}
         self.weights_sha256 = transformers_models.weights_sha256(model, revision)

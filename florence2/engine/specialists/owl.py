@@ -32,7 +32,11 @@ class Owl:
         self.model, self.revision, self.labels = model, revision, [str(label) for label in labels]
         self.score = transformers_models.number("owl", "score", score)
         self.spec = Spec(
-            "owl", transformers_models.version("owl"), produces=frozenset({"region_text/object"}), batch_size=2
+            "owl",
+            transformers_models.version("owl"),
+            produces=frozenset({"region_text/object"}),
+            batch_size=2,
+            num_gpus=1,
         )
         self.config = {"score": self.score, "labels": self.labels, "prompt": PROMPT}
         self.weights_sha256 = transformers_models.weights_sha256(model, revision)

@@ -24,6 +24,7 @@ class Sam:
             produces=frozenset({"region_text/mask"}),
             requires=frozenset({"region_text/object"}),
             batch_size=1,
+            num_gpus=1,
         )
         self.config: dict[str, Any] = {}
         self.weights_sha256 = transformers_models.weights_sha256(model, revision)

@@ -29,6 +29,7 @@ class Similarity:
             produces=frozenset({"region_text/description"}),
             requires=frozenset({"region_text/description"}),
             batch_size=4,
+            num_gpus=1,
         )
         self.config = {"parser": self.parser.weights_sha256}
         self.weights_sha256 = transformers_models.weights_sha256(model, revision)

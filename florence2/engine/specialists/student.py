@@ -53,6 +53,7 @@ class StudentSpecialist:
             produces=frozenset(name for row in rows for name in PRODUCES[row.storage_rule]),
             batch_size=batch_size,
             source_kind="model",
+            num_gpus=1,
         )
         self.config = {"tasks": [row.token for row in rows]}
         self._loaded: Any = None

@@ -71,6 +71,8 @@ class UserSpecialist:
             requires=frozenset(_names(getattr(user, "requires", ()))),
             batch_size=int(getattr(user, "batch_size", 8)),
             billed=bool(getattr(user, "billed", False)),
+            num_cpus=float(getattr(user, "num_cpus", 1)),
+            num_gpus=float(getattr(user, "num_gpus", 0)),
         )
         self.config, self.weights_sha256 = config, weights_sha256
 
