@@ -179,12 +179,8 @@ class Hangs(Boxes):
         return super().one(sample, image)
 
 
-@pytest.mark.parametrize("device", ["cuda", "mps", "cuda:7", "no such"])
+@pytest.mark.parametrize("device", ["cuda:99", "xpu", "no such"])
 def test_a_device_that_is_not_there_is_refused_before_anything_is_done(tmp_path, device):
-    import torch
-
-    if torch.cuda.is_available() or torch.backends.mps.is_available():
-        pytest.skip("no GPU wanted")
-    with pytest.raises(ValueError, match="device.*no GPU was found") as refusal:
+    with pytest.raises(ValueError, match=f"device.*{device}") as refusal:
         florence2.annotate(folder_of(tmp_path, 1), tmp_path / "s", [Boxes()], device=device)
     assert "\n" not in str(refusal.value) and not list((tmp_path / "s").glob("images/*"))
