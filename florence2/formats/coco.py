@@ -18,7 +18,7 @@ from florence2 import geometry, pixels
 from florence2.formats import documents, pairs, validation
 from florence2.formats.coco_writer import LISTED, SOURCE, box_around, write
 from florence2.formats.frames import Frame
-from florence2.formats.lookup import Lookup, is_litter, matching
+from florence2.formats.lookup import Lookup, files_in, is_litter
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, from_json
 
@@ -28,7 +28,7 @@ PARTS = ("train2017", "val2017", "train2014", "val2014", "train", "val")
 
 def is_coco(path: Path) -> bool:
     """Whether a .json file begins as COCO's do: an object that names images."""
-    if path.suffix != ".json" or is_litter(path.name) or not path.is_file():
+    if path.suffix.lower() != ".json" or is_litter(path.name) or not path.is_file():
         return False
     with open(path, "rb") as file:
         start = file.read(4096).lstrip(b"\xef\xbb\xbf \r\n\t")
@@ -40,9 +40,10 @@ def is_coco(path: Path) -> bool:
 def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
     """The samples of a file, or of the COCO files of a folder, in the order of their pictures' numbers."""
     path, problems = Path(path), problems or ReadProblems()
-    files = [p for p in matching(path, "*.json") if is_coco(p)] if path.is_dir() else [path]
+    files = [p for p in files_in(path, (".json",)) if is_coco(p)] if path.is_dir() else [path]
     samples: dict[tuple[str, Any], Sample] = {}
     phrases: list[tuple[Path, Any]] = []
+    moved: set[str] = set()
     for file in files:
         with problems.record():
             data = documents.read_json(file)
@@ -50,15 +51,17 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
                 phrases.append((file, data))
             if path.is_dir() and not _holds_coco(data):
                 continue  # panoptic segments, or another JSON beside the annotations
-            for sample in _File(file, data, images, problems).samples():
+            content = _File(file, data, images, problems)
+            for sample in content.samples():
                 key = (sample.image.id, sample.id)
                 samples[key] = _joined(samples[key], sample) if key in samples else sample
+            moved |= content.moved
     if not samples and path.is_dir() and not problems.refused:
         raise ValueError(f"{path}: holds no COCO file with images and annotations")
     ids = Counter(sample.id for sample in samples.values())
     by_id = {sample.id: key for key, sample in samples.items() if ids[sample.id] == 1}
     for file, data in phrases:
-        spoken_of = pairs.grounded(file, data, {name: samples[key] for name, key in by_id.items()}, problems)
+        spoken_of = pairs.grounded(file, data, {name: samples[key] for name, key in by_id.items()}, moved, problems)
         samples.update((by_id[name], sample) for name, sample in spoken_of.items())
     for sample in sorted(samples.values(), key=lambda s: (0, len(s.id), s.id) if s.id.isdecimal() else (1, 0, s.id)):
         yield dataclasses.replace(sample, id=sample.image.id) if ids[sample.id] > 1 else sample
@@ -82,6 +85,7 @@ class _File:
         self.annotations = validation.rows(data, "annotations", str(file))
         self.space = _space(file, data)
         self.lookup = Lookup(file.parent, _folders(file, images), images)
+        self.moved: set[str] = set()  # pictures whose labels were drawn at another size, or before a turn
         self.licences: dict[Any, str] = {}
         for where, row in validation.objects(
             validation.rows(data, "licenses", str(file), optional=True), f"{file}: licenses", problems
@@ -151,6 +155,8 @@ class _File:
             sides = [validation.whole(record.get(side) or 0, f"{where}: {side}") for side in ("width", "height")]
             told = (sides[0], sides[1])
         frame = Frame.of(self.lookup.picture(name, where), told, where)
+        if not frame.same:
+            self.moved.add(str(record["id"]))
         texts, found = self._items(rows, lost)
         regions = frame.place(found, lost)
         coverage: dict[str, tuple[Coverage, ...]] = {}
@@ -253,7 +259,7 @@ def _own_coverage(
 
 def categories(path: Path) -> list[dict[str, Any]]:
     """The categories of a file, or of the COCO files of a folder, as they number them: {id, name, supercategory}."""
-    files = [p for p in matching(path, "*.json") if is_coco(p)] if path.is_dir() else [path]
+    files = [p for p in files_in(path, (".json",)) if is_coco(p)] if path.is_dir() else [path]
     out: dict[str, dict[str, Any]] = {}
     for file in files:
         try:

@@ -33,7 +33,7 @@ SHAPES = ("box", "polygon", "mask")
 
 def is_cvat(path: Path) -> bool:
     """Whether an .xml file begins as CVAT's do: with annotations."""
-    if path.suffix != ".xml" or is_litter(path.name) or not path.is_file():
+    if path.suffix.lower() != ".xml" or is_litter(path.name) or not path.is_file():
         return False
     with open(path, "rb") as file:
         return bool(re.search(rb"<annotations[\s/>]", file.read(4096)))

@@ -92,7 +92,9 @@ def parse_line(line: str, where: str, lookup: Lookup, problems: ReadProblems) ->
 def _items(values: Any, kind: type, where: str, lost: LostObjects) -> tuple[Any, ...]:
     """The records of a list; one that is none is refused alone."""
     if not isinstance(values, list):
-        raise ValueError(f"{where}: expected a list, got {validation.brief(values)}")
+        with lost.object() if kind is Region else lost.problems.record():
+            raise ValueError(f"{where}: expected a list, got {validation.brief(values)}")
+        return ()
     out: list[Any] = []
     for n, value in enumerate(values):
         label = value.get("label") if kind is Region and isinstance(value, Mapping) else None

@@ -21,7 +21,7 @@ from florence2 import geometry
 from florence2.formats import documents, validation
 from florence2.formats.frames import Frame
 from florence2.formats.labelstudio_writer import HUMAN, OURS, write
-from florence2.formats.lookup import Lookup, is_litter, matching
+from florence2.formats.lookup import Lookup, files_in, is_litter
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Coverage, Region, Sample, Source, Text, from_json
 
@@ -45,7 +45,7 @@ SPACE = "labelstudio"
 
 def is_labelstudio(path: Path) -> bool:
     """Whether a .json file begins as an export does: a list of tasks."""
-    if path.suffix != ".json" or is_litter(path.name) or not path.is_file():
+    if path.suffix.lower() != ".json" or is_litter(path.name) or not path.is_file():
         return False
     with open(path, "rb") as file:
         start = file.read(65536).lstrip(b"\xef\xbb\xbf \r\n\t")
@@ -61,7 +61,7 @@ def read(
 ) -> Iterator[Sample]:
     """The samples of an export file, or of every one in a folder; `reviewed`: of tasks that a person completed."""
     path, problems = Path(path), problems or ReadProblems()
-    files = [p for p in matching(path, "*.json") if is_labelstudio(p)] if path.is_dir() else [path]
+    files = [p for p in files_in(path, (".json",)) if is_labelstudio(p)] if path.is_dir() else [path]
     seen: dict[Any, str] = {}
     for file in files:
         folder = Path(images) if images else file.parent

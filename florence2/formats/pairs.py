@@ -7,7 +7,7 @@ where the sample holds it, else a region of its own without a label.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,12 @@ def holds_pairs(data: Any) -> bool:
 
 
 def grounded(
-    file: Path, data: Mapping[str, Any], samples: Mapping[str, Sample], problems: ReadProblems
+    file: Path, data: Mapping[str, Any], samples: Mapping[str, Sample], moved: Container[str], problems: ReadProblems
 ) -> dict[str, Sample]:
-    """The samples, by id, that the file's pairs speak of, with their groundings."""
+    """The samples, by id, that the file's pairs speak of, with their groundings.
+
+    `moved` are those whose labels were drawn on the picture at another size: boxes of this file cannot be placed there.
+    """
     out: dict[str, Sample] = {}
     for n, (where, pair) in enumerate(validation.objects(data["pairs"], f"{file}: pairs", problems)):
         with problems.record():
@@ -34,7 +37,10 @@ def grounded(
             sample = out.get(name) or samples.get(name)
             if sample is None:
                 raise ValueError(f"{where}: image_id {name} is not among the pictures beside the file")
-            out[name] = _with_pair(sample, pair, where, n)
+            paired = _with_pair(sample, pair, where, n)
+            if name in moved and len(paired.regions) > len(sample.regions):
+                raise ValueError(f"{where}: bbox_xyxy: its picture has another size than its labels tell")
+            out[name] = paired
     return out
 
 

@@ -38,7 +38,7 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
     """The samples of a data.yaml (or of the folder that holds it); `split` is what its keys say."""
     path, problems = Path(path), problems or ReadProblems()
     file = next((path / n for n in NAMES if (path / n).is_file()), path / NAMES[0]) if path.is_dir() else path
-    card = _Card.read(file)
+    card = _Card.read(file, problems)
     found: dict[str, tuple[Path, str]] = {}
     for key in SPLITS:
         for entry in _entries(card.data.get(key), f"{file}: {key}"):
@@ -80,7 +80,7 @@ class _Card:
     splits: Mapping[str, str]
 
     @classmethod
-    def read(cls, file: Path) -> _Card:
+    def read(cls, file: Path, problems: ReadProblems) -> _Card:
         data = documents.read_yaml(file)
         if not isinstance(data, Mapping) or not set(SPLITS) & set(data):
             raise ValueError(f"{file}: expected 'names' and at least one of train, val, test")
@@ -91,12 +91,11 @@ class _Card:
             raise ValueError(
                 f"{file}: names: expected a list or a map from number to name, got {validation.brief(rows)}"
             )
-        names = {
-            validation.whole(number, f"{file}: names"): validation.word(
-                name, f"{file}: names: {validation.shown(number)}"
-            )
-            for number, name in rows.items()
-        }
+        names: dict[int, str] = {}
+        for number, name in rows.items():
+            with problems.record():
+                key = validation.whole(number, f"{file}: names")
+                names[key] = validation.word(name, f"{file}: names: {key}")
         ours = data.get(OURS)
         ours = ours if isinstance(ours, Mapping) else {}
         splits = ours.get("splits")

@@ -125,7 +125,7 @@ def _has(path: Path, suffix: str, tells: Callable[[Path], bool] = lambda path: T
     """Whether a path is a file of this suffix, or a folder that holds one, whose content tells so."""
     if path.is_dir():
         return any(map(tells, lookup.files_in(path, (suffix,))))
-    return path.suffix == suffix and tells(path)
+    return path.suffix.lower() == suffix and tells(path)
 
 
 # in the order in which they are looked for

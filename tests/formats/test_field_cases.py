@@ -561,3 +561,43 @@ def test_cvat_turned_boxes_and_what_has_no_place(tmp_path):
     assert sample.regions[0].box == pytest.approx((50, 30, 70, 70)) and len(sample.regions) == 1
     assert "'mask' 3: width: expected" in refused[0]
     assert {note.partition("are")[0].rpartition(": ")[2] for note in notes} == {"attributes ", "points ", "tags "}
+
+
+# ---- relatives
+
+
+def test_a_class_without_a_name_loses_its_boxes_alone(tmp_path):
+    root = made(tmp_path, "yolo")
+    write(root / "data.yaml", "train: images\nnames: {0: cat, 1: }\n")
+    (sample,), refused, _ = read(root)
+    assert list(boxes(sample)) == ["cat"] and "names: 1: expected text" in refused[0] and "a.txt:2" in refused[1]
+
+
+@pytest.mark.parametrize("key", ["texts", "regions", "groundings"])
+def test_null_in_place_of_a_list_loses_that_list_alone(tmp_path, key):
+    row = {"id": "a", "image": "a.jpg", "texts": [{"id": "t", "text": "x"}], "regions": [{"id": "r", "label": "cat"}]}
+    write(tmp_path / "s.jsonl", json.dumps({**row, key: None}))
+    (sample,), refused, _ = read(tmp_path)
+    assert len(sample.texts) + len(sample.regions) == (2 if key == "groundings" else 1)
+    assert f"s.jsonl:1: {key}: expected a list, got null" in refused[0]
+
+
+def test_phrase_boxes_of_a_picture_that_was_made_smaller_are_not_placed(tmp_path):
+    made(tmp_path, "coco", [("cat", (20, 40, 100, 180))], (320, 240))
+    image = json.loads((tmp_path / "instances.json").read_text())["images"]
+    write(tmp_path / "captions.json", json.dumps({"images": image, "annotations": [
+        {"id": 7, "image_id": 1, "caption": "a cat"}]}))  # fmt: skip
+    pair = {"image_id": 1, "caption_id": 7, "phrase": "a cat", "span": [0, 5], "bbox_xyxy": [1, 2, 3, 4]}
+    write(tmp_path / "pairs.json", json.dumps({"info": "x", "pairs": [pair, {**pair, "segment_id": "1"}]}))
+    (sample,), refused, _ = read(tmp_path)
+    assert len(refused) == 1 and "pairs[0]: bbox_xyxy" in refused[0]
+    assert [g.region_ids for g in sample.groundings] == [("1",)] and boxes(sample) == {"cat": (10, 20, 50, 90)}
+
+
+@pytest.mark.parametrize("format", ["coco", "labelstudio", "voc", "cvat", "yolo"])
+def test_label_files_whose_suffix_is_in_capitals(tmp_path, format):
+    root = made(tmp_path, format)
+    for path in [p for p in root.rglob("*") if p.suffix in (".json", ".xml", ".txt")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    (sample,), _, _ = read(root)
+    assert boxes(sample) == {"cat": CAT[1], "dog": DOG[1]}
