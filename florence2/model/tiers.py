@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,43 +56,54 @@ class Tier:
     why: str = ""
 
 
+class Timed(NamedTuple):
+    """One product: the least wall and processor milliseconds of some runs, and its relative rms error."""
+
+    ms: float
+    cpu_ms: float
+    error: float
+
+
 @dataclass(frozen=True)
 class Speeds:
-    """Milliseconds and relative rms error of one product: kind -> of ROWS -> (ms, error)."""
+    """Products as they were timed: kind -> of ROWS -> Timed."""
 
     threads: int
-    kinds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    kinds: dict[str, dict[str, Timed]] = field(default_factory=dict)
 
     def ms(self, kind: str, rows: str) -> float:
         """Infinite where the kind is not here or not right."""
-        ms, error = self.kinds.get(kind, {}).get(rows, (float("inf"), 0.0))
-        return ms if error <= LARGEST_ERROR[kind.split()[0]] else float("inf")
+        found = self.kinds.get(kind, {}).get(rows)
+        return found.ms if found and found.error <= LARGEST_ERROR[kind.split()[0]] else float("inf")
 
     def quickest(self, dtype: str, rows: str) -> str:
-        """ "reordered" where it gains enough, else "plain"."""
-        gain = self.ms(dtype, rows) / self.ms(f"{dtype} reordered", rows)
+        """ "reordered" where it gains enough, by the clock and by processor time, else "plain"."""
+        if self.ms(f"{dtype} reordered", rows) == float("inf"):
+            return "plain"
+        one, other = self.kinds[dtype][rows], self.kinds[f"{dtype} reordered"][rows]
+        gain = min(one.ms / other.ms, one.cpu_ms / other.cpu_ms)
         return "reordered" if gain >= QUICKER else "plain"
 
 
-def measure(kinds: Sequence[str], threads: int | None = None) -> Speeds:
-    """Time and check products, from the file where this machine has been measured before."""
+def measure(kinds: Sequence[str], threads: int | None = None, again: bool = False) -> Speeds:
+    """Time and check products, from the file where this machine has been measured before, unless asked for again."""
     threads = threads or torch.get_num_threads()
     path = _record(threads)
-    known: dict[str, dict[str, tuple[float, float]]] = {}
+    known: dict[str, dict[str, Timed]] = {}
     try:
-        known = {k: {r: (ms, e) for r, (ms, e) in rows.items()} for k, rows in json.loads(path.read_text()).items()}
+        known = {k: {r: Timed(*row) for r, row in rows.items()} for k, rows in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         pass  # not measured yet, or a file that is not ours: measured again
-    missing = [kind for kind in kinds if set(known.get(kind, ())) != set(ROWS)]
-    if missing:
-        known |= _measure(missing, threads)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temp_path = path.with_name(f".{path.name}.{os.getpid()}")
-            temp_path.write_text(json.dumps(known))
-            os.replace(temp_path, path)
-        except OSError:
-            pass  # kept in this process's choice only
+    if again or any(set(known.get(kind, ())) != set(ROWS) for kind in kinds):
+        known |= _measure(kinds, threads)
+        if not _disturbed(known, kinds, threads):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temp_path = path.with_name(f".{path.name}.{os.getpid()}")
+                temp_path.write_text(json.dumps(known))
+                os.replace(temp_path, path)
+            except OSError:
+                pass  # for this process only
     return Speeds(threads, {kind: known[kind] for kind in kinds})
 
 
@@ -196,40 +207,54 @@ def _bands(kind: str) -> Bands:
     return tuple((end, makers[k](rows)) for end, k, rows in zip(BAND_ENDS, kinds, ROWS.values()))
 
 
-def _measure(kinds: Sequence[str], threads: int) -> dict[str, dict[str, tuple[float, float]]]:
+def _measure(kinds: Sequence[str], threads: int) -> dict[str, dict[str, Timed]]:
+    """All kinds in turn, so that what disturbs the machine disturbs all of them."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(*SHAPE, generator=generator) * SHAPE[1] ** -0.5
     bias = torch.randn(SHAPE[0], generator=generator)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    found: dict[str, dict[str, Timed]] = {kind: {} for kind in kinds}
     try:
         with torch.inference_mode():
-            return {
-                kind: {
-                    name: _time(kind, torch.randn(rows, SHAPE[1], generator=generator), weight, bias)
-                    for name, rows in ROWS.items()
-                }
-                for kind in kinds
-            }
+            for name, rows in ROWS.items():
+                x = torch.randn(rows, SHAPE[1], generator=generator)
+                expected = plain(x.double(), weight.double(), bias.double())
+                calls = {kind: _product(kind, x, weight, bias) for kind in kinds}
+                for kind, (ms, cpu_ms) in _times(calls).items():
+                    gap = calls[kind]().double() - expected
+                    error = gap.square().mean().sqrt() / expected.square().mean().sqrt()
+                    found[kind][name] = Timed(ms, cpu_ms, float(error))
     finally:
         torch.set_num_threads(before)
+    return found
 
 
-def _time(kind: str, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, float]:
-    """The least of some runs, in ms, and the relative rms error."""
-    expected = plain(x.double(), weight.double(), bias.double())
+def _product(kind: str, x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Tensor]:
     dtype, _, form = kind.partition(" ")
     if dtype != "int8":
         x, weight, bias = (t.to(getattr(torch, dtype)) for t in (x, weight, bias))
     packed = Int8() if dtype == "int8" else Reordered(len(x)) if form else None
-    times: list[float] = []
-    end = time.perf_counter() + 0.05
-    while time.perf_counter() < end or len(times) < 4:
-        start = time.perf_counter()
-        got = plain(x, weight, bias) if packed is None else packed(x, weight, bias)
-        times.append(1e3 * (time.perf_counter() - start))
-    error = (got.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
-    return min(times), float(error)
+    return (lambda: plain(x, weight, bias)) if packed is None else (lambda: packed(x, weight, bias))
+
+
+def _times(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, tuple[float, float]]:
+    """The least milliseconds of each call by the clock and by the processor; six rounds or a fifth of a second."""
+    for call in calls.values():
+        call()
+    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    end = time.perf_counter() + 0.2
+    while time.perf_counter() < end or any(len(row) < 6 for row in rows.values()):
+        for name, call in calls.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            call()
+            rows[name].append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
+    return {name: (min(wall for wall, _ in row), min(cpu for _, cpu in row)) for name, row in rows.items()}
+
+
+def _disturbed(found: Mapping[str, Mapping[str, Timed]], kinds: Sequence[str], threads: int) -> bool:
+    """Whether others used the machine: what takes far longer by the clock than by the processor is not kept."""
+    return any(row.ms > 1.5 * row.cpu_ms / threads for kind in kinds for row in [found[kind]["many"]])
 
 
 def _record(threads: int) -> Path:
