@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "score a model or a specialist on a data set",
     "report": "write a page about a store or a run",
     "export": "write a store as COCO, VOC, YOLO, JSON Lines, Label Studio or CVAT",
+    "quantize": "measure bfloat16 and int8, keep what is good enough",
     "convert": "save a checkpoint in another layout",
     "doctor": "say what a checkpoint is, and whether it is whole",
     "verify": "find damaged or missing parts of a store",
@@ -35,7 +36,7 @@ COMMANDS = {
     "demo": "the whole idea end to end, in minutes",
 }
 # planned commands, refused in one line until they exist
-LATER = ("calibrate", "serve", "quantize", "plan", "status")
+LATER = ("calibrate", "serve", "plan", "status")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

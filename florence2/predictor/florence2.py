@@ -41,17 +41,15 @@ Found = Union[AnswerOrFailure, list[AnswerOrFailure]]
 class Florence2:
     """A Florence-2 model with its tokenizer and its tasks: look once, ask many times."""
 
-    def __init__(
-        self,
-        model: Florence,
-        tokenizer: Tokenizer,
-        tasks: Mapping[str, Task] | None = None,
-        products: Mapping[str, Any] | None = None,
-    ):
+    def __init__(self, model: Florence, tokenizer: Tokenizer, tasks: Mapping[str, Task] | None = None):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tasks = known_tasks() if tasks is None else dict(tasks)
-        self._products = dict(products or {"tier": str(model.dtype).removeprefix("torch.")})
+        self._products: dict[str, Any] = {"tier": str(model.dtype).removeprefix("torch.")}
+
+    def accelerate(self, quantize: str | None = None, keep: Sequence[str] = ()) -> None:
+        """Choose how the layers multiply, as `load` does: in int8 but for the groups in `keep`, or as is quickest."""
+        self._products = tiers.accelerate(self.model, quantize, keep)
 
     def info(self) -> dict[str, Any]:
         """How the model computes: device, dtype, threads; the tier, which products each part uses, and why."""
@@ -331,11 +329,11 @@ def load(
         chosen = tiers.passed(found.base) if adapter is None and found.adapter is None else tiers.Tier()
     if threads is not None:
         torch.set_num_threads(tiers.thread_count(threads))
-    parts = checkpoints.open_parts(found, chosen.dtype, place)
-    products = tiers.accelerate(parts.model, chosen.quantize, chosen.keep)
+    model = Florence2(*checkpoints.open_parts(found, chosen.dtype, place))
+    model.accelerate(chosen.quantize, chosen.keep)
     if speed == "fast":
-        products["why"] = f"{chosen.why}; {products['why']}"
-    return Florence2(*parts, products)
+        model._products["why"] = f"{chosen.why}; {model._products['why']}"
+    return model
 
 
 def _picture(item: object) -> object:
