@@ -35,6 +35,7 @@ COST = {"many": 100, "one": 2000}  # products of this size in one detection by t
 GATE = "tiers.json"  # beside the weights: which tiers the gate has passed, and their figures
 SHAPE = (3072, 768)  # the published base size's largest layer
 SMALL = 512  # models narrower than this are left as they are
+LEAST_INT8 = 256  # inputs of a layer; with fewer, making int8 of them takes what the product gains
 QUICKER = 1.1  # worth a second copy of the weights
 LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 2e-2, "int8": 2e-2}  # relative rms of one product
 GROUPS = {  # part of the model -> prefixes of its layers
@@ -184,12 +185,25 @@ def best_threads(dtype: str = "float32") -> int:
 def _apply(model: Florence, group: str, kind: str) -> None:
     if group == "output":
         model.language.output_bands = _bands(kind)
-        if model.language.head is not None:
-            model.language.head.bands = ()
         return
+    every = (
+        kind != "int8" or model.config.text.d_model < SMALL
+    )  # a small model is asked to be int8 for its error's sake
     for name, layer in model.named_modules():
         if isinstance(layer, Linear) and name.startswith(GROUPS[group]):
-            layer.bands = _bands(kind)
+            slower = not every and (layer.in_features < LEAST_INT8 or _is_folded(model, name))
+            layer.bands = () if slower else _bands(kind)
+
+
+def _is_folded(model: Florence, name: str) -> bool:
+    """Whether the layer is one of a channel attention that float32 folds into products of half the work."""
+    part = name.split(".")  # vision_tower.stages.S.blocks.B.channel.attention...
+    if part[0] != "vision_tower" or part[5:7] != ["channel", "attention"]:
+        return False
+    config, stage = model.config, int(part[2])
+    width, height = config.map_size_wh
+    cells = width * height * 4 ** (len(config.vision.dims) - 1 - stage)
+    return cells > 2 * config.vision.dims[stage]
 
 
 def _bands(kind: str) -> Bands:

@@ -38,6 +38,9 @@ AnswerOrFailure = Union[Answer, Failure]
 Found = Union[AnswerOrFailure, list[AnswerOrFailure]]
 
 
+NO_GATE = "the gate measures whole checkpoints on a CPU: the weights' own tier"
+
+
 class Florence2:
     """A Florence-2 model with its tokenizer and its tasks: look once, ask many times."""
 
@@ -326,7 +329,7 @@ def load(
     if speed == "fast":
         if quantize is not None or dtype is not None:
             raise ValueError("speed: 'fast' chooses dtype and quantize itself; leave them out, or leave speed out")
-        chosen = tiers.passed(found.base) if adapter is None and found.adapter is None else tiers.Tier()
+        chosen = tiers.passed(found.base) if found.adapter is None and place.type == "cpu" else tiers.Tier(why=NO_GATE)
     if threads is not None:
         torch.set_num_threads(tiers.thread_count(threads))
     model = Florence2(*checkpoints.open_parts(found, chosen.dtype, place))

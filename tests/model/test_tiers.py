@@ -195,6 +195,19 @@ def test_int8_is_near_and_keeps_what_it_is_told_to_keep():
     assert torch.equal(logits_of(model), expected)
 
 
+def test_int8_leaves_alone_what_float32_does_sooner(monkeypatch):
+    monkeypatch.setattr(tiers, "SMALL", 0)
+    monkeypatch.setattr(tiers, "LEAST_INT8", 32)
+    model = lively(tiny())
+    tiers.accelerate(model, "int8")
+    packed = {name: bool(layer.bands) for name, layer in model.named_modules() if isinstance(layer, Linear)}
+    folded = {name for name in packed if ".channel.attention." in name and not packed[name]}
+    assert {name.split(".")[2] for name in folded} == {"0", "1"}  # at 96 px later maps have fewer cells than channels
+    narrow = {name for name in packed if name.startswith("vision_tower.stages.0.") and not name.endswith("mlp.down")}
+    assert not any(packed[name] for name in narrow)
+    assert all(packed[name] for name in packed if name not in folded | narrow)
+
+
 def test_a_small_model_is_left_alone(monkeypatch):
     monkeypatch.setattr(tiers, "measure", None)
     model = lively(tiny())
