@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 
 
@@ -17,7 +18,8 @@ def main(argv: Sequence[str]) -> int:
         "--merge", nargs="?", const="", metavar="FILE.yaml",
         help="then merge sources that agree; settings that differ: iou, conflict_iou, unconfirmed_below, synonyms, ...",
     )  # fmt: skip
-    parser.add_argument("--tune", metavar="LABELLED", help="fit thresholds to a labelled data set, judge nothing")
+    parser.add_argument("--tune", metavar="LABELLED", help="fit rules to a labelled data set, judge nothing")
+    parser.add_argument("--write", metavar="FILE.yaml", help="with --tune: write the fitted rules, for --rules")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -32,7 +34,9 @@ def main(argv: Sequence[str]) -> int:
         print(to_yaml(open_chain(args.rules)), end="")
         return 0
     if args.tune:
-        return tune(args.store, args.tune, args.rules, args.json)
+        return tune(args.store, args.tune, args.rules, args.write, args.json)
+    if args.write:
+        raise ValueError("--write: names the file for fitted rules; it goes with --tune LABELLED")
     merging = None if args.merge is None else settings(args.merge) if args.merge else MergeConfig()
     with ProgressBars(args.quiet) as bars:
         store = filter(
@@ -47,26 +51,35 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def tune(store: str, labelled: str, rules: str | None, as_json: bool) -> int:
-    """Print each rule's curve against a labelled set, and the settings it suggests."""
+def tune(store: str, labelled: str, rules: str | None, write: str | None, as_json: bool) -> int:
+    """Print each rule's curve against a labelled set, then what fitting them together brings, and the rules' YAML."""
     from dataclasses import asdict
 
     import yaml
 
     from florence2 import sources
-    from florence2.engine.curation import tuning
+    from florence2.engine.curation import fitting, tuning
     from florence2.engine.curation.filters.rules import open_chain
     from florence2.store import Store
 
-    chain = open_chain(rules)
-    curves = tuning.tune(Store(store).samples(view="all"), sources.open(labelled), chain)
+    chain, truths = open_chain(rules), list(sources.open(labelled))
+    samples = list(Store(store).samples(view="all"))
+    curves = tuning.tune(samples, truths, chain)
+    found = fitting.fit(samples, truths, chain)
+    text = yaml.safe_dump(dict(found.changes), sort_keys=False)
     if as_json:
         for curve in curves:
             print(json.dumps(asdict(curve)))
-        return 0
-    print(tuning.to_text(curves))
-    changes = tuning.suggestions(curves, chain)
-    print("\nsuggested (--rules FILE.yaml):" if changes else "\nno value is better by two points of F1")
-    if changes:
-        print(yaml.safe_dump(changes, sort_keys=False), end="")
+        print(json.dumps({"fit": asdict(found)}))
+    else:
+        print("each rule alone:", tuning.to_text(curves), "", found.to_text(), sep="\n")
+        if found.refused or not found.changes:
+            print("no change is suggested: " + (found.refused or "none raises F1 on both parts of the fitted pictures"))
+        else:
+            print(f"\nfitted rules (--rules FILE.yaml):\n{text}", end="")
+    if write and found.changes:
+        with open(write, "w", encoding="utf-8") as file:
+            file.write(text)
+    elif write:
+        print(f"{write}: not written, as nothing is suggested", file=sys.stderr)
     return 0

@@ -1,4 +1,6 @@
-"""Thresholds fitted to a labelled set: what each rule alone keeps of the good and of the bad, and a value to try.
+"""Each rule alone against a labelled set: what it keeps of the good and of the bad at every threshold.
+
+Rules change one another's work: `fitting` fits them together.
 
 A region is good when the labelled picture has one of its label there (IoU 0.5, each labelled one once; for a line of
 text the place decides). It is not counted where the labelled picture has no region of its kind and is not said to be
@@ -15,10 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence2.engine.curation.filters.rules import BY_DETAIL, RuleFilter
+from florence2.engine.curation.filters.rules import RuleFilter
 from florence2.engine.curation.filters.verdicts import by_people
 from florence2.engine.sample_matching import SampleIndex
 from florence2.geometry import iou
+from florence2.metrics.labels import fold_label
 from florence2.records import Coverage, Item, Region, Sample
 
 MATCH = 0.5  # IoU
@@ -56,11 +59,7 @@ def tune(samples: Iterable[Sample], labelled: Iterable[Sample], chain: Sequence[
 
     What earlier rules rejected counts, what was superseded does not.
     """
-    labelled = list(labelled)
-    known, labels = SampleIndex(labelled), {_folded(r.label) for truth in labelled for r in truth.regions}
-    pairs = [(_reopened(sample), truth) for sample in samples if (truth := known.find(sample)) is not None]
-    if not pairs:
-        raise ValueError("tune: the labelled set holds none of the pictures; its images need the same names or ids")
+    pairs, labels = labelled_pairs(samples, labelled)
     verdicts = [good_of(sample, truth, labels) for sample, truth in pairs]
     curves = []
     for rule in chain:
@@ -68,6 +67,24 @@ def tune(samples: Iterable[Sample], labelled: Iterable[Sample], chain: Sequence[
         if setting:
             curves += _curves(rule, setting, [sample for sample, _ in pairs], verdicts)
     return curves
+
+
+def labelled_pairs(
+    samples: Iterable[Sample], labelled: Iterable[Sample]
+) -> tuple[list[tuple[Sample, Sample]], set[str]]:
+    """(sample without verdicts, labelled sample) of each picture in both, and the labels that the set uses, folded."""
+    labelled = list(labelled)
+    known, labels = SampleIndex(labelled), {fold_label(r.label) for truth in labelled for r in truth.regions}
+    pairs = [(_reopened(sample), truth) for sample in samples if (truth := known.find(sample)) is not None]
+    if not pairs:
+        raise ValueError("tune: the labelled set holds none of the pictures; its images need the same names or ids")
+    return pairs, labels
+
+
+def told_kinds(truth: Sample) -> set[str]:
+    """The kinds of regions (object, text) of which a labelled picture tells."""
+    kinds = {region.kind for region in truth.current().regions}
+    return kinds | {"text" if space == "text" else "object" for space, c in truth.coverage.items() if _exhaustive(c)}
 
 
 def good_of(sample: Sample, truth: Sample, labels: Collection[str] | None = None) -> dict[str, bool]:
@@ -80,12 +97,11 @@ def good_of(sample: Sample, truth: Sample, labels: Collection[str] | None = None
     verdicts = {text.id: texts[text.text] for text in sample.texts if text.text in texts and not by_people(text)}
     current = truth.current()
     taken: set[str] = set()
-    told = {r.kind for r in current.regions}
-    told |= {"text" if space == "text" else "object" for space, c in truth.coverage.items() if _exhaustive(c)}
+    told = told_kinds(truth)
     for region in sorted(sample.regions, key=lambda r: -(1.0 if r.score is None else r.score)):
         if region.box is None or region.refines or by_people(region) or region.kind not in told:
             continue
-        if region.kind == "object" and labels is not None and _folded(region.label) not in labels:
+        if region.kind == "object" and labels is not None and fold_label(region.label) not in labels:
             continue
         free = [
             r for r in current.regions if r.id not in taken and r.box and r.kind == region.kind and _named(r, region)
@@ -113,11 +129,7 @@ def _reopened(sample: Sample) -> Sample:
 
 
 def _named(one: Region, two: Region) -> bool:
-    return one.kind == "text" or _folded(one.label) == _folded(two.label)
-
-
-def _folded(label: str) -> str:
-    return " ".join(label.casefold().split())
+    return one.kind == "text" or fold_label(one.label) == fold_label(two.label)
 
 
 def _exhaustive(states: Iterable[Coverage]) -> bool:
@@ -188,24 +200,6 @@ def _curve(rule: RuleFilter, of: str, setting: str, good: Sequence[bool], points
     best = max([now, *points], key=lambda p: (round(p.f1, 9), -abs(p.threshold - now.threshold)))
     unit = rule.rule.unit
     return Curve(rule.spec.name, of, setting, unit, len(good), sum(good), tuple(points), now, best)
-
-
-def suggestions(curves: Sequence[Curve], chain: Sequence[RuleFilter], gain: float = 0.02) -> dict[str, dict]:
-    """The settings of the curves whose best point is better by `gain` of F1, as a YAML of rules takes them."""
-    settings = {rule.spec.name: rule.config for rule in chain}
-    changes: dict[str, dict] = {}
-    for curve in curves:
-        if curve.best.f1 < curve.now.f1 + gain:
-            continue
-        change = changes.setdefault(curve.rule, {})
-        value = round(curve.best.threshold, 4)
-        if curve.of in BY_DETAIL:
-            change.setdefault(curve.setting, dict(settings[curve.rule][curve.setting]))[curve.of] = value
-        elif curve.of and "sources" in settings[curve.rule]:
-            change.setdefault("sources", dict(settings[curve.rule]["sources"]))[curve.of] = value
-        else:
-            change[curve.setting] = value
-    return changes
 
 
 def to_text(curves: Sequence[Curve]) -> str:

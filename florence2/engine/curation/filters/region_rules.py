@@ -37,12 +37,12 @@ def aspect(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
 
 
 def whole_image(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
-    """The box's share of the picture; a picture of unknown size is not judged."""
+    """The box's share of the picture; not judged: a picture of unknown size, a box that its source is sure of."""
     picture = sample.image.width * sample.image.height
     for region, width, height in _boxed(sample):
         if region.kind == "object" and picture:
             share = width * height / picture
-            yield verdict(region, share <= settings["max"], share, settings["max"])
+            yield verdict(region, share <= settings["max"] or _sure(region, settings), share, settings["max"])
 
 
 def nms(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
@@ -79,7 +79,12 @@ def crowd(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
         limit = settings["text"] if regions[0].kind == "text" else settings["max"]
         ranked = sorted(regions, key=lambda r: -(1.0 if r.score is None else r.score))
         for rank, region in enumerate(ranked, start=1):
-            yield verdict(region, rank <= limit, float(rank), float(limit))
+            yield verdict(region, rank <= limit or _sure(region, settings), float(rank), float(limit))
+
+
+def _sure(region: Region, settings: Mapping[str, Any]) -> bool:
+    """Whether its source is sure of it: then a size or a number alone is no evidence against it."""
+    return region.score is not None and region.score >= settings["sure"]
 
 
 def _judged(sample: Sample) -> Iterator[Region]:

@@ -52,8 +52,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             "needles: objects above `max`, lines of text above `text`",
         ),
         "whole_image": Rule(
-            f"{_REGIONS}:whole_image", "whole_image", "share of the picture", {"max": 0.95},
-            "objects whose box is nearly the whole picture",
+            f"{_REGIONS}:whole_image", "whole_image", "share of the picture", {"max": 0.95, "sure": 0.6},
+            "objects whose box is nearly the whole picture, where their score is below `sure`",
         ),
         "nms": Rule(
             f"{_REGIONS}:nms", "overlap", "IoU",
@@ -61,8 +61,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             "of one source's overlapping boxes, all but the best; soft: those whose decayed score falls below `floor`",
         ),
         "crowd": Rule(
-            f"{_REGIONS}:crowd", "crowd", "regions of one label and source", {"max": 60, "text": 300},
-            "regions beyond the best `max` of their label (`text`: lines of text)",
+            f"{_REGIONS}:crowd", "crowd", "regions of one label and source", {"max": 60, "text": 300, "sure": 0.6},
+            "regions beyond the best `max` of their label (`text`: lines of text) whose score is below `sure`",
         ),
         "phrase_span": Rule(
             f"{_PHRASES}:span", "not_in_text", "share of spans that hold", {"min": 1.0},
