@@ -6,6 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from florence2.engine.curation.merging import MergeConfig
+    from florence2.store import Store
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,8 +52,21 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps({"store": str(store.root), **counts, "reasons": reasons}))
     else:
         print(describe(counts, reasons))
+        for line in proposals(store, merging):
+            print(line)
         print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 refine {store.root} --rounds 1")
     return 0
+
+
+def proposals(store: Store, merging: MergeConfig | None) -> list[str]:
+    """Lines that name likely synonyms, after merging."""
+    from florence2.engine.curation.synonyms import likely_synonyms
+
+    found = [] if merging is None else likely_synonyms(store.samples(view="all"), merging.synonyms)
+    if not found:
+        return []
+    groups = ", ".join(f"[{', '.join(json.dumps(label, ensure_ascii=False) for label in f.labels)}]" for f in found)
+    return [f"likely synonyms, {each}" for each in found] + [f"to merge them (--merge FILE.yaml): synonyms: [{groups}]"]
 
 
 def tune(store: str, labelled: str, rules: str | None, write: str | None, as_json: bool) -> int:

@@ -10,8 +10,9 @@ import florence2
 from florence2.cli import main
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig, merge_sample, settings
+from florence2.engine.curation.synonyms import likely_synonyms
 from florence2.formats import jsonl
-from florence2.records import Coverage, ImageRef, Region, Sample, Source
+from florence2.records import Coverage, ImageRef, Region, Sample, Source, Text
 from florence2.store.snapshots import Operator
 from tests.engine.doubles import Boxes, Floor, folder_of
 
@@ -153,3 +154,57 @@ def test_a_negative_of_a_set_rejects_what_a_specialist_sees_there(tmp_path):
     before = store.counts()
     florence2.filter(store, [Floor(0.0)], merging=dataclasses.replace(MergeConfig(), contradicted=False))
     assert [len(s.regions) for s in store.samples()] == [1, 1] and before["annotations"]["total"] == 6
+
+
+def test_a_sets_label_is_kept_against_models_that_agree_with_each_other():
+    pair = region("x", "a", "aeroplane", score=0.9), region("y", "b", "aeroplane", NEAR, score=0.9)
+    verdicts, (fused,) = merged(region("t", "coco", "airplane"), *pair)
+    assert verdicts[fused.id] == ("superseded", "outranked", "t") and verdicts["x"][2] == fused.id
+    assert "t" not in verdicts or verdicts["t"][0] == "kept"
+    verdicts, (fused,) = merged(region("t", "coco", "airplane", AWAY), *pair)
+    assert fused.id not in verdicts
+
+
+def test_a_second_box_of_one_source_on_a_listed_object_is_settled():
+    coverage = {"coco": (Coverage("exhaustive", ("cat",)),)}
+    given = region("t", "coco", label_space="coco"), region("x", "a"), region("y", "a", box=NEAR, score=0.5)
+    verdicts, _ = merged(*given, coverage=coverage)
+    assert verdicts == {"x": ("superseded", "outranked", "t"), "y": ("superseded", "repeated", "t")}
+    assert "y" not in merged(*given)[0]  # not all cats are listed: the second may be another one
+
+
+def line(name, source, box, score, text):
+    return region(name, source, text, box, score, kind="text")
+
+
+def test_lines_of_two_readers_are_settled_by_sets():
+    one = [line("a1", "a", (10, 10, 90, 20), 0.9, "EXIT 24 Open"), line("a2", "a", (10, 40, 90, 50), 0.9, "Bar")]
+    two = [line("b1", "b", (10, 10, 40, 20), 0.95, "EXIT"), line("b2", "b", (42, 10, 90, 20), 0.5, "24 0pen"),
+           line("b3", "b", (10, 70, 90, 80), 0.6, "Closed")]  # fmt: skip
+    verdicts, rows = merged(*one, *two)
+    assert not rows and verdicts == {b: ("superseded", "other_reader", "a1") for b in ("b1", "b2")}
+    people = [dataclasses.replace(two[0], source=SOURCES["human"])]
+    assert merged(*one, *people)[0] == {"a1": ("superseded", "outranked", "b1")}
+
+
+def test_captions_of_unlike_sources_are_kept_side_by_side():
+    texts = [Text("c", "A cat.", "brief", score=0.9, source=SOURCES["a"]),
+             Text("s", "A black cat sits.", "brief", score=0.4, source=SOURCES["student"]),
+             Text("o", "cat cat", "brief", score=0.3, source=Source("model", "student", run_id="s0"))]  # fmt: skip
+    sample = Sample("s", ImageRef("i", width=100, height=100), texts=tuple(texts))
+    found = merge_sample(sample, MergeConfig(), MAKER)
+    assert [(d.item_id, d.status, d.by_id) for d in found.decisions] == [("o", "superseded", "s")]
+    human = dataclasses.replace(texts[0], id="h", source=SOURCES["human"])
+    found = merge_sample(dataclasses.replace(sample, texts=(*texts, human)), MergeConfig(), MAKER)
+    assert {d.item_id: d.reason for d in found.decisions} == dict.fromkeys("cso", "outranked")
+
+
+def test_likely_synonyms_are_found_by_overlap():
+    def picture(i, other="aeroplane", place=HERE):
+        pair = region(f"x{i}", "coco", "airplane"), region(f"y{i}", "a", other, place)
+        return Sample(f"s{i}", ImageRef("i", width=100, height=100), regions=pair)
+
+    samples = [picture(i) for i in range(4)] + [picture(9, "bird")] + [picture(8, "tree", AWAY)]
+    assert [str(each) for each in likely_synonyms(samples)] == ["aeroplane / airplane: 4 pairs over 0.9"]
+    assert not likely_synonyms(samples, (("airplane", "aeroplane"),))
+    assert not likely_synonyms([picture(i, f"kind {i}") for i in range(9)])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from florence2.engine.curation import text_lines
 from florence2.engine.curation.judging import as_people_have_it, dependents
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
@@ -24,11 +25,12 @@ from florence2.engine.operator import OperatorInput, annotation_id, digest, run_
 from florence2.engine.session import Session, inputs_of
 from florence2.formats import documents
 from florence2.geometry import as_boxes, iou
+from florence2.metrics.labels import fold_label
 from florence2.records import Decision, Region, Sample, Source, Text
 from florence2.store import Store, pending
 from florence2.store.snapshots import Operator
 
-NAME, VERSION = "merge", "2"
+NAME, VERSION = "merge", "3"
 RANKS = {"human": 0, "import": 1}
 
 
@@ -68,7 +70,7 @@ def settings(path: str | Path) -> MergeConfig:
         fits = isinstance(value, bool if key == "contradicted" else (int, float))
         if not fits and not (value is None and key == "unconfirmed_below"):
             raise ValueError(f"{path}: {key}: expected {wanted}, got {value!r:.60}")
-    return MergeConfig(**{**data, "synonyms": tuple(tuple(map(_folded, group)) for group in groups)})
+    return MergeConfig(**{**data, "synonyms": tuple(tuple(map(fold_label, group)) for group in groups)})
 
 
 @dataclass
@@ -165,9 +167,17 @@ def merge_sample(sample: Sample, merging: MergeConfig, operator: Operator, model
         fallen = {d.item_id for d in out.decisions}
         boxed = [region for region in boxed if region.id not in fallen]
     label_of = {r.id: _label(r.label, merging.synonyms) for r in boxed}
+    replaced, _ = text_lines.settle([r for r in boxed if r.kind == "text"], _source, _rank)
+    places = {r.id: r for r in boxed}
+    for loser, winner_id in replaced.items():
+        line, better = places[loser], places[winner_id]
+        reason = "outranked" if _rank(better) < _rank(line) else "other_reader"
+        out.decisions.append(
+            Decision(loser, "superseded", NAME, reason, _overlap(line, better), text_lines.OVER, winner_id)
+        )
     alone: list[Region] = []
     winners: list[Region] = []
-    for cluster in clusters(boxed, merging.iou, label_of):
+    for cluster in clusters([r for r in boxed if r.kind == "object"], merging.iou, label_of):
         if len(cluster) == 1:
             alone.append(cluster[0])
             continue
@@ -183,6 +193,9 @@ def merge_sample(sample: Sample, merging: MergeConfig, operator: Operator, model
             for why in ["outranked" if _rank(r) > _rank(winner) and _rank(winner) < 2 else reason]
         ]
     out.decisions += _conflicts(alone, winners, merging, label_of)
+    out.decisions += _outranked(winners, alone, merging, label_of)
+    judged = {d.item_id for d in out.decisions}
+    out.decisions += _repeated(sample, [r for r in alone if r.id not in judged], merging, label_of)
     if merging.unconfirmed_below is not None and models:
         out.decisions += _unconfirmed(alone, models, merging.unconfirmed_below, {d.item_id for d in out.decisions})
     out.decisions += _texts(sample.texts)
@@ -194,7 +207,7 @@ def merge_sample(sample: Sample, merging: MergeConfig, operator: Operator, model
 
 
 def clusters(regions: Sequence[Region], threshold: float, label_of: dict[str, str]) -> list[list[Region]]:
-    """Regions that are one object: each cluster is led by its best, with at most one of each other source."""
+    """Objects that are one: each cluster is led by its best, with at most one of each other source."""
     order = sorted(regions, key=lambda r: (_rank(r), -(r.score if r.score is not None else 1.0), r.id))
     overlaps = iou([r.box for r in order], [r.box for r in order]) if order else np.zeros((0, 0))
     taken = [False] * len(order)
@@ -208,8 +221,7 @@ def clusters(regions: Sequence[Region], threshold: float, label_of: dict[str, st
             other = order[j]
             if overlaps[i, j] < threshold:
                 break
-            alike = other.kind == leader.kind and (other.kind == "text" or label_of[other.id] == label_of[leader.id])
-            if not taken[j] and alike and _source(other) not in sources:
+            if not taken[j] and label_of[other.id] == label_of[leader.id] and _source(other) not in sources:
                 taken[j] = True
                 cluster.append(other)
                 sources.add(_source(other))
@@ -222,8 +234,8 @@ def _fused(cluster: Sequence[Region], image_id: str, operator: Operator, ordinal
     leader = cluster[0]
     if _rank(leader) < 2:
         return leader, "agrees"
-    if leader.kind == "text" or any(r.polygons or r.quad or r.mask for r in cluster):
-        return leader, "agrees"  # shapes and texts are not averaged: the best one stands
+    if any(r.polygons or r.quad or r.mask for r in cluster):
+        return leader, "agrees"  # shapes are not averaged: the best one is kept
     weights = np.array([1.0 if r.score is None else max(r.score, 1e-3) for r in cluster])
     box = (as_boxes([r.box for r in cluster]) * weights[:, None]).sum(axis=0) / weights.sum()
     x1, y1, x2, y2 = np.round(box, 3)
@@ -301,6 +313,43 @@ def _conflicts(
     return out
 
 
+def _outranked(
+    winners: Sequence[Region], alone: Sequence[Region], merging: MergeConfig, label_of: dict[str, str]
+) -> list[Decision]:
+    """Verdicts on what several sources agree on where a better ranked one, which none confirms, has another label."""
+    out = []
+    people = [region for region in alone if region.kind == "object" and _rank(region) < 2]
+    for winner in (w for w in winners if w.kind == "object" and _rank(w) == 2):
+        label = label_of.get(winner.id, _label(winner.label, merging.synonyms))
+        overlaps = [(_overlap(winner, other), other) for other in people if label_of[other.id] != label]
+        overlap, other = max(overlaps, key=lambda pair: pair[0], default=(0.0, None))
+        if other is not None and overlap >= merging.conflict_iou:
+            out.append(Decision(winner.id, "superseded", NAME, "outranked", overlap, merging.conflict_iou, other.id))
+    return out
+
+
+def _repeated(
+    sample: Sample, alone: Sequence[Region], merging: MergeConfig, label_of: dict[str, str]
+) -> list[Decision]:
+    """Verdicts on second boxes of one source on an object that a set lists, where it lists all of that label."""
+    whole = {
+        _label(label, merging.synonyms)
+        for found in sample.coverage.values()
+        for c in found
+        if c.state == "exhaustive"
+        for label in c.labels
+    }
+    listed = [r for r in sample.regions if _rank(r) < 2 and r.box is not None and r.kind == "object" and not r.ignore]
+    out = []
+    for region in (r for r in alone if r.kind == "object" and _rank(r) == 2 and label_of[r.id] in whole):
+        same = [r for r in listed if _label(r.label, merging.synonyms) == label_of[region.id]]
+        best = max(same, key=lambda r: _overlap(region, r), default=None)
+        if best is not None and _overlap(region, best) >= merging.iou:
+            overlap = _overlap(region, best)
+            out.append(Decision(region.id, "superseded", NAME, "repeated", overlap, merging.iou, best.id))
+    return out
+
+
 def _against(region: Region, other: Region) -> str:
     """How a region fares against one of another label in its place: it falls only before a better one."""
     if _rank(other) != _rank(region):
@@ -323,34 +372,38 @@ def _unconfirmed(alone: Sequence[Region], models: set[str], below: float, judged
 
 
 def _texts(texts: Sequence[Text]) -> list[Decision]:
-    """Of texts of one length: people's outrank; a model's replaces, or falls, by the better score; others stand."""
+    """Of texts of one length: people's outrank the rest; of one model's rounds the better scored is kept.
+
+    Scores of unlike sources do not compare (a composer's is that of its boxes, a model's that of its words): their
+    texts are kept side by side.
+    """
     out = []
     kinds: dict[tuple[str, str], list[Text]] = {}
     for text in texts:
         kinds.setdefault((text.detail, text.question), []).append(text)
     for group in kinds.values():
-        if len(group) < 2 or not any(_kind(text) in ("model", *RANKS) for text in group):
+        first = min(group, key=lambda t: (_rank(t), t.id))
+        if _rank(first) < 2:
+            lower = [text for text in group if _rank(text) > _rank(first)]
+            out += [Decision(t.id, "superseded", NAME, "outranked", t.score, first.score, first.id) for t in lower]
             continue
-        best = min(
-            group, key=lambda t: (_rank(t), -(t.score if t.score is not None else 0.0), _kind(t) == "model", t.id)
-        )
+        makers: dict[str, list[Text]] = {}
         for text in group:
-            if text is best or _source(text) == _source(best):
-                continue
-            if _rank(best) < _rank(text):
-                out.append(Decision(text.id, "superseded", NAME, "outranked", text.score, best.score, best.id))
-            elif _rank(best) == 2 and "model" in (_kind(text), _kind(best)):
-                out.append(Decision(text.id, "superseded", NAME, "outscored", text.score, best.score, best.id))
+            if _kind(text) == "model" and text.source is not None:
+                makers.setdefault(text.source.name, []).append(text)
+        for rounds in makers.values():
+            best = min(rounds, key=lambda t: (-(t.score if t.score is not None else 0.0), t.id))
+            out += [
+                Decision(t.id, "superseded", NAME, "outscored", t.score, best.score, best.id)
+                for t in rounds
+                if _source(t) != _source(best)
+            ]
     return out
 
 
 def _label(label: str, synonyms: Sequence[Sequence[str]]) -> str:
-    folded = _folded(label)
+    folded = fold_label(label)
     return next((group[0] for group in synonyms if folded in group), folded)
-
-
-def _folded(label: str) -> str:
-    return " ".join(label.casefold().split())
 
 
 def _overlap(a: Region, b: Region) -> float:
