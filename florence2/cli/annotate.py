@@ -88,6 +88,7 @@ def describe(counts: dict, reasons: dict) -> str:
 
     images, annotations = counts["images"], counts["annotations"]
     lines = [f"pictures     {images['ok']} ok, {images['rejected']} rejected, {images['failed']} failed"]
+    lines[0] += f", {images['missing']} missing" if images.get("missing") else ""
     lines[0] += f" ({words('images')})" if reasons["images"] else ""
     lines.append("annotations  " + ", ".join(f"{annotations[k]} {k}" for k in ("kept", "rejected", "superseded")))
     lines[1] += f" ({words('annotations')})" if reasons["annotations"] else ""

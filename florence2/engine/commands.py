@@ -33,7 +33,7 @@ from florence2.engine.session import Session, retry_when_stale
 from florence2.formats import reviews
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
-from florence2.sources import files, hub_datasets
+from florence2.sources import file_types, files, hub_datasets
 from florence2.sources.fetching import Fetching
 from florence2.store import Store, is_store
 
@@ -293,9 +293,11 @@ def _source(
     if not listing:
         more = f"; {len(skipped)} other files, such as {skipped[0]}" if skipped else ""
         raise ValueError(f"{path}: no pictures found{more}; expected files such as .jpg or .png, in subfolders too")
-    if skipped and execution.on_message:
-        names = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-        execution.on_message(f"skipped {len(skipped)} files that hold no pictures: {names}")
+    left = [name.removesuffix(file_types.LEFT_BEHIND) for name in skipped if name.endswith(file_types.LEFT_BEHIND)]
+    skipped = [name for name in skipped if not name.endswith(file_types.LEFT_BEHIND)]
+    for names, what in ((skipped, "files that hold no pictures"), (left, "files and folders that systems leave")):
+        if names:
+            execution.say(f"skipped {len(names)} {what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
     failed = [found for found in listing if found.reason]
     if failed and execution.on_message:
         execution.on_message(f"{len(failed)} of {len(listing)} cannot be read, such as {failed[0].detail}")

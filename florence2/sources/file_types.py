@@ -37,6 +37,9 @@ def has_picture_suffix(name: str | os.PathLike[str]) -> bool:
     return os.path.splitext(name)[1].lower() in PICTURES
 
 
+LEFT_BEHIND = " (left behind)"  # how what is passed over for this is marked, where files are named as skipped
+
+
 def is_hidden_folder(name: str) -> bool:
     """Whether a folder of this name is none of the user's: hidden, a recycle bin, a system's previews."""
     return (name.startswith(".") and name not in (".", "..")) or name.casefold() in SYSTEM_FOLDERS

@@ -63,7 +63,7 @@ def test_a_folder(tmp_path):
     messages = []
     store = florence2.annotate(tmp_path / "photos", tmp_path / "s", [Boxes()], workers=0, on_message=messages.append)
     assert [(os.path.basename(r["uri"]), r["status"]) for r in store.images()] == [("a.png", "ok")]
-    assert "skipped 10 files" in messages[0]
+    assert "skipped 10 files and folders that systems leave: " in messages[0]
     found, skipped = discover(tmp_path / "photos/.thumbnails")  # named by the user, a hidden folder is read
     assert names(found) == ["x.png"] and not skipped
     skipped = discover(tmp_path / "photos")[1]

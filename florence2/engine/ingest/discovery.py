@@ -60,7 +60,7 @@ def _discover(source: Path, leave_out: Path | None, lister: TableLister) -> tupl
     for path in _walk(source, leave_out, problems, skipped):
         relative = path.relative_to(source).as_posix()
         if _is_mac_copy(path):
-            skipped.append(f"{relative} (of macOS)")
+            skipped.append(f"{relative}{file_types.LEFT_BEHIND}")
             continue
         inside, left = _in_file(path, relative + "/", lister)
         skipped += left
@@ -105,7 +105,7 @@ def _walk(source: Path, leave_out: Path | None, found: list[ImageCandidate], ski
             continue
         seen.add((about.st_dev, about.st_ino))
         hidden = sorted(d for d in folders if file_types.is_hidden_folder(d) and not _left_out(here / d, leave_out))
-        skipped += [f"{(here / d).relative_to(source).as_posix()}/ (hidden or a system's)" for d in hidden]
+        skipped += [f"{(here / d).relative_to(source).as_posix()}/{file_types.LEFT_BEHIND}" for d in hidden]
         folders[:] = sorted(d for d in set(folders).difference(hidden) if not _left_out(here / d, leave_out))
         yield from (here / name for name in names)
 
@@ -141,7 +141,7 @@ def _in_tar(path: Path, prefix: str) -> tuple[list[ImageCandidate], list[str]]:
                 fits = member.offset_data + member.size <= size or member.size <= files.MAX_BYTES
                 whole = fits and not member.issparse()
                 if file_types.is_left_behind(member.name) and not _is_own(member.name, file):
-                    skipped.append(f"{prefix}{name} (left behind)")
+                    skipped.append(f"{prefix}{name}{file_types.LEFT_BEHIND}")
                 elif file_types.has_picture_suffix(member.name) or (whole and file_types.format_of(file.read(16))):
                     names[name] += 1
                     again = f"#{names[name]}" if names[name] > 1 else ""
@@ -189,7 +189,7 @@ def _in_table(path: Path, prefix: str, lister: TableLister) -> tuple[list[ImageC
     uri = files.uri_of(path)
     found = [ImageCandidate(prefix + cell.member, uri, cell.member, licence=cell.licence) for cell in listed.cells]
     left = [f"{name}:{column}" for column in listed.left_out]
-    left += [f"{name}/{member} (left behind)" for member in listed.passed_over]
+    left += [f"{name}/{member}{file_types.LEFT_BEHIND}" for member in listed.passed_over]
     return found, left if found or left else [f"{name} (no column of pictures)"]
 
 

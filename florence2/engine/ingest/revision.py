@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from florence2.engine.operator import digest, run_id
-from florence2.engine.session import ANNOTATORS, ASKED_AGAIN, PICTURES, Session
+from florence2.engine.session import ANNOTATORS, ASKED_AGAIN, HUMAN, PICTURES, Session
 from florence2.records import Decision, Sample
 from florence2.sources import files
 from florence2.store import layout, pending, schema
@@ -99,7 +99,9 @@ def write_verdicts(session: Session, operator: Operator, revision: Revision, seq
             found = _fallen(sample, revision.answers.get(sample.image.id))
             if sample.image.id not in changed and sample.image.id in back:
                 found = _returned(sample)
-            signed = (replace(d, rule=NAME, round=operator.round, seq=seq) for d in found)
+            signed = (
+                replace(d, rule=d.rule if d.rule == HUMAN else NAME, round=operator.round, seq=seq) for d in found
+            )
             verdicts += [(sample.image.id, decision) for decision in signed]
         if verdicts:
             made = pending.decisions_of(operator, inputs.uid(operator), unit.uid, verdicts)

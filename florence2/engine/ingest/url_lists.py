@@ -127,7 +127,7 @@ def fetched_candidates(folder: Path) -> tuple[list[ImageCandidate], list[str]] |
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"{index}:{number}: damaged; delete the file and fetch the list again") from None
         if _is_left_behind(url):
-            skipped.append(f"{url} (left behind)")
+            skipped.append(f"{url}{file_types.LEFT_BEHIND}")
         else:
             uri = files.uri_of(folder / name) if name else url
             out.append(ImageCandidate(url, uri, licence=licence, origin=url, **about))
