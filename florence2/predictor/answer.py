@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Union
@@ -26,6 +27,9 @@ from florence2.records import Ask, Parsed, Polygon, Region, Text, to_json
 
 if TYPE_CHECKING:
     import supervision
+
+_NUMBERS: dict[str, int] = {}  # labels of answers that no set was asked for, in the order in which they came up
+_NUMBERING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,19 @@ class Answer(Parsed):
             "token_logprobs": list(self.token_logprobs),
         }
 
+    @property
+    def stable_ids(self) -> np.ndarray:
+        """(N,) int64: a label's number in all answers of this process: its place in the set asked for, else counted."""
+        if self.ask.labels:
+            return self.class_ids
+        with _NUMBERING:
+            return np.array([_NUMBERS.setdefault(label, len(_NUMBERS)) for label in self.labels.tolist()], np.int64)
+
     def to_supervision(self) -> supervision.Detections:
-        """A `supervision.Detections`, its labels under `class_name`; needs that library."""
+        """A `supervision.Detections`, its labels under `class_name`; needs that library.
+
+        A label has one class id in all answers of a process; with `labels=` asked for it is its place among them.
+        """
         import supervision
 
         regions = self.boxed
@@ -123,7 +138,7 @@ class Answer(Parsed):
             xyxy=self.xyxy,
             mask=self.masks() if outlined else None,
             confidence=self.scores if scored else None,
-            class_id=self.class_ids,
+            class_id=self.stable_ids,
             data={"class_name": self.labels},
         )
 

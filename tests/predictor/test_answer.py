@@ -138,11 +138,24 @@ def test_supervision_gets_what_its_detections_take(monkeypatch):
     answer = florence2.parse("<OD>", CARS, SIZE)
     assert answer.to_supervision()["confidence"] is None and answer.to_supervision()["mask"] is None
     fields = with_scores(answer, 0.5, 0.25).to_supervision()
-    assert fields["confidence"].tolist() == [0.5, 0.25] and fields["class_id"].tolist() == [0, 1]
+    assert fields["confidence"].tolist() == [0.5, 0.25] and len(set(fields["class_id"].tolist())) == 2
     assert fields["data"]["class_name"].tolist() == ["car", "wheel"] and fields["xyxy"].shape == (2, 4)
     polygon = "<s><loc_100><loc_100><loc_500><loc_100><loc_500><loc_500></s>"
     outlined = florence2.parse("<REGION_TO_SEGMENTATION>", polygon, SIZE).to_supervision()
     assert outlined["mask"].shape == (1, 480, 640)
+
+
+def test_a_label_has_one_class_id_in_every_answer(monkeypatch):
+    fake = types.SimpleNamespace(
+        Detections=lambda **fields: dict(zip(fields["data"]["class_name"], fields["class_id"]))
+    )
+    monkeypatch.setitem(sys.modules, "supervision", fake)
+    place = "<loc_100><loc_100><loc_300><loc_300>"
+    texts = [f"<s>{''.join(label + place for label in labels)}</s>" for labels in (["car", "dog"], ["cat", "dog"])]
+    first, second = (florence2.parse("<OD>", text, SIZE).to_supervision() for text in texts)
+    assert first["dog"] == second["dog"] and len({first["car"], first["dog"], second["cat"]}) == 3
+    closed = florence2.parse("<OD>", texts[1], SIZE, florence2.Ask("<OD>", labels=("cat", "dog"))).to_supervision()
+    assert closed == {"cat": 0, "dog": 1}
 
 
 def test_drawn_it_shows_the_boxes_and_keeps_the_size(pictures):

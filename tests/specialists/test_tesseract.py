@@ -23,6 +23,21 @@ def test_lines_of_a_page_with_quads_and_scores():
     assert blank.regions == ()
 
 
+def test_leptonica_says_nothing(capfd):
+    """Its library is loaded once in a process: what reading a bad file prints shows whether it speaks."""
+    import ctypes
+    from pathlib import Path
+
+    import tesserocr
+
+    reader = specialists.open(f"tesseract:{shared('models/tesseract_eng')}")
+    reader.setup("cpu")
+    (library,) = (Path(tesserocr.__file__).parents[1] / "tesserocr.libs").glob("*lept*")
+    ctypes.CDLL(str(library)).pixRead(b"/nowhere")
+    reader.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_the_language_file_is_found_by_the_environment(monkeypatch):
     folder = shared("models/tesseract_eng")
     monkeypatch.setenv("TESSDATA_PREFIX", str(folder))

@@ -5,6 +5,7 @@ It is looked for in the folder given (`tesseract:FOLDER`), in TESSDATA_PREFIX, a
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from florence2.records import Parsed, Region, Result, Sample
 
 LANGUAGE = "eng"
 SYSTEM = ("/usr/share/tesseract-ocr/5/tessdata", "/usr/share/tesseract-ocr/4.00/tessdata", "/usr/share/tessdata")
+SILENT = 6  # Leptonica's L_SEVERITY_NONE
 MIN_SIDE = 10  # pixels; Tesseract refuses smaller pictures
 
 
@@ -37,6 +39,7 @@ class Tesseract:
         os.environ.setdefault("OMP_THREAD_LIMIT", "1")
         import tesserocr
 
+        _quiet(tesserocr)
         self._api = tesserocr.PyTessBaseAPI(path=str(self.folder), lang=LANGUAGE, psm=tesserocr.PSM.AUTO)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
@@ -75,6 +78,14 @@ class Tesseract:
         if self._api is not None:
             self._api.End()
         self._api = None
+
+
+def _quiet(tesserocr: Any) -> None:
+    """Keep Leptonica's remarks about odd pictures off the screen: the library in tesserocr's wheel."""
+    package = Path(tesserocr.__file__).parent
+    places = (package.parent / "tesserocr.libs", package / ".libs", package / ".dylibs")
+    for library in (file for place in places for file in place.glob("*lept*")):
+        ctypes.CDLL(str(library)).setMsgSeverity(SILENT)
 
 
 def _tessdata(folder: str) -> Path:
