@@ -263,7 +263,10 @@ def categories(path: Path) -> list[dict[str, Any]]:
     out: dict[str, dict[str, Any]] = {}
     for file in files:
         try:
-            rows = validation.rows(documents.read_json(file), "categories", str(file), optional=True)
+            data = documents.read_json(file)
+            if path.is_dir() and not _holds_coco(data):
+                continue  # what is not read says nothing: panoptic files have categories of their own
+            rows = validation.rows(data, "categories", str(file), optional=True)
         except ValueError:
             continue  # reading the samples has refused it
         for row in rows:

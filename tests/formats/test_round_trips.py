@@ -239,6 +239,21 @@ def test_yolo_holds_boxes_or_outlines_and_splits(tmp_path_factory, pictures, sam
 
 @often
 @given(sets())
+def test_cvat_holds_shapes_and_subsets(tmp_path_factory, pictures, samples):
+    pairs, lost, out = through(tmp_path_factory, pictures, samples, "cvat")
+    for a, b in pairs:
+        ours = [r for r in folded(a) if r.kind == "object"]
+        assert a.split == b.split and len(ours) == len(b.regions)
+        for kind in ("box", "polygons", "mask"):
+            left, right = (sorted((r.label, str(getattr(r, kind))) for r in rs) for rs in (ours, b.regions))
+            assert left == right
+    every = objects(pairs)
+    assert lost["ignore"] == sum(r.ignore for r in every) and lost["score"] == sum(r.score is not None for r in every)
+    assert lost["texts"] == sum(len(a.texts) for a, _ in pairs)
+
+
+@often
+@given(sets())
 def test_labelstudio_holds_all_but_masks_and_phrases(tmp_path_factory, pictures, samples):
     pairs, lost, out = through(tmp_path_factory, pictures, samples, "labelstudio")
     for a, b in pairs:
