@@ -52,7 +52,7 @@ class ReadProblems:
     def summary(self) -> list[str]:
         """What was left out, for the screen: how many records, the first of them by name, and the notes."""
         count = len(self.refused)
-        lines = [f"{count} record{'s' if count > 1 else ''} cannot be read and are left out"] if count else []
+        lines = [f"{count} record{'s' if count > 1 else ''} cannot be read; left out:"] if count else []
         lines += [f"left out: {line}" for line in self.refused[:SHOWN]]
         lines += [f"and {count - SHOWN} more; florence2 data check names them all"] if count > SHOWN else []
         return [*lines, *self.notes()]
