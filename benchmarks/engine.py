@@ -28,7 +28,7 @@ from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
 from florence2.engine.execution.annotation import SECONDS
 from florence2.formats import jsonl
-from florence2.metrics.labels import fold_label
+from florence2.labels import fold_label
 from florence2.records import Sample
 from florence2.store import Store
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from florence2.records import Box, Polygon, Rle
+from florence2.records import Box, Polygon, Region, Rle
 
 # ---- boxes
 
@@ -25,8 +25,7 @@ def as_boxes(boxes: object) -> np.ndarray:
 def area(boxes: object) -> np.ndarray:
     """(N,) areas; a box turned inside out has none."""
     b = as_boxes(boxes)
-    areas: np.ndarray = np.maximum(b[:, 2] - b[:, 0], 0) * np.maximum(b[:, 3] - b[:, 1], 0)
-    return areas
+    return np.asarray(np.maximum(b[:, 2] - b[:, 0], 0) * np.maximum(b[:, 3] - b[:, 1], 0))
 
 
 def intersection(a: object, b: object) -> np.ndarray:
@@ -34,8 +33,7 @@ def intersection(a: object, b: object) -> np.ndarray:
     a, b = as_boxes(a), as_boxes(b)
     wide = np.minimum(a[:, None, 2], b[None, :, 2]) - np.maximum(a[:, None, 0], b[None, :, 0])
     high = np.minimum(a[:, None, 3], b[None, :, 3]) - np.maximum(a[:, None, 1], b[None, :, 1])
-    shared: np.ndarray = np.maximum(wide, 0) * np.maximum(high, 0)
-    return shared
+    return np.asarray(np.maximum(wide, 0) * np.maximum(high, 0))
 
 
 def iou(a: object, b: object) -> np.ndarray:
@@ -114,9 +112,16 @@ def polygon_box(*polygons: Sequence[float]) -> Box:
     return float(x1), float(y1), float(x2), float(y2)
 
 
-def quad_box(quad: Sequence[float]) -> Box:
-    """The box around four corners."""
-    return polygon_box(quad)
+def region_box(region: Region) -> Box | None:
+    """The region's box, else the box around its quad, its polygons or its mask; None where it has no place."""
+    if region.box is not None:
+        return region.box
+    if region.quad or region.polygons:
+        return polygon_box(*([region.quad] if region.quad else region.polygons))
+    if region.mask is None:
+        return None
+    ys, xs = np.nonzero(decode_rle(region.mask))
+    return (float(xs.min()), float(ys.min()), float(xs.max()) + 1, float(ys.max()) + 1) if len(xs) else None
 
 
 def box_quad(box: Sequence[float]) -> Polygon:

@@ -152,7 +152,7 @@ def test_simplify_keeps_within_tolerance_and_three_corners():
 def test_boxes_of_polygons_and_quads():
     assert geometry.polygon_box((1, 2, 5, 0, 3, 8)) == (1, 0, 5, 8)
     assert geometry.polygon_box((1, 2, 5, 0), (9, 9)) == (1, 0, 9, 9)
-    assert geometry.quad_box(geometry.box_quad((1, 2, 3, 4))) == (1, 2, 3, 4)
+    assert geometry.polygon_box(geometry.box_quad((1, 2, 3, 4))) == (1, 2, 3, 4)
     assert geometry.polygon_area(geometry.box_quad((1, 2, 3, 5))) == 6
 
 

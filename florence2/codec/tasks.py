@@ -68,6 +68,11 @@ class Task:
         """
         return rules.truths(self, sample)
 
+    def judged_truths(self, sample: Sample) -> list[tuple[Ask, Parsed]]:
+        """`truths` as an evaluation needs them: with what is ignored (crowds, unreadable words), and of answers to a
+        question every person's, since people are counted."""
+        return rules.judged_truths(self, sample)
+
     def add(self, sample: Sample, ask: Ask, parsed: Parsed, source: Source) -> Sample:
         """The sample with an answer's items appended under ids of their own and `source`; nothing is replaced."""
         return rules.add(self, sample, ask, parsed, source)

@@ -78,10 +78,7 @@ def bounds(points: Sequence[float]) -> Box:
 
 def box_of(region: Region) -> Box | None:
     """The region's box, else the box around its quad, its polygons or its mask."""
-    if region.box is not None:
-        return region.box
-    points = region.quad or tuple(value for part in polygons_of(region) for value in part)
-    return bounds(points) if points else None
+    return geometry.region_box(region)
 
 
 def polygons_of(region: Region) -> tuple[Polygon, ...]:
@@ -244,6 +241,53 @@ _TRUTHS: dict[str, Callable[[Task, Sample], Pairs]] = {
     "polygons": _polygon_truths,
     "open_boxes": _open_truths,
     "region_text": _region_truths,
+}
+
+
+# ---- sample -> truths as they are judged -------------------------------------------------------------------------
+
+
+def judged_truths(task: Task, sample: Sample) -> Pairs:
+    """All (ask, answer) pairs of the task, with what training leaves out and scoring must know."""
+    sample = sample.current()
+    return _JUDGED.get(task.output_kind, truths)(task, sample)
+
+
+def _judged_texts(task: Task, sample: Sample) -> Pairs:
+    if task.storage_rule != "answer" or not task.input_kind:
+        return truths(task, sample)
+    texts = [text for text in sample.texts if text.detail == "answer" and text.question.strip()]
+    return [(Ask(task.token, text=text.question), Parsed(texts=(text,))) for text in texts]
+
+
+def _judged_quads(task: Task, sample: Sample) -> Pairs:
+    ignored = [replace(r, quad=quad_of(r)) for r in sample.regions if r.kind == "text" and r.ignore and box_of(r)]
+    pairs = truths(task, sample)
+    readable = [region for _, truth in pairs for region in truth.regions]
+    return [(Ask(task.token), Parsed(regions=(*readable, *ignored)))] if pairs or ignored else []
+
+
+def _judged_boxes(task: Task, sample: Sample) -> Pairs:
+    """Object regions with a box, ignored ones included, refinements of another left out."""
+    if task.storage_rule == "description":
+        return truths(task, sample)
+    present = {region.id for region in sample.regions if region.id}
+    regions = [
+        replace(region, box=box_of(region))
+        for region in sample.regions
+        if region.kind == "object"
+        and box_of(region) is not None
+        and (region.label.strip() or task.storage_rule != "label")
+        and (not region.refines or region.refines not in present)
+    ]
+    return [(Ask(task.token), Parsed(regions=tuple(regions)))] if regions or truths(task, sample) else []
+
+
+_JUDGED: dict[str, Callable[[Task, Sample], Pairs]] = {  # the other kinds are judged by their truths
+    "text": _judged_texts,
+    "quads": _judged_quads,
+    "labelled_boxes": _judged_boxes,
+    "boxes": _judged_boxes,
 }
 
 

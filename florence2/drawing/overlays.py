@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from florence2 import geometry
+from florence2.labels import fold_label
 from florence2.records import Grounding, Parsed, Polygon, Region, Text
 
 
@@ -31,7 +32,7 @@ class Overlay:
 
 def color_of(label: str) -> tuple[int, int, int]:
     """A colour that is the same for a label in every picture and on every machine."""
-    key = zlib.crc32(" ".join(label.casefold().split()).encode("utf-8", "replace"))
+    key = zlib.crc32(fold_label(label).encode("utf-8", "replace"))
     red, green, blue = colorsys.hls_to_rgb((key % 997) / 997, (0.42, 0.5, 0.36)[key // 997 % 3], 0.85)
     return round(red * 255), round(green * 255), round(blue * 255)
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from florence2.codec.tasks import Task
 from florence2.evaluation.eval_items import EvalItem, ItemKey
-from florence2.evaluation.metric_specs import ERRORS, words_of
+from florence2.evaluation.metric_specs import ERRORS, metric_spec_of, words_of
 from florence2.evaluation.score import Scored
+from florence2.labels import fold_label
 from florence2.metrics.detection import match, region_box
-from florence2.metrics.labels import fold_label
 from florence2.records import Failure, Parsed, Result, Sample, to_json
 
 WORST = 24
@@ -27,17 +27,18 @@ MISSED, INVENTED = "(missed)", "(invented)"
 
 
 def diagnostics(
-    task: Task, run: Scored, items: Sequence[EvalItem], found: Mapping[ItemKey, Result], worst: int = WORST
+    run: Scored, items: Sequence[EvalItem], found: Mapping[ItemKey, Result], worst: int = WORST
 ) -> dict[str, Any]:
     """{worst, confusion, curve, calibration}; the last three only where the task has labels or scores."""
     out: dict[str, Any] = {"worst": _worst(run, items, found, worst)}
-    if task.output_kind == "labelled_boxes" or task.output_kind == "boxes":
-        confusion, judged, truths = _judged(items, found, labelled=task.output_kind == "labelled_boxes")
-        if task.output_kind == "labelled_boxes":
+    diagnosis = run.spec.diagnosis
+    if diagnosis in ("boxes", "labels"):
+        confusion, judged, truths = _judged(items, found, labelled=diagnosis == "labels")
+        if diagnosis == "labels":
             out["confusion"] = _table(confusion)
         out["curve"] = _curve(judged, truths)
         out["calibration"] = _calibration(judged)
-    elif task.output_kind == "region_text" and task.storage_rule == "label":
+    elif diagnosis == "names":
         out["confusion"] = _table(_named(items, found))
     return out
 
@@ -49,7 +50,7 @@ def unknown_labels(
 
     Categories are the labels of its object regions and those that its coverage names.
     """
-    if task.output_kind != "labelled_boxes" or task.storage_rule != "label":
+    if metric_spec_of(task).diagnosis != "labels" or task.storage_rule != "label":
         return {}
     known = {fold_label(r.label) for sample in samples for r in sample.regions if r.kind == "object"}
     spaces = [coverage for sample in samples for space in sample.coverage.values() for coverage in space]

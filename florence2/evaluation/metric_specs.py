@@ -11,11 +11,11 @@ from typing import Any
 
 from florence2.codec.tasks import Task
 from florence2.evaluation.eval_items import EvalItem
+from florence2.labels import fold_spaces
 from florence2.metrics.caption import Captions
 from florence2.metrics.coco import CocoDetection
 from florence2.metrics.detection import DetectionF1
 from florence2.metrics.grounding import GroundingRecall, Referring
-from florence2.metrics.labels import fold_spaces
 from florence2.metrics.ocr import QuadWords, TextErrors, edit_distance
 from florence2.metrics.qa import Answers
 from florence2.metrics.segmentation import Segmentation
@@ -34,6 +34,8 @@ class MetricSpec:
     metrics: tuple[Callable[[], Any], ...]
     feed: Feed
     keys: tuple[str, ...] = ()
+    diagnosis: str = ""
+    """What lies behind the scores: "boxes" (a curve, calibration), "labels" of boxes (their confusion too), "names"."""
 
 
 def metric_spec_of(task: Task) -> MetricSpec:
@@ -136,14 +138,14 @@ METRIC_SPECS: dict[tuple[str, str], MetricSpec] = {
     ("text", "ocr"): MetricSpec("CER", (TextErrors,), _texts),
     ("text", "answer"): MetricSpec("ANLS", (Answers,), _answers),
     ("quads", "text"): MetricSpec("F1", (QuadWords, TextErrors), _quads),
-    ("labelled_boxes", "label"): MetricSpec("AP", (CocoDetection, DetectionF1), _boxes),
-    ("labelled_boxes", "description"): MetricSpec("labelled_F1", (DetectionF1,), _descriptions),
-    ("boxes", "box"): MetricSpec("AP", (CLASSLESS, DetectionF1), _boxes),
+    ("labelled_boxes", "label"): MetricSpec("AP", (CocoDetection, DetectionF1), _boxes, diagnosis="labels"),
+    ("labelled_boxes", "description"): MetricSpec("labelled_F1", (DetectionF1,), _descriptions, diagnosis="labels"),
+    ("boxes", "box"): MetricSpec("AP", (CLASSLESS, DetectionF1), _boxes, diagnosis="boxes"),
     ("phrases", "caption"): MetricSpec("recall_any", (GroundingRecall,), _phrases),
     ("polygons", "expression"): MASK,
     ("polygons", "region"): MASK,
     ("open_boxes", "query"): MetricSpec("F1", (DetectionF1, Referring), _queries),
-    ("region_text", "label"): MetricSpec("accuracy", (Answers,), _answers, ("accuracy",)),
+    ("region_text", "label"): MetricSpec("accuracy", (Answers,), _answers, ("accuracy",), diagnosis="names"),
     ("region_text", "description"): CAPTION,
     ("region_text", "text"): MetricSpec("CER", (TextErrors,), _texts),
 }

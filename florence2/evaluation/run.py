@@ -19,7 +19,7 @@ from florence2.codec.tasks import Task, task_of
 from florence2.evaluation import predictions as files
 from florence2.evaluation.comparison import pictures_key
 from florence2.evaluation.diagnostics import diagnostics, unknown_labels
-from florence2.evaluation.eval_items import EvalItem, ItemKey, ask_key, eval_items_of
+from florence2.evaluation.eval_items import EvalItem, ItemKey, ask_key, check_keys, eval_items_of
 from florence2.evaluation.metric_specs import metric_spec_of
 from florence2.evaluation.score import POLICY, Scored, bootstrap, finite, score
 from florence2.records import Ask, Failure, Parsed, Result, Sample
@@ -80,6 +80,7 @@ def evaluate(
         raise ValueError(
             f"{data if isinstance(data, (str, os.PathLike)) else 'data'}: {what} hold no truth for {row.name}"
         )
+    check_keys(items, os.fspath(data) if isinstance(data, (str, os.PathLike)) else "data")
     file, blank = folder / "predictions.jsonl" if predictions is None else Path(predictions), None
     if predictions is None:
         decoding = dict(decoding or {})
@@ -107,7 +108,7 @@ def evaluate(
     source = {"data": os.fspath(data)} if isinstance(data, (str, os.PathLike)) else {}
     report = {"task": row.name, **source, "split": split or "", **scores, **facts}
     report |= {"unknown_labels": strange, "policy": POLICY}
-    _save(folder / "details.json", finite(diagnostics(row, run, items, found)))
+    _save(folder / "details.json", finite(diagnostics(run, items, found)))
     _save(folder / "resamples.json", {"key": pictures_key(row.name, run.pictures, seed), "scores": finite(resampled)})
     _save(folder / "scores.json", finite(report))
     return report

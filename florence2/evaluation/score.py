@@ -85,6 +85,7 @@ def score(
         "asks": len(items),
         "pictures": len(run.pictures),
         "resamples": max(map(len, resampled.values()), default=0),
+        "notes": _notes(run),
         "intervals": {},
     }
     for key, values in resampled.items():
@@ -96,6 +97,16 @@ def score(
         out["grey"] = {"metrics": blank.compute()}
         out["gain"] = _gains(out["metrics"], out["grey"]["metrics"], resampled, blank_resamples or {})
     return out
+
+
+def _notes(run: Scored) -> list[str]:
+    """What a reader of the numbers should know beside them."""
+    if run.spec.main != "CIDEr" or len(run.pictures) > 1:
+        return []
+    return [
+        "CIDEr needs several pictures: a word counts by how few of them use it, so one picture alone always scores 0; "
+        "see BLEU and ROUGE_L"
+    ]
 
 
 def bootstrap(run: Scored, resamples: int | None = None, seed: int = 0) -> Resamples:
@@ -169,6 +180,7 @@ def table(scores: Mapping[str, Any]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += [f"the paper, times 100: {_listed(scores['paper'])}"] if scores.get("paper") else []
     lines += [f"{scores['protocol']}: {scores['note']}"] if scores.get("note") else []
+    lines += scores.get("notes") or []
     strange = scores.get("unknown_labels") or {}
     if strange:
         lines.append(

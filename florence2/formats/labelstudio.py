@@ -344,4 +344,4 @@ def _region(shape: str, value: Mapping, where: str, size_wh: tuple[int, int]) ->
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))  # turned clockwise about the top left
     corners = ((0.0, 0.0), (wide, 0.0), (wide, high), (0.0, high))
     quad = tuple(v for dx, dy in corners for v in (left + dx * cos - dy * sin, top + dx * sin + dy * cos))
-    return {"box": geometry.quad_box(quad), "quad": quad}
+    return {"box": geometry.polygon_box(quad), "quad": quad}

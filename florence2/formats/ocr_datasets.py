@@ -134,7 +134,7 @@ def _quads(file: Path, source: Source, lost: LostObjects) -> list[tuple[str, Reg
                 raise ValueError(f"{file}:{n}: expected 8 corners and a text, got {len(cells)} cells")
             quad = validation.numbers([cell.strip() for cell in cells[:8]], f"{file}:{n}", 8)
             label = cells[8].strip()
-            box = geometry.quad_box(quad)
+            box = geometry.polygon_box(quad)
             ignore = label == UNREADABLE
             region = Region(f"r{n - 1}", "text", box, label, "text", quad=quad, ignore=ignore, source=source)
             regions.append((f"{file}:{n}", region))

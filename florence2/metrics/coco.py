@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from florence2 import geometry
+from florence2.labels import fold_label
 from florence2.metrics.detection import region_box
-from florence2.metrics.labels import fold_label
 from florence2.records import Region
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

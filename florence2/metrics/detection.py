@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence2 import geometry
-from florence2.metrics.labels import fold_label
+from florence2.labels import fold_label
 from florence2.metrics.rows import table
 from florence2.records import Box, Region
 
@@ -19,13 +19,8 @@ NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
 
 
 def region_box(region: Region) -> Box:
-    """The region's box, or the box around its quad, polygons or mask."""
-    if region.box is not None:
-        return region.box
-    outlines = [region.quad] if region.quad else list(region.polygons)
-    if region.mask is not None and not outlines:
-        outlines = geometry.mask_polygons(geometry.decode_rle(region.mask))
-    return geometry.polygon_box(*outlines) if outlines else NO_BOX
+    """The region's box, or the box around its quad, polygons or mask; NO_BOX where it has no place."""
+    return geometry.region_box(region) or NO_BOX
 
 
 def match(truth: Sequence[Region], found: Sequence[Region], threshold: float = 0.5) -> list[tuple[int, int, float]]:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence2 import geometry
+from florence2.labels import fold_label
 from florence2.metrics.detection import region_box
-from florence2.metrics.labels import fold_label
 from florence2.metrics.rows import table
 from florence2.records import Box, Grounding, Parsed, Region
 

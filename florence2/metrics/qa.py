@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence2.metrics.labels import fold_label
+from florence2.labels import fold_label
 from florence2.metrics.ocr import edit_distance
 from florence2.metrics.rows import table
 

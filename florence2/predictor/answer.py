@@ -57,12 +57,12 @@ class Answer(Parsed):
     @property
     def boxed(self) -> tuple[Region, ...]:
         """The regions that have a place, in the order of the arrays below."""
-        return tuple(region for region in self.regions if _box(region) is not None)
+        return tuple(region for region in self.regions if geometry.region_box(region) is not None)
 
     @property
     def xyxy(self) -> np.ndarray:
         """(N, 4) float32 boxes; around the quad or the polygons where the answer has no box."""
-        return np.array([_box(region) for region in self.boxed], np.float32).reshape(-1, 4)
+        return np.array([geometry.region_box(region) for region in self.boxed], np.float32).reshape(-1, 4)
 
     @property
     def labels(self) -> np.ndarray:
@@ -209,7 +209,7 @@ class Answer(Parsed):
     def __str__(self) -> str:
         lines = [text.text for text in self.texts]
         for region, label in zip(self.boxed, self.labels.tolist()):
-            box = ", ".join(f"{value:.0f}" for value in _box(region) or ())
+            box = ", ".join(f"{value:.0f}" for value in geometry.region_box(region) or ())
             score = "" if region.score is None else f"  {region.score:.2f}"
             lines.append(f"{label or 'region'}  ({box}){score}")
         if self.truncated:
@@ -249,22 +249,14 @@ def answer_of(parsed: Parsed, **fields: Any) -> Answer:
     return replace(Answer(**items), **fields)
 
 
-def _box(region: Region) -> tuple[float, float, float, float] | None:
-    if region.box is not None:
-        return region.box
-    if region.quad or region.polygons:
-        return geometry.polygon_box(*([region.quad] if region.quad else region.polygons))
-    return None
-
-
 def _outline(region: Region) -> tuple[Polygon, ...]:
     if region.polygons:
         return region.polygons
-    return (region.quad or geometry.box_quad(_box(region) or (0, 0, 0, 0)),)
+    return (region.quad or geometry.box_quad(geometry.region_box(region) or (0, 0, 0, 0)),)
 
 
 def _coco_annotation(region: Region, number: int, image_id: int, category_id: int) -> dict[str, Any]:
-    x1, y1, x2, y2 = _box(region) or (0, 0, 0, 0)
+    x1, y1, x2, y2 = geometry.region_box(region) or (0, 0, 0, 0)
     out: dict[str, Any] = {
         "id": number,
         "image_id": image_id,
@@ -293,6 +285,6 @@ def _label_studio_shapes(region: Region, size_wh: tuple[int, int]) -> Iterator[t
         for polygon in _outline(region):
             yield "polygonlabels", {"points": (geometry.points(polygon) * percent).tolist(), "closed": True}
         return
-    x1, y1, x2, y2 = _box(region) or (0, 0, 0, 0)
+    x1, y1, x2, y2 = geometry.region_box(region) or (0, 0, 0, 0)
     (x, y), (width, height) = (x1, y1) * percent, (x2 - x1, y2 - y1) * percent
     yield "rectanglelabels", {"x": x, "y": y, "width": width, "height": height, "rotation": 0}

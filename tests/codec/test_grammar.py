@@ -61,7 +61,10 @@ def test_every_accepted_sequence_ends_in_its_budget_and_parses_without_leftover(
         assert ids[-1] == tokenizer.eos and answers.unused_positions(ids, tokenizer, task) == []
         size_wh = (1000, 1000)
         read, _ = answers.parse_ids(ids, tokenizer, task, size_wh)
-        assert not read.truncated and answers.canonical(read, task, size_wh).regions is not None
+        canonical = answers.canonical(read, task, size_wh)
+        assert not read.truncated and [len(canonical.texts), len(canonical.regions), len(canonical.groundings)] == [
+            len(read.texts), len(read.regions), len(read.groundings)
+        ]  # fmt: skip
         filled += bool(read.regions or read.texts)
         if labels:
             said = {r.label or r.description for r in read.regions} | {g.phrase for g in read.groundings}

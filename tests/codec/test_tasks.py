@@ -178,10 +178,14 @@ def test_whatever_a_sample_holds_its_truths_can_be_asked_and_rendered(task):
             if task.output_kind == "labelled_boxes":
                 labels = [region.label or region.description for region in said.regions]
                 assert labels == sorted(labels)
-        added = given_sample
-        for ask, parsed in task.truths(given_sample):
+        added, pairs = given_sample, task.truths(given_sample)
+        for ask, parsed in pairs:
             added = task.add(added, ask, parsed, SOURCE)
-        assert len(added.regions) >= len(given_sample.regions)
+        old = len(given_sample.regions)
+        assert added.regions[:old] == given_sample.regions and added.decisions == given_sample.decisions
+        assert len(added.regions) == old + sum(len(parsed.regions) for _, parsed in pairs)
+        new = added.regions[old:]
+        assert len({region.id for region in new}) == len(new) and all(region.source == SOURCE for region in new)
 
     law()
 

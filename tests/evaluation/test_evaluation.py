@@ -463,3 +463,27 @@ def test_runs_on_other_pictures_have_no_paired_difference(many, tmp_path):
     (tmp_path / "b" / "resamples.json").unlink()
     with pytest.raises(ValueError, match="b/resamples.json: does not exist; evaluate again"):
         compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_one_caption_alone_says_that_cider_needs_several(tmp_path):
+    text = Text("t", "A cat on a mat.", "brief")
+    for count in (1, 2):
+        truth = [Sample(str(n), ImageRef(f"{n}.jpg", width=9, height=9), (text,)) for n in range(count)]
+        out = tmp_path / str(count)
+        scores = evaluate(lambda pairs: [Parsed((text,))] * len(pairs), truth, "CAPTION", out, grey=False)
+        lines = [line for line in table(scores).splitlines() if "CIDEr" in line and "needs several pictures" in line]
+        assert len(lines) == len(scores["notes"]) == (count == 1)
+    assert scores["metrics"]["BLEU4"] == pytest.approx(1, abs=1e-3)
+
+
+def test_two_pictures_of_one_name_are_refused_before_any_is_asked(tmp_path):
+    region = Region("r", box=(0, 0, 9, 9), label="cat")
+    twins = [Sample(n, ImageRef("a.jpg", width=99, height=99), regions=(region,)) for n in ("1", "2")]
+    asked = []
+    with pytest.raises(ValueError, match="'a.jpg' has two records.*'1' and '2'"):
+        evaluate(lambda pairs: asked.extend(pairs), twins, "OD", tmp_path, grey=False)
+    assert asked == [] and not (tmp_path / "predictions.jsonl").exists()
+    other = dataclasses.replace(twins[1], regions=(), texts=(Text("t", "red", "answer", "What?"),))
+    two = dataclasses.replace(other, id="3", texts=(Text("t", "blue", "answer", "Which?"),))
+    scores = evaluate(lambda pairs: [Parsed()] * len(pairs), [other, two], "VQA", tmp_path / "b", grey=False)
+    assert scores["asks"] == 2  # two records of one picture with asks of their own are no twins

@@ -1,9 +1,11 @@
 """Boxes at one threshold: cases worked by hand."""
 
+import numpy as np
 import pytest
 
-from florence2.metrics.detection import DetectionF1, match
-from florence2.records import Region, Rle
+from florence2.geometry import encode_rle
+from florence2.metrics.detection import NO_BOX, DetectionF1, match, region_box
+from florence2.records import Region
 
 
 def at(x, label="", side=10, **fields):
@@ -45,9 +47,12 @@ def test_the_best_overlap_wins_and_equal_labels_break_ties():
 
 def test_quads_polygons_and_masks_have_boxes():
     square = (0.0, 0.0, 10.0, 0.0, 10.0, 10.0, 0.0, 10.0)
-    for region in (Region(quad=square), Region(polygons=(square,)), Region(mask=Rle(20, 20, "0"))):
-        if region.mask is None:
-            assert scores([at(0)], [region])["F1"] == 1
+    mask = np.zeros((20, 30), bool)
+    mask[:10, :10] = True
+    for region in (Region(quad=square), Region(polygons=(square,)), Region(mask=encode_rle(mask))):
+        assert scores([at(0)], [region])["F1"] == 1 and region_box(region) == (0, 0, 10, 10)
+    for nowhere in (Region(label="a"), Region(mask=encode_rle(mask & False))):
+        assert region_box(nowhere) == NO_BOX
 
 
 def test_resamples_use_their_rows():

@@ -24,7 +24,7 @@ from florence2.engine.curation.filters.rules import BY_DETAIL, RULES, RuleFilter
 from florence2.engine.curation.filters.verdicts import by_people
 from florence2.engine.curation.tuning import MATCH, good_of, labelled_pairs, told_kinds
 from florence2.geometry import iou
-from florence2.metrics.labels import fold_label
+from florence2.labels import fold_label
 from florence2.records import Item, Region, Sample
 
 STEPS = 24  # values tried of a threshold

@@ -25,7 +25,7 @@ from florence2.engine.operator import OperatorInput, annotation_id, digest, run_
 from florence2.engine.session import Session, inputs_of
 from florence2.formats import documents
 from florence2.geometry import as_boxes, iou
-from florence2.metrics.labels import fold_label
+from florence2.labels import fold_label
 from florence2.records import Decision, Region, Sample, Source, Text
 from florence2.store import Store, pending
 from florence2.store.snapshots import Operator

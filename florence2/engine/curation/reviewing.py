@@ -185,7 +185,7 @@ def _items(sample: Sample) -> list[AnyItem]:
 
 
 def _exportable(item: AnyItem) -> bool:
-    return isinstance(item, Text) or (bool(item.label) and _box(item) is not None)
+    return isinstance(item, Text) or (bool(item.label) and geometry.region_box(item) is not None)
 
 
 def _winner(name: str, now: Sample) -> str:
@@ -206,13 +206,13 @@ def _closest(item: AnyItem, others: Iterable[AnyItem], exact: bool = False) -> A
     if isinstance(item, Text):
         kind = (item.detail, item.question)
         return next((o for o in others if isinstance(o, Text) and (o.detail, o.question) == kind), None)
-    box = _box(item)
+    box = geometry.region_box(item)
     best = 0.0
     found: Region | None = None
     for other in others:
         if not isinstance(other, Region) or other.kind != item.kind:
             continue
-        theirs = _box(other)
+        theirs = geometry.region_box(other)
         if box is None or theirs is None:
             continue
         overlap = float(geometry.iou(geometry.as_boxes([box]), geometry.as_boxes([theirs]))[0, 0])
@@ -233,7 +233,7 @@ def _same(item: AnyItem, old: AnyItem) -> bool:
     if item.polygons or item.quad:
         ours, theirs = _parts(item), _parts(old)
         return len(ours) == len(theirs) and all(_near(a, b) for a, b in zip(ours, theirs))
-    return _near(_box(item) or (), _box(old) or ())
+    return _near(geometry.region_box(item) or (), geometry.region_box(old) or ())
 
 
 def _near(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -247,13 +247,6 @@ def _parts(region: Region) -> list[Sequence[float]]:
     if region.mask is not None:
         return list(geometry.mask_polygons(geometry.decode_rle(region.mask)))
     return [geometry.box_quad(region.box)] if region.box is not None else []
-
-
-def _box(region: Region) -> tuple[float, float, float, float] | None:
-    if region.box is not None:
-        return region.box
-    parts = _parts(region)
-    return geometry.polygon_box(*parts) if parts else None
 
 
 class _Rows:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from florence2.geometry import iou
-from florence2.metrics.labels import fold_label
+from florence2.labels import fold_label
 from florence2.records import Region, Sample
 
 OVERLAP = 0.9  # IoU of boxes that are one place

@@ -21,7 +21,7 @@ from florence2.engine.curation.filters.rules import RuleFilter
 from florence2.engine.curation.filters.verdicts import by_people
 from florence2.engine.sample_matching import SampleIndex
 from florence2.geometry import iou
-from florence2.metrics.labels import fold_label
+from florence2.labels import fold_label
 from florence2.records import Coverage, Item, Region, Sample
 
 MATCH = 0.5  # IoU

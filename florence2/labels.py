@@ -1,4 +1,4 @@
-"""When two strings are the same: the foldings that every metric shares."""
+"""When two strings are the same: the foldings that metrics, merging, tuning and drawing share."""
 
 from __future__ import annotations
 
