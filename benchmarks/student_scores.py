@@ -20,8 +20,8 @@ import numpy as np
 import florence2
 from florence2 import geometry, sources
 from florence2.codec.tasks import TASKS
-from florence2.metrics.detection import region_box
 from florence2.labels import fold_label
+from florence2.metrics.detection import region_box
 from florence2.predictor import confidence
 from florence2.records import Grounding
 from florence2.scenes import TRAINING_SEEDS

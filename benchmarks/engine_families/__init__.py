@@ -12,9 +12,9 @@ from florence2 import geometry
 from florence2.demo import paired_lines
 from florence2.engine.specialists.grounder import matches
 from florence2.engine.text.parser import Parser
+from florence2.labels import fold_label
 from florence2.metrics.caption import Captions
 from florence2.metrics.detection import DetectionF1, f1, match, ratio, region_box
-from florence2.labels import fold_label
 from florence2.metrics.ocr import QuadWords, TextErrors
 from florence2.records import Region, Sample
 
