@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from florence2.model.cache import Cache, FixedKeys, GrowingKeys, OwnKeys
 from florence2.model.config import TextConfig
-from florence2.model.linear import MLP, Bands, Linear, product
+from florence2.model.linear import FP16_LIMIT, MLP, Bands, Linear, product
 
 OFFSET = 2  # position p is row p + 2 of the table, an inheritance of BART's
-FP16_LIMIT = 64504.0  # the reference clamps overflowing fp16 states to the largest number less 1,000
 
 
 class EncoderDecoder(nn.Module):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from florence2.model.config import VisionConfig
-from florence2.model.linear import MLP, Linear, is_plain
+from florence2.model.linear import FP16_LIMIT, MLP, Linear, is_plain
 
 
 class DaViT(nn.Module):
@@ -172,7 +172,10 @@ class ChannelAttention(nn.Module):
         if N > 2 * C and x.dtype == torch.float32 and is_plain(self.qkv, self.out):
             return self._folded(x.reshape(B, N, C)).view(B, H, W, C)
         q, k, v = self.qkv(x).view(B, N, 3, G, C // G).permute(2, 0, 3, 1, 4)  # (B, G, N, D) each
-        weights = ((q * N**-0.5).transpose(-2, -1) @ k).softmax(-1)  # (B, G, D, D); scaled by cells, not by width
+        scores = (q * N**-0.5).transpose(-2, -1) @ k  # (B, G, D, D); scaled by cells, not by width
+        if scores.dtype == torch.float16:
+            scores = scores.clamp(-FP16_LIMIT, FP16_LIMIT)  # a sum over 36,864 cells; two infinities would be no number
+        weights = scores.softmax(-1)
         x = (v @ weights.transpose(-2, -1)).transpose(1, 2)  # (B, N, G, D)
         return self.out(x.reshape(B, H, W, C))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from florence2.model.operators import Packed, plain
 
 MANY = 1 << 62
+FP16_LIMIT = 64504.0  # the reference clamps overflowing fp16 states to the largest number less 1,000
 Bands = tuple[tuple[int, "Packed | None"], ...]
 """(most rows, how a product of so many rows is computed: None is plainly), fewest rows first; () is always plainly."""
 

@@ -15,6 +15,7 @@ from florence2.model.checkpoint import Checkpoint
 from florence2.model.config import SIZES
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import read_json
+from florence2.model.tiers import passed
 from florence2.predictor import checkpoints
 from florence2.predictor.florence2 import Florence2
 
@@ -58,12 +59,15 @@ def examine(
     found = checkpoints.find(source, revision, adapter)
     checkpoint, model, tokenizer = found.checkpoint(), found.model("float32"), found.tokenizer()
     named = str(found.adapter) if found.adapter else None
+    predictor = Florence2(model, tokenizer, found.tasks())
+    predictor.accelerate()
     facts = {**_facts(checkpoint, model), "adapter": named, **_vocabulary(model, tokenizer)}
+    facts |= {"computes": predictor.info(), "fast": passed(found.base).why}
     notes, problems = _findings(checkpoint, model, tokenizer)
     check_notes: list[str] = []
     check_problems: list[str] = []
     if not problems:
-        check_notes, check_problems = self_check(Florence2(model, tokenizer, found.tasks()))
+        check_notes, check_problems = self_check(predictor)
     return Report(
         os.fspath(source),
         checkpoint.layout,

@@ -196,6 +196,15 @@ def test_drop_path_keeps_the_mean():
     assert all(len(row.unique()) == 1 for row in kept[:50])  # a sample at a time
 
 
+def test_channel_attention_in_half_precision_bears_sums_beyond_its_range():
+    attention = lively(tiny()).vision_tower.stages[0].blocks[0]["channel"].attention.half()
+    x = torch.full((1, 96, 96, 16), 100.0, dtype=torch.float16) * torch.linspace(0.9, 1.1, 16).half()
+    with torch.inference_mode():
+        q, k, _ = attention.qkv(x).view(1, 96 * 96, 3, 1, 16).permute(2, 0, 3, 1, 4)
+        assert not ((q * 96**-1).transpose(-2, -1) @ k).isfinite().all()
+        assert attention(x).isfinite().all()
+
+
 def test_half_precision_stays_finite(model, asked):
     half = lively(tiny()).half()
     features, ids, mask, targets = asked

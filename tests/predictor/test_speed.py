@@ -1,12 +1,15 @@
 """`load` takes a tier and says which it took."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 from florence2.model.tiers import GATE
 from florence2.predictor import load
+from florence2.predictor.doctor import examine
 
 
 def test_int8_is_asked_for_and_told(folder_of_nano):
@@ -40,6 +43,25 @@ def test_refused(case):
     arguments, named = REFUSED[case]
     with pytest.raises(ValueError, match=named):
         load("nano", **arguments)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_threads_of_python_on_one_model_answer_as_in_turn(quantize):
+    model = load("nano", quantize=quantize)
+    pictures = [np.random.default_rng(n).integers(0, 256, (60, 80, 3), np.uint8) for n in range(6)]
+
+    def ask(picture):
+        answer = model.predict(picture, "<OD>", max_new_tokens=24)
+        return answer.token_ids, answer.token_logprobs
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(ask, pictures * 2))
+    assert together == [ask(picture) for picture in pictures * 2]
+
+
+def test_doctor_tells_the_tier(folder_of_nano):
+    facts = examine(folder_of_nano).facts
+    assert facts["computes"]["tier"] == "float32" and "no tiers.json" in facts["fast"]
 
 
 def test_threads_are_set():
