@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from florence2.cli.terminal import raw
@@ -43,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
     if result.stopped == "patience":
         print("stopped: no better evaluation for `patience` of them; OUT/best holds the best", file=sys.stderr)
     if result.left_out:
-        print(f"left out: {result.left_out}; all in {result.folder}/left_out.jsonl", file=sys.stderr)
+        file = Path(result.folder) / "left_out.jsonl"
+        print(f"left out: {result.left_out}" + (f"; each in {file}" if file.is_file() else ""), file=sys.stderr)
     if result.interrupted:
         print(f"interrupted after step {result.steps}; run the same command again to go on", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -27,15 +28,17 @@ class Evaluations:
         self, job: TrainingJob, trainer: Trainer, folder: RunFolder, on_message: Callable[[str], None]
     ) -> None:
         self.job, self.trainer, self.folder, self.on_message = job, trainer, folder, on_message
-        number, unit = job.config.evaluation_interval
-        if unit == "epochs":
-            pairs = sum(job.found.pairs_by_source)
-            number = number * pairs / (job.config.batch_size * job.config.accumulate)
-        self.every = max(1, round(number)) if number else 0
+        self.every, self.unit = job.config.evaluation_interval
 
     def due(self, step: int) -> bool:
-        """Whether a step is followed by an evaluation; the last one is."""
-        return bool(self.every) and (step % self.every == 0 or step == self.job.steps)
+        """Whether a step is followed by an evaluation: the last one is, and each that completes an interval."""
+        if not self.every:
+            return False
+        pairs = sum(self.job.found.pairs_by_source)
+        size = self.job.config.batch_size * self.job.config.accumulate
+        scale = size / pairs if self.unit == "epochs" and pairs else 1.0
+        done = [math.floor(number * scale / self.every + 1e-9) for number in (step - 1, step)]
+        return step == self.job.steps or done[1] > done[0]
 
     def evaluate(
         self, step: int, epoch: float, save: Callable[[], Path | None], stop: Callable[[], bool]

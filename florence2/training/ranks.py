@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from florence2.model.device import to_device
+
 TIMEOUT = timedelta(hours=2)  # one rank evaluates while the others wait; a rank that dies is noticed at once
 
 
@@ -75,13 +77,6 @@ _VARIABLES = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 
 
 def device_of(name: str, local: int = 0) -> torch.device:
-    """The device of a config's name; `auto`: a GPU, this rank's own, if there is one."""
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", local)
-    try:
-        device = torch.device("cpu" if name == "auto" else name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().split("\n")[0][:120]
-        raise ValueError(f"device: {name}: expected auto or a device that is here ({reason})") from None
-    return device
+    """The device of a config's name; of several GPUs this rank's own, where none is named by number."""
+    device = to_device(name)
+    return torch.device("cuda", local) if device.type == "cuda" and device.index is None else device

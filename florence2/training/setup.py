@@ -27,7 +27,7 @@ from florence2.training.dense import DenseHead, Vocabulary, open_head
 from florence2.training.examine import Examination, examine
 from florence2.training.examples import Limits, TaskMixture
 from florence2.training.order import Cursor, PairOrder, PlannedBatch
-from florence2.training.ranks import Ranks
+from florence2.training.ranks import Ranks, device_of
 from florence2.training.step import recompute_layers
 from florence2.training.validation import Validation, validation_of
 
@@ -113,7 +113,7 @@ class _Plans:
 
 def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | None = None) -> TrainingJob:
     """Open or build all parts of a run; `resumed` is the checkpoint that it goes on from. Nothing is written."""
-    ranks = ranks or Ranks(device=torch.device("cpu") if config.device == "auto" else torch.device(config.device))
+    ranks = ranks or Ranks(device=device_of(config.device))
     if config.batch_size % ranks.count:
         raise ValueError(
             f"batch_size: expected a multiple of the {ranks.count} ranks, got {config.batch_size}; each does its share"

@@ -101,6 +101,13 @@ def test_patience_stops_a_run_that_gets_no_better(tmp_path):
     assert again.steps == 3
 
 
+def test_an_evaluation_in_epochs_comes_when_one_is_complete(tmp_path):
+    config = run_of(tmp_path, toy(tmp_path, 21), evaluate_every="1e", epochs=2, batch_size=8)  # 20 pairs an epoch
+    train(config)
+    rows = read_lines(Path(config["out"]) / "evaluations.jsonl")
+    assert [row["step"] for row in rows] == [3, 5] and rows[-1]["epoch"] == 2.0
+
+
 def test_epochs_in_place_of_steps(tmp_path):
     config = run_of(tmp_path, toy(tmp_path, 20), evaluate_every=0, epochs=2)
     result = train(config)
