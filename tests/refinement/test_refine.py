@@ -100,7 +100,8 @@ def test_the_view_is_merged_and_the_round_says_what_changed(loop):
     for sample in store.samples():
         (region,) = sample.regions
         assert region.source.name == "merge" and len(region.derived_from) == 2
-        assert [t.text for t in sample.texts] == ["a better text"]
+        assert [t.source.name for t in sample.texts] == ["boxes", "student"]  # captions stand side by side
+        assert sample.texts[1].text == "a better text"
     changed = done.changes
     assert (changed.boxes, changed.moved, changed.texts_changed) == (12, 12 - changed.added, 12) and not changed.nothing
     assert "loss 2.000 -> 0.500" in done.lines()[0] and "(no effect)" not in done.lines()[-1]
