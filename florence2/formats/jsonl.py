@@ -139,7 +139,7 @@ def _placed(sample: Sample, good: Mapping[str, list[Any]], where: str, lookup: L
         plain = not image.member and image.offset < 0 and not image.frame
         frame = Frame.of(place, told, where) if plain else Frame(place, where, told, told)
         image = dataclasses.replace(image, uri=str(place), width=frame.size_wh[0], height=frame.size_wh[1])
-    regions = frame.place([(f"{where}: region {r.id!r}", r) for r in good["regions"]], lost)
+    regions = frame.place([(f"{where}: region {validation.brief(r.id)}", r) for r in good["regions"]], lost)
     gone = {r.id for r in sample.regions if r.id} - {r.id for r in regions}
     gone |= {t.id for t in sample.texts if t.id} - {t.id for t in good["texts"]}
     groundings = tuple(g for g in good["groundings"] if not gone & {g.text_id, *g.region_ids})
@@ -171,10 +171,10 @@ def check_item(item: Item, where: str, seen: dict[str, str]) -> None:
         validation.once(seen, item.id, f"{where}: {type(item).__name__}")
     validation.strings(item, f"{where}: {type(item).__name__}")
     if item.score is not None:
-        validation.number(item.score, f"{where}: score of {item.id!r}")
+        validation.number(item.score, f"{where}: score of {validation.brief(item.id)}")
     if not isinstance(item, Region):
         return
-    place = f"{where}: region {item.id!r}"
+    place = f"{where}: region {validation.brief(item.id)}"
     if item.box is not None:
         validation.numbers(item.box, f"{place}: box", 4)
     if item.quad:
@@ -187,10 +187,11 @@ def check_item(item: Item, where: str, seen: dict[str, str]) -> None:
 
 def check_grounding(grounding: Grounding, where: str, known: set[str], texts: Mapping[str, str]) -> None:
     """Refuse a grounding that names what the sample does not hold, or a span outside its text."""
-    place = f"{where}: grounding {grounding.id!r}"
+    place = f"{where}: grounding {validation.brief(grounding.id)}"
     orphans = [i for i in grounding.region_ids if i not in known]
     if orphans or (grounding.text_id and grounding.text_id not in known):
-        raise ValueError(f"{place}: names {(orphans or [grounding.text_id])[0]!r}, which the sample does not hold")
+        named = validation.brief((orphans or [grounding.text_id])[0])
+        raise ValueError(f"{place}: names {named}, which the sample does not hold")
     for start, end in grounding.spans:
         if grounding.text_id and not 0 <= start < end <= len(texts.get(grounding.text_id, "")):
             raise ValueError(f"{place}: span [{start}, {end}) lies outside its text")

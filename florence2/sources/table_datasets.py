@@ -81,8 +81,15 @@ class _Table:
 
     def samples(self) -> Iterator[Sample]:
         """Each row's sample; one whose labels are bad keeps its picture."""
-        columns = {name: tables.column(self.file, name) for name in self.labels}
-        for n, cell in enumerate(tables.cells(self.file, [self.column])):
+        try:
+            columns = {name: tables.column(self.file, name) for name in self.labels}
+            cells = list(tables.cells(self.file, [self.column]))
+        except Exception as error:  # a damaged table raises anything
+            why = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.file}: not a whole table ({why})") from None
+        if any(len(values) != len(cells) for values in columns.values()):
+            raise ValueError(f"{self.file}: not a whole table: its columns differ in length")
+        for n, cell in enumerate(cells):
             where = f"{self.file}: row {n}"
             image = ImageRef(id=f"{self.name}/{n}", uri=str(self.file), member=cell.member, licence=cell.licence)
             row = {name: values[n] for name, values in columns.items()}

@@ -222,7 +222,9 @@ def _odd(samples):
     for sample in samples:
         for region in sample.regions:
             label = region.label.casefold()
-            if label in ("none", "nan") or (region.box and not all(abs(v) < 1e7 for v in region.box)):
+            if (label in ("none", "nan") and region.kind == "object") or (
+                region.box and not all(abs(v) < 1e7 for v in region.box)
+            ):
                 yield f"made up: {region.label[:40]!r} {region.box}"
 
 
