@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,14 +54,14 @@ class NullHeartbeat:
 class WorkerContext:
     """The store's folder, the specialist that is loaded now, and the heartbeat of the job at hand."""
 
-    def __init__(self, root: Path, device: str = AUTO):
-        self.root, self.device = root, device
+    def __init__(self, root: Path, device: str = AUTO, restoring: Mapping[str, str] | None = None):
+        self.root, self.device, self.restoring = root, device, restoring
         self.heartbeat: Heartbeat = NullHeartbeat()
         self._open: tuple[str, str, Specialist] | None = None
         self._store: Store | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "device": self.device}
+        return {"root": self.root, "device": self.device, "restoring": self.restoring}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, heartbeat=NullHeartbeat(), _open=None, _store=None)
@@ -74,7 +75,7 @@ class WorkerContext:
     @property
     def store(self) -> Store:
         """The store, opened once."""
-        self._store = self._store or Store(self.root)
+        self._store = self._store or Store(self.root, restoring=self.restoring)
         return self._store
 
     def prepare(self, specialist: str | Specialist | None, operator: str, device: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +30,9 @@ class Execution:
     progress: Progress | None = None
     on_message: Callable[[str], None] | None = None
 
-    def runner(self, root: Path) -> Runner:
+    def runner(self, root: Path, restoring: Mapping[str, str] | None = None) -> Runner:
         """The runner for a store."""
-        context = WorkerContext(root, self.device)
+        context = WorkerContext(root, self.device, restoring)
         if self.device != AUTO:
             accelerators(self.device)  # refused before anything is done
         if self.workers == 0:

@@ -113,7 +113,7 @@ def ingest(
     todo = [*chunks, *new]
     count = Count("inspecting", sum(len(each.found) for each in todo), progress)
     cut = _Cut(operator, os.path.basename(os.path.abspath(source)), known, rules, samples or {})
-    here = WorkerContext(session.store.root)
+    here = WorkerContext(session.store.root, restoring=session.store.restoring)
     for each, found in zip(todo, _inspected(session, runner, operator, todo, rules, count)):
         session.add(cut.task(each, found).do(session.store, here).fragments)
 

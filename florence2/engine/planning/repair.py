@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from florence2.engine.selectors import selector_from_json
 from florence2.engine.session import HUMAN, REOPEN, Session, inputs_of
 from florence2.formats.problems import ReadProblems
 from florence2.store import Store, compaction, layout
+from florence2.store.parquet import Fragment
+from florence2.store.sealed import Damaged, Missing
 from florence2.store.snapshots import Operator, Snapshot
 from florence2.store.verification import Damage
 
@@ -68,25 +70,47 @@ def repair(
         elif damage.fragment is None:
             store.quarantine(damage.path)  # no snapshot needs it: the next command makes it again
     execution = Execution(workers=workers, progress=progress)
-    for snapshot in (store.snapshot(n) for n in reversed(store.snapshots()) if layout.snapshot(n) not in lost):
-        bad = [f for f in snapshot.fragments if store.cause_of_damage(f)]
-        if not bad:
-            continue
-        if any(fragment.path.startswith("compact/") and not fragment.run_id for fragment in bad):
+    said: set[str] = set()
+    # by the first snapshot that names a fragment: it holds what its maker saw
+    for snapshot in (store.snapshot(n) for n in store.snapshots() if layout.snapshot(n) not in lost):
+        bad = {f.path: f for f in snapshot.fragments if store.cause_of_damage(f)}
+        if any(map(layout.is_compacted, bad)):
             _compact_again(store, snapshot)
-            continue
-        session = Session(store, snapshot)
+        session = _RepairSession(store, snapshot, {path: f.sha256 for path, f in bad.items()})
         for operator in snapshot.operators:
-            paths = frozenset(fragment.path for fragment in bad if fragment.run_id == operator.run_id)
+            paths = frozenset(path for path, fragment in bad.items() if fragment.run_id == operator.run_id)
             if not paths:
                 continue
             try:
                 _again(session, operator, paths, makers, execution)
-            except Unrepairable as error:
-                if on_message:
-                    on_message(str(error))
+                still = session.damaged(paths)
+                why = f"{operator.name}: what its run makes now is not what it made then" if still else ""
+            except (Unrepairable, Missing, Damaged) as error:
+                why = str(error)
+            if why and why not in said and on_message:
+                on_message(why)
+            said.add(why)
     left = store.verify()
     return left + [damage for damage in given_up if damage not in left]
+
+
+class _RepairSession(Session):
+    """A session in whose eyes all is done but the fragments to be restored, and that can write nothing else."""
+
+    def __init__(self, store: Store, base: Snapshot, restoring: Mapping[str, str]):
+        super().__init__(Store(store.root, restoring=restoring), base)
+        self.restoring = restoring
+
+    def done(self, path: str, units: Iterable[str], run_id: str) -> Fragment | None:
+        """None for what is to be restored, else the fragment as the snapshot names it."""
+        if path in self.restoring:
+            return None
+        known = self._compacted.get(path) or self._named.get(path)
+        return known or (Fragment(path, 0, "", tuple(units), run_id) if self.store.has(path) else None)
+
+    def damaged(self, paths: Iterable[str]) -> bool:
+        """Whether one of these is still not what the snapshot says."""
+        return any(self.store.cause_of_damage(self._named[path]) for path in paths)
 
 
 def _again(session: Session, operator: Operator, paths: frozenset[str], makers: Makers, execution: Execution) -> None:
@@ -94,7 +118,7 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
     facts = session.store.run(operator.run_id)
     if facts is None:
         raise Unrepairable(f"{operator.name}: runs/{operator.run_id}.json is missing or damaged; run its command again")
-    here = InlineRunner(WorkerContext(session.store.root))
+    here = InlineRunner(WorkerContext(session.store.root, restoring=session.store.restoring))
     if operator.kind == "images":
         _take_in_again(session, facts, execution)
     elif operator.kind == "import" and any("source" in start for start in facts["starts"]):
@@ -130,7 +154,7 @@ def _take_in_again(session: Session, facts: dict[str, Any], execution: Execution
             raise Unrepairable(f"images: the pictures' folder {path} is gone; put it back and verify again")
         else:
             listing, _ = discover(path, leave_out=session.store.root)
-        with execution.runner(session.store.root) as runner:
+        with execution.runner(session.store.root, session.store.restoring) as runner:
             ingestion.ingest(
                 session, runner, path, listing, 64, rules, execution.progress, samples,
                 only_planned=True, origin=origin,
@@ -167,7 +191,7 @@ def _annotate_again(
     name = _maker(operator, facts, reads, makers)
     specialist = resolve_specialist(name)
     selector = {str(fact): fact for fact in (start.get("takes", facts.get("takes")) for start in facts["starts"])}
-    with execution.runner(session.store.root) as runner:
+    with execution.runner(session.store.root, session.store.restoring) as runner:
         for fact in selector.values():
             step = Step("", specialist, operator, tuple(reads), selector_from_json(fact))
             run_specialist(session, step, runner, facts["max_pixels"], execution.progress, only=paths)
