@@ -1,4 +1,4 @@
-"""A task that only a checkpoint knows: predicted, checked, evaluated, annotated, from Python and by commands."""
+"""A task that only a checkpoint knows: predicted, checked, evaluated, annotated, trained on, by Python and commands."""
 
 import json
 
@@ -90,3 +90,13 @@ def test_it_is_annotated(model, data, tmp_path):
         (expected,) = student.annotate([sample], [array])
         assert [(t.text, t.detail) for t in sample.texts] == [(t.text, t.detail) for t in expected.texts]
         assert sample.texts and sample.texts[0].detail == "answer"
+
+
+def test_it_is_trained(model, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(
+        f"model: {model}\nout: out\ndata: [{{path: {data / 'samples.jsonl'}, tasks: [TAGS]}}]\n"
+        "steps: 3\nbatch_size: 2\nthreads: 1\n"
+    )
+    assert main(["train", "--config", "recipe.yaml"]) == 0
+    assert load(tmp_path / "out").tasks[TAGS.token] == TAGS  # a run's own checkpoint knows it too
