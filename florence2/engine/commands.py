@@ -193,7 +193,7 @@ def import_labels(
 ) -> Store:
     """Bring a data set into a store; the same again adds nothing, and labels that changed replace what they were.
 
-    A record that cannot be read refuses the set; with `skip_bad` it is left out and said, and the rest comes in.
+    A record that cannot be read refuses the set; with `skip_bad` it is left out with a message, and the rest comes in.
     `reviewed`: an export of the store that a person has gone over; what it lacks was deleted.
     """
     if reviewed:

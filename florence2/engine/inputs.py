@@ -1,4 +1,4 @@
-"""What an operator sees of a unit: its pictures, and which of what was said of them before. References only."""
+"""What an operator sees of a unit: its pictures, and which earlier annotations and verdicts. References only."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What stands of what was said: filters judge, sources are merged, thresholds are tuned."""
+"""Which annotations are kept: filters judge, sources are merged, thresholds are tuned."""

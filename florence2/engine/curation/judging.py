@@ -144,7 +144,7 @@ def _round_of(
 
 
 def verdicts_of(item: Filter, standing: Sample, confirmed: Collection[str] = ()) -> list[Decision]:
-    """A filter's verdicts on what stands of a sample, checked, with what falls along with a rejected item.
+    """A filter's verdicts on what a sample keeps, checked, with what is rejected along with a rejected item.
 
     What a person `confirmed` is not judged.
     """
@@ -159,21 +159,21 @@ def verdicts_of(item: Filter, standing: Sample, confirmed: Collection[str] = ())
         if decision.status not in ("kept", "rejected", "superseded"):
             raise ValueError(f"{where}: status {decision.status!r}; expected kept or rejected")
         seen.add(decision.item_id)
-    fallen = {decision.item_id for decision in verdicts if decision.status != "kept"}
-    return verdicts + dependents(standing, fallen, seen)
+    rejected = {decision.item_id for decision in verdicts if decision.status != "kept"}
+    return verdicts + dependents(standing, rejected, seen)
 
 
-def dependents(sample: Sample, fallen: set[str], judged: Iterable[str] = ()) -> list[Decision]:
+def dependents(sample: Sample, rejected: set[str], judged: Iterable[str] = ()) -> list[Decision]:
     """Rejections of what cannot stand alone: a phrase without its text or any of its regions, a detail of a region."""
     parents: list[tuple[str, str]] = [(region.id, region.refines) for region in sample.regions]
     for grounding in sample.groundings:
-        regionless = grounding.region_ids and fallen.issuperset(grounding.region_ids)
+        regionless = grounding.region_ids and rejected.issuperset(grounding.region_ids)
         parents.append((grounding.id, grounding.region_ids[0] if regionless else grounding.text_id))
-    aside = fallen.union(judged)
+    aside = rejected.union(judged)
     return [
         Decision(item, "rejected", "", "orphan", by_id=parent)
         for item, parent in parents
-        if parent in fallen and item not in aside
+        if parent in rejected and item not in aside
     ]
 
 

@@ -35,7 +35,7 @@ OWN_FAULTS = ("error", "invalid")  # a specialist raised, or answered what canno
 # decode and sign run beside annotate; the others add up to the time that a job takes
 SECONDS = {
     "decode": "reading and decoding pictures",
-    "sign": "checking, clipping and naming what was said",
+    "sign": "checking answers, clipping them, attaching ids and sources",
     "wait": "waiting for these two",
     "annotate": "the specialist",
     "write": "Parquet written and synced",
@@ -116,9 +116,9 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 class UnitAnnotator:
-    """Puts pictures to a specialist in batches, finds the one at fault where a batch raises, and signs what is said.
+    """Puts pictures to a specialist in batches, finds the one at fault where a batch raises, and attaches sources.
 
-    While a batch is annotated, the next is decoded and what was said of the one before is signed.
+    While a batch is annotated, the next is decoded and the answers of the one before get ids and sources.
     """
 
     def __init__(self, task: AnnotateTask, context: WorkerContext):
@@ -129,10 +129,10 @@ class UnitAnnotator:
         self.naming = digest([operator.fingerprint, task.uid]) if task.later else operator.fingerprint
         self.source = Source(spec.source_kind, spec.name, spec.version, operator.round, operator.run_id)
         self.seconds = dict.fromkeys(SECONDS, 0.0)
-        self._said = False  # whether the user was told of a fault
+        self._fault_shown = False  # whether a fault is on the user's screen
 
     def all(self, samples: Sequence[Sample]) -> list[pieces.Signed]:
-        """What was said of each sample, or a failure, in order."""
+        """The annotations of each sample, or a failure, in order."""
         if self.heartbeat.isolate:
             return [self._isolated(sample, index) for index, sample in enumerate(samples, self.task.start)]
         size = max(1, self.specialist.spec.batch_size)
@@ -181,7 +181,7 @@ class UnitAnnotator:
         return [next(answers) if isinstance(array, np.ndarray) else array for array in loaded]
 
     def _sign(self, samples: Sequence[Sample], results: Sequence[Parsed | Failure]) -> list[pieces.Signed]:
-        """Check and sign what was said of each picture."""
+        """Check each picture's answer, and attach ids and sources to it."""
         out: list[pieces.Signed] = []
         with timed(self.seconds, "sign"):
             for sample, result in zip(samples, results):
@@ -199,8 +199,8 @@ class UnitAnnotator:
 
     def _tell(self, sample: Sample, failure: Failure) -> None:
         """Put the first fault of the specialist itself on the screen at once."""
-        if failure.reason in OWN_FAULTS and not self._said:
-            self._said = True
+        if failure.reason in OWN_FAULTS and not self._fault_shown:
+            self._fault_shown = True
             name = sources.files.name_of(sample.image)
             self.heartbeat.message(f"{self.source.name}: {name}: {failure.reason}: {failure.detail[:300]}")
 

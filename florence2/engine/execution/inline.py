@@ -14,7 +14,7 @@ class InlineRunner:
 
     def __init__(self, context: WorkerContext, on_message: Callable[[str], None] | None = None):
         self.context, self.on_message = context, on_message
-        self.told: set[str] = set()
+        self.shown: set[str] = set()
 
     def __enter__(self) -> InlineRunner:
         return self
@@ -50,6 +50,6 @@ class _InlineHeartbeat(NullHeartbeat):
             self.on_progress(self.job, self.done)
 
     def message(self, text: str) -> None:
-        if self.runner.on_message and self.name not in self.runner.told:
-            self.runner.told.add(self.name)
+        if self.runner.on_message and self.name not in self.runner.shown:
+            self.runner.shown.add(self.name)
             self.runner.on_message(text)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from florence2.records import Failure, Sample, from_json, to_json
 from florence2.store import Store, layout
 
-Signed = Sample | Failure  # of one picture: what a specialist said, checked and signed, or why it said nothing
+Signed = Sample | Failure  # of one picture: its annotations with ids and source, or why there are none
 
 
 def remember(store: Store, uid: str, start: int, found: Sequence[Signed]) -> None:

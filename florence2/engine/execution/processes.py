@@ -64,7 +64,7 @@ class ProcessRunner:
         self._workers: list[_Worker] = []
         self._silences: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=100))  # by operator
         self._boot_deaths = 0
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
         self._timeouts: Counter[str] = Counter()
 
     def __enter__(self) -> ProcessRunner:
@@ -219,8 +219,8 @@ class ProcessRunner:
 
     def _say_once(self, name: str, text: str) -> None:
         """The first message of an operator's jobs; the summary counts what follows."""
-        if name not in self._told:
-            self._told.add(name)
+        if name not in self._shown:
+            self._shown.add(name)
             self._say(text)
 
     def _say(self, text: str) -> None:

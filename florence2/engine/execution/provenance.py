@@ -1,4 +1,4 @@
-"""What is said of a picture, checked, clipped, named and signed with who said it."""
+"""A specialist's answer, checked and clipped, with ids and the source attached."""
 
 from __future__ import annotations
 

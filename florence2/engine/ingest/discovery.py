@@ -202,14 +202,14 @@ def _torn(path: Path, prefix: str, detail: str) -> ImageCandidate:
 
 def _with_splits(found: list[ImageCandidate]) -> list[ImageCandidate]:
     """What lies in shards named train, validation or test gets that split; without a test, validation is it."""
-    said = {}
+    split_words = {}
     for uri in {f.uri for f in found if f.member}:
         shard = PurePosixPath(uri.lower())
         match = _SHARD.search(shard.stem) or _SHARD.fullmatch(shard.parent.name)
         if match:
-            said[uri] = match[1]
-    held_out = "val" if "test" in said.values() else "test"
-    split_of = {uri: word if word in ("train", "test") else held_out for uri, word in said.items()}
+            split_words[uri] = match[1]
+    held_out = "val" if "test" in split_words.values() else "test"
+    split_of = {uri: word if word in ("train", "test") else held_out for uri, word in split_words.items()}
     return [replace(f, split=split_of.get(f.uri, "")) for f in found]
 
 

@@ -308,8 +308,8 @@ def _digest(samples: Iterable[Sample]) -> str:
     """A hash of all that the samples say, wherever their pictures lie."""
     total = hashlib.blake2b(digest_size=16)
     for sample in samples:
-        said = to_json(dataclasses.replace(sample, image=dataclasses.replace(sample.image, uri="")))
-        total.update(json.dumps(said, sort_keys=True).encode("utf-8", "surrogatepass"))
+        record = to_json(dataclasses.replace(sample, image=dataclasses.replace(sample.image, uri="")))
+        total.update(json.dumps(record, sort_keys=True).encode("utf-8", "surrogatepass"))
     return total.hexdigest()
 
 

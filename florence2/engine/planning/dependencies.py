@@ -184,7 +184,7 @@ def _covered(session: Session, old: Operator) -> frozenset[str]:
 
 
 def _about(session: Session, operators: list[Operator], selector: ImageSelector | None) -> list[Operator]:
-    """The operators that have said something of the pictures taken."""
+    """The operators that have annotated the pictures taken."""
     if selector is None or not operators:
         return operators
     runs = {f.run_id for unit in session.units(selector) for f in unit.group.fragments.get("annotations", ())}

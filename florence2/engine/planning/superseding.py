@@ -58,7 +58,7 @@ def supersede_replaced(session: Session, runner: Runner, made: Sequence[tuple[Op
     seen = (session.samples(unit, change.runs, operator, seq) for unit in session.units())
     if not any(_turned(samples, operator, change, seq) for samples in seen):
         del session.operators[operator.run_id]
-        for run in replaced:  # an import without rows may have said what absence means: that goes with it
+        for run in replaced:  # an import without rows may state what absence means (coverage): that goes with it
             if session.operators[run].kind == "import":
                 session.operators[run] = dataclasses.replace(session.operators[run], replaced=True)
         return
