@@ -21,7 +21,7 @@ Progress = Callable[[str, int, int], None]  # what is being done, pictures done,
 
 @dataclass(frozen=True)
 class Execution:
-    """Processes (0: in this one), how long one may be silent, how often a job may kill its worker, where messages go."""
+    """Processes (0: in this one), their lease, how often a job may kill its worker, where messages go."""
 
     workers: int | None = None
     lease_s: float | None = None
