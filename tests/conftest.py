@@ -1,7 +1,10 @@
 """The run asserts why tests were skipped: only what a machine may lack counts as a reason."""
 
 import os
+import tempfile
 
+_configuration = tempfile.TemporaryDirectory(prefix="florence2-tests-")
+os.environ["XDG_CONFIG_HOME"] = _configuration.name  # what tests trust is none of the user's business
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

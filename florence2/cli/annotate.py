@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from florence2.cli.trusting import add_trust, trusted
+
 if TYPE_CHECKING:
     from florence2.engine.execution.annotation_phase import Report
 
@@ -39,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     reports: dict[str, Report] = {}
     hosts = tuple(host.strip() for host in (args.allow_urls or "").split(",") if host.strip())
     with ProgressBars(args.quiet) as bars:
+        trusted(args, args.out or args.source, bars.on_message)
         store = annotate(
             args.source,
             args.out,
@@ -125,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--near-duplicates", action="store_true", default=argparse.SUPPRESS, help="reject them too")
     parser.add_argument("--licence", action="store_true", default=argparse.SUPPRESS, help="reject pictures without one")
     parser.add_argument("--accept", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help="your own picture rule")
+    add_trust(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser

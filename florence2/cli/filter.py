@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from florence2.cli.trusting import add_trust, trusted
+
 if TYPE_CHECKING:
     from florence2.engine.curation.merging import MergeConfig
     from florence2.store import Store
@@ -26,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--tune", metavar="LABELLED", help="fit rules to a labelled data set, judge nothing")
     parser.add_argument("--write", metavar="FILE.yaml", help="with --tune: write the fitted rules, for --rules")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
+    add_trust(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     args = parser.parse_args(argv)
@@ -44,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("--write: names the file for fitted rules; it goes with --tune LABELLED")
     merging = None if args.merge is None else settings(args.merge) if args.merge else MergeConfig()
     with ProgressBars(args.quiet) as bars:
+        trusted(args, args.store, bars.on_message)
         store = filter(
             args.store, args.rules, merging=merging, workers=args.workers, progress=bars, on_message=bars.on_message
         )

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from florence2.cli.trusting import add_trust, trusted
+
 
 def main(argv: Sequence[str]) -> int:
     """Parse, refine, print each round."""
@@ -19,6 +21,7 @@ def main(argv: Sequence[str]) -> int:
     from florence2.refinement.rounds import MERGING
 
     with ProgressBars(args.quiet) as bars:
+        trusted(args, args.store, bars.on_message)
 
         def show(done: Any) -> None:
             if args.json:
@@ -90,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, metavar="N", help="processes that annotate (one a core)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
+    add_trust(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a round")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
+
+from florence2.cli.trusting import add_trust, trusted
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,6 +19,7 @@ def main(argv: Sequence[str]) -> int:
         "--with", dest="with_", default="", metavar="A,B", help="specialists for --repair, where named anew"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes for --repair (one a core)")
+    add_trust(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     from florence2.cli.progress import ProgressBars
@@ -23,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
     from florence2.store import Store
 
     store = Store(args.store)
+    trusted(args, args.store, lambda line: print(line, file=sys.stderr))
     damaged = store.verify()
     found = [(damage.path, damage.cause) for damage in damaged]
     if args.repair and damaged:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2 import sources
+from florence2.engine import trust
 from florence2.engine.curation.filters.rules import open_chain
 from florence2.engine.curation.judging import judge
 from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwise
@@ -22,7 +23,7 @@ from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.execution.processes import ATTEMPTS
 from florence2.engine.ingest import ingestion, picture_life, url_lists
 from florence2.engine.ingest.discovery import discover
-from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, load_function
+from florence2.engine.ingest.inspection import ImageCandidate, ImageRules
 from florence2.engine.ingest.labelled_datasets import LabelledDataset, NamedSelector, write_import
 from florence2.engine.ingest.picture_times import PictureTimes
 from florence2.engine.operator import Filter, Specialist
@@ -30,6 +31,7 @@ from florence2.engine.planning.dependencies import Step, plan_steps, refuse_twin
 from florence2.engine.planning.superseding import supersede_replaced
 from florence2.engine.selectors import FolderSelector
 from florence2.engine.session import Session, retry_when_stale
+from florence2.engine.user_code import load_function
 from florence2.formats import reviews
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
@@ -67,13 +69,17 @@ def annotate(
     """
     execution = Execution(workers, lease_s, attempts, device, progress, on_message)
     names = [with_] if isinstance(with_, str) else list(with_)
-    specialists = [resolve_specialist(name) for name in names]
+    own_code: dict[str, Path] = {}
+    with trust.noting(own_code):
+        specialists = [resolve_specialist(name) for name in names]
     names = [name if isinstance(name, str) else found for name, found in zip(names, specialists)]
     refuse_twins([specialist.spec.name for specialist in specialists])
     rules = rules or ImageRules()
-    if rules.accept:
-        load_function(rules.accept)
+    with trust.noting(own_code):
+        if rules.accept:
+            load_function(rules.accept)
     store, source, listing, samples = _source(src, out, execution, fetching or Fetching())
+    trust.remember(store.root, own_code, on_message)
     session = Session(store)
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
     with execution.runner(store.root) as runner:

@@ -108,7 +108,9 @@ def ingest(
         return
     cuts = [[chunk.found[0].relative, chunk.found[-1].relative, len(chunk.found)] for chunk in new]
     facts = {"rules": rules_config(rules)}
-    inputs = {"source": os.path.abspath(source), "unit": unit, "chunks": cuts}
+    inputs: dict[str, Any] = {"source": os.path.abspath(source), "unit": unit, "chunks": cuts}
+    if rules.accept:
+        inputs["accept"] = os.path.abspath(rules.accept)  # FILE.py:FUNCTION, for a repair
     session.start(operator, facts, {**inputs, "origin": dict(origin)} if origin else inputs)
     todo = [*chunks, *new]
     count = Count("inspecting", sum(len(each.found) for each in todo), progress)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from florence2 import pixels
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import JobOutcome
 from florence2.engine.operator import digest
+from florence2.engine.user_code import load_function
 from florence2.records import ImageRef
 from florence2.sources import file_types, files
 from florence2.store import Store
@@ -147,27 +147,6 @@ def perceptual_hash(array: np.ndarray) -> str:
     small = pixels.resize(np.ascontiguousarray(array[::step, ::step]), (9, 8)).astype(np.int32).sum(axis=2)
     bits = (small[:, 1:] > small[:, :-1]).reshape(-1)
     return np.packbits(bits).tobytes().hex()
-
-
-def load_function(name: str) -> Any:
-    """The function that FILE.py:FUNCTION names; a file is run once, so that what it loads is kept."""
-    path, _, function = name.rpartition(":")
-    if not path.endswith(".py") or not Path(path).is_file():
-        raise ValueError(f"accept {name!r}: expected FILE.py:FUNCTION with a file that exists")
-    names = _run_once(path, Path(path).stat().st_mtime_ns)
-    if not callable(names.get(function)):
-        raise ValueError(f"{path}: has no function {function!r}")
-    return names[function]
-
-
-@lru_cache(maxsize=1)
-def _run_once(path: str, mtime_ns: int) -> dict[str, Any]:
-    names: dict[str, Any] = {"__name__": Path(path).stem, "__file__": path}
-    try:
-        exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), names)
-    except Exception as error:  # a user's file may raise anything
-        raise ValueError(f"{path}: cannot be run ({type(error).__name__}: {error})") from None
-    return names
 
 
 def rules_config(rules: ImageRules) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from florence2.engine import trust
 from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.operator import Specialist, fingerprint, run_id, satisfies
 from florence2.engine.planning.superseding import replacements
@@ -108,7 +109,8 @@ def stale_dependents(session: Session, made: Sequence[Made], unless: str = "") -
             changed = ", ".join(dict.fromkeys(session.operators[run].name for run in stale))
             left.append(f"{old.name}: what it read of {changed} has changed, and it was not run again: {why}")
             continue
-        specialist = resolve_specialist(name)
+        with trust.named_by(session.store.root):
+            specialist = resolve_specialist(name)
         chosen = next((selectors[run] for run in stale if run in selectors), None)
         operator = operator_of(specialist, list(reads), old.round)
         steps.append(Step(name, specialist, operator, tuple(reads), chosen, _covered(session, old)))
@@ -154,7 +156,8 @@ def _again(session: Session, old: Operator, unless: str) -> tuple[str, str]:
     if unless:
         return "", f"{unless}; {command}"
     try:
-        specialist = resolve_specialist(name[0])
+        with trust.named_by(session.store.root):
+            specialist = resolve_specialist(name[0])
     except (ValueError, OSError) as error:
         return "", f"{error}; then {command}"
     if specialist.spec.name != old.name:

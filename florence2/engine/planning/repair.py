@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from florence2.engine import trust
 from florence2.engine.curation.judging import judge_units, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, merge_units
 from florence2.engine.execution.annotation_phase import run_specialist
@@ -17,13 +18,14 @@ from florence2.engine.execution.jobs import Runner
 from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.ingest import ingestion, revision
 from florence2.engine.ingest.discovery import discover
-from florence2.engine.ingest.inspection import ImageRules
+from florence2.engine.ingest.inspection import ImageRules, rules_config
 from florence2.engine.ingest.labelled_datasets import LabelledDataset, write_import
 from florence2.engine.operator import Filter, Specialist, fingerprint
 from florence2.engine.planning.dependencies import Step, names_of
 from florence2.engine.planning.superseding import ReplacedRuns, supersede_units
 from florence2.engine.selectors import selector_from_json
 from florence2.engine.session import HUMAN, REOPEN, Session, inputs_of
+from florence2.engine.user_code import load_function
 from florence2.formats.problems import ReadProblems
 from florence2.store import Store, compaction, layout
 from florence2.store.parquet import Fragment
@@ -58,7 +60,11 @@ def repair(
 
     Specialists and rules that were given as Python objects, and those that are billed, must be given again.
     """
-    makers = Makers({resolve_specialist(s).spec.name: s for s in with_}, {rule.spec.name: rule for rule in rules})
+    own_code: dict[str, Path] = {}
+    with trust.noting(own_code):
+        specialists = {resolve_specialist(s).spec.name: s for s in with_}
+    trust.remember(store.root, own_code, on_message)
+    makers = Makers(specialists, {rule.spec.name: rule for rule in rules})
     lost: set[str] = set()
     given_up: list[Damage] = []
     for damage in damaged:
@@ -144,7 +150,7 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
 
 
 def _take_in_again(session: Session, facts: dict[str, Any], execution: Execution) -> None:
-    rules = ImageRules(**facts["rules"])
+    rules = _image_rules(session, facts)
     for start in {(start["source"], str(start.get("origin"))): start for start in facts["starts"]}.values():
         path, samples = Path(start["source"]), None
         if origin := start.get("origin"):
@@ -159,6 +165,25 @@ def _take_in_again(session: Session, facts: dict[str, Any], execution: Execution
                 session, runner, path, listing, 64, rules, execution.progress, samples,
                 only_planned=True, origin=origin,
             )  # fmt: skip
+
+
+def _image_rules(session: Session, facts: dict[str, Any]) -> ImageRules:
+    """The rules for pictures as they were, the user's own function among them, where it is what it was."""
+    accept = next((start["accept"] for start in facts["starts"][::-1] if start.get("accept")), "")
+    rules = ImageRules(**{**facts["rules"], "accept": accept})
+    try:
+        if accept:
+            with trust.named_by(session.store.root):
+                load_function(accept)
+        same = rules_config(rules)["accept"] == facts["rules"].get("accept", "")
+    except (ValueError, OSError) as error:
+        raise Unrepairable(f"images: {error}") from None
+    if not same:
+        raise Unrepairable(
+            f"images: the rule --accept {accept or facts['rules']['accept']} is not known here, or is no longer what "
+            "it was; put its file back as it was"
+        )
+    return rules
 
 
 def _import_again(session: Session, runner: Runner, operator: Operator, facts: dict[str, Any]) -> None:
@@ -188,8 +213,9 @@ def _annotate_again(
     execution: Execution,
 ) -> None:
     reads = _of(session, facts["reads"])
-    name = _maker(operator, facts, reads, makers)
-    specialist = resolve_specialist(name)
+    name = _maker(session, operator, facts, reads, makers)
+    with trust.named_by(session.store.root):
+        specialist = resolve_specialist(name)
     selector = {str(fact): fact for fact in (start.get("takes", facts.get("takes")) for start in facts["starts"])}
     with execution.runner(session.store.root, session.store.restoring) as runner:
         for fact in selector.values():
@@ -197,7 +223,9 @@ def _annotate_again(
             run_specialist(session, step, runner, facts["max_pixels"], execution.progress, only=paths)
 
 
-def _maker(operator: Operator, facts: dict[str, Any], reads: Sequence[Operator], makers: Makers) -> str | Specialist:
+def _maker(
+    session: Session, operator: Operator, facts: dict[str, Any], reads: Sequence[Operator], makers: Makers
+) -> str | Specialist:
     """The specialist that wrote this, as it was; Unrepairable says why there is none."""
     given = makers.specialists.get(operator.name)
     names: list[str | Specialist] = [given] if given is not None else list(reversed(names_of(facts)))
@@ -208,7 +236,8 @@ def _maker(operator: Operator, facts: dict[str, Any], reads: Sequence[Operator],
         )
     for name in names:
         try:
-            specialist = resolve_specialist(name)
+            with trust.named_by(session.store.root):
+                specialist = resolve_specialist(name)
         except (ValueError, OSError) as error:
             why = str(error)
             continue

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from florence2.engine.specialists.cards import Card
-from florence2.engine.specialists.user_specialist import load_file
+from florence2.engine.user_code import load_function
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 Decode = Callable[[Mapping[str, np.ndarray], Card], Found]
@@ -102,15 +102,11 @@ def decoder_of(card: Card) -> Decode:
     name = card.output.decode
     if name in DECODERS:
         return DECODERS[name]
-    file, _, function = name.rpartition(":")
-    if not file.endswith(".py"):
+    if not name.rpartition(":")[0].endswith(".py"):
         raise ValueError(
             f"{card.path}: output.decode: expected one of {', '.join(DECODERS)} or file.py:function, got {name!r}"
         )
-    found = getattr(load_file(card.path.parent / file), function, None)
-    if not callable(found):
-        raise ValueError(f"{card.path}: output.decode: no function {function!r} in {file}")
-    return found
+    return load_function(str(card.path.parent / name))
 
 
 def _output(outputs: Mapping[str, np.ndarray], card: Card, name: str) -> np.ndarray:

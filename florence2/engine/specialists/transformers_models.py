@@ -56,17 +56,23 @@ def load(
     """The processor, and the model in evaluation mode on `device`; an OSError says how to give a local folder."""
     import transformers
 
-    kwargs = {"revision": revision} if revision else {}
+    kwargs: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision else {})}  # nor ask
     try:
-        check(model, transformers.AutoConfig.from_pretrained(model, **kwargs).to_dict())
+        config = transformers.AutoConfig.from_pretrained(model, **kwargs).to_dict()
+    except (OSError, ImportError, ValueError) as error:
+        raise _unopened(model, error) from None
+    check(model, config)
+    try:
         processor = getattr(transformers, auto_processor).from_pretrained(model, **kwargs)
         loaded = getattr(transformers, auto_model).from_pretrained(model, **kwargs)
     except (OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise OSError(
-            f"{model}: cannot be opened by transformers ({reason}); give a local folder or a reachable id"
-        ) from None
+        raise _unopened(model, error) from None
     return processor, loaded.eval().to(device)
+
+
+def _unopened(model: str, error: Exception) -> OSError:
+    reason = " ".join(str(error).split())[:200]
+    return OSError(f"{model}: cannot be opened by transformers ({reason}); give a local folder or a reachable id")
 
 
 def move(inputs: Any, device: Any) -> Any:

@@ -10,12 +10,10 @@ also where the class is written in a notebook or in the script that runs: it the
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import pickle
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType
 from typing import Any
 
 import cloudpickle
@@ -23,6 +21,7 @@ import numpy as np
 
 from florence2.engine.operator import PRODUCTS, Spec
 from florence2.engine.specialists.requirements import sha256_of
+from florence2.engine.user_code import load_file
 from florence2.records import Failure, Grounding, Parsed, Region, Result, Sample, Text
 
 
@@ -119,23 +118,6 @@ class UserSpecialist:
         """The user's own `close`, where there is one."""
         if hasattr(self._user, "close"):
             self._user.close()
-
-
-def load_file(path: Path) -> ModuleType:
-    """The module of a Python file, wherever it lies; imports beside it work."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a specialist of your own is FILE.py:CLASS")
-    name = "florence2_user_" + "".join(c if c.isalnum() else "_" for c in str(path.resolve()))
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return module
 
 
 def _code_of(kind: type) -> str:

@@ -1,0 +1,43 @@
+"""Files that are whole or not there: written beside their place under another name, then moved onto it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
+    """A hidden temporary path beside `path`, to be written; moved onto it at the end, deleted if the block raises.
+
+    Two processes that write one file at once do not meet: the name holds the process and a random part. `durable`
+    syncs the file and its folder to the disk, so that the new content also survives a loss of power.
+    """
+    path = Path(path)
+    temp_path = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
+    try:
+        yield temp_path
+        if durable:
+            _sync(temp_path)
+        os.replace(temp_path, path)
+    except BaseException:
+        temp_path.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync(path.parent)
+
+
+def write_atomic(path: str | Path, content: str | bytes, durable: bool = False) -> None:
+    """Put bytes, or text as UTF-8 with its line breaks as they are, at `path`, whole or not at all."""
+    with replacing(path, durable) as temp_path:
+        temp_path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
