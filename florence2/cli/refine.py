@@ -8,6 +8,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from florence2.cli.trusting import add_trust, trusted
@@ -56,19 +57,14 @@ def main(argv: Sequence[str]) -> int:
 
 def recipe_of(path: str | None, settings: Sequence[str]) -> dict[str, Any]:
     """Keys of train for the student: those of a YAML file, then those of KEY=VALUE settings."""
-    import yaml
+    from florence2.formats import documents
 
-    recipe: dict[str, Any] = {}
-    if path:
-        with open(path, encoding="utf-8") as file:
-            recipe = yaml.safe_load(file) or {}
-        if not isinstance(recipe, dict):
-            raise ValueError(f"{path}: expected keys of train such as steps and lr, got {type(recipe).__name__}")
+    recipe: dict[str, Any] = documents.read_settings(Path(path)) if path else {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting!r}: expected KEY=VALUE, such as steps=300")
-        recipe[key] = yaml.safe_load(value)
+        recipe[key] = documents.parse_setting(value, f"--set {setting}")
     wrong = sorted(set(recipe) & {"model", "out", "seed"})
     if wrong:
         raise ValueError(f"recipe: {wrong[0]} is told by the command itself (--start, --seed); leave it out")

@@ -12,8 +12,12 @@ from xml.etree import ElementTree
 
 import yaml
 
+from florence2.records import brief
+
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
 _WHOLE = "check that the file is whole"
+MERGE = "tag:yaml.org,2002:merge"  # <<
+TAGS = (MERGE, *(f"tag:yaml.org,2002:{kind}" for kind in "bool int float null str timestamp value seq map".split()))
 MAX_DEPTH = 200  # levels of a file's nesting; label files have ten
 
 
@@ -84,6 +88,24 @@ def read_yaml(path: Path, words: Callable[[tuple[str, ...]], bool] | None = None
     return parse_yaml(read_text(path), path, words)
 
 
+def read_settings(path: Path, words: Callable[[tuple[str, ...]], bool] = lambda keys: False) -> dict[str, Any]:
+    """The keys and values of a YAML of settings, typed as YAML does where `words` does not hold; {} of an empty file.
+
+    FileNotFoundError or ValueError in one line: no such file, no YAML, a key twice, something else than keys.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; expected a YAML of settings")
+    found = parse_yaml(read_text(path), path, words)
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"{path}: expected keys and values, got {brief(found)}")
+    return found or {}
+
+
+def parse_setting(text: str, where: str) -> Any:
+    """One value of a command line, KEY=VALUE, typed as YAML does."""
+    return parse_yaml(text, where, words=lambda keys: False)
+
+
 def parse_yaml(text: str, path: Path | str, words: Callable[[tuple[str, ...]], bool] | None = None) -> Any:
     """What a YAML text holds; aliases may repeat a part, but not so that the whole grows beyond the file's own size."""
     try:
@@ -108,14 +130,26 @@ def _built(
         raise ValueError("its aliases repeat more than the file holds")
     if len(keys) > MAX_DEPTH:
         raise ValueError("is nested too deeply")
+    if node.tag not in TAGS:
+        raise ValueError(f"line {node.start_mark.line + 1}: the tag {node.tag!r:.100} is not read")
     if isinstance(node, yaml.ScalarNode):
         return node.value if words(keys) else loader.construct_object(node)
     if isinstance(node, yaml.SequenceNode):
         return [_built(value, (*keys, "-"), words, budget, loader) for value in node.value]
-    out: dict[Any, Any] = {}
+    merged: dict[Any, Any] = {}
+    given: dict[Any, Any] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise ValueError(f"line {key.start_mark.line + 1}: a key that is no text")
+        if key.tag == MERGE and not words((*keys, "*")):  # <<: *defaults; keys of its own win, wherever they stand
+            parts = _built(value, (*keys, "<<"), words, budget, loader)
+            for part in parts if isinstance(parts, list) else [parts]:
+                if not isinstance(part, dict):
+                    raise ValueError(f"line {key.start_mark.line + 1}: << expects keys and values")
+                merged = {**part, **merged}
+            continue
         name = key.value if words((*keys, "*")) else loader.construct_object(key)
-        out[name] = _built(value, (*keys, str(key.value)), words, budget, loader)
-    return out
+        if name in given and not words((*keys, "*")):
+            raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r:.60} stands there twice")
+        given[name] = _built(value, (*keys, str(key.value)), words, budget, loader)
+    return {**merged, **given}

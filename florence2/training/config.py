@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from florence2.formats import documents
+
 SCHEDULES = ("constant", "linear", "cosine", "trapezoid")
 PRECISIONS = ("fp32", "bf16", "fp64")
 AUGMENTS = ("none", "default")
@@ -254,20 +256,13 @@ def _check_strategy(config: TrainConfig) -> None:
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """The config of a YAML file, or of a shipped recipe by its bare name, with `--key.sub=value` overrides."""
-    import yaml
-
     file = find_recipe(path)
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML ({error}); mend the file") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{file}: expected keys such as model, out and data, got {type(data).__name__}")
+    data = documents.read_settings(file)
     for override in overrides:
         key, equals, value = override.removeprefix("--").partition("=")
         if not override.startswith("--") or not equals:
             raise ValueError(f"{override!r}: expected --key=value or --key.sub=value")
-        _put(data, key, yaml.safe_load(value), override)
+        _put(data, key, documents.parse_setting(value, override), override)
     return from_mapping(data, str(file))
 
 

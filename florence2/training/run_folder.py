@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
+from florence2.formats import documents
 from florence2.store.storage.local import sync_folder
 from florence2.training.config import TrainConfig, from_mapping, to_mapping
 
@@ -235,9 +236,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _differences(file: Path, config: TrainConfig) -> list[str]:
     """The keys by which a run's settings differ from its file, those apart that may change."""
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-        before = to_mapping(from_mapping(data, str(file)))
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+        before = to_mapping(from_mapping(documents.read_settings(file), str(file)))
+    except (ValueError, TypeError) as error:
         return [f"{file} cannot be read ({_first_line(error)})"]
     old, new = _flat(before), _flat(to_mapping(config))
     out = []

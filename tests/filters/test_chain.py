@@ -52,8 +52,9 @@ def test_the_chain_written_as_yaml_opens_the_same_chain(tmp_path):
         ("nms: {soft: 1}", "true or false"),
         ("max_objects: {max: {short: 1}}", "brief, detailed"),
         ("region_score: {labels: {cat: low}}", "labels.cat"),
-        ("- nms", "expected rules"),
-        ("nms: {", "expected YAML"),
+        ("- nms", "expected keys and values"),
+        ("nms: {", "not YAML"),
+        ("nms: {max: 0.5}\nnms: false", "twice"),
     ],
 )
 def test_a_wrong_yaml_is_refused_in_one_line(tmp_path, text, expected):

@@ -53,13 +53,9 @@ class MergeConfig:
 
 def settings(path: str | Path) -> MergeConfig:
     """The settings of a YAML file: Merging's fields, those left out at their defaults."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:100]})") from None
-    data = documents.parse_yaml(text, path, words=lambda keys: len(keys) > 1 and keys[0] == "synonyms") or {}
+    data = documents.read_settings(Path(path), words=lambda keys: len(keys) > 1 and keys[0] == "synonyms")
     known = {f.name: f for f in dataclasses.fields(MergeConfig)}
-    unknown = [key for key in data if key not in known] if isinstance(data, dict) else [data]
+    unknown = [key for key in data if key not in known]
     if unknown:
         raise ValueError(f"{path}: {unknown[0]!r:.60}: expected some of {', '.join(known)}")
     groups = data.get("synonyms") or []

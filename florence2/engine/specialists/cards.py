@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from florence2.formats import documents
-from florence2.records import brief
 
 LETTERBOXES = ("top-left", "center", "none")
 CHANNELS = ("rgb", "bgr")
@@ -99,16 +98,7 @@ def read_card(path: str | Path) -> Card:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A card's keys and values, unchecked."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; a card is a YAML that describes a specialist") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from None
-    data = documents.parse_yaml(text, path, words=lambda keys: len(keys) > 1 and keys[0] in LABELS)
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected keys and values, got {brief(data)}")
-    return data
+    return documents.read_settings(path, words=lambda keys: len(keys) > 1 and keys[0] in LABELS)
 
 
 def _section(path: Path, name: str, data: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from florence2.engine.operator import Spec
+from florence2.formats import documents
 from florence2.records import Decision, Sample
 
 
@@ -171,7 +172,7 @@ def open_chain(settings: str | Path | Mapping[str, Any] | None = None) -> list[R
     """The rules in their order, as a YAML file or a mapping changes them: `nms: {max: 0.5}`, `language: false`."""
     where, given = "filters", settings
     if isinstance(settings, (str, Path)):
-        where, given = str(settings), _read(Path(settings))
+        where, given = str(settings), documents.read_settings(Path(settings))
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"{where}: expected rules with their settings, got {given!r:.60}")
     chosen: Mapping[str, Any] = given or {}
@@ -197,15 +198,6 @@ def to_yaml(chain: Sequence[RuleFilter]) -> str:
         value = yaml.safe_dump(judge.config if judge else False, default_flow_style=True, sort_keys=False, width=10_000)
         lines.append(f"{name}: {value.splitlines()[0]}  # {rule.unit}; {rule.says}")
     return "\n".join(lines) + "\n"
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; filters are set in a YAML of rules") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from None
 
 
 def _merged(where: str, defaults: Mapping[str, Any], change: Any) -> dict[str, Any]:
