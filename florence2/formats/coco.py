@@ -30,11 +30,10 @@ def is_coco(path: Path) -> bool:
     """Whether a .json file begins as COCO's do: an object that names images."""
     if path.suffix.lower() != ".json" or is_litter(path.name) or not path.is_file():
         return False
-    with open(path, "rb") as file:
-        start = file.read(4096).lstrip(b"\xef\xbb\xbf \r\n\t")
-        if not start.startswith(b"{"):
-            return False
-        return any(key in start for key in (b'"images"', b'"annotations"', b'"categories"', b'"licenses"', b'"info"'))
+    start = documents.beginning(path)
+    return start.startswith(b"{") and any(
+        key in start for key in (b'"images"', b'"annotations"', b'"categories"', b'"licenses"', b'"info"')
+    )
 
 
 def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
@@ -116,7 +115,7 @@ class _File:
         lost = {key: LostObjects(self.problems) for key in seen}
         self._assign(by_image, lost)
         for where, record in kept:
-            key = record["id"]
+            key = validation.ident(record["id"], where)
             with self.problems.record():
                 yield self._sample(where, record, by_image[key], lost[key])
 
@@ -166,7 +165,9 @@ class _File:
             coverage.clear()
             with self.problems.record():
                 coverage = _own_coverage(record, regions, self.categories, self.space, where)
-        licence = record.get("license")
+        licence: Any = record.get("license")
+        with self.problems.record():
+            licence = None if licence is None else validation.ident(licence, f"{where}: license")
         image = frame.image(name, self.licences.get(licence, "") if isinstance(licence, (int, str)) else "")
         split = validation.word(record.get("split") or "", f"{where}: split", empty=True)
         coverage = lost.withdraw(coverage, self.space, regions)
@@ -219,7 +220,7 @@ class _File:
         score = validation.number(annotation["score"], f"{where}: score") if "score" in annotation else None
         return Region(
             name, "object", corners, self.categories[category], self.space, polygons=polygons, mask=mask, score=score,
-            ignore=bool(annotation.get("iscrowd")), source=_source(annotation),
+            ignore=validation.flag(annotation.get("iscrowd"), f"{where}: iscrowd"), source=_source(annotation),
         )  # fmt: skip
 
 

@@ -35,8 +35,7 @@ def is_cvat(path: Path) -> bool:
     """Whether an .xml file begins as CVAT's do: with annotations."""
     if path.suffix.lower() != ".xml" or is_litter(path.name) or not path.is_file():
         return False
-    with open(path, "rb") as file:
-        return bool(re.search(rb"<annotations[\s/>]", file.read(4096)))
+    return bool(re.search(rb"<annotations[\s/>]", documents.beginning(path)))
 
 
 def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -32,11 +33,28 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The file's text in UTF-8, a byte order mark dropped."""
+    """The file's text in UTF-8, or in UTF-16 where its byte order mark says so; the mark is dropped."""
+    data = read_bytes(path)
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return data.decode(_encoding(data))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+
+
+def _encoding(data: bytes) -> str:
+    return "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def beginning(path: Path, size: int = 4096) -> bytes:
+    """How a label file begins, in UTF-8 without its mark and the white space before it; for telling its format."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(size)
+    except OSError:
+        return b""
+    encoding = _encoding(data)
+    text = data.decode(encoding, "ignore") if encoding == "utf-16" else data.removeprefix(codecs.BOM_UTF8)
+    return (text.encode("utf-8", "ignore") if isinstance(text, str) else text).lstrip(b" \r\n\t")
 
 
 def read_json(path: Path) -> Any:
@@ -60,6 +78,8 @@ def parse_json(text: str, where: str, lines: bool = False) -> Any:
 def read_xml(path: Path) -> ElementTree.Element:
     """The root of an XML file, namespaces dropped from its tags; any encoding that Python knows is read."""
     data = read_bytes(path)
+    if _encoding(data) == "utf-16":
+        data = re.sub(r"^\s*<\?xml.*?\?>", "", read_text(path), flags=re.DOTALL).encode("utf-8", "xmlcharrefreplace")
     if b"<!ENTITY" in data:
         raise ValueError(f"{path}: defines entities of its own, which are not read; write its text out")
     declared = _DECLARED.match(data)

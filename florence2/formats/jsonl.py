@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from florence2 import geometry
 from florence2.formats import documents, validation
 from florence2.formats.export_files import PLAIN, Options
 from florence2.formats.frames import FARTHEST, Frame
@@ -21,6 +22,8 @@ from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Decision, Grounding, Item, Region, Sample, Text, from_json, to_json
 
 LOCAL = "://"  # what a uri holds that is no path
+OUTLINES: dict[str, Any] = {"polygons": (), "quad": (), "mask": None}  # what a region may lack beside its box
+STATES = ("exhaustive", "partial", "negatives")
 ITEMS: dict[str, type] = {"texts": Text, "regions": Region, "groundings": Grounding, "decisions": Decision}
 
 
@@ -83,6 +86,11 @@ def parse_line(line: str, where: str, lookup: Lookup, problems: ReadProblems) ->
     validation.strings(sample.image, f"{where}: image")
     validation.word(sample.id, f"{where}: id")
     validation.word(sample.split, f"{where}: split", empty=True)
+    for space, states in sample.coverage.items():
+        for state in states:
+            if state.state not in STATES:
+                shown = validation.brief(state.state)
+                raise ValueError(f"{where}: coverage: {space}: expected one of {', '.join(STATES)}, got {shown}")
     held: Any = items
     sample = dataclasses.replace(sample, **held)
     good = _good_items(sample, where, lost)
@@ -99,11 +107,41 @@ def _items(values: Any, kind: type, where: str, lost: LostObjects) -> tuple[Any,
     for n, value in enumerate(values):
         label = value.get("label") if kind is Region and isinstance(value, Mapping) else None
         with lost.object(label if isinstance(label, str) else "") if kind is Region else lost.problems.record():
-            try:
-                out.append(from_json(kind, value))
-            except ValueError as error:
-                raise ValueError(f"{where}[{n}]: {error}") from None
+            out.append(_item(value, kind, f"{where}[{n}]", lost.problems))
     return tuple(out)
+
+
+def _item(value: Any, kind: type, where: str, problems: ReadProblems) -> Any:
+    """A record; of a region whose outline or mask is none the box stays."""
+    try:
+        return from_json(kind, value)
+    except ValueError as error:
+        refusal = ValueError(f"{where}: {error}")
+    if kind is Region and isinstance(value, Mapping) and value.get("box") is not None:
+        for key in OUTLINES:
+            if key in value:
+                try:
+                    kept = from_json(kind, {k: v for k, v in value.items() if k != key})
+                except ValueError:
+                    continue
+                problems.refuse(refusal)
+                return kept
+    raise refusal from None
+
+
+def _with_good_outlines(region: Region, where: str, problems: ReadProblems) -> Region:
+    """The region without an outline or mask that is none, where its box says what it is; empty parts say nothing."""
+    region = dataclasses.replace(region, polygons=tuple(part for part in region.polygons if len(part)))
+    if region.box is None:
+        return region
+    for key, empty in OUTLINES.items():
+        with problems.record():
+            try:
+                check_outline(dataclasses.replace(Region(id=region.id), **{key: getattr(region, key)}), where)
+            except ValueError:
+                region = dataclasses.replace(region, **{key: empty})
+                raise
+    return region
 
 
 def _good_items(sample: Sample, where: str, lost: LostObjects) -> dict[str, list[Any]]:
@@ -114,6 +152,8 @@ def _good_items(sample: Sample, where: str, lost: LostObjects) -> dict[str, list
     for item in items:
         key = "texts" if isinstance(item, Text) else "regions"
         with lost.object(item.label) if isinstance(item, Region) else lost.problems.record():
+            if isinstance(item, Region):
+                item = _with_good_outlines(item, where, lost.problems)
             check_item(item, where, seen)
             good[key].append(item)
     texts = {text.id: text.text for text in good["texts"]}
@@ -177,12 +217,23 @@ def check_item(item: Item, where: str, seen: dict[str, str]) -> None:
     place = f"{where}: region {validation.brief(item.id)}"
     if item.box is not None:
         validation.numbers(item.box, f"{place}: box", 4)
-    if item.quad:
-        validation.numbers(item.quad, f"{place}: quad", 8)
-    for polygon in item.polygons:
+    check_outline(item, where)
+
+
+def check_outline(region: Region, where: str) -> None:
+    """Refuse a quad, outline or mask that is none."""
+    place = f"{where}: region {validation.brief(region.id)}"
+    if region.quad:
+        validation.numbers(region.quad, f"{place}: quad", 8)
+    for polygon in region.polygons:
         validation.numbers(polygon, f"{place}: polygons")
-        if len(polygon) % 2:
-            raise ValueError(f"{place}: polygons: expected x, y pairs, got {len(polygon)} numbers")
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"{place}: polygons: expected at least three x, y pairs, got {len(polygon)} numbers")
+    if region.mask is not None:
+        try:
+            geometry.rle_counts(region.mask)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
 
 
 def check_grounding(grounding: Grounding, where: str, known: set[str], texts: Mapping[str, str]) -> None:

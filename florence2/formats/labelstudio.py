@@ -47,8 +47,7 @@ def is_labelstudio(path: Path) -> bool:
     """Whether a .json file begins as an export does: a list of tasks."""
     if path.suffix.lower() != ".json" or is_litter(path.name) or not path.is_file():
         return False
-    with open(path, "rb") as file:
-        start = file.read(65536).lstrip(b"\xef\xbb\xbf \r\n\t")
+    start = documents.beginning(path, 65536)
     return start.startswith(b"[") and (start[1:].strip() in (b"", b"]") or b'"data"' in start)
 
 

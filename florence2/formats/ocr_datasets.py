@@ -31,10 +31,15 @@ def read_sroie(
     lookup = Lookup(root, [folder], images)
     for file in _files(root / "box", (".csv", ".txt")):
         with problems.record():
+            name = file.relative_to(root / "box").with_suffix("").as_posix()
             texts: list[Text] = []
             with problems.record():
-                texts = _fields(root / "key", file.stem, source)
-            yield _lines_sample(file, file.stem, folder, lookup, source, problems, texts)
+                texts = _fields(root / "key", name, source, problems)
+            yield _lines_sample(file, name, folder, lookup, source, problems, texts)
+    boxed = {file.stem for file in _files(root / "box", (".csv", ".txt"))}
+    for file in files_in(root / "key", (".json", ".txt"), deep=True):
+        if file.stem not in boxed:
+            problems.note("has no file of that name in box/ and is left out", str(file))
 
 
 def read_icdar(
@@ -46,33 +51,37 @@ def read_icdar(
     lookup = Lookup(root, [folder], images)
     for file in _files(root / "gt", (".txt",)):
         with problems.record():
-            stem = file.stem.removeprefix("gt_")
-            yield _lines_sample(file, stem, folder, lookup, Source("import", "icdar"), problems, [])
+            below = file.parent.relative_to(root / "gt")
+            name = (below / file.stem.removeprefix("gt_")).as_posix()
+            yield _lines_sample(file, name, folder, lookup, Source("import", "icdar"), problems, [])
 
 
-def _fields(folder: Path, stem: str, source: Source) -> list[Text]:
+def _fields(folder: Path, stem: str, source: Source, problems: ReadProblems) -> list[Text]:
     key = next((folder / f"{stem}{s}" for s in (".json", ".txt") if (folder / f"{stem}{s}").is_file()), None)
     fields = documents.read_json(key) if key is not None else {}
     if not isinstance(fields, Mapping):
         raise ValueError(f"{key}: expected an object of fields, got {validation.brief(fields)}")
     texts = []
     for n, (name, value) in enumerate(fields.items()):
-        place = f"{key}: {validation.brief(name)}"
-        question = validation.word(name, f"{key}: a field's name")
-        texts.append(Text(f"t{n}", validation.word(value, place, empty=True), "answer", question, source=source))
+        with problems.record():
+            place = f"{key}: {validation.brief(name)}"
+            question = validation.word(name, f"{key}: a field's name")
+            texts.append(Text(f"t{n}", validation.word(value, place, empty=True), "answer", question, source=source))
     return texts
 
 
 def _lines_sample(
-    file: Path, stem: str, folder: Path, lookup: Lookup, source: Source, problems: ReadProblems, texts: list[Text]
+    file: Path, name: str, folder: Path, lookup: Lookup, source: Source, problems: ReadProblems, texts: list[Text]
 ) -> Sample:
-    """A picture with the lines of its file."""
-    picture = lookup.of_stem(folder, stem, str(file)) or folder / f"{stem}.jpg"
+    """A picture with the lines of its file; `name` is its path below the folder of pictures, without a suffix."""
+    place = folder / name
+    picture = lookup.of_stem(place.parent, place.name, str(file)) or place.parent / f"{place.name}.jpg"
     frame = Frame.of(picture, (0, 0), str(file))
     lost = LostObjects(problems)
     regions = frame.place(_quads(file, source, lost), lost)
     coverage = lost.withdraw(TEXT_COVERAGE, "text", regions)
-    return Sample(stem, frame.image(picture.name), tuple(texts), regions, coverage=coverage)
+    shown = Path(name).with_name(picture.name).as_posix()
+    return Sample(name, frame.image(shown), tuple(texts), regions, coverage=coverage)
 
 
 def read_docvqa(
@@ -97,17 +106,13 @@ def read_docvqa(
                     key = validation.ident(validation.field(row, "questionId", where), f"{where}: questionId")
                     validation.once(seen, key, where)
                     answers = validation.rows(row, "answers", where, optional=True)
-                    if not all(isinstance(answer, str) for answer in answers):
-                        shown = validation.brief(answers)
-                        raise ValueError(f"{where}: answers: expected a list of strings, got {shown}")
                     question = validation.word(validation.field(row, "question", where), f"{where}: question")
-                    texts = [
-                        Text(f"{key}.{i}", validation.word(a, f"{where}: answers", empty=True), "answer", question,
-                             source=source)
-                        for i, a in enumerate(answers)
-                    ]  # fmt: skip
                     name = validation.word(validation.field(row, "image", where), f"{where}: image")
-                    pages.setdefault(name, (where, []))[1].extend(texts)
+                    texts = pages.setdefault(name, (where, []))[1]
+                    for i, answer in enumerate(answers):
+                        with problems.record():
+                            words = validation.word(answer, f"{where}: answers[{i}]", empty=True)
+                            texts.append(Text(f"{key}.{i}", words, "answer", question, source=source))
         folders = [Path(images)] if images else [file.parent, file.parent / "documents"]
         lookup = Lookup(file.parent, folders, images)
         for name, (where, texts) in pages.items():
@@ -117,10 +122,10 @@ def read_docvqa(
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    files = files_in(folder, suffixes)
+    files = files_in(folder, suffixes, deep=True)
     if not files:
         raise ValueError(f"{folder}: holds no {' or '.join(suffixes)} file")
-    return sorted(files, key=lambda p: (len(p.stem), p.name))
+    return sorted(files, key=lambda p: (str(p.parent), len(p.stem), p.name))
 
 
 def _quads(file: Path, source: Source, lost: LostObjects) -> list[tuple[str, Region]]:
@@ -148,6 +153,5 @@ def is_docvqa(path: Path) -> bool:
         return bool(files) and ((path / "documents").is_dir() or is_docvqa(files[0]))
     if path.suffix != ".json" or is_litter(path.name) or not path.is_file():
         return False
-    with open(path, "rb") as file:
-        start = file.read(4096)
+    start = documents.beginning(path)
     return b'"questionId"' in start or b'"dataset_name"' in start and b'"data"' in start

@@ -68,7 +68,9 @@ class _Part:
                     raise ValueError(f"{where}: expected XMin <= XMax and YMin <= YMax, got {corners}")
                 label = self._named(row["LabelName"], where)
                 name = validation.word(row["ImageID"], f"{where}: ImageID")
-                self.boxes.setdefault(name, []).append((where, label, corners, row.get("IsGroupOf") == "1"))
+                said = row.get("IsGroupOf")  # -1: not known
+                group = said != "-1" and validation.flag(said, f"{where}: IsGroupOf")
+                self.boxes.setdefault(name, []).append((where, label, corners, group))
         names_of_part = dict.fromkeys((self.part, self.part.removeprefix("oidv6-"), NEWER.get(self.part, self.part)))
         guesses = [self.file.with_name(name + suffix) for name in names_of_part for suffix in LABELS]
         labels = next((guess for guess in guesses if guess.is_file()), None)

@@ -57,6 +57,11 @@ class ReadProblems:
         lines += [f"and {count - SHOWN} more; florence2 data check names them all"] if count > SHOWN else []
         return [*lines, *self.notes()]
 
+    def first(self) -> str:
+        """For the end of a refusal: what was left out first, of how many, where anything was."""
+        lines = [*self.refused, *self.notes()]
+        return f": {lines[0]}{f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''}" if lines else ""
+
     def log_notes(self) -> None:
         """Tell the notes to whoever listens to this package's log (a command: the screen)."""
         for line in self.notes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,13 @@ from florence2.formats.problems import ReadProblems
 from florence2.records import Box, brief
 
 __all__ = [
-    "box_from_xywh", "brief", "field", "ident", "number", "numbers", "objects", "once", "record", "rows",
+    "box_from_xywh", "brief", "field", "flag", "ident", "number", "numbers", "objects", "once", "record", "rows",
     "sentence", "shown",
     "strings", "whole", "word",
 ]  # fmt: skip
+
+
+_WHOLE = re.compile(r"0|[1-9][0-9]{0,50}")  # not 007, which is a name
 
 
 def shown(value: Any) -> str:
@@ -27,6 +31,8 @@ def number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{where}: expected a number, got {brief(value)}")
     try:
+        if isinstance(value, str) and "_" in value:  # 1_0 is a number to Python alone
+            raise ValueError
         result = float(value)
     except (ValueError, OverflowError):
         raise ValueError(f"{where}: expected a number, got {brief(value)}") from None
@@ -121,10 +127,20 @@ def strings(item: Any, where: str) -> None:
             word(value, f"{where}: {f.name}", empty=True)
 
 
+def flag(value: Any, where: str) -> bool:
+    """A yes or no: 0 or 1, false or true, as a number or as text; what is absent is no."""
+    said = str(value).strip().casefold() if isinstance(value, (str, int, float)) else value
+    if said in (None, "", "0", "0.0", "false"):
+        return False
+    if said in ("1", "1.0", "true"):
+        return True
+    raise ValueError(f"{where}: expected 0 or 1, got {brief(value)}")
+
+
 def ident(value: Any, where: str) -> str | int | float:
-    """An id: a string or a number."""
+    """An id: a string or a number; a whole number written as text is that number."""
     if isinstance(value, str):
-        return word(value, where)
+        return int(value) if _WHOLE.fullmatch(value) else word(value, where)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**60:
         raise ValueError(f"{where}: expected an id, got {brief(value)}")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):

@@ -36,8 +36,7 @@ def is_voc(root: Path) -> bool:
 
 
 def _begins(file: Path) -> bool:
-    with open(file, "rb") as stream:
-        return bool(re.search(rb"<(\w+:)?annotation[\s/>]", stream.read(4096).replace(b"\0", b"")))
+    return bool(re.search(rb"<(\w+:)?annotation[\s/>]", documents.beginning(file)))
 
 
 def _annotations(root: Path) -> Path:
@@ -146,4 +145,5 @@ def _region(node: ElementTree.Element, where: str, name: str, space: str) -> Reg
     if None in corners:
         raise ValueError(f"{where}: bndbox: expected xmin, ymin, xmax and ymax")
     x1, y1, x2, y2 = validation.numbers(corners, f"{where}: bndbox", 4)
-    return Region(name, "object", (x1, y1, x2, y2), label, space, ignore=_text(node, "difficult") == "1", source=SOURCE)
+    ignore = validation.flag(_text(node, "difficult"), f"{where}: difficult")
+    return Region(name, "object", (x1, y1, x2, y2), label, space, ignore=ignore, source=SOURCE)

@@ -18,7 +18,7 @@ from typing import Any
 from florence2 import geometry
 from florence2.formats import documents, validation
 from florence2.formats.frames import Frame
-from florence2.formats.lookup import Lookup, check_name, pictures_in, place_of
+from florence2.formats.lookup import Lookup, check_name, files_in, pictures_in, place_of
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.formats.yolo_writer import OURS, write
 from florence2.records import Coverage, Region, Sample, Source
@@ -59,6 +59,7 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
     elif unlabelled:
         for picture in unlabelled:
             problems.note("has no label file, which says that nothing is on it", str(picture))
+    _note_strays([label for label in labels.values() if label is not None], problems)
     owners: dict[Path, Path] = {}
     for place, (picture, part) in found.items():
         with problems.record():
@@ -151,6 +152,13 @@ def _mirrored(picture: Path, root: Path) -> Path:
     return Path(place[: len(place) - len(below)], *parts).with_suffix(".txt")
 
 
+def _with_last(folder: Path, words: Mapping[str, str]) -> Path:
+    """The folder with the last of its parts that is one of the words replaced."""
+    parts = list(folder.parts)
+    last = max((n for n, part in enumerate(parts) if part in words), default=None)
+    return folder if last is None else Path(*parts[:last], words[parts[last]], *parts[last + 1 :])
+
+
 def _labels_of(picture: Path, root: Path, lookup: Lookup) -> Path | None:
     """The label file of a picture, None where there is none."""
     for guess in dict.fromkeys((_mirrored(picture, root), picture.with_suffix(".txt"))):
@@ -158,6 +166,18 @@ def _labels_of(picture: Path, root: Path, lookup: Lookup) -> Path | None:
         if found is not None:
             return found
     return None
+
+
+def _note_strays(taken: list[Path], problems: ReadProblems) -> None:
+    """Name the label files beside those that were taken whose picture is not there."""
+    known = set(taken)
+    for folder in dict.fromkeys(label.parent for label in taken):
+        mirrored = _with_last(folder, {"labels": "images", "Labels": "Images", "LABELS": "IMAGES"})
+        stems = {path.stem for place in (folder, mirrored) for path in pictures_in(place)}
+        for file in files_in(folder, (".txt",)):
+            first = documents.beginning(file).split(b"\n")[0].split()
+            if file not in known and file.stem not in stems and len(first) > 4 and first[0].isdigit():
+                problems.note("is a label file without a picture and is left out", str(file))
 
 
 def _sample(
@@ -200,6 +220,8 @@ def _region(cells: list[str], where: str, name: str, card: _Card, size_wh: tuple
                 f"{where}: expected fractions of the picture, got {validation.brief(list(values[:4]))}: pixels?"
             )
         score = values[4] if len(values) == 5 else None
+        if score is not None and not 0 <= score <= 1:
+            raise ValueError(f"{where}: expected a score of 0 to 1 after the box, got {score:g}")
         box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
         return Region(name, "object", box, card.names[number], card.space, score=score, source=SOURCE)
     if len(values) < 6 or len(values) % 2:

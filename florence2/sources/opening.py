@@ -37,6 +37,7 @@ READERS = {
     "parquet": "florence2.sources.table_datasets:read",
 }
 FORMATS = (*READERS, "store", "scenes")
+LABEL_FILES = (".json", ".jsonl", ".xml", ".csv", ".yaml", ".yml", ".txt")
 WRITERS = ("jsonl", "coco", "voc", "yolo", "labelstudio")
 
 
@@ -109,8 +110,17 @@ def format_of(path: str | Path) -> str:
     raise ValueError(
         f"{path}: no known data set; expected Annotations/ JPEGImages/ (voc), a COCO .json, data.yaml (yolo), "
         "img/ box/ key/ (sroie), img/ gt/ (icdar), val_v1.0.json documents/ (docvqa), a .jsonl or a store; "
-        "or name --format"
+        f"or name --format{_seen(path)}"
     )
+
+
+def _seen(path: Path) -> str:
+    """The files that may have been meant as labels, for the end of a refusal."""
+    files = lookup.files_in(path, LABEL_FILES) if path.is_dir() else [path]
+    if not files:
+        return ""
+    state = "is empty" if not files[0].stat().st_size else "begins as none of these"
+    return f"; {files[0].name}{f' and {len(files) - 1} more' if len(files) > 1 else ''} {state}"
 
 
 def _folders(*names: str) -> Callable[[Path], bool]:

@@ -30,14 +30,25 @@ _FRAME = re.compile(r"^(?:<s>)+|(?:</s>|<pad>)+$")
 _TOKEN = re.compile(r"<[A-Za-z][A-Za-z0-9_-]*>")
 
 
-def with_pair(sample: Sample, prompt: str, answer: str, source: Source) -> Sample:
-    """The sample with what one pair says; ValueError where the answer is none of the prompt's task."""
+def with_pair(sample: Sample, prompt: str, answer: str, source: Source, where: str, problems: ReadProblems) -> Sample:
+    """The sample with what one pair says; ValueError where the answer is none of the prompt's task.
+
+    Of an answer that fits in part the part is taken and the rest refused.
+    """
+    try:
+        return _with_pair(sample, prompt, answer, source, where, problems)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+
+
+def _with_pair(sample: Sample, prompt: str, answer: str, source: Source, where: str, problems: ReadProblems) -> Sample:
     ask = ask_for(prompt)
     task = task_of(ask.task)
     answer = _FRAME.sub("", answer.strip()).strip()
     if task.output_kind == "text":
-        parsed = Parsed(texts=(Text(text=answer),) if answer else ())
-        return task.add(sample, ask, parsed, source)
+        if not answer:
+            raise ValueError("answer: expected text, got an empty one")
+        return task.add(sample, ask, Parsed(texts=(Text(text=answer),)), source)
     size_wh = sample.image.size_wh
     if not all(size_wh):
         raise ValueError("the picture's size is needed for its places; put the picture in place")
@@ -49,11 +60,17 @@ def with_pair(sample: Sample, prompt: str, answer: str, source: Source) -> Sampl
     parsed = parse(answer, task, size_wh, ask)
     kept = len(_LOCATION.findall(render(parsed, task, size_wh, ask)))
     wanted = len(_LOCATION.findall(answer))
-    if kept != wanted or (answer and not wanted):
-        raise ValueError(f"answer: {wanted} locations, of which {kept} fit {task.name}: {validation.brief(answer)}")
+    whole = kept == wanted and (wanted or not answer)
+    if not whole:
+        shown = validation.brief(answer)
+        error = ValueError(f"{where}: answer: {wanted} locations, of which {kept} fit {task.name}: {shown}")
+        if not kept:
+            raise error
+        problems.refuse(error)
     added = task.add(sample, ask, parsed, source)
     if task.storage_rule == "label" and task.output_kind == "labelled_boxes":
-        added = dataclasses.replace(added, coverage={**added.coverage, "": (Coverage("exhaustive"),)})
+        claim = Coverage("exhaustive" if whole else "partial")
+        added = dataclasses.replace(added, coverage={**added.coverage, "": (claim,)})
     return added
 
 
@@ -104,15 +121,8 @@ def read_prefix_suffix(
                 prefix = validation.word(validation.field(row, "prefix", where), f"{where}: prefix")
                 suffix = validation.word(validation.field(row, "suffix", where), f"{where}: suffix", empty=True)
                 key = found.start(name, part, lookup.picture(name, f"{where}: image"), where)
-                _add(found, key, prefix, suffix, source, where)
+                found.samples[key] = with_pair(found.samples[key], prefix, suffix, source, where, problems)
     yield from found.samples.values()
-
-
-def _add(found: Collected, key: tuple[str, str], prompt: str, answer: str, source: Source, where: str) -> None:
-    try:
-        found.samples[key] = with_pair(found.samples[key], prompt, answer, source)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def files_of(path: Path, images: str | Path | None) -> Iterator[tuple[Path, str, Lookup]]:
@@ -144,15 +154,15 @@ def rows_of(file: Path, problems: ReadProblems) -> Iterator[tuple[str, Mapping[s
 
 
 def begins_with(path: Path, *keys: str) -> bool:
-    """Whether the first row of a set's first .jsonl file has all of these keys."""
-    if not (path.is_dir() or path.suffix == ".jsonl"):
+    """Whether the first row that can be read of a set's first .jsonl file that has one holds all of these keys."""
+    if not (path.is_dir() or path.suffix.lower() == ".jsonl"):
         return False
-    for file in _files(path)[:1]:
-        with open(file, "rb") as stream:
-            line = next((line for line in stream.read(1 << 20).splitlines() if line.strip()), b"")
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            return False
-        return isinstance(row, dict) and set(keys) <= set(row)
+    for file in _files(path):
+        for line in documents.beginning(file, 1 << 20).splitlines():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict):
+                return set(keys) <= set(row)
     return False

@@ -43,7 +43,7 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
                 spoken = [(objects.segments(asked), objects.segments(answer)) for asked, answer in turns]
                 key = found.start(name, part, picture, where)
                 for asked, answer in spoken:
-                    found.samples[key] = _with_turn(found.samples[key], asked, answer, where)
+                    found.samples[key] = _with_turn(found.samples[key], asked, answer, where, problems)
     yield from found.samples.values()
 
 
@@ -124,7 +124,9 @@ class _Objects:
         return box
 
 
-def _with_turn(sample: Sample, asked: Sequence[Segment], answer: Sequence[Segment], where: str) -> Sample:
+def _with_turn(
+    sample: Sample, asked: Sequence[Segment], answer: Sequence[Segment], where: str, problems: ReadProblems
+) -> Sample:
     """The sample with one question and its answer."""
     kinds = {kind for kind, _ in answer}
     refs = [value for kind, value in asked if kind == "ref"]
@@ -147,10 +149,7 @@ def _with_turn(sample: Sample, asked: Sequence[Segment], answer: Sequence[Segmen
         region = dataclasses.replace(region, label=words if named else "", description="" if named else words)
         return dataclasses.replace(sample, regions=(*sample.regions, region))
     prompt = "".join(str(value) for _, value in asked).strip()
-    try:
-        return with_pair(sample, prompt, words, SOURCE)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+    return with_pair(sample, prompt, words, SOURCE, where, problems)
 
 
 def _grounded(sample: Sample, answer: Sequence[Segment]) -> Sample:

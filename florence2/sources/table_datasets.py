@@ -120,10 +120,7 @@ class _Table:
             prefix = validation.word(row["prefix"], f"{where}: prefix")
             suffix = validation.word(row.get("suffix"), f"{where}: suffix", empty=True)
             with self.problems.record():
-                try:
-                    sample = with_pair(sample, prefix, suffix, SOURCE)
-                except ValueError as error:
-                    raise ValueError(f"{where}: {error}") from None
+                sample = with_pair(sample, prefix, suffix, SOURCE, where, self.problems)
         return sample
 
     def _answers(self, row: Mapping[str, Any], where: str) -> Iterator[Text]:

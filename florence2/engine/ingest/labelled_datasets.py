@@ -25,6 +25,7 @@ from florence2.engine.ingest import ingestion
 from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.session import Session
+from florence2.formats.lookup import pictures_in
 from florence2.formats.problems import ReadProblems
 from florence2.records import Decision, Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
 from florence2.sources import files
@@ -64,13 +65,18 @@ class LabelledDataset:
             raise ValueError(f"{src}: is a {format}, not a data set in a foreign format; annotate takes it as it is")
         samples = list(sources.open(src, split, format, images=images, problems=problems))
         if not samples:
-            raise ValueError(f"{src}: holds no sample; expected labelled pictures in the format {format}")
+            raise ValueError(
+                f"{src}: holds no sample; expected labelled pictures in the format {format}{problems.first()}"
+            )
+        samples = _that_can_stand(samples, problems)
         origin = {"source": os.path.abspath(src), "format": format, "split": split or ""}
         origin["images"] = os.path.abspath(images) if images else ""
         origin |= {"skip_bad": "yes"} if problems.skip else {}
         root = _root(samples, Path(src))
         categories = originals.categories_of(src, format)
         listing = ingestion.references(samples, root)
+        if split is None:
+            _note_unlabelled(listing, problems)
         return cls(origin, root, listing, _by_name(samples, root), _produces(samples), categories)
 
     @property
@@ -236,6 +242,29 @@ def _signed(item: AnyItem, given: AnyItem) -> AnyItem:
     if ours is None or theirs is None:
         return item
     return dataclasses.replace(item, source=Source(theirs.kind, theirs.name, theirs.version, ours.round, ours.run_id))
+
+
+def _that_can_stand(samples: Iterable[Sample], problems: ReadProblems) -> list[Sample]:
+    """The samples, those whose items the store cannot hold without them: refused here, before anything is written."""
+    out = []
+    for sample in samples:
+        bare = Sample(sample.id, sample.image)
+        try:
+            attach_provenance(Parsed(sample.texts, sample.regions, sample.groundings), bare, Source("import", ""), "")
+        except ValueError as error:
+            problems.refuse(ValueError(f"{sample.image.id}: {error}; what is said of it is left out"))
+            sample = dataclasses.replace(bare, split=sample.split)
+        out.append(sample)
+    return out
+
+
+def _note_unlabelled(listing: Sequence[ImageCandidate], problems: ReadProblems) -> None:
+    """Count the pictures that lie among those of the set and of which it says nothing."""
+    known = {os.path.abspath(files.path_of(found.uri)) for found in listing}
+    for folder in sorted({os.path.dirname(place) for place in known}):
+        for picture in pictures_in(Path(folder)):
+            if str(picture) not in known:
+                problems.note("is a picture of which the labels say nothing; it is left out", str(picture))
 
 
 def _root(samples: Sequence[Sample], src: Path) -> Path:
