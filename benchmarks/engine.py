@@ -3,8 +3,10 @@
 python benchmarks/engine.py [--data DATA] [--models MODELS] [--only SET,SET] [--pictures N] [--out FILE.json]
 
 Sets: scenes, pages (drawn, held out), overhead; with --data also receipts (SROIE), street (ICDAR 2015), photos (COCO),
-their test parts. A store is made by `annotate`, `filter` and merging as a user would make it, then scored as it stood
-before any rule and after each one that changed something; the figures are those of `florence2.metrics`.
+all parts: no specialist learnt from them. A store is made by `annotate`, `filter` and merging as a user would make it.
+Rules are fitted to one half of the pictures, as `filter --tune --write` does; the other half is scored as it stood
+before any rule and after each one that changed something, by the rules as shipped and by the fitted ones. Each stage's
+F1 is compared with that of the stage before by a paired bootstrap of the pictures.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,11 +23,13 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from engine_families import FAMILIES, PRF
+from engine_families import FAMILIES, PRF, f1_change
 
 import florence2
 from florence2 import pixels, scenes, sources
 from florence2.engine.commands import import_labels
+from florence2.engine.curation import fitting
+from florence2.engine.curation.filters.rules import open_chain
 from florence2.engine.curation.merging import MergeConfig
 from florence2.engine.execution.annotation import SECONDS
 from florence2.formats import jsonl
@@ -119,27 +124,45 @@ class Set:
     grounding: list[str] = dataclasses.field(default_factory=list)  # specialists of the run on people's captions
     labels: set[str] = dataclasses.field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        """Part the pictures in two, by the hash of their names."""
+        order = sorted(self.truth, key=lambda s: hashlib.sha256(Path(s.image.uri).name.encode()).hexdigest())
+        self.fitted_to, self.held_out = order[::2], order[1::2]
+
 
 def measured(given: Set, folder: Path) -> dict:
-    """Run the engine over a set; its scores by stage and its times."""
+    """Run the engine over a set; the scores of the pictures that no rule was fitted to, by stage, and its times."""
     bare = [dataclasses.replace(s, texts=(), regions=(), groundings=(), decisions=()) for s in given.truth]
-    store, times = timed_run(bare, given, folder / "store")
-    rows = [row for family in given.families for row in stages(store, given, family)]
+    store, times = annotated(bare, given, folder / "store")
+    stores = [(store, given.families)]
     if given.grounding:
         captions = [dataclasses.replace(s, regions=(), groundings=(), decisions=()) for s in given.truth]
         jsonl.write(captions, folder / "captions.jsonl")
         grounded = import_labels(folder / "captions.jsonl", folder / "grounded", workers=0)
         florence2.annotate(grounded.root, with_=given.grounding, workers=0)
-        florence2.filter(grounded)
-        rows += stages(grounded, given, "phrases")
-    print_rows(given, rows, times)
+        stores.append((grounded, ("phrases",)))
+    rows: list[dict] = []
+    changes: dict = {}
+    for store, families in stores:
+        name = store.root.name
+        fitted, changes[name] = fit(store, given.fitted_to, folder / f"{name}.yaml")
+        other = Store(shutil.copytree(store.root, folder / f"{name}-fitted")) if fitted else None
+        took = curated(store, None)
+        times.update(took if name == "store" else {})
+        if other:
+            curated(other, fitted)
+        for family in families:
+            shipped = stages(store, given, family, "shipped")
+            found = stages(other, given, family, "fitted") if other else []
+            rows += compared(shipped, found)
+    print_rows(given, rows, times, changes)
     fell = store.reasons()["annotations"]
     print("fell, by reason: " + (", ".join(f"{n} {word}" for word, n in fell.items()) or "nothing"))
-    return {"pictures": len(bare), "scores": rows, "times": times, "fell": fell}
+    return {"pictures": len(bare), "scores": rows, "times": times, "fell": fell, "fitted": changes}
 
 
-def timed_run(bare: list[Sample], given: Set, out: Path) -> tuple[Store, dict]:
-    """Intake, specialists, filters and merging, each timed."""
+def annotated(bare: list[Sample], given: Set, out: Path) -> tuple[Store, dict]:
+    """Intake and specialists, timed."""
     times: dict = {"load": round(os.getloadavg()[0], 1)}
     data = [Path(s.image.uri).read_bytes() for s in bare]
     times["hashing_alone_s"] = seconds_of(lambda: [hashlib.sha256(d).hexdigest() for d in data])
@@ -152,10 +175,26 @@ def timed_run(bare: list[Sample], given: Set, out: Path) -> tuple[Store, dict]:
     times["operators"] = {
         name: {part: round(value, 3) for part, value in each.seconds.items()} for name, each in reports.items()
     }
-    times["filter_s"] = seconds_of(lambda: florence2.filter(out))
-    times["merge_s"] = seconds_of(lambda: florence2.filter(out, merging=MergeConfig()))
     times["pictures_s"] = round(len(bare) / (times["intake_s"] + times["annotate_s"]), 2)
     return Store(out), times
+
+
+def fit(store: Store, labelled: list[Sample], out: Path) -> tuple[Path | None, dict]:
+    """What `filter --tune --write` writes from these labelled pictures; None where it suggests nothing."""
+    wanted = {Path(s.image.uri).name for s in labelled}
+    samples = [s for s in store.samples(view="all") if Path(s.image.uri).name in wanted]
+    found = fitting.fit(samples, labelled, open_chain())
+    if found.changes:
+        out.write_text(yaml.safe_dump(dict(found.changes), sort_keys=False))
+    return out if found.changes else None, {"changes": dict(found.changes), "refused": found.refused}
+
+
+def curated(store: Store, rules: Path | None) -> dict:
+    """Filters, then merging, timed."""
+    return {
+        "filter_s": seconds_of(lambda: florence2.filter(store, rules)),
+        "merge_s": seconds_of(lambda: florence2.filter(store, rules, merging=MergeConfig())),
+    }
 
 
 def seconds_of(call: Callable) -> float:
@@ -164,26 +203,55 @@ def seconds_of(call: Callable) -> float:
     return round(time.perf_counter() - begun, 3)
 
 
-def stages(store: Store, given: Set, family: str) -> list[dict]:
+@dataclass
+class Stage:
+    """A family's scores at one stage, and its counts by picture."""
+
+    row: dict
+    counts: np.ndarray
+
+    def beside(self, other: "Stage") -> list[float]:
+        """The change of F1 from another stage, and its paired interval of 95 %."""
+        return [round(value, 4) for value in f1_change(other.counts, self.counts)]
+
+
+def stages(store: Store, given: Set, family: str, rules: str) -> list[Stage]:
     """A family's scores: of each source alone, of all before any rule, after each rule that changed it, merged."""
-    samples = list(store.samples(view="all"))
-    first = [(0, "all sources, no rule", lambda s: ())]
+    held = {Path(s.image.uri).name for s in given.held_out}
+    samples = [s for s in store.samples(view="all") if Path(s.image.uri).name in held]
     names = {d.seq: d.rule for s in samples for d in s.decisions if d.rule != "merge"}
     merged = max((d.seq for s in samples for d in s.decisions if d.rule == "merge"), default=0)
-    later = [(seq, f"after {rule}", lambda s, seq=seq: [d for d in s.decisions if d.seq <= seq])
+    later = [(f"after {rule}", lambda s, seq=seq: [d for d in s.decisions if d.seq <= seq])
              for seq, rule in sorted(names.items())]  # fmt: skip
-    later += [(merged, "merged", lambda s: s.decisions)] if merged else []
-    out: list[dict] = []
-    alone = sorted({i.source.name for s in samples for i in items(s, family) if i.source.name != "merge"})
-    for name in alone if len(alone) > 1 else ():
-        row = scored(f"{name} alone", given, family, (only(s, name) for s in samples))
-        out += [row] if row["kept"] else []
-    for _, stage, decisions in first + later:
+    later += [("merged", lambda s: s.decisions)] if merged else []
+    out: list[Stage] = []
+    sources = sorted({i.source.name for s in samples for i in items(s, family) if i.source.name != "merge"})
+    for name in sources if len(sources) > 1 else ():
+        alone = scored(f"{name} alone", given, family, (only(s, name) for s in samples))
+        out += [alone] if alone.row["kept"] else []
+    for stage, decisions in [("all sources, no rule", lambda s: ()), *later]:
         views = (dataclasses.replace(_unmerged(s, stage), decisions=tuple(decisions(s))).current() for s in samples)
-        row = scored(stage, given, family, views)
-        if stage.startswith("all") or any(row[k] != out[-1][k] for k in (*PRF, "accuracy", "kept")):
-            out.append(row)
+        found = scored(stage, given, family, views)
+        if stage.startswith("all"):
+            out.append(found)
+        elif any(found.row[k] != out[-1].row[k] for k in (*PRF, "accuracy", "kept")):
+            found.row["change"] = found.beside(out[-1])
+            out.append(found)
+    for each in out:
+        each.row["rules"] = rules
     return out
+
+
+def compared(shipped: list[Stage], fitted: list[Stage]) -> list[dict]:
+    """The rows of both ways; each last stage is compared with the best source alone, and fitted with shipped."""
+    alone = [stage for stage in shipped if stage.row["stage"].endswith("alone")]
+    best = max(alone, key=lambda stage: stage.row["F1"], default=None)
+    for stages in (shipped, fitted):
+        if best and stages:
+            stages[-1].row["beside_best_alone"] = stages[-1].beside(best)
+    if fitted:
+        fitted[-1].row["beside_shipped"] = fitted[-1].beside(shipped[-1])
+    return [stage.row for stage in (*shipped, *(s for s in fitted if s.row["stage"][:5] in ("after", "merge")))]
 
 
 def items(sample: Sample, family: str) -> list:
@@ -213,14 +281,14 @@ def _unmerged(sample: Sample, stage: str) -> Sample:
     return dataclasses.replace(sample, regions=tuple(r for r in sample.regions if r.source.name != "merge"))
 
 
-def scored(stage: str, given: Set, family: str, views: Iterable[Sample]) -> dict:
+def scored(stage: str, given: Set, family: str, views: Iterable[Sample]) -> Stage:
     truth = {Path(s.image.uri).name: s for s in given.truth}
     labels = given.labels or {fold_label(r.label) for s in given.truth for r in s.regions if r.kind == "object"}
     metric, kept = FAMILIES[family](labels), 0
     for view in views:
         kept += metric.update(truth[Path(view.image.uri).name], view)
     scores = {name: round(value, 4) for name, value in metric.compute().items()}
-    return {"set": given.name, "family": family, "stage": stage, "kept": kept, **scores}
+    return Stage({"set": given.name, "family": family, "stage": stage, "kept": kept, **scores}, np.array(metric.counts))
 
 
 # ---- the sets ----------------------------------------------------------------------------------------------------
@@ -237,9 +305,9 @@ def drawn(name: str, folder: Path, count: int) -> Set:
 
 
 def resolve_specialist(name: str, folder: Path, data: Path, models: Path, limit: int | None) -> Set:
-    """The test part of a development set."""
+    """A development set, all its parts."""
     path = {"receipts": "sroie/dev", "street": "icdar2015/dev", "photos": "coco_open/dev"}[name]
-    samples = [s for s in sources.open(data / path, split="test") if s.regions and Path(s.image.uri).exists()][:limit]
+    samples = [s for s in sources.open(data / path) if s.regions and Path(s.image.uri).exists()][:limit]
     if name != "photos":
         return Set(name, samples, ["rapidocr", f"tesseract:{models / 'tesseract_eng'}"], ("lines",))
     names = [COCO_NAMES.get(n, n) for n in (models / "yolox_nano" / "coco.names").read_text().split("\n") if n]
@@ -261,18 +329,30 @@ def card(path: Path, name: str, model: Path, classes, size, score: float, output
 # ---- the tables --------------------------------------------------------------------------------------------------
 
 
-def print_rows(given: Set, rows: list[dict], times: dict) -> None:
-    print(f"\n{given.name}: {len(given.truth)} pictures, load {times['load']}")
-    print("| family | stage | annotations | precision | recall | F1 | accuracy |\n|---|---|---|---|---|---|---|")
+def print_rows(given: Set, rows: list[dict], times: dict, changes: dict) -> None:
+    print(f"\n{given.name}: {len(given.truth)} pictures, {len(given.held_out)} of them scored, load {times['load']}")
+    for name, each in changes.items():
+        print(f"fitted rules of {name}: {json.dumps(each['changes']) if each['changes'] else 'none'} {each['refused']}")
+    print("| family | rules | stage | annotations | precision | recall | F1 | change of F1 (95 %) | accuracy |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
-        numbers = " | ".join(f"{row[name]:.3f}" for name in (*PRF, "accuracy"))
-        print(f"| {row['family']} | {row['stage']} | {row['kept']} | {numbers} |")
+        numbers = " | ".join(f"{row[name]:.3f}" for name in PRF)
+        head = f"{row['family']} | {row['rules']} | {row['stage']} | {row['kept']}"
+        print(f"| {head} | {numbers} | {interval(row.get('change'))} | {row['accuracy']:.3f} |")
+    for row in rows:
+        for key in ("beside_best_alone", "beside_shipped"):
+            if key in row:
+                print(f"{row['family']}, {row['rules']} rules, {key.replace('_', ' ')}: {interval(row[key])}")
     parts = ", ".join(f"{name[:-2].replace('_', ' ')} {times[name]:.2f} s" for name in times if name.endswith("_s"))
     print(f"\n{parts}\n\n| specialist | pictures/s | {' | '.join(SECONDS)} |\n" + "|---" * (2 + len(SECONDS)) + "|")
     for name, took in times["operators"].items():
         whole = sum(took[part] for part in ("annotate", "wait", "write", "rest"))
         cells = " | ".join(f"{took[part]:.2f}" for part in SECONDS)
         print(f"| {name} | {len(given.truth) / whole:.1f} | {cells} |")
+
+
+def interval(change: Sequence[float] | None) -> str:
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(*change) if change else ""
 
 
 def chosen(args: argparse.Namespace) -> Iterator[str]:
