@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
             args.folds,
             args.start,
             recipe=recipe_of(args.recipe, args.set),
+            tasks=[name.strip() for name in args.tasks.split(",")] if args.tasks else (),
+            labels=labels_of(args.labels) if args.labels else (),
             rules=args.rules,
             merging=None if args.no_merge else MERGING,
             seed=args.seed,
@@ -71,6 +73,25 @@ def recipe_of(path: str | None, settings: Sequence[str]) -> dict[str, Any]:
     return recipe
 
 
+def labels_of(given: str) -> list[str]:
+    """Names with commas between, those of a file's lines, or the categories of a COCO file, in file order."""
+    from florence2.formats import documents
+
+    path = Path(given)
+    if path.is_file():
+        if path.suffix == ".json":
+            data = documents.read_json(path)
+            rows = data.get("categories") if isinstance(data, dict) else None
+            names = [row.get("name") if isinstance(row, dict) else None for row in rows or ()]
+        else:
+            names = [line.strip() for line in documents.read_text(path).splitlines() if line.strip()]
+    else:
+        names = [name.strip() for name in given.split(",")]
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"--labels {given}: expected A,B, a file with a name a line, or a COCO .json with categories")
+    return [str(name) for name in names]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "florence2 refine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from-scratch", action="store_true", help="later students start from MODEL too")
     parser.add_argument("--recipe", metavar="FILE.yaml", help="keys of train for the students")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one key of train: steps=300")
+    parser.add_argument(
+        "--tasks", metavar="T,...", help="what students learn and are asked (what the kept annotations can train)"
+    )
+    parser.add_argument(
+        "--labels", metavar="A,B|FILE", help="names of objects, or a file of them (those that kept annotations have)"
+    )
     parser.add_argument("--rules", metavar="FILE.yaml", help="filter rules (those the store was last judged by)")
     parser.add_argument("--no-merge", action="store_true", help="leave sources side by side")
     parser.add_argument("--seed", type=int, default=0)

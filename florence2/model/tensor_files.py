@@ -181,16 +181,29 @@ class TensorFolder(Mapping[str, Tensor]):
 def write(tensors: Mapping[str, Tensor], path: Path) -> None:
     """One safetensors file with a checksum of each tensor in its header, written beside it and moved into place."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    sums = json.dumps({name: checksum(tensor) for name, tensor in whole.items()})
+    sums = json.dumps({name: checksum(whole[name]) for name in sorted(whole)})
     temp_path = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(whole, temp_path, metadata={"format": "pt", "sums": sums})
+        save_ordered(whole, temp_path, {"format": "pt", "sums": sums})
         temp_path.chmod(0o644)
         os.replace(temp_path, path)
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written ({error})") from None
     finally:
         temp_path.unlink(missing_ok=True)
+
+
+def save_ordered(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """A safetensors file whose bytes depend on nothing but what it holds: the library writes metadata in any order."""
+    save_file(tensors, path, metadata=dict(metadata))
+    header, start = _header(path)
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    data = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(data) > start - 8:
+        raise ValueError(f"{path}: its header takes {len(data)} bytes, expected at most {start - 8}")
+    with path.open("r+b") as file:
+        file.seek(8)
+        file.write(data.ljust(start - 8))
 
 
 def checksum(tensor: Tensor) -> str:

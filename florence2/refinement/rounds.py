@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from florence2.codec.tasks import task_of
 from florence2.engine.commands import chain_of, filter
 from florence2.engine.curation.judging import judge, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, merge
@@ -22,6 +23,8 @@ from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import plan_steps
 from florence2.engine.selectors import FoldSelector
 from florence2.engine.session import Session, retry_when_stale
+from florence2.engine.specialists.student import StudentSpecialist
+from florence2.refinement.asks import asks_of
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
 from florence2.store import Store
@@ -67,6 +70,8 @@ def refine(
     start: str = "nano",
     *,
     recipe: Mapping[str, Any] | None = None,
+    tasks: Sequence[str] = (),
+    labels: Sequence[str] = (),
     rules: Rules = None,
     merging: MergeConfig | None = MERGING,
     seed: int = 0,
@@ -80,14 +85,19 @@ def refine(
 ) -> list[Round]:
     """Refine a store until it has had `rounds` rounds; returns those that were done now.
 
-    `recipe` holds keys of `train` for the students. `rules` are as for `filter`; None: those the store was last judged
-    by. `merging` None keeps all that stands side by side. `from_previous`: a later student starts from the one before.
+    `recipe` holds keys of `train` for the students. `tasks` are those that they learn, and are asked where the picture
+    alone is enough; unless named, they learn what the kept annotations can train and are asked the student's own tasks
+    among it. Their objects have one of `labels`; unless named, one that a kept annotation has. `rules` are as for
+    `filter`; None: those the store was last judged by. `merging` None keeps all that stands side by side.
+    `from_previous`: a later student starts from the one before.
     """
     if rounds < 1 or folds < 1:
         raise ValueError(f"refine: expected rounds and folds of at least 1, got {rounds} and {folds}")
     store = store if isinstance(store, Store) else Store(store)
     execution = Execution(workers=workers, device=device, progress=progress)
     _judged(store, rules, execution)
+    table = StudentSpecialist(start).tasks
+    recipe = _with_tasks(recipe or {}, [task_of(name, table).token for name in tasks])
     out = []
 
     @retry_when_stale  # students of a snapshot that another command has followed meanwhile are not what the round is of
@@ -96,6 +106,10 @@ def refine(
         number = done_rounds(before) + 1
         if number > rounds:
             return None
+        try:
+            asks = asks_of(store.samples(before.number), table, list(recipe.get("source", {}).get("tasks", ())), labels)
+        except ValueError as error:
+            raise ValueError(f"{store.root}: snapshot {before.number}: {error}") from None
         students = []
         for fold in (FoldSelector(n, folds) for n in range(folds)):
             begin = (_previous(store, before, number, fold) if from_previous else None) or start
@@ -103,8 +117,7 @@ def refine(
             students.append(
                 train_student(store, before.number, fold, begin, weights, recipe, seed, train, execution.progress)
             )
-        after = annotate_round(store, number, students, rules, merging, execution, open_student, before)
-        _remember(store, number, folds, students)
+        after = annotate_round(store, number, students, rules, merging, execution, open_student or asks.card, before)
         changed = changes(store.samples(before.number), store.samples(after.number))
         return Round(number, after.number, tuple(students), changed)
 
@@ -130,7 +143,8 @@ def annotate_round(
     StaleBase where another command ended since the snapshot `before` (the newest).
     """
     session = Session(store, before)
-    named: list[str | Specialist] = [(open_student or student_name)(student.folder) for student in students]
+    opened = open_student or student_name
+    named: list[str | Specialist] = [opened(student.folder) for student in students]
     selectors = [FoldSelector(student.fold, len(students)) if len(students) > 1 else None for student in students]
     steps = plan_steps(session, [(name, resolve_specialist(name)) for name in named], number, selectors)
     with execution.runner(store.root) as runner:
@@ -144,7 +158,8 @@ def annotate_round(
             round = session.newest_round("decisions") + 1
         if merging is not None:
             merge(session, runner, merging, round, execution.progress)
-    return session.finish({"phase": "refine", "round": number})
+    made = {"folds": len(students), "students": [Path(student.folder).name for student in students]}
+    return session.finish({"phase": "refine", "round": number, **made})
 
 
 def student_name(folder: str) -> str:
@@ -168,17 +183,44 @@ def _judged(store: Store, rules: Rules, execution: Execution) -> None:
         filter(store, rules, progress=execution.progress)
 
 
-def _remember(store: Store, number: int, folds: int, students: Sequence[TrainedStudent]) -> None:
-    """Write to runs/ which student annotated which fold, for the next round to start from."""
-    facts = {"round": number, "folds": folds, "students": [Path(student.folder).name for student in students]}
-    store.record_run(f"refine-{number}", {}, facts)
+def _with_tasks(recipe: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """The recipe with the tasks that students learn of the store."""
+    source = dict(recipe.get("source", {}))
+    if tasks and "tasks" in source:
+        raise ValueError("refine: tasks are named both by --tasks and in the recipe's source; name them once")
+    return {**recipe, "source": {**source, "tasks": dict.fromkeys(tasks, 1.0)}} if tasks else dict(recipe)
 
 
 def _previous(store: Store, snapshot: Snapshot, number: int, fold: FoldSelector) -> str | None:
-    """The student of the round before that saw the same pictures."""
-    run = store.run(f"refine-{number - 1}")
-    start = run["starts"][-1] if run else {}
-    if number == 1 or start.get("folds") != fold.folds:
+    """The student of the round before that saw the same pictures; None where its folds were others.
+
+    The snapshot that ended a round names its students, so that there is no moment at which one stands without the
+    other. ValueError where they cannot be found.
+    """
+    if number == 1:
         return None
-    folder = store.student_folder(start["students"][fold.fold])
-    return str(folder) if folder.is_dir() else None
+    facts = _ended(store, snapshot, number - 1)
+    if facts is not None and facts["folds"] != fold.folds:
+        return None
+    folder = store.student_folder(facts["students"][fold.fold]) if facts else None
+    if folder is None or not folder.is_dir():
+        gone = f"its folder {folder} is gone" if folder else "nothing names it"
+        raise ValueError(f"{store.root}: the student of round {number - 1} cannot be found: {gone}; --from-scratch")
+    return str(folder)
+
+
+def _ended(store: Store, snapshot: Snapshot, number: int) -> Mapping[str, Any] | None:
+    """What the snapshot says that ended a round of which this one holds the annotations."""
+    runs = _runs(snapshot, number)
+    for earlier in reversed([n for n in store.snapshots() if n <= snapshot.number]):
+        ended = store.snapshot(earlier)
+        if ended.phase.get("phase") == "refine" and ended.phase.get("round") == number and _runs(ended, number) == runs:
+            if "students" in ended.phase:
+                return ended.phase
+            record = store.run(f"refine-{number}")  # where stores of before kept it
+            return record["starts"][-1] if record else None
+    return None
+
+
+def _runs(snapshot: Snapshot, number: int) -> set[str]:
+    return {o.run_id for o in snapshot.operators if o.kind == "model" and o.round == number}

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from florence2.model.tensor_files import save_ordered
 from florence2.records import Region, Sample
 
 TEXT = "<text>"  # the label of every text region; what it reads is left to the letters
@@ -185,7 +185,7 @@ def save_head(head: DenseHead, folder: Path) -> None:
     """Write the head beside the weights, its vocabulary in the file's metadata."""
     names = {"labels": json.dumps(head.vocabulary.labels), "words": json.dumps(head.vocabulary.words)}
     tensors = {name: tensor.detach().contiguous() for name, tensor in head.state_dict().items()}
-    save_file(tensors, folder / (FILE + ".part"), names)
+    save_ordered(tensors, folder / (FILE + ".part"), names)
     (folder / (FILE + ".part")).replace(folder / FILE)
 
 

@@ -501,3 +501,13 @@ def test_an_adapter_is_no_base(tmp_path):
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(ValueError, match="expected a folder"):
         load_model(tmp_path / "nowhere")
+
+
+def test_two_saves_of_one_model_are_equal_to_the_byte(model, tmp_path):
+    """A student's name is its file's hash: a rerun must find the same one. The library orders metadata by chance."""
+    files = [tmp_path / str(n) / "model.safetensors" for n in range(6)]
+    for file in files:
+        save_model(model, file.parent)
+    assert len({file.read_bytes() for file in files}) == 1
+    loaded = load_file(files[0])
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())

@@ -2,15 +2,23 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import florence2
+from florence2 import scenes
+from florence2.cli.refine import labels_of
+from florence2.codec.tasks import TASKS
+from florence2.engine.commands import import_labels
+from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.operator import Spec
 from florence2.engine.selectors import FoldSelector
+from florence2.formats import jsonl
 from florence2.records import ImageRef, Parsed, Region, Sample, Text
 from florence2.refinement import refine
+from florence2.refinement.asks import asks_of
 from florence2.refinement.changes import Changes, of_sample
 from florence2.refinement.rounds import Round
 from florence2.store import Store
@@ -172,3 +180,92 @@ class NoTexts:
 
     def judge(self, sample):
         return [florence2.Decision(i.id, "rejected", "", "none") for i in (*sample.texts, *sample.groundings)]
+
+
+def kept(*items):
+    """A sample of regions and texts that stand."""
+    regions = tuple(item for item in items if isinstance(item, Region))
+    texts = tuple(item for item in items if isinstance(item, Text))
+    return Sample("i", ImageRef("i", width=100, height=100), regions=regions, texts=texts)
+
+
+CAT = Region("1", box=(0, 0, 10, 10), label="cat")
+DOG = Region("2", box=(5, 5, 20, 20), label="dog")
+LINE = Region("3", kind="text", box=(0, 0, 9, 9), quad=(0, 0, 9, 0, 9, 9, 0, 9), label="EXIT")
+BRIEF = Text("4", "a cat", detail="brief")
+
+
+@pytest.mark.parametrize(
+    "samples, tasks, labels, expected",
+    [
+        ([kept(CAT), kept(DOG)], (), (), (("<OD>",), ("cat", "dog"))),  # boxes alone: no captions, no other label
+        ([kept(CAT, BRIEF)], (), (), (("<OD>", "<CAPTION>"), ("cat",))),
+        ([kept(LINE)], (), (), (("<OCR_WITH_REGION>",), ())),  # what is written is no set of labels
+        ([kept(CAT, BRIEF)], ("CAPTION",), (), (("<CAPTION>",), ())),
+        ([kept(CAT)], (), ("cat", "lynx"), (("<OD>",), ("cat", "lynx"))),  # a user's own set
+        ([kept(CAT)], ("OD", "REGION_TO_CATEGORY"), (), (("<OD>",), ("cat",))),  # learnt, and not asked of a picture
+    ],
+)
+def test_a_student_is_asked_what_the_kept_annotations_can_train(samples, tasks, labels, expected):
+    found = asks_of(samples, TASKS, tasks, labels)
+    assert (found.tasks, found.labels) == expected
+
+
+@pytest.mark.parametrize(
+    "tasks, match",
+    [
+        (("OD", "CAPTION"), "keeps nothing to train a student on for CAPTION; its annotations can train: OD"),
+        (("REGION_TO_CATEGORY",), "needs an input"),
+    ],
+)
+def test_tasks_that_no_student_can_learn_or_be_asked_are_refused(tasks, match):
+    with pytest.raises(ValueError, match=match):
+        asks_of([kept(CAT)], TASKS, tasks)
+
+
+def test_named_tasks_are_what_students_learn(loop):
+    _, trainer, run = loop
+    run(tasks=["CAPTION"])
+    assert [call["data"][0]["tasks"] for call in trainer.calls] == [{"<CAPTION>": 1.0}] * 2
+    with pytest.raises(ValueError, match="name them once"):
+        run(rounds=2, tasks=["CAPTION"], recipe={"source": {"tasks": {"OD": 1}}})
+
+
+def as_nano(config):
+    """Training that learns nothing: the student is nano."""
+    shutil.copytree(Path(florence2.__file__).parent / "weights" / "nano", config["out"])
+    return Result(config["out"], 1, 1.0, 1.0, "")
+
+
+def test_nano_adds_no_caption_and_no_label_to_a_store_of_boxes(tmp_path):
+    """The whole way, with a model that would say star and write captions unless held."""
+    truth = scenes.write(tmp_path / "drawn", (scenes.draw(2**31 + i) for i in range(4)))
+    samples = [dataclasses.replace(s, texts=(), groundings=()) for s in jsonl.read(truth)]
+    relabelled = [
+        dataclasses.replace(
+            s, regions=tuple(dataclasses.replace(r, label="Ding") for r in s.regions if r.kind == "object")
+        )
+        for s in samples
+    ]
+    jsonl.write(relabelled, tmp_path / "drawn" / "boxes.jsonl")
+    store = import_labels(tmp_path / "drawn" / "boxes.jsonl", tmp_path / "s", workers=0)
+    refine(store, folds=1, rules=[], merging=None, train=as_nano, workers=0)
+    said = [s for s in store.samples(view="all")]
+    regions = [r for s in said for r in s.regions if r.source.kind == "model"]
+    assert regions and {r.label for r in regions} == {"Ding"}
+    assert not [text for s in said for text in s.texts]
+    (operator,) = (o for o in store.snapshot().operators if o.kind == "model")
+    card = store.run(operator.run_id)["starts"][-1]["with"]
+    assert resolve_specialist(card).config == {"tasks": ["<OD>"], "labels": ["Ding"]}
+
+
+def test_labels_come_from_a_list_from_lines_and_from_a_coco_file(tmp_path):
+    lines, coco, other = (tmp_path / name for name in ("a.txt", "b.json", "c.json"))
+    lines.write_text("hard hat\n\nvest\n")
+    coco.write_text(json.dumps({"categories": [{"id": 2, "name": "vest"}, {"id": 1, "name": "hat"}]}))
+    other.write_text("[]")
+    assert labels_of("a, b c") == ["a", "b c"] and labels_of(str(lines)) == ["hard hat", "vest"]
+    assert labels_of(str(coco)) == ["vest", "hat"]
+    for wrong in (str(other), "a,,b"):
+        with pytest.raises(ValueError, match="--labels"):
+            labels_of(wrong)

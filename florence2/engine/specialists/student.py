@@ -34,16 +34,24 @@ SHARDS = ("model-*.safetensors", "pytorch_model-*.bin", "*.safetensors", "*.bin"
 
 
 class StudentSpecialist:
-    """Asks a model the tasks that need no input, and where GROUNDING is among them, its own captions' phrases."""
+    """Asks a model the tasks that need no input, and where GROUNDING is among them, its own captions' phrases.
 
-    def __init__(self, model: str, tasks: Sequence[str] = TASKS, batch_size: int = 16) -> None:
+    With `labels` the names of objects are held to them.
+    """
+
+    def __init__(
+        self, model: str, tasks: Sequence[str] = TASKS, batch_size: int = 16, labels: Sequence[str] = ()
+    ) -> None:
         self.model = model
         self.tasks = _tasks_of(model)
         rows = [task_of(name, self.tasks) for name in tasks]
         wrong = [row.token for row in rows if row.input_kind and row.token != GROUNDING]
         if wrong:
             raise ValueError(f"student: {wrong[0]} needs an input; expected tasks without one, or {GROUNDING}")
-        self._asks = [Ask(row.token) for row in rows if not row.input_kind]
+        if isinstance(labels, str) or not all(isinstance(label, str) and label.strip() for label in labels):
+            raise ValueError(f"student: labels: expected a list of names, got {labels!r:.80}")
+        held = tuple(labels)
+        self._asks = [Ask(row.token, labels=held if closed(row) else ()) for row in rows if not row.input_kind]
         self._grounds = any(row.token == GROUNDING for row in rows)
         files = _weights(model)
         self.weights_sha256 = sha256_of(files) if files else hashlib.sha256(model.encode()).hexdigest()
@@ -55,7 +63,7 @@ class StudentSpecialist:
             source_kind="model",
             num_gpus=1,
         )
-        self.config = {"tasks": [row.token for row in rows]}
+        self.config = {"tasks": [row.token for row in rows], **({"labels": list(held)} if held else {})}
         self._loaded: Any = None
 
     def setup(self, device: str) -> None:
@@ -105,6 +113,11 @@ class StudentSpecialist:
     def close(self) -> None:
         """Drop the model."""
         self._loaded = None
+
+
+def closed(task: Task) -> bool:
+    """Whether a task's answers name kinds of objects, which a set of labels can hold it to."""
+    return task.storage_rule == "label"
 
 
 def _tasks_of(model: str) -> dict[str, Task]:

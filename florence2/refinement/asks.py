@@ -1,0 +1,75 @@
+"""What a round's students are asked: tasks and labels that a store's kept annotations hold, unless others are named.
+
+A store of boxes gets no captions, and no label that nobody uses. What is asked stands in a card beside the student's
+weights, by which `annotate` and `verify --repair` open it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from florence2.codec.tasks import Task, task_of
+from florence2.engine.operator import digest
+from florence2.engine.specialists.student import GROUNDING, TASKS, closed
+from florence2.records import Parsed, Sample
+
+
+@dataclass(frozen=True)
+class StudentAsks:
+    """The tasks a student is asked, and the labels that its boxes may have (none: any)."""
+
+    tasks: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+    def card(self, folder: str | Path) -> str:
+        """Write the student's card beside its weights, under a name that says what it holds."""
+        settings = {"specialist": "student", "model": ".", "tasks": list(self.tasks), "labels": list(self.labels)}
+        path = Path(folder) / f"asks-{digest(settings)}.yaml"
+        if not path.is_file():
+            part = path.with_suffix(f".{os.getpid()}.part")
+            part.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            os.replace(part, path)
+        return str(path)
+
+
+def asks_of(
+    samples: Iterable[Sample], table: Mapping[str, Task], tasks: Sequence[str] = (), labels: Sequence[str] = ()
+) -> StudentAsks:
+    """What the kept annotations of these samples can train a student to say; `tasks` and `labels` are a user's choice.
+
+    ValueError where they can train none of the tasks, or not one that was named.
+    """
+    named = [task_of(name, table) for name in tasks]
+    wanted = named or [table[token] for token in TASKS if token in table]
+    trainable: set[str] = set()
+    found: set[str] = set()
+    for sample in samples:
+        for task in wanted:
+            if task.token in trainable and not closed(task):
+                continue
+            answers = [parsed for _, parsed in task.truths(sample) if _says(parsed)]
+            trainable.update([task.token] * bool(answers))
+            if closed(task):
+                found.update(region.label for parsed in answers for region in parsed.regions if region.label.strip())
+    can = [task for task in wanted if task.token in trainable]
+    if not can or len(can) < len(named):
+        missing = next(task.name for task in wanted if task.token not in trainable)
+        what = ", ".join(task.name for task in can) or "none of those asked for"
+        raise ValueError(f"keeps nothing to train a student on for {missing}; its annotations can train: {what}")
+    asked = [task.token for task in can if not task.input_kind or task.token == GROUNDING]
+    if not any(token != GROUNDING for token in asked):
+        raise ValueError(
+            f"{', '.join(task.name for task in can)}: each needs an input, so that a student can be asked none of a "
+            "picture alone; name a task such as OD or CAPTION as well"
+        )
+    held = tuple(labels) or tuple(sorted(found))
+    return StudentAsks(tuple(asked), held if any(closed(table[token]) for token in asked) else ())
+
+
+def _says(parsed: Parsed) -> bool:
+    return bool(parsed.texts or parsed.regions or parsed.groundings)

@@ -1,0 +1,118 @@
+"""Killed at any step that reaches the disk, a refine run again leaves what one left in peace leaves, to the byte."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import florence2
+from florence2.engine.session import Session
+from florence2.refinement import refine
+from florence2.store import Store
+from tests.engine.doubles import Boxes, Floor, folder_of
+from tests.engine.test_kill import Counted, content
+from tests.refinement.test_refine import FakeTraining, Learned, Result
+
+POINTS = 12
+
+
+class Named(FakeTraining):
+    """Weights that say what they were trained from by name, so that they are the same in any folder."""
+
+    def __call__(self, config):
+        made = super().__call__(config)
+        learned = json.dumps([Path(config["model"]).name, config["data"][0].get("fold")])
+        (Path(config["out"]) / "model.safetensors").write_text(learned)
+        return Result(made.folder, made.steps, 1.0, 0.5, "")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def start_by_name():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("florence2.refinement.rounds.weights_of", lambda start: f"weights of {Path(start).name}")
+        yield
+
+
+def rounds(store, count=2, train=None):
+    given = {"rules": [Floor(0.35)], "workers": 0, "train": train or Named(), "open_student": Learned}
+    return refine(store, count, **given)
+
+
+def students(store):
+    return {p.relative_to(store).as_posix(): p.read_bytes() for p in (store / "students").rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory):
+    root = tmp_path_factory.mktemp("annotated")
+    return florence2.annotate(folder_of(root, 6), root / "s", [Boxes()], workers=0, unit=4).root
+
+
+@pytest.fixture(scope="module")
+def clean(annotated, tmp_path_factory):
+    """A store that was refined in peace, and how many steps that took."""
+    root = shutil.copytree(annotated, tmp_path_factory.mktemp("clean") / "s")
+    counted = Counted()
+    with pytest.MonkeyPatch.context() as patch:
+        counted.install(patch)
+        rounds(root)
+    return root, counted.count
+
+
+@pytest.mark.parametrize("point", range(POINTS))
+def test_a_killed_refine_run_again_leaves_the_same_store(annotated, clean, tmp_path, point):
+    expected, steps = clean
+    root = shutil.copytree(annotated, tmp_path / "s")
+    child = os.fork()
+    if not child:
+        try:
+            Counted(1 + (steps - 1) * point // (POINTS - 1)).install(pytest.MonkeyPatch())
+            rounds(root)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+    rounds(root)
+    assert content(root) == content(expected) and students(root) == students(expected)
+    assert Store(root).verify() == []
+
+
+def test_stopped_right_after_its_snapshot_the_next_round_starts_from_its_students(annotated, tmp_path, monkeypatch):
+    root = shutil.copytree(annotated, tmp_path / "s")
+    finish = Session.finish
+
+    def and_stop(self, phase=None):
+        made = finish(self, phase)
+        if (phase or {}).get("phase") == "refine":
+            raise KeyboardInterrupt
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "finish", and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            rounds(root, 1)
+    training = Named()
+    (second,) = rounds(root, 2, training)
+    assert second.number == 2
+    assert [Path(call["model"]).parent for call in training.calls] == [root / "students"] * 2
+
+
+def test_after_an_undo_the_next_round_starts_from_the_students_whose_work_stands(annotated, tmp_path):
+    root = shutil.copytree(annotated, tmp_path / "s")
+    (first,) = rounds(root, 1)
+    Store(root).undo()
+    refine(root, 1, seed=7, rules=[Floor(0.35)], workers=0, train=Named(), open_student=Learned)
+    Store(root).undo(to=first.snapshot)
+    training = Named()
+    rounds(root, 2, training)
+    assert [call["model"] for call in training.calls] == [student.folder for student in first.students]
+
+
+def test_a_student_that_is_gone_is_no_reason_to_start_elsewhere_in_silence(annotated, tmp_path):
+    root = shutil.copytree(annotated, tmp_path / "s")
+    (first,) = rounds(root, 1)
+    shutil.rmtree(first.students[1].folder)
+    with pytest.raises(ValueError, match="student of round 1 cannot be found: its folder .* is gone; --from-scratch"):
+        rounds(root, 2)
