@@ -143,16 +143,16 @@ def measured(given: Set, folder: Path) -> dict:
         stores.append((grounded, ("phrases",)))
     rows: list[dict] = []
     changes: dict = {}
-    for store, families in stores:
-        name = store.root.name
-        fitted, changes[name] = fit(store, given.fitted_to, folder / f"{name}.yaml")
-        other = Store(shutil.copytree(store.root, folder / f"{name}-fitted")) if fitted else None
-        took = curated(store, None)
-        times.update(took if name == "store" else {})
+    for each, families in stores:
+        name = each.root.name
+        fitted, changes[name] = fit(each, given.fitted_to, folder / f"{name}.yaml")
+        other = Store(shutil.copytree(each.root, folder / f"{name}-fitted")) if fitted else None
+        took = curated(each, None)
+        times.update(took if each is store else {})
         if other:
             curated(other, fitted)
         for family in families:
-            shipped = stages(store, given, family, "shipped")
+            shipped = stages(each, given, family, "shipped")
             found = stages(other, given, family, "fitted") if other else []
             rows += compared(shipped, found)
     print_rows(given, rows, times, changes)
@@ -233,6 +233,8 @@ def stages(store: Store, given: Set, family: str, rules: str) -> list[Stage]:
         views = (dataclasses.replace(_unmerged(s, stage), decisions=tuple(decisions(s))).current() for s in samples)
         found = scored(stage, given, family, views)
         if stage.startswith("all"):
+            if not found.row["kept"]:
+                return []
             out.append(found)
         elif any(found.row[k] != out[-1].row[k] for k in (*PRF, "accuracy", "kept")):
             found.row["change"] = found.beside(out[-1])
@@ -246,9 +248,9 @@ def compared(shipped: list[Stage], fitted: list[Stage]) -> list[dict]:
     """The rows of both ways; each last stage is compared with the best source alone, and fitted with shipped."""
     alone = [stage for stage in shipped if stage.row["stage"].endswith("alone")]
     best = max(alone, key=lambda stage: stage.row["F1"], default=None)
-    for stages in (shipped, fitted):
-        if best and stages:
-            stages[-1].row["beside_best_alone"] = stages[-1].beside(best)
+    for found in (shipped, fitted):
+        if best and found:
+            found[-1].row["beside_best_alone"] = found[-1].beside(best)
     if fitted:
         fitted[-1].row["beside_shipped"] = fitted[-1].beside(shipped[-1])
     return [stage.row for stage in (*shipped, *(s for s in fitted if s.row["stage"][:5] in ("after", "merge")))]
@@ -368,6 +370,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder of the optional test data (sroie, icdar2015, coco_open)")
     parser.add_argument("--models", type=Path, help="the folder of the small models (default: DATA/../models)")
     parser.add_argument("--only", help="some of the sets")
+    parser.add_argument("--without", default="", metavar="NAME,...", help="specialists to leave out, such as grabcut")
     parser.add_argument("--pictures", type=int, help="at most this many of a set (scenes: 100, pages: 12)")
     parser.add_argument("--out", type=Path, help="where the JSON goes, too")
     args = parser.parse_args()
@@ -383,6 +386,7 @@ def main() -> None:
                 given = drawn(name, there, args.pictures or {"scenes": 100, "pages": 12}[name])
             else:
                 given = resolve_specialist(name, there, args.data.absolute(), models, args.pictures)
+            given.specialists = [each for each in given.specialists if each not in args.without.split(",")]
             results[name] = measured(given, there)
     line = json.dumps({"benchmark": "engine", "results": results})
     if args.out:
