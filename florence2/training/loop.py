@@ -119,7 +119,7 @@ class Run:
         else:
             self.done = Progress(loss_before=trainer.probe(job.first(PROBE)))
         if first:
-            self.folder.begin(job.config, self.done.step)
+            self.folder.begin(job.config, self.done.step, job.held_out)
             if job.config.lora is not None:
                 lora.keep_base(job.start, self.folder.path)
         job.ranks.wait()

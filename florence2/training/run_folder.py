@@ -1,6 +1,7 @@
 """The folder of a run: whose run it is, who writes to it now, its checkpoints. Knows files, not what is trained.
 
     OUT/config.yaml          the run's settings, written before its first step
+    OUT/held_out.json        what each source keeps out of training, fixed before the first step
     OUT/metrics.jsonl        a line a step; evaluations.jsonl, left_out.jsonl likewise
     OUT/checkpoints/step-N/  a checkpoint and, in `state/`, what a resumed run goes on from
     OUT/*                    the files of the newest checkpoint (hard links), so that `load(OUT)` opens it
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from florence2.store.storage.local import sync_folder
 from florence2.training.config import TrainConfig, from_mapping, to_mapping
 
 CONFIG = "config.yaml"
+HELD_OUT = "held_out.json"
 METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
 LEFT_OUT = "left_out.jsonl"
@@ -104,8 +106,9 @@ class RunFolder:
         self.path.rename(aside)
         return aside
 
-    def begin(self, config: TrainConfig, step: int) -> None:
-        """Remove what an interrupted save left, cut the journals back to `step`, write the config."""
+    def begin(self, config: TrainConfig, step: int, held_out: Sequence[Any] = ()) -> None:
+        """Remove what an interrupted save left, cut the journals back to `step`, write the config and what is held
+        out."""
         for folder in (*self.checkpoints.glob(f"*{NEW}"), *self.path.glob(f"*{NEW}")):
             shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
         if (self.path / f"{BEST}{OLD}").is_dir():  # stopped between two renames
@@ -116,6 +119,7 @@ class RunFolder:
         for name in (METRICS, EVALUATIONS, LEFT_OUT):
             _cut_back(self.path / name, step)
         text = yaml.safe_dump(to_mapping(config), sort_keys=False)
+        _write_text(self.path / HELD_OUT, json.dumps(list(held_out)) + "\n")
         _write_text(self.path / CONFIG, text)
 
     # checkpoints
@@ -225,6 +229,12 @@ class Journal:
             pass
 
 
+def remembered_of(checkpoint: Path) -> list[Any] | None:
+    """What the run of a checkpoint holds out, by source; None where it was begun before that was written down."""
+    file = checkpoint.parent.parent / HELD_OUT
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a journal, a torn last one left out."""
     if not path.is_file():
@@ -244,8 +254,8 @@ def _differences(file: Path, config: TrainConfig) -> list[str]:
     for key in [*old, *(key for key in new if key not in old)]:
         top = key.split(".")[0]
         one, other = old.get(key), new.get(key)
-        if one == other or top in CHANGEABLE:
-            continue
+        if one == other or top in CHANGEABLE or (top == "validation" and before.get(top) is None):
+            continue  # `validation` may come later: it holds nothing out
         if key == "epochs" and one and other and other < one:
             out.append(f"epochs is {one} there, {other} here, and can only be raised")
         if key in UPWARDS:

@@ -28,8 +28,9 @@ from florence2.training.examine import Examination, examine
 from florence2.training.examples import Limits, TaskMixture
 from florence2.training.order import Cursor, PairOrder, PlannedBatch
 from florence2.training.ranks import Ranks, device_of
+from florence2.training.run_folder import remembered_of
 from florence2.training.step import recompute_layers
-from florence2.training.validation import Validation, validation_of
+from florence2.training.validation import HeldOut, Validation, held_out_of, validation_of
 
 NEW = "new:"
 QUOTED = re.compile(r'"[^"]*"')
@@ -59,6 +60,7 @@ class TrainingJob:
     steps: int
     found: Examination
     validation: Validation | None = None
+    held_out: Sequence[HeldOut] = ()
     start: Start | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
@@ -126,7 +128,8 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     sources = [
         open_source(source, mixture(source, tasks), shape.image_size_wh, config.on_error) for source in config.data
     ]
-    validation = validation_of(config, sources, tasks, shape) if config.evaluation_interval[0] else None
+    held_out = held_out_of(config, sources, remembered_of(resumed) if resumed else None)
+    validation = validation_of(config, sources, held_out, tasks, shape)
     needs_texts = start is None or bool(config.dense)
     read = [s for source in sources for s in source.samples(LOOK // len(sources))] if needs_texts else []
     if start is None:
@@ -164,7 +167,7 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     order = PairOrder(sources, config.seed)
     steps = steps_of(config, found)
     return TrainingJob(
-        config, model, tokenizer, tasks, order, maker, head, steps, found, validation, start, ranks
+        config, model, tokenizer, tasks, order, maker, head, steps, found, validation, held_out, start, ranks
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import torch
 
@@ -27,6 +27,10 @@ SHARE = 0.05  # of a source that has no val part
 WHOLE = 10_000  # samples of a set up to which exactly that share is taken
 FOLDER = "evaluations"
 LOSS = "loss"
+VAL = "val"
+
+HeldOut = Union[str, float, None]
+"""What a source keeps out of training: its val part ("val"), a share of the numbers in [0, 1) that names give, None."""
 
 
 @dataclass
@@ -78,24 +82,50 @@ class Validation:
         return out
 
 
+def held_out_of(
+    config: TrainConfig, sources: Sequence[TrainingSource], remembered: Sequence[HeldOut] | None
+) -> list[HeldOut]:
+    """What each source keeps out of training; `remembered`: what it was at the run's start, which then holds."""
+    evaluated = bool(config.evaluation_interval[0]) and config.validation is None
+    if remembered is None:
+        return [_rule(s) if evaluated and isinstance(s, SampleSource) else None for s in sources]
+    if evaluated and not any(remembered):
+        raise ValueError(
+            f"evaluate_every: {config.out}: was begun without evaluations and trains on all of its samples; name others "
+            "by `validation`, or begin anew with --restart"
+        )
+    return list(remembered)
+
+
 def validation_of(
-    config: TrainConfig, sources: Sequence[TrainingSource], tasks: Mapping[str, Task], shape: ModelConfig
-) -> Validation:
-    """What a config's `validation` names; else each source's own val part or a share of it, held out from now on."""
-    found: list[SampleSource] = []
+    config: TrainConfig,
+    sources: Sequence[TrainingSource],
+    held_out: Sequence[HeldOut],
+    tasks: Mapping[str, Task],
+    shape: ModelConfig,
+) -> Validation | None:
+    """What a config's `validation` names; else what each source keeps out of training, which it does from now on.
+    None where nothing is evaluated."""
+    limit = config.validation_limit
+    found = [
+        _kept_out(source, rule, limit)
+        for source, rule in zip(sources, held_out)
+        if rule is not None and isinstance(source, SampleSource)
+    ]
+    if not config.evaluation_interval[0]:
+        return None
     if config.validation is not None:
+        found = []
         for source in config.validation:
             weights = source.tasks or _all_tasks(sources)
             mixture = TaskMixture({task_of(name, tasks).token: 1.0 for name in weights}, tasks)
             whole = SampleSource(source, mixture, shape.image_size_wh)
-            chosen = _first(whole, config.validation_limit, whole.trained)
+            chosen = _first(whole, limit, whole.trained)
             if not chosen:
                 raise ValueError(
                     f"validation: {source.path}: split {source.split!r} holds no sample; check path and split"
                 )
             found.append(_of(whole, chosen))
-    else:
-        found = [_held_out(s, config.validation_limit) for s in sources if isinstance(s, SampleSource)]
     if not found:
         raise ValueError("evaluate_every: scenes drawn on the fly have no part to hold out; name `validation`")
     tokens = dict.fromkeys(token for source in found for token in source.tasks.weights)
@@ -110,42 +140,47 @@ def _all_tasks(sources: Sequence[TrainingSource]) -> list[str]:
     return list(dict.fromkeys(token for source in sources for token in source.tasks.weights))
 
 
-def _held_out(source: SampleSource, limit: int) -> SampleSource:
-    """The val part of a source or a share of it by hash, never of its test part; training leaves it out from now on."""
+def _rule(source: SampleSource) -> HeldOut:
+    """What a source is to keep out of training: its val part if it has one, else a share."""
     own = source.source
-    if own.split == "val":
+    if own.split == VAL:
         raise ValueError(f"evaluate_every: {own.path}: split val is trained; name `validation`")
-
-    def val(sample: Sample) -> bool:
-        return bool(sample.split) and in_split(sample, "val")
-
-    chosen = _first(source, limit, val)
-    if chosen:
-        source.hold_out(val)
-        return _of(source, chosen)
-
-    def candidate(sample: Sample) -> bool:
-        return source.trained(sample) and sample.split != "test" and bool(source.tasks.truths(sample))
-
+    if _first(source, 1, _in_val):
+        return VAL
     if source.count(0) > WHOLE:
-        share: float = SHARE
-    else:
-        numbers = range(source.count(0))
-        places = sorted(
-            validation_place(s) for s in map(source.sample, numbers) if isinstance(s, Sample) and candidate(s)
+        return SHARE
+    numbers = range(source.count(0))
+    samples = (s for s in map(source.sample, numbers) if isinstance(s, Sample))
+    places = sorted(validation_place(s) for s in samples if _candidate(source, s))
+    if len(places) < 2:
+        raise ValueError(
+            f"evaluate_every: {own.path}: {len(places)} samples are too few to hold one out; name `validation`"
         )
-        if len(places) < 2:
-            raise ValueError(
-                f"evaluate_every: {own.path}: {len(places)} samples are too few to hold one out; name `validation`"
-            )
-        share = places[max(1, round(SHARE * len(places)))]
+    return places[max(1, round(SHARE * len(places)))]
 
-    def held_out(sample: Sample) -> bool:
-        return validation_place(sample) < share and sample.split != "test"
 
-    chosen = _first(source, limit, lambda sample: candidate(sample) and held_out(sample))
+def _kept_out(source: SampleSource, rule: HeldOut, limit: int) -> SampleSource:
+    """A source of the samples that a source keeps out of training from now on, never of its test part."""
+    if rule == VAL:
+        held_out = _in_val
+        chosen = _first(source, limit, held_out)
+    else:
+        share = float(rule or 0)
+
+        def held_out(sample: Sample) -> bool:
+            return validation_place(sample) < share and sample.split != "test"
+
+        chosen = _first(source, limit, lambda sample: held_out(sample) and _candidate(source, sample))
     source.hold_out(held_out)
     return _of(source, chosen)
+
+
+def _in_val(sample: Sample) -> bool:
+    return bool(sample.split) and in_split(sample, VAL)
+
+
+def _candidate(source: SampleSource, sample: Sample) -> bool:
+    return source.trained(sample) and sample.split != "test" and bool(source.tasks.truths(sample))
 
 
 def _first(source: SampleSource, limit: int, wanted: Callable[[Sample], bool]) -> list[Sample]:

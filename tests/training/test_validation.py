@@ -136,3 +136,33 @@ def test_the_report_reads_a_run_under_way(tmp_path):
     (page,) = pages
     assert "While it trained" in page and "OD after step 2" in page and "waited for data" in page
     assert list((Path(config["out"]) / "tensorboard").rglob("events.*"))
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_what_is_held_out_stays_so_when_evaluations_are_switched_off(tmp_path, more):
+    """Also where the data have grown by then: the share of names is kept, not counted anew."""
+    path = toy(tmp_path, 60)
+    config = run_of(tmp_path, path, validation_limit=60, save_every=2)
+    train(config)
+    held = {sample.id for sample in prepare(from_mapping(config)).validation.samples}
+    if more:
+        toy(tmp_path, 90)
+    later = from_mapping({**config, "evaluate_every": 0, "steps": 6})
+    job = prepare(later, resumed=RunFolder(config["out"]).newest())
+    assert held and job.validation is None and not held & trained(job)
+    job = prepare(from_mapping(config), resumed=RunFolder(config["out"]).newest())
+    assert held <= {sample.id for sample in job.validation.samples}
+    assert not trained(job) & {sample.id for sample in job.validation.samples}
+
+
+def test_a_run_begun_without_evaluations_holds_nothing_out_later(tmp_path):
+    config = run_of(tmp_path, toy(tmp_path), evaluate_every=0)
+    train(config)
+    with pytest.raises(ValueError, match="evaluate_every: .*begun without evaluations.*validation"):
+        train({**config, "evaluate_every": 2, "steps": 6})
+    (tmp_path / "b").mkdir()
+    named = {"validation": [{"path": toy(tmp_path / "b"), "tasks": ["OD"]}]}
+    assert train({**config, "evaluate_every": 2, "steps": 6, **named}).steps == 6
+    with pytest.raises(ValueError, match="validation"):
+        train({**config, "evaluate_every": 2, "steps": 6})
+    assert len(trained(prepare(from_mapping(config), resumed=RunFolder(config["out"]).newest()))) == 30
