@@ -91,8 +91,8 @@ def held_out_of(
         return [_rule(s) if evaluated and isinstance(s, SampleSource) else None for s in sources]
     if evaluated and not any(remembered):
         raise ValueError(
-            f"evaluate_every: {config.out}: was begun without evaluations and trains on all of its samples; name others "
-            "by `validation`, or begin anew with --restart"
+            f"evaluate_every: {config.out}: was begun without evaluations and trains on all of its samples; "
+            "name others by `validation`, or begin anew with --restart"
         )
     return list(remembered)
 
