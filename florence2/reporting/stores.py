@@ -165,7 +165,7 @@ def _disagreements(found: Survey) -> list[Section]:
 def _failures(store: Store) -> list[Section]:
     counted: Counter[tuple[str, str]] = Counter()
     listed: list[Sequence[Any]] = []
-    for row in store.standing_failures():
+    for row in store.current_failures():
         counted[(row["source"] or "", row["reason"] or "")] += 1
         if len(listed) < FAILURES:
             listed.append((row["image_id"], row["source"], row["reason"], (row.get("detail") or "")[:300]))

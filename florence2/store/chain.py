@@ -2,7 +2,7 @@
 
 `chain/000007.json` is {"previous": sha256 of link 6, "snapshot": the newest at that time, "files": {path: sha256}}.
 Each command adds one link for what it wrote. A path named again holds what the last link says; null: given up.
-Unlike snapshots, links hold the hashes of records that tell times and hosts: equal work gives other links.
+Unlike snapshots, links hold the hashes of records with times and hosts: equal work gives different links.
 A store written before there was a chain has none; its next command seals all that is there.
 """
 
@@ -90,7 +90,7 @@ class Chain:
                 try:
                     sealed.unseal(data, unsealed=not known)
                 except ValueError:
-                    continue  # never whole since it is known: not sealed anew
+                    continue  # was damaged before its first link: not sealed anew
                 new[path] = hashlib.sha256(data).hexdigest()
             newest = max([snapshot, *(layout.number_of(p) for p in new if p.startswith(layout.SNAPSHOTS))])
             if self._add(newest, new):
@@ -110,7 +110,7 @@ class Chain:
         return self.storage.put_if_absent([(layout.chain(number), sealed.seal(link))])[0]
 
     def restore(self, path: str) -> bool:
-        """Write a damaged or missing link again, to the byte, from what the others leave unsaid; whether it could."""
+        """Write a damaged or missing link again, to the byte, from what the others do not name; whether it could."""
         number = layout.number_of(path)
         others = [layout.number_of(p) for p in self.storage.list(layout.CHAIN) if p != path]
         if {*others, number} != set(range(1, max([*others, number]) + 1)):
@@ -132,7 +132,7 @@ class Chain:
         return self.storage.put_if_absent([(path, data)])[0]
 
     def renew(self) -> None:
-        """Begin the chain anew over what is there: where links that are lost cannot be told from the rest."""
+        """Begin the chain anew over what is there: where links that are lost cannot be restored from the rest."""
         for path in self.storage.list(layout.CHAIN):
             self.storage.discard(path)
         self.extend(0)

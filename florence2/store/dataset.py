@@ -1,6 +1,6 @@
 """A store: a folder of Parquet fragments that holds a data set, every verdict on it and every earlier state of it.
 
-Knows files and records; what is worked out when, and by whom, is the engine's. The layout: docs/store.md.
+Knows files and records; the engine decides what is computed when, and by which operator. Layout: docs/store.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from florence2.store.snapshots import Operator, Snapshot
 from florence2.store.storage.local import LocalStorage, make_folder
 from florence2.store.units import Selector, Unit
 
-STALE_S = 24 * 3600  # a temporary file older than this belongs to nobody
+STALE_S = 24 * 3600  # a temporary file older than this belongs to no running command
 
 
 def is_store(path: str | Path) -> bool:
@@ -44,13 +44,13 @@ def is_store(path: str | Path) -> bool:
 
 
 class Store:
-    """The data set in a folder. Reading never locks; writing adds fragments, and a snapshot makes them visible.
+    """The data set in a folder. Reading takes no lock; writing adds fragments, and a snapshot makes them visible.
 
     Whoever works on a store asks it for units, annotations and verdicts and gets records:
 
-        base = store.snapshot()                                  # what stood when the command began
+        base = store.snapshot()                                  # the state that the command begins with
         for unit in store.units(base):                           # pictures, bare
-            samples = store.annotations(unit, {run.run_id})      # with what some runs said of them
+            samples = store.annotations(unit, {run.run_id})      # with the annotations of some runs
             samples = store.decisions(unit, samples, rules, before=(round, seq))
             fragments += store.put_all([pending.decisions_of(operator, uid, unit.uid, verdicts)])
         store.save(base, fragments, operators)                   # StaleBase: another command ended; begin again
@@ -85,7 +85,7 @@ class Store:
         return snapshots.read(self.storage, number)
 
     def samples(self, snapshot: int | None = None, view: str = "current", limit: int | None = None) -> Iterator[Sample]:
-        """Its good pictures in order: with what stands ("current"), or with all and every verdict ("all")."""
+        """Its good pictures in order: with the kept annotations ("current"), or with all and every verdict ("all")."""
         if view not in scan.VIEWS:
             raise ValueError(f"view {view!r}: expected one of {', '.join(scan.VIEWS)}")
         return islice(scan.samples(self.storage, self.snapshot(snapshot), view), limit)
@@ -115,9 +115,9 @@ class Store:
         """Reason words counted: of images, of failures, of annotations that are not kept."""
         return scan.reasons(self.storage, self.snapshot(snapshot))
 
-    def standing_failures(self, snapshot: int | None = None) -> list[dict[str, Any]]:
-        """The rows of `failures` that count: of a picture that was asked about again, the last attempt's."""
-        return schema.rows(failures.standing(self.storage, self.snapshot(snapshot)))
+    def current_failures(self, snapshot: int | None = None) -> list[dict[str, Any]]:
+        """The rows of `failures` that count: of a picture that was retried, those of the last attempt."""
+        return schema.rows(failures.current(self.storage, self.snapshot(snapshot)))
 
     def tally(self, snapshot: int | None = None) -> list[dict[str, Any]]:
         """Annotations counted by source, round, family, status, rule and reason."""
@@ -215,7 +215,7 @@ class Store:
         return Fragment(path, rows, self.storage.sha256(path), tuple(units), run_id)
 
     def fragment_facts(self, fragment: Fragment) -> dict[str, str]:
-        """What a fragment's file says of its maker."""
+        """The metadata of a fragment's file: which operator wrote it, and from what."""
         metadata = parquet.open_file(self.storage, fragment.path).schema_arrow.metadata or {}
         return {key.decode(): value.decode() for key, value in metadata.items()}
 
@@ -254,11 +254,11 @@ class Store:
     ) -> Snapshot:
         """Write the snapshot that ends a command; the base itself where the command added nothing.
 
-        StaleBase where another command ended since `base` was read: what was worked out from it may not hold.
+        StaleBase where another command ended since `base` was read: results computed from it may be outdated.
         """
         made = snapshots.extended(base, fragments, operators, phase)
-        stood = {fragment.path for fragment in base.fragments}
-        added = [fragment for fragment in made.fragments if fragment.path not in stood]
+        base_paths = {fragment.path for fragment in base.fragments}
+        added = [fragment for fragment in made.fragments if fragment.path not in base_paths]
         newest_round = max((layout.round_of(f.path) for f in made.of(layout.DECISIONS)), default=-1)
         lost = [p for p in self.unreferenced(layout.DECISIONS, made) if layout.round_of(p) <= newest_round]
         try:

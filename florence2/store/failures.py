@@ -1,4 +1,4 @@
-"""Which failures count: of a picture that was asked about again, the last attempt, an answer or a failure.
+"""Which failures count: of a picture that was retried, only the last attempt, be it an answer or a failure.
 
 A further attempt writes fragments of its own, for the pictures that had failed; its number and these pictures are in
 the metadata of its files: of annotations too, a file that is written even where it holds no row.
@@ -25,7 +25,7 @@ def attempt_facts(number: int, image_ids: Sequence[str]) -> dict[str, str]:
     return {ATTEMPT: str(number), IMAGES: json.dumps(list(image_ids))} if number > 1 else {}
 
 
-def standing(storage: Storage, snapshot: Snapshot) -> pa.Table:
+def current(storage: Storage, snapshot: Snapshot) -> pa.Table:
     """The rows of `failures` that count."""
     attempts: dict[tuple[str, str], list[Fragment]] = defaultdict(list)
     for fragment in snapshot.of("annotations"):
@@ -46,7 +46,7 @@ def standing(storage: Storage, snapshot: Snapshot) -> pa.Table:
 
 
 def _last_attempts(storage: Storage, fragments: list[Fragment]) -> dict[str, int]:
-    """The number of the last attempt at each picture that was asked about more than once."""
+    """The number of the last attempt at each picture that was tried more than once."""
     last: dict[str, int] = {}
     for facts in (_facts(storage, fragment) for fragment in fragments):
         number = int(facts.get(ATTEMPT, 1))

@@ -1,6 +1,6 @@
-"""What an import says of a picture as a whole: its split, and what the absence of a label means (coverage).
+"""What an import states of a picture as a whole: its split, and what the absence of a label means (coverage).
 
-The row of `images` is written once, when a picture comes in; what later imports say lies in the metadata of their own
+The row of `images` is written once, when a picture comes in; what later imports state is in the metadata of their own
 annotations fragments and is read with them. Of a label space the imports' statement takes precedence over the row's.
 """
 
@@ -20,7 +20,7 @@ Covered = Mapping[str, tuple[Coverage, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class ImportMetadata:
-    """What one import says of a picture."""
+    """What one import states of a picture as a whole: its split and its coverage."""
 
     split: str = ""
     coverage: Covered = dataclasses.field(default_factory=dict)
@@ -53,7 +53,7 @@ def decode(metadata: Mapping[bytes, bytes] | None) -> dict[str, ImportMetadata]:
 
 
 def combine(parts: Iterable[Mapping[str, ImportMetadata]]) -> dict[str, ImportMetadata]:
-    """The metadata of several imports together: of one label space all that any of them says."""
+    """The metadata of several imports together: of one label space the union of their statements."""
     out: dict[str, ImportMetadata] = {}
     for part in parts:
         for name, metadata in part.items():

@@ -1,6 +1,6 @@
 """A journal: short lines that only ever grow, each a small numbered object, so that any storage can hold it.
 
-Nothing in it has to outlive a power cut: it counts deaths of workers whose supervisor lived.
+It need not survive a power cut: it counts deaths of workers whose supervisor lived.
 """
 
 from __future__ import annotations

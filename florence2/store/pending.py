@@ -54,7 +54,7 @@ def failures_of(
 def _pending(
     path: str, operator: Operator, unit: str, rows: Sequence[schema.Row], more: Mapping[str, str] | None = None
 ) -> PendingFragment:
-    # two keys for one thing: they lie on disk
+    # two keys with one value: both are part of the file format
     key = "name" if operator.kind in ("filter", "merge", "recomputed", "import") else "operator"
     about = {key: operator.name, **{name: getattr(operator, name) for name in ("version", "fingerprint", "round")}}
     return PendingFragment(path, rows, [unit], operator.run_id, {**about, **(more or {})})

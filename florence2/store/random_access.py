@@ -1,7 +1,7 @@
 """Samples by position, in bounded memory: of a compacted store a few rows at a time, of any other a unit at a time.
 
-A compacted file holds its rows in the order of its pictures, in small row groups: where a picture's rows lie is worked
-out once from the file's column of picture ids.
+A compacted file holds its rows in the order of its pictures, in small row groups: where a picture's rows are is
+computed once from the file's column of picture ids.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def unit_groups(snapshot: Snapshot) -> list[UnitGroup]:
 def import_metadata_of(
     storage: Storage, fragments: Sequence[Fragment], whole: bool = True
 ) -> dict[str, ImportMetadata]:
-    """The imports' metadata by image id; without `whole`, damaged fragments (to be made again) are passed over."""
+    """The imports' metadata by image id; without `whole`, damaged fragments (to be made again) are skipped."""
     parts = []
     for fragment in fragments:
         try:
@@ -77,7 +77,7 @@ def count_ok(storage: Storage, fragment: Fragment) -> int:
 
 
 def group_samples(storage: Storage, group: UnitGroup, view: str = "current") -> list[Sample]:
-    """The samples of a group's good pictures: what stands, or all with the verdicts."""
+    """The samples of a group's good pictures: with the kept annotations, or with all of them and the verdicts."""
     if view not in VIEWS:
         raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
     images = schema.rows(parquet.read_table(storage, "images", group.fragments.get("images", ())))
@@ -134,7 +134,7 @@ def last_decisions(decisions: pa.Table) -> dict[str, tuple[str, str | None, str 
 
 
 def counts(storage: Storage, snapshot: Snapshot) -> dict[str, Any]:
-    """Totals by status: images, annotations, the failures that stand, and the rows of decisions."""
+    """Totals by status: images, annotations, the failures that count, and the rows of decisions."""
     images: Counter[str] = Counter()
     for fragment in snapshot.of("images"):
         images.update(parquet.read(storage, fragment, ["status"])["status"].to_pylist())
@@ -152,7 +152,7 @@ def counts(storage: Storage, snapshot: Snapshot) -> dict[str, Any]:
             "total": annotations.total(),
             **{name: annotations[name] for name in ("kept", "rejected", "superseded")},
         },
-        "failures": failures.standing(storage, snapshot).num_rows,
+        "failures": failures.current(storage, snapshot).num_rows,
         "decisions": sum(fragment.rows for fragment in snapshot.of("decisions")),
     }
 
@@ -163,7 +163,7 @@ def reasons(storage: Storage, snapshot: Snapshot) -> dict[str, dict[str, int]]:
     for fragment in snapshot.of("images"):
         words = parquet.read(storage, fragment, ["reason"])["reason"].to_pylist()
         out["images"].update(word for word in words if word)
-    out["failures"].update(word for word in failures.standing(storage, snapshot)["reason"].to_pylist() if word)
+    out["failures"].update(word for word in failures.current(storage, snapshot)["reason"].to_pylist() if word)
     for row in tally(storage, snapshot):
         if row["status"] != "kept":
             out["annotations"][row["reason"] or row["rule"]] += row["count"]

@@ -22,10 +22,10 @@ from florence2.store.storage import Storage
 
 
 class StaleBase(RuntimeError):
-    """Another command ended since this one looked: what it worked out is to be worked out again on what now stands."""
+    """Another command ended since this one read its base: compute its results again from the new snapshot."""
 
     store: Any = None  # the Store that was to be saved
-    fragments: tuple[str, ...] = ()  # that were written for nothing, unless the next attempt finds them
+    fragments: tuple[str, ...] = ()  # that were written and are not in a snapshot; the next attempt may find them
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Units as the engine sees them: the pictures of a unit, what some runs said of them, and verdicts up to a point.
+"""Units as the engine sees them: the pictures of a unit, the annotations of some runs, and verdicts up to a point.
 
 The engine asks for these and gets records; which fragments, columns and rows hold them is known here.
 """

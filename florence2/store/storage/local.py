@@ -90,7 +90,7 @@ class LocalStorage:
         return sha256_of(self.root / path)
 
     def discard(self, path: str) -> None:
-        """Move a damaged file into tmp/, where it stays for a while for whoever wants to look at it."""
+        """Move a damaged file into tmp/, where it stays for a while for inspection."""
         make_folder(self.root, self.root / layout.TEMPORARY)
         target = self.root / layout.TEMPORARY / f"damaged-{os.urandom(4).hex()}-{Path(path).name}"
         try:
@@ -195,12 +195,12 @@ def sha256_of(path: Path) -> str:
     return value.hexdigest()
 
 
-def _in_parallel(call: Callable[[Any], None], things: Collection[Any]) -> None:
-    """Call for each thing, in threads: syncs that come together are one write of the file system's journal."""
-    if len(things) < 2:
-        for thing in things:
-            call(thing)
+def _in_parallel(call: Callable[[Any], None], items: Collection[Any]) -> None:
+    """Call for each item, in threads: syncs that come together are one write of the file system's journal."""
+    if len(items) < 2:
+        for item in items:
+            call(item)
         return
-    with ThreadPoolExecutor(min(THREADS, len(things))) as pool:
-        for _ in pool.map(call, things):
+    with ThreadPoolExecutor(min(THREADS, len(items))) as pool:
+        for _ in pool.map(call, items):
             pass
