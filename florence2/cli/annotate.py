@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from florence2.cli.trusting import add_trust, trusted
 
 if TYPE_CHECKING:
-    from florence2.engine.execution.annotation_phase import Report
+    from florence2.engine.execution.annotation_phase import AnnotationReport
 
 EPILOG = """specialists, each seeing what it needs of those before it:
   rapidocr               text with its corners (RapidOCR)
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     from florence2.sources.fetching import Fetching
 
     rules = ImageRules(**{f.name: getattr(args, f.name) for f in fields(ImageRules) if hasattr(args, f.name)})
-    reports: dict[str, Report] = {}
+    reports: dict[str, AnnotationReport] = {}
     hosts = tuple(host.strip() for host in (args.allow_urls or "").split(",") if host.strip())
     with ProgressBars(args.quiet) as bars:
         trusted(args, args.out or args.source, bars.on_message)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     return 1 if useless else 0
 
 
-def describe_run(reports: Mapping[str, Report]) -> str:
+def describe_run(reports: Mapping[str, AnnotationReport]) -> str:
     """What each specialist did in this run, a line each; one that had nothing to do says so."""
     lines: list[str] = []
     for name, report in reports.items():

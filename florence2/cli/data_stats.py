@@ -48,7 +48,7 @@ def duplicates(args: argparse.Namespace, bars: ProgressBars) -> int:
         if args.json:
             print(json.dumps(pair.to_json()))
             continue
-        sides = [f"{p.part}: {p.uri}" + ("" if p.stands else " (rejected)") for p in (pair.first, pair.second)]
+        sides = [f"{p.part}: {p.uri}" + ("" if p.kept else " (rejected)") for p in (pair.first, pair.second)]
         print(f"{pair.kind} ({pair.bits} bits)  {'  =  '.join(sides)}{'  LEAK' if pair.leaks else ''}")
     if unread:
         print(f"{len(unread)} pictures cannot be read, such as {unread[0]}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The data engine: specialists annotate, filters judge, sources are merged; a store holds what each of them said."""
+"""The data engine: specialists annotate, filters judge, sources are merged; a store holds the output of each."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from florence2.engine.curation.filters.rules import open_chain
 from florence2.engine.curation.judging import judge
 from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwise
 from florence2.engine.curation.reviewing import OUTCOMES, review
-from florence2.engine.execution.annotation_phase import Report, run_specialist
+from florence2.engine.execution.annotation_phase import AnnotationReport, run_specialist
 from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.execution.jobs import Runner
 from florence2.engine.execution.options import Execution, Progress
@@ -58,7 +58,7 @@ def annotate(
     dependents: bool = True,
     progress: Progress | None = None,
     on_message: Callable[[str], None] | None = None,
-    reports: dict[str, Report] | None = None,
+    reports: dict[str, AnnotationReport] | None = None,
 ) -> Store:
     """Run specialists over the pictures of a folder, a tar, a table, a list of samples, or over a store's own.
 
@@ -83,7 +83,7 @@ def annotate(
     session = Session(store)
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
     with execution.runner(store.root) as runner:
-        times = _take_in(session, runner, source, listing, unit, rules, execution, samples, complete=not samples)
+        times = _ingest(session, runner, source, listing, unit, rules, execution, samples, complete=not samples)
         selector = FolderSelector(os.path.abspath(source)) if listing and not samples else None
         asked: Sequence[tuple[str | Specialist, Specialist]] = list(zip(names, specialists))
         if dependents:
@@ -111,7 +111,7 @@ def annotate(
     return store
 
 
-def _take_in(
+def _ingest(
     session: Session,
     runner: Runner,
     source: Path,
@@ -220,7 +220,7 @@ def import_labels(
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
     operator = given.operator()
     with execution.runner(store.root) as runner:
-        times = _take_in(
+        times = _ingest(
             session, runner, given.root, listing, unit, rules or ImageRules(), execution, given.by_name, given.origin
         )
         categories = {"categories": given.categories} if given.categories else {}

@@ -50,14 +50,14 @@ class Spec:
     billed: bool = False
     max_pixels: int = 64_000_000
     source_kind: str = "specialist"  # or "simulated", or "model" for the student
-    reads_all: bool = False  # rejected annotations too; else those that stand when it is asked
+    reads_all: bool = False  # rejected annotations too; else those kept when it runs
 
 
 @runtime_checkable
 class Specialist(Protocol):
     """Annotates pictures. Opening one is cheap and loads nothing; `setup` loads, once per worker process.
 
-    `config` holds every setting that changes what it says (plain JSON types), `weights_sha256` the hash of its files.
+    `config` holds every setting that changes its output (plain JSON types), `weights_sha256` the hash of its files.
     """
 
     @property
@@ -82,12 +82,12 @@ class Specialist(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of what `setup` loaded."""
+        """Release what `setup` loaded."""
 
 
 @runtime_checkable
 class Filter(Protocol):
-    """Judges annotations. It sees what stands of a sample so far, and answers kept or rejected, at most once an item.
+    """Judges annotations. It sees what is kept of a sample so far, and answers kept or rejected, at most once an item.
 
     An item it does not name stays as it is. The runner stamps rule (the spec's name), round and seq.
     """

@@ -1,7 +1,7 @@
 """What the data sets that a store's labels came with call their pictures, annotations and categories.
 
 An import notes them (a picture's in its fragment's metadata, an annotation's in its row, the categories in runs/), so
-that an export in the same format gives them back. Where two sets claim one picture, the first is heard.
+that an export in the same format gives them back. Where two sets hold one picture, the first set's names are used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one command adds to a store: finds the work that is done already, collects the rest, ends with one snapshot.
 
 A fragment is taken as done when it is what the snapshot says it is, or, if no snapshot names it (an interrupted command
-left it), when it can be read through. A damaged one is set aside and made again under its name.
+left it), when it can be read through. A damaged one is quarantined and made again under its name.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from florence2.store.sealed import Missing
 from florence2.store.snapshots import Operator, Snapshot, StaleBase, extended
 from florence2.store.units import Unit
 
-REOPEN, RECOMPUTED = "reopen", "recomputed"  # operators that turn verdicts around
+REOPEN, RECOMPUTED = "reopen", "recomputed"  # operators that reverse verdicts
 HUMAN = "human"  # the rule of a person's verdicts, and the kind of who brings them: no later round undoes them
 PICTURES = "pictures"  # and the one that writes what became of pictures
-ASKED_AGAIN = "asked_again"  # its name where specialists were asked about what is kept anew
+ASKED_AGAIN = "asked_again"  # its name where specialists were run on newly kept items
 ANNOTATORS = ("specialist", "simulated", "model", "import", "human", "merge")  # kinds that write annotations
 
 
@@ -38,10 +38,10 @@ R = TypeVar("R")
 
 
 def retry_when_stale(command: Callable[P, R]) -> Callable[P, R]:
-    """A command that ends with a snapshot: where another one ended meanwhile, it is run again on what now stands.
+    """A command that ends with a snapshot: where another one ended meanwhile, it is run again on the new snapshot.
 
     So that of two commands at once the result is that of the two one after the other. What it did already is found. A
-    fragment that is missing is looked for again, too: the other one may have moved it away, as no longer wanted.
+    fragment that is missing is searched for again, too: the other one may have moved it away as unreferenced.
     """
 
     @functools.wraps(command)
@@ -172,7 +172,7 @@ class Session:
         return out
 
     def live(self) -> list[Operator]:
-        """The operators whose annotations stand, in the order they came."""
+        """The operators whose annotations are not replaced, in the order they came."""
         return [o for o in self.operators.values() if not o.replaced and o.kind in ANNOTATORS]
 
     def names(self, path: str) -> bool:
@@ -193,7 +193,7 @@ class Session:
         self.store.record_run(operator.run_id, about, {**where_and_when(), **inputs})
 
     def all_done(self, paths: Iterable[tuple[str, Operator]], unit: Unit) -> bool:
-        """Whether all of these fragments about a unit are there and whole; each is looked at."""
+        """Whether all of these fragments about a unit are there and whole; each is checked."""
         return all([self.done(path, [unit.uid], operator.run_id) for path, operator in paths])
 
     def finish(self, phase: Mapping[str, Any] | None = None) -> Snapshot:

@@ -11,7 +11,7 @@ from florence2.records import ImageRef, Region, Sample, Source
 
 def test_every_row_is_a_rule_with_a_countable_reason_a_unit_and_a_sentence():
     for name, rule in RULES.items():
-        module, function = rule.score_candidates.split(":")
+        module, function = rule.function.split(":")
         assert callable(getattr(importlib.import_module(module), function)), name
         assert rule.reason.replace("_", "").isalpha() and rule.unit and rule.says
 
@@ -83,7 +83,7 @@ def test_judge_names_only_what_is_rejected_and_weigh_everything():
         "unsure", "rejected", "region_score", "low_score",
     )  # fmt: skip
     assert (rejected.value, rejected.threshold) == (0.1, 0.4)
-    assert [d.status for d in rule.score_candidates(sample)] == ["kept", "rejected"]
+    assert [d.status for d in rule.verdicts(sample)] == ["kept", "rejected"]
 
 
 def test_what_people_made_is_judged_by_no_rule():
@@ -92,4 +92,4 @@ def test_what_people_made_is_judged_by_no_rule():
         for kind in ("human", "import")
     )
     sample = Sample("s", ImageRef("s", width=99, height=99), regions=regions)
-    assert [d for rule in open_chain() for d in rule.score_candidates(sample)] == []
+    assert [d for rule in open_chain() for d in rule.verdicts(sample)] == []

@@ -101,5 +101,5 @@ def test_texts_parsed_together_are_judged_as_those_parsed_alone(chain):
         parser_of.cache_clear()
         if together:
             chain[0].prepare(samples)
-        verdicts[together] = [list(rule.score_candidates(sample)) for rule in chain for sample in samples]
+        verdicts[together] = [list(rule.verdicts(sample)) for rule in chain for sample in samples]
     assert verdicts[True] == verdicts[False] and any(d.status == "rejected" for each in verdicts[True] for d in each)

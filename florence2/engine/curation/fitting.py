@@ -22,7 +22,7 @@ import numpy as np
 
 from florence2.engine.curation.filters.rules import BY_DETAIL, RULES, RuleFilter, open_chain
 from florence2.engine.curation.filters.verdicts import by_people
-from florence2.engine.curation.tuning import MATCH, good_of, labelled_pairs, told_kinds
+from florence2.engine.curation.tuning import MATCH, good_of, labelled_kinds, labelled_pairs
 from florence2.geometry import iou
 from florence2.labels import fold_label
 from florence2.records import Item, Region, Sample
@@ -95,7 +95,7 @@ def fit(samples: Iterable[Sample], labelled: Iterable[Sample], chain: Sequence[R
         rule.prepare([one.sample for one in seen])
         for one in seen:
             one.items = {item.id: item for item in _items(one.sample)}
-            verdicts = [] if rule.spec.name in AFTER else rule.score_candidates(one.sample)
+            verdicts = [] if rule.spec.name in AFTER else rule.verdicts(one.sample)
             one.values[rule.spec.name] = {v.item_id: v.value for v in verdicts if v.value is not None}
     parts: list[list[_Seen]] = [[], [], []]
     for one in sorted(seen, key=lambda one: _order(one.sample)):
@@ -225,7 +225,7 @@ def _passes(settings: Mapping[str, Any], value: float, item: Item) -> bool:
 def _score(kept: Sample, one: _Seen, labels: set[str]) -> dict[str, tuple[int, int, int]]:
     """(right, kept, true) of a picture by family."""
     out = {}
-    for kind in sorted(told_kinds(one.truth)):
+    for kind in sorted(labelled_kinds(one.truth)):
         found = [r for r in kept.regions if r.kind == kind and r.box and not r.refines and not by_people(r)]
         found = [r for r in found if kind == "text" or fold_label(r.label) in labels]
         true = [r for r in one.truth.current().regions if r.kind == kind and r.box and not r.refines]

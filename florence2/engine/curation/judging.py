@@ -1,6 +1,6 @@
-"""Decisions and where they go: a chain of filters over a store, and the verdict on rows that a new version replaces.
+"""Judging: a chain of filters over a store, and the verdict on rows that a new version replaces.
 
-A round of judging starts afresh: what earlier rounds rejected is reopened, then each rule in turn sees what stands.
+A round of judging starts afresh: what earlier rounds rejected is reset, then each rule in turn sees what is kept.
 The same rules over the same annotations are the same round, and add nothing.
 """
 
@@ -25,7 +25,7 @@ from florence2.store.snapshots import Operator
 
 @dataclasses.dataclass(frozen=True)
 class JudgeTask:
-    """A unit to be judged by each operator's filter in turn (None: reopen)."""
+    """A unit to be judged by each operator's filter in turn (None: reset the earlier rejections)."""
 
     inputs: UnitInputs
     steps: tuple[tuple[Operator, Filter | None], ...]
@@ -34,20 +34,20 @@ class JudgeTask:
     def do(self, store: Store, context: WorkerContext) -> JobOutcome:
         """Judge, and commit a fragment a rule."""
         samples = self.inputs.load(store)
-        standing = [sample.current() for sample in samples]
+        current = [sample.current() for sample in samples]
         found = []
         for seq, (operator, item) in enumerate(self.steps, self.first_seq):
             rows: list[tuple[str, Decision]] = []
             if isinstance(item, RuleFilter):
-                item.prepare(standing)
+                item.prepare(current)
             for n, sample in enumerate(samples):
-                verdicts = _reopened(sample) if item is None else verdicts_of(item, standing[n], _confirmed(sample))
+                verdicts = _reopened(sample) if item is None else verdicts_of(item, current[n], _confirmed(sample))
                 if not verdicts:
                     continue
                 signed = [dataclasses.replace(d, rule=operator.name, round=operator.round, seq=seq) for d in verdicts]
                 rows += [(sample.image.id, decision) for decision in signed]
                 samples[n] = dataclasses.replace(sample, decisions=(*sample.decisions, *signed))
-                standing[n] = samples[n].current()
+                current[n] = samples[n].current()
             found.append(pending.decisions_of(operator, self.inputs.uid(operator), self.inputs.unit.uid, rows))
         return JobOutcome(tuple(store.put_all(found)))
 
@@ -143,16 +143,16 @@ def _round_of(
     return round, chain, seen
 
 
-def verdicts_of(item: Filter, standing: Sample, confirmed: Collection[str] = ()) -> list[Decision]:
+def verdicts_of(item: Filter, sample: Sample, confirmed: Collection[str] = ()) -> list[Decision]:
     """A filter's verdicts on what a sample keeps, checked, with what is rejected along with a rejected item.
 
     What a person `confirmed` is not judged.
     """
-    known = {each.id for each in schema.items_of(standing)}
-    verdicts = [verdict for verdict in item.judge(standing) if verdict.item_id not in confirmed]
+    known = {each.id for each in schema.items_of(sample)}
+    verdicts = [verdict for verdict in item.judge(sample) if verdict.item_id not in confirmed]
     seen: set[str] = set()
     for decision in verdicts:
-        where = f"filter {item.spec.name}, image {standing.image.id}"
+        where = f"filter {item.spec.name}, image {sample.image.id}"
         if decision.item_id not in known or decision.item_id in seen:
             what = "twice" if decision.item_id in seen else "though it does not stand"
             raise ValueError(f"{where}: judged {decision.item_id!r} {what}; expected at most one verdict on an item")
@@ -160,11 +160,11 @@ def verdicts_of(item: Filter, standing: Sample, confirmed: Collection[str] = ())
             raise ValueError(f"{where}: status {decision.status!r}; expected kept or rejected")
         seen.add(decision.item_id)
     rejected = {decision.item_id for decision in verdicts if decision.status != "kept"}
-    return verdicts + dependents(standing, rejected, seen)
+    return verdicts + dependents(sample, rejected, seen)
 
 
 def dependents(sample: Sample, rejected: set[str], judged: Iterable[str] = ()) -> list[Decision]:
-    """Rejections of what cannot stand alone: a phrase without its text or any of its regions, a detail of a region."""
+    """Rejections of dependent items: a phrase without its text or any of its regions, a detail of a region."""
     parents: list[tuple[str, str]] = [(region.id, region.refines) for region in sample.regions]
     for grounding in sample.groundings:
         regionless = grounding.region_ids and rejected.issuperset(grounding.region_ids)
@@ -182,19 +182,19 @@ def _reopened(sample: Sample) -> list[Decision]:
     return [Decision(i, "kept", REOPEN, REOPEN) for i, d in last.items() if d.status == "rejected" and d.rule != HUMAN]
 
 
-def as_people_have_it(sample: Sample) -> Sample:
-    """What stands of a sample; regions that a person confirmed as a person's own, which outranks whoever made them."""
-    confirmed, standing = _confirmed(sample), sample.current()
+def with_confirmed_as_human(sample: Sample) -> Sample:
+    """The kept items of a sample; regions that a person confirmed get the source of a person, which outranks others."""
+    confirmed, current = _confirmed(sample), sample.current()
     regions = tuple(
         dataclasses.replace(region, source=dataclasses.replace(region.source, kind=HUMAN))
         if region.id in confirmed and region.source is not None
         else region
-        for region in standing.regions
+        for region in current.regions
     )
-    return dataclasses.replace(standing, regions=regions) if confirmed else standing
+    return dataclasses.replace(current, regions=regions) if confirmed else current
 
 
 def _confirmed(sample: Sample) -> set[str]:
-    """What a person's word keeps."""
+    """Ids of the items that a person's verdict keeps."""
     last = {d.item_id: d for d in sample.decisions}
     return {i for i, d in last.items() if d.rule == HUMAN and d.status == "kept"}

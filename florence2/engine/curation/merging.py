@@ -1,7 +1,8 @@
 """Several sources of one picture become one current view: by verdicts, and a fused row only where no parent is right.
 
 Human outranks import, import the rest. Sources that agree on a label and, by IoU, on a place are one object; agreement
-raises its score. What a labelled set says is not there, falls. Nothing is removed: a loser names its winner.
+raises its score. What a labelled set states to be absent is rejected. Nothing is removed: a superseded item names its
+winner.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.curation import text_lines
-from florence2.engine.curation.judging import as_people_have_it, dependents
+from florence2.engine.curation.judging import dependents, with_confirmed_as_human
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
 from florence2.engine.execution.options import Progress
@@ -41,18 +42,18 @@ class MergeConfig:
     iou: float = 0.55
     """Boxes of one label from different sources that overlap this much are one object."""
     conflict_iou: float = 0.6
-    """Boxes of different labels that overlap this much are in conflict; the better ranked or scored one stands."""
+    """Boxes of different labels that overlap this much are in conflict; the better ranked or scored one is kept."""
     unconfirmed_below: float | None = 0.5
-    """Where a model has looked, an object of another source that it did not see and whose score is below this falls."""
+    """An object of another source that no model found in a picture that one annotated is rejected below this score."""
     synonyms: tuple[tuple[str, ...], ...] = ()
-    """Groups of labels that mean the same; the first of a group stands for it."""
+    """Groups of labels that mean the same; the first of a group represents it."""
     contradicted: bool = True
-    """An object that no person saw falls where a labelled set says that there is none: its label was looked for in
-    vain (verified_absent), or all of that label are listed and this is none of them (not_listed)."""
+    """An object that no person drew is rejected where a labelled set says that there is none: its label was searched
+    for in vain (verified_absent), or all of that label are listed and this is none of them (not_listed)."""
 
 
 def settings(path: str | Path) -> MergeConfig:
-    """The settings of a YAML file: Merging's fields, those left out at their defaults."""
+    """The settings of a YAML file: MergeConfig's fields, those left out at their defaults."""
     data = documents.read_settings(Path(path), words=lambda keys: len(keys) > 1 and keys[0] == "synonyms")
     known = {f.name: f for f in dataclasses.fields(MergeConfig)}
     unknown = [key for key in data if key not in known]
@@ -71,14 +72,14 @@ def settings(path: str | Path) -> MergeConfig:
 
 @dataclass
 class Merged:
-    """What merging says of one sample: verdicts, and rows of its own."""
+    """The result of merging one sample: verdicts, and rows of its own."""
 
     decisions: list[Decision] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
 
 
 def merge(session: Session, runner: Runner, merging: MergeConfig, round: int, progress: Progress | None = None) -> None:
-    """Merge what stands in every unit; the verdicts belong to `round` and come after its filters'."""
+    """Merge the kept annotations of every unit; the verdicts belong to `round` and come after its filters'."""
     operator, live, seq = _planned(session, merging, round)
     facts = {"config": asdict(merging), "reads": [o.run_id for o in live], "seq": seq}
     session.start(operator, facts, {})
@@ -86,7 +87,7 @@ def merge(session: Session, runner: Runner, merging: MergeConfig, round: int, pr
 
 
 def merged_otherwise(session: Session, merging: MergeConfig, round: int) -> bool:
-    """Whether that round was merged before by other settings: its verdicts stand, and a new round is needed."""
+    """Whether that round was merged before by other settings: its verdicts remain, and a new round is needed."""
     operator, _, _ = _planned(session, merging, round)
     return any(o.kind == "merge" and o.round == round and o.run_id != operator.run_id for o in session.base.operators)
 
@@ -103,7 +104,7 @@ def _planned(session: Session, merging: MergeConfig, round: int) -> tuple[Operat
 
 @dataclass(frozen=True)
 class MergeTask:
-    """A unit in which sources are to be merged; `models` are the runs of models that looked at every picture."""
+    """A unit in which sources are to be merged; `models` are the runs of models that annotated every picture."""
 
     inputs: UnitInputs
     config: MergeConfig
@@ -115,7 +116,7 @@ class MergeTask:
         """Merge, and commit the fused regions and the verdicts."""
         fused, verdicts = [], []
         for sample in self.inputs.load(store):
-            found = merge_sample(as_people_have_it(sample), self.config, self.operator, self.models)
+            found = merge_sample(with_confirmed_as_human(sample), self.config, self.operator, self.models)
             fused.append(dataclasses.replace(sample, regions=tuple(found.regions), texts=(), groundings=()))
             round = self.operator.round
             signed = [dataclasses.replace(each, rule=NAME, round=round, seq=self.seq) for each in found.decisions]
@@ -135,7 +136,7 @@ def merge_units(
     seq: int,
     progress: Progress | None = None,
 ) -> None:
-    """Merge what stands of these operators' annotations in every unit that lacks this work."""
+    """Merge the kept ones of these operators' annotations in every unit that lacks this work."""
     latest = max((o.round for o in reads if o.kind == "model"), default=-1)
     models = frozenset(o.run_id for o in reads if o.kind == "model" and o.round == latest)
     runs = [o.run_id for o in reads]
@@ -153,15 +154,15 @@ def merge_units(
 
 
 def merge_sample(sample: Sample, merging: MergeConfig, operator: Operator, models: Iterable[str] = ()) -> Merged:
-    """Merge what stands of one sample. `models` are the runs of models that looked at every picture."""
+    """Merge the kept items of one sample. `models` are the runs of models that annotated every picture."""
     models = set(models)
     out = Merged()
     ordinal = 0
     boxed = [region for region in sample.regions if region.box is not None and not region.refines and not region.ignore]
     if merging.contradicted:
         out.decisions += _contradicted(sample, boxed, merging)
-        fallen = {d.item_id for d in out.decisions}
-        boxed = [region for region in boxed if region.id not in fallen]
+        contradicted = {d.item_id for d in out.decisions}
+        boxed = [region for region in boxed if region.id not in contradicted]
     label_of = {r.id: _label(r.label, merging.synonyms) for r in boxed}
     replaced, _ = text_lines.settle([r for r in boxed if r.kind == "text"], _source, _rank)
     places = {r.id: r for r in boxed}
@@ -195,7 +196,7 @@ def merge_sample(sample: Sample, merging: MergeConfig, operator: Operator, model
     if merging.unconfirmed_below is not None and models:
         out.decisions += _unconfirmed(alone, models, merging.unconfirmed_below, {d.item_id for d in out.decisions})
     out.decisions += _texts(sample.texts)
-    # what leans on a superseded region follows its winner; what leans on anything else that fell, falls
+    # items that refer to a superseded region follow its winner; those of any other rejected item are rejected
     moved = {d.item_id for d in out.decisions if d.status == "superseded"} & {r.id for r in sample.regions}
     gone = {d.item_id for d in out.decisions if d.status != "kept"} - moved
     out.decisions += dependents(sample, gone, moved)
@@ -203,7 +204,7 @@ def merge_sample(sample: Sample, merging: MergeConfig, operator: Operator, model
 
 
 def clusters(regions: Sequence[Region], threshold: float, label_of: dict[str, str]) -> list[list[Region]]:
-    """Objects that are one: each cluster is led by its best, with at most one of each other source."""
+    """Boxes of one and the same object: each cluster is led by its best, with at most one of each other source."""
     order = sorted(regions, key=lambda r: (_rank(r), -(r.score if r.score is not None else 1.0), r.id))
     overlaps = iou([r.box for r in order], [r.box for r in order]) if order else np.zeros((0, 0))
     taken = [False] * len(order)
@@ -226,7 +227,7 @@ def clusters(regions: Sequence[Region], threshold: float, label_of: dict[str, st
 
 
 def _fused(cluster: Sequence[Region], image_id: str, operator: Operator, ordinal: int) -> tuple[Region, str]:
-    """The row that stands for a cluster and why the others fall: its leader, or a fused box that equals no parent."""
+    """The row that represents a cluster (its leader, or a fused box that equals no parent), and why the others go."""
     leader = cluster[0]
     if _rank(leader) < 2:
         return leader, "agrees"
@@ -278,7 +279,7 @@ def _contradicted(sample: Sample, regions: Sequence[Region], merging: MergeConfi
 
 
 def _covered(region: Region, crowd: Region) -> float:
-    """The share of a region that lies in a crowd, which stands for any number of objects."""
+    """The share of a region that lies in a crowd, which represents any number of objects."""
     (x1, y1, x2, y2), (a1, b1, a2, b2) = region.box or (0.0,) * 4, crowd.box or (0.0,) * 4
     inside = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
     return inside / max((x2 - x1) * (y2 - y1), 1e-9)
@@ -287,7 +288,7 @@ def _covered(region: Region, crowd: Region) -> float:
 def _conflicts(
     alone: Sequence[Region], winners: Sequence[Region], merging: MergeConfig, label_of: dict[str, str]
 ) -> list[Decision]:
-    """Verdicts on objects that nobody confirms where another stands: outranked, outscored, or kept as disputed."""
+    """Verdicts on unconfirmed objects where another object lies: outranked, outscored, or kept as disputed."""
     out = []
     for region in alone:
         if region.kind != "object" or _rank(region) == 0:
@@ -347,7 +348,7 @@ def _repeated(
 
 
 def _against(region: Region, other: Region) -> str:
-    """How a region fares against one of another label in its place: it falls only before a better one."""
+    """The verdict on a region beside one of another label in its place: only a better one supersedes it."""
     if _rank(other) != _rank(region):
         return "outranked" if _rank(other) < _rank(region) else "disputed"
     a_model = any(r.source is not None and r.source.kind == "model" for r in (region, other)) or other.derived_from
@@ -356,7 +357,7 @@ def _against(region: Region, other: Region) -> str:
 
 
 def _unconfirmed(alone: Sequence[Region], models: set[str], below: float, judged: set[str]) -> list[Decision]:
-    """Rejections of weak objects that no model saw where one looked."""
+    """Rejections of low-scored objects that no model found in a picture that one annotated."""
     out = []
     for region in alone:
         source = region.source

@@ -1,4 +1,4 @@
-"""A reviewer's word: what a person deleted, changed, added or left as it was in an export comes back as verdicts.
+"""A reviewer's changes: what a person deleted, changed, added or left as it was in an export comes back as verdicts.
 
 A file is complete for the labels of its export (else for all that it uses): what the export held of them and the file
 lacks was deleted. A person's verdicts have the rule `human`; filters do not judge what it keeps, nor reopen what it
@@ -40,7 +40,7 @@ AnyItem = Union[Region, Text]
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
-    """What a reviewer's file speaks of: labels, the words of the picture too or not, and where labels belong."""
+    """What a reviewer's file covers: labels, whether texts of the picture too, and the label space."""
 
     snapshot: int
     labels: frozenset[str]
@@ -66,7 +66,7 @@ def review(
             "name the store that was exported, or leave them out with --skip-bad"
         )
     counts: Counter[str] = Counter(pictures=len(pictures), unknown=len(unknown))
-    made_by = digest([NAME, VERSION, format, given.export_id, sorted(map(_told, pictures.values()))])
+    made_by = digest([NAME, VERSION, format, given.export_id, sorted(map(_import_metadata, pictures.values()))])
     operator, facts = _operator(session, made_by)
     scope = _scope(session, given, facts["snapshot"], pictures)
     exported = {s.image.id: s for s in session.store.samples(scope.snapshot) if s.image.id in pictures}
@@ -111,7 +111,7 @@ def _placed(session: Session, given: Review) -> tuple[dict[str, Reviewed], list[
     return out, unknown
 
 
-def _told(one: Reviewed) -> str:
+def _import_metadata(one: Reviewed) -> str:
     bare = dataclasses.replace(one.sample, image=dataclasses.replace(one.sample.image, uri=""))
     return digest(to_json(bare))
 
@@ -152,11 +152,11 @@ class _Compared:
 
 
 def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, str], scope: Scope) -> _Compared:
-    """The file's items beside those of the export, as they stand now."""
+    """The file's items beside those of the export, as they are now."""
     out = _Compared()
     held = export_files.count_lost(before, Counter(), HOLDS, words=True)
     left = {item.id: item for item in _items(held) if _exportable(item)}
-    standing = {item.id: item for item in _items(now.current())}
+    current = {item.id: item for item in _items(now.current())}
     items = _items(reviewed)
     named = {n: left[ids[item.id]] for n, item in enumerate(items) if ids.get(item.id) in left}
     named = {n: old for n, old in named.items() if type(old) is type(items[n])}
@@ -165,16 +165,16 @@ def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, s
     for n, item in enumerate(items):
         found = named.get(n) or _closest(item, left.values())
         if found is None:
-            known = _closest(item, standing.values(), exact=True)
+            known = _closest(item, current.values(), exact=True)
         else:
             left.pop(found.id, None)
-            known = standing.get(_winner(found.id, now), found)  # rejected since: the person's word brings it back
+            known = current.get(_winner(found.id, now), found)  # rejected since: the person's verdict restores it
         if known is not None and _same(item, known):
             out.confirmed.append(known)
         else:
             out.new.append((item, known))
     for gone in left.values():
-        winner = standing.get(_winner(gone.id, now))
+        winner = current.get(_winner(gone.id, now))
         if winner is not None and scope.covers(gone, reviewed):
             out.deleted.append(winner)
     return out
@@ -189,7 +189,7 @@ def _exportable(item: AnyItem) -> bool:
 
 
 def _winner(name: str, now: Sample) -> str:
-    """The item that stands for one that was superseded."""
+    """The item that replaces one that was superseded."""
     last = {d.item_id: d for d in now.decisions}
     seen: set[str] = set()
     while name in last and last[name].status == "superseded" and last[name].by_id and name not in seen:
@@ -290,12 +290,12 @@ def _fresh(item: Any, old: AnyItem | None, number: int) -> Any:
     return dataclasses.replace(item, id=f"n{number}", score=None, **space)
 
 
-def _details(standing: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
+def _details(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
     """What refined an item that is gone goes with it: a mask its box."""
     gone = {verdict.item_id: verdict for verdict in verdicts if verdict.status != "kept"}
     return [
         dataclasses.replace(gone[region.refines], item_id=region.id)
-        for region in standing.regions
+        for region in sample.regions
         if region.refines in gone and region.id not in gone
     ]
 

@@ -1,7 +1,8 @@
-"""Lines of text that several readers found: where they overlap, one reader's set of lines stands, never a mixture.
+"""Lines of text of several OCR sources: where they overlap, one source's set of lines is kept, never a mixture.
 
-Readers cut lines differently (one line here, three words there), so lines cannot be paired one by one. Lines of all
-readers that lie on one another are settled together, with the reader that a picture's other lines speak for.
+OCR engines split lines differently (one line here, three words there), so lines cannot be paired one by one. Lines of
+all readers that lie on one another are settled together, in favour of the source whose lines have the higher mean
+score.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ OVER = 0.3  # share of the smaller line's area from which two lines lie on one a
 def settle(
     lines: Sequence[Region], source_of: Callable[[Region], Hashable], ranked: Callable[[Region], int]
 ) -> tuple[dict[str, str], list[Region]]:
-    """(loser's id -> id of the line that stands in its place, lines that no other reader found).
+    """(loser's id -> id of the line that replaces it, lines that no other reader found).
 
     The better rank wins a group of overlapping lines; among equals the reader that is surer of this picture: the mean
     score of its lines, weighted by their area.
     """
-    sure = _sureness(lines, source_of)
+    sure = _mean_score(lines, source_of)
     losers: dict[str, str] = {}
     alone: list[Region] = []
     for group in _groups(lines):
@@ -36,11 +37,11 @@ def settle(
             alone += group
             continue
         best = min(by_source, key=lambda s: (ranked(by_source[s][0]), -sure[s], str(s)))
-        standing = by_source[best]
-        shares = _shares(group, standing)
+        winning = by_source[best]
+        shares = _shares(group, winning)
         for line, row in zip(group, shares):
             if source_of(line) != best:
-                losers[line.id] = standing[int(row.argmax())].id
+                losers[line.id] = winning[int(row.argmax())].id
     return losers, alone
 
 
@@ -70,7 +71,7 @@ def _shares(one: Sequence[Region], two: Sequence[Region]) -> np.ndarray:
     return inside / np.maximum(np.minimum(*areas), 1e-9)
 
 
-def _sureness(lines: Sequence[Region], source_of: Callable[[Region], Hashable]) -> Mapping[Hashable, float]:
+def _mean_score(lines: Sequence[Region], source_of: Callable[[Region], Hashable]) -> Mapping[Hashable, float]:
     totals: dict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for line in lines:
         x1, y1, x2, y2 = line.box or (0.0, 0.0, 0.0, 0.0)

@@ -3,8 +3,8 @@
 Rules change one another's work: `fitting` fits them together.
 
 A region is good when the labelled picture has one of its label there (IoU 0.5, each labelled one once; for a line of
-text the place decides). It is not counted where the labelled picture has no region of its kind and is not said to be
-searched all over, nor where its label is one that the labelled set never uses. A phrase is good when the labelled
+text the place decides). It is not counted where the labelled picture has no region of its kind and is not stated to be
+exhaustive, nor where its label is one that the labelled set never uses. A phrase is good when the labelled
 picture has it there, and is not counted where that has no such phrase. A text is good or bad as the labelled set's own
 verdicts say; one it does not hold is not counted.
 """
@@ -81,14 +81,14 @@ def labelled_pairs(
     return pairs, labels
 
 
-def told_kinds(truth: Sample) -> set[str]:
-    """The kinds of regions (object, text) of which a labelled picture tells."""
+def labelled_kinds(truth: Sample) -> set[str]:
+    """The kinds of regions (object, text) that a labelled picture holds or covers."""
     kinds = {region.kind for region in truth.current().regions}
     return kinds | {"text" if space == "text" else "object" for space, c in truth.coverage.items() if _exhaustive(c)}
 
 
 def good_of(sample: Sample, truth: Sample, labels: Collection[str] | None = None) -> dict[str, bool]:
-    """Each item's id that the labelled sample can tell of, and whether the item is good.
+    """Whether an item is good, by the id of each item that the labelled sample can decide.
 
     `labels` are those that the labelled set uses; None: any.
     """
@@ -97,9 +97,9 @@ def good_of(sample: Sample, truth: Sample, labels: Collection[str] | None = None
     verdicts = {text.id: texts[text.text] for text in sample.texts if text.text in texts and not by_people(text)}
     current = truth.current()
     taken: set[str] = set()
-    told = told_kinds(truth)
+    kinds = labelled_kinds(truth)
     for region in sorted(sample.regions, key=lambda r: -(1.0 if r.score is None else r.score)):
-        if region.box is None or region.refines or by_people(region) or region.kind not in told:
+        if region.box is None or region.refines or by_people(region) or region.kind not in kinds:
             continue
         if region.kind == "object" and labels is not None and fold_label(region.label) not in labels:
             continue
@@ -180,7 +180,7 @@ def _seen(
     for sample, known in zip(samples, verdicts):
         everything: list[Item] = [*sample.texts, *sample.regions, *sample.groundings]
         items = {item.id: item for item in everything}
-        for verdict in rule.score_candidates(sample):
+        for verdict in rule.verdicts(sample):
             if verdict.item_id in known and verdict.value is not None and verdict.threshold is not None:
                 item = items[verdict.item_id]
                 source = item.source.name if item.source else ""
@@ -207,8 +207,8 @@ def to_text(curves: Sequence[Curve]) -> str:
     rows = [f"{'rule':18} {'of':14} {'items':>6} {'good':>6}   {'now':>8}  {'P':>5} {'R':>5} {'F1':>5}   {'best':>8}  "
             f"{'P':>5} {'R':>5} {'F1':>5}"]  # fmt: skip
     for c in curves:
-        told = "   ".join(
+        figures = "   ".join(
             f"{p.threshold:8.3g}  {p.precision:5.3f} {p.recall:5.3f} {p.f1:5.3f}" for p in (c.now, c.best)
         )
-        rows.append(f"{c.rule:18} {c.of:14} {c.items:6} {c.good:6}   {told}")
+        rows.append(f"{c.rule:18} {c.of:14} {c.items:6} {c.good:6}   {figures}")
     return "\n".join(rows)

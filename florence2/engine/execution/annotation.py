@@ -17,20 +17,20 @@ from typing import Any
 import numpy as np
 
 from florence2 import pixels, sources
+from florence2.engine.current_annotations import Fresh, Mark, fact, visible_samples
 from florence2.engine.execution import pieces
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import JobOutcome
 from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest
-from florence2.engine.standing import Fresh, Mark, fact, shown
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text
 from florence2.store import Store, pending
 from florence2.store.failures import attempt_facts
 from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Operator
 
-OWN_FAULTS = ("error", "invalid")  # a specialist raised, or answered what cannot stand
+OWN_FAULTS = ("error", "invalid")  # a specialist raised, or its answer is not valid
 
 # decode and sign run beside annotate; the others add up to the time that a job takes
 SECONDS = {
@@ -45,7 +45,7 @@ SECONDS = {
 
 @dataclass
 class Asked:
-    """What a job's pictures came to: how many there were, and why some gave nothing."""
+    """The results of a job's pictures: how many there were, and why some failed."""
 
     pictures: int = 0
     failures: Counter[str] = field(default_factory=Counter)
@@ -65,14 +65,14 @@ class AnnotateTask:
     stop: int
     attempt: int = 1  # at these pictures
     mark: Mark | None = None  # the last verdict that was read
-    fresh: Fresh = field(default_factory=dict)  # what alone it is asked about
-    later: bool = False  # it has answered about these pictures before
+    fresh: Fresh = field(default_factory=dict)  # the only items it is to annotate
+    later: bool = False  # it has annotated these pictures before
 
     def do(self, store: Store, context: WorkerContext) -> JobOutcome:
         """Annotate and commit; the worker that finishes a unit's last piece puts the unit together."""
         begun = time.perf_counter()
         annotator = UnitAnnotator(self, context)
-        found = annotator.all(shown(self.inputs.load(store)[self.start : self.stop], self.mark, self.fresh))
+        found = annotator.all(visible_samples(self.inputs.load(store)[self.start : self.stop], self.mark, self.fresh))
         context.heartbeat.writing()
         seconds = annotator.seconds
         with timed(seconds, "write"):
@@ -125,7 +125,7 @@ class UnitAnnotator:
         self.task, self.specialist, self.heartbeat = task, context.specialist, context.heartbeat
         self.max_pixels = min(task.max_pixels, self.specialist.spec.max_pixels)
         spec, operator = self.specialist.spec, task.operator
-        # what is said later of a picture must not bear the names of what was said of it before
+        # later annotations of a picture must not have the ids of the earlier ones
         self.naming = digest([operator.fingerprint, task.uid]) if task.later else operator.fingerprint
         self.source = Source(spec.source_kind, spec.name, spec.version, operator.round, operator.run_id)
         self.seconds = dict.fromkeys(SECONDS, 0.0)
@@ -211,7 +211,7 @@ class UnitAnnotator:
             answers = list(self.specialist.annotate(samples, images))
             if len(answers) != len(samples):
                 raise ValueError(f"annotate returned {len(answers)} results for {len(samples)} pictures")
-        except Exception as error:  # a specialist may raise anything; its pictures answer for it one by one
+        except Exception as error:  # a specialist may raise anything; its pictures are tried one by one
             if len(samples) == 1:
                 return [Failure(reason="error", detail=f"{type(error).__name__}: {error}")]
             # out of memory halves the batch, anything else goes to single pictures
@@ -233,7 +233,7 @@ def _result(answer: Any) -> Parsed | Failure:
         return answer
     kinds: dict[type, list[Any]] = {Region: [], Text: [], Grounding: []}
     if not isinstance(answer, (list, tuple)) or any(type(item) not in kinds for item in answer):
-        what = type(answer).__name__ if not isinstance(answer, (list, tuple)) else "a list of other things"
+        what = type(answer).__name__ if not isinstance(answer, (list, tuple)) else "a list of other types"
         return Failure(
             reason="invalid", detail=f"expected a Parsed, a list of Regions or Texts, or a Failure, got {what}"
         )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from florence2.engine import standing
+from florence2.engine import current_annotations
 from florence2.engine.execution import pieces
 from florence2.engine.execution.annotation import SECONDS, AnnotateTask, Asked
 from florence2.engine.execution.handout import Pace
@@ -28,17 +28,17 @@ PASSING = ("error", "timeout", "missing", "worker_died")  # reasons that another
 
 
 @dataclass
-class Report:
-    """What a command's specialist did: the pictures it was asked about now, and how its pictures stand in the store."""
+class AnnotationReport:
+    """What a command's specialist did: the pictures it was run on now, and the counts of its pictures in the store."""
 
     name: str
     asked: int = 0
-    failures: Counter[str] = field(default_factory=Counter)  # of those asked about now
-    due: int = 0  # pictures that it takes
+    failures: Counter[str] = field(default_factory=Counter)  # of those tried now
+    due: int = 0  # pictures that it is to annotate
     failed: int = 0  # of these, in the store, at the end
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
 
-    def after(self, earlier: Report | None) -> Report:
+    def after(self, earlier: AnnotationReport | None) -> AnnotationReport:
         """With what was asked before, where the command began again since another one ended meanwhile."""
         if earlier is None:
             return self
@@ -48,7 +48,7 @@ class Report:
 
     @property
     def useless(self) -> bool:
-        """Whether it failed on every picture that it was asked about, and the store holds no answer of it either."""
+        """Whether it failed on every picture that it was run on, and the store holds no annotation of it either."""
         return self.asked > 0 and sum(self.failures.values()) == self.asked and self.failed == self.due
 
 
@@ -59,7 +59,7 @@ def run_specialist(
     max_pixels: int,
     progress: Progress | None = None,
     only: frozenset[str] | None = None,
-) -> Report:
+) -> AnnotationReport:
     """Have one specialist annotate every unit that lacks its work, and ask it again about what failed in passing.
 
     With `only`, nothing but the fragments that are named is made again.
@@ -76,12 +76,12 @@ def run_specialist(
     total = session.count(step.selector) if step.units is None else sum(len(u.samples) for u in step.due(session))
     # one process keeps a service's rate and the budget
     resources = Resources(spec.name, spec.num_cpus, spec.num_gpus, at_once=1 if spec.billed else 0)
-    report = Report(operator.name, due=total)
+    report = AnnotationReport(operator.name, due=total)
     count = Count(operator.name, total, progress)
     jobs = _Jobs(session, step, max_pixels, only, Pace(spec.batch_size, runner.workers(resources)), count, report)
     for job, outcome in run_phase(session, runner, jobs, resources, count):
         assert isinstance(outcome.facts, Asked)
-        for image in outcome.facts.failed:  # what was said before stands
+        for image in outcome.facts.failed:  # its earlier annotations are kept
             jobs.asked_again.pop(image, None)
         jobs.pace.learn(outcome.facts.took_s, job.size)
         report.asked += outcome.facts.pictures
@@ -104,7 +104,7 @@ class _Jobs:
     only: frozenset[str] | None
     pace: Pace
     count: Count
-    report: Report
+    report: AnnotationReport
     asked_again: dict[str, list[str]] = field(default_factory=dict)  # image id -> its answers before
 
     def __iter__(self) -> Iterator[Job]:
@@ -131,7 +131,7 @@ class _Jobs:
                 continue
             if self.only is not None and now:
                 now = mark_at(self.session.store, pending.path("annotations", self.step.operator, uid))
-            inputs = standing.read_by(self.session, lacking, runs, now)
+            inputs = current_annotations.read_by(self.session, lacking, runs, now)
             size = len(lacking.samples)
             gaps = pieces.gaps(self.session.store, uid, size) if uid in begun else [(0, size)]
             if not gaps:  # all pieces are there: the unit is put together by a job without pictures
@@ -147,7 +147,7 @@ class _Jobs:
                     start, left = start + piece, left - piece
 
     def _job(
-        self, inputs: UnitInputs, uid: str, attempt: int, start: int, stop: int, mark: standing.Mark | None
+        self, inputs: UnitInputs, uid: str, attempt: int, start: int, stop: int, mark: current_annotations.Mark | None
     ) -> Job:
         return self._of(AnnotateTask(inputs, self.step.operator, uid, self.max_pixels, start, stop, attempt, mark))
 
@@ -158,7 +158,12 @@ class _Jobs:
         return Job(key, stop - start, task, step.name or step.specialist, step.operator.run_id)
 
     def _more(
-        self, unit: Unit, uid: str, runs: Sequence[str], before: Sequence[Fragment], now: standing.Mark | None
+        self,
+        unit: Unit,
+        uid: str,
+        runs: Sequence[str],
+        before: Sequence[Fragment],
+        now: current_annotations.Mark | None,
     ) -> AnnotateTask | None:
         """What is to be asked about items that are kept now and were not when the operator was over the unit."""
         session, operator = self.session, self.step.operator
@@ -168,20 +173,20 @@ class _Jobs:
                 return None
             now = mark_at(session.store, lost[0].path)
             before = [f for f in before if f not in lost]
-        marks = [standing.mark_of(session, fragment) for fragment in before]
+        marks = [current_annotations.mark_of(session, fragment) for fragment in before]
         earlier = [mark for mark in marks if not lost or mark is None or (now is not None and mark < now)]
         if not earlier or now is None or (self.only is not None and not lost):
             return None
-        fresh = standing.newly_kept(session, unit, runs, earlier, now)
+        fresh = current_annotations.newly_kept(session, unit, runs, earlier, now)
         if not fresh:
             return None
         asked = dataclasses.replace(unit, samples=tuple(s for s in unit.samples if s.image.id in fresh))
-        inputs = standing.read_by(session, asked, runs, now)
+        inputs = current_annotations.read_by(session, asked, runs, now)
         own, size = digest([uid, *now]), len(asked.samples)
-        if standing.asks_by_item(self.step.specialist.spec):
+        if current_annotations.asks_by_item(self.step.specialist.spec):
             self.asked_again.update(dict.fromkeys(fresh, []))
         else:
-            self.asked_again.update(standing.answers(session, asked, operator, before))
+            self.asked_again.update(current_annotations.annotation_ids_of(session, asked, operator, before))
             fresh = {}
         return AnnotateTask(inputs, operator, own, self.max_pixels, 0, size, mark=now, fresh=dict(fresh), later=True)
 

@@ -13,7 +13,7 @@ from florence2.store import Store
 
 
 class Heartbeat(Protocol):
-    """What a task tells while it runs, and what earlier tries of it have shown."""
+    """What a task reports while it runs, and what earlier attempts at it have found."""
 
     isolate: bool  # do the pictures one by one
     poison_images: dict[int, str]  # picture -> reason, for pictures that killed a worker when tried alone
@@ -39,16 +39,16 @@ class NullHeartbeat:
     poison_images: dict[int, str] = field(default_factory=dict)
 
     def progress(self, pictures: int) -> None:
-        """Nobody listens."""
+        """Not reported."""
 
     def image(self, index: int) -> None:
-        """Nobody listens."""
+        """Not reported."""
 
     def message(self, text: str) -> None:
-        """Nobody listens."""
+        """Not reported."""
 
     def writing(self) -> None:
-        """Nobody listens."""
+        """Not reported."""
 
 
 class WorkerContext:

@@ -26,7 +26,7 @@ class JobOutcome:
     facts: Any = None
 
 
-class Task(Protocol):
+class WorkTask(Protocol):
     """A piece of a phase's work; it is pickled to a worker, and holds references, never pixels."""
 
     def do(self, store: Store, context: WorkerContext) -> JobOutcome:
@@ -39,7 +39,7 @@ class Job:
 
     key: str
     size: int
-    task: Task
+    task: WorkTask
     specialist: str | Specialist | None = None  # by name, or as an object
     operator: str = ""  # the run that the specialist works for: a worker loads it once
 

@@ -1,7 +1,7 @@
 """Parts of a unit that are done, remembered until the whole unit is.
 
 A piece holds, for each of its pictures, what is to be committed; a unit put together from pieces is the same to the
-byte as one done at once. Pieces are forgotten when their unit stands.
+byte as one done at once. Pieces are deleted when their unit is committed.
 """
 
 from __future__ import annotations

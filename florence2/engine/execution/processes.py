@@ -2,8 +2,8 @@
 
 A job that kills its worker is tried again; after `attempts` deaths, or one hang, it is done one picture at a time, and
 the picture that kills even then is given up with its reason. Deaths are journalled, and only those that happened while
-the supervisor lived: killing the whole run blames nobody. A worker's start and loading are not on its lease, which is
-the time between two signs of life, learnt for each operator from its own jobs.
+the supervisor lived: killing the whole run counts against no job. Starting a worker and loading are not part of its
+lease, the time between two heartbeats, learnt for each operator from its own jobs.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ProcessRunner:
 
     @property
     def devices(self) -> Sequence[str]:
-        """The GPUs, looked for when a first operator wants one."""
+        """The GPUs, searched for when a first operator needs one."""
         if self._devices is None:
             self._devices = accelerators(self._context.device)
         return self._devices
@@ -153,7 +153,7 @@ class ProcessRunner:
         if not worker.started:
             return self.boot_s
         assert worker.job is not None
-        more = 2.0 ** min(3, self._timeouts[worker.job.key])  # a slow machine must not look like a hang for ever
+        more = 2.0 ** min(3, self._timeouts[worker.job.key])  # longer after each timeout: a slow machine is no hang
         if self.lease_s is not None:
             return self.lease_s * more
         known = self._silences[resources.name]
@@ -188,7 +188,7 @@ class ProcessRunner:
             raise rest[0]
 
     def _lose(self, worker: _Worker, todo: deque[Job], resources: Resources, cause: str) -> None:
-        """Bury a worker; its job goes back to the front, the death on its account if it had begun it."""
+        """Remove a dead worker; its job goes back to the front of the queue. The death counts if it had begun it."""
         job, begun = worker.job, worker.started
         waited = time.monotonic() - worker.since
         code = self._forget(worker)

@@ -1,7 +1,7 @@
 """What a source holds: the pictures of a folder, of tars and tables in it, by name. Knows files, decodes nothing.
 
 A file that should hold pictures and cannot be read is listed with its problem, so that it becomes a failed row. What
-systems leave beside pictures (hidden folders, recycle bins, the `._` files of a Mac) is passed over, by name.
+systems leave beside pictures (hidden folders, recycle bins, the `._` files of a Mac) is skipped and counted by name.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _in_tar(path: Path, prefix: str) -> tuple[list[ImageCandidate], list[str]]:
                         length = member.size
                         found.append(replace(candidate, offset=member.offset_data, length=length, bytes=length))
                     else:
-                        what = "is kept as a sparse file" if member.issparse() else "is said to go on after its end"
+                        what = "is kept as a sparse file" if member.issparse() else "is declared to go on after its end"
                         found.append(replace(candidate, reason="unreadable", detail=f"{path}: {name:.200} {what}"))
             _check_end(tar)
     except Exception as error:  # a damaged archive raises anything
@@ -194,7 +194,7 @@ def _in_table(path: Path, prefix: str, lister: TableLister) -> tuple[list[ImageC
 
 
 def _torn(path: Path, prefix: str, detail: str) -> ImageCandidate:
-    """What stands for an archive or a table that cannot be read to its end."""
+    """A failed candidate in place of an archive or a table that cannot be read to its end."""
     return ImageCandidate(
         prefix[:-1] or path.name, files.uri_of(path), reason="torn_archive", detail=f"{path}: {detail}"
     )

@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Picture:
-    """What is compared: a picture's hashes, the part of the data it is in, and whether it stands (is not rejected).
+    """What is compared: a picture's hashes, the part of the data it is in, and whether it is kept (not rejected).
 
     `ref` is where its pixels are; `signature` is that of `near_duplicates`, for pictures that were opened.
     """
@@ -39,7 +39,7 @@ class Picture:
     ref: ImageRef
     phash: str = ""
     part: str = ""
-    stands: bool = True
+    kept: bool = True
     signature: np.ndarray | None = None
 
 
@@ -59,13 +59,13 @@ class Duplicate:
 
     @property
     def leaks(self) -> bool:
-        """Whether one is trained on and the other scored on: they are in different parts, and both stand."""
-        return self.across and self.first.stands and self.second.stands
+        """Whether one is trained on and the other scored on: they are in different parts, and both are kept."""
+        return self.across and self.first.kept and self.second.kept
 
     def to_json(self) -> dict[str, Any]:
         """As plain values: each side's id, uri, hashes, part and whether it is kept."""
         sides = {
-            name: {"id": p.id, "uri": p.uri, "sha256": p.sha256, "phash": p.phash, "part": p.part, "stands": p.stands}
+            name: {"id": p.id, "uri": p.uri, "sha256": p.sha256, "phash": p.phash, "part": p.part, "stands": p.kept}
             for name, p in (("first", self.first), ("second", self.second))
         }
         return {"kind": self.kind, **sides, "bits": self.bits, "across": self.across, "leaks": self.leaks}
@@ -80,7 +80,7 @@ def duplicates(
     """Every exact duplicate with the picture it repeats, then every near pair of different bytes.
 
     A hash within `bits` or a like signature makes a candidate: called near are pairs whose pixels agree everywhere.
-    Where a picture can no longer be read its pairs are not called; `unreadable` is told.
+    Where a picture can no longer be read its pairs are not called; `unreadable` is called with its name.
     """
     first: dict[str, Picture] = {}
     for picture in pictures:

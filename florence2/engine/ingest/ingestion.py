@@ -1,4 +1,4 @@
-"""Taking pictures into a store: looked at once, cut once into units, one row each whatever became of them.
+"""Ingesting pictures into a store: each is inspected once and cut once into units; each has one row, failed or not.
 
 Which pictures went into which unit is written to runs/ before any is committed, so that an interrupted or damaged
 intake is cut again in the same way.
@@ -217,7 +217,7 @@ def _known(session: Session, operator: Operator, source: Path, listing: Sequence
         try:
             rows = store.image_rows(Fragment(relative, 0, ""))
         except ValueError:
-            continue  # made again below, once it is set aside
+            continue  # made again below, once it is quarantined
         if any(row.get("unit") in known.units for row in rows):
             continue  # its rows were written once more
         files_of = [(row["uri"], row.get("member") or "", row.get("bytes") or 0) for row in rows]

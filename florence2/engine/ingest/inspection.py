@@ -1,6 +1,6 @@
 """Pictures in: which of those found may be annotated, and why not. Knows pixels and rules.
 
-Looking at a picture reads and decodes it once: it is then ok, rejected by a rule, or failed, each with a reason word.
+Inspecting a picture reads and decodes it once: it is then ok, rejected by a rule, or failed, each with a reason word.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def broken_rule(array: np.ndarray, rules: ImageRules, licence: str = "") -> str:
 
 
 def word_of(reason: Any) -> str:
-    """What a user's rule said, as one countable word; `unsafe` where it said only True."""
+    """The reason that a user's rule returned, as one countable word; `unsafe` where it returned only True."""
     return "unsafe" if isinstance(reason, (bool, np.bool_)) else "_".join(str(reason).split())[:60]
 
 

@@ -1,4 +1,4 @@
-"""Annotations that people made and that other sets bring, beside what specialists say.
+"""Annotations that people made and that other sets bring, beside those of specialists.
 
 Items keep the source that their file names; what names none comes from the format, kind `import`. Labels of a picture
 that is missing or rejected are stored with it, and come into view when the picture does.
@@ -176,20 +176,20 @@ def _by_picture(session: Session, given: LabelledDataset) -> dict[str, Sample]:
     """Picture's id -> what the set says of it; what it says of a copy belongs to the picture of those very bytes."""
     place, by_name = given.place, given.by_name
     good = (p for unit in session.all_units() for p in unit.samples if p.image.id not in unit.gone)
-    standing = {p.image.sha256: p.image.id for p in good if p.image.sha256}
+    by_content = {p.image.sha256: p.image.id for p in good if p.image.sha256}
     out: dict[str, Sample] = {}
     for unit in session.all_units():
         for picture in (*unit.samples, *unit.others):
             name = place.get((picture.image.uri, picture.image.member))
             if name is not None and name in by_name:
                 own = picture.image.id
-                key = standing.get(picture.image.sha256, own)
+                key = by_content.get(picture.image.sha256, own)
                 out[key] = _meeting(out[key], by_name[name]) if key in out else by_name[name]
     return out
 
 
 def _meeting(a: Sample, b: Sample) -> Sample:
-    """What is said of two copies of a picture; what both say alike is said once."""
+    """The annotations of two copies of a picture; those that are equal are kept once."""
     ours: tuple[Region | Text, ...] = (*a.regions, *a.texts)
     theirs: tuple[Region | Text, ...] = (*b.regions, *b.texts)
     known = set(map(_content, ours))

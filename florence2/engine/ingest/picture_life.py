@@ -48,15 +48,15 @@ def follow(
 ) -> Life:
     """Write anew the rows of pictures that moved, changed, went or came back.
 
-    `listing` is what a source holds now: all of it (`complete`), or some. Without one the store's own files are looked
-    at.
+    `listing` is what a source holds now: all of it (`complete`), or some. Without one the store's own files are
+    checked.
     """
     rows = image_rows(session)
     for candidate in listing:  # as they are now, before they are read: what is remembered of them later
         times.now(files.path_of(candidate.uri))
     if not rows:
         return Life(list(listing))
-    life = _Look(rows, times, os.path.abspath(source), complete).all(listing)
+    life = _Comparison(rows, times, os.path.abspath(source), complete).all(listing)
     revise(session, life.revision)
     return life
 
@@ -75,7 +75,7 @@ def image_rows(session: Session) -> list[schema.Row]:
     return out
 
 
-class _Look:
+class _Comparison:
     """Compares the store's rows with what lies on the disk."""
 
     def __init__(self, rows: Sequence[schema.Row], times: PictureTimes, source: str, complete: bool):
@@ -88,7 +88,7 @@ class _Look:
         self.roots: dict[str, str] = {}  # folder -> where it is now
 
     def all(self, listing: Sequence[ImageCandidate]) -> Life:
-        """Look at each candidate, then at the rows that none of them stands for."""
+        """Check each candidate, then the rows that no candidate matches."""
         pairs = [(c, self.here.get((c.uri, c.member, c.offset))) for c in listing]
         with ThreadPoolExecutor(HASHING) as threads:
             judged = list(threads.map(lambda pair: self._is_same(*pair) if pair[1] else False, pairs))
@@ -156,7 +156,7 @@ class _Look:
             self._moved_along(old, files.path_of(candidate.uri))
 
     def _moved_along(self, old: str, new: str) -> None:
-        """Where a file's folder moved, what else the store knows below it is looked for in the new place."""
+        """Where a file's folder moved, what else the store knows below it is searched for in the new place."""
         try:
             inner = PurePosixPath(new).relative_to(self.source).as_posix()
         except ValueError:
@@ -187,7 +187,7 @@ class _Look:
         return next((new + path.removeprefix(old) for old, new in self.roots.items() if _is_below(path, old)), "")
 
     def _shorten(self) -> None:
-        """Say once of a folder that moved as a whole what would be said of each of its pictures."""
+        """One line for a folder that moved as a whole, in place of one for each of its pictures."""
         changes = self.life.revision.rows
         for old, new in self.roots.items():
             below = [row for row in self.rows if _is_below(files.path_of(row["uri"]), old)]

@@ -17,7 +17,7 @@ Stamp = tuple[int, int, int]  # bytes, mtime and ctime in nanoseconds
 
 
 class PictureTimes:
-    """What is known of the files, and what they are now; each is looked at once."""
+    """What is known of the files, and what they are now; each is read once."""
 
     def __init__(self, root: Path):
         self.path = root / FILE
@@ -40,7 +40,7 @@ class PictureTimes:
         return stamp is not None and self._known.get(path) == stamp
 
     def save(self) -> None:
-        """Remember the files that were looked at, those apart that are too young to be told by their times."""
+        """Remember the files that were checked, except those too young to be identified by their times."""
         border = time.time_ns() - SETTLED_NS
         known = dict(self._known)
         for path, stamp in self._now.items():

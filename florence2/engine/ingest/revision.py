@@ -1,7 +1,7 @@
 """Rows of `images` written once more: pictures that moved, went, changed or came back. The rows that were stay, too.
 
 A revised fragment takes the place of one whose units it holds, in the snapshot that ends the command; it lies with the
-compacted files, so that the four tables hold each picture once. What was said of bytes that are no more is superseded.
+compacted files, so that the four tables hold each picture once. Annotations of earlier bytes are superseded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GONE, CHANGED, BACK = "missing", "picture_changed", "picture_back"
 
 @dataclass
 class Revision:
-    """New values of columns by image id, folders that moved, and whose annotations fall or stand again."""
+    """New values of columns by image id, folders that moved, and whose annotations are superseded or kept again."""
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)  # folder -> where it is now
@@ -80,9 +80,9 @@ def _put(session: Session, operator: Operator, fragment: Fragment, rows: list[sc
 
 
 def write_verdicts(session: Session, operator: Operator, revision: Revision, seq: int) -> None:
-    """Supersede what was said of pictures that changed, and answers that a later one replaces.
+    """Supersede annotations of pictures that changed, and annotations that a later attempt replaces.
 
-    What was said of pictures that are back stands as it did.
+    Annotations of pictures that are back have their earlier verdicts again.
     """
     changed, back = frozenset(revision.changed), frozenset(revision.back)
     touching = changed.union(back, (image for image, names in revision.answers.items() if names))
@@ -96,7 +96,7 @@ def write_verdicts(session: Session, operator: Operator, revision: Revision, seq
         verdicts: list[tuple[str, Decision]] = []
         inputs = session.inputs(replace(unit, samples=touched), runs, operator, seq)
         for sample in inputs.load(session.store):
-            found = _fallen(sample, revision.answers.get(sample.image.id))
+            found = _superseded(sample, revision.answers.get(sample.image.id))
             if sample.image.id not in changed and sample.image.id in back:
                 found = _returned(sample)
             signed = (
@@ -109,23 +109,23 @@ def write_verdicts(session: Session, operator: Operator, revision: Revision, seq
                 session.add(session.store.put_all([made]))
 
 
-def _fallen(sample: Sample, only: Collection[str] | None) -> list[Decision]:
+def _superseded(sample: Sample, only: Collection[str] | None) -> list[Decision]:
     last = {d.item_id: d for d in sample.decisions}
     items = [item.id for item in schema.items_of(sample) if only is None or item.id in only]
     reason = CHANGED if only is None else ASKED_AGAIN
-    return [Decision(name, "superseded", NAME, reason) for name in items if not _fell(last.get(name))]
+    return [Decision(name, "superseded", NAME, reason) for name in items if not _was_superseded(last.get(name))]
 
 
 def _returned(sample: Sample) -> list[Decision]:
     last = {d.item_id: d for d in sample.decisions}
     before = {d.item_id: d for d in sample.decisions if d.rule != NAME}
-    names = [item.id for item in schema.items_of(sample) if _fell(last.get(item.id), CHANGED)]
+    names = [item.id for item in schema.items_of(sample) if _was_superseded(last.get(item.id), CHANGED)]
     return [before[name] if name in before else Decision(name, "kept", NAME, BACK) for name in names]
 
 
-def _fell(decision: Decision | None, reason: str = "") -> bool:
-    fell = decision is not None and (decision.rule, decision.status) == (NAME, "superseded")
-    return fell and (not reason or (decision is not None and decision.reason == reason))
+def _was_superseded(decision: Decision | None, reason: str = "") -> bool:
+    superseded = decision is not None and (decision.rule, decision.status) == (NAME, "superseded")
+    return superseded and (not reason or (decision is not None and decision.reason == reason))
 
 
 def revise_again(session: Session, operator: Operator, facts: Mapping[str, Any]) -> None:

@@ -153,7 +153,7 @@ def _path_of(url: str) -> str:
 
 
 def name_of(url: str) -> str:
-    """The file of an address in its folder: the address's base name, told apart by a hash, in one of 256 folders."""
+    """The file of an address in its folder: the address's base name, made unique by a hash, in one of 256 folders."""
     key = blake2b(url.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     stem, suffix = os.path.splitext(PurePosixPath(_path_of(url)).name)
     stem, suffix = (re.sub(r"[^A-Za-z0-9._-]", "_", part)[:40] for part in (stem, suffix))
@@ -235,7 +235,7 @@ def _of(row: Any, where: str) -> UrlEntry:
 
 
 def _replace(target: Path, data: bytes) -> None:
-    """Write aside, then into place: what has its name is whole."""
+    """Write to a temporary file, then rename: a file under its final name is whole."""
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     aside.write_bytes(data)
     os.replace(aside, target)

@@ -57,7 +57,7 @@ def plan_steps(
         chosen = selectors[index] if selectors else None
         before = [
             o for o in earlier if o.round < round or spec.name not in inputs[o.run_id]
-        ]  # nobody reads his readers
+        ]  # no operator reads one that reads it
         seen = [*_about(session, before, chosen), *(step.operator for step in out)]
         reads = tuple(o for o in seen if spec.requires and satisfies(o.produces, spec.requires))
         operator = operator_of(specialist, reads, round)
@@ -133,7 +133,7 @@ def with_their_inputs(
 
 
 def _heirs(session: Session, made: Sequence[Made]) -> tuple[dict[str, Operator], dict[str, ImageSelector | None]]:
-    """Each run that was replaced, now or before, with what stands in for it, and over which pictures it does."""
+    """Each run that was replaced, now or before, with the run that replaces it, and for which pictures it does."""
     new: dict[str, Operator] = {}
     for old in session.operators.values():
         if old.replaced:

@@ -76,7 +76,7 @@ def repair(
         elif damage.fragment is None:
             store.quarantine(damage.path)  # no snapshot needs it: the next command makes it again
     execution = Execution(workers=workers, progress=progress)
-    said: set[str] = set()
+    reported: set[str] = set()
     # by the first snapshot that names a fragment: it holds what its maker saw
     for snapshot in (store.snapshot(n) for n in store.snapshots() if layout.snapshot(n) not in lost):
         bad = {f.path: f for f in snapshot.fragments if store.cause_of_damage(f)}
@@ -93,9 +93,9 @@ def repair(
                 why = f"{operator.name}: what its run makes now is not what it made then" if still else ""
             except (Unrepairable, Missing, Damaged) as error:
                 why = str(error)
-            if why and why not in said and on_message:
+            if why and why not in reported and on_message:
                 on_message(why)
-            said.add(why)
+            reported.add(why)
     left = store.verify()
     return left + [damage for damage in given_up if damage not in left]
 

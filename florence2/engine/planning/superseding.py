@@ -21,7 +21,7 @@ from florence2.store.units import Unit
 def replacements(
     session: Session, made: Sequence[tuple[Operator, ImageSelector | None]]
 ) -> dict[str, ImageSelector | None]:
-    """Runs of earlier commands that what was made now stands in for, each with the pictures taken."""
+    """Runs of earlier commands that the new ones replace, each with the pictures that they cover."""
     now = {operator.run_id for operator, _ in made}
     return {
         old.run_id: selector
@@ -33,7 +33,7 @@ def replacements(
 
 
 def _same_set(session: Session, old: Operator, new: Operator) -> bool:
-    """Whether two imports read the same files: another set about the same pictures is not replaced, both stand."""
+    """Whether two imports read the same files: another set about the same pictures is not replaced, both are kept."""
     starts = [(session.store.run(o.run_id) or {"starts": []})["starts"] for o in (old, new)]
     read = [{(start.get("source"), start.get("split") or "") for start in each} for each in starts]
     return bool(read[0] & read[1])
@@ -78,7 +78,7 @@ class ReplacedRuns:
 
     replaced: Mapping[str, ImageSelector | None]
     returned: frozenset[str]
-    reads: Sequence[str] | None = None  # None: what leans on the rows is left as it is, as version 1 did
+    reads: Sequence[str] | None = None  # None: items that depend on the rows are left as they are, as version 1 did
 
     @property
     def runs(self) -> Sequence[str]:
@@ -88,7 +88,7 @@ class ReplacedRuns:
 
 @dataclasses.dataclass(frozen=True)
 class SupersedeTask:
-    """A unit in which rows of runs that were replaced, or that are returned to, change their standing."""
+    """A unit in which rows of runs that were replaced, or that are returned to, are superseded or kept again."""
 
     inputs: UnitInputs
     operator: Operator
@@ -117,12 +117,12 @@ def supersede_units(session: Session, runner: Runner, operator: Operator, change
 def _turned(
     samples: Sequence[Sample], operator: Operator, change: ReplacedRuns, seq: int
 ) -> list[tuple[str, Decision]]:
-    """(image id, verdict) for each of a unit's rows whose standing changes."""
+    """(image id, verdict) for each of a unit's rows whose status changes."""
     out = []
     for sample in samples:
         verdicts = _direct(sample, change)
         if change.reads is not None and verdicts:
-            verdicts = [*verdicts, *_fallout(sample, verdicts)]
+            verdicts = [*verdicts, *_dependent_verdicts(sample, verdicts)]
         out += [(sample.image.id, dataclasses.replace(d, round=operator.round, seq=seq)) for d in verdicts]
     return out
 
@@ -150,14 +150,14 @@ def _direct(sample: Sample, change: ReplacedRuns) -> list[Decision]:
     return out
 
 
-def _fallout(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
-    """What follows: rows made of a row that is gone go too; rows that it had superseded stand again."""
+def _dependent_verdicts(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
+    """What follows: rows made of a superseded row are superseded too; rows that it had superseded are kept again."""
     status = {d.item_id: d for d in (*sample.decisions, *verdicts)}
     gone = {d.item_id for d in verdicts if d.status == "superseded"}
     decided = {d.item_id for d in verdicts}
     out: list[Decision] = []
 
-    def stands_for(name: str) -> str:
+    def winner_of(name: str) -> str:
         while name not in gone and name in status and status[name].status == "superseded" and status[name].by_id:
             name = status[name].by_id
         return name
@@ -174,7 +174,7 @@ def _fallout(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
                 continue
             was = status.get(item.id)
             if was is None or was.status == "kept":
-                if _leans(item, gone, stands_for):
+                if _depends(item, gone, winner_of):
                     decide(Decision(item.id, "superseded", RECOMPUTED, "orphan"))
                     gone.add(item.id)
             elif was.status == "superseded" and was.by_id in gone:
@@ -183,17 +183,17 @@ def _fallout(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
             return out
 
 
-def _leans(item: Item, gone: set[str], stands_for: Callable[[str], str]) -> bool:
-    """Whether an item is made of what is gone, or points nowhere else."""
+def _depends(item: Item, gone: set[str], winner_of: Callable[[str], str]) -> bool:
+    """Whether an item is made of superseded items, or refers to no other."""
     if isinstance(item, Region):
-        return bool(gone.intersection(item.derived_from)) or stands_for(item.refines) in gone
+        return bool(gone.intersection(item.derived_from)) or winner_of(item.refines) in gone
     if isinstance(item, Grounding):
-        places = [stands_for(name) for name in item.region_ids]
+        places = [winner_of(name) for name in item.region_ids]
         return item.text_id in gone or (bool(places) and gone.issuperset(places))
     return False
 
 
 def _leaves(session: Session, operator: Operator, unit: Unit, run: str, selector: ImageSelector, seq: int) -> bool:
-    """Whether rows of a run that was replaced stand still, in pictures that were not taken."""
+    """Whether rows of a run that was replaced are still kept, in pictures that were not covered."""
     rest = [sample for sample in session.samples(unit, [run], operator, seq) if not selector(sample)]
     return any(_direct(sample, ReplacedRuns({run: None}, frozenset())) for sample in rest)

@@ -11,12 +11,12 @@ from florence2.engine.operator import Spec
 from florence2.geometry import iou
 from florence2.records import Box, Parsed, Region, Result, Sample, Text
 
-MIN_SCORE = 0.5  # a region below is not spoken of; one without a score is
-MAX_OVERLAP = 0.5  # IoU over which two regions of one label are one thing
+MIN_SCORE = 0.5  # a region below is left out; one without a score is not
+MAX_OVERLAP = 0.5  # IoU over which two regions of one label are one object
 MAX_SHARED = 0.3  # share of the smaller of two lines, by two readers, over which they read the same letters
-MAX_LABELS, MAX_WORDS = 6, 12  # kinds of things, and words of read text, that a sentence names
+MAX_LABELS, MAX_WORDS = 6, 12  # labels, and words of read text, that a sentence names
 LARGE, SMALL = 0.25, 0.02  # shares of the picture: what a more detailed text calls large and small
-MAX_RELATIONS, MAX_LINES = 4, 8  # sentences of where things are to each other, and lines of text that it quotes
+MAX_RELATIONS, MAX_LINES = 4, 8  # sentences about relations of objects, and lines of text that it quotes
 
 NUMBERS = ("no", "a", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 PLACES = (
@@ -53,7 +53,7 @@ class Composer:
         return [compose(sample, image.shape[1], image.shape[0]) for sample, image in zip(samples, images)]
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
 
 def compose(sample: Sample, width: int, height: int) -> Parsed:
@@ -153,7 +153,7 @@ def _counted(groups: Mapping[str, Sequence[Region]]) -> list[str]:
 
 
 def _related(groups: Mapping[str, Sequence[Region]], width: int, height: int) -> list[str]:
-    """What is large or small, and where things that there is one of are to each other."""
+    """What is large or small, and the relations between objects whose label occurs once."""
     single = [found[0] for found in groups.values() if len(found) == 1]
     out = []
     for region in single:

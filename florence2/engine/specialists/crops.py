@@ -1,4 +1,4 @@
-"""Describes each region by another specialist that looks at its crop: `crops:captioning:MODEL`, `crops:student:nano`.
+"""Describes each region by another specialist that annotates its crop: `crops:captioning:MODEL`, `crops:student:nano`.
 
 The paper's brief region texts are made so, of objects and of lines of text. A card says it for one kind alone:
 
@@ -20,7 +20,7 @@ from florence2.geometry import clip
 from florence2.pixels import crop
 from florence2.records import REGION_KINDS, Failure, ImageRef, Parsed, Region, Result, Sample
 
-MARGIN = 0.1  # of the box's sides, so that the captioner sees what the thing stands on
+MARGIN = 0.1  # of the box's sides, so that the captioner sees the object's surroundings
 MIN_SIDE = 16  # pixels; a smaller crop says nothing
 PRODUCTS_OF = {"object": "region_text/object", "text": "region_text/ocr"}
 

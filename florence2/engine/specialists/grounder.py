@@ -115,7 +115,7 @@ class Grounder:
         return found
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
 
 def matches(chunk: NounChunk, words: Sequence[Word], label: str) -> bool:
@@ -127,7 +127,7 @@ def matches(chunk: NounChunk, words: Sequence[Word], label: str) -> bool:
 
 
 def count_of(chunk: NounChunk, words: Sequence[Word]) -> int:
-    """How many things a chunk means: a number where it names one, 1 for a singular, 0 for a plural without number."""
+    """How many objects a chunk means: a number where it names one, 1 for a singular, 0 for a plural without number."""
     for word in words[chunk.first : chunk.head]:
         folded = word.text.casefold()
         if folded in NUMBERS[2:]:

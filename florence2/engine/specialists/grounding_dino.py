@@ -63,7 +63,7 @@ class GroundingDino:
         return results
 
     def _ground(self, text: Text, image: np.ndarray, regions: list[Region], groundings: list[Grounding]) -> None:
-        boxes, scores, tokens, offsets = self.look(text.text, image)
+        boxes, scores, tokens, offsets = self.detect(text.text, image)
         chunks = self.parser.noun_chunks(text.text)
         by_chunk: dict[NounChunk, list[int]] = {}
         phrase_scores: dict[NounChunk, float] = {}
@@ -89,7 +89,9 @@ class GroundingDino:
                 )
             )
 
-    def look(self, caption: str, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int]]]:
+    def detect(
+        self, caption: str, image: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int]]]:
         """Boxes (N, 4) above the floor, scores (N,), token scores (N, T), and the tokens' places in the caption."""
         import torch
 

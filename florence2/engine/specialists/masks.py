@@ -50,11 +50,11 @@ class GrabCut:
         return results
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
 
 def grab_cut(image: np.ndarray, box: Box) -> np.ndarray:
-    """The mask (H, W) bool of what stands out inside a box (GrabCut, Rother et al. 2004)."""
+    """The mask (H, W) bool of the foreground inside a box (GrabCut, Rother et al. 2004)."""
     import cv2
 
     height, width = image.shape[:2]
@@ -67,7 +67,7 @@ def grab_cut(image: np.ndarray, box: Box) -> np.ndarray:
     inner = (slice(max(round(y1) - top, 0), round(y2) - top), slice(max(round(x1) - left, 0), round(x2) - left))
     labels = np.full(window.shape[:2], cv2.GC_BGD, dtype=np.uint8)
     labels[inner] = cv2.GC_PR_FGD
-    if labels[inner].size < 16 or labels[inner].size == labels.size:  # nothing to tell apart
+    if labels[inner].size < 16 or labels[inner].size == labels.size:  # only one class
         full[top:bottom, left:right] = labels != cv2.GC_BGD
         return full
     cv2.setRNGSeed(0)

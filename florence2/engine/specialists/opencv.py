@@ -37,7 +37,7 @@ class Cascade:
 FACE = Cascade("haarcascade_frontalface_default.xml", "face", 5, middle=2.5, spread=1.5)
 PROFILE = Cascade("haarcascade_profileface.xml", "face", 5, middle=2.0, spread=1.0)
 CAT = Cascade("haarcascade_frontalcatface_extended.xml", "cat face", 3, middle=0.5, spread=0.5)
-EYE = Cascade("haarcascade_eye.xml", "eye", 5, middle=1.5, spread=1.0)  # looked for in the upper part of faces only
+EYE = Cascade("haarcascade_eye.xml", "eye", 5, middle=1.5, spread=1.0)  # searched for in the upper part of faces only
 CASCADES = (FACE, PROFILE, CAT, EYE)
 
 

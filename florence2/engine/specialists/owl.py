@@ -26,9 +26,7 @@ class Owl:
 
     def __init__(self, model: str, labels: Sequence[str] = (), score: float = 0.2, revision: str = "") -> None:
         if not labels or isinstance(labels, str):
-            raise ValueError(
-                f"owl: labels: expected a list of phrases to look for, got {labels!r}; write them in a card"
-            )
+            raise ValueError(f"owl: labels: expected a list of phrases to detect, got {labels!r}; write them in a card")
         self.model, self.revision, self.labels = model, revision, [str(label) for label in labels]
         self.score = transformers_models.number("owl", "score", score)
         self.spec = Spec(

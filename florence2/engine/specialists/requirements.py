@@ -1,4 +1,4 @@
-"""What every specialist needs to know of the library or the files it stands on. Imports none of them."""
+"""The version of a specialist's library and the hash of its files. Imports none of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class MissingLibrary(ValueError):
 
 
 def version_of(distribution: str, specialist: str, extra: str) -> str:
-    """The installed version of a library, told without importing it."""
+    """The installed version of a library, found without importing it."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -71,7 +71,7 @@ class Similarity:
         return [text for text in dict.fromkeys([region.label, region.description, *chunks]) if text.strip()]
 
     def compare(self, image: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """(N,) shares of belief that each text is the one of the picture."""
+        """(N,) probabilities, one for each text, that it is the one of the picture; they sum to 1."""
         import torch
 
         assert self._loaded is not None, "setup comes before annotate"

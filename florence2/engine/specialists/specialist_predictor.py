@@ -1,7 +1,7 @@
 """A specialist as a predictor for evaluation: a callable from (sample, ask) pairs to answers.
 
-What it says of a picture is put into a bare sample, and the task's own rule reads the answer from there; so a detector,
-a reader and a model are judged by the same metrics.
+Its annotations of a picture are put into a bare sample, and the task's own rule reads the answer from there; so a
+detector, an OCR engine and a model are scored by the same metrics.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The student: any Florence-2 as one more specialist. That is what makes the loop a loop."""
+"""The student: any Florence-2 as one more specialist, so that refinement can repeat."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PRODUCES = {
     "more_detailed": ("text/more_detailed",),
     "ocr": ("text/ocr",),
     "answer": ("text/answer",),
-}  # what an answer is kept as (the task's rule) -> what the engine calls it
+}  # storage rule of the task -> the family's name in the engine
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # one file: its hash is the student's
 SHARDS = ("model-*.safetensors", "pytorch_model-*.bin", "*.safetensors", "*.bin")
 
@@ -81,7 +81,7 @@ class StudentSpecialist:
         return results
 
     def _annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
-        """One batch: every picture is looked at once, for its asks and for the phrases of the captions it was given."""
+        """One batch: each picture is encoded once, for its asks and for the phrases of the captions it was given."""
         model = self._loaded
         encoded = model.encode_images(images)
         answers = model.answer([model.request(picture, self._asks) for picture in encoded])

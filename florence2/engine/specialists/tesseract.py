@@ -1,6 +1,6 @@
 """Lines of text by Tesseract; tesserocr's wheel carries the library, the language's `.traineddata` is yours.
 
-It is looked for in the folder given (`tesseract:FOLDER`), in TESSDATA_PREFIX, and where Linux distributions put it.
+It is searched for in the folder given (`tesseract:FOLDER`), in TESSDATA_PREFIX, and where Linux distributions put it.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ class Tesseract:
         return Parsed(regions=tuple(regions))
 
     def close(self) -> None:
-        """Let Tesseract go."""
+        """Release Tesseract."""
         if self._api is not None:
             self._api.End()
         self._api = None
 
 
 def _quiet(tesserocr: Any) -> None:
-    """Keep Leptonica's remarks about odd pictures off the screen: the library in tesserocr's wheel."""
+    """Silence Leptonica's warnings about odd pictures: the library in tesserocr's wheel."""
     package = Path(tesserocr.__file__).parent
     places = (package.parent / "tesserocr.libs", package / ".libs", package / ".dylibs")
     for library in (file for place in places for file in place.glob("*lept*")):

@@ -26,7 +26,7 @@ from florence2.records import Failure, Grounding, Parsed, Region, Result, Sample
 
 
 class UserSpecialist:
-    """Wraps the user's class in the interface of the house."""
+    """Wraps the user's class as a Specialist."""
 
     def __init__(self, path: str, class_name: str) -> None:
         file = Path(path)
@@ -121,7 +121,7 @@ class UserSpecialist:
 
 
 def _code_of(kind: type) -> str:
-    """A hash of the code that a class holds, which stands in for its file; what it calls elsewhere is not in it."""
+    """A hash of the code of a class, in place of its file's hash; what it calls elsewhere is not in it."""
     total = hashlib.sha256()
 
     def add(code: CodeType) -> None:
@@ -139,7 +139,7 @@ def _code_of(kind: type) -> str:
 
 
 def _settings_of(user: Any) -> dict[str, Any]:
-    """The object's own attributes that are plain values: what tells two objects of one class apart."""
+    """The object's own attributes that are plain values: by which two objects of one class differ."""
     plain = (str, int, float, bool, type(None))
     return {k: v for k, v in sorted(getattr(user, "__dict__", {}).items()) if isinstance(v, plain)}
 

@@ -1,6 +1,6 @@
 """Detailed captions written by a language model from the annotations at hand, as the paper makes its sparse set.
 
-Any server that speaks the OpenAI chat protocol will do (POST URL/chat/completions): a cloud's, vLLM's, llama.cpp's,
+Any server with the OpenAI chat API will do (POST URL/chat/completions): a cloud's, vLLM's, llama.cpp's,
 Ollama's.
 
     specialist: writer

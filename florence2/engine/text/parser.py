@@ -4,7 +4,7 @@ and trains the small pipeline that comes with the project from a Universal Depen
     python -m florence2.engine.text.parser train --data UD_English-EWT --out florence2/weights/parser
     python -m florence2.engine.text.parser score --data UD_English-EWT --model florence2/weights/parser
 
-What is made of the words (noun chunks, counts, degrees) stands in `engine/phrases.py`, which knows no spaCy.
+What is computed from the words (noun chunks, counts, degrees) is in `engine/text/phrases.py`, which knows no spaCy.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def expressions(words: Sequence[Word], text: str) -> list[NounChunk]:
 
 
 def is_object(words: Sequence[Word], i: int) -> bool:
-    """A noun that is a thing of its own, not a modifier of another noun."""
+    """A noun that names an object of its own, not a modifier of another noun."""
     return words[i].pos == "NOUN" and not _is_side(words, i)
 
 

@@ -1,4 +1,4 @@
-"""Rules for phrases: really in their text, nameable, and sure of themselves and of their boxes."""
+"""Rules for phrases: present in their text, nameable, and with sufficient scores of phrase and boxes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OFFICIAL = frozenset(
         ","
     )
 )
-# what cannot be pointed at: parts of a picture's composition, and abstractions
+# what has no place in a picture: parts of its composition, and abstractions
 ABSTRACT = frozenset(
     "photo,picture,view,scene,shot,close-up,closeup,top,front,back,side,middle,center,centre,left,right,bottom,edge,"
     "corner,background,foreground,distance,couple,bunch,pair,variety,lot,number,piece,pieces,kind,type,way,part,"
@@ -61,7 +61,7 @@ def score(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
 
 
 def is_blacklisted(phrase: str, also: set[str] | frozenset[str] = frozenset()) -> bool:
-    """Whether a phrase names nothing one can point at."""
+    """Whether a phrase names nothing that has a place in the picture."""
     folded = " ".join(phrase.casefold().split())
     bare = _ARTICLE.sub("", folded)
     return not bare or any(word in _FOLDED or word in ABSTRACT or word in also for word in (folded, bare))

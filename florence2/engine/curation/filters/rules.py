@@ -1,7 +1,7 @@
 """The rules that judge annotations: one literal table, one YAML to change them, one Filter a rule.
 
-A rule weighs every item it concerns and says kept or rejected, with the value it saw and the threshold it held against
-it. What people made (human, import) is judged by no rule. Nothing is removed: verdicts are appended.
+A rule judges every item it concerns as kept or rejected, with the measured value and the threshold it is compared
+with. What people made (human, import) is judged by no rule. Nothing is removed: verdicts are appended.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from florence2.records import Decision, Sample
 
 @dataclass(frozen=True)
 class Rule:
-    """One row: where it is written, the word a rejection is counted under, its settings, and the unit of its value."""
+    """One row: its function, the word a rejection is counted under, its settings, and the unit of its value."""
 
-    score_candidates: str  # module:function of (sample, settings) -> Iterator[Decision]
+    function: str  # module:function of (sample, settings) -> Iterator[Decision]
     reason: str
     unit: str
     settings: Mapping[str, Any]
@@ -38,7 +38,7 @@ _PARSER = {"parser": "auto"}
 BY_DETAIL = ("brief", "detailed", "more_detailed")  # settings by granularity have these keys; others any name
 
 RULES: Mapping[str, Rule] = MappingProxyType(
-    {  # in the order in which they judge
+    {  # in the order in which they run
         "region_score": Rule(
             f"{_REGIONS}:score", "low_score", "score",
             {"min": 0.4, "sources": {}, "labels": {}},
@@ -134,7 +134,7 @@ class RuleFilter:
         self.rule = RULES[name]
         self.spec = Spec(name, "1", batch_size=64)
         self.config = dict(settings)
-        self._weigh: Any = None
+        self._function: Any = None
 
     @property
     def weights_sha256(self) -> str:
@@ -152,12 +152,12 @@ class RuleFilter:
 
             text_rules.read(samples, self.config)
 
-    def score_candidates(self, sample: Sample) -> Iterator[Decision]:
+    def verdicts(self, sample: Sample) -> Iterator[Decision]:
         """A verdict, kept or rejected, on every item of the sample that the rule concerns."""
-        if self._weigh is None:
-            module, function = self.rule.score_candidates.split(":")
-            self._weigh = getattr(importlib.import_module(module), function)
-        for verdict in self._weigh(sample, self.config):
+        if self._function is None:
+            module, function = self.rule.function.split(":")
+            self._function = getattr(importlib.import_module(module), function)
+        for verdict in self._function(sample, self.config):
             reason = self.rule.reason if verdict.status == "rejected" else ""
             yield Decision(
                 verdict.item_id, verdict.status, self.spec.name, reason, verdict.value, verdict.threshold, verdict.by_id
@@ -165,7 +165,7 @@ class RuleFilter:
 
     def judge(self, sample: Sample) -> Sequence[Decision]:
         """The rejections; an item that is not named stays as it is."""
-        return [verdict for verdict in self.score_candidates(sample) if verdict.status == "rejected"]
+        return [verdict for verdict in self.verdicts(sample) if verdict.status == "rejected"]
 
 
 def open_chain(settings: str | Path | Mapping[str, Any] | None = None) -> list[RuleFilter]:

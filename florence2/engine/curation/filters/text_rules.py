@@ -81,7 +81,7 @@ def word_list(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]
 
 
 def max_objects(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
-    """Nouns that are things of their own."""
+    """Nouns that name objects of their own."""
     yield from _at_most(sample, settings["max"], _measured(sample, settings, lambda m: m.objects))
 
 

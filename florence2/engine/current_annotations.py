@@ -1,7 +1,7 @@
-"""What stands when a specialist is asked: it reads the annotations that the verdicts so far leave.
+"""The annotations that are kept when a specialist runs: it reads those that the verdicts so far leave.
 
 Verdicts are no part of its fingerprint. Each of its fragments says up to which verdict (round, seq) it has read, so
-that what is kept by a later one, and was not before, is found and asked about.
+that what is kept by a later one, and was not before, is found and annotated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Mark = tuple[int, int]  # the last verdict's round and seq
 Fresh = Mapping[str, frozenset[str]]  # image id -> ids of items
 
 KEY = "verdicts"  # in a fragment's metadata
-BY_ITEM = frozenset({"region_text/mask", "region_text/description"})  # what is said of each region by itself
+BY_ITEM = frozenset({"region_text/mask", "region_text/description"})  # annotations of each region by itself
 
 
 def fact(mark: Mark | None) -> dict[str, str]:
@@ -47,7 +47,7 @@ def read_by(session: Session, unit: Unit, runs: Sequence[str], mark: Mark | None
 
 
 def kept(session: Session, unit: Unit, runs: Sequence[str], mark: Mark | None) -> dict[str, frozenset[str]]:
-    """The ids of each picture's annotations that stood at a mark."""
+    """The ids of each picture's annotations that were kept at a mark."""
     samples = read_by(session, unit, runs, mark).load(session.store)
     return {s.image.id: frozenset(item.id for item in schema.items_of(s.current())) for s in samples}
 
@@ -55,20 +55,22 @@ def kept(session: Session, unit: Unit, runs: Sequence[str], mark: Mark | None) -
 def newly_kept(
     session: Session, unit: Unit, runs: Sequence[str], marks: Sequence[Mark | None], now: Mark | None
 ) -> Fresh:
-    """What stands now and stood at none of the marks, of pictures that have such items and are good."""
+    """The ids of items kept now and at none of the marks, of pictures that have such items and are good."""
     if None in marks or now in marks:
         return {}
     read = [kept(session, unit, runs, mark) for mark in marks]
     out = {}
-    for image, standing in kept(session, unit, runs, now).items():
-        new = standing.difference(*(each[image] for each in read))
+    for image, kept_ids in kept(session, unit, runs, now).items():
+        new = kept_ids.difference(*(each[image] for each in read))
         if new and image not in unit.gone:
             out[image] = new
     return out
 
 
-def answers(session: Session, unit: Unit, operator: Operator, before: Sequence[Fragment]) -> dict[str, list[str]]:
-    """What an operator has said of each picture of a unit, by the ids of its annotations."""
+def annotation_ids_of(
+    session: Session, unit: Unit, operator: Operator, before: Sequence[Fragment]
+) -> dict[str, list[str]]:
+    """Picture id -> the ids of an operator's annotations of it, for the pictures of a unit."""
     group = dataclasses.replace(unit.group, fragments={"annotations": tuple(before)})
     samples = session.store.annotations(dataclasses.replace(unit, group=group), {operator.run_id})
     return {s.image.id: [item.id for item in schema.items_of(s)] for s in samples}
@@ -79,11 +81,11 @@ def asks_by_item(spec: Spec) -> bool:
     return bool(spec.requires) and not spec.reads_all and spec.produces <= BY_ITEM
 
 
-def shown(samples: Sequence[Sample], mark: Mark | None, fresh: Fresh) -> list[Sample]:
-    """The samples as a specialist sees them: what stands, of that the `fresh` items alone where there are such."""
-    standing = [sample.current() for sample in samples] if mark else list(samples)
+def visible_samples(samples: Sequence[Sample], mark: Mark | None, fresh: Fresh) -> list[Sample]:
+    """The samples as a specialist sees them: their kept items, of those the `fresh` ones alone where there are such."""
+    current = [sample.current() for sample in samples] if mark else list(samples)
     if not fresh:
-        return standing
+        return current
     return [
         dataclasses.replace(
             sample,
@@ -91,5 +93,5 @@ def shown(samples: Sequence[Sample], mark: Mark | None, fresh: Fresh) -> list[Sa
             texts=tuple(t for t in sample.texts if t.id in fresh[sample.image.id]),
             groundings=tuple(g for g in sample.groundings if g.id in fresh[sample.image.id]),
         )
-        for sample in standing
+        for sample in current
     ]
