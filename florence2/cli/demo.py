@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> int:
     """Parse, run, print the table; last, alone on its line, the path of the report."""
     parser = argparse.ArgumentParser("florence2 demo", description=__doc__)
     parser.add_argument("--out", default="demo_out", help="the folder it writes (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a small form in a minute or two; its numbers mean little")
+    parser.add_argument("--quick", action="store_true", help="a small form in under a minute; its numbers mean little")
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     args = parser.parse_args(argv)
     from florence2 import demo
