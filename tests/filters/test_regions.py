@@ -63,7 +63,7 @@ def test_shape(rule, box, kind, keep):
 def test_size_and_number_are_no_evidence_against_what_a_source_is_sure_of():
     whole = (0, 0, 100, 100)
     assert not rejected("whole_image", region("r", whole, 0.7)) and rejected("whole_image", region("r", whole, None))
-    faces = [region(f"r{i}", (i, 0, i + 5, 5), score=0.51 if i < 70 else 0.45) for i in range(72)]
+    faces = [region(f"r{i}", (i, 0, i + 5, 5), score=0.41 if i < 70 else 0.35) for i in range(72)]
     assert set(rejected("crowd", *faces)) == {"r70", "r71"}
 
 

@@ -62,7 +62,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             "of one source's overlapping boxes, all but the best; soft: those whose decayed score falls below `floor`",
         ),
         "crowd": Rule(
-            f"{_REGIONS}:crowd", "crowd", "regions of one label and source", {"max": 60, "text": 300, "sure": 0.5},
+            f"{_REGIONS}:crowd", "crowd", "regions of one label and source", {"max": 60, "text": 300, "sure": 0.4},
             "regions beyond the best `max` of their label (`text`: lines of text) whose score is below `sure`",
         ),
         "phrase_span": Rule(
