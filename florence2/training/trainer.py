@@ -21,6 +21,7 @@ from florence2.codec.tasks import save_tasks
 from florence2.model.checkpoint import save_model
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import check_finite
+from florence2.store.storage.local import sha256_of
 from florence2.training import dense, lora, optim
 from florence2.training.batches import Batch
 from florence2.training.order import Cursor
@@ -164,7 +165,8 @@ class Trainer:
         state.mkdir()
         with _alone():
             dcp.save(self._state(), checkpoint_id=state, no_dist=True)
-        facts = {**dataclasses.asdict(progress), "parameters": list(self.parameters)}
+        files = {path.name: sha256_of(path) for path in sorted(state.iterdir())}
+        facts = {**dataclasses.asdict(progress), "parameters": list(self.parameters), "files": files}
         (state / PROGRESS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
     def _refuse_grown(self, step: int) -> None:
@@ -181,7 +183,7 @@ class Trainer:
         folder = checkpoint / "state"
         if not (folder / PROGRESS).is_file():
             raise ValueError(f"{checkpoint}: holds no state to go on from; --restart moves the run aside")
-        facts = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        facts = _whole(folder)
         if facts.pop("parameters") != list(self.parameters):
             raise ValueError(f"{folder}: holds another run (its parameters differ); choose another out")
         state = self._state()
@@ -209,6 +211,22 @@ class Trainer:
                 out[f"{key}.{name}"] = own.get(key, torch.zeros_like(parameter))
         out[COUNTS] = torch.tensor(counts)
         return out | {f"average.{name}": tensor for name, tensor in self.weights.average.items()}
+
+
+def _whole(folder: Path) -> dict[str, Any]:
+    """What progress.json says of a state whose files are as they were written; ValueError names the one that is not."""
+    again = "remove the checkpoint to go on from the one before, or --restart moves the run aside"
+    try:
+        facts = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        files = facts.pop("files", {})  # a run begun before they were counted has none
+        damaged = [
+            name for name, sha in files.items() if not (folder / name).is_file() or sha256_of(folder / name) != sha
+        ]
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(f"{folder / PROGRESS}: damaged; {again}") from None
+    if damaged:
+        raise ValueError(f"{folder / damaged[0]}: damaged or gone: it is not what was saved; {again}")
+    return facts
 
 
 @contextlib.contextmanager

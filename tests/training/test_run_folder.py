@@ -221,3 +221,19 @@ def test_a_second_interrupt_in_an_evaluation_or_save_loses_nothing(tmp_path, mon
     monkeypatch.undo()
     florence2.load(config["out"])
     assert train({**config, "steps": 3}).steps == 3
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "progress"])
+def test_a_damaged_state_is_refused_in_one_line(tmp_path, damage):
+    config = tiny_run(tmp_path, steps=1)
+    train(config)
+    state = RunFolder(config["out"]).newest() / "state"
+    file = state / "progress.json" if damage == "progress" else max(state.iterdir(), key=lambda p: p.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1 if damage == "flip" else 0
+    file.write_bytes(data if damage == "flip" else data[: len(data) // 2])
+    if damage == "gone":
+        file.unlink()
+    with pytest.raises(ValueError, match=f"{file.name}: damaged.*--restart") as refused:
+        train({**config, "steps": 2})
+    assert "\n" not in str(refused.value)
