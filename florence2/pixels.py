@@ -99,6 +99,12 @@ def read_orientation(image: Any, name: str = "") -> int:
         return _orientation(opened)
 
 
+def holds_more(image: Any, name: str = "") -> bool:
+    """Whether a file holds more than the picture that is read of it: pages, or the frames of an animation."""
+    with _opened(image, name) as (opened, _, _):
+        return opened.format != "MPO" and bool(getattr(opened, "is_animated", False))
+
+
 def resize(array: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
     """HWC uint8 at another size (Pillow's bicubic, with its antialiasing)."""
     return np.array(Image.fromarray(array).resize(size_wh, Image.Resampling.BICUBIC))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from florence2.records import Failure
 
 JOURNAL, METADATA = ".captions.jsonl", "metadata.jsonl"
+_NUMBER = re.compile(r"[-+.\deE]+")
 FORMS = ("txt", "jsonl")
 
 
@@ -37,6 +39,8 @@ class CaptionFolder:
                 refuse(f"{picture}: its caption would be {target.name}, which is {Path(owner).name}'s; rename one")
             elif self._has(picture, target):
                 self.skipped += 1
+            elif self.form == "txt" and _holds_rows(target):
+                refuse(f"{picture}: {target.name} holds rows of numbers, as YOLO's labels do; it is not written over")
             else:
                 yield picture
 
@@ -72,6 +76,13 @@ class CaptionFolder:
         rows = rows if rows and rows[0].get("job") == self.job else [{"job": self.job}]
         _write(path, "".join(json.dumps(row) + "\n" for row in rows))  # without a torn last line
         return {row["file_name"]: row["text"] for row in rows[1:]}
+
+
+def _holds_rows(file: Path) -> bool:
+    """Whether a text file holds labels: rows of five numbers or more."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    rows = [line.split() for line in lines if line.strip()]
+    return bool(rows) and all(len(row) > 4 and all(map(_NUMBER.fullmatch, row)) for row in rows)
 
 
 def caption_of(answer: Any) -> str:

@@ -79,6 +79,7 @@ def show(
     from florence2.training.check import drawn, pairs
 
     size_wh = found.checkpoint().config.image_size_wh if out else (0, 0)
+    shown = 0
     for number, pair in enumerate(pairs(samples, task, tokenizer)):
         row = pair.row()
         if out:
@@ -86,7 +87,10 @@ def show(
             row["drawn"] = str(Path(out) / f"{number:05d}.png")
             Path(row["drawn"]).write_bytes(encode(drawn(pair, size_wh)))
         print(json.dumps(row, ensure_ascii=False) if as_json else _plain(row))
-    return 0
+        shown += 1
+    if not shown:
+        print(f"florence2 data: no sample holds anything that {task.name} could be trained on", file=sys.stderr)
+    return 0 if shown else 1
 
 
 def _plain(row: dict[str, Any]) -> str:

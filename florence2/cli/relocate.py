@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     from florence2.engine.commands import relocate
 
-    count = relocate(args.store, args.old, args.new)
+    count = relocate(args.store, args.old, args.new, on_message=lambda line: print(line, file=sys.stderr))
     if args.json:
         print(json.dumps({"store": args.store, "pictures": count}))
     else:

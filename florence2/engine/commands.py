@@ -130,23 +130,39 @@ def _ingest(
         execution.say(line)
     new = {source: life.listing} if listing else picture_life.changed_candidates(session, life.revision.changed)
     for place, found in new.items():
-        ingestion.ingest(session, runner, place, found, unit, rules, execution.progress, samples, origin=origin)
+        several = ingestion.ingest(
+            session, runner, place, found, unit, rules, execution.progress, samples, origin=origin
+        )
+        if several:
+            execution.say(
+                f"{len(several)} files hold several pictures (pages, an animation), such as {several[0]}; "
+                "the first of each is taken"
+            )
     if any(fragment.table == "images" for fragment in session.fragments):
         picture_life.settle_duplicates(session, listing)
     return times
 
 
 @retry_when_stale
-def relocate(store: str | Path | Store, old: str | Path, new: str | Path) -> int:
+def relocate(
+    store: str | Path | Store,
+    old: str | Path,
+    new: str | Path,
+    *,
+    on_message: Callable[[str], None] | None = None,
+) -> int:
     """Say that the store's pictures below one folder lie below another now; returns how many they are.
 
-    ValueError where none lies below it. Their bytes are compared when they are annotated next.
+    ValueError where none lies below it; those that are not at their new place are told to `on_message`. Their bytes are
+    compared when they are annotated next.
     """
     store = store if isinstance(store, Store) else Store(store)
     session = Session(store)
-    count = picture_life.relocate(session, os.fspath(old), os.fspath(new))
+    count, absent = picture_life.relocate(session, os.fspath(old), os.fspath(new))
     if not count:
         raise ValueError(f"{store.root}: none of its pictures lies below {os.path.abspath(old)}; see its images' uri")
+    if absent and on_message:
+        on_message(f"{len(absent)} of these {count} pictures are not there, such as {absent[0]}")
     session.finish({"phase": "relocate", "round": 0})
     return count
 

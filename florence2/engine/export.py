@@ -92,6 +92,7 @@ def export_labels(
     plan = ExportPlan(to, view, **wishes)
     store = store if isinstance(store, Store) else Store(store)
     out = Path(out)
+    _check_there(store, snapshot, plan, on_message)
     number, resume = _begin(out, plan, store, snapshot, on_message)
     samples = _View(store, store.snapshot(number), plan)
     name = f"export-{digest([dataclasses.asdict(plan), number])}" if to in REVIEWED else ""
@@ -161,6 +162,28 @@ def _begin(out: Path, plan: ExportPlan, store: Store, snapshot: int | None, on_m
     aside.write_text(json.dumps({**wanted, "snapshot": number}), encoding="utf-8")
     os.replace(aside, job)
     return number, False
+
+
+def _check_there(store: Store, snapshot: int | None, plan: ExportPlan, on_message: OnMessage) -> None:
+    """Name what the store has no good picture of; ValueError where it has none, or where none of them is in place."""
+    counts = scan.image_statuses(store.storage, store.snapshot(snapshot))
+    said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status != "ok")
+    if counts["missing"] and not counts["ok"]:
+        raise ValueError(f"{store.root}: holds no picture to export: {said}; give annotate their folder, or relocate them")
+    first = ""
+    for sample in store.samples(snapshot) if counts["ok"] and plan.to != "jsonl" else ():
+        place = files.path_of(sample.image.uri)
+        if "://" in place or os.path.exists(place):
+            break
+        first = first or place
+    else:
+        if first:
+            raise ValueError(
+                f"{store.root}: none of its {counts['ok']} pictures is there, such as {first}; say where they are: "
+                f"florence2 relocate {store.root} FROM TO"
+            )
+    if said:
+        on_message(f"left out, as the store has no good picture of them: {said}")
 
 
 def _picture_file(ref: ImageRef) -> PictureFile:

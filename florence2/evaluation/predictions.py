@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from florence2.evaluation.eval_items import EvalItem, ItemKey, ask_key
+from florence2.formats import documents
 from florence2.formats.jsonl import check_sample
 from florence2.records import Ask, Failure, ImageRef, Parsed, Result, Sample, from_json, to_json
 
@@ -98,30 +99,42 @@ def read(file: str | Path, items: Sequence[EvalItem], images: Iterable[Sample] =
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: does not exist; expected predictions as florence2 evaluate writes them")
-    spellings = _spellings([*(q.sample for q in items), *images])
+    samples = [*(q.sample for q in items), *images]
+    spellings = _spellings(samples)
+    sizes = {sample.image.id or sample.id: sample.image.size_wh for sample in samples}
     wanted = {item.key for item in items}
     found: dict[ItemKey, Result] = {}
     ids: dict[str, str] = {}
     asked: dict[ItemKey, str] = {}
-    with open(file, encoding="utf-8") as lines:
-        for number, text in enumerate(lines, 1):
-            where = f"{file}:{number}"
-            if not text.strip():
-                continue
-            line = _object(text, where)
-            if "id" in line:
-                _once(ids, str(line["id"]), where, f"id {line['id']!r}")
-            name = _text(line, "image", where)
-            picture = spellings.get(name) or spellings.get("/".join(Path(name).parts[-2:]))
-            if picture is None:
-                raise ValueError(f"{where}: image {name!r} is not in the data")
-            ask = _ask(line, where)
-            key = (picture, ask_key(ask))
-            _once(asked, key, where, f"the ask {ask.task} {ask.text!r:.60} about {name!r}")
-            result = _result(line, where)
-            if key in wanted:
-                found[key] = result
+    for number, text in enumerate(documents.read_text(file).split("\n"), 1):
+        where = f"{file}:{number}"
+        if not text.strip():
+            continue
+        line = _object(text, where)
+        if "id" in line:
+            _once(ids, str(line["id"]), where, f"id {line['id']!r}")
+        name = _text(line, "image", where)
+        picture = spellings.get(name) or spellings.get("/".join(Path(name).parts[-2:]))
+        if picture is None:
+            raise ValueError(f"{where}: image {name!r} is not in the data")
+        _check_size(line, sizes[picture], where)
+        ask = _ask(line, where)
+        key = (picture, ask_key(ask))
+        _once(asked, key, where, f"the ask {ask.task} {ask.text!r:.60} about {name!r}")
+        result = _result(line, where)
+        if key in wanted:
+            found[key] = result
     return found
+
+
+def _check_size(line: dict[str, Any], size_wh: tuple[int, int], where: str) -> None:
+    """Refuse places that were said of a picture of another size, where both are known."""
+    told = line.get("size_wh")
+    if isinstance(told, list) and len(told) == 2 and all(told) and all(size_wh) and tuple(told) != size_wh:
+        raise ValueError(
+            f"{where}: size_wh: {told[0]} x {told[1]}, but {line['image']!r} is {size_wh[0]} x {size_wh[1]}; "
+            "its places are not this picture's"
+        )
 
 
 def _spellings(samples: Iterable[Sample]) -> dict[str, str]:

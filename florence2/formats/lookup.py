@@ -68,7 +68,7 @@ def _walk(folder: Path | str, deep: bool) -> Iterator[str]:
     for entry in entries:
         if is_litter(entry.name):
             continue
-        if entry.is_file():
+        if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):  # a dead link is to be named
             yield entry.path
         elif deep and entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path, deep)

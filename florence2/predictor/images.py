@@ -18,9 +18,9 @@ from typing import TypeGuard, TypeVar, Union
 import numpy as np
 
 from florence2 import pixels, sources
+from florence2.formats import lookup
 from florence2.pixels import MAX_PIXELS, BadImage, ImageLike
 from florence2.records import Failure, ImageRef
-from florence2.sources.file_types import has_picture_suffix
 
 ImageSource = Union[ImageLike, ImageRef]  # an ImageRef: the picture that a Sample is about
 THREADS = 2
@@ -62,8 +62,11 @@ def is_path(image: object) -> TypeGuard[str | os.PathLike[str]]:
 
 
 def pictures_in(folder: str | os.PathLike[str]) -> list[str]:
-    """The files below a folder whose names end as a picture's, by path; ValueError where there are none."""
-    found = sorted(str(path) for path in Path(folder).rglob("*") if path.is_file() and has_picture_suffix(path))
+    """The files below a folder whose names end as a picture's, by path; ValueError where there are none.
+
+    What other programs leave (hidden folders, a Mac's copies, previews) is passed over.
+    """
+    found = sorted(map(str, lookup.pictures_in(Path(folder), deep=True)))
     if not found:
         raise ValueError(f"{os.fspath(folder)}: holds no picture; expected files such as .jpg or .png")
     return found

@@ -133,11 +133,17 @@ def last_decisions(decisions: pa.Table) -> dict[str, tuple[str, str | None, str 
     return {row[0]: (row[3], row[4], row[5]) for row in zip(*(order[name].to_pylist() for name in names))}
 
 
-def counts(storage: Storage, snapshot: Snapshot) -> dict[str, Any]:
-    """Totals by status: images, annotations, the failures that count, and the rows of decisions."""
+def image_statuses(storage: Storage, snapshot: Snapshot) -> Counter[str]:
+    """How many pictures are ok, rejected, failed and missing."""
     images: Counter[str] = Counter()
     for fragment in snapshot.of("images"):
         images.update(parquet.read(storage, fragment, ["status"])["status"].to_pylist())
+    return images
+
+
+def counts(storage: Storage, snapshot: Snapshot) -> dict[str, Any]:
+    """Totals by status: images, annotations, the failures that count, and the rows of decisions."""
+    images = image_statuses(storage, snapshot)
     annotations: Counter[str] = Counter()
     for row in tally(storage, snapshot):
         annotations[row["status"]] += row["count"]

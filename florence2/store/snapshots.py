@@ -226,6 +226,8 @@ def _newest_whole(storage: Storage, last: int) -> tuple[Snapshot, list[str]]:
 
 def _back(storage: Storage, newest_: Snapshot, to: int | None, lost: bool) -> Snapshot | None:
     """The snapshot that steps back from `newest_`; None where it holds what is asked for already."""
+    if to == 0:
+        raise ValueError(f"{storage.location()}: no snapshot 0; it has 1..{newest_.number}")
     if not lost and to and newest_.phase == {"undo": to}:
         return None
     if to is None:

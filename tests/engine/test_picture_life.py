@@ -6,6 +6,7 @@ import tarfile
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import florence2
 from florence2.cli import main
@@ -158,7 +159,36 @@ def test_relocate(tmp_path, capsys):
     assert main(["relocate", str(store.root), str(tmp_path / "nowhere"), str(tmp_path / "b")]) == 1
     assert "none of its pictures lies below" in capsys.readouterr().err
     check(store)
-    assert relocate(store, tmp_path / "b", tmp_path / "c") == 3
+    assert main(["relocate", str(store.root), str(tmp_path / "b"), str(tmp_path / "c")]) == 0
+    assert "3 of these 3 pictures are not there, such as" in capsys.readouterr().err
+    assert main(["export", str(store.root), "--to", "coco", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "none of its 3 pictures is there, such as" in said and "florence2 relocate" in said
+    assert not (tmp_path / "out").exists()
+    assert relocate(store, tmp_path / "c", tmp_path / "b") == 3
+
+
+def test_an_export_says_which_pictures_the_store_has_no_more(tmp_path, capsys):
+    folder = folder_of(tmp_path / "a", 3)
+    store = annotate(folder, tmp_path / "store")
+    first, *others = sorted(folder.iterdir())
+    first.unlink()
+    annotate(store.root, None)
+    assert main(["export", str(store.root), "--to", "coco", "--out", str(tmp_path / "out")]) == 0
+    assert "no good picture of them: 1 missing" in capsys.readouterr().err
+    for path in others:
+        path.unlink()
+    annotate(store.root, None)
+    assert main(["export", str(store.root), "--to", "coco", "--out", str(tmp_path / "none")]) == 1
+    assert "holds no picture to export: 3 missing" in capsys.readouterr().err
+
+
+def test_files_of_several_pictures_are_told(tmp_path):
+    pages = [Image.open(picture(tmp_path / "photos", f"{n}.png", n)) for n in range(3)]
+    pages[0].save(tmp_path / "photos/scan.tiff", save_all=True, append_images=pages[1:])
+    said = []
+    annotate(tmp_path / "photos", tmp_path / "store", on_message=said.append)
+    assert any("1 files hold several pictures" in line and "scan.tiff" in line for line in said)
 
 
 def test_pictures_of_a_tar_that_was_packed_anew(tmp_path):

@@ -178,6 +178,7 @@ def test_a_picture_may_be_named_in_any_way_that_is_clear(tmp_path, image, task):
         ({"image": "c.jpg"}, ":2: image 'c.jpg' is not in the data"),
         ({"image": 3}, ":2: image: expected a text"),
         ({"ask": {"task": "OD", "what": 1}}, ":2: ask: Ask: unknown field 'what'"),
+        ({"size_wh": [200, 200]}, ":2: size_wh: 200 x 200, but 'pictures/b.jpg' is 100 x 100"),
         ({"answer": None}, ":2: expected an 'answer' or a 'failure'"),
         ({"answer": {"regions": [{"box": [0, 0, float("nan"), 9]}]}}, ":2: answer: region '': box: expected a finite"),
         ({"answer": {"regions": [{"box": [0, 0, "x", 9]}]}}, ":2: Region.box: expected float"),
@@ -193,6 +194,13 @@ def test_what_cannot_be_meant_is_refused_with_its_line(tmp_path, change, message
     with pytest.raises(ValueError, match=message) as caught:
         scored(tmp_path, GOOD, second)
     assert "theirs.jsonl" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path, encoding):
+    file = tmp_path / "theirs.jsonl"
+    file.write_bytes((json.dumps({**GOOD, "size_wh": [100, 100]}) + "\r\n").encode(encoding))
+    assert evaluate(None, TRUTH, "OD", tmp_path / "out", predictions=file, resamples=5)["metrics"]["recall"] == 0.5
 
 
 def test_lines_of_another_task_are_left_alone(tmp_path):

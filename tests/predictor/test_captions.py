@@ -50,6 +50,18 @@ def test_existing_captions_stay_where_asked(folder, photos):
     assert texts(photos)["b.txt"] != "by hand\n"
 
 
+def test_labels_are_not_written_over_and_what_cannot_be_read_is_named(folder, photos, capsys):
+    (photos / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n1 .5 .5 1e-1 .2 0.9\n")
+    (photos / "dead.png").symlink_to(photos / "nowhere.png")
+    for litter in (".ipynb_checkpoints/a.png", "._b.png", "@eaDir/a.png"):
+        (photos / litter).parent.mkdir(exist_ok=True)
+        (photos / litter).write_bytes((photos / "a.png").read_bytes())
+    assert run(folder, photos, "--to", "txt") == 1
+    _, err = capsys.readouterr()
+    assert "a.png: a.txt holds rows of numbers" in err and "dead.png" in err and "m.jpg" in err
+    assert err.count("\n") == 3 and texts(photos)["a.txt"].startswith("0 0.5") and len(texts(photos)) == 4
+
+
 def test_metadata_is_as_imagefolder_reads_it(folder, photos):
     (photos / "metadata.jsonl").write_text('{"file_name": "b.png", "text": "by hand", "licence": "CC0"}\n')
     assert run(folder, photos, "--to", "jsonl", "--skip-existing") == 1

@@ -141,6 +141,8 @@ def test_time_travel_undo_and_compaction_change_no_earlier_state(tmp_path):
     assert store.undo().number == 4 and list(store.samples()) == views[2]  # of the compaction
     store.undo()
     assert list(store.samples()) == views[1]
+    with pytest.raises(ValueError, match="no snapshot 0; it has 1.."):
+        store.undo(0)
     with pytest.raises(ValueError, match="nothing to undo"):
         store.undo()
     assert store.undo(to=3).number == 6 and list(store.samples()) == views[2]

@@ -191,12 +191,16 @@ def of_path(
 
 
 def _references(path: str | Path) -> list[tuple[ImageRef, str]]:
-    """(where, split) of every picture of a data set, or of a folder that is none."""
+    """(where, split) of every picture of a data set, or of a folder that is none; one named twice is one."""
     try:
         format = sources.format_of(path)
     except ValueError:
         return [(found.ref(), found.split) for found in discover(Path(path))[0]]
-    return [(sample.image, sample.split) for sample in sources.open(path, format=format)]
+    out: dict[tuple[Any, ...], tuple[ImageRef, str]] = {}
+    for sample in sources.open(path, format=format):
+        ref = sample.image
+        out.setdefault((ref.uri or ref.id, ref.member, ref.offset, sample.split), (ref, sample.split))
+    return list(out.values())
 
 
 class NearIndex:

@@ -86,11 +86,11 @@ def ingest(
     samples: Mapping[str, Sample] | None = None,
     only_planned: bool = False,
     origin: Mapping[str, str] | None = None,
-) -> None:
+) -> list[str]:
     """Add the pictures of `listing` that the store lacks; `samples`, by relative name, give split and coverage.
 
     With `only_planned`, none but those of units that were cut before and are missing. `origin` says what the listing
-    was read from, where it is not the folder `source` itself.
+    was read from, where it is not the folder `source` itself. Returns the names of those that hold further pictures.
     """
     if unit < 1:
         raise ValueError(f"unit: expected a number of pictures, at least 1, got {unit}")
@@ -105,7 +105,7 @@ def ingest(
     if chunks or new or len(session.fragments) > noted:  # the last: an interrupted intake left all of it
         session.operators.setdefault(operator.run_id, operator)
     if not chunks and not new:
-        return
+        return []
     cuts = [[chunk.found[0].relative, chunk.found[-1].relative, len(chunk.found)] for chunk in new]
     facts = {"rules": rules_config(rules)}
     inputs: dict[str, Any] = {"source": os.path.abspath(source), "unit": unit, "chunks": cuts}
@@ -116,8 +116,11 @@ def ingest(
     count = Count("inspecting", sum(len(each.found) for each in todo), progress)
     cut = _Cut(operator, os.path.basename(os.path.abspath(source)), known, rules, samples or {})
     here = WorkerContext(session.store.root, restoring=session.store.restoring)
-    for each, found in zip(todo, _inspected(session, runner, operator, todo, rules, count)):
-        session.add(cut.task(each, found).do(session.store, here).fragments)
+    several: list[str] = []
+    for each, facts_ in zip(todo, _inspected(session, runner, operator, todo, rules, count)):
+        session.add(cut.task(each, facts_).do(session.store, here).fragments)
+        several += [found.relative for found, fact in zip(each.found, facts_) if fact.get("more")]
+    return several
 
 
 def _inspected(

@@ -108,6 +108,8 @@ def inspect(found: ImageCandidate, rules: ImageRules, accept: Any = None) -> dic
     turn = pixels.read_orientation(data)
     facts.update(width=width, height=height, format=file_types.format_of(data[:16]) or None, exif_orientation=turn)
     facts.update(phash=perceptual_hash(array))
+    if facts["format"] != "jpeg":
+        facts.update(more=pixels.holds_more(data))
     try:
         reason = broken_rule(array, rules, found.licence) or (accept(array) if accept else "")
     except Exception as error:  # a user's rule may raise anything; it is not known to let this picture pass

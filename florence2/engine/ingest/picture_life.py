@@ -289,19 +289,25 @@ def settle_duplicates(session: Session, listing: Sequence[ImageCandidate]) -> No
     revise(session, revision)
 
 
-def relocate(session: Session, old: str, new: str) -> int:
-    """Say that what lay below `old` lies below `new`; returns how many pictures that is."""
+def relocate(session: Session, old: str, new: str) -> tuple[int, list[str]]:
+    """Say that what lay below `old` lies below `new`; returns how many pictures that is, and the places of the absent.
+
+    An archive's pictures are where it is.
+    """
     old, new = os.path.abspath(old), os.path.abspath(new)
     rows = [row for row in image_rows(session) if _is_below(files.path_of(row["uri"]), old)]
     revision = Revision(moved={old: new})
+    absent = []
     for row in rows:
-        if row["status"] == "missing" and row.get("reason") == GONE:
-            if os.path.exists(new + files.path_of(row["uri"]).removeprefix(old)):
-                status, _, reason = first_status(row).partition(" ")
-                revision.rows[row["id"]] = {"status": status, "reason": reason or None}
+        place = new + files.path_of(row["uri"]).removeprefix(old)
+        if not os.path.exists(place):
+            absent.append(place)
+        elif row["status"] == "missing" and row.get("reason") == GONE:
+            status, _, reason = first_status(row).partition(" ")
+            revision.rows[row["id"]] = {"status": status, "reason": reason or None}
     if rows:
         revise(session, revision)
-    return len(rows)
+    return len(rows), absent
 
 
 def _is_below(path: str, folder: str) -> bool:
