@@ -169,7 +169,9 @@ def _check_there(store: Store, snapshot: int | None, plan: ExportPlan, on_messag
     counts = scan.image_statuses(store.storage, store.snapshot(snapshot))
     said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status != "ok")
     if counts["missing"] and not counts["ok"]:
-        raise ValueError(f"{store.root}: holds no picture to export: {said}; give annotate their folder, or relocate them")
+        raise ValueError(
+            f"{store.root}: holds no picture to export: {said}; give annotate their folder, or relocate them"
+        )
     first = ""
     for sample in store.samples(snapshot) if counts["ok"] and plan.to != "jsonl" else ():
         place = files.path_of(sample.image.uri)
