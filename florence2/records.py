@@ -252,10 +252,15 @@ def from_json(kind: type[R], data: Mapping[str, Any]) -> R:
     if unknown:
         raise ValueError(f"{kind.__name__}: unknown field {brief(unknown[0])}; expected one of {', '.join(hints)}")
     values = {name: _typed(hints[name], value, f"{kind.__name__}.{name}") for name, value in data.items()}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from None
+    absent = [name for name in _required(kind) if name not in values]
+    if absent:
+        raise ValueError(f"{kind.__name__}: has no {absent[0]!r}")
+    return kind(**values)
+
+
+def _required(kind: type) -> list[str]:
+    fields = dataclasses.fields(kind)
+    return [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
 
 
 def brief(value: Any) -> str:

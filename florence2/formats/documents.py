@@ -169,7 +169,7 @@ def _built(
                 merged = {**part, **merged}
             continue
         name = key.value if words((*keys, "*")) else loader.construct_object(key)
-        if name in given and not words((*keys, "*")):
+        if name in given:
             raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r:.60} stands there twice")
         given[name] = _built(value, (*keys, str(key.value)), words, budget, loader)
     return {**merged, **given}

@@ -71,6 +71,10 @@ class Frame:
             "cannot be placed: correct the size, or label the picture as it is now"
         )
 
+    def in_shares(self) -> Frame:
+        """The frame of places that are shares of the picture as it is seen: they tell no other size."""
+        return dataclasses.replace(self, told_wh=self.size_wh)
+
     def image(self, name: str, licence: str = "") -> ImageRef:
         """The reference to the picture."""
         width, height = self.size_wh
@@ -97,6 +101,8 @@ class Frame:
 
     def _move(self, boxes: Sequence[Box]) -> Point | None:
         """How a told point moves; None where it stays."""
+        if self.told_wh == (0, 0):
+            return self._turn_that_shows(boxes)
         if self.same:
             return None
         if self.orientation >= 5:
@@ -110,6 +116,16 @@ class Frame:
             raise self.unlike()
         across, down = (side / told for side, told in zip(self.size_wh, self.told_wh))
         return lambda x, y: (x * across, y * down)
+
+    def _turn_that_shows(self, boxes: Sequence[Box]) -> Point | None:
+        """Where no size is told: EXIF's turn, if the boxes fit the picture as it is stored and not as it is seen."""
+        stored_wh = self.size_wh[::-1]
+        if not all(stored_wh) or all(_fits(box, self.size_wh) for box in boxes):
+            return None
+        if not all(_fits(box, stored_wh) for box in boxes):
+            return None
+        orientation = pixels.read_orientation(self.picture)
+        return _turn(orientation, stored_wh) if orientation >= 5 else None
 
     def _placed(self, region: Region, where: str, move: Point | None, lost: LostObjects) -> Region:
         box = region.box

@@ -89,11 +89,13 @@ def _completed(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
     done = [
         row
         for row in (annotations if isinstance(annotations, list) else ())
-        if isinstance(row, Mapping)
-        and not row.get("was_cancelled")
-        and any(row.get(mark) is not None for mark in WORKED_ON)
+        if isinstance(row, Mapping) and not _cancelled(row) and any(row.get(mark) is not None for mark in WORKED_ON)
     ]
     return {**task, "annotations": done[-1:], "predictions": []} if done else None
+
+
+def _cancelled(said: Mapping[str, Any], where: str = "was_cancelled") -> bool:
+    return validation.flag(said.get("was_cancelled"), where)
 
 
 def _sample(task: Mapping[str, Any], where: str, name: str, lookup: Lookup, problems: ReadProblems) -> Sample:
@@ -110,7 +112,7 @@ def _sample(task: Mapping[str, Any], where: str, name: str, lookup: Lookup, prob
     regions: list[tuple[str, Region]] = []
     for speaker in speakers:
         _Results(frame, speaker, where, lost).read(texts, regions)
-    placed = replace(frame, told_wh=frame.size_wh).place(regions, lost)
+    placed = frame.in_shares().place(regions, lost)
     ours = data.get(OURS)
     if not isinstance(ours, Mapping):
         partial = {SPACE: (Coverage("partial"),)} if regions else {}
@@ -146,7 +148,8 @@ def _speakers(task: Mapping[str, Any], where: str, problems: ReadProblems) -> It
                 continue
             with problems.record():
                 said = validation.record(said, place)
-                if said.get("was_cancelled"):
+                if _cancelled(said, f"{place}: was_cancelled"):
+                    problems.note("cancelled annotations are left out", place)
                     continue
                 results = validation.rows(said, "result", place, optional=True)
                 if key == "annotations":

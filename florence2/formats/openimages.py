@@ -89,7 +89,7 @@ class _Part:
         """One picture's sample."""
         rows, verified = self.boxes.get(name, []), self.verified.get(name, {})
         where = rows[0][0] if rows else f"{self.file}: {name}"
-        frame = Frame.of(self.lookup.picture(f"{name}.jpg", where), (0, 0), where)
+        frame = Frame.of(self.lookup.picture(f"{name}.jpg", where), (0, 0), where).in_shares()
         if rows and not all(frame.size_wh):
             raise ValueError(f"{where}: the size of {frame.picture} is needed for its boxes; put the picture in place")
         width, height = frame.size_wh

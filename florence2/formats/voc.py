@@ -53,22 +53,29 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
     if not files:
         raise ValueError(f"{folder}: holds no .xml file; expected VOC's Annotations")
     pictures = _Pictures(Path(images) if images else beside, folder, images, files)
-    splits = _splits(root / "ImageSets" / "Main")
+    names = {file.relative_to(folder).with_suffix("").as_posix() for file in files} | {file.stem for file in files}
+    splits = _splits(root / "ImageSets" / "Main", names, problems)
     for file in files:
         name = file.relative_to(folder).with_suffix("").as_posix()
         with problems.record():
             yield _sample(file, name, pictures, root.name, splits.get(name, splits.get(file.stem, "")), problems)
 
 
-def _splits(lists: Path) -> dict[str, str]:
+def _splits(lists: Path, names: set[str], problems: ReadProblems) -> dict[str, str]:
+    """Name -> split, of the lists' lines that mean one of the files."""
     out: dict[str, str] = {}
     tested = (lists / "test.txt").is_file()
     for name in LISTS:
         file = lists / f"{name}.txt"
         split = "test" if name == "val" and not tested else name
         for line in documents.read_text(file).splitlines() if file.is_file() else ():
-            if line.strip():
-                out.setdefault(line.strip().replace("\\", "/"), split)
+            said = line.strip().replace("\\", "/")
+            if said not in names:
+                said = re.sub(r"\s+(-1|0|1)$|\.(jpe?g|png|xml)$", "", said, flags=re.IGNORECASE)
+            if said in names:
+                out.setdefault(said, split)
+            elif said:
+                problems.note("names a picture that has no annotation file", f"{file}: {validation.brief(said)}")
     return out
 
 

@@ -184,7 +184,7 @@ def _sample(
     picture: Path, labels: Path | None, card: _Card, split: str, problems: ReadProblems, claims: bool
 ) -> Sample:
     name = os.path.relpath(picture, card.root)
-    frame = Frame.of(picture, (0, 0), str(labels or picture))
+    frame = Frame.of(picture, (0, 0), str(labels or picture)).in_shares()
     lost, found = LostObjects(problems), []
     lines = documents.read_text(labels).splitlines() if labels is not None else []
     if any(line.strip() for line in lines) and not all(frame.size_wh):

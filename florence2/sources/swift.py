@@ -39,7 +39,7 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
                 name = _image(row, where)
                 picture = lookup.picture(name, f"{where}: images")
                 turns = _turns(row, where, problems)
-                objects = _Objects(row, where, Frame.of(picture, (0, 0), where))
+                objects = _Objects(row, where, Frame.of(picture, (0, 0), where).in_shares())
                 spoken = [(objects.segments(asked), objects.segments(answer)) for asked, answer in turns]
                 key = found.start(name, part, picture, where)
                 for asked, answer in spoken:

@@ -230,3 +230,59 @@ def test_the_problems_of_a_reading_that_found_nothing():
     problems.refuse(ValueError("x.json: bad"))
     problems.note("tracks are left out", "y.xml")
     assert problems.first() == ": x.json: bad (and 1 more)"
+
+
+# ---- what a set says of its pictures
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "jsonl", "cvat", "icdar", "sroie"])
+def test_boxes_that_fit_the_unturned_picture_alone_are_turned_though_no_size_is_told(tmp_path, format):
+    (sample,), refused, _ = read(made(tmp_path, format, told=None, orientation=6))
+    assert sample.image.size_wh == (120, 160) and not refused
+    assert boxes(sample) == {"cat": (30, 10, 100, 50), "dog": (70, 110, 100, 150)}
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "icdar"])
+def test_boxes_that_fit_either_way_stay_as_written_where_no_size_is_told(tmp_path, format):
+    (sample,), _, _ = read(made(tmp_path, format, [CAT], told=None, orientation=6))
+    assert boxes(sample) == {"cat": CAT[1]}
+
+
+def test_shares_of_a_turned_picture_are_never_turned(tmp_path):
+    made(tmp_path, "yolo", [], orientation=6)
+    write(tmp_path / "labels/a.txt", "0 .5 .5 1.3 .2\n")
+    (sample,), _, _ = read(tmp_path)
+    assert boxes(sample)["cat"] == (-18, 64, 138, 96)
+
+
+def test_cancelled_annotations_are_counted_and_only_they_are_left_out(tmp_path):
+    made(tmp_path, "labelstudio")
+    file = tmp_path / "export.json"
+    (task,) = json.loads(file.read_text())
+    (said,) = task["annotations"]
+    task["annotations"] = [{**said, "was_cancelled": "false"}, {**said, "was_cancelled": True}]
+    write(file, json.dumps([task]))
+    (sample,), refused, (note,) = read(tmp_path)
+    assert boxes(sample) == {"cat": CAT[1], "dog": DOG[1]} and not refused
+    assert "annotations[1]: cancelled annotations are left out (1 in all)" in note
+
+
+def test_voc_lists_with_flags_and_names_of_no_file(tmp_path):
+    made(tmp_path, "voc")
+    write(tmp_path / "ImageSets/Main/train.txt", "a  1\nghost\n")
+    (sample,), refused, (note,) = read(tmp_path)
+    assert sample.split == "train" and "train.txt: 'ghost': names a picture that has no annotation file" in note
+    assert not refused
+
+
+def test_a_class_number_that_stands_twice_is_refused(tmp_path):
+    made(tmp_path, "yolo")
+    write(tmp_path / "data.yaml", "train: images\nnames:\n  0: cat\n  0: dog\n")
+    with pytest.raises(ValueError, match="data.yaml: .*line 4: the key '0' stands there twice"):
+        list(sources.open(tmp_path))
+
+
+def test_a_record_that_lacks_a_field_says_which(tmp_path):
+    write(tmp_path / "samples.jsonl", '{"id": "a"}')
+    _, (refused,), _ = read(tmp_path)
+    assert refused.endswith("samples.jsonl:1: Sample: has no 'image'")
