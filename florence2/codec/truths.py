@@ -369,7 +369,8 @@ def _grouped(items: Iterable[K], key: Callable[[K], str]) -> dict[str, list[K]]:
 
 def _if_any(task: Task, sample: Sample, regions: Sequence[Region]) -> Pairs:
     """One pair; with no regions only where the sample says that it was looked for all over and nothing is there."""
-    spaces = {space for space, states in sample.coverage.items() for c in states if c.state == "exhaustive"}
+    states = {space: {coverage.state for coverage in states} for space, states in sample.coverage.items()}
+    spaces = {space for space, said in states.items() if "exhaustive" in said and "partial" not in said}
     searched = (
         "text" in spaces if task.output_kind == "quads" else spaces - {"text"} and task.storage_rule != "description"
     )

@@ -140,7 +140,9 @@ def _quads(file: Path, source: Source, lost: LostObjects) -> list[tuple[str, Reg
             quad = validation.numbers([cell.strip() for cell in cells[:8]], f"{file}:{n}", 8)
             label = cells[8].strip()
             box = geometry.polygon_box(quad)
-            ignore = label == UNREADABLE
+            ignore = label in (UNREADABLE, "")
+            if not label:
+                lost.problems.note("a line without a text is taken as unreadable", f"{file}:{n}")
             region = Region(f"r{n - 1}", "text", box, label, "text", quad=quad, ignore=ignore, source=source)
             regions.append((f"{file}:{n}", region))
     return regions

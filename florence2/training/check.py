@@ -19,7 +19,7 @@ from florence2.pixels import BadImage, read_size, resize
 from florence2.records import Ask, Sample
 from florence2.sources import files
 from florence2.training.datasets import same_size, sized
-from florence2.training.examples import LeftOut, Limits, TaskMixture, fitted
+from florence2.training.examples import LeftOut, Limits, TaskMixture, fitted, sound
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,9 @@ def problems(
 
 def pairs(samples: Iterator[Sample], task: Task, tokenizer: Tokenizer) -> Iterator[Preview]:
     """Every pair of the task in the data set's order."""
+    only = TaskMixture({task.token: 1.0}, {task.token: task})
     for sample in samples:
-        for ask, answer in task.truths(sample):
+        for ask, answer in task.truths(sound(sample, only)[0]):
             size_wh = _size(sample)
             ids = encode(answer, task, tokenizer, size_wh, ask)
             whole = (tokenizer.bos, *ids, tokenizer.eos)
@@ -120,6 +121,7 @@ def _faults(sample: Sample, tasks: TaskMixture, tokenizer: Tokenizer, limits: Li
     for text in sample.current().texts:
         if not text.text.strip():
             yield "empty", f"text {text.id!r}: holds no letters"
+    sample, _ = sound(sample, tasks)
     truths = tasks.truths(sample)
     if not truths:
         name = tasks.tasks[0].name if len(tasks.weights) == 1 else "any task"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from florence2.codec.answers import encode
 from florence2.codec.tasks import Task, prompt_text
 from florence2.codec.tokenizer import Tokenizer
+from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Ask, Parsed, Sample
 
 Truth = tuple[Task, Ask, Parsed]
@@ -95,10 +96,11 @@ def fitted(
 
 def sound(sample: Sample, tasks: TaskMixture) -> tuple[Sample, list[LeftOut]]:
     """The sample without what no pair should say: regions that lie outside the picture or have no area, texts without
-    a letter that these tasks would ask for; and each of those."""
+    a letter that these tasks would ask for; and each of those. A label that lost one is no longer listed wholly."""
     width, height = sample.image.size_wh
     lost: list[LeftOut] = []
     gone: set[str] = set()
+    coverage = dict(sample.coverage)
     regions, texts = [], []
     for region in sample.regions:
         x1, y1, x2, y2 = region.box or (0.0, 0.0, 1.0, 1.0)
@@ -110,6 +112,9 @@ def sound(sample: Sample, tasks: TaskMixture) -> tuple[Sample, list[LeftOut]]:
             )
             lost.append(left_out("flat" if flat else "outside", sample, detail))
             gone.add(region.id)
+            objects = LostObjects(ReadProblems())
+            objects.add(region.label)
+            coverage = objects.withdraw(coverage, region.label_space, sample.regions)
         else:
             regions.append(region)
     asked = {task.storage_rule for task in tasks.tasks}
@@ -126,7 +131,8 @@ def sound(sample: Sample, tasks: TaskMixture) -> tuple[Sample, list[LeftOut]]:
         for grounding in sample.groundings
         if grounding.text_id not in gone and not (grounding.region_ids and set(grounding.region_ids) <= gone)
     ]
-    return replace(sample, regions=tuple(regions), texts=tuple(texts), groundings=tuple(groundings)), lost
+    kept = replace(sample, regions=tuple(regions), texts=tuple(texts), groundings=tuple(groundings), coverage=coverage)
+    return kept, lost
 
 
 def left_out(reason: str, sample: Sample, detail: str, task: str = "", pairs: int = 1) -> LeftOut:

@@ -286,3 +286,11 @@ def test_a_record_that_lacks_a_field_says_which(tmp_path):
     write(tmp_path / "samples.jsonl", '{"id": "a"}')
     _, (refused,), _ = read(tmp_path)
     assert refused.endswith("samples.jsonl:1: Sample: has no 'image'")
+
+
+def test_a_line_without_a_text_is_unreadable_and_told(tmp_path):
+    made(tmp_path, "icdar")
+    write(tmp_path / "gt/gt_a.txt", "10,10,50,10,50,30,10,30,\n10,40,50,40,50,60,10,60,WORD\n")
+    (sample,), refused, (note,) = read(tmp_path)
+    assert [(r.label, r.ignore) for r in sample.regions] == [("", True), ("WORD", False)] and not refused
+    assert "gt_a.txt:1: a line without a text" in note
