@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ STORAGE_RULES: dict[str, dict[str, str]] = {  # output kind -> storage rule -> i
 }
 CLOSED = ("labelled_boxes", "phrases", "open_boxes", "region_text")  # kinds that a set of labels can close
 INPUT = "{input}"
+_TOKEN = re.compile(r"<[A-Za-z][A-Za-z0-9_-]*>")
 ROW = ("token", "prompt", "gives", "keeps")  # a row's keys in tasks.json
 
 
@@ -59,6 +61,14 @@ class Task:
     def input_kind(self) -> str:
         """What the prompt needs beside the picture: "", "text" or "region"."""
         return STORAGE_RULES[self.output_kind][self.storage_rule] if INPUT in self.prompt else ""
+
+    def question_of(self, question: str) -> str:
+        """A kept question without the prompt around it: `<VQA>How many?` is the question of that prompt's task and of
+        no other (""); a task without a token asks it as it is."""
+        head, _, tail = self.prompt.partition(INPUT)
+        if self.token and head and question.startswith(head) and question.endswith(tail):
+            return question[len(head) : len(question) - len(tail)]
+        return "" if self.token and _TOKEN.match(question) else question
 
     def truths(self, sample: Sample) -> list[tuple[Ask, Parsed]]:
         """All (ask, true answer) pairs that the sample's current view holds, boxes and labels in target order.
@@ -114,6 +124,8 @@ RAW = Task(
     "", INPUT, "text", "answer"
 )  # a prompt without a known task: its answer is plain text, as the reference has it
 
+PROMPT = "PROMPT"  # the name by which RAW is trained on and evaluated
+
 REGISTERED: dict[str, Task] = {}  # a user's own rows, by `register`
 
 
@@ -160,7 +172,7 @@ def task_of(name: str | Task, tasks: Mapping[str, Task] | None = None) -> Task:
     """The task of a token or a name without brackets in a model's table, or without one among the known rows."""
     if isinstance(name, Task):
         return name
-    if not name:
+    if not name or name == PROMPT:
         return RAW
     token = name if name.startswith("<") else f"<{name}>"
     table = known_tasks() if tasks is None else tasks

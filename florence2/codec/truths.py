@@ -147,11 +147,16 @@ def _text_truths(task: Task, sample: Sample) -> Pairs:
     if asked and not task.input_kind:
         texts = [text for text in texts if text.question in ("", task.token, task.prompt)]
     elif asked:
-        texts = [text for text in texts if text.question.strip()]
+        texts = _asked(task, texts)
     if task.storage_rule == "ocr" and not texts:
         lines = "\n".join(region.label for region in reading_order(_text_regions(sample)))
         texts = [Text(id="t0", text=lines, detail="ocr")] if lines else []
     return [(Ask(task.token, text=text.question if task.input_kind else ""), Parsed(texts=(text,))) for text in texts]
+
+
+def _asked(task: Task, texts: Iterable[Text]) -> list[Text]:
+    asked = [replace(text, question=task.question_of(text.question)) for text in texts]
+    return [text for text in asked if text.question.strip()]
 
 
 def _quad_truths(task: Task, sample: Sample) -> Pairs:
@@ -256,7 +261,7 @@ def judged_truths(task: Task, sample: Sample) -> Pairs:
 def _judged_texts(task: Task, sample: Sample) -> Pairs:
     if task.storage_rule != "answer" or not task.input_kind:
         return truths(task, sample)
-    texts = [text for text in sample.texts if text.detail == "answer" and text.question.strip()]
+    texts = _asked(task, [text for text in sample.texts if text.detail == "answer"])
     return [(Ask(task.token, text=text.question), Parsed(texts=(text,))) for text in texts]
 
 

@@ -5,7 +5,7 @@ which a set without lists of its own is divided.
 """
 
 from florence2.sources.image_pixels import pixels
-from florence2.sources.opening import FORMATS, format_of, open
+from florence2.sources.opening import FORMATS, format_of, located, open
 from florence2.sources.splits import in_split, split_of
 
-__all__ = ["FORMATS", "format_of", "in_split", "open", "pixels", "split_of"]
+__all__ = ["FORMATS", "format_of", "in_split", "located", "open", "pixels", "split_of"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from florence2.formats import coco, cvat, labelstudio, lookup, ocr_datasets, voc, yolo
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
-from florence2.sources import prompt_pairs, scenes, splits, table_datasets
+from florence2.sources import hub_datasets, prompt_pairs, scenes, splits, table_datasets
 from florence2.store import Store, is_store
 
 # format -> the reader, opened when first used
@@ -56,6 +56,7 @@ def open(
     The first bad record raises; `problems` may collect them instead. What has no place in a Sample is noted there, or
     else told to the log when all is read.
     """
+    path = located(path)
     format = format or format_of(path)
     if format not in FORMATS:
         raise ValueError(f"{path}: format {format!r}: expected one of {', '.join(FORMATS)}")
@@ -70,6 +71,11 @@ def open(
     if split is not None and format != "scenes":
         samples = _part(samples, split, path)
     return islice(samples, limit)
+
+
+def located(path: str | Path) -> str | Path:
+    """The path, or of `hf:OWNER/NAME@REVISION` the folder of its files."""
+    return hub_datasets.download(str(path)) if hub_datasets.is_hub(path) else path
 
 
 def _part(samples: Iterable[Sample], split: str, path: str | Path) -> Iterator[Sample]:
@@ -101,7 +107,7 @@ def format_of(path: str | Path) -> str:
     """The format that a path's files tell; ValueError says what was looked for."""
     if str(path).startswith(scenes.PREFIX):
         return "scenes"
-    path = Path(path)
+    path = Path(located(path))
     if not path.exists():
         raise FileNotFoundError(f"{path}: does not exist; expected a data set in one of {', '.join(FORMATS)}")
     for format, holds in _MARKS.items():

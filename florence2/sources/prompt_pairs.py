@@ -2,8 +2,9 @@
 
     image, prefix, suffix          train/ valid/ test/, each with a .jsonl and its pictures (maestro, Roboflow's export)
 
-A prompt is a task's token with its input, or the sentence that the token stands for; any other is a question. All rows
-of one picture are one sample.
+A prompt is a task's token with its input, or the sentence that the token stands for; any other is kept as the question
+of its answer, word for word (`<DocVQA>How many?`), and trained on as the prompt. All rows of one picture are one
+sample.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from florence2.codec.answers import parse, render
 from florence2.codec.locations import dequantize
-from florence2.codec.tasks import INPUT, TASKS, ask_of, task_of
+from florence2.codec.tasks import INPUT, TASKS, ask_of, known_tasks, prompt_text, task_of
 from florence2.formats import documents, validation
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import Lookup, files_in
@@ -48,6 +49,11 @@ def _with_pair(sample: Sample, prompt: str, answer: str, source: Source, where: 
     if task.output_kind == "text":
         if not answer:
             raise ValueError("answer: expected text, got an empty one")
+        if task.token not in TASKS:
+            if _LOCATION.search(answer):
+                raise ValueError(f"answer: places of a task that is not known; register it: {validation.brief(prompt)}")
+            if task.storage_rule == "answer":
+                ask = Ask(ask.task, text=prompt_text(ask, (0, 0)))
         return task.add(sample, ask, Parsed(texts=(Text(text=answer),)), source)
     size_wh = sample.image.size_wh
     if not all(size_wh):
@@ -75,7 +81,7 @@ def _with_pair(sample: Sample, prompt: str, answer: str, source: Source, where: 
 
 
 def ask_for(prompt: str) -> Ask:
-    """The Ask of a prompt: of a token, of the sentence that stands for one, or else a question."""
+    """The Ask of a prompt: of a token, of the sentence that stands for one, or else a prompt of its own."""
     prompt = prompt.strip()
     for token, task in TASKS.items():
         head, _, tail = task.prompt.partition(INPUT)
@@ -88,8 +94,9 @@ def ask_for(prompt: str) -> Ask:
     if ask.task:
         return Ask(ask.task, text=ask.text.strip())
     unknown = _TOKEN.match(prompt)
-    if unknown:
-        raise ValueError(f"prompt: unknown task {unknown[0]}; register it, with its prompt and kind, before reading")
+    meant = {token.casefold(): token for token in known_tasks()}.get(unknown[0].casefold()) if unknown else None
+    if unknown and meant:
+        raise ValueError(f"prompt: unknown task {unknown[0]}; write {meant}")
     return Ask(text=prompt)
 
 

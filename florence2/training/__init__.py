@@ -23,6 +23,8 @@ def train(
 ) -> TrainResult:
     """Train as a config, plain keys or a YAML file (a bare name: a shipped recipe) say; keywords change single keys.
 
+    `data` may be the samples themselves: Samples, rows of (picture, prompt, answer), what `datasets` loads; with other
+    keys of a source [{"samples": them, "tasks": ...}].
     `progress` is called with each line of metrics.jsonl, `on_message` with what else is to be said. `restart` moves
     a run in OUT aside.
     """
@@ -31,7 +33,5 @@ def train(
     if isinstance(config, str):
         config = read_config(config)
     if isinstance(config, TrainConfig):
-        from florence2.training.config import to_mapping
-
-        config = to_mapping(config)
+        config = vars(config)
     return run(from_mapping({**config, **changes}), progress, restart=restart, on_message=on_message)

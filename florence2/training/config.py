@@ -28,9 +28,13 @@ class DataSource:
     """Where samples come from, and which of their tasks are trained how often."""
 
     path: str = ""
-    """A folder, .jsonl or store; or `scenes:count=20000,objects=1-3,min_side=0.15`, drawn on the fly."""
+    """A folder, .jsonl or store; hf:OWNER/NAME@REVISION; or `scenes:count=20000,objects=1-3`, drawn on the fly."""
     tasks: dict[str, float] = field(default_factory=dict)
-    """Task to weight, such as {OD: 2, CAPTION: 1}; or a list of tasks, each of weight 1. Empty: all with truths."""
+    """Task to weight, such as {OD: 2, CAPTION: 1}; or a list of tasks, each of weight 1. PROMPT: answered questions,
+    the question itself the prompt. Empty: all official ones with truths; of rows of prompts and answers
+    PROMPT too."""
+    answers: str = "all"
+    """Of several answers to one question (captions of one picture): all, a pair each; or the first."""
     weight: float = 1.0
     """How often each pair of this source comes in an epoch; a fraction takes that share of them."""
     split: str = ""
@@ -49,6 +53,8 @@ class DataSource:
     """Of a store the snapshot that is read; absent: the newest."""
     fold: tuple[int, int] | None = None
     """[number, folds]: leave out the pictures of that fold, which another model is to annotate; absent: none."""
+    samples: Any = field(default=None, repr=False, compare=False)
+    """From Python, in place of path: Samples, rows of (picture, prompt, answer), or what `datasets` loads."""
 
 
 @dataclass
@@ -307,7 +313,23 @@ def from_mapping(data: Mapping[str, Any], where: str = "config") -> TrainConfig:
 
 def to_mapping(config: TrainConfig) -> dict[str, Any]:
     """The config as plain YAML types, every field written out."""
-    plain: dict[str, Any] = _plain(dataclasses.asdict(config))
+    sources: dict[str, Any] = {"data": [_named(source) for source in config.data]}
+    if config.validation is not None:
+        sources["validation"] = [_named(source) for source in config.validation]
+    plain: dict[str, Any] = _plain(
+        {
+            name: dataclasses.asdict(value) if isinstance(value, tuple(NESTED.values())) else value
+            for name, value in vars(config).items()
+        }
+        | sources
+    )
+    return plain
+
+
+def _named(source: DataSource) -> dict[str, Any]:
+    """A source's keys; samples from Python by the name that their content gave them."""
+    plain: dict[str, Any] = _plain(dataclasses.asdict(dataclasses.replace(source, samples=None)))
+    del plain["samples"]
     return plain
 
 
@@ -318,8 +340,10 @@ def _plain(value: Any) -> Any:
 
 
 def _sources(data: Any, where: str) -> list[DataSource]:
-    if not isinstance(data, list):
-        raise ValueError(f"{where}: expected a list of sources, got {data!r:.60}")
+    if data and (not isinstance(data, list) or not isinstance(data[0], (DataSource, Mapping))):
+        if isinstance(data, (str, int, float)):
+            raise ValueError(f"{where}: expected a list of sources, got {data!r:.60}")
+        data = [{"samples": data}]  # from Python: the samples themselves
     return [_source(source, f"{where}[{i}]") for i, source in enumerate(data)]
 
 
@@ -335,9 +359,15 @@ def _source(data: Any, where: str) -> DataSource:
     for key in ("epochs", "fold"):
         if values.get(key) is not None:
             values[key] = tuple(values[key])
+    if values.get("samples") is not None:
+        from florence2.training.given import given
+
+        values["samples"], values["path"] = given(values["samples"], f"{where}.samples")
     if not values.get("path"):
         raise ValueError(f"{where}.path: missing; expected a folder, .jsonl, store or scenes:...")
     source = DataSource(**_checked(DataSource, values, where))
+    if source.answers not in ("all", "first"):
+        raise ValueError(f"{where}.answers: expected all or first, got {source.answers!r}")
     if source.prefix_suffix:
         source.format = source.format or "prefix_suffix"
     if source.weight <= 0 or source.pairs < 1:
@@ -356,7 +386,8 @@ def _checked(kind: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise ValueError(f"{where}: {key}: planned and not built yet; leave the key out")
         if key not in fields:
             raise ValueError(f"{where}: {key}: unknown key; expected one of {', '.join(fields)}")
-        out[key] = _typed(str(fields[key].type), value, f"{where}: {key}")
+        hint = str(fields[key].type)
+        out[key] = value if hint == "Any" else _typed(hint, value, f"{where}: {key}")
     return out
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from florence2 import sources as files_of
+from florence2.codec.tasks import RAW
 from florence2.pixels import BadImage, read_size
 from florence2.records import Sample
 from florence2.sources import files
@@ -137,7 +138,7 @@ def _samples(source: TrainingSource, found: Examination, on_error: str) -> int:
         for lost in unsound:
             found.unsound.add(lost)
         truths = source.tasks.truths(sample)
-        if not source.source.tasks:
+        if not source.source.tasks and RAW.token not in source.tasks.weights:
             found.questions += sum(text.detail == "answer" for text in sample.current().texts)
         for result in examined(sample, truths, source, check):
             if isinstance(result, LeftOut) and on_error == "raise" and result.reason not in OF_TEXT:
@@ -167,7 +168,7 @@ def examined(
 def _opened(sample: Sample) -> Sample:
     """The sample with its size, the header of a local picture file read."""
     path = files.plain_path(sample.image)
-    if path is None:
+    if not path:
         return sized(sample)
     same_size(sample, read_size(path, files.name_of(sample.image)))
     return sized(sample)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from florence2.codec.answers import encode
-from florence2.codec.tasks import Task, prompt_text
+from florence2.codec.tasks import Task, prompt_text, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Ask, Parsed, Sample
@@ -24,14 +24,17 @@ class TaskMixture:
 
     weights: Mapping[str, float]
     table: Mapping[str, Task]
+    first: bool = False
+    """Of several answers to one ask only the first is trained on."""
 
     def truths(self, sample: Sample) -> list[Truth]:
         """Every pair that the sample's truth holds for these tasks, in the tasks' order."""
-        return [(task, ask, parsed) for task in self.tasks for ask, parsed in task.truths(sample)]
+        truths = [(task, ask, parsed) for task in self.tasks for ask, parsed in task.truths(sample)]
+        return list({truth[1]: truth for truth in reversed(truths)}.values())[::-1] if self.first else truths
 
     @property
     def tasks(self) -> list[Task]:
-        return [self.table[token] for token in self.weights]
+        return [task_of(token, self.table) for token in self.weights]
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def sample_tasks(sample: Sample, tasks: TaskMixture, count: int, rng: random.Ran
     while remaining and len(drawn) < count:
         token = rng.choices(tuple(remaining), tuple(remaining.values()))[0]
         del remaining[token]
-        task = tasks.table[token]
+        task = task_of(token, tasks.table)
         truths = task.truths(sample)
         if truths:
             drawn.append((task, *rng.choice(truths)))

@@ -130,7 +130,8 @@ class Run:
         if job.found.questions and first:
             self.on_message(
                 f"data: {job.found.questions} answered questions are not trained, as no task is named for them; add "
-                "tasks: [DocVQA] (the prompt is <DocVQA> and the question) or [VQA] to the source"
+                "tasks: [DocVQA] (the prompt is <DocVQA> and the question), [VQA] or [PROMPT] (the question alone) "
+                "to the source"
             )
         evaluations = Evaluations(job, trainer, self.folder, self.on_message)
         losses = Losses(self.folder, first)

@@ -21,6 +21,7 @@ from florence2.formats import jsonl
 from florence2.formats.lookup import Lookup, matching
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
+from florence2.sources import scenes
 from florence2.store import Store
 from florence2.training.config import DataSource
 
@@ -30,12 +31,26 @@ CHUNK = 1 << 24  # bytes of a file looked through at a time
 
 def open_samples(source: DataSource, problems: ReadProblems) -> Sequence[Sample]:
     """The samples of a source, of all its splits; a foreign format's bad records are collected in `problems`."""
-    format = source.format or sources.format_of(source.path)
+    if source.samples is not None:
+        return source.samples
+    path = sources.located(source.path)
+    format = source.format or sources.format_of(path)
     if format == "store":
-        return Store(source.path).random(source.snapshot)
+        return Store(path).random(source.snapshot)
     if format == "jsonl":
-        return LineSamples(source.path, source.images or None, problems)
-    return SpilledSamples(sources.open(source.path, None, format, None, source.images or None, problems))
+        return LineSamples(path, source.images or None, problems)
+    return SpilledSamples(sources.open(path, None, format, None, source.images or None, problems))
+
+
+def holds_prompts(source: DataSource) -> bool:
+    """Whether a source is of rows of prompts and answers, whose questions are whole prompts."""
+    if source.samples is not None or source.path.startswith(scenes.PREFIX):
+        return isinstance(source.samples, PromptRows)
+    return (source.format or sources.format_of(source.path)) in ("prefix_suffix", "swift")
+
+
+class PromptRows(list[Sample]):
+    """Samples made of rows of (picture, prompt, answer)."""
 
 
 class LineSamples(Sequence[Sample]):

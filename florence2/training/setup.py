@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from florence2.codec.tasks import QUESTIONS, REGISTERED, TASKS, Task, task_of
+from florence2.codec.tasks import PROMPT, QUESTIONS, REGISTERED, TASKS, Task, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model.config import SIZES, ModelConfig
 from florence2.model.davit import Block
@@ -29,6 +29,7 @@ from florence2.training.examples import Limits, TaskMixture
 from florence2.training.order import Cursor, PairOrder, PlannedBatch
 from florence2.training.ranks import Ranks, device_of
 from florence2.training.run_folder import remembered_of
+from florence2.training.samples import holds_prompts
 from florence2.training.step import recompute_layers
 from florence2.training.validation import HeldOut, Validation, held_out_of, validation_of
 
@@ -188,9 +189,11 @@ def named(model: str, revision: str = "") -> tuple[str, Start | None]:
 
 
 def mixture(source: DataSource, table: Mapping[str, Task]) -> TaskMixture:
-    """The source's tasks by token and their weights; where it names none, all official ones."""
-    weights = source.tasks or dict.fromkeys(TASKS, 1.0)
-    return TaskMixture({task_of(name, table).token: weight for name, weight in weights.items() if weight}, table)
+    """The source's tasks by token and their weights; where it names none, all official ones, and of rows of prompts and
+    answers the prompts as they are."""
+    weights = source.tasks or dict.fromkeys((*TASKS, PROMPT) if holds_prompts(source) else TASKS, 1.0)
+    chosen = {task_of(name, table).token: weight for name, weight in weights.items() if weight}
+    return TaskMixture(chosen, table, source.answers == "first")
 
 
 def limits_of(shape: ModelConfig, max_target: int | None) -> Limits:

@@ -11,7 +11,7 @@ from typing import Any, Union
 
 import torch
 
-from florence2.codec.tasks import Task, task_of
+from florence2.codec.tasks import PROMPT, Task, task_of
 from florence2.evaluation import evaluate
 from florence2.evaluation.eval_items import eval_items_of
 from florence2.evaluation.metric_specs import ERRORS, metric_spec_of
@@ -71,13 +71,13 @@ class Validation:
                 model,
                 samples,
                 task.name,
-                folder / task.name,
+                folder / (task.name or PROMPT),
                 grey=False,
                 resamples=0,
                 decoding={"max_new_tokens": most_tokens},
                 progress=progress,
             )
-            prefix = f"{task.name}." if len(self.tasks) > 1 else ""
+            prefix = f"{task.name or PROMPT}." if len(self.tasks) > 1 else ""
             out |= {f"{prefix}{key}": value for key, value in report["metrics"].items()}
         return out
 
@@ -130,7 +130,8 @@ def validation_of(
         raise ValueError("evaluate_every: scenes drawn on the fly have no part to hold out; name `validation`")
     tokens = dict.fromkeys(token for source in found for token in source.tasks.weights)
     samples = [sample for source in found for sample in source.samples(source.count(0))]
-    asked = [tasks[token] for token in tokens if eval_items_of(samples, tasks[token])]
+    every = [task_of(token, tasks) for token in tokens]
+    asked = [task for task in every if eval_items_of(samples, task)]
     if not asked:
         raise ValueError(f"validation: {len(samples)} samples hold no truth for {', '.join(tokens)}; name others")
     return Validation(found, asked, config.best)

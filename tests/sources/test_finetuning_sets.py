@@ -89,7 +89,8 @@ def test_the_target_of_each_task_is_its_suffix(tmp_path, capsys, task, prefix, s
         ({"prefix": "<OD>", "suffix": "cat<loc_1><loc_2><loc_3>"}, "3 locations, of which 0 fit OD"),
         ({"prefix": "<OD>", "suffix": "a cat"}, "0 locations, of which 0 fit OD"),
         ({"prefix": "<OD> please", "suffix": OD}, "expected <OD> alone"),
-        ({"prefix": "<GENERATE_TAGS>", "suffix": "cat, dog"}, "unknown task <GENERATE_TAGS>; register it"),
+        ({"prefix": "<cAPTION>", "suffix": "cat, dog"}, "unknown task <cAPTION>; write <CAPTION>"),
+        ({"prefix": "<FIND_TAGS>", "suffix": "cat<loc_1><loc_2>"}, "places of a task that is not known; register it"),
         ({"prefix": "<REGION_TO_CATEGORY>here", "suffix": "cat"}, "expected a region as four locations"),
     ],
 )
