@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "write a store as COCO, VOC, YOLO, JSON Lines, Label Studio or CVAT",
     "quantize": "measure bfloat16 and int8, keep what is good enough",
     "convert": "save a checkpoint in another layout",
+    "push": "upload a checkpoint to the Hugging Face hub",
     "doctor": "say what a checkpoint is, and whether it is whole",
     "verify": "find damaged or missing parts of a store",
     "relocate": "say where a store's pictures lie now",

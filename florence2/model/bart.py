@@ -60,9 +60,13 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, memory: Tensor, mask: Tensor | None, ids: Tensor) -> Tensor:
         """Logits (B, T, V) after every token of ids (B, T) at once."""
+        return self.logits(self.target_states(memory, mask, ids))
+
+    def target_states(self, memory: Tensor, mask: Tensor | None, ids: Tensor) -> Tensor:
+        """The decoder's states (B, T, C) after every token of ids (B, T) at once."""
         if ids.shape[1] > self.config.max_positions:
             raise ValueError(f"target: expected at most {self.config.max_positions} tokens, got {ids.shape[1]}")
-        return self.logits(self.decoder(self.embedding(ids), memory, additive(mask, memory.dtype)))
+        return self.decoder(self.embedding(ids), memory, additive(mask, memory.dtype))
 
     def logits(self, x: Tensor, span: tuple[int, int] | None = None) -> Tensor:
         """(..., V) of states (..., C); with a span of ids only those rows of the output matrix are multiplied."""

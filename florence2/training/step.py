@@ -22,6 +22,7 @@ from florence2.model.image import normalise
 from florence2.training.batches import Batch, PaddedPairs
 from florence2.training.dense import DenseHead
 
+LOGITS = 1 << 25  # that stand at a time, 128 MB in fp32; of more, those of some tokens, made again in the backward pass
 PART = "sequence"  # the plain sequence loss among the parts
 
 
@@ -51,14 +52,27 @@ class TrainingStep(nn.Module):
     def sequence_loss(self, features: Tensor, part: PaddedPairs) -> tuple[Tensor, Tensor]:
         """Cross-entropy summed over a part's tokens, with smoothing and without."""
         labels = part.labels.to(features.device)
-        logits = self.model(
-            features[part.picture.to(features.device)], part.prompt_ids, part.prompt_mask, part.decoder_ids
-        )
+        memory, mask = self.model.read(features[part.picture.to(features.device)], part.prompt_ids, part.prompt_mask)
+        states = self.model.language.target_states(memory, mask, part.decoder_ids.to(features.device))
+        counted = labels >= 0  # no logits for padding
+        states, labels = states[counted], labels[counted]
+        rows = max(1, LOGITS // self.model.config.text.vocab_size)
+        if len(labels) <= rows:
+            return self._token_loss(states, labels)
+        sums = [
+            checkpoint(self._token_loss, some, ids, use_reentrant=False)
+            for some, ids in zip(states.split(rows), labels.split(rows))
+        ]
+        return torch.stack([loss for loss, _ in sums]).sum(), torch.stack([nll for _, nll in sums]).sum()
+
+    def _token_loss(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy summed over tokens, states (N, C) before labels (N,), with smoothing and without."""
+        logits = self.model.language.logits(states)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+        nll = F.cross_entropy(logits, labels, reduction="sum")
         if not self.label_smoothing:
             return nll, nll
-        spread = -logits.log_softmax(-1).mean(-1)[labels >= 0].sum()
+        spread = -logits.log_softmax(-1).mean(-1).sum()
         return (1 - self.label_smoothing) * nll + self.label_smoothing * spread, nll
 
 
