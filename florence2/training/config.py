@@ -317,10 +317,7 @@ def to_mapping(config: TrainConfig) -> dict[str, Any]:
     if config.validation is not None:
         sources["validation"] = [_named(source) for source in config.validation]
     plain: dict[str, Any] = _plain(
-        {
-            name: dataclasses.asdict(value) if isinstance(value, tuple(NESTED.values())) else value
-            for name, value in vars(config).items()
-        }
+        {name: vars(value) if dataclasses.is_dataclass(value) else value for name, value in vars(config).items()}
         | sources
     )
     return plain
