@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)  # shares that cannot; EIO is a fault of the disk
 
 
 @contextmanager
@@ -26,13 +29,22 @@ def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
         temp_path.unlink(missing_ok=True)
         raise
     if durable:
-        _sync(path.parent)
+        sync_folder(path.parent)
 
 
 def write_atomic(path: str | Path, content: str | bytes, durable: bool = False) -> None:
     """Put bytes, or text as UTF-8 with its line breaks as they are, at `path`, whole or not at all."""
     with replacing(path, durable) as temp_path:
         temp_path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's list of names durable, where the file system can."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
 
 
 def _sync(path: Path) -> None:

@@ -171,6 +171,10 @@ class Sample:
     split: str = ""
     coverage: Mapping[str, tuple[Coverage, ...]] = field(default_factory=dict)
 
+    def items(self) -> list[Item]:
+        """Every region, text and grounding, in this order."""
+        return [*self.regions, *self.texts, *self.groundings]
+
     def current(self) -> Sample:
         """The sample with only what the last verdict on each item keeps (kept where there is none).
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from florence2 import store
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "florence2"
 
@@ -37,6 +39,7 @@ HOMES = {  # heavy library -> the only places that may import it (prefixes of pa
     "ray": ("engine/execution/ray.py",),
     "fastapi": ("serving/",),
     "skimage": ("demo.py",),
+    "pyarrow": ("store/", "sources/tables.py"),
     "torchvision": (),
     "timm": (),
 }
@@ -111,6 +114,33 @@ def test_heavy_libraries_stay_at_home():
             if top == "torch" and room_of(path) in NO_TORCH:
                 wrong.append(f"{place}:{line}: torch on a floor without torch")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_store_is_asked_through_its_facade():
+    """Outside the store: no module of it but the room itself, no columns, no storage, no path put together."""
+    wrong = []
+    for path in modules():
+        if room_of(path) == "store":
+            continue
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "florence2.store":
+                names = [alias.name for alias in node.names if alias.name not in store.__all__]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("florence2.store."):
+                names = [node.module]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names if alias.name.startswith("florence2.store.")]
+            elif isinstance(node, ast.Attribute) and node.attr == "storage":
+                names = [".storage"]
+            else:
+                continue
+            wrong += [f"{path.relative_to(ROOT)}:{node.lineno}: {name}" for name in names]
+    assert not wrong, "ask florence2.store.Store instead:\n" + "\n".join(wrong)
+
+
+def test_only_one_place_opens_storage():
+    found = [path.relative_to(PACKAGE).as_posix() for path in modules() if "LocalStorage(" in path.read_text()]
+    assert found == ["store/storage/opening.py"], found
 
 
 def test_modules_and_functions_stay_short():

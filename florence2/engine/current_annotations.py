@@ -13,10 +13,7 @@ from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import Spec
 from florence2.engine.session import Session
 from florence2.records import Sample
-from florence2.store import schema
-from florence2.store.parquet import Fragment
-from florence2.store.snapshots import Operator
-from florence2.store.units import Unit
+from florence2.store import Fragment, Operator, Unit
 
 Mark = tuple[int, int]  # the last verdict's round and seq
 Fresh = Mapping[str, frozenset[str]]  # image id -> ids of items
@@ -32,7 +29,7 @@ def fact(mark: Mark | None) -> dict[str, str]:
 
 def mark_of(session: Session, fragment: Fragment) -> Mark | None:
     """Up to which verdict a fragment was made; None where it was made before there were any."""
-    found = session.store.fragment_facts(fragment).get(f"florence2.{KEY}")
+    found = session.store.fragment_facts(fragment).get(KEY)
     if found is None:
         return None
     round, _, seq = found.partition(" ")
@@ -49,7 +46,7 @@ def read_by(session: Session, unit: Unit, runs: Sequence[str], mark: Mark | None
 def kept(session: Session, unit: Unit, runs: Sequence[str], mark: Mark | None) -> dict[str, frozenset[str]]:
     """The ids of each picture's annotations that were kept at a mark."""
     samples = read_by(session, unit, runs, mark).load(session.store)
-    return {s.image.id: frozenset(item.id for item in schema.items_of(s.current())) for s in samples}
+    return {s.image.id: frozenset(item.id for item in s.current().items()) for s in samples}
 
 
 def newly_kept(
@@ -73,7 +70,7 @@ def annotation_ids_of(
     """Picture id -> the ids of an operator's annotations of it, for the pictures of a unit."""
     group = dataclasses.replace(unit.group, fragments={"annotations": tuple(before)})
     samples = session.store.annotations(dataclasses.replace(unit, group=group), {operator.run_id})
-    return {s.image.id: [item.id for item in schema.items_of(s)] for s in samples}
+    return {s.image.id: [item.id for item in s.items()] for s in samples}
 
 
 def asks_by_item(spec: Spec) -> bool:

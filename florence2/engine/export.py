@@ -22,8 +22,7 @@ from florence2.formats.export_files import Options, PictureFile
 from florence2.pixels import BadImage
 from florence2.records import ImageRef, Sample
 from florence2.sources import file_types, files, splits
-from florence2.store import Store, scan
-from florence2.store.snapshots import Snapshot
+from florence2.store import Snapshot, Store
 
 # format -> the module that writes it
 WRITERS = {
@@ -118,16 +117,16 @@ class _View:
     """The samples of a snapshot as an export writes them, as often as asked; counted, their labels noted."""
 
     def __init__(self, store: Store, snapshot: Snapshot, plan: ExportPlan) -> None:
-        self.storage, self.snapshot, self.plan = store.storage, snapshot, plan
+        self.store, self.snapshot, self.plan = store, snapshot, plan
         self.originals = Originals(store, snapshot) if plan.to == "coco" else None
         self.written, self.labels, self.texts = 0, set[str](), False
 
     def __iter__(self) -> Iterator[Sample]:
         self.written = 0
-        for group in scan.unit_groups(self.snapshot):
+        for group in self.store.groups(self.snapshot):
             if self.originals:
                 self.originals.open(group)
-            for sample in scan.group_samples(self.storage, group, self.plan.view):
+            for sample in self.store.group_samples(group, self.plan.view):
                 self.written += 1
                 self.labels |= {region.label for region in sample.regions if region.kind == "object"}
                 self.texts |= any(region.kind == "text" for region in sample.regions)

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 from florence2.engine.operator import unit_id
 from florence2.records import Sample
-from florence2.store import Store
-from florence2.store.scan import UnitGroup
-from florence2.store.snapshots import Operator
-from florence2.store.units import Unit
+from florence2.store import Operator, Store, Unit, UnitGroup
 
 
 @dataclass(frozen=True)

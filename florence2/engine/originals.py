@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-
 from florence2.formats import coco
 from florence2.records import Item, Sample
-from florence2.store import Store, parquet, scan, schema
-from florence2.store.parquet import Fragment
-from florence2.store.snapshots import Snapshot
+from florence2.store import Fragment, Snapshot, Store, UnitGroup
 
-KEY = "originals"  # florence2.originals in a fragment's metadata
+KEY = "originals"  # in a fragment's metadata
 ID = "id"  # among an annotation's attrs
 FORMATS = ("coco",)
 
@@ -36,18 +32,16 @@ def encode(names: Mapping[str, Sample]) -> str:
     return json.dumps({i: [s.id, s.image.id] for i, s in names.items()}, ensure_ascii=False, separators=(",", ":"))
 
 
-def note(rows: Sequence[schema.Row], items: Iterable[Item]) -> None:
-    """Write into rows of annotations the ids that their items had in their set."""
-    for row, item in zip(rows, items):
-        if item.id.isdecimal():
-            row["attrs"] = [*(row.get("attrs") or ()), (ID, item.id)]
+def attributes(items: Iterable[Item]) -> list[list[tuple[str, str]]]:
+    """Of each annotation the id that its item had in its set, as it is stored with it."""
+    return [[(ID, item.id)] if item.id.isdecimal() else [] for item in items]
 
 
 class Originals:
     """The names for one snapshot, a group of pictures at a time."""
 
     def __init__(self, store: Store, snapshot: Snapshot) -> None:
-        self.storage = store.storage
+        self.store = store
         imports = [o for o in snapshot.operators if o.kind == "import" and o.name in FORMATS and not o.replaced]
         runs = {operator.run_id for operator in imports}
         self.categories = [row for o in imports for row in (store.run(o.run_id) or {}).get("categories", ())]
@@ -63,20 +57,15 @@ class Originals:
         self._items: dict[str, str] = {}
         self._pictures: dict[str, list[str]] = {}
 
-    def open(self, group: scan.UnitGroup) -> None:
+    def open(self, group: UnitGroup) -> None:
         """Take up the names of a group's pictures and annotations."""
         fragments = {f.path: f for unit in group.units for f in self._fragments.get(unit, ())}
         self._items, self._pictures = {}, {}
         for fragment in fragments.values():
-            metadata = parquet.open_file(self.storage, fragment.path).schema_arrow.metadata or {}
-            named = json.loads(metadata.get(f"florence2.{KEY}".encode(), b"{}"))
+            named = json.loads(self.store.fragment_facts(fragment).get(KEY, "{}"))
             self._pictures.update({image: names for image, names in named.items() if image not in self._pictures})
         if fragments:
-            table = parquet.read_table(
-                self.storage, "annotations", group.fragments.get("annotations", ()), ["ann_id", "attrs"]
-            ).filter(pc.field("attrs").is_valid())
-            for ann_id, attrs in zip(table["ann_id"].to_pylist(), table["attrs"].to_pylist()):
-                self._items.update((ann_id, value) for key, value in attrs if key == ID)
+            self._items = self.store.attributes(group, ID)
 
     def annotation(self, ann_id: str) -> str:
         """The id that an annotation of the group had, else its own."""

@@ -19,12 +19,7 @@ from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import OperatorInput
 from florence2.engine.selectors import ImageSelector
 from florence2.records import Sample
-from florence2.store import Store, layout
-from florence2.store.layout import TABLES
-from florence2.store.parquet import Fragment
-from florence2.store.sealed import Missing
-from florence2.store.snapshots import Operator, Snapshot, StaleBase, extended
-from florence2.store.units import Unit
+from florence2.store import TABLES, Fragment, Missing, Operator, Snapshot, StaleBase, Store, Unit, extended
 
 REOPEN, RECOMPUTED = "reopen", "recomputed"  # operators that reverse verdicts
 HUMAN = "human"  # the rule of a person's verdicts, and the kind of who brings them: no later round undoes them
@@ -181,9 +176,7 @@ class Session:
 
     def newest_round(self, table: str) -> int:
         """The highest round of a table's fragments, -1 where there are none."""
-        rounds = [
-            layout.round_of(f.path) for f in (*self.base.of(table), *self._compacted.values()) if f.table == table
-        ]
+        rounds = [f.round for f in (*self.base.of(table), *self._compacted.values()) if f.table == table]
         return max(rounds, default=-1)
 
     def start(self, operator: Operator, facts: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:

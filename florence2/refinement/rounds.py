@@ -27,8 +27,7 @@ from florence2.engine.specialists.student import StudentSpecialist
 from florence2.refinement.asks import asks_of
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
-from florence2.store import Store
-from florence2.store.snapshots import Snapshot
+from florence2.store import Snapshot, Store
 
 Rules = str | Path | Mapping[str, Any] | Sequence[Filter] | None
 MERGING = MergeConfig()

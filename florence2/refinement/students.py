@@ -16,8 +16,7 @@ from typing import Any, Protocol
 from florence2.engine.operator import digest
 from florence2.engine.selectors import FoldSelector
 from florence2.records import Sample
-from florence2.store import Store
-from florence2.store.storage.local import sha256_of
+from florence2.store import Store, sha256_of
 
 FACTS = "student.json"
 RESUME_ONLY = ("checkpoints", "dense.safetensors", ".lock")  # of a run: what only going on with it would need

@@ -16,7 +16,7 @@ from florence2.reporting.charts import histogram
 from florence2.reporting.html_page import Cell, Html, Section, element, escape, join, number, shares, table, tiles
 from florence2.reporting.picture_cards import Load, board
 from florence2.reporting.surveys import STATUSES, Survey, survey
-from florence2.store import Store, parquet, scan
+from florence2.store import Store, UnitGroup
 
 CHARTS = 24  # at most so many histograms
 FAILURES = 200  # at most so many failures are listed
@@ -183,17 +183,12 @@ def _failures(store: Store) -> list[Section]:
 
 def _names(store: Store, ids: set[Any]) -> dict[str, str]:
     """What the files of some pictures are called."""
-    out = {}
-    for fragment in store.snapshot().of("images") if ids else ():
-        images = parquet.read(store.storage, fragment, ["id", "uri", "member"])
-        rows = zip(*(images[name].to_pylist() for name in ("id", "uri", "member")))
-        out.update({i: (member or uri or i).rsplit("/", 1)[-1] for i, uri, member in rows if i in ids})
-    return out
+    return {i: name.rsplit("/", 1)[-1] for i, name in store.picture_names(ids).items()}
 
 
 def _pictures(store: Store, found: Survey, load: Load, pictures: int) -> Section:
     wanted, pictures = pictures, min(pictures, MOST)
-    groups = scan.unit_groups(store.snapshot())
+    groups = store.groups()
     spread = _spread(store, groups, found.sizes, pictures)
     turns = zip_longest(*found.examples.values())  # each reason's first example, then each one's second
     examples = [place for turn in turns for place in turn if place][: -(-pictures // 2)]
@@ -206,25 +201,19 @@ def _pictures(store: Store, found: Survey, load: Load, pictures: int) -> Section
     return Section("Pictures", join([board(_in_order(store, groups, places), load, len(places)), note]), lead)
 
 
-def _in_order(store: Store, groups: Sequence[scan.UnitGroup], places: Sequence[tuple[int, str]]) -> Iterator[Sample]:
+def _in_order(store: Store, groups: Sequence[UnitGroup], places: Sequence[tuple[int, str]]) -> Iterator[Sample]:
     """The samples of places in their order, a few groups read at a time."""
     kept: dict[int, dict[str, Sample]] = {}
     for group, image in places:
         if group not in kept:
             if len(kept) >= GROUPS:
                 kept.pop(next(iter(kept)))
-            kept[group] = {s.id: s for s in scan.group_samples(store.storage, groups[group], "all")}
+            kept[group] = {s.id: s for s in store.group_samples(groups[group], "all")}
         if image in kept[group]:
             yield kept[group][image]
 
 
-def _good(store: Store, group: scan.UnitGroup) -> list[str]:
-    """The ids of a group's good pictures."""
-    rows = parquet.read_table(store.storage, "images", group.fragments.get("images", ()), ["id", "status"])
-    return [i for i, status in zip(rows["id"].to_pylist(), rows["status"].to_pylist()) if status == "ok"]
-
-
-def _spread(store: Store, groups: Sequence[scan.UnitGroup], sizes: Sequence[int], count: int) -> list[tuple[int, str]]:
+def _spread(store: Store, groups: Sequence[UnitGroup], sizes: Sequence[int], count: int) -> list[tuple[int, str]]:
     """Places of `count` good pictures, evenly spread over the store."""
     total = sum(sizes)
     wanted = [i * total // count for i in range(count)] if total > count else list(range(total))
@@ -232,7 +221,7 @@ def _spread(store: Store, groups: Sequence[scan.UnitGroup], sizes: Sequence[int]
     start = 0
     for number_, (group, size) in enumerate(zip(groups, sizes)):
         here = [position - start for position in wanted if start <= position < start + size]
-        ids = _good(store, group) if here else []
+        ids = [picture.id for picture in store.pictures(group)] if here else []
         out += [(number_, ids[position]) for position in here]
         start += size
     return out

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from florence2 import geometry
-from florence2.store import Store, parquet, scan
+from florence2.store import Store, UnitGroup
 
 BINS = 20
 STATUSES = ("kept", "superseded", "rejected")
@@ -57,27 +57,17 @@ class Survey:
 def survey(store: Store) -> Survey:
     """The newest snapshot, gone through once."""
     out = Survey()
-    for number, group in enumerate(scan.unit_groups(store.snapshot())):
-        images = parquet.read_table(
-            store.storage, "images", group.fragments.get("images", ()), ["id", "status", "width", "height", "uri"]
-        )
-        rows = zip(*(images[name].to_pylist() for name in ("id", "status", "width", "height", "uri")))
-        good = {i: (width, height, uri) for i, status, width, height, uri in rows if status == "ok"}
+    for number, group in enumerate(store.groups()):
+        good = {picture.id: picture for picture in store.pictures(group)}
         out.sizes.append(len(good))
         _group(store, group, number, good, out)
     return out
 
 
-def _group(store: Store, group: scan.UnitGroup, number: int, good: Mapping[str, Any], out: Survey) -> None:
-    names = ["ann_id", "image_id", "family", "kind", "text", "source", "round", "score", "box", "parent_id"]
-    annotations = parquet.read_table(store.storage, "annotations", group.fragments.get("annotations", ()), names)
-    wanted = ["ann_id", "round", "seq", "status", "rule", "reason"]
-    decisions = parquet.read_table(store.storage, "decisions", group.fragments.get("decisions", ()), wanted)
-    last = scan.last_decisions(decisions)
+def _group(store: Store, group: UnitGroup, number: int, good: Mapping[str, Any], out: Survey) -> None:
     boxes: dict[str, dict[str, list[tuple[str, Any]]]] = {}  # image -> source -> (label, box)
-    for row in zip(*(annotations[name].to_pylist() for name in names)):
-        ann, image, family, kind, label, source, round_, score, box, parent = row
-        status, rule, reason = last.get(ann, ("kept", None, None))
+    for row in store.judged(group):
+        _, image, family, kind, label, source, round_, score, box, parent, status, rule, reason = row
         status = status if status in STATUSES else "kept"
         if status != "kept" and image in good:
             places = out.examples.setdefault(reason or rule or status, [])
@@ -93,14 +83,14 @@ def _group(store: Store, group: scan.UnitGroup, number: int, good: Mapping[str, 
         else:
             out.unnamed[source or ""] += 1
         if box is not None and image in good:
-            width, height, _ = good[image]
+            width, height = good[image].width, good[image].height
             area = max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
             out.sides[status][_bin((area / max(1, width * height)) ** 0.5)] += 1
             boxes.setdefault(image, {}).setdefault(source or "", []).append((label or "", box))
     for image, by_source in boxes.items():
         if len(by_source) > 1 and out.compared < COMPARED:
             out.compared += 1
-            _compare(by_source, str(good[image][2]).rsplit("/", 1)[-1], out)
+            _compare(by_source, str(good[image].uri).rsplit("/", 1)[-1], out)
 
 
 def _compare(by_source: Mapping[str, list[tuple[str, Any]]], picture: str, out: Survey) -> None:

@@ -44,6 +44,11 @@ def compact(storage: Storage, number: int | None = None, rows: int = COMPACT_ROW
         return made
 
 
+def compact_again(storage: Storage, snapshot: Snapshot) -> None:
+    """Write the large files of a compacted snapshot where they are lacking or damaged."""
+    compacted(storage, snapshots.read(storage, snapshot.compacts), snapshot.phase.get("rows", COMPACT_ROWS))
+
+
 def compacted(storage: Storage, base: Snapshot, rows: int) -> list[Fragment]:
     """The large files of a snapshot, written where they are lacking or damaged."""
     fragments = []

@@ -20,6 +20,7 @@ from florence2.store import (
     failures,
     layout,
     parquet,
+    pieces,
     random_access,
     runs,
     scan,
@@ -32,7 +33,8 @@ from florence2.store.chain import Chain
 from florence2.store.journal import Journal
 from florence2.store.parquet import Fragment, PendingFragment
 from florence2.store.snapshots import Operator, Snapshot
-from florence2.store.storage.local import LocalStorage, make_folder
+from florence2.store.storage import open_storage
+from florence2.store.storage.opening import is_url
 from florence2.store.units import Selector, Unit
 
 STALE_S = 24 * 3600  # a temporary file older than this belongs to no running command
@@ -40,7 +42,7 @@ STALE_S = 24 * 3600  # a temporary file older than this belongs to no running co
 
 def is_store(path: str | Path) -> bool:
     """Whether a folder is a store."""
-    return (Path(path) / layout.SNAPSHOTS).is_dir()
+    return not is_url(path) and open_storage(path).is_store()
 
 
 class Store:
@@ -61,15 +63,12 @@ class Store:
     def __init__(self, path: str | Path, create: bool = False, restoring: Mapping[str, str] | None = None):
         """Open a store. With `restoring` (path -> sha256) nothing but these fragments is written, to the byte."""
         self.root, self.restoring = Path(path), restoring
-        self.storage = LocalStorage(self.root)
-        if is_store(self.root):
+        self.storage = open_storage(path)
+        if self.storage.is_store():
             return
         if not create:
             raise ValueError(f"{self.root}: not a store; make one with florence2 annotate FOLDER --out {self.root}")
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-            raise ValueError(f"{self.root}: holds other files and is not a store; name a new or empty folder")
-        make_folder(self.root, self.root)
-        make_folder(self.root, self.root / layout.SNAPSHOTS)
+        self.storage.begin()
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
@@ -138,6 +137,32 @@ class Store:
         (row,) = found["annotations"]
         decisions = sorted(found["decisions"], key=lambda d: (d["round"], d["seq"]))
         return {"annotation": row, "run": self.run(row["run_id"]), "decisions": decisions}
+
+    # reading, group by group: what goes over all of it works on
+
+    def groups(self, snapshot: Snapshot | int | None = None) -> list[scan.UnitGroup]:
+        """The pictures in the order they came in, in groups of the units that lie together."""
+        return scan.unit_groups(self._opened(snapshot))
+
+    def group_samples(self, group: scan.UnitGroup, view: str = "current") -> list[Sample]:
+        """The samples of a group's good pictures: what stands, or all with the verdicts."""
+        return scan.group_samples(self.storage, group, view)
+
+    def pictures(self, group: scan.UnitGroup) -> list[scan.Picture]:
+        """A group's good pictures: id, size and URI alone."""
+        return scan.pictures(self.storage, group)
+
+    def picture_names(self, ids: Collection[str]) -> dict[str, str]:
+        """Where some of the newest snapshot's pictures lie, by id: a member of an archive or table, else a URI."""
+        return scan.picture_names(self.storage, self.snapshot(), ids)
+
+    def judged(self, group: scan.UnitGroup) -> Iterator[scan.JudgedAnnotation]:
+        """A group's annotations, each with its last verdict."""
+        return scan.judged(self.storage, group)
+
+    def attributes(self, group: scan.UnitGroup, key: str) -> dict[str, str]:
+        """What a group's annotations hold under one key of their attributes, by annotation id."""
+        return scan.attributes(self.storage, group, key)
 
     # reading, unit by unit: what the engine works on
 
@@ -216,8 +241,7 @@ class Store:
 
     def fragment_facts(self, fragment: Fragment) -> dict[str, str]:
         """The metadata of a fragment's file: which operator wrote it, and from what."""
-        metadata = parquet.open_file(self.storage, fragment.path).schema_arrow.metadata or {}
-        return {key.decode(): value.decode() for key, value in metadata.items()}
+        return parquet.facts(self.storage, fragment)
 
     def unreferenced(self, table: str, snapshot: Snapshot | int | None = None) -> list[str]:
         """Fragments of a table that the snapshot does not name: what interrupted commands left."""
@@ -259,7 +283,7 @@ class Store:
         made = snapshots.extended(base, fragments, operators, phase)
         base_paths = {fragment.path for fragment in base.fragments}
         added = [fragment for fragment in made.fragments if fragment.path not in base_paths]
-        newest_round = max((layout.round_of(f.path) for f in made.of(layout.DECISIONS)), default=-1)
+        newest_round = max((f.round for f in made.of(layout.DECISIONS)), default=-1)
         lost = [p for p in self.unreferenced(layout.DECISIONS, made) if layout.round_of(p) <= newest_round]
         try:
             if base.number and not added and made.operators == base.operators:
@@ -294,9 +318,17 @@ class Store:
         """The journal of a unit of work."""
         return Journal(self.storage, key)
 
+    def pieces(self, uid: str) -> pieces.Pieces:
+        """The parts of a unit of work that are done while the whole is not."""
+        return pieces.Pieces(self.storage, uid)
+
+    def begun_units(self) -> set[str]:
+        """The units of work of which there are pieces."""
+        return pieces.begun(self.storage)
+
     def student_folder(self, key: str) -> Path:
         """Where a trained student lies, or is to lie."""
-        return self.root / layout.student(key)
+        return self.storage.folder(layout.student(key))
 
     def keep_student(self, key: str, made: Path) -> None:
         """Move a trained student's folder into place, whole; where another process was first, its student stays."""
@@ -322,6 +354,10 @@ class Store:
     def compact(self, snapshot: int | None = None, rows: int = compaction.COMPACT_ROWS) -> Snapshot:
         """A new snapshot with the same rows in few large files."""
         return compaction.compact(self.storage, snapshot, rows)
+
+    def compact_again(self, snapshot: Snapshot) -> None:
+        """Write the large files of a compacted snapshot where they are lacking or damaged."""
+        compaction.compact_again(self.storage, snapshot)
 
     def undo(self, to: int | None = None) -> Snapshot:
         """A new snapshot that holds what an earlier one held."""

@@ -37,7 +37,7 @@ def current(storage: Storage, snapshot: Snapshot) -> pa.Table:
         tried = attempts[fragment.run_id, fragment.units[0]] if len(fragment.units) == 1 else []
         if len(tried) > 1:
             answered = _last_attempts(storage, tried)
-            attempt = int(_facts(storage, fragment).get(ATTEMPT, 1))
+            attempt = int(parquet.facts(storage, fragment).get(ATTEMPT, 1))
             counts = [answered.get(name, 1) == attempt for name in table["image_id"].to_pylist()]
             table = table.filter(pa.array(counts, pa.bool_()))
         tables.append(table)
@@ -48,13 +48,7 @@ def current(storage: Storage, snapshot: Snapshot) -> pa.Table:
 def _last_attempts(storage: Storage, fragments: list[Fragment]) -> dict[str, int]:
     """The number of the last attempt at each picture that was tried more than once."""
     last: dict[str, int] = {}
-    for facts in (_facts(storage, fragment) for fragment in fragments):
+    for facts in (parquet.facts(storage, fragment) for fragment in fragments):
         number = int(facts.get(ATTEMPT, 1))
         last.update({name: max(number, last.get(name, 1)) for name in json.loads(facts.get(IMAGES, "[]"))})
     return last
-
-
-def _facts(storage: Storage, fragment: Fragment) -> dict[str, str]:
-    found = parquet.open_file(storage, fragment.path).schema_arrow.metadata or {}
-    prefix = b"florence2."
-    return {key[len(prefix) :].decode(): value.decode() for key, value in found.items() if key.startswith(prefix)}

@@ -5,18 +5,15 @@ It need not survive a power cut: it counts deaths of workers whose supervisor li
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from florence2.store import layout
 from florence2.store.storage import Storage, next_number
-from florence2.store.storage.local import LocalStorage
 
 
 class Journal:
     """The journal of one unit of work, under attempts/<key>."""
 
-    def __init__(self, storage: Storage | Path, key: str):
-        self.storage: Storage = LocalStorage(storage) if isinstance(storage, Path) else storage
+    def __init__(self, storage: Storage, key: str):
+        self.storage = storage
         self.folder = layout.attempts(key)
 
     def append(self, line: str) -> None:

@@ -35,6 +35,21 @@ class Fragment:
         """Which of the four tables it is part of."""
         return layout.table_of(self.path)
 
+    @property
+    def round(self) -> int:
+        """The round of the operator that wrote it, -1 where its rows are of several or of pictures."""
+        return layout.round_of(self.path)
+
+    @property
+    def is_compacted(self) -> bool:
+        """Whether it holds the rows of other fragments once more."""
+        return layout.is_compacted(self.path)
+
+    @property
+    def is_revised(self) -> bool:
+        """Whether it holds rows of `images` that were written once more, changed."""
+        return layout.is_revised(self.path)
+
 
 @dataclass(frozen=True)
 class PendingFragment:
@@ -76,6 +91,13 @@ def open_file(storage: Storage, path: str) -> pq.ParquetFile:
     """A fragment's file with its footer read; ValueError names a damaged or missing one."""
     with explain_read_errors(storage, path):
         return pq.ParquetFile(storage.source(path), page_checksum_verification=True)
+
+
+def facts(storage: Storage, fragment: Fragment) -> dict[str, str]:
+    """What a fragment's file says of its maker, by the keys that its writer gave (`PendingFragment.about`)."""
+    metadata = open_file(storage, fragment.path).schema_arrow.metadata or {}
+    prefix = b"florence2."
+    return {key[len(prefix) :].decode(): v.decode() for key, v in metadata.items() if key.startswith(prefix)}
 
 
 def read(storage: Storage, fragment: Fragment, columns: Sequence[str] | None = None) -> pa.Table:

@@ -6,11 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from florence2.records import Decision, Failure, Sample
-from florence2.store import layout, schema
-from florence2.store.parquet import PendingFragment
+from florence2.store import import_metadata, layout, schema
+from florence2.store.failures import attempt_facts
+from florence2.store.import_metadata import ImportMetadata
+from florence2.store.parquet import Fragment, PendingFragment
 from florence2.store.snapshots import Operator
 
 image_row = schema.image_row  # a picture's row, for `images`
+
+__all__ = [
+    "annotations_of", "attempt_facts", "decisions_of", "failures_of", "image_row", "images_of", "path",
+    "revised_images_of", "revised_path",
+]  # fmt: skip
 
 
 def path(table: str, operator: Operator, uid: str) -> str:
@@ -23,6 +30,18 @@ def images_of(operator: Operator, uid: str, rows: Sequence[Mapping[str, Any]]) -
     return _pending(layout.images(uid), operator, uid, [dict(row) for row in rows])
 
 
+def revised_path(key: str) -> str:
+    """Where rows of `images` lie that are written once more; `key` is a hash of what they were and who writes them."""
+    return layout.revised(key)
+
+
+def revised_images_of(
+    operator: Operator, key: str, old: Fragment, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
+) -> PendingFragment:
+    """All rows of a fragment of `images`, some changed, to take its place."""
+    return PendingFragment(revised_path(key), [dict(row) for row in rows], old.units, operator.run_id, about)
+
+
 def annotations_of(
     operator: Operator,
     uid: str,
@@ -30,9 +49,19 @@ def annotations_of(
     samples: Iterable[Sample],
     config_sha: str = "",
     about: Mapping[str, str] | None = None,
+    metadata: Mapping[str, ImportMetadata] | None = None,
+    attributes: Iterable[Sequence[tuple[str, str]]] = (),
 ) -> PendingFragment:
-    """An operator's annotations of a unit; `about` goes into the file's metadata beside its maker (imports use it)."""
+    """An operator's annotations of a unit; `about` goes into the file's metadata beside its maker.
+
+    Of an import: `metadata` by image id, and further `attributes` of each annotation, in the order of `Sample.items`.
+    """
     rows = [row for sample in samples for row in schema.annotation_rows(sample, config_sha)]
+    for row, more in zip(rows, attributes):
+        if more:
+            row["attrs"] = [*(row.get("attrs") or ()), *more]
+    if metadata:
+        about = {**(about or {}), import_metadata.KEY: import_metadata.encode(metadata)}
     return _pending(path("annotations", operator, uid), operator, unit, rows, about)
 
 

@@ -6,11 +6,11 @@ A group is what one `images` fragment covers, with every fragment of the other t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from florence2.records import Sample
 from florence2.store import failures, import_metadata, parquet, schema
@@ -97,6 +97,69 @@ def samples(storage: Storage, snapshot: Snapshot, view: str = "current") -> Iter
         yield from group_samples(storage, group, view)
 
 
+class Picture(NamedTuple):
+    """A good picture as `images` holds it, size in pixels."""
+
+    id: str
+    width: int
+    height: int
+    uri: str
+
+
+def pictures(storage: Storage, group: UnitGroup) -> list[Picture]:
+    """A group's good pictures, in order."""
+    names = ["status", *Picture._fields]
+    table = parquet.read_table(storage, "images", group.fragments.get("images", ()), names)
+    rows = zip(*(table[name].to_pylist() for name in names))
+    return [Picture(*row) for status, *row in rows if status == "ok"]
+
+
+def picture_names(storage: Storage, snapshot: Snapshot, ids: Collection[str]) -> dict[str, str]:
+    """Where some pictures lie, by id: the member of an archive or table, else the URI, else the id."""
+    out = {}
+    for fragment in snapshot.of("images") if ids else ():
+        table = parquet.read(storage, fragment, ["id", "uri", "member"])
+        rows = zip(*(table[name].to_pylist() for name in ("id", "uri", "member")))
+        out.update({i: member or uri or i for i, uri, member in rows if i in ids})
+    return out
+
+
+class JudgedAnnotation(NamedTuple):
+    """What a report counts of an annotation, and its last verdict (kept where there is none); box in xyxy pixels."""
+
+    ann_id: str
+    image_id: str
+    family: str
+    kind: str | None
+    text: str | None
+    source: str | None
+    round: int | None
+    score: float | None
+    box: list[float] | None
+    parent_id: str | None
+    status: str
+    rule: str | None
+    reason: str | None
+
+
+def judged(storage: Storage, group: UnitGroup) -> Iterator[JudgedAnnotation]:
+    """Every annotation of a group with its last verdict; no records are made, so that millions can be counted."""
+    last = _last_of(storage, group)
+    names = list(JudgedAnnotation._fields[:-3])
+    table = parquet.read_table(storage, "annotations", group.fragments.get("annotations", ()), names)
+    for row in zip(*(table[name].to_pylist() for name in names)):
+        yield JudgedAnnotation._make((*row, *last.get(row[0], ("kept", None, None))))
+
+
+def attributes(storage: Storage, group: UnitGroup, key: str) -> dict[str, str]:
+    """The attribute `key` of those of a group's annotations that have it, by annotation id."""
+    fragments = group.fragments.get("annotations", ())
+    table = parquet.read_table(storage, "annotations", fragments, ["ann_id", "attrs"])
+    table = table.filter(pc.field("attrs").is_valid())
+    rows = zip(table["ann_id"].to_pylist(), table["attrs"].to_pylist())
+    return {ann_id: value for ann_id, attrs in rows for name, value in attrs if name == key}
+
+
 TALLY = ("source_kind", "source", "source_version", "round", "family", "kind", "status", "rule", "reason")
 
 
@@ -107,14 +170,7 @@ def tally(storage: Storage, snapshot: Snapshot) -> list[dict[str, Any]]:
     """
     counts: Counter[tuple[Any, ...]] = Counter()
     for group in unit_groups(snapshot):
-        last = last_decisions(
-            parquet.read_table(
-                storage,
-                "decisions",
-                group.fragments.get("decisions", ()),
-                ["ann_id", "round", "seq", "status", "rule", "reason"],
-            )
-        )
+        last = _last_of(storage, group)
         wanted = ["ann_id", *TALLY[:6]]
         table = parquet.read_table(storage, "annotations", group.fragments.get("annotations", ()), wanted)
         for ann_id, *made in zip(*(table[name].to_pylist() for name in wanted)):
@@ -126,9 +182,10 @@ def tally(storage: Storage, snapshot: Snapshot) -> list[dict[str, Any]]:
     ]
 
 
-def last_decisions(decisions: pa.Table) -> dict[str, tuple[str, str | None, str | None]]:
-    """For each judged annotation the status, rule and reason of its last verdict by (round, seq)."""
-    names = ("ann_id", "round", "seq", "status", "rule", "reason")
+def _last_of(storage: Storage, group: UnitGroup) -> dict[str, tuple[str, str | None, str | None]]:
+    """For each judged annotation of a group the status, rule and reason of its last verdict by (round, seq)."""
+    names = ["ann_id", "round", "seq", "status", "rule", "reason"]
+    decisions = parquet.read_table(storage, "decisions", group.fragments.get("decisions", ()), names)
     order = decisions.sort_by([("round", "ascending"), ("seq", "ascending")]) if decisions.num_rows else decisions
     return {row[0]: (row[3], row[4], row[5]) for row in zip(*(order[name].to_pylist() for name in names))}
 

@@ -155,12 +155,7 @@ def image_row(sample: Sample, unit: str = "", status: str = "ok", reason: str = 
 def annotation_rows(sample: Sample, config_sha: str = "") -> list[Row]:
     """One row for each region, text and grounding of a sample, in that order."""
     text_of = {text.id: text.text for text in sample.texts}
-    return [_annotation_row(item, sample.image.id, config_sha, text_of) for item in items_of(sample)]
-
-
-def items_of(sample: Sample) -> list[Item]:
-    """Every region, text and grounding, in the order the store keeps."""
-    return [*sample.regions, *sample.texts, *sample.groundings]
+    return [_annotation_row(item, sample.image.id, config_sha, text_of) for item in sample.items()]
 
 
 def decision_row(decision: Decision, image_id: str, rule_version: str, run_id: str) -> Row:

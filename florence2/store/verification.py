@@ -26,6 +26,11 @@ class Damage:
         """Whether it is a snapshot, a record of a run or a link of the chain."""
         return self.path.endswith(".json")
 
+    @property
+    def snapshot(self) -> int:
+        """The number of the snapshot that it is, 0 where it is none."""
+        return layout.number_of(self.path) if self.path.startswith(f"{layout.SNAPSHOTS}/") else 0
+
 
 def verify(storage: Storage) -> list[Damage]:
     """Every damaged or missing fragment of every snapshot, JSON file and link, and strays that cannot be read."""

@@ -24,8 +24,8 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
+from florence2.atomic_files import sync_folder
 from florence2.formats import documents
-from florence2.store.storage.local import sync_folder
 from florence2.training.config import TrainConfig, from_mapping, to_mapping
 
 CONFIG = "config.yaml"

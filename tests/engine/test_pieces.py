@@ -6,10 +6,10 @@ import os
 import pytest
 
 import florence2
-from florence2.engine.execution import pieces
 from florence2.engine.execution.handout import PIECE_S, Pace
 from florence2.records import Failure, ImageRef, Region, Sample, Source
 from florence2.store import Store
+from florence2.store.pieces import Pieces
 from tests.engine.doubles import Boxes, Misbehaving, folder_of, fragments
 
 # pace, batch, workers, pictures left in the unit, in all -> the next piece
@@ -44,12 +44,12 @@ def test_what_is_remembered_comes_back_as_it_was(tmp_path):
         Failure(id="b", reason="error", detail="no\udcffluck"),
         Sample("c", ImageRef("c", "c.png")),
     ]
-    pieces.remember(store, "u", 1, found[1:])
-    assert pieces.collect(store, "u", 3) is None and pieces.gaps(store, "u", 5) == [(0, 1), (3, 5)]
-    pieces.remember(store, "u", 0, found[:1])
-    assert pieces.collect(store, "u", 3) == found and pieces.begun(store) == {"u"}
-    pieces.forget(store, "u")
-    assert pieces.begun(store) == set() and not (store.root / "tmp/pieces/u").exists()
+    store.pieces("u").remember(1, found[1:])
+    assert store.pieces("u").collect(3) is None and store.pieces("u").gaps(5) == [(0, 1), (3, 5)]
+    store.pieces("u").remember(0, found[:1])
+    assert store.pieces("u").collect(3) == found and store.begun_units() == {"u"}
+    store.pieces("u").forget()
+    assert store.begun_units() == set() and not (store.root / "tmp/pieces/u").exists()
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_unit_put_together_from_pieces_is_the_same_to_the_byte(tmp_path, small
     whole = florence2.annotate(folder, tmp_path / "whole", [Boxes(batch_size=3), bad], workers=0, unit=10)
     assert fragments(parts) == fragments(whole) == fragments(two)
     assert parts.snapshot().to_bytes() == whole.snapshot().to_bytes() == two.snapshot().to_bytes()
-    assert pieces.begun(parts) == pieces.begun(two) == set()
+    assert parts.begun_units() == two.begun_units() == set()
 
 
 class Counts(Boxes):
@@ -98,13 +98,13 @@ def test_a_kill_loses_a_piece_and_no_more(tmp_path, small_pieces):
     store = florence2.annotate(folder, tmp_path / "s", [Counts(log)], workers=0, unit=10)
     assert len(log.read_text().splitlines()) == 4  # the piece of two that was lost, and the last two
     clean = florence2.annotate(folder, tmp_path / "clean", [Counts(tmp_path / "other")], workers=0, unit=10)
-    assert fragments(store) == fragments(clean) and pieces.begun(store) == set()
+    assert fragments(store) == fragments(clean) and store.begun_units() == set()
 
 
 def test_a_unit_all_of_whose_pieces_are_there_is_put_together(tmp_path, small_pieces, monkeypatch):
     folder, log = folder_of(tmp_path, 4), tmp_path / "log"
     with monkeypatch.context() as patch:
-        patch.setattr(pieces, "collect", lambda *args: None)  # as if killed between the last piece and the unit
+        patch.setattr(Pieces, "collect", lambda *args: None)  # as if killed between the last piece and the unit
         florence2.annotate(folder, tmp_path / "s", [Counts(log)], workers=0, unit=4)
     assert not list((tmp_path / "s" / "annotations").glob("**/*.parquet"))
     store = florence2.annotate(folder, tmp_path / "s", [Counts(log)], workers=0, unit=4)
@@ -114,11 +114,11 @@ def test_a_unit_all_of_whose_pieces_are_there_is_put_together(tmp_path, small_pi
 def test_pieces_left_beside_a_whole_unit_are_removed(tmp_path, small_pieces, monkeypatch):
     folder = folder_of(tmp_path, 4)
     with monkeypatch.context() as patch:
-        patch.setattr(pieces, "forget", lambda *args: None)
+        patch.setattr(Pieces, "forget", lambda *args: None)
         store = florence2.annotate(folder, tmp_path / "s", [Boxes(batch_size=2)], workers=0, unit=4)
-    assert pieces.begun(store)
+    assert store.begun_units()
     florence2.annotate(folder, tmp_path / "s", [Boxes(batch_size=2)], workers=0, unit=4)
-    assert not pieces.begun(store)
+    assert not store.begun_units()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -136,6 +136,6 @@ def test_the_bar_moves_by_picture(tmp_path, workers):
 
 def test_pieces_are_plain_json(tmp_path):
     store = Store(tmp_path / "s", create=True)
-    pieces.remember(store, "u", 0, [Failure(id="a", reason="error")])
+    store.pieces("u").remember(0, [Failure(id="a", reason="error")])
     (path,) = (store.root / "tmp/pieces/u").iterdir()
     assert json.loads(path.read_text()) == [{"failure": {"id": "a", "reason": "error"}}]

@@ -49,14 +49,14 @@ def test_it_lists_reads_and_frees_names(tmp_path):
 def test_a_journal_keeps_lines_in_order_and_takes_up_one_of_an_earlier_version(tmp_path):
     (tmp_path / "attempts").mkdir()
     (tmp_path / "attempts" / "old").write_text("start\ndied\n")
-    journal = Journal(tmp_path, "old")
+    journal = Journal(LocalStorage(tmp_path), "old")
     assert journal.lines() == ["start", "died"]
     journal.append("picture 3")
     assert journal.lines() == ["start", "died", "picture 3"]
     for n in range(12):
-        Journal(tmp_path, "new").append(str(n))
-    assert Journal(tmp_path, "new").lines() == [str(n) for n in range(12)]
-    assert Journal(tmp_path, "none").lines() == []
+        Journal(LocalStorage(tmp_path), "new").append(str(n))
+    assert Journal(LocalStorage(tmp_path), "new").lines() == [str(n) for n in range(12)]
+    assert Journal(LocalStorage(tmp_path), "none").lines() == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP])

@@ -19,8 +19,7 @@ from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import Filter, OperatorInput, digest, fingerprint, run_id
 from florence2.engine.session import ASKED_AGAIN, HUMAN, RECOMPUTED, REOPEN, Session, inputs_of
 from florence2.records import Decision, Sample
-from florence2.store import Store, pending, schema
-from florence2.store.snapshots import Operator
+from florence2.store import Operator, Store, pending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +147,7 @@ def verdicts_of(item: Filter, sample: Sample, confirmed: Collection[str] = ()) -
 
     What a person `confirmed` is not judged.
     """
-    known = {each.id for each in schema.items_of(sample)}
+    known = {each.id for each in sample.items()}
     verdicts = [verdict for verdict in item.judge(sample) if verdict.item_id not in confirmed]
     seen: set[str] = set()
     for decision in verdicts:

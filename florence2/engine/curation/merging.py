@@ -28,8 +28,7 @@ from florence2.formats import documents
 from florence2.geometry import as_boxes, iou
 from florence2.labels import fold_label
 from florence2.records import Decision, Region, Sample, Source, Text
-from florence2.store import Store, pending
-from florence2.store.snapshots import Operator
+from florence2.store import Operator, Store, pending
 
 NAME, VERSION = "merge", "3"
 RANKS = {"human": 0, "import": 1}

@@ -23,10 +23,7 @@ from florence2.formats import export_files
 from florence2.formats.reviews import Review, Reviewed
 from florence2.records import Coverage, Decision, Parsed, Region, Sample, Source, Text, to_json
 from florence2.sources import files
-from florence2.store import import_metadata, pending, schema
-from florence2.store.import_metadata import ImportMetadata
-from florence2.store.snapshots import Operator
-from florence2.store.units import Unit
+from florence2.store import ImportMetadata, Operator, Unit, pending
 
 NAME, VERSION = "reviewed", "1"
 OUTCOMES = ("deleted", "changed", "added", "confirmed")
@@ -269,7 +266,7 @@ class _Rows:
         bare = Sample(now.id, now.image)
         signed = attach_provenance(Parsed(texts, regions), bare, source, operator.fingerprint)
         self.annotated.append(signed)
-        ids = {item.id: new.id for item, new in zip((*regions, *texts), schema.items_of(signed))}
+        ids = {item.id: new.id for item, new in zip((*regions, *texts), signed.items())}
         verdicts = [Decision(item.id, "rejected", HUMAN, "deleted") for item in found.deleted]
         verdicts += [Decision(item.id, "kept", HUMAN, "confirmed") for item in found.confirmed]
         for n, (_, old) in enumerate(found.new):
@@ -307,13 +304,12 @@ def _put(session: Session, operator: Operator, unit: Unit, rows: _Rows, scope: S
         coverage.setdefault(scope.spaces.get(label, NAME), []).append(label)
     whole = {space: (Coverage("exhaustive", tuple(labels)),) for space, labels in coverage.items()}
     metadata = {image: ImportMetadata("", whole) for image in rows.images} if whole else {}
-    about = {import_metadata.KEY: import_metadata.encode(metadata)} if metadata else {}
     inputs = UnitInputs.of(unit)
     uid = inputs.uid(operator)
     if session.all_done(
         [(pending.path(table, operator, uid), operator) for table in ("decisions", "annotations")], unit
     ):
         return
-    annotations = pending.annotations_of(operator, uid, unit.uid, rows.annotated, about=about)
+    annotations = pending.annotations_of(operator, uid, unit.uid, rows.annotated, metadata=metadata)
     for found in (pending.decisions_of(operator, uid, unit.uid, rows.decisions), annotations):
         session.add(session.store.put_all([found]))

@@ -18,17 +18,13 @@ import numpy as np
 
 from florence2 import pixels, sources
 from florence2.engine.current_annotations import Fresh, Mark, fact, visible_samples
-from florence2.engine.execution import pieces
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import JobOutcome
 from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text
-from florence2.store import Store, pending
-from florence2.store.failures import attempt_facts
-from florence2.store.parquet import Fragment
-from florence2.store.snapshots import Operator
+from florence2.store import Fragment, Operator, Signed, Store, pending
 
 OWN_FAULTS = ("error", "invalid")  # a specialist raised, or its answer is not valid
 
@@ -83,24 +79,27 @@ class AnnotateTask:
         failed = tuple(each.id for each in found if isinstance(each, Failure))
         return JobOutcome(tuple(fragments), seconds, Asked(len(found), failures, took, failed))
 
-    def _commit(self, store: Store, found: Sequence[pieces.Signed], config_sha: str) -> list[Fragment]:
+    def _commit(self, store: Store, found: Sequence[Signed], config_sha: str) -> list[Fragment]:
         count = len(self.inputs.unit.samples)
         if (self.start, self.stop) == (0, count):
             return self._put(store, found, config_sha)
-        pieces.remember(store, self.uid, self.start, found)
-        whole = pieces.collect(store, self.uid, count)
+        pieces = store.pieces(self.uid)
+        pieces.remember(self.start, found)
+        whole = pieces.collect(count)
         if whole is None:
             return []
         fragments = self._put(store, whole, config_sha)
-        pieces.forget(store, self.uid)
+        pieces.forget()
         return fragments
 
-    def _put(self, store: Store, found: Sequence[pieces.Signed], config_sha: str) -> list[Fragment]:
+    def _put(self, store: Store, found: Sequence[Signed], config_sha: str) -> list[Fragment]:
         unit = self.inputs.unit.uid
         failures = [each for each in found if isinstance(each, Failure)]
         samples = [each for each in found if isinstance(each, Sample)]
         made = self.operator, self.uid, unit
-        about = attempt_facts(self.attempt, [sample.image.id for sample in self.inputs.unit.samples]) | fact(self.mark)
+        about = pending.attempt_facts(self.attempt, [sample.image.id for sample in self.inputs.unit.samples]) | fact(
+            self.mark
+        )
         fragments = store.put_all([pending.failures_of(*made, failures, about)]) if failures else []
         return fragments + store.put_all([pending.annotations_of(*made, samples, config_sha, about)])
 
@@ -131,7 +130,7 @@ class UnitAnnotator:
         self.seconds = dict.fromkeys(SECONDS, 0.0)
         self._fault_shown = False  # whether a fault is on the user's screen
 
-    def all(self, samples: Sequence[Sample]) -> list[pieces.Signed]:
+    def all(self, samples: Sequence[Sample]) -> list[Signed]:
         """The annotations of each sample, or a failure, in order."""
         if self.heartbeat.isolate:
             return [self._isolated(sample, index) for index, sample in enumerate(samples, self.task.start)]
@@ -149,7 +148,7 @@ class UnitAnnotator:
             with timed(self.seconds, "wait"):
                 return [signed for batch in signing for signed in batch.result()]
 
-    def _isolated(self, sample: Sample, index: int) -> pieces.Signed:
+    def _isolated(self, sample: Sample, index: int) -> Signed:
         if index in self.heartbeat.poison_images:
             detail = "gave no answer, alone, after its unit had failed repeatedly"
             results: list[Parsed | Failure] = [Failure(reason=self.heartbeat.poison_images[index], detail=detail)]
@@ -180,9 +179,9 @@ class UnitAnnotator:
             answers = iter(self._ask([sample for sample, _ in good], [array for _, array in good]))
         return [next(answers) if isinstance(array, np.ndarray) else array for array in loaded]
 
-    def _sign(self, samples: Sequence[Sample], results: Sequence[Parsed | Failure]) -> list[pieces.Signed]:
+    def _sign(self, samples: Sequence[Sample], results: Sequence[Parsed | Failure]) -> list[Signed]:
         """Check each picture's answer, and attach ids and sources to it."""
-        out: list[pieces.Signed] = []
+        out: list[Signed] = []
         with timed(self.seconds, "sign"):
             for sample, result in zip(samples, results):
                 if isinstance(result, Parsed):

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from florence2.engine import current_annotations
-from florence2.engine.execution import pieces
 from florence2.engine.execution.annotation import SECONDS, AnnotateTask, Asked
 from florence2.engine.execution.handout import Pace
 from florence2.engine.execution.jobs import Job, Resources, Runner
@@ -20,9 +19,7 @@ from florence2.engine.operator import digest, retry_id
 from florence2.engine.planning.dependencies import Step
 from florence2.engine.session import Session, mark_at
 from florence2.engine.specialists import absolute
-from florence2.store import pending
-from florence2.store.parquet import Fragment
-from florence2.store.units import Unit
+from florence2.store import Fragment, Unit, pending
 
 PASSING = ("error", "timeout", "missing", "worker_died")  # reasons that another try may not meet
 
@@ -108,7 +105,7 @@ class _Jobs:
     asked_again: dict[str, list[str]] = field(default_factory=dict)  # image id -> its answers before
 
     def __iter__(self) -> Iterator[Job]:
-        begun = pieces.begun(self.session.store)
+        begun = self.session.store.begun_units()
         left = self.count.total
         runs = [read.run_id for read in self.step.reads]
         spec = self.step.specialist.spec
@@ -124,7 +121,7 @@ class _Jobs:
                 self.count.skip(done)
             if lacking is None:
                 if uid in begun:  # a command was killed between a unit and its pieces
-                    pieces.forget(self.session.store, uid)
+                    self.session.store.pieces(uid).forget()
                 if more is not None:
                     left -= more.stop
                     yield self._of(more)
@@ -133,7 +130,7 @@ class _Jobs:
                 now = mark_at(self.session.store, pending.path("annotations", self.step.operator, uid))
             inputs = current_annotations.read_by(self.session, lacking, runs, now)
             size = len(lacking.samples)
-            gaps = pieces.gaps(self.session.store, uid, size) if uid in begun else [(0, size)]
+            gaps = self.session.store.pieces(uid).gaps(size) if uid in begun else [(0, size)]
             if not gaps:  # all pieces are there: the unit is put together by a job without pictures
                 yield self._job(inputs, uid, attempt, size, size, now)
             held = size - sum(stop - start for start, stop in gaps)

@@ -13,8 +13,7 @@ from typing import Any, Protocol
 
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.operator import Specialist
-from florence2.store import Store
-from florence2.store.snapshots import Fragment
+from florence2.store import Fragment, Store
 
 
 @dataclass(frozen=True)

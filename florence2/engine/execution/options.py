@@ -14,7 +14,7 @@ from florence2.engine.execution.inline import InlineRunner
 from florence2.engine.execution.jobs import Runner
 from florence2.engine.execution.processes import ATTEMPTS, ProcessRunner
 from florence2.engine.operator import Filter
-from florence2.store.snapshots import Snapshot
+from florence2.store import Snapshot
 
 Progress = Callable[[str, int, int], None]  # what is being done, pictures done, pictures in all
 

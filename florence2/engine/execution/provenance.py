@@ -11,7 +11,6 @@ import numpy as np
 
 from florence2.engine.operator import annotation_ids
 from florence2.records import Grounding, Item, Parsed, Region, Sample, Source, Text
-from florence2.store import schema
 
 STRINGS = {  # fields that must hold valid Unicode
     Region: ("id", "kind", "label", "label_space", "description"),
@@ -30,7 +29,7 @@ def attach_provenance(parsed: Parsed, sample: Sample, source: Source, fingerprin
         raise ValueError("two items of one answer have the same id")
     fresh = annotation_ids(sample.image.id, fingerprint, source.round, len(items))
     ids = {item.id: new for item, new in zip(items, fresh) if item.id}
-    known = {item.id for item in schema.items_of(sample)}
+    known = {item.id for item in sample.items()}
 
     def resolve(name: str) -> str:
         if name and name not in ids and name not in known:

@@ -13,7 +13,7 @@ from typing import Any
 
 from florence2.engine.execution import journal
 from florence2.engine.execution.context import WorkerContext
-from florence2.store.journal import Journal
+from florence2.store import Journal
 
 
 @dataclass

@@ -23,9 +23,7 @@ from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.session import Session
 from florence2.records import Failure, ImageRef, Sample
 from florence2.sources import files
-from florence2.store import Store, layout, pending, schema
-from florence2.store.parquet import Fragment
-from florence2.store.snapshots import Operator
+from florence2.store import Fragment, ImageRow, Operator, Store, image_ref, pending
 
 NAME, VERSION = "images", "2"
 
@@ -58,7 +56,7 @@ class KnownImages:
         self.good: list[ImageRef] = []
         self.units: set[str] = set()
 
-    def add(self, row: schema.Row) -> None:
+    def add(self, row: ImageRow) -> None:
         """Note one row of `images`; a picture that is missing is not known any more."""
         self.units.add(row.get("unit") or "")
         if row["status"] == "missing":
@@ -68,7 +66,7 @@ class KnownImages:
             self.originals.add(row["sha256"])
         if row["status"] == "ok" and row.get("phash"):
             self.near.add(row["phash"])
-            self.good.append(schema.image_ref(row))
+            self.good.append(image_ref(row))
 
     def has(self, found: ImageCandidate) -> bool:
         """Whether this very file is in the store."""
@@ -159,7 +157,7 @@ class IngestTask:
 
     operator: Operator
     uid: str
-    rows: tuple[schema.Row, ...]
+    rows: tuple[ImageRow, ...]
     failures: tuple[Failure, ...]
 
     def do(self, store: Store, context: WorkerContext) -> JobOutcome:
@@ -196,10 +194,10 @@ class _Cut:
                 failures.append(Failure(id=name, reason=row["reason"], detail=_clean(fact["detail"])))
         return IngestTask(self.operator, uid, tuple(rows), tuple(failures))
 
-    def _has_near(self, row: schema.Row) -> bool:
+    def _has_near(self, row: ImageRow) -> bool:
         """Whether an earlier good picture is this one, by its hash and then by its pixels."""
         near = [self.known.good[place] for place, _ in self.known.near.within(row["phash"], self.rules.near_bits)]
-        return any(same_pixels(ref, schema.image_ref(row)) for ref in near)
+        return any(same_pixels(ref, image_ref(row)) for ref in near)
 
 
 def _known(session: Session, operator: Operator, source: Path, listing: Sequence[ImageCandidate]) -> KnownImages:
@@ -208,7 +206,7 @@ def _known(session: Session, operator: Operator, source: Path, listing: Sequence
     store = session.store
     ours = {(found.uri, found.member, found.bytes) for found in listing}
     for fragment in session.current().of("images"):
-        failures = [path for path in map(_failures_path, fragment.units) if session.names(path)]
+        failures = [path for path in (_failures_path(operator, uid) for uid in fragment.units) if session.names(path)]
         parts = [fragment.path, *failures]
         if all([session.done(path, fragment.units, fragment.run_id) for path in parts]):
             for row in store.image_rows(fragment):
@@ -216,7 +214,7 @@ def _known(session: Session, operator: Operator, source: Path, listing: Sequence
     left, lost = [], []
     place = {(found.uri, found.member): n for n, found in enumerate(listing)}
     cuts = {tuple(cut) for start in _starts(session, operator, source) for cut in start.get("chunks", ())}
-    for relative in store.unreferenced(layout.IMAGES, session.base):
+    for relative in store.unreferenced("images", session.base):
         try:
             rows = store.image_rows(Fragment(relative, 0, ""))
         except ValueError:
@@ -234,7 +232,7 @@ def _known(session: Session, operator: Operator, source: Path, listing: Sequence
     left.sort(key=lambda entry: place[entry[0][0]["uri"], entry[0][0].get("member") or ""])
     for rows, relative in left:
         if session.done(relative, [rows[0]["unit"]], operator.run_id):
-            session.done(_failures_path(rows[0]["unit"]), [rows[0]["unit"]], operator.run_id)
+            session.done(_failures_path(operator, rows[0]["unit"]), [rows[0]["unit"]], operator.run_id)
             for row in rows:
                 known.add(row)
     return known
@@ -265,7 +263,7 @@ def _starts(session: Session, operator: Operator, source: Path) -> list[dict[str
 
 def _row(
     found: ImageCandidate, fact: dict[str, Any], name: str, uid: str, dataset: str, sample: Sample | None
-) -> schema.Row:
+) -> ImageRow:
     ref = replace(
         found.ref(),
         id=name,
@@ -279,11 +277,11 @@ def _row(
     bare = Sample(name, ref, split=split, coverage=sample.coverage if sample else {})
     more = {key: fact.get(key) for key in ("format", "exif_orientation", "phash")}
     more.update(dataset=dataset, bytes=found.bytes, origin=found.origin or None)
-    return schema.image_row(bare, uid, fact["status"], fact["reason"], **more)
+    return pending.image_row(bare, uid, fact["status"], fact["reason"], **more)
 
 
-def _failures_path(uid: str) -> str:
-    return layout.fragment("failures", 0, NAME, VERSION, uid)
+def _failures_path(operator: Operator, uid: str) -> str:
+    return pending.path("failures", operator, uid)
 
 
 def _clean(detail: str) -> str:

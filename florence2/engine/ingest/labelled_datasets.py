@@ -29,9 +29,7 @@ from florence2.formats.lookup import pictures_in
 from florence2.formats.problems import ReadProblems
 from florence2.records import Decision, Failure, Grounding, Parsed, Region, Sample, Source, Text, to_json
 from florence2.sources import files
-from florence2.store import Store, import_metadata, pending, schema
-from florence2.store.import_metadata import ImportMetadata
-from florence2.store.snapshots import Operator
+from florence2.store import ImportMetadata, Operator, Store, pending
 
 VERSION = "1"
 
@@ -135,15 +133,15 @@ class ImportTask:
         operator, uid, unit = self.operator, self.uid, self.unit
         found = [pending.failures_of(operator, uid, unit, failures)] if failures else []
         found += [pending.decisions_of(operator, uid, unit, decisions)] if decisions else []
-        about = {import_metadata.KEY: import_metadata.encode(metadata)} if metadata else {}
+        about, attributes = {}, list[list[tuple[str, str]]]()
         if operator.name in originals.FORMATS:
             about[originals.KEY] = originals.encode({picture.image.id: sample for picture, sample in self.pairs})
-        annotations = pending.annotations_of(operator, uid, unit, signed, about=about)
-        if operator.name in originals.FORMATS:
             failed = {failure.id for failure in failures}
             good = [sample for picture, sample in self.pairs if picture.image.id not in failed]
-            originals.note(annotations.rows, [item for sample in good for item in schema.items_of(sample)])
-        found.append(annotations)
+            attributes = originals.attributes(item for sample in good for item in sample.items())
+        found.append(
+            pending.annotations_of(operator, uid, unit, signed, about=about, metadata=metadata, attributes=attributes)
+        )
         return JobOutcome(tuple(fragment for each in found for fragment in store.put_all([each])))
 
 
@@ -228,7 +226,7 @@ def _attached(picture: Sample, sample: Sample, operator: Operator) -> Sample:
 
 def _moved_decisions(sample: Sample, signed: Sample) -> list[tuple[str, Decision]]:
     """The data set's own verdicts, on the ids that its items have in the store."""
-    ids = {old.id: new.id for old, new in zip(schema.items_of(sample), schema.items_of(signed))}
+    ids = {old.id: new.id for old, new in zip(sample.items(), signed.items())}
     return [
         (signed.image.id, dataclasses.replace(d, item_id=ids[d.item_id], by_id=ids.get(d.by_id, "")))
         for d in sample.decisions
@@ -289,7 +287,7 @@ def _by_name(samples: Iterable[Sample], root: Path) -> dict[str, Sample]:
 
 def _together(a: Sample, b: Sample) -> Sample:
     """What two samples say of one picture; items of the second that bear a name of the first get names of their own."""
-    b = _renamed(b, {item.id for item in schema.items_of(a)} - {""})
+    b = _renamed(b, {item.id for item in a.items()} - {""})
     return dataclasses.replace(
         a,
         regions=a.regions + b.regions,
@@ -303,7 +301,7 @@ def _together(a: Sample, b: Sample) -> Sample:
 
 def _renamed(sample: Sample, taken: set[str]) -> Sample:
     """The sample without the names in `taken`; whatever refers to them follows."""
-    own = {item.id for item in schema.items_of(sample)}
+    own = {item.id for item in sample.items()}
     new: dict[str, str] = {}
     for name in sorted(own & taken):
         number = next(n for n in itertools.count(2) if f"{name}~{n}" not in own | taken)

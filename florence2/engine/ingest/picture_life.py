@@ -21,14 +21,14 @@ from florence2.engine.ingest.revision import CHANGED, GONE, Revision, revise, re
 from florence2.engine.session import Session
 from florence2.pixels import BadImage
 from florence2.sources import files
-from florence2.store import layout, schema
+from florence2.store import ImageRow
 
 HASHING = 4  # threads
 
 Place = tuple[str, str, int]  # uri, member, offset
 
 
-def place_of(row: schema.Row) -> Place:
+def place_of(row: ImageRow) -> Place:
     """Where a row's picture lies."""
     offset = row.get("offset")
     return row["uri"], row.get("member") or "", -1 if offset is None else offset
@@ -61,14 +61,14 @@ def follow(
     return life
 
 
-def image_rows(session: Session) -> list[schema.Row]:
+def image_rows(session: Session) -> list[ImageRow]:
     """Every row of `images` as this command sees it, in order; those of damaged fragments are taken in once more."""
-    out: list[schema.Row] = []
+    out: list[ImageRow] = []
     for fragment in session.current().of("images"):
         try:
             out += session.store.image_rows(fragment)
         except ValueError:
-            facts = session.store.run(fragment.run_id) if layout.is_revised(fragment.path) else None
+            facts = session.store.run(fragment.run_id) if fragment.is_revised else None
             if facts is not None:
                 revise_again(session, session.operators[fragment.run_id], facts)
                 out += session.store.image_rows(fragment)
@@ -78,7 +78,7 @@ def image_rows(session: Session) -> list[schema.Row]:
 class _Comparison:
     """Compares the store's rows with what lies on the disk."""
 
-    def __init__(self, rows: Sequence[schema.Row], times: PictureTimes, source: str, complete: bool):
+    def __init__(self, rows: Sequence[ImageRow], times: PictureTimes, source: str, complete: bool):
         self.rows, self.times, self.source, self.complete = rows, times, source, complete
         self.here = {place_of(row): row for row in rows if row["status"] != "missing"}
         self.by_id = {row["id"]: row for row in rows}
@@ -116,7 +116,7 @@ class _Comparison:
         self._shorten()
         return self.life
 
-    def _is_same(self, candidate: ImageCandidate, row: schema.Row) -> bool:
+    def _is_same(self, candidate: ImageCandidate, row: ImageRow) -> bool:
         """Whether a candidate at a row's place holds the row's picture."""
         if candidate.reason:
             return candidate.reason == row.get("reason")
@@ -165,7 +165,7 @@ class _Comparison:
         if root != old and root != self.source:
             self.roots[root] = self.source
 
-    def _is_gone(self, row: schema.Row) -> bool:
+    def _is_gone(self, row: ImageRow) -> bool:
         path = files.path_of(row["uri"])
         if self.complete and _is_below(path, self.source):
             return True  # whatever is listed was found above
@@ -182,7 +182,7 @@ class _Comparison:
                 same = {"status": row["status"], "reason": row.get("reason")}
                 changes[row["id"]] = {**same, **changes.get(row["id"], {}), "uri": files.uri_of(place)}
 
-    def _moved_to(self, row: schema.Row) -> str:
+    def _moved_to(self, row: ImageRow) -> str:
         path = files.path_of(row["uri"])
         return next((new + path.removeprefix(old) for old, new in self.roots.items() if _is_below(path, old)), "")
 
@@ -202,7 +202,7 @@ class _Comparison:
                     if same:
                         del changes[row["id"]]
 
-    def _set(self, row: schema.Row, status: str, reason: str) -> None:
+    def _set(self, row: ImageRow, status: str, reason: str) -> None:
         self.life.revision.rows[row["id"]] = {"status": status, "reason": reason}
         if reason == CHANGED:
             self.life.revision.changed.append(row["id"])
@@ -224,7 +224,7 @@ class _Comparison:
         self.life.messages += [f"{len(found)} pictures {what} {found[0]}" for what, found in kinds.items()]
 
 
-def candidate_of(row: schema.Row, relative: str) -> ImageCandidate:
+def candidate_of(row: ImageRow, relative: str) -> ImageCandidate:
     """A row's picture as it would be listed."""
     uri, member, offset = place_of(row)
     length = row.get("length")
@@ -253,7 +253,7 @@ def _sources(session: Session) -> list[str]:
     return list(dict.fromkeys(start["source"] for run in runs if run for start in run["starts"] if "source" in start))
 
 
-def _relative(row: schema.Row, sources: Sequence[str]) -> tuple[Path, str]:
+def _relative(row: ImageRow, sources: Sequence[str]) -> tuple[Path, str]:
     """A row's source and its name below it: the one by which it got its id; else its file's folder and name."""
     path = files.path_of(row["uri"])
     member = f"/{row['member']}" if row.get("member") else ""
@@ -265,7 +265,7 @@ def _relative(row: schema.Row, sources: Sequence[str]) -> tuple[Path, str]:
     return Path(os.path.dirname(path)), f"{os.path.basename(path)}{member}"
 
 
-def first_status(row: schema.Row) -> str:
+def first_status(row: ImageRow) -> str:
     """A row's status when it came in, with its reason after a space where it had one."""
     return row.get("first_status") or f"{row['status']} {row.get('reason') or ''}".strip()
 

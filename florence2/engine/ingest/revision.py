@@ -14,9 +14,7 @@ from florence2.engine.operator import digest, run_id
 from florence2.engine.session import ANNOTATORS, ASKED_AGAIN, HUMAN, PICTURES, Session
 from florence2.records import Decision, Sample
 from florence2.sources import files
-from florence2.store import layout, pending, schema
-from florence2.store.parquet import Fragment
-from florence2.store.snapshots import Operator
+from florence2.store import Fragment, ImageRow, Operator, pending
 
 NAME, VERSION = PICTURES, "1"
 GONE, CHANGED, BACK = "missing", "picture_changed", "picture_back"
@@ -32,7 +30,7 @@ class Revision:
     back: list[str] = field(default_factory=list)  # ids of those whose bytes are what they were, again
     answers: dict[str, list[str]] = field(default_factory=dict)  # image id -> annotations that a later answer replaces
 
-    def apply(self, row: schema.Row) -> schema.Row:
+    def apply(self, row: ImageRow) -> ImageRow:
         """A row as it is now."""
         change = dict(self.rows.get(row["id"], {}))
         path = files.path_of(row["uri"])
@@ -49,7 +47,7 @@ class Revision:
 
 def revise(session: Session, revision: Revision) -> None:
     """Write the fragments of `images` that a revision touches, and the verdicts that follow from it."""
-    todo: list[tuple[Fragment, list[schema.Row]]] = []
+    todo: list[tuple[Fragment, list[ImageRow]]] = []
     for fragment in session.current().of("images") if revision.rows or revision.moved else ():
         try:
             old = session.store.image_rows(fragment)
@@ -73,10 +71,14 @@ def revise(session: Session, revision: Revision) -> None:
     write_verdicts(session, operator, revision, seq)
 
 
-def _put(session: Session, operator: Operator, fragment: Fragment, rows: list[schema.Row]) -> Fragment:
-    path = layout.revised(digest([operator.fingerprint, fragment.path]))
+def _put(session: Session, operator: Operator, fragment: Fragment, rows: list[ImageRow]) -> Fragment:
     about = {"operator": NAME, "version": VERSION, "of": fragment.path}
-    return session.store.put(path, rows, fragment.units, operator.run_id, about)
+    made = pending.revised_images_of(operator, _key(operator, fragment.path), fragment, rows, about)
+    return session.store.put_all([made])[0]
+
+
+def _key(operator: Operator, path: str) -> str:
+    return digest([operator.fingerprint, path])
 
 
 def write_verdicts(session: Session, operator: Operator, revision: Revision, seq: int) -> None:
@@ -111,7 +113,7 @@ def write_verdicts(session: Session, operator: Operator, revision: Revision, seq
 
 def _superseded(sample: Sample, only: Collection[str] | None) -> list[Decision]:
     last = {d.item_id: d for d in sample.decisions}
-    items = [item.id for item in schema.items_of(sample) if only is None or item.id in only]
+    items = [item.id for item in sample.items() if only is None or item.id in only]
     reason = CHANGED if only is None else ASKED_AGAIN
     return [Decision(name, "superseded", NAME, reason) for name in items if not _was_superseded(last.get(name))]
 
@@ -119,7 +121,7 @@ def _superseded(sample: Sample, only: Collection[str] | None) -> list[Decision]:
 def _returned(sample: Sample) -> list[Decision]:
     last = {d.item_id: d for d in sample.decisions}
     before = {d.item_id: d for d in sample.decisions if d.rule != NAME}
-    names = [item.id for item in schema.items_of(sample) if _was_superseded(last.get(item.id), CHANGED)]
+    names = [item.id for item in sample.items() if _was_superseded(last.get(item.id), CHANGED)]
     return [before[name] if name in before else Decision(name, "kept", NAME, BACK) for name in names]
 
 
@@ -132,7 +134,7 @@ def revise_again(session: Session, operator: Operator, facts: Mapping[str, Any])
     """Write again what a revision wrote and is lacking, from what its run says."""
     revision = Revision(**{key: facts[key] for key in ("rows", "moved", "changed", "back", "answers")})
     for path, units in facts["of"].items():
-        lies = layout.revised(digest([operator.fingerprint, path]))
+        lies = pending.revised_path(_key(operator, path))
         if not session.done(lies, units, operator.run_id):
             rows = session.store.image_rows(Fragment(path, 0, "", tuple(units)))
             session.add([_put(session, operator, Fragment(path, 0, "", tuple(units)), list(map(revision.apply, rows)))])

@@ -15,8 +15,7 @@ from florence2.engine.operator import Specialist, fingerprint, run_id, satisfies
 from florence2.engine.planning.superseding import replacements
 from florence2.engine.selectors import ImageSelector
 from florence2.engine.session import Session, inputs_of
-from florence2.store.snapshots import Operator
-from florence2.store.units import Unit
+from florence2.store import Operator, Unit
 
 RERUN = ("specialist", "simulated", "model")  # kinds of operators that can be run again
 

@@ -27,11 +27,7 @@ from florence2.engine.selectors import selector_from_json
 from florence2.engine.session import HUMAN, REOPEN, Session, inputs_of
 from florence2.engine.user_code import load_function
 from florence2.formats.problems import ReadProblems
-from florence2.store import Store, compaction, layout
-from florence2.store.parquet import Fragment
-from florence2.store.sealed import Damaged, Missing
-from florence2.store.snapshots import Operator, Snapshot
-from florence2.store.verification import Damage
+from florence2.store import Damage, Damaged, Fragment, Missing, Operator, Snapshot, Store
 
 
 class Unrepairable(ValueError):
@@ -65,11 +61,11 @@ def repair(
         specialists = {resolve_specialist(s).spec.name: s for s in with_}
     trust.remember(store.root, own_code, on_message)
     makers = Makers(specialists, {rule.spec.name: rule for rule in rules})
-    lost: set[str] = set()
+    lost: set[int] = set()
     given_up: list[Damage] = []
     for damage in damaged:
         if damage.is_json:
-            lost.add(damage.path)
+            lost.add(damage.snapshot)
             if why := store.mend_json(damage):
                 given_up.append(damage)
                 on_message(why) if on_message else None
@@ -78,10 +74,10 @@ def repair(
     execution = Execution(workers=workers, progress=progress)
     reported: set[str] = set()
     # by the first snapshot that names a fragment: it holds what its maker saw
-    for snapshot in (store.snapshot(n) for n in store.snapshots() if layout.snapshot(n) not in lost):
+    for snapshot in (store.snapshot(n) for n in store.snapshots() if n not in lost):
         bad = {f.path: f for f in snapshot.fragments if store.cause_of_damage(f)}
-        if any(map(layout.is_compacted, bad)):
-            _compact_again(store, snapshot)
+        if any(fragment.is_compacted for fragment in bad.values()):
+            store.compact_again(snapshot)
         session = _RepairSession(store, snapshot, {path: f.sha256 for path, f in bad.items()})
         for operator in snapshot.operators:
             paths = frozenset(path for path, fragment in bad.items() if fragment.run_id == operator.run_id)
@@ -278,11 +274,6 @@ def _judge_again(
 def _plain(config: Mapping[str, Any]) -> Any:
     """Settings as runs/ gives them back."""
     return json.loads(json.dumps(dict(config), default=str))
-
-
-def _compact_again(store: Store, snapshot: Snapshot) -> None:
-    base = store.snapshot(snapshot.compacts)
-    compaction.compacted(store.storage, base, snapshot.phase.get("rows", compaction.COMPACT_ROWS))
 
 
 def _of(session: Session, runs: Sequence[str]) -> list[Operator]:

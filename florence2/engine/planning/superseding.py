@@ -13,9 +13,7 @@ from florence2.engine.operator import digest, run_id
 from florence2.engine.selectors import ImageSelector
 from florence2.engine.session import ANNOTATORS, HUMAN, RECOMPUTED, REOPEN, Session
 from florence2.records import Decision, Grounding, Item, Region, Sample
-from florence2.store import Store, pending, schema
-from florence2.store.snapshots import Operator
-from florence2.store.units import Unit
+from florence2.store import Operator, Store, Unit, pending
 
 
 def replacements(
@@ -132,7 +130,7 @@ def _direct(sample: Sample, change: ReplacedRuns) -> list[Decision]:
     last = {d.item_id: d for d in sample.decisions}
     judged = {d.item_id: d for d in sample.decisions if d.rule != RECOMPUTED}  # the last of filters and merging
     out = []
-    for item in schema.items_of(sample):
+    for item in sample.items():
         assert item.source is not None
         run, verdict = item.source.run_id, last.get(item.id)
         gone = verdict is not None and verdict.rule == RECOMPUTED and verdict.status == "superseded"
@@ -169,7 +167,7 @@ def _dependent_verdicts(sample: Sample, verdicts: Sequence[Decision]) -> list[De
 
     while True:
         so_far = len(out)
-        for item in schema.items_of(sample):
+        for item in sample.items():
             if item.id in decided:
                 continue
             was = status.get(item.id)

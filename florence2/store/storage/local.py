@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from florence2.atomic_files import sync_folder
 from florence2.store import layout
 
 THREADS = 20  # that write and sync at once; they wait for the disk, not for a processor
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
-NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)  # shares that cannot; EIO is a fault of the disk
 
 
 class LocalStorage:
@@ -142,6 +142,21 @@ class LocalStorage:
                 raise
         sync_folder(final.parent)
 
+    def is_store(self) -> bool:
+        """Whether a store was begun here."""
+        return (self.root / layout.SNAPSHOTS).is_dir()
+
+    def begin(self) -> None:
+        """Make the folders of an empty store."""
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise ValueError(f"{self.root}: holds other files and is not a store; name a new or empty folder")
+        make_folder(self.root, self.root)
+        make_folder(self.root, self.root / layout.SNAPSHOTS)
+
+    def folder(self, path: str) -> Path:
+        """The folder at a path."""
+        return self.root / path
+
     def location(self, path: str = "") -> str:
         """The path in the file system."""
         return str(self.root / path if path else self.root)
@@ -155,18 +170,6 @@ def make_folder(root: Path, folder: Path) -> None:
         make_folder(root, folder.parent)
     folder.mkdir(exist_ok=True, parents=folder == root)
     sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's list of names durable, where the file system can."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in NO_FOLDER_SYNC:
-            raise
-    finally:
-        os.close(handle)
 
 
 def write_temp(root: Path, data: bytes, suffix: str = "", durable: bool = True) -> Path:
