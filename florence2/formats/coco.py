@@ -22,6 +22,8 @@ from florence2.formats.lookup import Lookup, files_in, is_litter
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, from_json
 
+Record = Mapping[str, Any]  # an object of the file's JSON
+
 __all__ = ["is_coco", "read", "write"]
 PARTS = ("train2017", "val2017", "train2014", "val2014", "train", "val")
 
@@ -106,12 +108,12 @@ class _File:
     def samples(self) -> Iterator[Sample]:
         """A sample for each picture."""
         seen: dict[Any, str] = {}
-        kept: list[tuple[str, Mapping]] = []
+        kept: list[tuple[str, Record]] = []
         for where, record in validation.objects(self.records, f"{self.file}: images", self.problems):
             with self.problems.record():
                 validation.once(seen, validation.ident(validation.field(record, "id", where), f"{where}: id"), where)
                 kept.append((where, record))
-        by_image: dict[Any, list[tuple[str, Mapping]]] = {key: [] for key in seen}
+        by_image: dict[Any, list[tuple[str, Record]]] = {key: [] for key in seen}
         lost = {key: LostObjects(self.problems) for key in seen}
         self._assign(by_image, lost)
         for where, record in kept:
@@ -119,7 +121,7 @@ class _File:
             with self.problems.record():
                 yield self._sample(where, record, by_image[key], lost[key])
 
-    def _assign(self, by_image: dict[Any, list[tuple[str, Mapping]]], lost: dict[Any, LostObjects]) -> None:
+    def _assign(self, by_image: dict[Any, list[tuple[str, Record]]], lost: dict[Any, LostObjects]) -> None:
         """Give each annotation to its picture."""
         seen: dict[Any, str] = {}
         for where, row in validation.objects(self.annotations, f"{self.file}: annotations", self.problems):
@@ -140,14 +142,14 @@ class _File:
                 continue
             by_image[key].append((where, row))
 
-    def _label(self, row: Mapping) -> str:
+    def _label(self, row: Record) -> str:
         """The label of an annotation that is left out, "" where it is not known."""
         try:
             return self.categories.get(validation.ident(row.get("category_id"), ""), "")
         except ValueError:
             return ""
 
-    def _sample(self, where: str, record: Mapping, rows: Sequence[tuple[str, Mapping]], lost: LostObjects) -> Sample:
+    def _sample(self, where: str, record: Record, rows: Sequence[tuple[str, Record]], lost: LostObjects) -> Sample:
         name = _file_name(record, where)
         told = (0, 0)
         with self.problems.record():
@@ -174,7 +176,7 @@ class _File:
         return Sample(str(record["id"]), image, tuple(texts), regions, split=split, coverage=coverage)
 
     def _items(
-        self, rows: Sequence[tuple[str, Mapping]], lost: LostObjects
+        self, rows: Sequence[tuple[str, Record]], lost: LostObjects
     ) -> tuple[list[Text], list[tuple[str, Region]]]:
         texts: list[Text] = []
         regions: list[tuple[str, Region]] = []
@@ -191,7 +193,7 @@ class _File:
                 self.problems.note("key points are left out", where)
         return texts, regions
 
-    def _region(self, annotation: Mapping, where: str, name: str) -> Region:
+    def _region(self, annotation: Record, where: str, name: str) -> Region:
         """An object; of one whose outline is bad the box stays, and the other way round."""
         if "segments_info" in annotation:
             raise ValueError(f"{where}: panoptic segments are not read; give the instances file instead")
@@ -224,7 +226,7 @@ class _File:
         )  # fmt: skip
 
 
-def _file_name(record: Mapping, where: str) -> str:
+def _file_name(record: Record, where: str) -> str:
     """The picture's name; LVIS tells it by COCO's address alone."""
     if "file_name" not in record and isinstance(record.get("coco_url"), str):
         return validation.word("/".join(record["coco_url"].split("/")[-2:]), f"{where}: coco_url")
@@ -232,7 +234,7 @@ def _file_name(record: Mapping, where: str) -> str:
 
 
 def _own_coverage(
-    record: Mapping, regions: Sequence[Region], categories: Mapping[Any, str], space: str, where: str
+    record: Record, regions: Sequence[Region], categories: Mapping[Any, str], space: str, where: str
 ) -> dict[str, tuple[Coverage, ...]]:
     """A picture's own: of LVIS its labels are exhaustive but for those it names so, ours says which are.
 
@@ -278,7 +280,7 @@ def categories(path: Path) -> list[dict[str, Any]]:
     return list(out.values())
 
 
-def _space(file: Path, data: Mapping) -> str:
+def _space(file: Path, data: Record) -> str:
     """The label space: what the file calls itself, else its name."""
     info = data.get("info")
     if isinstance(info, Mapping) and isinstance(info.get("label_space"), str):
@@ -297,7 +299,7 @@ def _folders(file: Path, images: str | Path | None) -> list[Path]:
     return [here, here / "images", up / "images", *(folder / p for p in parts for folder in (here, up, up / "images"))]
 
 
-def _source(annotation: Mapping) -> Source:
+def _source(annotation: Record) -> Source:
     """Who made an annotation, where a file of ours says it."""
     try:
         return from_json(Source, annotation["source"])
@@ -321,7 +323,7 @@ def _outline(segmentation: Any, where: str, box: Any) -> tuple[tuple[Polygon, ..
     return tuple(polygons), None
 
 
-def _mask(segmentation: Mapping, where: str) -> Rle:
+def _mask(segmentation: Record, where: str) -> Rle:
     height, width = (validation.whole(v, where) for v in validation.numbers(segmentation.get("size"), where, 2))
     if height * width > pixels.MAX_PIXELS:
         raise ValueError(f"{where}: a mask of {width} x {height} pixels, over the limit of {pixels.MAX_PIXELS:,}")

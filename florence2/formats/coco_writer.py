@@ -28,7 +28,7 @@ def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN)
     lost, names = export.lost, export_files.Names(stems=False)
     images, instances, captions = _Numbered(), _Numbered(), _Numbered()
     categories, licences = _Categories(options.categories), _Categories()
-    covered: list[tuple[dict, Sequence[Coverage]]] = []
+    covered: list[tuple[dict[str, Any], Sequence[Coverage]]] = []
     space = ""
     for sample in samples:
         width, height = export_files.size_of(sample)
@@ -132,9 +132,10 @@ class _Categories:
                 self.next += 1
             self.taken.add(self.next)
             self.known[name] = {"id": self.next, "name": name}
-        return self.known[name]["id"]
+        number: int = self.known[name]["id"]
+        return number
 
-    def rows(self) -> list[dict]:
+    def rows(self) -> list[dict[str, Any]]:
         return list(self.known.values())
 
 

@@ -311,7 +311,7 @@ def _local_name(url: str, where: str) -> str:
     return unquote(parsed.path).lstrip("/") if parsed.scheme or url.startswith("/data/") else url
 
 
-def _more(result: Mapping, where: str) -> dict[str, Any]:
+def _more(result: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What a result of ours holds in its `meta` beside Label Studio's own fields."""
     meta = result.get("meta")
     said = meta.get(OURS) if isinstance(meta, Mapping) else None
@@ -327,7 +327,7 @@ def _more(result: Mapping, where: str) -> dict[str, Any]:
     return out
 
 
-def _region(shape: str, value: Mapping, where: str, size_wh: tuple[int, int]) -> dict[str, Any]:
+def _region(shape: str, value: Mapping[str, Any], where: str, size_wh: tuple[int, int]) -> dict[str, Any]:
     width, height = size_wh
     if shape == "polygon":
         points = [validation.numbers(p, f"{where}: points", 2) for p in validation.rows(value, "points", where)]

@@ -36,7 +36,7 @@ def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN)
         name = f"images/{names.of(file.name)}"
         export.place(sample.image, file, name)
         sample = export_files.count_lost(sample, lost, HOLDS, words=True)
-        groups: dict[tuple[str, ...], list[dict]] = {}
+        groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         items: tuple[Region | Text, ...] = (*sample.regions, *sample.texts)
         for item in items:
             rows = _results(item, size_wh, lost) if isinstance(item, Region) else _text_results(item)
@@ -63,7 +63,7 @@ def _maker(source: Source | None) -> tuple[str, ...]:
     return (source.name, source.version)
 
 
-def _prediction(maker: tuple[str, ...], rows: list[dict]) -> dict[str, Any]:
+def _prediction(maker: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
     scores = [row["score"] for row in rows if "score" in row]
     score = {"score": sum(scores) / len(scores)} if scores and len(scores) == len(rows) else {}  # it is each row's else
     return {"model_version": " ".join(part for part in maker if part), **score, "result": rows}

@@ -195,4 +195,4 @@ def _scale(settings: dict[str, Any], module: str, rank: int) -> float:
         if re.match(rf"(.*\.)?({pattern})$", module):
             alpha = value
             break
-    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+    return float(alpha / (rank**0.5 if settings.get("use_rslora") else rank))

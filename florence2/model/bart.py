@@ -39,7 +39,8 @@ class EncoderDecoder(nn.Module):
                 f"prompt: expected at most {self.config.max_positions} positions with the picture, got {x.shape[1]}; "
                 "shorten the prompt or use a smaller picture size"
             )
-        return self.encoder(x, additive(mask, x.dtype))
+        out: Tensor = self.encoder(x, additive(mask, x.dtype))
+        return out
 
     def start(self, memory: Tensor, mask: Tensor | None, room: tuple[int, int] | None = None) -> Cache:
         """A cache over the encoder's output (B, M, C), before the first token.
@@ -146,7 +147,8 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = self.attention_norm(x + self.dropped(self.attention(x, mask)))
-        return self.mlp_norm(x + self.dropped(self.mlp(x)))
+        out: Tensor = self.mlp_norm(x + self.dropped(self.mlp(x)))
+        return out
 
     def dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
@@ -163,7 +165,8 @@ class DecoderLayer(EncoderLayer):
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
         x = self.attention_norm(x + self.dropped(self.attention(x, causal=True)))
         x = self.cross_norm(x + self.dropped(self.cross.attend(x, *self.cross.project_kv(memory), mask)))
-        return self.mlp_norm(x + self.dropped(self.mlp(x)))
+        out: Tensor = self.mlp_norm(x + self.dropped(self.mlp(x)))
+        return out
 
     def step(self, x: Tensor, cache: Cache, number: int) -> Tensor:
         own = cache.own.extend(number, *self.attention.project_kv(x))
@@ -175,7 +178,8 @@ class DecoderLayer(EncoderLayer):
         if cache.row_slot is not None:
             attended = attended.flatten(0, 1)[cache.row_slot, None]  # (R, 1, C)
         x = self.cross_norm(x + attended)
-        return self.mlp_norm(x + self.mlp(x))
+        out: Tensor = self.mlp_norm(x + self.mlp(x))
+        return out
 
 
 class Attention(nn.Module):
@@ -200,7 +204,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(self._split(self.q(x)), keys, values, mask, dropout, causal)
-        return self.out(x.transpose(1, 2).flatten(2))  # (B, T, C)
+        out: Tensor = self.out(x.transpose(1, 2).flatten(2))  # (B, T, C)
+        return out
 
     def _split(self, x: Tensor) -> Tensor:
         B, T, C = x.shape

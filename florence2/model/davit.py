@@ -177,7 +177,8 @@ class ChannelAttention(nn.Module):
             scores = scores.clamp(-FP16_LIMIT, FP16_LIMIT)  # a sum over 36,864 cells; two infinities would be no number
         weights = scores.softmax(-1)
         x = (v @ weights.transpose(-2, -1)).transpose(1, 2)  # (B, N, G, D)
-        return self.out(x.reshape(B, H, W, C))
+        out: Tensor = self.out(x.reshape(B, H, W, C))
+        return out
 
     def _folded(self, x: Tensor) -> Tensor:
         """The same with half the work where cells outnumber channels: q, k and v, each linear in x, are never made.

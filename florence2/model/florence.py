@@ -6,6 +6,7 @@ Legend: B pictures or samples, P prompts, N picture vectors, L prompt tokens, T 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,8 @@ class Florence(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) pixels to (B, N, C): the mean of the map first, then its cells row by row."""
-        return self.projector(self.vision_tower(pixels.to(self.device, self.dtype)))
+        out: Tensor = self.projector(self.vision_tower(pixels.to(self.device, self.dtype)))
+        return out
 
     def prefill(
         self,
@@ -75,7 +77,8 @@ class Florence(nn.Module):
     ) -> Tensor:
         """Logits (P, T, V) for training: decoder_ids (P, T) are the targets shifted right behind the start token."""
         memory, mask = self.read(image_features, prompt_ids, prompt_mask)
-        return self.language(memory, mask, decoder_ids.to(self.device))
+        out: Tensor = self.language(memory, mask, decoder_ids.to(self.device))
+        return out
 
     def read(
         self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor | None
@@ -116,7 +119,8 @@ class Projector(nn.Module):
         x = x + torch.cat([columns, rows], 2)
         x = x.reshape(B, H * W, C) + self.frames[0]  # A picture is frame 0, whose vector is 0, 1, 0, 1, ...
         x = torch.cat([x.mean(1, keepdim=True), x], 1)  # (B, 1 + H*W, C)
-        return self.norm(self.projection(x))
+        out: Tensor = self.norm(self.projection(x))
+        return out
 
 
 def blank(config: ModelConfig) -> Florence:
@@ -128,7 +132,7 @@ def blank(config: ModelConfig) -> Florence:
 class _Blank(TorchFunctionMode):
     """Puts what layers make on "meta", and skips their own initialisation: there it costs time and changes nothing."""
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is torch.empty:
             kwargs["device"] = "meta"

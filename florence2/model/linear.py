@@ -44,7 +44,8 @@ class MLP(nn.Module):
             x = product(x, self.up.weight, self.up.bias, self.up.bands, gelu=True)
         else:  # an adapter's layer around it
             x = F.gelu(self.up(x))
-        return self.down(F.dropout(x, self.dropout, self.training))
+        out: Tensor = self.down(F.dropout(x, self.dropout, self.training))
+        return out
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, bands: Bands, gelu: bool = False) -> Tensor:

@@ -57,7 +57,8 @@ class Reordered(Packed):
         if not has_reordered():
             return plain(x, weight, bias, gelu)
         after = ("gelu", "none") if gelu else ("none", "")
-        return torch.ops.mkldnn._linear_pointwise(x, self.form, bias, after[0], [], after[1])
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.form, bias, after[0], [], after[1])
+        return out
 
 
 class Int8(Packed):

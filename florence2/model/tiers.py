@@ -203,7 +203,7 @@ def _is_folded(model: Florence, name: str) -> bool:
     config, stage = model.config, int(part[2])
     width, height = config.map_size_wh
     cells = width * height * 4 ** (len(config.vision.dims) - 1 - stage)
-    return cells > 2 * config.vision.dims[stage]
+    return bool(cells > 2 * config.vision.dims[stage])
 
 
 def _bands(kind: str) -> Bands:

@@ -100,7 +100,8 @@ def _logged(read: Callable[..., Iterator[Sample]], path: str | Path, images: str
 def reader(format: str) -> Callable[..., Iterator[Sample]]:
     """The `read` of a format."""
     module, _, name = READERS[format].partition(":")
-    return getattr(importlib.import_module(module), name)
+    reader: Callable[..., Iterator[Sample]] = getattr(importlib.import_module(module), name)
+    return reader
 
 
 def format_of(path: str | Path) -> str:

@@ -240,7 +240,8 @@ class _Arrow:
         """The first values of one column."""
         some = self.table.column(name).slice(0, count)
         some.validate(full=True)
-        return some.to_pylist()
+        values: list[Any] = some.to_pylist()
+        return values
 
     def cell(self, name: str, row: int) -> bytes | None:
         """One value of a column of pictures; where it lies is checked, as a flipped bit would lead anywhere."""
@@ -272,7 +273,7 @@ def _bytes_of(type: pa.DataType) -> pa.DataType | None:
 
 
 def _has_path(type: pa.DataType) -> bool:
-    return pa.types.is_struct(type) and type.get_field_index("path") >= 0
+    return bool(pa.types.is_struct(type) and type.get_field_index("path") >= 0)
 
 
 def _value(scalar: pa.Scalar) -> bytes | None:

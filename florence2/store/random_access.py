@@ -96,7 +96,8 @@ def row_index_of(storage: Storage, group: UnitGroup) -> RowIndex | None:
 
 def image_positions(column: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
     """For each row the position of its picture among `ids`; those of none after all others."""
-    return pc.fill_null(pc.index_in(column, ids), len(ids)).to_numpy()
+    positions: np.ndarray = pc.fill_null(pc.index_in(column, ids), len(ids)).to_numpy()
+    return positions
 
 
 def _compacted(found: Sequence[Fragment]) -> bool:

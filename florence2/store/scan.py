@@ -72,8 +72,9 @@ def count_ok(storage: Storage, fragment: Fragment) -> int:
     column = next(n for n in range(metadata.num_columns) if metadata.schema.column(n).path == "status")
     groups = [metadata.row_group(n).column(column).statistics for n in range(metadata.num_row_groups)]
     if all(s is not None and s.has_min_max and s.min == s.max == "ok" and not s.null_count for s in groups):
-        return metadata.num_rows
-    return parquet.read(storage, fragment, ["status"])["status"].to_pylist().count("ok")
+        return int(metadata.num_rows)
+    statuses: list[str] = parquet.read(storage, fragment, ["status"])["status"].to_pylist()
+    return statuses.count("ok")
 
 
 def group_samples(storage: Storage, group: UnitGroup, view: str = "current") -> list[Sample]:
