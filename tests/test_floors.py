@@ -143,6 +143,17 @@ def test_only_one_place_opens_storage():
     assert found == ["store/storage/opening.py"], found
 
 
+def test_init_files_hold_no_logic():
+    """Names brought in, or opened on first use; the package's own holds `evaluate`, which joins two floors."""
+    wrong = []
+    for path in PACKAGE.rglob("__init__.py"):
+        allowed = {"__getattr__", "__dir__", *(["evaluate"] if path.parent == PACKAGE else [])}
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name not in allowed:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_modules_and_functions_stay_short():
     wrong = []
     for path in modules():

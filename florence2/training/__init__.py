@@ -1,37 +1,6 @@
 """Training: from a config to a checkpoint. Importing this loads no torch."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-from florence2.training.config import DataSource, TrainConfig, from_mapping, read_config
-
-if TYPE_CHECKING:
-    from florence2.training.loop import TrainResult
+from florence2.training.command import train
+from florence2.training.config import DataSource, TrainConfig, read_config
 
 __all__ = ["DataSource", "TrainConfig", "read_config", "train"]
-
-
-def train(
-    config: TrainConfig | Mapping[str, Any] | str,
-    progress: Any = None,
-    *,
-    restart: bool = False,
-    on_message: Callable[[str], None] = lambda text: None,
-    **changes: Any,
-) -> TrainResult:
-    """Train as a config, plain keys or a YAML file (a bare name: a shipped recipe) say; keywords change single keys.
-
-    `data` may be the samples themselves: Samples, rows of (picture, prompt, answer), what `datasets` loads; with other
-    keys of a source [{"samples": them, "tasks": ...}].
-    `progress` is called with each line of metrics.jsonl, `on_message` with what else is to be said. `restart` moves
-    a run in OUT aside.
-    """
-    from florence2.training.loop import run
-
-    if isinstance(config, str):
-        config = read_config(config)
-    if isinstance(config, TrainConfig):
-        config = vars(config)
-    return run(from_mapping({**config, **changes}), progress, restart=restart, on_message=on_message)

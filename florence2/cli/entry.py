@@ -1,0 +1,92 @@
+"""The command line: a table of commands, each opened by name. Knows how a command fails, not what it does.
+
+Each command is a module here with `main(argv) -> int`. A user's mistake is ValueError or OSError with one line that
+says what was expected, what came and what to do; it becomes that line on stderr and exit code 1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from types import ModuleType
+
+from florence2.cli.terminal import Printable, printable
+
+# command -> its one-line summary; the module is florence2.cli.<command> ("import" lives in import_)
+COMMANDS = {
+    "predict": "answer a task about images",
+    "import": "bring existing annotations into a store",
+    "annotate": "run specialists over a folder or a store",
+    "filter": "judge the annotations of a store",
+    "refine": "train a student on a store, re-annotate, merge; again",
+    "train": "train a model from a config",
+    "data": "check or show a data set as the model sees it",
+    "evaluate": "score a model or a specialist on a data set",
+    "report": "write a page about a store or a run",
+    "export": "write a store as COCO, VOC, YOLO, JSON Lines, Label Studio or CVAT",
+    "quantize": "measure bfloat16 and int8, keep what is good enough",
+    "convert": "save a checkpoint in another layout",
+    "push": "upload a checkpoint to the Hugging Face hub",
+    "doctor": "say what a checkpoint is, and whether it is whole",
+    "verify": "find damaged or missing parts of a store",
+    "relocate": "say where a store's pictures lie now",
+    "undo": "step a store back to an earlier snapshot",
+    "demo": "the whole idea end to end, in minutes",
+}
+# planned commands, refused in one line until they exist
+LATER = ("calibrate", "serve", "plan", "status")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if args else 2
+    if args[0] == "--version":
+        from florence2 import __version__
+
+        print(f"florence2 {__version__}")
+        return 0
+    name, rest = args[0], args[1:]
+    if name in LATER:
+        return _refuse(f"florence2: the command {name!r} is planned and not built yet; see florence2 --help", 2)
+    if name not in COMMANDS:
+        return _refuse(f"florence2: unknown command {name!r}; expected one of {', '.join(COMMANDS)}", 2)
+    module = importlib.import_module(f"florence2.cli.{name}_" if name == "import" else f"florence2.cli.{name}")
+    with redirect_stdout(Printable(sys.stdout)), redirect_stderr(Printable(sys.stderr)):  # type: ignore[type-var]
+        return _run(name, module, rest)
+
+
+def _run(name: str, module: ModuleType, rest: list[str]) -> int:
+    try:
+        return int(module.main(rest))
+    except KeyboardInterrupt:
+        return _refuse(f"florence2 {name}: interrupted; run the same command again to go on", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        return _refuse(f"florence2 {name}: {_one_line(error)}", 1)
+    except ImportError as error:
+        from florence2.cli.extras import remedy
+
+        advice = f"; {remedy(error.name)}" if error.name else ""
+        return _refuse(f"florence2 {name}: {_one_line(error)}{advice}", 1)
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())
+    return f"usage: florence2 COMMAND ...\n\n{rows}\n\nflorence2 COMMAND --help says more of each."
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:1000] or type(error).__name__
+
+
+def _refuse(line: str, code: int) -> int:
+    print(printable(line), file=sys.stderr)
+    return code
