@@ -21,7 +21,7 @@ from florence2.codec.tasks import save_tasks
 from florence2.model.checkpoint import save_model
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import check_finite
-from florence2.store.storage.local import sha256_of
+from florence2.store import sha256_of
 from florence2.training import dense, lora, optim
 from florence2.training.batches import Batch
 from florence2.training.order import Cursor
