@@ -165,7 +165,7 @@ def _begin(out: Path, plan: ExportPlan, store: Store, snapshot: int | None, on_m
 
 def _check_there(store: Store, snapshot: int | None, plan: ExportPlan, on_message: OnMessage) -> None:
     """Name what the store has no good picture of; ValueError where it has none, or where none of them is in place."""
-    counts = scan.image_statuses(store.storage, store.snapshot(snapshot))
+    counts = store.image_statuses(snapshot)
     said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status != "ok")
     if counts["missing"] and not counts["ok"]:
         raise ValueError(

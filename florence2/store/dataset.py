@@ -6,6 +6,7 @@ Knows files and records; the engine decides what is computed when, and by which 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -109,6 +110,10 @@ class Store:
     def counts(self, snapshot: int | None = None) -> dict[str, Any]:
         """Totals by status of images and annotations, failures and decisions."""
         return scan.counts(self.storage, self.snapshot(snapshot))
+
+    def image_statuses(self, snapshot: int | None = None) -> Counter[str]:
+        """How many pictures have each status."""
+        return scan.image_statuses(self.storage, self.snapshot(snapshot))
 
     def reasons(self, snapshot: int | None = None) -> dict[str, dict[str, int]]:
         """Reason words counted: of images, of failures, of annotations that are not kept."""
