@@ -1,4 +1,4 @@
-"""Targets to answers: one reader an answer kind, from groups of segments to items. Linear in length."""
+"""Targets to answers: one parser for each answer kind, from groups of segments to items. Linear in length."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ItemSpan(NamedTuple):
 
 @dataclass
 class ParseState:
-    """What a reader fills: items in order, where each stands, and the positions that no item used."""
+    """What a parser fills: items in order, the positions of each, and the positions that no item used."""
 
     task: Task
     size_wh: Size

@@ -74,7 +74,7 @@ def parse(text: str, task: Task | str, size_wh: Size, ask: Ask | None = None) ->
 def parse_ids(
     ids: Sequence[int], tokenizer: Tokenizer, task: Task | str, size_wh: Size, ask: Ask | None = None
 ) -> tuple[Parsed, dict[str, ItemSpan]]:
-    """The answer that generated ids hold, and for each of its items where in the ids it stands."""
+    """The answer that generated ids hold, and for each of its items its positions in the ids."""
     state = read(segments_of_ids(ids, tokenizer), task_of(task), size_wh, ask)
     return state.parsed, state.spans
 
@@ -85,9 +85,9 @@ def unused_positions(ids: Sequence[int], tokenizer: Tokenizer, task: Task | str)
 
 
 def canonical(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | None = None) -> Parsed:
-    """The answer as a target can say it: places at bin centres, equal labels together, ids r0, g0, t0, no scores.
+    """The answer as a target can represent it: places at bin centres, equal labels together, ids r0, g0, t0, no scores.
 
-    What no target can say (a box without a label, a region without a place, broken Unicode) raises ValueError.
+    What no target can represent (a box without a label, a region without a place, broken Unicode) raises ValueError.
     """
     task = task_of(task)
     return _CANONICAL[task.output_kind](parsed, task, size_wh, ask or Ask(task.token))

@@ -1,6 +1,6 @@
 """The legal next token: one automaton an answer kind, over ids. Knows no model and no scores.
 
-It stands after the forced leading `<s>`. Labels begin with a letter that can be seen, places are complete, a box has
+It starts after the forced leading `<s>`. Labels begin with a letter that can be seen, places are complete, a box has
 x1 <= x2 and y1 <= y2, and of special tokens only the kind's own and `</s>` occur. The budget is known: an item is begun
 only if it can be closed, so an answer is never cut inside one.
 
@@ -32,7 +32,7 @@ POINTS = 6  # locations of the smallest polygon
 
 
 @dataclass(frozen=True)
-class Shape:
+class AnswerShape:
     """What one answer kind allows. `length`: locations of a place; `again`: what may follow a complete place."""
 
     text: bool = False
@@ -42,14 +42,14 @@ class Shape:
 
 
 SHAPES = {
-    "text": Shape(text=True),
-    "quads": Shape(text=True, length=8, again=("text",)),
-    "labelled_boxes": Shape(text=True, length=4, again=("text", "place")),
-    "boxes": Shape(length=4, again=("place",)),
-    "phrases": Shape(text=True, length=4, again=("text", "place")),
-    "polygons": Shape(polygons=True, again=("poly",)),
-    "open_boxes": Shape(text=True, length=4, polygons=True, again=("text", "place", "poly")),
-    "region_text": Shape(text=True, length=4),
+    "text": AnswerShape(text=True),
+    "quads": AnswerShape(text=True, length=8, again=("text",)),
+    "labelled_boxes": AnswerShape(text=True, length=4, again=("text", "place")),
+    "boxes": AnswerShape(length=4, again=("place",)),
+    "phrases": AnswerShape(text=True, length=4, again=("text", "place")),
+    "polygons": AnswerShape(polygons=True, again=("poly",)),
+    "open_boxes": AnswerShape(text=True, length=4, polygons=True, again=("text", "place", "poly")),
+    "region_text": AnswerShape(text=True, length=4),
 }
 
 

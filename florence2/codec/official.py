@@ -4,8 +4,9 @@
 against that processor. `style="microsoft"` is what the remote code answers since July 2024 (floats); where the two
 differ beyond that, the remote side was taken from reading it, without running it, and is marked [read].
 
-The official code searches with regular expressions that take quadratic time on long runs. What each finds is said here
-beside the scan that finds the same. Our own answers (answers.py) share none of this: docs/codec.md lists what differs.
+The official code searches with regular expressions that take quadratic time on long runs. What each finds is documented
+here beside the scan that finds the same. Our own answers (answers.py) share none of this: docs/codec.md lists what
+differs.
 """
 
 from __future__ import annotations
@@ -79,8 +80,9 @@ def official(text: str, task: Task | str, size_wh: tuple[int, int], style: str =
 def avg_loc_scores(text: str, spans: Sequence[tuple[int, int]], log_probabilities: Sequence[float]) -> list[float]:
     """The remote code's score of each box of detection [read]: exp of the mean log-probability of its four locations.
 
-    `text` is generated text without the decoder's start id, `spans` where each id stands in it (`decode_with_spans`).
-    The fault is kept: one leading `<s>` is reckoned with, further ones shift which ids are taken.
+    `text` is generated text without the decoder's start id, `spans` the (start, end) of each id in it
+    (`decode_with_spans`). The fault is kept: one leading `<s>` is reckoned with, further ones shift which ids are
+    taken.
     """
     if len(spans) != len(log_probabilities):
         raise ValueError(f"log_probabilities: expected one an id, {len(spans)}, got {len(log_probabilities)}")
@@ -100,7 +102,7 @@ def avg_loc_scores(text: str, spans: Sequence[tuple[int, int]], log_probabilitie
 
 
 def decode_with_spans(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, list[tuple[int, int]]]:
-    """The text of ids decoded one by one, as the official code does it, and where each id stands in it.
+    """The text of ids decoded one by one, as the official code does it, and the (start, end) of each id in it.
 
     A letter that takes several ids becomes several U+FFFD.
     """
@@ -119,7 +121,7 @@ def _cleaned(text: str) -> str:
 def _runs(text: str, marks: re.Pattern[str], phrase: bool) -> Iterator[tuple[int, int, int]]:
     r"""(start, start of the marks, end) of what `([^<]+(?:MARK){4,})`, or without a phrase `(?:MARK){4,}`, finds.
 
-    A run of letters is taken whole or not at all, for only its end stands before a `<`; so one try a run is enough.
+    A run of letters is taken whole or not at all, for only its end comes before a `<`; so one try a run is enough.
     A broken mark leaves its letters: in `<loc_3>cat<loc_1>..` the run is `loc_3>cat`.
     """
     position = 0
@@ -158,7 +160,7 @@ def _ocr(text: str, size_wh: tuple[int, int], native: bool) -> dict[str, list[An
     """
     text = _cleaned(text) if native else text.replace("<s>", "")
     places = [(match.start(), match.end(), match.group(1)) for match in _LOCATION.finditer(text)]
-    following = [1] * len(places)  # how many locations stand side by side from each on
+    following = [1] * len(places)  # how many locations are adjacent from each on
     for index in range(len(places) - 2, -1, -1):
         if places[index][1] == places[index + 1][0]:
             following[index] += following[index + 1]

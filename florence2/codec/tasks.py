@@ -92,7 +92,7 @@ def _table(*rows: tuple[str, str, str, str]) -> dict[str, Task]:
     return {row[0]: Task(*row) for row in rows}
 
 
-TASKS: dict[str, Task] = _table(  # in the order in which the official processor looks for them
+TASKS: dict[str, Task] = _table(  # in the order in which the official processor matches them
     ("<OCR>", "What is the text in the image?", "text", "ocr"),
     ("<OCR_WITH_REGION>", "What is the text in the image, with regions?", "quads", "text"),
     ("<CAPTION>", "What does the image describe?", "text", "brief"),

@@ -154,7 +154,7 @@ class Tokenizer:
         return b"".join([self.token_bytes(index) for index in ids]).decode("utf-8", "replace")
 
     def token_bytes(self, index: int) -> bytes:
-        """The bytes that one id stands for; none for an id beyond the vocabulary (a padding row)."""
+        """The bytes of one id; none for an id beyond the vocabulary (a padding row)."""
         return self._bytes[index] if 0 <= index < self.vocab_size else b""
 
     def token_of(self, index: int) -> str:

@@ -383,7 +383,7 @@ def _if_any(task: Task, sample: Sample, regions: Sequence[Region]) -> Pairs:
 
 
 def _content(parsed: Parsed) -> str:
-    """What an answer says, ids and makers aside."""
+    """The content of an answer without ids and sources."""
     place = {region.id: index for index, region in enumerate(parsed.regions)}
     texts = [(text.text, text.question) for text in parsed.texts]
     regions = [(r.box, r.label, r.description, r.quad, r.polygons) for r in parsed.regions]

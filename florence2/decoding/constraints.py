@@ -21,7 +21,7 @@ UNLIMITED = 1 << 30
 MASKED = float("-inf")
 
 
-class TokenSet(Protocol):
+class TokenMask(Protocol):
     """The tokens allowed in one place: `mask` is (V,) bool, equal keys mean equal masks.
 
     `limited` says that the budget took tokens out of it; `span` that it is just the ids first <= id < last.
@@ -37,11 +37,11 @@ class TokenSet(Protocol):
     def span(self) -> tuple[int, int] | None: ...
 
 
-class Automaton(Protocol):
+class TokenAutomaton(Protocol):
     """A grammar over token ids that starts after the leading `<s>` and ends with `</s>`."""
 
     def start(self) -> Any: ...
-    def allowed(self, state: Any, remaining: int) -> TokenSet: ...
+    def allowed(self, state: Any, remaining: int) -> TokenMask: ...
     def advance(self, state: Any, token_id: int) -> Any: ...
 
 
@@ -70,11 +70,11 @@ class Grammar:
 
     start = eos = EOS
 
-    def __init__(self, automata: Sequence[Automaton], budgets: Sequence[int]):
+    def __init__(self, automata: Sequence[TokenAutomaton], budgets: Sequence[int]):
         self.automata = list(automata)
         self.remaining = list(budgets)
         self.states: list[Any] = [None] * len(self.automata)  # None: before the leading <s>
-        self._allowed: list[TokenSet | None] | None = None  # of this step; None for a row before the leading <s>
+        self._allowed: list[TokenMask | None] | None = None  # of this step; None for a row before the leading <s>
         self._masks: dict[tuple[Hashable, torch.device], Tensor] = {}
 
     def spans(self) -> list[tuple[int, int] | None]:
@@ -133,7 +133,7 @@ class Grammar:
         self.remaining += other.remaining
         self._allowed = None
 
-    def _sets(self) -> list[TokenSet | None]:
+    def _sets(self) -> list[TokenMask | None]:
         if self._allowed is None:
             self._allowed = [
                 None if state is None else automaton.allowed(state, remaining)
@@ -141,7 +141,7 @@ class Grammar:
             ]
         return self._allowed
 
-    def _mask(self, allowed: TokenSet, scores: Tensor) -> Tensor:
+    def _mask(self, allowed: TokenMask, scores: Tensor) -> Tensor:
         key = (allowed.key, scores.device)
         if key not in self._masks:
             if len(self._masks) >= 512:  # 25 MB over the official vocabulary

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from florence2.decoding.constraints import BOS, EOS, Automaton, Constraint, Grammar, Official
+from florence2.decoding.constraints import BOS, EOS, Constraint, Grammar, Official, TokenAutomaton
 from florence2.decoding.search import BeamSearch, Generated, GreedySearch, Ranking, Search
 
 
@@ -41,13 +41,13 @@ def generate(
     prompt_ids: Tensor,
     prompt_mask: Tensor,
     budgets: Sequence[int],
-    automata: Sequence[Automaton] | None = None,
+    automata: Sequence[TokenAutomaton] | None = None,
     rules: Rules = Rules(),
 ) -> list[Generated]:
     """Answer each prompt (B, L) about its image (B, N, d), with at most its budget of tokens (start token not counted).
 
-    With `automata` (one a prompt) the grammars decide what may be said, and of `rules` only the search is taken;
-    without, the official rules do.
+    With `automata` (one a prompt) the grammars decide which tokens are allowed, and of `rules` only the search is
+    taken; without, the official rules do.
     """
     with torch.inference_mode():
         cache = model.prefill(image_features, prompt_ids, prompt_mask)
@@ -66,7 +66,7 @@ def search_of(model: Generator, rules: Rules, device: Any = None) -> Search:
     return BeamSearch(model, Ranking(rules.num_beams, rules.length_penalty, rules.early_stopping), device)
 
 
-def constraint_of(budgets: Sequence[int], automata: Sequence[Automaton] | None, rules: Rules) -> Constraint:
+def constraint_of(budgets: Sequence[int], automata: Sequence[TokenAutomaton] | None, rules: Rules) -> Constraint:
     """What a batch of requests may say: by their automata where given, or by the official rules."""
     if automata is not None:
         return Grammar(automata, budgets)

@@ -1,7 +1,7 @@
 """Which tokens have followed the last n-1 tokens of a row, found by hash however long the row is.
 
 Beams fork and die. A fork shares its past: the past becomes a segment, and each of its children writes one of its own.
-A segment that is left with one child is joined with it, the smaller table into the larger; so a row never looks
+A segment that is left with one child is joined with it, the smaller table into the larger; so a row never searches
 through more segments than there are beams, and nothing is copied at a fork.
 
     forked:  A-B-C-+-D-E      when X dies:  A-B-C-D-E

@@ -241,7 +241,7 @@ class Ranking:
         return [start]
 
     def candidates(self) -> int:
-        """How many continuations of one sample are looked at: enough to go on if the best `width` all end."""
+        """How many continuations of one sample are kept for selection: enough to go on if the best `width` all end."""
         return 2 * self.width
 
     def may_finish(self, rank: int) -> bool:

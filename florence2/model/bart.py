@@ -126,7 +126,7 @@ class PositionedInput(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, start: int | Tensor) -> Tensor:
-        """(B, T, C) whose first token stands at `start`; with (B,) starts a row, each row has one token."""
+        """(B, T, C) whose first token has position `start`; with (B,) starts a row, each row has one token."""
         if isinstance(start, Tensor):
             x = x + self.positions.weight[start + OFFSET][:, None]
         else:
@@ -155,7 +155,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(EncoderLayer):
-    """As the encoder's, the attention looking back only, with attention to the encoder's output between the two."""
+    """As the encoder's, its self-attention causal, with attention to the encoder's output between the two."""
 
     def __init__(self, config: TextConfig, heads: int, ffn: int) -> None:
         super().__init__(config, heads, ffn)

@@ -2,7 +2,7 @@
 
 Legend: R rows being decoded, B samples, L layers, G heads, T tokens so far, M encoder positions, D width of a head.
 A sample may have any number of rows (beams); they share its cross keys and values and are never copied for them.
-Rows may stand at different positions, since a sample can join while others are being decoded. Which row belongs to
+Rows may be at different positions, since a sample can join while others are being decoded. Which row belongs to
 which sample, and how long each is, is known on the host: nothing here waits for the device.
 """
 
@@ -22,7 +22,7 @@ class OwnKeys(Protocol):
     lengths: list[int]
 
     def positions(self) -> int | Tensor:
-        """Where each row's next token stands: one number, or (R,) where rows differ."""
+        """The position of each row's next token: one number, or (R,) where rows differ."""
         ...
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -158,7 +158,7 @@ class Cache:
         self.beam_rows: Tensor | None = None
         """(B, most rows) the rows of each sample, short ones filled up; None: one row a sample, in order."""
         self.row_slot: Tensor | None = None
-        """(R,) where each row stands among the flattened beam_rows."""
+        """(R,) the index of each row among the flattened beam_rows."""
 
     @property
     def rows(self) -> int:

@@ -80,7 +80,7 @@ class Stage(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """A strided convolution; the norm stands before it, in the first stage after it."""
+    """A strided convolution; the norm comes before it, in the first stage after it."""
 
     def __init__(self, config: VisionConfig, s: int) -> None:
         super().__init__()

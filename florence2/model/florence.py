@@ -20,7 +20,7 @@ from florence2.model.linear import Linear
 
 
 class Florence(nn.Module):
-    """Florence-2 (Xiao et al., arXiv 2311.06242). Look once with `encode_image`, then ask any number of prompts."""
+    """Florence-2 (Xiao et al., arXiv 2311.06242). Encode once with `encode_image`, then run any number of prompts."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

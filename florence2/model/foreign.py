@@ -110,7 +110,7 @@ def read_config(folder: Path, layout: str, sizes: Mapping[str, int]) -> ModelCon
 
 
 def write_config(config: ModelConfig, layout: str, dtype: str) -> dict[str, dict[str, Any]]:
-    """File name -> content: what stands beside the weights in a published layout."""
+    """File name -> content: the files beside the weights in a published layout."""
     column = {"microsoft": 0, "transformers": -1}[layout]
     vision = {keys[column]: _plain(getattr(config.vision, ours)) for ours, keys, *_ in VISION}
     text = {keys[column]: getattr(config.text, ours) for ours, keys, *_ in TEXT}

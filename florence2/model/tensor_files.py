@@ -32,7 +32,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 THREADS = min(8, os.cpu_count() or 1)
 LARGEST = 65504.0  # no weight in use comes near; a flipped bit in an exponent goes far beyond
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_BLOCK = 1 << 20  # values that are looked at together
+_BLOCK = 1 << 20  # values that are checked together
 
 
 class TensorFile:

@@ -1,4 +1,4 @@
-"""An answer: what the model said, read into records, and the forms in which people take it further.
+"""An answer: the model's output parsed into records, and conversions to the forms of other tools.
 
 Knows no model. Coordinates are pixels of the upright picture; `text` and `token_ids` are as generated, the decoder's
 start token first (transformers' `generate` returns the same).
@@ -104,7 +104,7 @@ class Answer(Parsed):
         return official.official(self.text, self._task(), self.size_wh, style)
 
     def to_json(self) -> dict[str, Any]:
-        """The answer as plain JSON types: what was asked, what was said, and the tokens."""
+        """The answer as plain JSON types: the ask, the parsed answer, and the tokens."""
         out: dict[str, Any] = {"task": self.task, "prompt": self.prompt, "size_wh": list(self.size_wh)}
         for name in ("texts", "regions", "groundings"):
             out[name] = [to_json(item) for item in getattr(self, name)]
@@ -189,7 +189,7 @@ class Answer(Parsed):
             prediction["score"] = float(np.mean(scores))
         return {"data": {"image": str(self.image) if is_path(self.image) else ""}, "predictions": [prediction]}
 
-    # ---- to look at ----
+    # ---- visualisation ----
 
     def draw(self, image: ImageSource | None = None) -> PilImage:
         """The picture with the answer drawn on it, a PIL image; `image` is needed where the answer holds none."""

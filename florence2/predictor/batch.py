@@ -4,7 +4,8 @@
 
 Every step takes what the steps before it make as well, and a Failure, which stays in its place. Asks of any tasks
 share a batch; requests with different search rules are grouped wherever they stand. Opens no file of its own, starts
-no thread, keeps nothing between calls: who holds EncodedImages (by content, say) asks about them without a new look.
+no thread, keeps nothing between calls: who holds EncodedImages (by content, say) asks about them without encoding
+again.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Request:
     decoding: Decoding
 
 
-class Predictor(Protocol):
+class ModelParts(Protocol):
     """What a batch needs: the weights, the tokenizer, the table of tasks."""
 
     model: Florence
@@ -81,8 +82,8 @@ def load(config: ModelConfig, image: ImageSource) -> LoadedImage:
 
 
 @torch.inference_mode()
-def encode(predictor: Predictor, pictures: Sequence[Picture | Failure]) -> list[EncodedImage | Failure]:
-    """Look at the pictures together; those already encoded stay as they are."""
+def encode(predictor: ModelParts, pictures: Sequence[Picture | Failure]) -> list[EncodedImage | Failure]:
+    """Encode the pictures together; those already encoded stay as they are."""
     loaded = [_loaded(predictor.model.config, picture) for picture in pictures]
     new = [one for one in loaded if isinstance(one, LoadedImage)]
     features = iter(predictor.model.encode_image(torch.stack([one.pixels for one in new])) if new else ())
@@ -91,7 +92,7 @@ def encode(predictor: Predictor, pictures: Sequence[Picture | Failure]) -> list[
     ]
 
 
-def answer(predictor: Predictor, requests: Sequence[Request]) -> list[list[Answer | Failure]]:
+def answer(predictor: ModelParts, requests: Sequence[Request]) -> list[list[Answer | Failure]]:
     """For each request the answer to each of its asks, or why there is none."""
     pictures = encode(predictor, [request.image for request in requests])
     pairs = [(picture, ask, one.decoding) for picture, one in zip(pictures, requests) for ask in one.asks]
@@ -129,7 +130,7 @@ class _Row:
 
 
 def _row_or_failure(
-    predictor: Predictor, picture: EncodedImage | Failure, ask: Ask, decoding: Decoding
+    predictor: ModelParts, picture: EncodedImage | Failure, ask: Ask, decoding: Decoding
 ) -> _Row | Failure:
     if isinstance(picture, Failure):
         return picture
@@ -139,7 +140,7 @@ def _row_or_failure(
         return failure_of(error, picture.image)
 
 
-def _row(predictor: Predictor, picture: EncodedImage, ask: Ask, decoding: Decoding) -> _Row:
+def _row(predictor: ModelParts, picture: EncodedImage, ask: Ask, decoding: Decoding) -> _Row:
     task = task_of(ask.task, predictor.tasks)
     prompt = prompt_of(ask, picture.size_wh, predictor.tasks)
     ids = predictor.tokenizer.prompt_ids(prompt)
@@ -153,7 +154,7 @@ def _row(predictor: Predictor, picture: EncodedImage, ask: Ask, decoding: Decodi
 
 
 @torch.inference_mode()
-def _decode(predictor: Predictor, rows: Sequence[_Row]) -> list[Answer]:
+def _decode(predictor: ModelParts, rows: Sequence[_Row]) -> list[Answer]:
     """The answers of one group."""
     ids, mask = _pad([row.prompt_ids for row in rows], predictor.model)
     features = torch.stack([row.picture.features for row in rows])

@@ -41,7 +41,7 @@ IGNORED: dict[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckpointReport:
     """What was found. `problems` make the checkpoint unfit; `notes` are worth knowing."""
 
     source: str
@@ -54,7 +54,7 @@ class Report:
 
 def examine(
     source: str | os.PathLike[str], revision: str | None = None, adapter: str | os.PathLike[str] | None = None
-) -> Report:
+) -> CheckpointReport:
     """Open a checkpoint as `load` does, and check itself; what cannot be opened at all raises as in `load`."""
     found = checkpoints.find(source, revision, adapter)
     checkpoint, model, tokenizer = found.checkpoint(), found.model("float32"), found.tokenizer()
@@ -68,7 +68,7 @@ def examine(
     check_problems: list[str] = []
     if not problems:
         check_notes, check_problems = self_check(predictor)
-    return Report(
+    return CheckpointReport(
         os.fspath(source),
         checkpoint.layout,
         next((name for name, size in SIZES.items() if size.vision.dims == model.config.vision.dims), "its own"),

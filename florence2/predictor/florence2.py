@@ -42,7 +42,7 @@ NO_GATE = "the gate measures whole checkpoints on a CPU: the weights' own tier"
 
 
 class Florence2:
-    """A Florence-2 model with its tokenizer and its tasks: look once, ask many times."""
+    """A Florence-2 model with its tokenizer and its tasks: encode a picture once, ask many times."""
 
     def __init__(self, model: Florence, tokenizer: Tokenizer, tasks: Mapping[str, Task] | None = None):
         self.model = model.eval()
@@ -65,7 +65,7 @@ class Florence2:
 
     @property
     def config(self) -> ModelConfig:
-        """What the model is, and the rules by which it decodes unless told otherwise."""
+        """What the model is, and the rules by which it decodes unless a call names others."""
         return self.model.config
 
     @property
@@ -220,7 +220,7 @@ class Florence2:
         return self._predict_many(items, lambda _: shared, batch_size, on_error == "raise")
 
     def encode_image(self, image: ImageInput) -> EncodedImage:
-        """Look at a picture once; the result takes the place of the picture in any number of `predict` calls."""
+        """Encode a picture once; the result takes the place of the picture in any number of `predict` calls."""
         if isinstance(image, EncodedImage):
             return image
         encoded = self.encode_images([batch.load(self.config, image)])[0]
@@ -228,7 +228,7 @@ class Florence2:
         return encoded
 
     def encode_images(self, images: Sequence[Picture | Failure]) -> list[EncodedImage | Failure]:
-        """Look at many pictures together; a Failure in the place of one that cannot be loaded."""
+        """Encode many pictures together; a Failure in the place of one that cannot be loaded."""
         return batch.encode(self, images)
 
     def request(

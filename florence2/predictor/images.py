@@ -1,6 +1,6 @@
 """Pictures on their way in: any form that a picture may have, to pixels or a Failure; ahead of the model, in threads.
 
-A picture that cannot be loaded never stops the others: it becomes a Failure that stands in its place, and
+A picture that cannot be loaded never stops the others: it becomes a Failure in its place, and
 `each_in_place` does the rest in one call around it. Knows no model.
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 from florence2.geometry import iou
 from florence2.records import Region, Sample
 
-SAME_PLACE = 0.5  # IoU from which two boxes are the same thing
+SAME_PLACE = 0.5  # IoU from which two boxes are the same object
 MOVED_PX = 0.5  # an edge that moved less has not moved
 
 

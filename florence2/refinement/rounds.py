@@ -87,7 +87,7 @@ def refine(
     `recipe` holds keys of `train` for the students. `tasks` are those that they learn, and are asked where the picture
     alone is enough; unless named, they learn what the kept annotations can train and are asked the student's own tasks
     among it. Their objects have one of `labels`; unless named, one that a kept annotation has. `rules` are as for
-    `filter`; None: those the store was last judged by. `merging` None keeps all that stands side by side.
+    `filter`; None: those the store was last judged by. `merging` None keeps the sources' items side by side.
     `from_previous`: a later student starts from the one before.
     """
     if rounds < 1 or folds < 1:

@@ -1,7 +1,7 @@
 """Batches of tensors made from planned pairs. Knows sources and tokens, not the model nor its loss.
 
-Asks put to one picture stand side by side, so that the picture is encoded once for all of them. What cannot be used is
-left out and named, never passed over in silence.
+Asks about one picture are adjacent, so that the picture is encoded once for all of them. What cannot be used is
+left out and reported by name, never silently.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PART = 32  # pairs that are padded together: short targets by themselves
 
 @dataclass(frozen=True)
 class PaddedPairs:
-    """Pairs of like length: `picture` (P,) says which picture of the batch each looks at."""
+    """Pairs of like length: `picture` (P,) says which picture of the batch each is about."""
 
     picture: Tensor
     prompt_ids: Tensor
@@ -43,7 +43,7 @@ class PaddedPairs:
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward: pictures (B, H, W, 3) uint8, the pairs in parts, what each cell should say."""
+    """One forward: pictures (B, H, W, 3) uint8, the pairs in parts, the target of each cell."""
 
     pictures: Tensor
     parts: tuple[PaddedPairs, ...]
@@ -51,7 +51,7 @@ class Batch:
     examples: tuple[Example, ...]
     left_out: tuple[LeftOut, ...]
     pictures_of: tuple[int, ...] = ()
-    """Which picture each example looks at."""
+    """(examples,): the index of each example's picture."""
     cursor: Cursor = field(default_factory=Cursor)
     epoch: int = 0
 

@@ -24,7 +24,7 @@ from florence2.training.examples import LeftOut, Limits, TaskMixture, fitted, so
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: `reason` is one word that can be counted."""
+    """One fault of a data set: `reason` is one word that can be counted."""
 
     id: str
     image: str
@@ -60,7 +60,7 @@ def problems(
 ) -> Iterator[Problem]:
     """What would be refused or left out in training: records that the reader of `samples` refuses, which it collects in
     `unread`, then what is wrong by sample."""
-    told = 0
+    reported = 0
     going = True
     while going:
         sample = None
@@ -71,8 +71,8 @@ def problems(
         except ValueError as error:  # nothing after it can be read
             unread.refused.append(str(error))
             going = False
-        yield from (Problem("", "", "unreadable", line) for line in unread.refused[told:])
-        told = len(unread.refused)
+        yield from (Problem("", "", "unreadable", line) for line in unread.refused[reported:])
+        reported = len(unread.refused)
         if sample is None:
             continue
         name = sample.image.member or sample.image.uri or sample.image.id

@@ -46,7 +46,7 @@ class DataSource:
     images: str = ""
     """The folder that relative picture paths start from; empty: as the format says."""
     pairs: int = 1
-    """Asks put to one picture side by side; the picture is encoded once for all of them."""
+    """Asks about one picture in a batch; the picture is encoded once for all of them."""
     epochs: tuple[int, int] | None = None
     """First and last epoch (from 0, both included) that use this source; a curriculum is made of such spans."""
     snapshot: int | None = None

@@ -46,7 +46,7 @@ class PlannedPicture:
 
 
 class TrainingSource(Protocol):
-    """Numbered pictures and their asks; `pairs` of them stand side by side. The tokenizer may come later."""
+    """Numbered pictures and their asks; `pairs` of them are in one group. The tokenizer may come later."""
 
     source: DataSource
     pairs: int
@@ -124,12 +124,12 @@ class SampleSource:
 
     def plan(self, number: int, epoch: int, seed: int) -> PlannedPicture | LeftOut | None:
         sample = self.sample(number)
-        self.unread.refused.clear()  # reported when the data were looked at
+        self.unread.refused.clear()  # reported when the data were examined
         if isinstance(sample, LeftOut):
             return sample
         if not self.trained(sample):
             return None
-        sample, _ = sound(sample, self.tasks)  # what it leaves out was counted when the data were looked at
+        sample, _ = sound(sample, self.tasks)  # what it leaves out was counted when the data were examined
         rng = random.Random(f"{seed}:{epoch}:{sample.id}:asks")
         asks: list[int] = []
         for ask, (task, _, _) in enumerate(self.tasks.truths(sample)):
@@ -203,7 +203,7 @@ class SceneSource:
     def _draw(self, seed: int) -> tuple[np.ndarray, Sample]:
         try:
             return draw(seed, **self.options)
-        except ValueError:  # a wide sign left no room for the least thing: without it there is always room
+        except ValueError:  # a wide sign left no room for the smallest object: without it there is always room
             return draw(seed, **{**self.options, "signs": 0})
 
 
@@ -228,7 +228,7 @@ def sized(sample: Sample) -> Sample:
 
 
 def same_size(sample: Sample, size_wh: tuple[int, int]) -> None:
-    """BadImage where the record tells another size than the file has: its places would be wrong."""
+    """BadImage where the record states another size than the file has: its places would be wrong."""
     image = sample.image
     if image.width and image.height and image.size_wh != size_wh:
         detail = f"the record says {image.width}x{image.height}, the file is {size_wh[0]}x{size_wh[1]}"

@@ -1,4 +1,4 @@
-"""The auxiliary loss on the tower's last map: what stands in each cell, so that the tower learns to see early.
+"""The auxiliary loss on the tower's last map: the contents of each cell, so that the tower gets a direct signal early.
 
 Per cell: is an object's middle here (objectness), its box, its label, the words of its description, and the letters
 written in the cell. It is DETR's and FCOS's work done by one linear layer, so what it learns is in the map itself.
@@ -31,7 +31,7 @@ FILE = "dense.safetensors"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The labels and description words that the head tells apart, in the order of its rows."""
+    """The labels and description words that the head classifies, in the order of its rows."""
 
     labels: tuple[str, ...]
     words: tuple[str, ...]
@@ -56,7 +56,7 @@ class Vocabulary:
 
 
 def label_of(region: Region) -> str:
-    """What the head calls a region."""
+    """The label of a region in the head's vocabulary."""
     return TEXT if region.kind == "text" else region.label.lower()
 
 
@@ -218,7 +218,7 @@ def _area(region: Region) -> float:
 
 
 def _write_letters(region: Region, letters: np.ndarray, scale: np.ndarray, side: int) -> None:
-    """Mark each letter in the cell where it stands, letters spread evenly along the line."""
+    """Mark each letter in the cell where it lies, letters spread evenly along the line."""
     x1, y1, x2, y2 = region.box or (0.0, 0.0, 0.0, 0.0)
     quad = np.asarray(region.quad or (x1, y1, x2, y1, x2, y2, x1, y2), np.float32).reshape(4, 2)
     start, end = (quad[0] + quad[3]) / 2, (quad[1] + quad[2]) / 2

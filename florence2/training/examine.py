@@ -1,4 +1,4 @@
-"""A look at the data before the first step: what of it the model will see, and a refusal where that is under half."""
+"""Examines the data before the first step: what of it the model will see, and a refusal where that is under half."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from florence2.sources import files
 from florence2.training.datasets import SampleSource, SceneSource, TrainingSource, same_size, sized
 from florence2.training.examples import Example, LeftOut, Truth, fitted, left_out, sound
 
-WHOLE = 10_000  # samples of a set up to which all are looked at
+WHOLE = 10_000  # samples of a set up to which all are examined
 DRAWN = 1_000  # of a larger one so many
 SCENES = 16
 OF_TEXT = ("too_long", "long_prompt", "empty", "unwritable")  # reasons that no picture has
@@ -62,8 +62,8 @@ class Tally:
 
 @dataclass
 class Examination:
-    """What was found: pairs that were looked at and fit, what is left out, how many an epoch of each source has
-    (estimated from those looked at where a set is large)."""
+    """The result: pairs that were examined and fit, what is left out, how many an epoch of each source has
+    (estimated from those examined where a set is large)."""
 
     pairs: int = 0
     fit: int = 0
@@ -89,19 +89,21 @@ class Examination:
 
 
 def examine(sources: Sequence[TrainingSource], on_error: str = "skip") -> Examination:
-    """Look at all pairs, of large sets at drawn ones; ValueError where nothing or under half could be trained on.
+    """Examine all pairs, of large sets a random sample; ValueError where nothing or under half could be trained on.
 
     With `on_error` raise every picture is opened, and the first that cannot be used is refused.
     """
     found = Examination()
     for number, source in enumerate(sources):
         before = found.pairs
-        looked = _scenes(source, found) if isinstance(source, SceneSource) else _samples(source, found, on_error)
+        examined_count = (
+            _scenes(source, found) if isinstance(source, SceneSource) else _samples(source, found, on_error)
+        )
         if found.pairs == before:
             named = ", ".join(task.name for task in source.tasks.tasks)
             where = source.source.path
             raise ValueError(
-                f"data[{number}]: {where}: {looked} samples hold no pair for {named[:200]}"
+                f"data[{number}]: {where}: {examined_count} samples hold no pair for {named[:200]}"
                 f"{': ' + str(found.lost) if found.lost.counts else ''}; check the path, the split and the tasks"
             )
     if 2 * found.fit < found.pairs or not found.fit:
@@ -117,7 +119,7 @@ def _samples(source: TrainingSource, found: Examination, on_error: str) -> int:
     if count > WHOLE and on_error != "raise":
         numbers = sorted(random.Random(0).sample(numbers, DRAWN))
     check = _decoded if on_error == "raise" else _opened
-    an_epoch, looked = 0.0, 0
+    an_epoch, examined_count = 0.0, 0
     for line in source.unread.refused:
         found.add(LeftOut("unreadable", line.partition(": ")[0], "", "", line))
     source.unread.refused.clear()
@@ -131,7 +133,7 @@ def _samples(source: TrainingSource, found: Examination, on_error: str) -> int:
         items, source.unread.refused = source.unread.refused, []
         if not source.trained(sample):
             continue
-        looked += 1
+        examined_count += 1
         for line in items:
             found.unsound.add(LeftOut("unreadable", line.partition(": ")[0], "", "", line))
         sample, unsound = sound(sample, source.tasks)
@@ -146,7 +148,7 @@ def _samples(source: TrainingSource, found: Examination, on_error: str) -> int:
             found.add(result)
         an_epoch += sum(source.source.weight * source.tasks.weights[task.token] for task, _, _ in truths)
     found.pairs_by_source.append(an_epoch * count / max(1, len(numbers)))
-    return looked
+    return examined_count
 
 
 def examined(
@@ -182,10 +184,10 @@ def _decoded(sample: Sample) -> Sample:
 
 
 def _scenes(source: SceneSource, found: Examination) -> int:
-    looked = min(SCENES, source.count(0))
-    for number in range(looked):
+    examined_count = min(SCENES, source.count(0))
+    for number in range(examined_count):
         planned = source.plan(number, 0, 0)
         for result in source.load(planned, planned.asks, random.Random(number))[2]:
             found.add(result)
     found.pairs_by_source.append(float(source.count(0) * source.pairs))
-    return looked
+    return examined_count

@@ -1,6 +1,6 @@
 """From a Sample to what the model is trained on: (ask, target) pairs by the tasks' own truths, as token ids.
 
-The encoder gets the picture and the prompt, the decoder the target: no token of an answer ever stands in a prompt.
+The encoder gets the picture and the prompt, the decoder the target: no token of an answer is ever in a prompt.
 """
 
 from __future__ import annotations

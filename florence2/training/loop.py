@@ -21,11 +21,11 @@ from florence2.training import lora
 from florence2.training import ranks as processes
 from florence2.training.batches import Batch
 from florence2.training.config import TrainConfig
-from florence2.training.evaluations import Evaluations
 from florence2.training.examine import Tally
 from florence2.training.examples import LeftOut
+from florence2.training.periodic_evaluation import Evaluations
 from florence2.training.reload import check_reload
-from florence2.training.run_folder import LEFT_OUT, METRICS, Journal, RunFolder, read_lines
+from florence2.training.run_folder import LEFT_OUT, METRICS, JsonLinesWriter, RunFolder, read_lines
 from florence2.training.setup import TrainingJob, prepare
 from florence2.training.trainer import NotFinite, Progress, Trainer, keep_batches, now
 
@@ -124,7 +124,7 @@ class Run:
                 lora.keep_base(job.start, self.folder.path)
         job.ranks.wait()
         if job.found.lost.counts and first:
-            self.on_message(f"data: of {job.found.pairs} pairs looked at are left out: {job.found.lost}")
+            self.on_message(f"data: of {job.found.pairs} pairs examined are left out: {job.found.lost}")
         if job.found.unsound.counts and first:
             self.on_message(f"data: regions and texts that are left out of their samples: {job.found.unsound}")
         if job.found.questions and first:
@@ -135,7 +135,7 @@ class Run:
             )
         evaluations = Evaluations(job, trainer, self.folder, self.on_message)
         losses = Losses(self.folder, first)
-        with _stop_asked() as stop, contextlib.closing(self._journal(METRICS)) as metrics:
+        with _stop_asked() as stop, contextlib.closing(self._lines_writer(METRICS)) as metrics:
             over = job.ranks.any(first and evaluations.out_of_patience())
             why = "patience" if over else self._steps(metrics, losses, evaluations, stop)
             interrupted = why == "interrupted"
@@ -155,7 +155,9 @@ class Run:
             "" if interrupted else why,
         )
 
-    def _steps(self, metrics: Journal, losses: Losses, evaluations: Evaluations, stop: Callable[[], bool]) -> str:
+    def _steps(
+        self, metrics: JsonLinesWriter, losses: Losses, evaluations: Evaluations, stop: Callable[[], bool]
+    ) -> str:
         """All steps that are left; why it ended before the last, empty where it did not."""
         job = self.job
         stream = iter(job.stream(self.done.step, self.done.cursor))
@@ -192,9 +194,9 @@ class Run:
             where = self.folder.path / "nonfinite"
             kept = keep_batches(where, number, batches, self.job.ranks.rank)
             last = self.folder.newest()
-            stands = f"the checkpoint of {last.name} stands" if last else "there is no checkpoint yet"
+            last_kept = f"the checkpoint of {last.name} is kept" if last else "there is no checkpoint yet"
             raise NotFinite(
-                f"{self.folder.path}: {error}; the batch is kept in {kept}; {stands}; lower lr or clip"
+                f"{self.folder.path}: {error}; the batch is kept in {kept}; {last_kept}; lower lr or clip"
             ) from None
         self.done = Progress(number, batches[-1].cursor, self.done.loss_before)
         ended = time.monotonic()
@@ -217,11 +219,11 @@ class Run:
         self.saved = done.step
         return checkpoint
 
-    def _journal(self, name: str) -> Journal:
+    def _lines_writer(self, name: str) -> JsonLinesWriter:
         if not self.job.ranks.first:
-            return Journal(Path(os.devnull))
+            return JsonLinesWriter(Path(os.devnull))
         board = self.folder.path / "tensorboard" if self.job.config.tensorboard else None
-        return Journal(self.folder.path / name, board)
+        return JsonLinesWriter(self.folder.path / name, board)
 
 
 class Losses:
@@ -240,7 +242,7 @@ class Losses:
         self._pairs, self._lost = self._pairs + pairs, self._lost + count
         new = [one for one in lost if self._new(one)]
         if new and self._file is not None:
-            with contextlib.closing(Journal(self._file)) as journal:
+            with contextlib.closing(JsonLinesWriter(self._file)) as journal:
                 for one in new:
                     journal.write({"step": step, **vars(one)})
 

@@ -27,7 +27,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this rank writes files and speaks."""
+        """Whether this rank writes files and prints messages."""
         return self.rank == 0
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -55,7 +55,7 @@ class Ranks:
         return DistributedDataParallel(step, device_ids=devices, find_unused_parameters=True)
 
     def leave(self) -> None:
-        """Take leave of the others."""
+        """Leave the process group."""
         if self.count > 1 and dist.is_initialized():
             dist.destroy_process_group()
 

@@ -11,7 +11,7 @@ from florence2.training.order import Cursor
 from florence2.training.setup import TrainingJob
 from florence2.training.step import TrainingStep
 from florence2.training.trainer import Trainer
-from florence2.training.validation import validation_loss
+from florence2.training.validation_set import validation_loss
 
 NEAR = 1e-3  # relative difference of the loss of a merged adapter
 

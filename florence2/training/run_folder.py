@@ -8,7 +8,7 @@
     OUT/best/                the checkpoint that evaluated best
 
 A checkpoint is written under another name and renamed once it is whole and on disk: whatever stops a run, also in
-mid-save, the last good one stands.
+mid-save, the last good one is kept.
 """
 
 from __future__ import annotations
@@ -149,9 +149,9 @@ class RunFolder:
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(new, ignore_errors=True)
             last = self.newest()
-            stands = f"the checkpoint of {last.name} stands" if last else "there is no earlier checkpoint"
+            last_kept = f"the checkpoint of {last.name} is kept" if last else "there is no earlier checkpoint"
             raise OSError(
-                f"{self.path}: step {step}: cannot be saved ({_first_line(error)}); {stands}; make room and run the "
+                f"{self.path}: step {step}: cannot be saved ({_first_line(error)}); {last_kept}; make room and run the "
                 "same command again"
             ) from None
         for old in self._all()[:-keep]:
@@ -196,7 +196,7 @@ class RunFolder:
         sync_folder(self.path)
 
 
-class Journal:
+class JsonLinesWriter:
     """A file of JSON lines that is appended to, each line flushed; where `board` is given, TensorBoard's too."""
 
     def __init__(self, path: Path, board: Path | None = None) -> None:

@@ -26,7 +26,7 @@ from florence2.store import Store
 from florence2.training.config import DataSource
 
 HELD = 10_000  # samples of a foreign format that are held in memory
-CHUNK = 1 << 24  # bytes of a file looked through at a time
+CHUNK = 1 << 24  # bytes of a file scanned at a time
 
 
 def open_samples(source: DataSource, problems: ReadProblems) -> Sequence[Sample]:

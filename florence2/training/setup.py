@@ -31,11 +31,11 @@ from florence2.training.ranks import Ranks, device_of
 from florence2.training.run_folder import remembered_of
 from florence2.training.samples import holds_prompts
 from florence2.training.step import recompute_layers
-from florence2.training.validation import HeldOut, Validation, held_out_of, validation_of
+from florence2.training.validation_set import HeldOut, Validation, held_out_of, validation_of
 
 NEW = "new:"
 QUOTED = re.compile(r'"[^"]*"')
-LOOK = 3000  # samples that are read for texts and labels before the run
+SURVEYED = 3000  # samples that are read for texts and labels before the run
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     held_out = held_out_of(config, sources, remembered_of(resumed) if resumed else None)
     validation = validation_of(config, sources, held_out, tasks, shape)
     needs_texts = start is None or bool(config.dense)
-    read = [s for source in sources for s in source.samples(LOOK // len(sources))] if needs_texts else []
+    read = [s for source in sources for s in source.samples(SURVEYED // len(sources))] if needs_texts else []
     if start is None:
         own = Tokenizer.load(resumed) if resumed is not None else None
         tokenizer = own or Tokenizer.train(texts_of(read), config.vocab_size)
@@ -204,7 +204,7 @@ def limits_of(shape: ModelConfig, max_target: int | None) -> Limits:
 
 
 def steps_of(config: TrainConfig, found: Examination) -> int:
-    """Steps in all: as said, or those of so many epochs."""
+    """Steps in all: as configured, or those of so many epochs."""
     if not config.epochs:
         return config.steps
     return max(1, math.ceil(round(found_pairs(config, found)) / (config.batch_size * config.accumulate)))
@@ -221,7 +221,7 @@ def found_pairs(config: TrainConfig, found: Examination) -> float:
 
 
 def texts_of(samples: Sequence[Sample]) -> Iterator[str]:
-    """What a vocabulary should spell well: prompts, captions, labels, descriptions, phrases.
+    """Texts that a vocabulary should encode in few tokens: prompts, captions, labels, descriptions, phrases.
 
     What is written in the pictures is left out: it is to be spelt letter by letter, read and not guessed.
     """

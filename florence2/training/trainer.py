@@ -27,7 +27,7 @@ from florence2.training.batches import Batch
 from florence2.training.order import Cursor
 from florence2.training.setup import TrainingJob
 from florence2.training.step import PART, TrainingStep, attention
-from florence2.training.validation import validation_loss
+from florence2.training.validation_set import validation_loss
 
 PROGRESS = "progress.json"  # beside the tensors of a state
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -84,7 +84,7 @@ def test_more_than_half_too_long_is_refused_and_half_is_said(tmp_path):
     with pytest.raises(ValueError, match="only 3 of 8 pairs are left"):
         run(tmp_path, toy(tmp_path, change=long_caption(5)), ["CAPTION"])
     result, _, said = run(tmp_path, toy(tmp_path, change=long_caption(4)), ["CAPTION"], steps=8)
-    assert "4 too_long" in result.left_out and "of 8 pairs looked at are left out: 4 too_long" in said[0]
+    assert "4 too_long" in result.left_out and "of 8 pairs examined are left out: 4 too_long" in said[0]
 
 
 def test_a_long_question_is_left_out_and_named(tmp_path):

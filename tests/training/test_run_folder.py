@@ -181,7 +181,7 @@ def test_a_disk_that_is_full_is_one_line(tmp_path):
     process = subprocess.run(command(tmp_path, config), capture_output=True, text=True, preexec_fn=small)
     assert process.returncode == 1, process.stderr
     assert len(process.stderr.strip().splitlines()) == 1 and "cannot be saved" in process.stderr
-    assert "step-00000001 stands" in process.stderr
+    assert "step-00000001 is kept" in process.stderr
     florence2.load(config["out"])
     assert train(config).steps == 2
 

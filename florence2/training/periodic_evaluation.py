@@ -9,10 +9,10 @@ from pathlib import Path
 
 from florence2.predictor.florence2 import Florence2
 from florence2.training.order import Cursor, PairOrder
-from florence2.training.run_folder import EVALUATIONS, Journal, RunFolder, read_lines
+from florence2.training.run_folder import EVALUATIONS, JsonLinesWriter, RunFolder, read_lines
 from florence2.training.setup import TrainingJob
 from florence2.training.trainer import Trainer
-from florence2.training.validation import FOLDER, LOSS
+from florence2.training.validation_set import FOLDER, LOSS
 
 MORE_TOKENS = 16  # that an answer may be longer than the longest target
 
@@ -72,7 +72,7 @@ class Evaluations:
         if validation.metric not in metrics:
             raise ValueError(f"best.metric: {validation.metric}: expected one of {', '.join(metrics)}")
         board = self.folder.path / "tensorboard" / "validation" if job.config.tensorboard else None
-        with closing(Journal(self.folder.path / EVALUATIONS, board)) as journal:
+        with closing(JsonLinesWriter(self.folder.path / EVALUATIONS, board)) as journal:
             journal.write({"step": step, "epoch": epoch, "metrics": metrics})
         value = metrics[validation.metric]
         best = self.folder.best_facts()
