@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from florence2.metrics.caption import Captions
-from florence2.metrics.coco import CocoDetection
+from florence2.metrics.coco_ap import CocoDetection
 from florence2.metrics.detection import DetectionF1
 from florence2.metrics.ocr import QuadWords, TextErrors
 from florence2.metrics.segmentation import Segmentation

@@ -26,8 +26,8 @@ FLOORS = {  # room -> floor; a room imports only from floors below its own; ever
 HOMES = {  # heavy library -> the only places that may import it (prefixes of paths below florence2/)
     "PIL": ("pixels.py", "drawing/", "scenes/"),
     "tokenizers": ("codec/tokenizer.py",),
-    "pycocotools": ("metrics/coco.py",),
-    "hotcoco": ("metrics/coco.py",),
+    "pycocotools": ("metrics/coco_ap.py",),
+    "hotcoco": ("metrics/coco_ap.py",),
     "pycocoevalcap": ("metrics/caption.py",),
     "peft": ("training/lora.py",),
     "spacy": ("engine/text/parser.py",),

@@ -1,6 +1,6 @@
 """Which metrics judge which task: one row for each (answer kind, where its truth is kept) of the task table.
 
-A row names its metrics, the number that stands for the task, and how an item and an answer are fed to them.
+A row names its metrics, the task's main metric, and how an item and an answer are fed to them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from florence2.codec.tasks import Task
 from florence2.evaluation.eval_items import EvalItem
 from florence2.labels import fold_spaces
 from florence2.metrics.caption import Captions
-from florence2.metrics.coco import CocoDetection
+from florence2.metrics.coco_ap import CocoDetection
 from florence2.metrics.detection import DetectionF1
 from florence2.metrics.grounding import GroundingRecall, Referring
 from florence2.metrics.ocr import QuadWords, TextErrors, edit_distance
@@ -28,7 +28,7 @@ Feed = Callable[[Sequence[Any], EvalItem, Parsed], None]
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """How one kind of task is judged. `main` is the metric that stands for it; `keys` limits what is reported."""
+    """How one kind of task is scored. `main` is its main metric; `keys` limits what is reported."""
 
     main: str
     metrics: tuple[Callable[[], Any], ...]
@@ -119,7 +119,7 @@ def _queries(metrics: Sequence[Any], item: EvalItem, found: Parsed) -> None:
     asked = item.ask.labels or (item.ask.text,)
     regions = [replace(r, label=r.label or asked[0]) for r in found.regions] if len(asked) == 1 else found.regions
     metrics[0].update(item.truths[0].regions, regions)
-    if len(item.truths[0].regions) == 1 and len(asked) == 1:  # then it refers to one thing
+    if len(item.truths[0].regions) == 1 and len(asked) == 1:  # then it refers to one object
         metrics[1].update(item.truths[0].regions, regions)
 
 

@@ -199,5 +199,5 @@ def _result(line: dict[str, Any], where: str) -> Result:
 
 def _once(seen: dict[Any, str], key: Any, where: str, what: str) -> None:
     if key in seen:
-        raise ValueError(f"{where}: {what} stands already at {seen[key].rpartition(':')[2]}; each may be given once")
+        raise ValueError(f"{where}: {what} is already at {seen[key].rpartition(':')[2]}; each may be given once")
     seen[key] = where

@@ -55,7 +55,7 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "flickr30k": Protocol(
         "flickr30k", "test", "CAPTION_TO_PHRASE_GROUNDING", "recall_any", _paper(83.6, 84.4, 84.0, 85.2),
-        note="the paper does not say any box or merged boxes; recall_merged stands beside it",
+        note="the paper does not say any box or merged boxes; recall_merged is beside it",
     ),
     "refcoco-val": _refer("val", 53.9, 56.3, 92.6, 93.4),
     "refcoco-testA": _refer("testA", 58.4, 61.6, 94.8, 95.3),
@@ -67,7 +67,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "refcocog-test": _refer("test", 65.1, 67.0, 82.2, 91.7),
     "refcoco-res": Protocol(
         "refcoco", "val", RES, "mIoU", _paper(34.6, 35.8, 78.0, 80.5),
-        note="parts united, drawn at the picture's size; oIoU stands beside it",
+        note="parts united, drawn at the picture's size; oIoU is beside it",
     ),
     "vqav2": Protocol("vqa", "val", "VQA", "VQA_accuracy", _paper(None, None, 79.7, 81.7), note=SERVER),
     "textvqa": Protocol("textvqa", "val", "VQA", "TextVQA_accuracy", _paper(None, None, 63.6, 73.5), note=SERVER),

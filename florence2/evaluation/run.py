@@ -1,6 +1,6 @@
 """An evaluation: ask a model or any callable for every item of a data set, write its answers, score the file.
 
-Knows no model's inside: what has `predict` is asked through it, anything else is called with (sample, ask) pairs.
+Knows no model's internals: what has `predict` is called through it, anything else is called with (sample, ask) pairs.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def evaluate(
 
 
 def _name_faults(items: Sequence[EvalItem], found: Mapping[ItemKey, Result], strange: Mapping[str, int]) -> None:
-    """What counts as empty or as wrong without looking, logged."""
+    """Log what counts as an empty or a wrong answer without being scored."""
     for item in items:
         result = found.get(item.key)
         if not isinstance(result, Parsed):
@@ -207,7 +207,7 @@ def _answerer(model: Model | None, batch_size: int, decoding: Mapping[str, objec
 def _predicted(
     model: Predictor, pairs: Sequence[tuple[Sample, Ask]], batch_size: int, decoding: Mapping[str, object]
 ) -> Iterator[Result]:
-    """A model's answers: a picture is looked at once for its asks that follow each other, all in one batch."""
+    """A model's answers: a picture is encoded once for its adjacent asks, all in one batch."""
     runs = [list(run) for _, run in groupby(pairs, key=lambda pair: (pair[0].image.id, pair[0].image.uri))]
     turns = [(run[0][0].image, [ask for _, ask in run]) for run in runs]
     for (_, asks), found in zip(turns, model.predict_many(turns, batch_size=batch_size, **decoding)):

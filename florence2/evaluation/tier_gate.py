@@ -36,7 +36,7 @@ PROBED = 8  # answers by which the groups of layers are ranked
 TRIES = 3  # evaluations of int8, each with more layers in float32
 TIERS = ("bfloat16", "int8")
 
-Report = Callable[[str], None]
+OnLine = Callable[[str], None]
 
 
 @dataclass
@@ -63,7 +63,7 @@ def quantize(
     limit: int | None = None,
     wanted: Sequence[str] = TIERS,
     resamples: int | None = None,
-    report: Report = lambda line: None,
+    report: OnLine = lambda line: None,
 ) -> dict[str, Verdict]:
     """Try the tiers of a checkpoint on `data`; OUT gets the checkpoint, tiers.json, and the evaluations under gate/."""
     folder = Path(out)
@@ -109,7 +109,7 @@ class _Gate:
         rows: Sequence[Task],
         folder: Path,
         resamples: int | None,
-        report: Report,
+        report: OnLine,
     ) -> None:
         self.samples, self.rows, self.folder, self.resamples, self.report = samples, rows, folder, resamples, report
         self.exact = exact
@@ -194,14 +194,16 @@ class _Gate:
 def _reason(task: str, figures: dict[str, Any]) -> str:
     low, high = figures["interval"]
     allowed = WORST_LOSS * abs(figures["float32"])
-    told = f"{task}: {figures['metric']} {figures['tier']:.4f} for {figures['float32']:.4f}, {low:+.4f} to {high:+.4f}"
+    summary = (
+        f"{task}: {figures['metric']} {figures['tier']:.4f} for {figures['float32']:.4f}, {low:+.4f} to {high:+.4f}"
+    )
     if low <= -9:
         return f"{task}: {figures['metric']}: no resample has a value, nothing can be paired; give more data"
     if figures["difference"] >= -allowed and allowed > 0:
         half = figures["difference"] - low
         need = math.ceil(figures["pictures"] * (half / max(allowed + figures["difference"], 1e-9)) ** 2)
-        return f"{told}: too little data to tell, {figures['pictures']} pictures; some {need} would do"
-    return f"{told}: worse than {-WORST_LOSS:.0%} of it"
+        return f"{summary}: too little data to tell, {figures['pictures']} pictures; some {need} would do"
+    return f"{summary}: worse than {-WORST_LOSS:.0%} of it"
 
 
 def _spread(items: Sequence[EvalItem], count: int) -> Iterable[EvalItem]:

@@ -20,7 +20,7 @@ SIGMA = 6.0  # of CIDEr-D's penalty on length
 BETA = 1.2  # weight of recall in ROUGE-L
 
 Gram = tuple[str, ...]
-Grams = list[Counter[Gram]]  # for n = 1..4, how often each n-gram stands in a caption
+Grams = list[Counter[Gram]]  # for n = 1..4, how often each n-gram occurs in a caption
 
 
 class Captions:

@@ -43,7 +43,7 @@ _LINK = r"[^\s<>|(){},.!?\"-]"
 _TAG = r"""<(?:[!?][A-Za-z-][^>]*|/?[A-Za-z][\w:.-]*(?:\s+[A-Za-z][\w:.-]*
            (?:\s*=\s*(?:'[^']*'|"[^"]*"|[A-Za-z0-9]+))?)*\s*/?\s*)>"""
 
-# kinds of token, in no order that matters but among equals: the longest wins, then the first. What stands in a group
+# kinds of token, in no order that matters but among equals: the longest wins, then the first. What is in a group
 # is the token; a context behind it counts in the length, as in the reference's lexer.
 _KINDS = [
     re.compile(pattern, re.VERBOSE | re.IGNORECASE)

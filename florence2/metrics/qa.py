@@ -53,7 +53,7 @@ def normalize_punctuation(text: str) -> str:
     for mark in _PUNCTUATION:
         beside_space = mark + " " in text or " " + mark in text
         out = out.replace(mark, "" if beside_space or thousands else " ")
-    return _PERIOD.sub("", out, count=32)  # the official call passes a flag where the count stands
+    return _PERIOD.sub("", out, count=32)  # the official call passes a flag in place of the count
 
 
 def normalize_answer(text: str) -> str:
@@ -64,7 +64,8 @@ def normalize_answer(text: str) -> str:
 
 
 def normalize_text_answer(text: str) -> str:
-    """An answer as TextVQA's challenge server compares it: commas and question marks go first, and 's stands apart."""
+    """An answer as TextVQA's challenge server compares it: commas and question marks go first, and 's becomes a word of
+    its own."""
     return normalize_answer(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
 
 

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from florence2.cli import main
-from florence2.metrics.coco import KEYS
+from florence2.metrics.coco_ap import KEYS
 from tests.shared import shared
 
 SETS = {"nuts": "data/nuts/trainval.json", "coco": "data/coco_open/dev/instances_val2017.json"}

@@ -173,8 +173,8 @@ def test_a_picture_may_be_named_in_any_way_that_is_clear(tmp_path, image, task):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"id": "x", "image": "pictures/b.jpg"}, ":2: id 'x' stands already at 1"),
-        ({}, ":2: the ask OD '' about 'pictures/a.jpg' stands already at 1"),
+        ({"id": "x", "image": "pictures/b.jpg"}, ":2: id 'x' is already at 1"),
+        ({}, ":2: the ask OD '' about 'pictures/a.jpg' is already at 1"),
         ({"image": "c.jpg"}, ":2: image 'c.jpg' is not in the data"),
         ({"image": 3}, ":2: image: expected a text"),
         ({"ask": {"task": "OD", "what": 1}}, ":2: ask: Ask: unknown field 'what'"),

@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from florence2.metrics.coco import KEYS, CocoDetection
+from florence2.metrics.coco_ap import KEYS, CocoDetection
 from florence2.records import Region
 
 NAMES = ["cat", "dog", "traffic light", "bus"]
