@@ -106,7 +106,7 @@ def _flickr30k_sample(file: Path, root: Path, lookup: Lookup, split: str, proble
 
 
 def _caption(line: str) -> tuple[str, list[tuple[str, int, int]]]:
-    """A caption without its brackets, and (entity, start, end) of each phrase that names a thing."""
+    """A caption without its brackets, and (entity, start, end) of each phrase that names an object."""
     words, phrases, last = "", [], 0
     for match in _PHRASE.finditer(line):
         words += line[last : match.start()]
@@ -147,20 +147,20 @@ def read_refcoco(
     root, problems = Path(path), problems or ReadProblems()
     file = root if root.is_file() else _only(root, "refs(*).p")
     refs = _unpickled(file)
-    things: dict[Any, Region] = {}
+    objects: dict[Any, Region] = {}
     pictures: dict[Any, Sample] = {}
     for sample in coco.read(file.parent / "instances.json", images, problems):
         pictures[sample.id] = sample
-        things.update((region.id, region) for region in sample.regions)
+        objects.update((region.id, region) for region in sample.regions)
     parts: dict[tuple[str, str], list[tuple[str, list[str]]]] = {}
     for n, ref in enumerate(refs):
         with problems.record():
             number = ref.get("ref_id", n) if isinstance(ref, Mapping) else n
             where = f"{file}: reference {validation.shown(number)}"
             keys = [validation.ident(validation.field(ref, k, where), f"{where}: {k}") for k in ("image_id", "ann_id")]
-            picture, thing = map(str, keys)
-            if picture not in pictures or thing not in things:
-                what = f"image_id {picture}" if picture not in pictures else f"ann_id {thing}"
+            picture, annotation = map(str, keys)
+            if picture not in pictures or annotation not in objects:
+                what = f"image_id {picture}" if picture not in pictures else f"ann_id {annotation}"
                 raise ValueError(f"{where}: {what} is not in instances.json")
             phrases = []
             sentences = validation.rows(ref, "sentences", where)
@@ -168,8 +168,8 @@ def read_refcoco(
                 with problems.record():
                     phrases.append(validation.word(sentence.get("sent") or sentence.get("raw"), f"{place}: sent"))
             split = validation.word(validation.field(ref, "split", where), f"{where}: split")
-            parts.setdefault((split, picture), []).append((thing, phrases))
-    yield from _references(parts, pictures, things)
+            parts.setdefault((split, picture), []).append((annotation, phrases))
+    yield from _references(parts, pictures, objects)
 
 
 def _unpickled(file: Path) -> Sequence[Any]:
@@ -192,17 +192,17 @@ def _unpickled(file: Path) -> Sequence[Any]:
 def _references(
     parts: Mapping[tuple[str, str], list[tuple[str, list[str]]]],
     pictures: Mapping[str, Sample],
-    things: Mapping[str, Region],
+    objects: Mapping[str, Region],
 ) -> Iterator[Sample]:
     several = len(parts) - len({picture for _, picture in parts})
     source = Source("import", "refcoco")
     for (split, picture), found in parts.items():
         groundings = [
-            Grounding(f"{thing}.{k}", "", phrase, (), (thing,), source=source)
-            for thing, phrases in found
+            Grounding(f"{annotation}.{k}", "", phrase, (), (annotation,), source=source)
+            for annotation, phrases in found
             for k, phrase in enumerate(dict.fromkeys(phrases))
         ]
-        regions = [replace(things[thing], label="", ignore=False) for thing, _ in found]
+        regions = [replace(objects[annotation], label="", ignore=False) for annotation, _ in found]
         once = {region.id: region for region in regions}
         name = f"{picture}-{split}" if several else picture
         image = pictures[picture].image
@@ -252,8 +252,8 @@ def read_textvqa(
             for where, row in validation.objects(rows, f"{file}: data", problems):
                 with problems.record():
                     key = validation.ident(validation.field(row, "question_id", where), f"{where}: question_id")
-                    said = validation.rows(row, "answers", where, optional=True)
-                    pages.ask(row, key, _answers(said, where, problems), where)
+                    answers = validation.rows(row, "answers", where, optional=True)
+                    pages.ask(row, key, _answers(answers, where, problems), where)
                     pages.split(row, file, where)
         yield from _of_open_images(file, images, pages)
 
@@ -295,8 +295,8 @@ def read_vizwiz(
                 name = validation.word(validation.field(row, "image", where), f"{where}: image")
                 validation.once(seen, name, where)
                 pages = _Pages(Source("import", "vizwiz"), problems)
-                said = validation.rows(row, "answers", where, optional=True)
-                pages.ask({**row, "image_id": name}, name, _answers(said, where, problems), where)
+                answers = validation.rows(row, "answers", where, optional=True)
+                pages.ask({**row, "image_id": name}, name, _answers(answers, where, problems), where)
                 yield Sample(name, _image(name, where, lookup), tuple(pages.found[name][1]), split=file.stem)
 
 

@@ -151,11 +151,11 @@ class _File:
 
     def _sample(self, where: str, record: Record, rows: Sequence[tuple[str, Record]], lost: LostObjects) -> Sample:
         name = _file_name(record, where)
-        told = (0, 0)
+        stated_wh = (0, 0)
         with self.problems.record():
             sides = [validation.whole(record.get(side) or 0, f"{where}: {side}") for side in ("width", "height")]
-            told = (sides[0], sides[1])
-        frame = Frame.of(self.lookup.picture(name, where), told, where)
+            stated_wh = (sides[0], sides[1])
+        frame = Frame.of(self.lookup.picture(name, where), stated_wh, where)
         if not frame.same:
             self.moved.add(str(record["id"]))
         texts, found = self._items(rows, lost)
@@ -238,7 +238,7 @@ def _own_coverage(
 ) -> dict[str, tuple[Coverage, ...]]:
     """A picture's own: of LVIS its labels are exhaustive but for those it names so, ours says which are.
 
-    Its negatives were looked for in vain.
+    Its negatives are verified as absent.
     """
 
     def named(key: str) -> tuple[str, ...]:

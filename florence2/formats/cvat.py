@@ -68,14 +68,14 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
 def _sample(
     node: ElementTree.Element, key: str, name: str, where: str, lookup: Lookup, problems: ReadProblems
 ) -> Sample:
-    told = (0, 0)
+    stated_wh = (0, 0)
     with problems.record():
         sides = [validation.whole(node.get(side) or 0, f"{where}: {side}") for side in ("width", "height")]
-        told = (sides[0], sides[1])
-    frame = Frame.of(lookup.picture(name, where), told, where)
+        stated_wh = (sides[0], sides[1])
+    frame = Frame.of(lookup.picture(name, where), stated_wh, where)
     lost = LostObjects(problems)
     found: list[tuple[str, Region]] = []
-    groups: dict[tuple[str, str], int] = {}  # (label, group) -> where its first polygon stands in `found`
+    groups: dict[tuple[str, str], int] = {}  # (label, group) -> the index of its first polygon in `found`
     for n, shape in enumerate(node):
         place = f"{where}: {validation.brief(shape.tag)} {n}"
         if shape.tag not in SHAPES:
@@ -87,7 +87,7 @@ def _sample(
         if shape.find("attribute") is not None:
             problems.note("attributes are left out: a Sample has no place for them", place)
         with lost.object(shape.get("label") or ""):
-            region = _region(shape, place, f"r{n}", told if all(told) else frame.size_wh)
+            region = _region(shape, place, f"r{n}", stated_wh if all(stated_wh) else frame.size_wh)
             group = (region.label, shape.get("group_id") or "0")
             if group[1] != "0" and shape.tag == "polygon" and group in groups:
                 first, whole = found[groups[group]]

@@ -1,4 +1,4 @@
-"""What every writer does alike: names that are safe as paths, pictures put in place, what was renamed, what is lost.
+"""Shared by all writers: names that are safe as paths, pictures put in place, what was renamed, what is lost.
 
 Every name that comes from data (a file's, a split's, an id) goes through `safe_name` or `Names` before it becomes part
 of a path: nothing is written outside the folder that was named.
@@ -86,7 +86,7 @@ class Names:
 
 
 def _key(path: str) -> str:
-    """What two paths share that may be one file; a reader looks for `images/x` as it does for `x`."""
+    """What two paths share that may be one file; a reader finds `images/x` as it does `x`."""
     folded = unicodedata.normalize("NFC", path).casefold()
     while folded.startswith("images/"):
         folded = folded.removeprefix("images/")
@@ -253,7 +253,7 @@ def count_lost(sample: Sample, lost: Counter[str], kept: frozenset[str], words: 
 
 
 def space_of(sample: Sample) -> str:
-    """The label space of a sample's objects, or else one that its coverage speaks of."""
+    """The label space of a sample's objects, or else one that its coverage names."""
     named = next((region.label_space for region in sample.regions if region.label_space), "")
     return named or next((space for space in sample.coverage if space != "text"), "")
 

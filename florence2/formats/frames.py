@@ -28,32 +28,32 @@ class Frame:
     picture: Path
     where: str
     size_wh: tuple[int, int]
-    told_wh: tuple[int, int]
+    stated_wh: tuple[int, int]
     orientation: int = 1
     misfit: bool = False  # the labels were drawn on a picture of another form: no place of theirs is one of this
 
     @classmethod
-    def of(cls, picture: Path, told_wh: tuple[int, int], where: str) -> Frame:
-        """The frame of a picture file; where it is missing or damaged, what the labels tell stands."""
-        told_wh = told_wh if all(told_wh) else (0, 0)
+    def of(cls, picture: Path, stated_wh: tuple[int, int], where: str) -> Frame:
+        """The frame of a picture file; where it is missing or damaged, the size that the labels state is used."""
+        stated_wh = stated_wh if all(stated_wh) else (0, 0)
         if not picture.is_file():
-            return cls(picture, where, told_wh, told_wh)
+            return cls(picture, where, stated_wh, stated_wh)
         try:
             size_wh = pixels.read_size(picture)
-            turned = told_wh == size_wh[::-1] != size_wh
-            return cls(picture, where, size_wh, told_wh, pixels.read_orientation(picture) if turned else 1)
+            turned = stated_wh == size_wh[::-1] != size_wh
+            return cls(picture, where, size_wh, stated_wh, pixels.read_orientation(picture) if turned else 1)
         except pixels.BadImage:
-            return cls(picture, where, told_wh, told_wh)  # whoever opens it names the reason
+            return cls(picture, where, stated_wh, stated_wh)  # whoever opens it names the reason
 
     @property
     def same(self) -> bool:
         """Whether labels and picture agree, or one of them tells nothing."""
-        return self.told_wh in (self.size_wh, (0, 0))
+        return self.stated_wh in (self.size_wh, (0, 0))
 
     @property
     def scaled(self) -> bool:
-        """Whether the picture has the told one's proportions, to a pixel."""
-        (w, h), (told_w, told_h) = self.size_wh, self.told_wh
+        """Whether the picture has the proportions of the stated size, to a pixel."""
+        (w, h), (told_w, told_h) = self.size_wh, self.stated_wh
         by_width, by_height = w / told_w, h / told_h
         return abs(told_h * by_width - h) <= ROUNDING or abs(told_w * by_height - w) <= ROUNDING
 
@@ -64,7 +64,7 @@ class Frame:
 
     def unlike(self) -> ValueError:
         """Both sizes, named."""
-        (w, h), (told_w, told_h) = self.size_wh, self.told_wh
+        (w, h), (told_w, told_h) = self.size_wh, self.stated_wh
         turns = " once EXIF has turned it" if self.orientation >= 5 else ""
         return ValueError(
             f"{self.where}: tells {told_w} x {told_h} for {self.picture.name}, which is {w} x {h}{turns}; its boxes "
@@ -106,15 +106,15 @@ class Frame:
         if self.same:
             return None
         if self.orientation >= 5:
-            as_stored, upright = (all(_fits(box, size) for box in boxes) for size in (self.told_wh, self.size_wh))
+            as_stored, upright = (all(_fits(box, size) for box in boxes) for size in (self.stated_wh, self.size_wh))
             if upright and not as_stored:
                 return None
             if as_stored and not upright:
-                return _turn(self.orientation, self.told_wh)
+                return _turn(self.orientation, self.stated_wh)
             raise self.unlike()
         if not self.scaled:
             raise self.unlike()
-        across, down = (side / told for side, told in zip(self.size_wh, self.told_wh))
+        across, down = (side / stated for side, stated in zip(self.size_wh, self.stated_wh))
         return lambda x, y: (x * across, y * down)
 
     def _turn_that_shows(self, boxes: Sequence[Box]) -> Point | None:

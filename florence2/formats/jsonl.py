@@ -169,15 +169,15 @@ def _good_items(sample: Sample, where: str, lost: LostObjects) -> dict[str, list
 def _placed(sample: Sample, good: Mapping[str, list[Any]], where: str, lookup: Lookup, lost: LostObjects) -> Sample:
     """The sample with its picture found and its regions in that picture's frame; what leans on a lost one goes too."""
     image = sample.image
-    told = (image.width, image.height)
-    if min(told) < 0 or max(told) > FARTHEST:
-        sides = " x ".join(map(validation.brief, told))
+    stated_wh = (image.width, image.height)
+    if min(stated_wh) < 0 or max(stated_wh) > FARTHEST:
+        sides = " x ".join(map(validation.brief, stated_wh))
         raise ValueError(f"{where}: image: expected a width and height of 0 to {FARTHEST:,}, got {sides}")
-    frame = Frame(Path(image.uri or image.id), where, told, told)
+    frame = Frame(Path(image.uri or image.id), where, stated_wh, stated_wh)
     if image.uri and LOCAL not in image.uri and not image.uri.startswith("scenes:"):
         place = lookup.existing(image.uri, f"{where}: image") or lookup.own / image.uri
         plain = not image.member and image.offset < 0 and not image.frame
-        frame = Frame.of(place, told, where) if plain else Frame(place, where, told, told)
+        frame = Frame.of(place, stated_wh, where) if plain else Frame(place, where, stated_wh, stated_wh)
         image = dataclasses.replace(image, uri=str(place), width=frame.size_wh[0], height=frame.size_wh[1])
     regions = frame.place([(f"{where}: region {validation.brief(r.id)}", r) for r in good["regions"]], lost)
     gone = {r.id for r in sample.regions if r.id} - {r.id for r in regions}

@@ -141,9 +141,9 @@ class _Speaker:
 
 def _speakers(task: Mapping[str, Any], where: str, problems: ReadProblems) -> Iterator[_Speaker]:
     for key in ("annotations", "predictions"):
-        for n, said in enumerate(validation.rows(task, key, where, optional=True)):
+        for n, entry in enumerate(validation.rows(task, key, where, optional=True)):
             place = f"{where}: {key}[{n}]"
-            if isinstance(said, int):
+            if isinstance(entry, int):
                 problems.note(f"{key} are ids alone, which hold nothing", place)
                 continue
             with problems.record():
@@ -151,12 +151,12 @@ def _speakers(task: Mapping[str, Any], where: str, problems: ReadProblems) -> It
                 if _cancelled(said, f"{place}: was_cancelled"):
                     problems.note("cancelled annotations are left out", place)
                     continue
-                results = validation.rows(said, "result", place, optional=True)
+                results = validation.rows(entry, "result", place, optional=True)
                 if key == "annotations":
-                    yield _Speaker(results, HUMAN, None, not any(mark in said for mark in WORKED_ON))
+                    yield _Speaker(results, HUMAN, None, not any(mark in entry for mark in WORKED_ON))
                     continue
-                version = validation.word(said.get("model_version") or "", f"{place}: model_version", empty=True)
-                score = validation.number(said["score"], f"{where}: score") if said.get("score") is not None else None
+                version = validation.word(entry.get("model_version") or "", f"{place}: model_version", empty=True)
+                score = validation.number(entry["score"], f"{where}: score") if entry.get("score") is not None else None
                 yield _Speaker(results, Source("model", SPACE, version), score, True)
 
 
@@ -177,7 +177,7 @@ def _frame(picture: Path, speakers: Sequence[_Speaker], where: str, problems: Re
             frame.check_proportions()
         except ValueError as error:
             problems.refuse(error)
-            return replace(frame, told_wh=(0, 0), misfit=True)
+            return replace(frame, stated_wh=(0, 0), misfit=True)
     return frames[0]
 
 
@@ -187,13 +187,13 @@ def _kind(result: Any) -> str:
 
 
 class _Results:
-    """What one person or model said of a picture."""
+    """The annotations of a picture by one person or model."""
 
     def __init__(self, frame: Frame, speaker: _Speaker, where: str, lost: LostObjects) -> None:
         self.frame, self.speaker, self.where, self.lost = frame, speaker, where, lost
         self.problems = lost.problems
         self.shapes: dict[str, tuple[str, Region]] = {}
-        self.labelled: set[str] = set()  # shapes whose label stands with them: a textarea describes these
+        self.labelled: set[str] = set()  # shapes that carry their label: a textarea describes these
         self.labels: dict[str, str] = {}
         self.words: list[tuple[str, str, str, Mapping[str, Any], bool]] = []
 
@@ -215,7 +215,7 @@ class _Results:
         for key, (place, region) in self.shapes.items():
             if region.kind == "object":
                 region = replace(region, label=region.label or self.labels.get(key, ""))
-                if region.quad:  # a turned rectangle around a thing
+                if region.quad:  # a rotated rectangle around an object
                     region = replace(region, polygons=(region.quad,), quad=())
             elif self.labels.get(key):
                 self.problems.note("labels of words that were read are left out", place)
@@ -245,8 +245,8 @@ class _Results:
         elif kind == "labels":
             self.labels[key] = self._label(value, kind, where)
         else:
-            said = value.get("text")
-            parts = said if isinstance(said, list) else [said]
+            words = value.get("text")
+            parts = words if isinstance(words, list) else [words]
             text = "\n".join(validation.word(part, f"{where}: text", empty=True) for part in parts)
             name = str(result.get("from_name"))
             self.words.append((key, text, name, more, "x" in value or "points" in value))
@@ -285,7 +285,7 @@ class _Results:
         self.shapes[key] = (where, region)
 
     def _describe(self, key: str, text: str, name: str) -> None:
-        """Words on a shape: what is read there, or a remark on a thing that has a label of its own."""
+        """Words on a shape: what is read there, or a remark on an object that has a label of its own."""
         place, region = self.shapes[key]
         if key in self.labelled and name not in TRANSCRIPTIONS:
             region = replace(region, description=region.description or text)
@@ -314,14 +314,14 @@ def _local_name(url: str, where: str) -> str:
 def _more(result: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What a result of ours holds in its `meta` beside Label Studio's own fields."""
     meta = result.get("meta")
-    said = meta.get(OURS) if isinstance(meta, Mapping) else None
-    if not isinstance(said, Mapping):
+    own = meta.get(OURS) if isinstance(meta, Mapping) else None
+    if not isinstance(own, Mapping):
         return {}
     kinds = {"label_space": str, "description": str, "ignore": bool, "question": str, "part_of": str, "score": float}
-    out = {key: value for key, value in said.items() if key in kinds and isinstance(value, kinds[key])}
-    if "source" in said:
+    out = {key: value for key, value in own.items() if key in kinds and isinstance(value, kinds[key])}
+    if "source" in own:
         try:
-            out["source"] = from_json(Source, said["source"])
+            out["source"] = from_json(Source, own["source"])
         except ValueError as error:
             raise ValueError(f"{where}: meta: {OURS}: {error}") from None
     return out

@@ -100,7 +100,7 @@ class Lookup:
     def picture(self, name: str, where: str, folders: Sequence[Path] = ()) -> Path:
         """Where a picture is; the first guess where it is missing. ValueError where the name leads out of the set.
 
-        `folders` are looked through before the lookup's own.
+        `folders` are searched before the lookup's own.
         """
         return self.existing(name, where, folders) or (folders or self.folders)[0] / (PurePosixPath(name).name or "x")
 

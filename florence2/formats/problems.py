@@ -93,7 +93,7 @@ class LostObjects:
     ) -> dict[str, tuple[Coverage, ...]]:
         """The coverage without the claim that all objects of the lost labels are listed.
 
-        Where the whole space was claimed, or a lost label is not known, what remains is said of the kept labels alone.
+        Where the whole space was claimed, or a lost label is not known, what remains holds for the kept labels alone.
         """
         out = {name: tuple(states) for name, states in coverage.items()}
         if not self.labels or space not in out:

@@ -159,5 +159,5 @@ def whole(value: Any, where: str) -> int:
 def once(seen: dict[Any, str], key: Any, where: str) -> None:
     """Refuse a key met before, naming both places."""
     if key in seen:
-        raise ValueError(f"{where}: duplicate id {brief(key)}; it stands already at {seen[key]}")
+        raise ValueError(f"{where}: duplicate id {brief(key)}; it is already at {seen[key]}")
     seen[key] = where

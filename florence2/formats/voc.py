@@ -120,10 +120,10 @@ def _sample(file: Path, name: str, pictures: _Pictures, space: str, split: str, 
     root = documents.read_xml(file)
     filename = (root.findtext("filename") or "").strip()
     shown, picture = pictures.of(file, filename)
-    told = (0, 0)
+    stated_wh = (0, 0)
     with problems.record():
         sides = [validation.whole(_text(root, f"size/{s}") or 0, f"{file}: size/{s}") for s in ("width", "height")]
-        told = (sides[0], sides[1])
+        stated_wh = (sides[0], sides[1])
     if root.findtext("source/annotation") == OURS:
         space = root.findtext("source/database") or ""
     lost, found = LostObjects(problems), []
@@ -134,7 +134,7 @@ def _sample(file: Path, name: str, pictures: _Pictures, space: str, split: str, 
         for what, tag in (("parts", "part"), ("outlines", "polygon")):
             if node.find(tag) is not None:
                 problems.note(f"{what} of objects are left out", where)
-    frame = Frame.of(picture, told, str(file))
+    frame = Frame.of(picture, stated_wh, str(file))
     regions = frame.place(found, lost)
     coverage = lost.withdraw({space: (Coverage("exhaustive"),)} if space else {}, space, regions)
     return Sample(name, frame.image(shown), regions=regions, split=split, coverage=coverage)

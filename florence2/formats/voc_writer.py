@@ -33,7 +33,7 @@ def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN)
         sample = export_files.count_lost(sample, lost, frozenset(("regions", "split")))
         space = export_files.space_of(sample)
         export_files.count_coverage(sample, space, lost)
-        held = space if sample.coverage.get(space) else ""  # of nothing it is said that it is exhaustive
+        held = space if sample.coverage.get(space) else ""  # without coverage no space is stated as exhaustive
         lost["label_space"] += sum(bool(region.label_space) and region.label_space != held for region in sample.regions)
         _add(ElementTree.SubElement(root, "source"), database=held, annotation=OURS)
         _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)

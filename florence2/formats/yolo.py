@@ -103,13 +103,14 @@ class _Card:
         splits = splits if isinstance(splits, Mapping) else {}
         space = validation.word(ours.get("label_space", file.absolute().parent.name), f"{file}: {OURS}", empty=True)
         within = Path(os.path.abspath(file.absolute().parent.parent))
-        told = data.get("path")
-        root = place_of(told, file.parent, within) if isinstance(told, str) and told.strip() else None
+        path = data.get("path")
+        root = place_of(path, file.parent, within) if isinstance(path, str) and path.strip() else None
         root = root if root is not None and root.is_dir() else file.parent  # often a folder of another machine
         return cls(data, root, names, space, "kpt_shape" in data, {str(k): str(v) for k, v in splits.items()})
 
     def split_of(self, key: str, entry: str) -> str:
-        """The split of what a key names: what stands under `val` is what there is to test on, without a test part."""
+        """The split of what a key names: the part under `val` is also the one to test on where there is no test
+        part."""
         both = {"val", "test"} <= set(self.data) and self.data["val"] != self.data["test"]
         return self.splits.get(entry, "val" if both and key == "val" else SPLITS[key])
 

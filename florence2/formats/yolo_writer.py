@@ -43,7 +43,7 @@ def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN)
         export_files.count_coverage(sample, export_files.space_of(sample), lost)
         for label in (x for states in sample.coverage.values() for s in states for x in s.labels):
             classes.setdefault(label, len(classes))
-        rows = _Rows(classes, size_wh, outlines, options.scores, lost)
+        rows = _LabelRows(classes, size_wh, outlines, options.scores, lost)
         text = "".join(f"{row}\n" for region in sample.regions for row in rows.of(region))
         export.write_text(f"labels/{part}/{os.path.splitext(name)[0]}.txt", text)
     space = spaces.most_common(1)[0][0] if spaces else ""
@@ -101,7 +101,7 @@ def _all_outlined(samples: Iterable[Sample]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _LabelRows:
     """How a picture's objects become rows: `class cx cy w h [score]`, or `class x y x y ...`, in fractions."""
 
     classes: dict[str, int]

@@ -1,7 +1,7 @@
 """The one function that fetches a picture from an address: `fetch`. Nothing else in this package opens a URL of data.
 
 What is not allowed is refused before a byte is sent: only named hosts, https unless a host is named with http://, and
-only public addresses. A host is looked up once, all of its addresses are checked, and the checked address is the one
+only public addresses. A host is resolved once, all of its addresses are checked, and the checked address is the one
 that is connected to; each redirect goes through the same checks. Proxies of the environment are not used.
 """
 
@@ -38,7 +38,7 @@ class Fetching:
     hosts: tuple[str, ...] = ()
     """Allowed hosts: example.org, *.example.org (subdomains), example.org:8443, http://example.org, or * for any."""
     seconds: float = 30.0
-    """For one picture in all: look-up, redirects, slow answers."""
+    """For one picture in all: name resolution, redirects, slow answers."""
     max_bytes: int = 64 << 20
     """A longer answer is refused, by what it announces or else by what it sends."""
     redirects: int = 3
@@ -123,7 +123,7 @@ def _allows(entry: str, scheme: str, host: str, port: int) -> bool:
 
 
 def _addresses(target: Target, resolve: Resolve, public: Callable[[str], bool], end: float) -> Sequence[str]:
-    """The host's addresses, each of them public; looked up once, in the time that is left."""
+    """The host's addresses, each of them public; resolved once, in the time that is left."""
     found: list[Sequence[str]] = []
     failed: list[Exception] = []
 
@@ -182,7 +182,7 @@ def _get(target: Target, addresses: Sequence[str], rules: Fetching, end: float) 
 
 
 def _connected(target: Target, addresses: Sequence[str], end: float) -> socket.socket:
-    """A socket to the first checked address that answers: a number is connected to, no name is looked up again."""
+    """A socket to the first checked address that answers: a number is connected to, no name is resolved again."""
     error: OSError = OSError("no address")
     for address in addresses:
         try:

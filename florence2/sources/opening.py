@@ -54,7 +54,7 @@ def open(
     `split` names a part (the set's own lists, else the rule of `split_of`); `images` says where the pictures are when
     they are not beside their annotations. The first `limit` samples are given. A wrong path or format raises at once.
     The first bad record raises; `problems` may collect them instead. What has no place in a Sample is noted there, or
-    else told to the log when all is read.
+    else logged when all is read.
     """
     path = located(path)
     format = format or format_of(path)
@@ -105,7 +105,7 @@ def reader(format: str) -> Callable[..., Iterator[Sample]]:
 
 
 def format_of(path: str | Path) -> str:
-    """The format that a path's files tell; ValueError says what was looked for."""
+    """The format detected from a path's files; ValueError names the formats that were tried."""
     if str(path).startswith(scenes.PREFIX):
         return "scenes"
     path = Path(located(path))
@@ -145,7 +145,7 @@ def _has(path: Path, suffix: str, tells: Callable[[Path], bool] = lambda path: T
     return path.suffix.lower() == suffix and tells(path)
 
 
-# in the order in which they are looked for
+# in the order in which they are tried
 _MARKS: dict[str, Callable[[Path], bool]] = {
     "store": is_store,
     "flickr30k": _folders("Annotations", "Sentences"),

@@ -32,7 +32,7 @@ _TOKEN = re.compile(r"<[A-Za-z][A-Za-z0-9_-]*>")
 
 
 def with_pair(sample: Sample, prompt: str, answer: str, source: Source, where: str, problems: ReadProblems) -> Sample:
-    """The sample with what one pair says; ValueError where the answer is none of the prompt's task.
+    """The sample with one pair's annotations; ValueError where the answer is none of the prompt's task.
 
     Of an answer that fits in part the part is taken and the rest refused.
     """

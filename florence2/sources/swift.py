@@ -30,7 +30,7 @@ Segment = tuple[str, Any]  # ("text" | "ref" | "box", what it is)
 
 
 def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
-    """A sample for each picture, with all that the rows say of it."""
+    """A sample for each picture, with the annotations of all its rows."""
     problems = problems or ReadProblems()
     found = Collected()
     for file, part, lookup in files_of(Path(path), images):
@@ -57,11 +57,11 @@ def _image(row: Mapping[str, Any], where: str) -> str:
 
 
 def _turns(row: Mapping[str, Any], where: str, problems: ReadProblems) -> list[tuple[str, str]]:
-    """Pairs of what the user and the assistant say, <image> taken out."""
+    """(user, assistant) message pairs, <image> taken out."""
     if "messages" not in row:
         asked = validation.word(validation.field(row, "query", where), f"{where}: query")
-        said = [asked, validation.word(validation.field(row, "response", where), f"{where}: response", empty=True)]
-        return [(said[0].replace("<image>", "").strip(), said[1].strip())]
+        texts = [asked, validation.word(validation.field(row, "response", where), f"{where}: response", empty=True)]
+        return [(texts[0].replace("<image>", "").strip(), texts[1].strip())]
     turns, asked = [], ""
     for n, message in enumerate(validation.rows(row, "messages", where)):
         place = f"{where}: messages[{n}]"
