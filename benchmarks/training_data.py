@@ -42,7 +42,7 @@ def main() -> None:
 def made(folder: Path, size: int, kind: str) -> Path:
     """A set of that many records over a few pictures, made once."""
     from florence2 import scenes
-    from florence2.scenes.files import write
+    from florence2.scenes.scene_files import write
 
     folder.mkdir(parents=True, exist_ok=True)
     small = folder / "pictures"

@@ -1,7 +1,7 @@
 """The texts about a scene: descriptions, three lengths of caption, groundings, referring expressions. Sees no pixels.
 
 Every phrase knows what it names: a caption is a list of pieces, some of them (phrase, regions), so spans are exact by
-construction. A referring expression is made from facts of its target and kept only if no other thing shares them all.
+construction. A referring expression is made from facts of its target and kept only if no other object shares them all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PLACES = (  # [row][column] by thirds of the picture
 
 @dataclass(frozen=True)
 class Fact:
-    """A thing as words see it. `centre` and `side` are fractions of the picture (x of its width, y of its height)."""
+    """An object as words see it. `centre` and `side` are fractions of the picture (x of its width, y of its height)."""
 
     region_id: str
     kind: str
@@ -59,7 +59,7 @@ class SignFact:
 
     @property
     def place(self) -> str:
-        """As a thing's."""
+        """In words, like an object's."""
         return _place(self.centre)
 
 
@@ -88,43 +88,43 @@ def join(pieces: Iterable[Piece]) -> tuple[str, tuple[Phrase, ...]]:
     return text, tuple(phrases)
 
 
-def brief(things: Sequence[Fact], sign: SignFact | None, ground: str) -> list[Piece]:
+def brief(facts: Sequence[Fact], sign: SignFact | None, ground: str) -> list[Piece]:
     """One sentence: kinds and their counts."""
-    named: list[list[Piece]] = [[(_count(group, group[0].kind), _ids(group))] for group in _groups(things, _kind)]
+    named: list[list[Piece]] = [[(_count(group, group[0].kind), _ids(group))] for group in _groups(facts, _kind)]
     if sign:
         named.append([(f'a sign that says "{sign.text}"', sign.region_ids)])
     return [*_series(named), f" on {article(ground)} background."]
 
 
-def detailed(things: Sequence[Fact], sign: SignFact | None, ground: str) -> list[Piece]:
+def detailed(facts: Sequence[Fact], sign: SignFact | None, ground: str) -> list[Piece]:
     """One long sentence: colours, textures and places."""
     named: list[list[Piece]] = []
-    for group in _groups(things, lambda fact: fact.description):
+    for group in _groups(facts, lambda fact: fact.description):
         named.append([(_count(group, group[0].description), _ids(group)), f" {_places(group)}"])
     if sign:
         named.append([(f'a sign that says "{sign.text}"', sign.region_ids), f" {sign.place}"])
     return ["the image shows ", *_series(named), f", against {article(ground)} background."]
 
 
-def more_detailed(rng: random.Random, things: Sequence[Fact], sign: SignFact | None, ground: str) -> list[Piece]:
+def more_detailed(rng: random.Random, facts: Sequence[Fact], sign: SignFact | None, ground: str) -> list[Piece]:
     """Several sentences: how many there are, each with its size and place, how they lie to each other, the ground."""
-    one = len(things) == 1
-    out: list[Piece] = [f"there {'is' if one else 'are'} {number(len(things))} object{'' if one else 's'}"]
+    one = len(facts) == 1
+    out: list[Piece] = [f"there {'is' if one else 'are'} {number(len(facts))} object{'' if one else 's'}"]
     out.append(f" in the picture, on {article(ground)} background.")
-    for group in _groups(things, lambda fact: f"{fact.size} {fact.description}".strip()):
+    for group in _groups(facts, lambda fact: f"{fact.size} {fact.description}".strip()):
         phrase = (_count(group, f"{group[0].size} {group[0].description}".strip()), _ids(group))
         out += [" ", phrase, f" {'is' if len(group) == 1 else 'are'} {_places(group)}."]
-    for first, other, relation in _relations(rng, things):
-        out += [" ", (_shortest(first, things), (first.region_id,)), f" is {relation} "]
-        out += [(_shortest(other, things), (other.region_id,)), "."]
+    for first, other, relation in _relations(rng, facts):
+        out += [" ", (_shortest(first, facts), (first.region_id,)), f" is {relation} "]
+        out += [(_shortest(other, facts), (other.region_id,)), "."]
     if sign:
         out += [" ", ("a sign", sign.region_ids), f' {sign.place} says "{sign.text}".']
     return out
 
 
-def refer(rng: random.Random, target: Fact, things: Sequence[Fact], count: int) -> list[str]:
-    """Up to `count` expressions that fit `target` and no other thing, the shortest first."""
-    unique = [words for words, fits in _expressions(target, things) if [t for t in things if fits(t)] == [target]]
+def refer(rng: random.Random, target: Fact, facts: Sequence[Fact], count: int) -> list[str]:
+    """Up to `count` expressions that fit `target` and no other object, the shortest first."""
+    unique = [words for words, fits in _expressions(target, facts) if [t for t in facts if fits(t)] == [target]]
     if len(unique) <= count:
         return unique
     return unique[:1] + sorted(rng.sample(unique[1:], count - 1), key=unique.index)
@@ -136,11 +136,11 @@ def article(words: str) -> str:
 
 
 Fits = Callable[[Fact], bool]
-_Attribute = tuple[str, Fits]  # a word and the test of the things that it describes
+_Attribute = tuple[str, Fits]  # a word and the test of the objects that it describes
 
 
-def _expressions(target: Fact, things: Sequence[Fact]) -> list[tuple[str, Fits]]:
-    """Ways to speak of the target from short to long, each with the test that its words put to a thing."""
+def _expressions(target: Fact, facts: Sequence[Fact]) -> list[tuple[str, Fits]]:
+    """Ways to speak of the target from short to long, each with the test that its words put to an object."""
     texture: _Attribute = (_texture(target.texture), lambda t: t.texture == target.texture)
     colour: _Attribute = (target.colour, lambda t: t.colour == target.colour)
     size: _Attribute = (target.size, lambda t: t.size == target.size)
@@ -151,7 +151,7 @@ def _expressions(target: Fact, things: Sequence[Fact]) -> list[tuple[str, Fits]]
             out.append((" ".join(("the", *(word for word, _ in order), target.kind)), _all_of(target.kind, order)))
     place: _Attribute = (target.place, lambda t: t.place == target.place)
     out += [(f"{spoken} {target.place}", _all_of(target.kind, (place, ("", fits)))) for spoken, fits in out]
-    same = [t for t in things if t.kind == target.kind]
+    same = [t for t in facts if t.kind == target.kind]
     for word, axis, sign in (("leftmost", 0, 1), ("rightmost", 0, -1), ("topmost", 1, 1), ("lowest", 1, -1)):
         ranked = sorted(sign * t.centre[axis] for t in same)
         if len(same) > 1 and sign * target.centre[axis] == ranked[0] and ranked[1] - ranked[0] > 0.06:
@@ -163,13 +163,13 @@ def _all_of(kind: str, attributes: tuple[_Attribute, ...]) -> Fits:
     return lambda t: t.kind == kind and all(fits(t) for _, fits in attributes)
 
 
-def _shortest(target: Fact, things: Sequence[Fact]) -> str:
-    return refer(random.Random(0), target, things, 1)[0]
+def _shortest(target: Fact, facts: Sequence[Fact]) -> str:
+    return refer(random.Random(0), target, facts, 1)[0]
 
 
-def _relations(rng: random.Random, things: Sequence[Fact]) -> list[tuple[Fact, Fact, str]]:
-    """At most two pairs of things, nothing twice, each with a relation that clearly holds between them."""
-    nameable = [t for t in things if refer(random.Random(0), t, things, 1)]
+def _relations(rng: random.Random, facts: Sequence[Fact]) -> list[tuple[Fact, Fact, str]]:
+    """At most two pairs of objects, nothing twice, each with a relation that clearly holds between them."""
+    nameable = [t for t in facts if refer(random.Random(0), t, facts, 1)]
     rng.shuffle(nameable)
     out = []
     for one, other in zip(nameable[0:4:2], nameable[1:4:2]):
@@ -180,10 +180,10 @@ def _relations(rng: random.Random, things: Sequence[Fact]) -> list[tuple[Fact, F
     return out
 
 
-def _groups(things: Sequence[Fact], key: Callable[[Fact], str]) -> list[list[Fact]]:
+def _groups(facts: Sequence[Fact], key: Callable[[Fact], str]) -> list[list[Fact]]:
     groups: dict[str, list[Fact]] = {}
-    for thing in things:
-        groups.setdefault(key(thing), []).append(thing)
+    for fact in facts:
+        groups.setdefault(key(fact), []).append(fact)
     return list(groups.values())
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from florence2.records import Sample
 from florence2.scenes import lettering, paint
 from florence2.scenes.descriptions import Piece, article, number
-from florence2.scenes.layout import SUPERSAMPLE, turn, zoom
+from florence2.scenes.object_layout import SUPERSAMPLE, turn, zoom
 from florence2.scenes.palette import BACKGROUNDS, Rgb, jitter
 from florence2.scenes.truth import coverage, record, text_region
 
@@ -24,7 +24,7 @@ _INK: Rgb = (38, 38, 44)
 
 
 @dataclass(frozen=True)
-class _Row:
+class _PageLine:
     """One line across the paper: what stands at the left (or alone in the middle) and at the right."""
 
     left: str
@@ -64,20 +64,20 @@ def draw_page(
     return pixels, _tell(rng, f"page-{seed}", size_wh, rows, read, ground)
 
 
-def _rows(rng: random.Random, count: int) -> list[_Row]:
+def _rows(rng: random.Random, count: int) -> list[_PageLine]:
     """A receipt of `count` rows whose sum is right."""
-    rows = [_Row(rng.choice(_SHOPS), centred=True, large=True)]
+    rows = [_PageLine(rng.choice(_SHOPS), centred=True, large=True)]
     if count >= 6:
         day = f"{rng.randint(1, 28):02d}/{rng.randint(1, 12):02d}/{rng.randint(2015, 2029)}"
-        rows.append(_Row(day, f"{rng.randint(8, 21):02d}:{rng.randrange(60):02d}"))
+        rows.append(_PageLine(day, f"{rng.randint(8, 21):02d}:{rng.randrange(60):02d}"))
     farewell = count >= 5
     total = 0
     for name in rng.sample(_GOODS, min(len(_GOODS), count - len(rows) - 1 - farewell)):
         many, cents = rng.choice((1, 1, 1, 2, 3)), rng.randrange(50, 2000, 5)
         total += many * cents
-        rows.append(_Row(f"{many} x {name}" if many > 1 else name, _money(many * cents)))
-    rows.append(_Row("TOTAL", _money(total), large=True))
-    return [*rows, _Row(rng.choice(_FAREWELLS), centred=True)] if farewell else rows
+        rows.append(_PageLine(f"{many} x {name}" if many > 1 else name, _money(many * cents)))
+    rows.append(_PageLine("TOTAL", _money(total), large=True))
+    return [*rows, _PageLine(rng.choice(_FAREWELLS), centred=True)] if farewell else rows
 
 
 def _money(cents: int) -> str:
@@ -101,7 +101,7 @@ def _paper(
 
 def _set(
     canvas: Image.Image,
-    rows: Sequence[_Row],
+    rows: Sequence[_PageLine],
     face: str,
     centre: tuple[float, float],
     paper_wh: tuple[float, float],
@@ -126,7 +126,7 @@ def _set(
     return read
 
 
-def _width(face: str, row: _Row, size: int) -> float:
+def _width(face: str, row: _PageLine, size: int) -> float:
     size = int(1.25 * size) if row.large else size
     boxes = [lettering.ink_box(face, text, size) for text in (row.left, row.right) if text]
     return sum(box[2] - box[0] for box in boxes) + (len(boxes) - 1) * size / SUPERSAMPLE
@@ -136,7 +136,7 @@ def _tell(
     rng: random.Random,
     name: str,
     size_wh: tuple[int, int],
-    rows: Sequence[_Row],
+    rows: Sequence[_PageLine],
     read: Sequence[lettering.Line],
     ground: str,
 ) -> Sample:

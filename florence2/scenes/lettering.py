@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from florence2.scenes.layout import SUPERSAMPLE, turn
+from florence2.scenes.object_layout import SUPERSAMPLE, turn
 from florence2.scenes.palette import Rgb
 from florence2.scenes.shapes import Path as Outline
 

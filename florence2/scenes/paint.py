@@ -1,4 +1,4 @@
-"""Pixels of a scene: background, specks that are no objects, things with their textures. Chooses no places."""
+"""Pixels of a scene: background, specks that are no objects, objects with their textures. Chooses no places."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from florence2.scenes.layout import SUPERSAMPLE, Thing, silhouette, zoom
+from florence2.scenes.object_layout import SUPERSAMPLE, PlacedObject, silhouette, zoom
 from florence2.scenes.palette import Rgb, mix, second, shade
 
 
@@ -50,17 +50,17 @@ def specks(rng: random.Random, canvas: Image.Image, count: int, rgb: Rgb) -> Non
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
-def things(canvas: Image.Image, layout: list[Thing]) -> None:
-    """Paint the things in order, each through its own silhouette."""
-    for thing in layout:
-        mask, (left, top) = silhouette(thing)
-        patch = Image.new("RGB", mask.size, thing.rgb)
+def objects(canvas: Image.Image, layout: list[PlacedObject]) -> None:
+    """Paint the objects in order, each through its own silhouette."""
+    for placed in layout:
+        mask, (left, top) = silhouette(placed)
+        patch = Image.new("RGB", mask.size, placed.rgb)
         pen = ImageDraw.Draw(patch)
-        _TEXTURES[thing.texture](pen, mask.size, second(thing.rgb))
-        for role, path in thing.details:
-            pen.polygon(zoom(path, left, top), fill=shade(role, thing.rgb))
-        edge = shade("dark", thing.rgb)
-        for path in (thing.outline, *thing.holes):
+        _TEXTURES[placed.texture](pen, mask.size, second(placed.rgb))
+        for role, path in placed.details:
+            pen.polygon(zoom(path, left, top), fill=shade(role, placed.rgb))
+        edge = shade("dark", placed.rgb)
+        for path in (placed.outline, *placed.holes):
             pen.line(zoom((*path, path[0], path[1]), left, top), fill=edge, width=3)
         canvas.paste(patch, (left, top), mask)
 

@@ -68,7 +68,7 @@ def jitter(rng: random.Random, rgb: Rgb, reach: int = 12) -> Rgb:
 
 
 def shade(role: str, rgb: Rgb) -> Rgb:
-    """The colour of a detail: its own, or `dark` and `light` made from the thing's colour, always apart from it."""
+    """The colour of a detail: its own, or `dark` and `light` made from the object's colour, always apart from it."""
     if role == "dark":
         return mix(rgb, (0, 0, 0), 0.45) if brightness(rgb) > 60 else mix(rgb, (255, 255, 255), 0.38)
     if role == "light":
@@ -80,5 +80,5 @@ def shade(role: str, rgb: Rgb) -> Rgb:
 
 
 def second(rgb: Rgb) -> Rgb:
-    """The other colour of a texture: white on most, black on light things."""
+    """The other colour of a texture: white on most, black on light objects."""
     return mix(rgb, (255, 255, 255), 0.72) if brightness(rgb) < 170 else mix(rgb, (0, 0, 0), 0.55)

@@ -9,7 +9,7 @@ import numpy as np
 
 from florence2.records import Sample
 from florence2.scenes import lettering, paint
-from florence2.scenes.layout import Layout, extent, fill
+from florence2.scenes.object_layout import Layout, extent, fill
 from florence2.scenes.palette import BACKGROUNDS, Rgb, brightness, jitter, mix
 from florence2.scenes.shapes import KINDS, SHAPES, WITHHELD_KINDS
 from florence2.scenes.signs import Sign, paint_sign, plan_sign
@@ -34,7 +34,7 @@ def draw(
 ) -> tuple[np.ndarray, Sample]:
     """A picture (HWC uint8 RGB) and its whole truth; the same seed and arguments draw the same.
 
-    objects: least and most things. min_side, max_side: of a thing's shorter and longer side, as fractions of the
+    objects: least and most objects. min_side, max_side: of an object's shorter and longer side, as fractions of the
     picture's shorter side. size: pixels, or (width, height). clutter: 0 (flat ground, no specks, no grain) to 1.
     signs: probability of a sign; letters: the least height of its letters' ink, a fraction of the picture's height.
     kinds, fonts: what to choose from; with `withheld` about half of what is drawn is of withheld kinds and fonts.
@@ -52,9 +52,9 @@ def draw(
     canvas = paint.background(rng, size_wh, style, rgb, other)
     paint.specks(rng, canvas, rng.randint(0, round(24 * clutter)), rgb)
     lines = paint_sign(canvas, sign) if sign else ()
-    paint.things(canvas, layout.things)
+    paint.objects(canvas, layout.objects)
     pixels = paint.finish(rng, canvas, 10 * clutter * rng.random())
-    return pixels, scene_sample(rng, f"scene-{seed}", size_wh, layout.things, lines, ground)
+    return pixels, scene_sample(rng, f"scene-{seed}", size_wh, layout.objects, lines, ground)
 
 
 def _check(
@@ -95,13 +95,13 @@ def _place(
     away: tuple[Rgb, Rgb],
     sign: Sign | None,
 ) -> tuple[Layout, Sign | None]:
-    """Find room for the things: tries again with smaller ones, then with fewer, then without the sign."""
+    """Find room for the objects: tries again with smaller ones, then with fewer, then without the sign."""
     count = rng.randint(*objects)
     for kept in (sign, None) if sign else (None,):
         most = sides[1]
         for _ in range(12):
             layout = Layout(size_wh, (extent(kept.plate),) if kept else ())
-            if fill(rng, layout, count, kinds, (sides[0], most), away) or len(layout.things) >= max(1, objects[0]):
+            if fill(rng, layout, count, kinds, (sides[0], most), away) or len(layout.objects) >= max(1, objects[0]):
                 return layout, kept
             most = max(sides[0], 0.7 * most)
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Signs: a plate with one or two lines of text, slightly turned. Planned before the things, so that both find room."""
+"""Signs: a plate with one or two lines of text, slightly turned. Planned before the objects, so that both find room."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from florence2.scenes import lettering
-from florence2.scenes.layout import SUPERSAMPLE, extent, turn, zoom
+from florence2.scenes.object_layout import SUPERSAMPLE, extent, turn, zoom
 from florence2.scenes.palette import Rgb, brightness, distance
 from florence2.scenes.shapes import Path
 

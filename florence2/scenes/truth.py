@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from florence2.records import Coverage, Grounding, ImageRef, Region, Sample, Source, Text
 from florence2.scenes import descriptions
-from florence2.scenes.layout import Box, Thing, extent
 from florence2.scenes.lettering import Line
+from florence2.scenes.object_layout import Box, PlacedObject, extent
 from florence2.scenes.shapes import KINDS
 
 VERSION = "1"  # of what a seed draws; new drawings, new version
@@ -21,13 +21,13 @@ def scene_sample(
     rng: random.Random,
     name: str,
     size_wh: tuple[int, int],
-    things: Sequence[Thing],
+    placed: Sequence[PlacedObject],
     lines: Sequence[Line],
     ground: str,
 ) -> Sample:
     """The record of a drawn scene."""
-    facts = [_fact(f"{name}.r{i}", thing, size_wh) for i, thing in enumerate(things)]
-    objects = [_object(thing, fact) for thing, fact in zip(things, facts)]
+    facts = [_fact(f"{name}.r{i}", each, size_wh) for i, each in enumerate(placed)]
+    objects = [_object(each, fact) for each, fact in zip(placed, facts)]
     read = [text_region(f"{name}.r{len(facts) + i}", line) for i, line in enumerate(lines)]
     sign = None
     if lines:
@@ -83,17 +83,17 @@ def coverage(rng: random.Random, facts: Sequence[descriptions.Fact]) -> dict[str
     }
 
 
-def _object(thing: Thing, fact: descriptions.Fact) -> Region:
-    polygon = tuple(number for point in thing.polygon for number in point)
+def _object(each: PlacedObject, fact: descriptions.Fact) -> Region:
+    polygon = tuple(number for point in each.polygon for number in point)
     return Region(
-        fact.region_id, "object", thing.box, thing.kind, LABEL_SPACE, fact.description, (polygon,), source=SOURCE
+        fact.region_id, "object", each.box, each.kind, LABEL_SPACE, fact.description, (polygon,), source=SOURCE
     )
 
 
-def _fact(region_id: str, thing: Thing, size_wh: tuple[int, int]) -> descriptions.Fact:
-    x1, y1, x2, y2 = thing.box
+def _fact(region_id: str, each: PlacedObject, size_wh: tuple[int, int]) -> descriptions.Fact:
+    x1, y1, x2, y2 = each.box
     side = math.sqrt((x2 - x1) * (y2 - y1)) / min(size_wh)
-    return descriptions.Fact(region_id, thing.kind, thing.colour, thing.texture, _centre(thing.box, size_wh), side)
+    return descriptions.Fact(region_id, each.kind, each.colour, each.texture, _centre(each.box, size_wh), side)
 
 
 def _centre(box: Box, size_wh: tuple[int, int]) -> tuple[float, float]:

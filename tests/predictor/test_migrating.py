@@ -11,7 +11,7 @@ import florence2
 from florence2.codec.tokenizer import Tokenizer
 from florence2.pixels import encode
 from florence2.predictor import Florence2
-from florence2.scenes.files import write
+from florence2.scenes.scene_files import write
 from tests.parity.twins import lively, tiny
 
 PAGE = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text(encoding="utf-8")

@@ -43,7 +43,7 @@ def test_letters_are_high_enough_and_turned_a_little():
 def test_quad_hugs_the_ink(name, degrees):
     from PIL import Image
 
-    from florence2.scenes.layout import SUPERSAMPLE
+    from florence2.scenes.object_layout import SUPERSAMPLE
 
     canvas = Image.new("RGB", (400, 300), (255, 255, 255))
     line = lettering.write(canvas, "Agfx 25", name, 60, (100, 75), degrees, (0, 0, 0))

@@ -16,7 +16,7 @@ from florence2 import geometry
 from florence2.records import to_json
 from florence2.scenes import FONTS, KINDS, WITHHELD_FONTS, WITHHELD_KINDS, draw
 from florence2.scenes.descriptions import article
-from florence2.scenes.layout import VISIBLE, Layout, fill, silhouette
+from florence2.scenes.object_layout import VISIBLE, Layout, fill, silhouette
 from florence2.scenes.shapes import SHAPES
 from florence2.scenes.truth import VERSION
 
@@ -231,8 +231,8 @@ def test_negatives_are_absent_even_where_all_kinds_are_few():
 def test_layout_refuses_to_cover():
     layout = Layout((128, 128))
     assert fill(random.Random(0), layout, 1, ("square",), (40, 60), ())
-    assert not layout.add(layout.things[0])  # the same place again
-    mask, _ = silhouette(layout.things[0])
+    assert not layout.add(layout.objects[0])  # the same place again
+    mask, _ = silhouette(layout.objects[0])
     assert mask.histogram()[255] > 60 * 60
 
 

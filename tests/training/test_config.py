@@ -9,7 +9,7 @@ import yaml
 
 from florence2 import scenes
 from florence2.cli import main
-from florence2.scenes.files import write
+from florence2.scenes.scene_files import write
 from florence2.training.config import RECIPES, from_mapping, read_config, to_mapping
 from tests.training.tiny import tiny_model, tiny_run
 

@@ -7,7 +7,7 @@ import pytest
 
 from florence2 import scenes
 from florence2.cli import main
-from florence2.scenes.files import write
+from florence2.scenes.scene_files import write
 from florence2.training import train
 from florence2.training.config import from_mapping
 from florence2.training.run_folder import read_lines

@@ -10,7 +10,7 @@ from florence2 import scenes, sources
 from florence2.cli import main
 from florence2.codec.tasks import TASKS
 from florence2.formats.problems import ReadProblems
-from florence2.scenes.files import write
+from florence2.scenes.scene_files import write
 from florence2.training.config import DataSource
 from florence2.training.datasets import SampleSource
 from florence2.training.examples import TaskMixture

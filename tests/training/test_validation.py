@@ -9,7 +9,7 @@ import pytest
 import florence2
 from florence2 import scenes
 from florence2.records import Sample
-from florence2.scenes.files import write
+from florence2.scenes.scene_files import write
 from florence2.training import train
 from florence2.training.config import from_mapping
 from florence2.training.order import Cursor

@@ -1,7 +1,7 @@
-"""Where things lie in a scene: kinds, colours and textures are chosen, sizes and places found. Paints only masks.
+"""Where objects lie in a scene: kinds, colours and textures are chosen, sizes and places found. Paints only masks.
 
-The rule of truth: boxes and polygons are a thing's full drawn extent, wholly inside the picture, and at least 60 % of
-each thing stays visible (counted in pixels, not estimated).
+The rule of truth: boxes and polygons are an object's full drawn extent, wholly inside the picture, and at least 60 % of
+each object stays visible (counted in pixels, not estimated).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from florence2.scenes.palette import COLOURS, TEXTURES, Rgb, distance, jitter
 from florence2.scenes.shapes import SHAPES, Path
 
 SUPERSAMPLE = 2  # everything is drawn at twice the size and reduced: anti-aliasing
-VISIBLE = 0.6  # the least part of a thing that stays uncovered
-REPEATS = 0.25  # the share of things that take the kind of an earlier one, so that counts, colours and places matter
+VISIBLE = 0.6  # the least part of an object that stays uncovered
+REPEATS = 0.25  # the share of objects that take the kind of an earlier one, so that counts, colours and places matter
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Thing:
+class PlacedObject:
     """One drawn object. Paths are in pixels of the picture; `polygon` is the silhouette with its holes bridged."""
 
     kind: str
@@ -48,19 +48,19 @@ class Thing:
 
 
 class Layout:
-    """The places taken so far. A map beside it says which thing is on top at each (supersampled) pixel."""
+    """The places taken so far. A map beside it says which object is on top at each (supersampled) pixel."""
 
     def __init__(self, size_wh: tuple[int, int], reserved: tuple[Box, ...] = ()):
         self.size_wh = size_wh
-        self.things: list[Thing] = []
+        self.objects: list[PlacedObject] = []
         self._reserved = reserved  # boxes that nothing may touch
         self._top = Image.new("L", (size_wh[0] * SUPERSAMPLE, size_wh[1] * SUPERSAMPLE))
         self._areas: list[int] = []
         self._boxes: list[Box] = []
 
-    def add(self, thing: Thing) -> bool:
-        """Put a thing on top, unless it leaves the picture, hides too much of another or touches a reserved box."""
-        box = thing.box
+    def add(self, placed: PlacedObject) -> bool:
+        """Put an object on top, unless it leaves the picture, hides too much of another or touches a reserved box."""
+        box = placed.box
         if min(box) < 0 or box[2] > self.size_wh[0] or box[3] > self.size_wh[1]:
             return False
         if any(_shared(box, other) for other in self._reserved):
@@ -68,15 +68,15 @@ class Layout:
         overlaps = [_shared(box, other) / min(_area(box), _area(other)) for other in self._boxes]
         if max(overlaps, default=0) > 0.6:
             return False
-        mask, corner = silhouette(thing)
+        mask, corner = silhouette(placed)
         top = self._top.copy() if any(overlaps) else self._top
-        top.paste(len(self.things) + 1, corner, mask)
+        top.paste(len(self.objects) + 1, corner, mask)
         if top is not self._top:
             visible = top.histogram()
             if any(visible[i + 1] < VISIBLE * area for i, area in enumerate(self._areas)):
                 return False
             self._top = top
-        self.things.append(thing)
+        self.objects.append(placed)
         self._boxes.append(box)
         self._areas.append(mask.histogram()[255])
         return True
@@ -90,15 +90,15 @@ def fill(
     sides: tuple[float, float],
     away: tuple[Rgb, ...],
 ) -> bool:
-    """Place `count` things, shorter side at least sides[0] pixels and longer at most sides[1] where the shape allows.
+    """Place `count` objects, shorter side at least sides[0] pixels and longer at most sides[1] where the shape allows.
 
     Their colours stand out from each of `away`. False where no room was found.
     """
     least, most = sides
     for _ in range(count):
         kind, texture = rng.choice(kinds), rng.choice(TEXTURES)
-        if layout.things and rng.random() < REPEATS:
-            kind = rng.choice(layout.things).kind
+        if layout.objects and rng.random() < REPEATS:
+            kind = rng.choice(layout.objects).kind
         colour, rgb = _colour(rng, away)
         ceiling = max(least, most)
         for _ in range(40):
@@ -111,14 +111,14 @@ def fill(
     return True
 
 
-def silhouette(thing: Thing) -> tuple[Image.Image, tuple[int, int]]:
-    """The thing's mask (0 or 255) at SUPERSAMPLE times the picture's scale, and where its corner lies there."""
-    x1, y1, x2, y2 = thing.box
+def silhouette(placed: PlacedObject) -> tuple[Image.Image, tuple[int, int]]:
+    """The object's mask (0 or 255) at SUPERSAMPLE times the picture's scale, and where its corner lies there."""
+    x1, y1, x2, y2 = placed.box
     left, top = math.floor(x1 * SUPERSAMPLE), math.floor(y1 * SUPERSAMPLE)
     mask = Image.new("L", (math.ceil(x2 * SUPERSAMPLE) - left, math.ceil(y2 * SUPERSAMPLE) - top))
     pen = ImageDraw.Draw(mask)
-    pen.polygon(zoom(thing.outline, left, top), fill=255)
-    for hole in thing.holes:
+    pen.polygon(zoom(placed.outline, left, top), fill=255)
+    for hole in placed.holes:
         pen.polygon(zoom(hole, left, top), fill=0)
     return mask, (left, top)
 
@@ -146,8 +146,8 @@ def _somewhere(
     look: tuple[str, str, str, Rgb],
     side: float,
     sides: tuple[float, float],
-) -> Thing:
-    """A thing of this look, slightly turned, its shorter side about `side` pixels, at a random place."""
+) -> PlacedObject:
+    """An object of this look, slightly turned, its shorter side about `side` pixels, at a random place."""
     kind, colour, texture, rgb = look
     shape = SHAPES[kind]
     angle = rng.uniform(-15, 15)
@@ -160,7 +160,7 @@ def _somewhere(
     def place(path: Path) -> Path:
         return tuple((round(x0 + x * scale, 2), round(y0 + y * scale, 2)) for x, y in turn(path, angle))
 
-    return Thing(
+    return PlacedObject(
         kind,
         colour,
         texture,
