@@ -70,7 +70,7 @@ def evaluate(
 
     `model` is a name (what `load` takes, or a specialist's: rapidocr, card.yaml), a loaded model, or a callable from a
     list of (Sample, Ask) to as many Parsed or Failure. `protocol` names a benchmark, which says the task and how to
-    decode; `tasks` a checkpoint in whose table the task stands, where that is not the model's own. The other options
+    decode; `tasks` a checkpoint whose table holds the task, where that is not the model's own. The other options
     are those of `florence2.evaluation.evaluate`.
     """
     from florence2.engine.specialists.specialist_predictor import open_as_predictor

@@ -1,4 +1,5 @@
-"""What decoding a picture will cost, told by its header before a pixel is decoded: bytes of memory, passes, steps.
+"""What decoding a picture will cost, estimated from its header before a pixel is decoded: bytes of memory, passes,
+steps.
 
 The law: a picture may take three times its decoded size (width x height x channels x bytes of the file's own type) and
 SPARE bytes more. What a decoder takes beyond that is refused. Figures are of Pillow's decoders, measured in a process
@@ -132,7 +133,7 @@ def _scans(image: Any, file: BinaryIO | None) -> int:
 
 
 def _count(file: BinaryIO, marker: bytes) -> int:
-    """How often a marker stands in a file; JPEG's coded data holds none by chance."""
+    """How often a marker occurs in a file; JPEG's coded data holds none by chance."""
     place, found, last = file.tell(), 0, b""
     file.seek(0)
     while block := file.read(1 << 16):  # small: large ones, let go, change what the allocator gives back

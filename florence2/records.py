@@ -68,7 +68,7 @@ class Rle:
 
 @dataclass(frozen=True)
 class Region:
-    """One place in the picture and what was said of it.
+    """One place in the picture with its annotations.
 
     `quad` holds four corners (x, y) from the top-left of the text, clockwise. `refines` names the item this one
     details (a mask its box); `derived_from` the items it was fused from.
@@ -106,7 +106,7 @@ class Text:
 class Grounding:
     """One phrase of a text and where it is. `spans` are [start, end) in code points of the text `text_id`.
 
-    Without `text_id` it is a referring expression: the phrase stands for itself.
+    Without `text_id` it is a referring expression: the phrase is on its own.
     """
 
     id: str = ""
@@ -160,7 +160,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Sample:
-    """The record: one image and all that was ever said of it, rejected items and their verdicts beside the kept."""
+    """The record: one image with all its annotations, rejected items and their verdicts beside the kept."""
 
     id: str
     image: ImageRef

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse and do one of the four; duplicates and stats look at the whole set, no task in mind."""
+    """Parse and do one of the four; duplicates and stats read the whole set, whatever its tasks."""
     if argv and argv[0] in ("duplicates", "stats"):
         from florence2.cli import data_stats
 
@@ -58,7 +58,7 @@ def check(
     as_json: bool,
     unread: ReadProblems,
 ) -> int:
-    """Print every problem; what was left out though it is good is told beside them."""
+    """Print every problem; valid parts that were left out are listed beside them."""
     from florence2.training.check import problems
 
     counts: Counter[str] = Counter()
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=("train", "val", "test"))
     parser.add_argument("--format", help="the data's format where its files do not tell it")
     parser.add_argument("--images", help="the pictures' folder where they are not beside the annotations")
-    parser.add_argument("--limit", type=int, metavar="N", help="look at the first N samples only")
+    parser.add_argument("--limit", type=int, metavar="N", help="read the first N samples only")
     parser.add_argument(
         "--max-target", type=int, metavar="N", help="longest target in tokens (check; default: what the model holds)"
     )

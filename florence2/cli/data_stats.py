@@ -23,7 +23,7 @@ LONGEST = 40  # letters of a label in a table
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse, look at every picture, print."""
+    """Parse, read every picture, print."""
     args = _parser().parse_args(argv)
     from florence2.cli.progress import ProgressBars
 

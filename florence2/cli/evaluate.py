@@ -19,7 +19,7 @@ EXAMPLES = """examples:
 
 --model is what florence2.load takes (nano, a folder, a hub id) or a specialist's name (rapidocr, opencv, card.yaml,
 file.py:Class). Answers go to OUT/predictions.jsonl, scores to OUT/scores.json; the same command again goes on where it
-stopped. Beside each score stands the same model's on a grey picture. `--protocol list` prints the known benchmarks.
+stopped. Beside each score is the same model's on a grey picture. `--protocol list` prints the known benchmarks.
 """
 
 

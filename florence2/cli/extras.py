@@ -1,4 +1,4 @@
-"""What to install when a module is missing: told by the requirements the package itself names."""
+"""What to install when a module is missing, by the package's own requirements."""
 
 from __future__ import annotations
 

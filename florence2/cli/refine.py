@@ -69,7 +69,7 @@ def recipe_of(path: str | None, settings: Sequence[str]) -> dict[str, Any]:
         recipe[key] = documents.parse_setting(value, f"--set {setting}")
     wrong = sorted(set(recipe) & {"model", "out", "seed"})
     if wrong:
-        raise ValueError(f"recipe: {wrong[0]} is told by the command itself (--start, --seed); leave it out")
+        raise ValueError(f"recipe: {wrong[0]} is set by the command itself (--start, --seed); leave it out")
     return recipe
 
 

@@ -1,4 +1,4 @@
-"""florence2 report STORE|RUN --out page.html: a page to look at."""
+"""florence2 report STORE|RUN --out page.html: a page of charts and pictures."""
 
 from __future__ import annotations
 

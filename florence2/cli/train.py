@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     show = Live(args.json)
     result = train(config, progress=show, restart=args.restart, on_message=show.message)
     show.end()
-    if not speaks():
+    if not prints_progress():
         return 130 if result.interrupted else 0
     if args.json:
         print(json.dumps(vars(result)))
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def speaks() -> bool:
+def prints_progress() -> bool:
     """Whether this process is the one of several that prints."""
     import os
 
@@ -99,7 +99,7 @@ class Live:
     """One line that is written over: step, loss, tokens a second, share of time waited for data, time left."""
 
     def __init__(self, as_json: bool) -> None:
-        self.as_json, self.quiet = as_json, not speaks()
+        self.as_json, self.quiet = as_json, not prints_progress()
         self.started, self.tokens, self.waited, self.first, self.loss = time.monotonic(), 0, 0.0, 0, 0.0
         self.open = False
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse, step back, say where the store stands."""
+    """Parse, step back, print the store's current snapshot."""
     parser = argparse.ArgumentParser(
         "florence2 undo",
         description="Step a store back by a new snapshot that holds what an earlier one held; nothing is removed. "

@@ -97,9 +97,9 @@ def answer(predictor: ModelParts, requests: Sequence[Request]) -> list[list[Answ
     pictures = encode(predictor, [request.image for request in requests])
     pairs = [(picture, ask, one.decoding) for picture, one in zip(pictures, requests) for ask in one.asks]
     rows = [_row_or_failure(predictor, *pair) for pair in pairs]
-    groups: dict[object, dict[int, _Row]] = {}
+    groups: dict[object, dict[int, _AskRow]] = {}
     for number, row in enumerate(rows):
-        if isinstance(row, _Row):
+        if isinstance(row, _AskRow):
             groups.setdefault(row.group, {})[number] = row
     found: dict[int, Answer | Failure] = {n: row for n, row in enumerate(rows) if isinstance(row, Failure)}
     for group in groups.values():
@@ -112,7 +112,7 @@ def answer(predictor: ModelParts, requests: Sequence[Request]) -> list[list[Answ
 
 
 @dataclass(frozen=True)
-class _Row:
+class _AskRow:
     """One ask about one picture, ready to be decoded."""
 
     picture: EncodedImage
@@ -131,7 +131,7 @@ class _Row:
 
 def _row_or_failure(
     predictor: ModelParts, picture: EncodedImage | Failure, ask: Ask, decoding: Decoding
-) -> _Row | Failure:
+) -> _AskRow | Failure:
     if isinstance(picture, Failure):
         return picture
     try:
@@ -140,7 +140,7 @@ def _row_or_failure(
         return failure_of(error, picture.image)
 
 
-def _row(predictor: ModelParts, picture: EncodedImage, ask: Ask, decoding: Decoding) -> _Row:
+def _row(predictor: ModelParts, picture: EncodedImage, ask: Ask, decoding: Decoding) -> _AskRow:
     task = task_of(ask.task, predictor.tasks)
     prompt = prompt_of(ask, picture.size_wh, predictor.tasks)
     ids = predictor.tokenizer.prompt_ids(prompt)
@@ -150,11 +150,11 @@ def _row(predictor: ModelParts, picture: EncodedImage, ask: Ask, decoding: Decod
             f"prompt: expected at most {limit} tokens beside the picture, got {len(ids)} ({prompt!r:.60}); shorten it"
         )
     grammar = automaton(task, predictor.tokenizer, ask) if decoding.by_grammar else None
-    return _Row(picture, ask, task, prompt, ids, decoding, grammar)
+    return _AskRow(picture, ask, task, prompt, ids, decoding, grammar)
 
 
 @torch.inference_mode()
-def _decode(predictor: ModelParts, rows: Sequence[_Row]) -> list[Answer]:
+def _decode(predictor: ModelParts, rows: Sequence[_AskRow]) -> list[Answer]:
     """The answers of one group."""
     ids, mask = _pad([row.prompt_ids for row in rows], predictor.model)
     features = torch.stack([row.picture.features for row in rows])
@@ -172,7 +172,7 @@ def _pad(prompts: Sequence[list[int]], model: Florence) -> tuple[Tensor, Tensor]
     return ids, mask
 
 
-def _read(tokenizer: Tokenizer, row: _Row, generated: Generated) -> Answer:
+def _read(tokenizer: Tokenizer, row: _AskRow, generated: Generated) -> Answer:
     size_wh = row.picture.size_wh
     parsed, spans = answers.parse_ids(generated.ids, tokenizer, row.task, size_wh, row.ask)
     parsed = dataclasses.replace(scored(parsed, spans, generated.logprobs), truncated=generated.truncated)

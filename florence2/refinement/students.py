@@ -32,7 +32,7 @@ RECIPE: Mapping[str, Any] = {
 }
 
 
-class TrainResult(Protocol):
+class TrainSummary(Protocol):
     """What training says of itself."""
 
     @property
@@ -47,7 +47,7 @@ class TrainResult(Protocol):
     def weights_sha256(self) -> str: ...
 
 
-TrainFunction = Callable[[dict[str, Any]], TrainResult]  # the keys of `train`, plain values
+TrainFunction = Callable[[dict[str, Any]], TrainSummary]  # the keys of `train`, plain values
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _has_truth(sample: Sample) -> bool:
 def _trainer(progress: Callable[[str, int, int], None] | None) -> TrainFunction:
     """The project's own training, each step shown."""
 
-    def trainer(config: dict[str, Any]) -> TrainResult:
+    def trainer(config: dict[str, Any]) -> TrainSummary:
         from florence2.training import train
 
         def step(line: Mapping[str, Any]) -> None:

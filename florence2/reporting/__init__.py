@@ -1,4 +1,4 @@
-"""Pages to look at: a store, a run, or any sections. One file, no network, readable without JavaScript."""
+"""HTML pages about a store, a run, or any sections. One file, no network, readable without JavaScript."""
 
 from florence2.reporting.answer_section import answers_section, asks_of
 from florence2.reporting.html_page import Html, Section, element, escape, page, paragraph, save, table, tiles

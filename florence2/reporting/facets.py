@@ -83,12 +83,12 @@ class Facets:
 
 
 def last_verdicts(decisions: Iterable[Decision]) -> dict[str, Decision]:
-    """The verdict that stands on each item."""
+    """The last verdict on each item, by the item's id."""
     return {d.item_id: d for d in sorted(decisions, key=lambda d: (d.round, d.seq))}
 
 
 def phrase_of(region: Region, groundings: Iterable[Grounding]) -> str:
-    """What a region is called by a phrase, where it has no name of its own."""
+    """The phrase of a region that has no label of its own."""
     return next((g.phrase for g in groundings if region.id in g.region_ids), "")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from florence2 import sources
 from florence2.reporting.html_page import page, save
 from florence2.reporting.picture_cards import Load
-from florence2.reporting.runs import run_sections
+from florence2.reporting.run_sections import run_sections
 from florence2.reporting.stores import store_sections
 from florence2.store import Store, is_store
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2.reporting.charts import curve
-from florence2.reporting.evaluations import evaluation_sections
+from florence2.reporting.evaluation_sections import evaluation_sections
 from florence2.reporting.html_page import Cell, Section, element, join, number, table, tiles
 
 POINTS = 400  # of a curve

@@ -73,7 +73,7 @@ def review(
         if not chosen:
             continue
         unit = dataclasses.replace(unit, samples=tuple(chosen))
-        rows = _Rows(operator, facts["seq"], format)
+        rows = _ReviewRows(operator, facts["seq"], format)
         for sample in session.samples(unit, facts["reads"], operator, facts["seq"]):
             one = pictures[sample.image.id]
             before = exported.get(sample.image.id, Sample(sample.id, sample.image))
@@ -246,7 +246,7 @@ def _parts(region: Region) -> list[Sequence[float]]:
     return [geometry.box_quad(region.box)] if region.box is not None else []
 
 
-class _Rows:
+class _ReviewRows:
     """What is written for the pictures of one unit: a person's annotations and verdicts."""
 
     def __init__(self, operator: Operator, seq: int, format: str) -> None:
@@ -297,7 +297,7 @@ def _details(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
     ]
 
 
-def _put(session: Session, operator: Operator, unit: Unit, rows: _Rows, scope: Scope) -> None:
+def _put(session: Session, operator: Operator, unit: Unit, rows: _ReviewRows, scope: Scope) -> None:
     """Commit a unit's rows, with what a person's review means for the absence of labels."""
     coverage: dict[str, list[str]] = {}
     for label in sorted(scope.labels):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from florence2.reporting.evaluations import evaluation_sections
+from florence2.reporting.evaluation_sections import evaluation_sections
 from florence2.reporting.html_page import Section
 from florence2.reporting.training_runs import training_sections
 
