@@ -193,7 +193,7 @@ def annotation(**changes):
         (annotation(score=float("inf")), "annotation 9: score: expected a finite number"),
         (annotation(segmentation=[[1, 2, 3]]), "annotation 9: segmentation: expected at least three"),
         (annotation(segmentation={"size": [48, 64], "counts": [5]}), "annotation 9: segmentation: mask"),
-        ({"images": coco_data()["images"] * 2}, r"images\[1\]: duplicate id 1; it stands already at .*images\[0\]"),
+        ({"images": coco_data()["images"] * 2}, r"images\[1\]: duplicate id 1; it is already at .*images\[0\]"),
         ({"annotations": coco_data()["annotations"] * 2}, r"annotations\[1\]: duplicate id 9"),
         ({"annotations": [{"id": 1, "category_id": 3}]}, "annotation 1: has no 'image_id'"),
         ({"annotations": [{"id": 1, "image_id": 1, "bbox": [0, 0, 1, 1]}]}, "annotation 1: has no 'category_id'"),
