@@ -22,7 +22,7 @@ from florence2.model.checkpoint import open_checkpoint
 from florence2.model.layouts import EMBEDDING
 from florence2.predictor.checkpoints import find_folder
 from florence2.predictor.convert import convert
-from florence2.predictor.doctor import Report, examine
+from florence2.predictor.doctor import CheckpointReport, examine
 from florence2.predictor.florence2 import EncodedImage
 
 # picture -> what is asked about it: a caption to ground, an expression, a class; a region is the middle half of it
@@ -95,7 +95,7 @@ class Asked:
 class Result:
     """What was found of one checkpoint. `vectors`: what is published, and whether ours says the same."""
 
-    report: Report
+    report: CheckpointReport
     load_seconds: float
     vectors: list[tuple[str, bool]]
     asked: list[Asked]
@@ -164,7 +164,7 @@ def asks_about(name: str, picture: np.ndarray, tasks: Sequence[str]) -> list[flo
 class Reference:
     """transformers' model and processor of a checkpoint; from another layout than theirs it gets our export."""
 
-    def __init__(self, source: str, report: Report, folder: Path, device: str) -> None:
+    def __init__(self, source: str, report: CheckpointReport, folder: Path, device: str) -> None:
         from transformers import AutoProcessor, Florence2ForConditionalGeneration
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
