@@ -21,7 +21,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 
-from florence2.engine.execution import journal
+from florence2.engine.execution import attempt_journal
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.devices import accelerators
 from florence2.engine.execution.jobs import Job, JobOutcome, OnProgress, Resources
@@ -140,7 +140,9 @@ class ProcessRunner:
     def _give(self, worker: _Worker, job: Job, resources: Resources) -> bool:
         device = self.devices[worker.slot % len(self.devices)] if resources.num_gpus > 0 and self.devices else ""
         try:
-            worker.connection.send((job, device, *journal.read(self.store.journal(job.key).lines(), self.attempts)))
+            worker.connection.send(
+                (job, device, *attempt_journal.read(self.store.journal(job.key).lines(), self.attempts))
+            )
         except OSError:  # it died while idle
             self._forget(worker)
             return False
@@ -197,7 +199,7 @@ class ProcessRunner:
             tries = self.store.journal(job.key)
             tries.append(cause)
             self._timeouts[job.key] += cause == "timeout"
-            if journal.deaths(tries.lines()) > 3 * self.attempts + 2 * job.size:
+            if attempt_journal.deaths(tries.lines()) > 3 * self.attempts + 2 * job.size:
                 raise ChildProcessError(
                     f"{self.store.root}: workers keep dying over unit {job.key}; last exit code {code}"
                 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from florence2.engine.execution import journal
+from florence2.engine.execution import attempt_journal
 from florence2.engine.execution.context import WorkerContext
 from florence2.store import Journal
 
@@ -30,7 +30,7 @@ class _PipedHeartbeat:
         self._send("progress", self.done)
 
     def image(self, index: int) -> None:
-        self.journal.append(journal.picture(index))
+        self.journal.append(attempt_journal.picture(index))
         self._send("alive")
 
     def message(self, text: str) -> None:
