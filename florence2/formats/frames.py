@@ -73,7 +73,7 @@ class Frame:
 
     def in_shares(self) -> Frame:
         """The frame of places that are shares of the picture as it is seen: they tell no other size."""
-        return dataclasses.replace(self, told_wh=self.size_wh)
+        return dataclasses.replace(self, stated_wh=self.size_wh)
 
     def image(self, name: str, licence: str = "") -> ImageRef:
         """The reference to the picture."""
@@ -101,7 +101,7 @@ class Frame:
 
     def _move(self, boxes: Sequence[Box]) -> Point | None:
         """How a told point moves; None where it stays."""
-        if self.told_wh == (0, 0):
+        if self.stated_wh == (0, 0):
             return self._turn_that_shows(boxes)
         if self.same:
             return None

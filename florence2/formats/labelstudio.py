@@ -147,8 +147,8 @@ def _speakers(task: Mapping[str, Any], where: str, problems: ReadProblems) -> It
                 problems.note(f"{key} are ids alone, which hold nothing", place)
                 continue
             with problems.record():
-                said = validation.record(said, place)
-                if _cancelled(said, f"{place}: was_cancelled"):
+                entry = validation.record(entry, place)
+                if _cancelled(entry, f"{place}: was_cancelled"):
                     problems.note("cancelled annotations are left out", place)
                     continue
                 results = validation.rows(entry, "result", place, optional=True)
