@@ -206,7 +206,8 @@ def test_whatever_a_decoder_raises_is_a_bad_image(monkeypatch):
 
 
 def test_a_heic_opens_with_its_library_and_says_so_without(monkeypatch):
-    heif = pytest.importorskip("pillow_heif", reason="no network")
+    import pillow_heif as heif
+
     array = np.full((64, 48, 3), 120, np.uint8)
     array[:32] = 30
     out = io.BytesIO()

@@ -64,7 +64,7 @@ def answer(count, budgets, sizes, beams=1, eos=-9.0, first=0):
 @pytest.mark.parametrize("beams", [1, 3])
 def test_no_item_is_begun_that_cannot_be_closed(beams):
     budgets, sizes = [2, 5, 6, 7, 8, 30, 11], [4, 4, 4, 5, 3, 3, 2]
-    for got, budget, size in zip(answer(7, budgets, sizes, beams), budgets, sizes):
+    for got, budget, size in zip(answer(7, budgets, sizes, beams), budgets, sizes, strict=True):
         assert got.ids[:2] == (2, 0) and got.ids[-1] == 2
         assert len(got.ids) - 1 <= budget
         assert (len(got.ids) - 3) % size == 0
@@ -72,7 +72,9 @@ def test_no_item_is_begun_that_cannot_be_closed(beams):
 
 
 def test_not_truncated_where_the_model_ends_by_itself():
-    for got in answer(6, [200] * 6, [3] * 6, eos=4.0):
+    answers = answer(6, [200] * 6, [3] * 6, eos=4.0)
+    assert len(answers) == 6
+    for got in answers:
         assert not got.truncated and got.ids[-1] == 2
 
 

@@ -33,7 +33,9 @@ def free_run(model, prompt, budget):
 def test_greedy_without_rules_is_the_plain_loop():
     model = MockModel(eos=2.0)
     free = Rules(num_beams=1, no_repeat_ngram_size=0, forced_bos=None, forced_eos=None)
-    for n, got in enumerate(run(model, 8, 20, free)):
+    answers = run(model, 8, 20, free)
+    assert len(answers) == 8
+    for n, got in enumerate(answers):
         ids, logprobs = free_run(model, [3 + n] * 3, 20)
         assert got.ids == ids
         assert got.logprobs == pytest.approx([0.0, *logprobs], abs=1e-5)

@@ -160,7 +160,7 @@ def test_a_sets_label_is_kept_against_models_that_agree_with_each_other():
     pair = region("x", "a", "aeroplane", score=0.9), region("y", "b", "aeroplane", NEAR, score=0.9)
     verdicts, (fused,) = merged(region("t", "coco", "airplane"), *pair)
     assert verdicts[fused.id] == ("superseded", "outranked", "t") and verdicts["x"][2] == fused.id
-    assert "t" not in verdicts or verdicts["t"][0] == "kept"
+    assert verdicts["t"] == ("kept", "disputed", fused.id)
     verdicts, (fused,) = merged(region("t", "coco", "airplane", AWAY), *pair)
     assert fused.id not in verdicts
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -236,7 +237,7 @@ def test_a_bad_row_of_a_benchmark_is_named_and_the_others_come(tmp_path, name, b
     assert list(map(spoken, sources.open(tmp_path, problems=problems))) == list(map(spoken, good))
     assert len(problems.refused) == 1 and file.rpartition("/")[2] in problems.refused[0]
     assert bad is not None or place in problems.refused[0]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=re.escape(file.rpartition("/")[2])):
         list(sources.open(tmp_path))
     assert main(["data", "check", str(tmp_path), "--json"]) == 1
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -1,6 +1,7 @@
 """A reader that is asked to go on names every bad record and gives all the good ones."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_every_bad_record_is_named_and_the_good_ones_come(tmp_path, make, capsys
     root = tmp_path / "set"
     root.mkdir()
     samples, regions, places = make(root)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=re.escape(places[0])):
         list(sources.open(root))
     problems = ReadProblems(skip=True)
     found = list(sources.open(root, problems=problems))
@@ -115,7 +116,7 @@ def test_every_bad_record_is_named_and_the_good_ones_come(tmp_path, make, capsys
     store = import_labels(root, tmp_path / "s", workers=0, skip_bad=True, on_message=said.append)
     assert store.counts()["annotations"]["total"] == regions and f"{len(places)} records cannot be read" in said[0]
     assert said[1 : 1 + len(places)] == [f"left out: {line}" for line in refused]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=re.escape(places[0])):
         import_labels(root, tmp_path / "t", workers=0)
 
 

@@ -89,8 +89,6 @@ def ours(pairs, engine):
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("engine", ["pycocotools", "hotcoco"])
 def test_numbers_equal_bare_pycocotools(seed, tied, engine):
-    if engine == "hotcoco":
-        pytest.importorskip("hotcoco")
     pairs = list(random_set(seed, images=50, tied=tied))
     assert ours(pairs, engine) == pytest.approx(bare(pairs), abs=1e-9)
 

@@ -11,8 +11,8 @@ from florence2.codec.official import BANNED_PHRASES, KINDS
 from florence2.codec.tasks import TASKS
 from florence2.codec.tokenizer import Tokenizer
 from florence2.predictor import Florence2, load
+from tests.fixtures import bart_tokenizer
 from tests.parity.twins import lively, tiny
-from tests.shared import shared
 
 ASKS = {  # task -> what it takes, as the reference wants it and as ours does
     "<CAPTION_TO_PHRASE_GROUNDING>": ("a red car by two dogs", {"text": "a red car by two dogs"}),
@@ -29,7 +29,7 @@ RULES = dict(no_repeat_ngram_size=3, forced_bos_token_id=0, forced_eos_token_id=
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny model with the official vocabulary, in transformers' layout."""
-    tokenizer = Tokenizer.load(shared("tokenizers/florence2"))
+    tokenizer = Tokenizer.load(bart_tokenizer(tmp_path_factory.mktemp("bart")))
     config = replace(tiny(96, vocab_size=tokenizer.vocab_size), image_id=None)
     model = lively(config, eos=1.4, location=1.3)
     path = tmp_path_factory.mktemp("native")

@@ -169,7 +169,7 @@ def test_a_region_outside_one_picture_fails_that_picture_alone(tiny, pictures):
 def test_places_of_one_picture_do_not_reach_another(pictures):
     """A trained model: its boxes end at different bins, so that rows are regrouped at every location."""
     nano, scenes = load("nano"), list(sources.open("scenes:6"))
-    for scene, answer in zip(scenes, nano.predict_many([scene.image for scene in scenes], "<OD>")):
+    for scene, answer in zip(scenes, nano.predict_many([scene.image for scene in scenes], "<OD>"), strict=True):
         assert answer.token_ids == nano.predict(scene.image, "<OD>").token_ids
 
 
@@ -387,13 +387,13 @@ def test_wrong_use_is_refused_in_one_line(tiny, pictures, case):
 
 
 def test_wrong_use_of_predict_many_is_refused_before_any_picture(tiny):
-    for arguments in (
-        dict(asks="OD", on_error="skip"),
-        dict(asks="OD", batch_size=0),
-        dict(asks="X"),
-        dict(asks="VQA"),
-    ):
-        with pytest.raises(ValueError):
+    for word, arguments in {
+        "on_error": dict(asks="OD", on_error="skip"),
+        "batch_size": dict(asks="OD", batch_size=0),
+        "X": dict(asks="X"),
+        "VQA": dict(asks="VQA"),
+    }.items():
+        with pytest.raises(ValueError, match=word):
             tiny.predict_many([], **arguments)
 
 

@@ -97,7 +97,7 @@ def test_names_open_specialists_and_nothing_else(tmp_path):
     card.write_text("specialist: rapidocr\n")
     assert open_as_predictor("opencv").specialist.spec.name == "opencv"
     assert open_as_predictor(str(card), "cpu").device == "cpu"
-    assert open_as_predictor("student:nano") is not None
+    assert open_as_predictor("student:nano").specialist.spec.name == "student"
     assert (
         open_as_predictor("nano") is None
         and open_as_predictor(str(tmp_path)) is None

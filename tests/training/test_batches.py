@@ -59,7 +59,9 @@ def test_an_epoch_holds_each_pair_once(tmp_path):
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_ranks_share_each_batch(tmp_path, ranks):
     made = job(tmp_path, data=[{"path": toy_set(tmp_path), "tasks": ["OD", "CAPTION"], "pairs": 2}]).order
-    for planned in made.batches(6, Cursor(), epochs=3):
+    batches_planned = list(made.batches(6, Cursor(), epochs=3))
+    assert len(batches_planned) > 3
+    for planned in batches_planned:
         shares = [key for rank in range(ranks) for key in pairs_of(planned.share(rank, ranks).pairs)]
         assert shares == pairs_of(planned.pairs)
 
@@ -111,7 +113,9 @@ def test_no_answer_stands_in_a_prompt(tmp_path):
             "Describe in detail what is shown in the image.",
         )
     }
-    for batch in made.first(3):
+    first = list(made.first(3))
+    assert first and all(batch.parts for batch in first)
+    for batch in first:
         for part in batch.parts:
             for ids, mask in zip(part.prompt_ids, part.prompt_mask):
                 assert tuple(ids[mask].tolist()) in prompts
@@ -154,5 +158,5 @@ def test_a_target_over_the_limit_is_left_out_and_counted(tmp_path):
 def test_training_sees_the_pixels_that_inference_sees(tmp_path):
     batch = batches(tmp_path, data=[{"path": toy_set(tmp_path), "tasks": ["OD"]}])[0]
     config = tiny_config(1000)
-    for picture, row in zip(batch.pictures, normalise(batch.pictures, config)):
+    for picture, row in zip(batch.pictures, normalise(batch.pictures, config), strict=True):
         assert torch.equal(row, preprocess(picture.numpy(), config))
