@@ -205,7 +205,6 @@ def test_yolo_of_a_set_without_parts_has_a_train_and_a_val_that_differ(tmp_path,
     data = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
     train, val = (sorted((tmp_path / "out" / data[key]).iterdir()) for key in ("train", "val"))
     assert train and val and not {p.name for p in train} & {p.name for p in val} and len(train) >= len(val)
-    assert len(train) + len(val) == count
     assert any("no parts of its own" in line for line in lines)
     assert {s.split for s in jsonl_of(tmp_path / "out", tmp_path)} == {""}  # it is still held to the rule
 
