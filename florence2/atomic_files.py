@@ -12,14 +12,18 @@ NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)  # shares that 
 
 
 @contextmanager
-def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
+def replacing(path: str | Path, durable: bool = False, sole: bool = False) -> Iterator[Path]:
     """A hidden temporary path beside `path`, to be written; moved onto it at the end, deleted if the block raises.
 
-    Two processes that write one file at once do not meet: the name holds the process and a random part. `durable`
-    syncs the file and its folder to the disk, so that the new content also survives a loss of power.
+    Two processes that write one file at once do not meet: the name holds the process and a random part. Where there can
+    be but one (`sole`) the name is always the same, so that what a killed one left is written over by the next.
+    `durable` syncs the file and its folder to the disk, so that the new content also survives a loss of power.
     """
     path = Path(path)
-    temp_path = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
+    own = "" if sole else f".{os.getpid()}-{os.urandom(4).hex()}"
+    temp_path = path.with_name(f".{path.name}{own}.part")
+    if sole:
+        temp_path.unlink(missing_ok=True)
     try:
         yield temp_path
         if durable:
@@ -32,10 +36,13 @@ def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
-def write_atomic(path: str | Path, content: str | bytes, durable: bool = False) -> None:
-    """Put bytes, or text as UTF-8 with its line breaks as they are, at `path`, whole or not at all."""
-    with replacing(path, durable) as temp_path:
-        temp_path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+def write_atomic(path: str | Path, content: str | bytes, durable: bool = False, sole: bool = False) -> None:
+    """Put bytes, or text as UTF-8 with its line breaks as they are, at `path`, whole or not at all.
+
+    A lone surrogate becomes an escape such as \\udc80, which in JSON still means it.
+    """
+    with replacing(path, durable, sole) as temp_path:
+        temp_path.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from florence2.atomic_files import write_atomic
 from florence2.records import Failure
 
 JOURNAL, METADATA = ".captions.jsonl", "metadata.jsonl"
@@ -47,7 +48,7 @@ class CaptionFolder:
     def add(self, picture: str, caption: str) -> None:
         """Write one caption, and note that it is written."""
         if self.form == "txt":
-            _write(Path(picture).with_suffix(".txt"), caption + "\n")
+            write_atomic(Path(picture).with_suffix(".txt"), caption + "\n")
         self.done[self._name(picture)] = caption
         with open(self.folder / JOURNAL, "a", encoding="utf-8") as journal:
             journal.write(json.dumps({"file_name": self._name(picture), "text": caption}) + "\n")
@@ -57,7 +58,7 @@ class CaptionFolder:
         if self.form == "jsonl":
             rows = {**self.known, **{name: {**self.known.get(name, {}), "text": self.done[name]} for name in self.done}}
             lines = (json.dumps({"file_name": name, **rows[name]}, ensure_ascii=False) + "\n" for name in sorted(rows))
-            _write(self.folder / METADATA, "".join(lines))
+            write_atomic(self.folder / METADATA, "".join(lines))
         (self.folder / JOURNAL).unlink(missing_ok=True)
         return self.folder / METADATA if self.form == "jsonl" else self.folder
 
@@ -74,7 +75,7 @@ class CaptionFolder:
         path = self.folder / JOURNAL
         rows = _lines(path)
         rows = rows if rows and rows[0].get("job") == self.job else [{"job": self.job}]
-        _write(path, "".join(json.dumps(row) + "\n" for row in rows))  # without a torn last line
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))  # without a torn last line
         return {row["file_name"]: row["text"] for row in rows[1:]}
 
 
@@ -129,9 +130,3 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_bytes(text.encode("utf-8", "backslashreplace"))
-    os.replace(aside, path)

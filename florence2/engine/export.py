@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from florence2.atomic_files import write_atomic
 from florence2.engine.operator import digest
 from florence2.engine.originals import Originals
 from florence2.engine.session import where_and_when
@@ -154,12 +154,10 @@ def _begin(out: Path, plan: ExportPlan, store: Store, snapshot: int | None, on_m
             on_message(f"{out}: goes on with snapshot {number}, as it began; the newest is {newest}")
         return number, True
     number = store.snapshot(snapshot).number
-    aside = job.with_name(f"{JOB}.part")
-    if out.exists() and (not out.is_dir() or any(path != aside for path in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(JOB not in path.name for path in out.iterdir())):
         raise ValueError(f"{out}: exists and is not empty; name a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
-    aside.write_text(json.dumps({**wanted, "snapshot": number}), encoding="utf-8")
-    os.replace(aside, job)
+    write_atomic(job, json.dumps({**wanted, "snapshot": number}), sole=True)
     return number, False
 
 

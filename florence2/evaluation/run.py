@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, Union, runtime_checkable
 
 from florence2 import sources
+from florence2.atomic_files import write_atomic
 from florence2.codec.tasks import Task, task_of
 from florence2.evaluation import predictions as files
 from florence2.evaluation.comparison import pictures_key
@@ -237,6 +238,4 @@ def _same_run(file: Path, run: dict[str, Any]) -> None:
 
 def _save(file: Path, report: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.part")
-    aside.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(aside, file)
+    write_atomic(file, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

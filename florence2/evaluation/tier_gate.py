@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from florence2 import sources
+from florence2.atomic_files import write_atomic
 from florence2.codec.tasks import Task, task_of
 from florence2.evaluation.comparison import compare
 from florence2.evaluation.eval_items import EvalItem, eval_items_of
@@ -81,9 +82,7 @@ def quantize(
     facts = {"data": data, "split": split or "", "samples": len(samples), "tasks": [row.name for row in rows]}
     record = {"worst_loss": WORST_LOSS, "least_agreement": LEAST_AGREEMENT, **facts}
     record["tiers"] = {tier: asdict(verdict) for tier, verdict in found.items()}
-    temp_path = folder / f".{tiers.GATE}.{os.getpid()}"
-    temp_path.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temp_path, folder / tiers.GATE)
+    write_atomic(folder / tiers.GATE, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return found
 
 

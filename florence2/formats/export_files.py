@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from florence2.atomic_files import replacing, write_atomic
 from florence2.records import ImageRef, Region, Sample
 
 LONGEST = 180  # bytes of a name: a number, .txt or .xml and a temporary file's marks fit into the usual 255 beside it
@@ -164,13 +165,11 @@ class Export:
             if self.options.resume and target.stat().st_size == _size(file):
                 return
             target.unlink()
-        aside = target.with_name(f".{target.name}.part")
-        aside.unlink(missing_ok=True)
-        if file.path is None:
-            aside.write_bytes(file.data or b"")
-        elif not (self.options.link and _linked(file.path, aside)):
-            shutil.copyfile(file.path, aside)
-        os.replace(aside, target)
+        with replacing(target, sole=True) as temp_path:
+            if file.path is None:
+                temp_path.write_bytes(file.data or b"")
+            elif not (self.options.link and _linked(file.path, temp_path)):
+                shutil.copyfile(file.path, temp_path)
 
     def target(self, relative: str) -> Path:
         """The path of a file to write, its folder made; ValueError where it is there and no interrupted export's."""
@@ -182,10 +181,7 @@ class Export:
 
     def write_text(self, relative: str, text: str) -> None:
         """Write a file whole or not at all; broken Unicode becomes an escape."""
-        target = self.target(relative)
-        aside = target.with_name(f".{target.name}.part")
-        aside.write_bytes(text.encode("utf-8", "backslashreplace"))
-        os.replace(aside, target)
+        write_atomic(self.target(relative), text, sole=True)
 
     def write_json(self, relative: str, data: Any) -> None:
         """Write a JSON file; a lone surrogate's escape is what JSON itself writes for it."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2 import geometry
+from florence2.atomic_files import replacing
 from florence2.formats import documents, validation
 from florence2.formats.export_files import PLAIN, Options
 from florence2.formats.frames import FARTHEST, Frame
@@ -57,15 +58,13 @@ def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN)
     path = Path(path)
     file = path if path.suffix == ".jsonl" else path / "samples.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.part")
-    with open(aside, "w", encoding="utf-8") as out:
+    with replacing(file, sole=True) as temp_path, open(temp_path, "w", encoding="utf-8") as out:
         for sample in samples:
             uri = sample.image.uri
             if uri and LOCAL not in uri and not uri.startswith("scenes:"):
                 uri = os.path.relpath(Path(uri).resolve(), file.parent.resolve())
             record = to_json(dataclasses.replace(sample, image=dataclasses.replace(sample.image, uri=uri)))
             out.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
-    os.replace(aside, file)
     return Counter()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from florence2.atomic_files import write_atomic
 from florence2.model.adapter import CONFIG as ADAPTER_CONFIG
 from florence2.model.adapter import merge_adapter
 from florence2.model.config import ModelConfig, from_json, to_json
@@ -306,6 +307,4 @@ def to_layout(state: dict[str, Tensor], config: ModelConfig, layout: str) -> dic
 
 
 def _write_json(path: Path, data: object) -> None:
-    temp_path = path.with_name(f".{path.name}.{os.getpid()}")
-    temp_path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    os.replace(temp_path, path)
+    write_atomic(path, json.dumps(data, indent=2) + "\n")

@@ -25,6 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from florence2.atomic_files import replacing
+
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # the first that a folder has is read
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
@@ -182,15 +184,12 @@ def write(tensors: Mapping[str, Tensor], path: Path) -> None:
     """One safetensors file with a checksum of each tensor in its header, written beside it and moved into place."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sums = json.dumps({name: checksum(whole[name]) for name in sorted(whole)})
-    temp_path = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_ordered(whole, temp_path, {"format": "pt", "sums": sums})
-        temp_path.chmod(0o644)
-        os.replace(temp_path, path)
+        with replacing(path) as temp_path:
+            save_ordered(whole, temp_path, {"format": "pt", "sums": sums})
+            temp_path.chmod(0o644)
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written ({error})") from None
-    finally:
-        temp_path.unlink(missing_ok=True)
 
 
 def save_ordered(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from florence2.atomic_files import write_atomic
 from florence2.model.florence import Florence
 from florence2.model.linear import MANY, Bands, Linear
 from florence2.model.operators import Int8, Packed, Reordered, has_int8, has_reordered, plain
@@ -100,9 +101,7 @@ def measure(kinds: Sequence[str], threads: int | None = None, again: bool = Fals
         if not _disturbed(known, kinds, threads):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temp_path = path.with_name(f".{path.name}.{os.getpid()}")
-                temp_path.write_text(json.dumps(known))
-                os.replace(temp_path, path)
+                write_atomic(path, json.dumps(known))
             except OSError:
                 pass  # for this process only
     return Speeds(threads, {kind: known[kind] for kind in kinds})

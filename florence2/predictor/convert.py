@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from florence2.atomic_files import write_atomic
 from florence2.codec.tasks import save_tasks
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model.adapter import CONFIG, respelled
@@ -86,8 +87,7 @@ def _begin(target: Path, job: dict[str, str | None]) -> Path:
             if file.name != JOB:
                 file.unlink()
     aside.mkdir(parents=True, exist_ok=True)
-    (aside / f"{JOB}.part").write_text(json.dumps(job), encoding="utf-8")
-    os.replace(aside / f"{JOB}.part", aside / JOB)
+    write_atomic(aside / JOB, json.dumps(job), sole=True)
     return aside
 
 

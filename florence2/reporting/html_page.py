@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Union
 
+from florence2.atomic_files import write_atomic
+
 
 class Html(str):
     """A piece of HTML that needs no escaping."""
 
 
 Cell = Union[Html, str, int, float, None]
+
 LONGEST = 120  # letters of a cell of a table
 VOID = ("input",)  # elements that hold nothing
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -61,12 +63,7 @@ def save(document: Html, out: str | Path) -> Path:
     if out.is_dir():
         raise ValueError(f"{out}: is a folder; name the file of the page, such as {out / 'page.html'}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        aside.write_bytes(document.encode("utf-8", "replace"))
-        os.replace(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_atomic(out, document.encode("utf-8", "replace"))
     return out
 
 

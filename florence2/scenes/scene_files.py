@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from florence2.atomic_files import replacing
 from florence2.pixels import encode
 from florence2.records import Sample, to_json
 
@@ -23,8 +23,8 @@ def write(folder: str | Path, drawn: Iterable[tuple[np.ndarray, Sample]]) -> Pat
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    truth, aside = folder / "truth.jsonl", folder / ".truth.jsonl.part"
-    with open(aside, "w", encoding="utf-8") as out:
+    truth = folder / "truth.jsonl"
+    with replacing(truth, sole=True) as temp_path, open(temp_path, "w", encoding="utf-8") as out:
         for pixels, sample in drawn:
             data = encode(pixels, "PNG", compress_level=3)
             uri = f"images/{sample.id}.png"
@@ -32,5 +32,4 @@ def write(folder: str | Path, drawn: Iterable[tuple[np.ndarray, Sample]]) -> Pat
             image = dataclasses.replace(sample.image, uri=uri, sha256=hashlib.sha256(data).hexdigest())
             line = to_json(dataclasses.replace(sample, image=image))
             out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
-    os.replace(aside, truth)
     return truth

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from florence2.atomic_files import replacing
 from florence2.model.tensor_files import save_ordered
 from florence2.records import Region, Sample
 
@@ -185,8 +186,8 @@ def save_head(head: DenseHead, folder: Path) -> None:
     """Write the head beside the weights, its vocabulary in the file's metadata."""
     names = {"labels": json.dumps(head.vocabulary.labels), "words": json.dumps(head.vocabulary.words)}
     tensors = {name: tensor.detach().contiguous() for name, tensor in head.state_dict().items()}
-    save_ordered(tensors, folder / (FILE + ".part"), names)
-    (folder / (FILE + ".part")).replace(folder / FILE)
+    with replacing(folder / FILE) as temp_path:
+        save_ordered(tensors, temp_path, names)
 
 
 def open_head(folder: Path | None, dim: int, vocabulary: Vocabulary) -> DenseHead:

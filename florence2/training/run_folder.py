@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-from florence2.atomic_files import sync_folder
+from florence2.atomic_files import sync_folder, write_atomic
 from florence2.formats import documents
 from florence2.training.config import TrainConfig, from_mapping, to_mapping
 
@@ -119,8 +119,8 @@ class RunFolder:
         for name in (METRICS, EVALUATIONS, LEFT_OUT):
             _cut_back(self.path / name, step)
         text = yaml.safe_dump(to_mapping(config), sort_keys=False)
-        _write_text(self.path / HELD_OUT, json.dumps(list(held_out)) + "\n")
-        _write_text(self.path / CONFIG, text)
+        write_atomic(self.path / HELD_OUT, json.dumps(list(held_out)) + "\n", sole=True)
+        write_atomic(self.path / CONFIG, text, sole=True)
 
     # checkpoints
 
@@ -285,13 +285,7 @@ def _cut_back(file: Path, step: int) -> None:
             rows.append((json.loads(line)["step"], line))
         except (ValueError, KeyError, TypeError):  # torn, or empty
             continue
-    _write_text(file, "".join(line + "\n" for number, line in rows if number <= step))
-
-
-def _write_text(file: Path, text: str) -> None:
-    aside = file.with_name(file.name + NEW)
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(file)
+    write_atomic(file, "".join(line + "\n" for number, line in rows if number <= step), sole=True)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -10,6 +10,8 @@ import os
 import time
 from pathlib import Path
 
+from florence2.atomic_files import write_atomic
+
 FILE = "times.json"
 SETTLED_NS = 2_000_000_000  # a file changed later than this before now may change again within one tick of its clock
 
@@ -49,9 +51,7 @@ class PictureTimes:
                 known[path] = stamp
         if known == self._known:
             return
-        aside = self.path.with_name(f".{FILE}.{os.getpid()}")
-        aside.write_text(json.dumps(known), encoding="utf-8", errors="surrogatepass")
-        os.replace(aside, self.path)
+        write_atomic(self.path, json.dumps(known))
 
     def _read(self) -> dict[str, Stamp]:
         try:

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from florence2.atomic_files import write_atomic
 from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.pixels import BadImage
 from florence2.sources import file_types, files
@@ -103,7 +104,7 @@ def fetch_list(
         if progress:
             progress("fetching", done, len(listed))
     lines = (_line(folder, address, problems.get(address.url)) for address in listed)
-    _replace(folder / INDEX, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+    write_atomic(folder / INDEX, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     return folder
 
 
@@ -174,7 +175,7 @@ def _into(
             continue
         target = folder / name_of(url)
         target.parent.mkdir(exist_ok=True)
-        _replace(target, data)
+        write_atomic(target, data)
         return None
     raise AssertionError("unreachable")
 
@@ -232,10 +233,3 @@ def _of(row: Any, where: str) -> UrlEntry:
         raise ValueError(f"{where}: has no 'url'; a data set with labels comes in by florence2 import")
     url = url.strip().encode("utf-8", "replace").decode()
     return UrlEntry(url, str(row.get("licence") or row.get("license") or ""))
-
-
-def _replace(target: Path, data: bytes) -> None:
-    """Write to a temporary file, then rename: a file under its final name is whole."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    aside.write_bytes(data)
-    os.replace(aside, target)

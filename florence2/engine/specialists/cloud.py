@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from florence2.atomic_files import write_atomic
+
 RETRIED = (408, 429, 500, 502, 503, 504)  # the answers after which asking again may help
 
 
@@ -65,9 +67,7 @@ class Cloud:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._tally.open("ab") as tally:
                 tally.write(b".")  # a byte an answer: appended whole, whoever else appends
-            aside = path.with_suffix(f".{os.getpid()}.part")
-            aside.write_text(json.dumps(answer), encoding="utf-8")
-            os.replace(aside, path)
+            write_atomic(path, json.dumps(answer))
         return answer
 
     @property

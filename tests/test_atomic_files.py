@@ -1,0 +1,52 @@
+"""A file is the old one or the new one, whole; nothing is left beside it."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+
+import florence2
+from florence2.atomic_files import replacing, write_atomic
+
+
+@pytest.mark.parametrize("sole", [True, False])
+def test_a_failed_write_leaves_what_was_there(tmp_path, sole):
+    file = tmp_path / "x.json"
+    write_atomic(file, "old\r\n")
+    with pytest.raises(KeyboardInterrupt), replacing(file, sole=sole) as temp_path:
+        temp_path.write_text("half")
+        raise KeyboardInterrupt
+    assert file.read_bytes() == b"old\r\n" and os.listdir(tmp_path) == ["x.json"]
+
+
+def test_what_a_killed_writer_left_is_written_over_where_there_is_but_one(tmp_path):
+    (tmp_path / ".x.part").write_text("half")
+    write_atomic(tmp_path / "x", "new", sole=True)
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_two_writers_at_once_do_not_meet(tmp_path):
+    with replacing(tmp_path / "x") as one, replacing(tmp_path / "x") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "x").read_text() == "one"  # who ends last
+
+
+def test_broken_unicode_is_an_escape(tmp_path):
+    write_atomic(tmp_path / "x", '"\udc80é"', durable=True)
+    assert (tmp_path / "x").read_bytes() == b'"\\udc80\xc3\xa9"'
+
+
+def test_nobody_else_moves_a_written_file_into_place():
+    """os.replace stands in few other places, which move what is there already."""
+    package, found = Path(florence2.__file__).parent, set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr == "replace" and getattr(node.value, "id", "") == "os":
+                found.add(path.relative_to(package).as_posix())
+    assert found == {
+        "atomic_files.py",
+        "predictor/convert.py",  # files of a whole conversion, one by one
+        "store/storage/local.py",  # a damaged file into quarantine
+    }
