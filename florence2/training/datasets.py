@@ -22,7 +22,7 @@ from florence2.codec.tokenizer import Tokenizer
 from florence2.formats.problems import ReadProblems
 from florence2.pixels import BadImage
 from florence2.records import Sample
-from florence2.scenes import draw
+from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.sources import files
 from florence2.sources.scenes import PREFIX, parse
 from florence2.sources.splits import fold_of, in_split
@@ -30,7 +30,6 @@ from florence2.training.config import DataSource
 from florence2.training.examples import Example, LeftOut, Limits, TaskMixture, fitted, left_out, sample_tasks, sound
 from florence2.training.samples import open_samples
 
-HELD_OUT_SEED = 2**31  # scenes from this seed on are never trained on
 CACHE_BYTES = 512 * 2**20
 
 Loaded = tuple[np.ndarray, Sample, list["Example | LeftOut"]]  # pixels at the model's size, the truth, its pairs
@@ -183,7 +182,7 @@ class SceneSource:
         return _within(self.source, epoch)
 
     def count(self, epoch: int) -> int:
-        if self.first + (epoch + 1) * self._count > HELD_OUT_SEED:
+        if self.first + (epoch + 1) * self._count > TRAINING_SEEDS:
             raise ValueError(f"data: {self.source.path}: epoch {epoch} would draw held-out seeds (2**31 and above)")
         return self._count
 

@@ -6,18 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from florence2.codec.official import BANNED_PHRASES
 from florence2.engine.curation.filters.verdicts import by_people, verdict
+from florence2.labels import fold_label
 from florence2.records import Decision, Grounding, Sample
 
-# the official processor's list of what grounding never returns, without its repeats
-OFFICIAL = frozenset(
-    "it,I,me,mine,you,your,yours,he,him,his,she,her,hers,they,them,their,theirs,one,oneself,we,us,our,ours,its,myself,"
-    "yourself,himself,herself,itself,ourselves,yourselves,themselves,this,that,these,those,who,whom,whose,which,what,all,"
-    "another,any,anybody,anyone,anything,each,everybody,everyone,everything,few,many,nobody,none,several,some,somebody,"
-    "someone,something,each other,one another,the image,image,images,the,a,an,a group,other objects,lots,a set".split(
-        ","
-    )
-)
 # what has no place in a picture: parts of its composition, and abstractions
 ABSTRACT = frozenset(
     "photo,picture,view,scene,shot,close-up,closeup,top,front,back,side,middle,center,centre,left,right,bottom,edge,"
@@ -26,7 +19,7 @@ ABSTRACT = frozenset(
         ","
     )
 )
-_FOLDED = {word.casefold() for word in OFFICIAL}
+_FOLDED = frozenset(map(fold_label, BANNED_PHRASES))
 _ARTICLE = re.compile(r"^(the|a|an|this|that|these|those|some|its|his|her|their|my|our|your) ")
 
 
@@ -62,7 +55,7 @@ def score(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
 
 def is_blacklisted(phrase: str, also: set[str] | frozenset[str] = frozenset()) -> bool:
     """Whether a phrase names nothing that has a place in the picture."""
-    folded = " ".join(phrase.casefold().split())
+    folded = fold_label(phrase)
     bare = _ARTICLE.sub("", folded)
     return not bare or any(word in _FOLDED or word in ABSTRACT or word in also for word in (folded, bare))
 
