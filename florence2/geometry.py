@@ -55,11 +55,26 @@ def nms(boxes: object, scores: object, threshold: float, labels: Sequence[object
     same = _same_label(labels, len(boxes))
     kept = []
     alive = np.ones(len(boxes), dtype=bool)
+    near = neighbours(boxes) if threshold >= 0 else lambda box: np.arange(len(boxes))
     for i in order:
         if alive[i]:
             kept.append(int(i))
-            alive &= ~((iou(boxes[i], boxes)[0] > threshold) & same(i))
+            others = near(boxes[i])
+            alive[others[(iou(boxes[i], boxes[others])[0] > threshold) & same(i)[others]]] = False
     return np.array(kept, dtype=np.int64)
+
+
+def neighbours(boxes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Of a box the indices, rising, of all (N, 4) boxes that may overlap it, by their places from left to right."""
+    order = np.argsort(boxes[:, 0], kind="stable")
+    starts = boxes[order, 0]
+    widest = np.fmax.reduce(boxes[:, 2] - boxes[:, 0], initial=0.0)
+
+    def near(box: np.ndarray) -> np.ndarray:
+        first, last = np.searchsorted(starts, box[0] - widest, "left"), np.searchsorted(starts, box[2], "right")
+        return np.sort(order[first:last])
+
+    return near
 
 
 def soft_nms(

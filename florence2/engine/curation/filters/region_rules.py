@@ -50,26 +50,27 @@ def nms(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
     for regions in _groups(sample, lambda r: (_source(r), r.kind)):
         boxes = np.array([r.box for r in regions], dtype=float)
         scores = np.array([1.0 if r.score is None else r.score for r in regions])
-        labels = [r.label for r in regions] if settings["per_label"] else None
-        overlaps = geometry.iou(boxes, boxes)
-        if labels is not None:
-            overlaps *= np.array([[a == b for b in labels] for a in labels])
+        labels = [r.label if settings["per_label"] else "" for r in regions]
+        codes = np.unique(labels, return_inverse=True)[1]
         if settings["soft"]:
             order, decayed = geometry.soft_nms(boxes, scores, settings["sigma"], 0.0, labels)
             final = dict(zip((int(i) for i in order), (float(s) for s in decayed)))
             for i, region in enumerate(regions):
-                best = _winner(overlaps, scores, i)
+                best = _winner(geometry.iou(boxes[i], boxes)[0] * (codes == codes[i]), scores, i)
                 keep = final.get(i, 0.0) >= min(settings["floor"], scores[i])
                 by_id = "" if keep or best is None else regions[best].id
                 yield verdict(region, keep, final.get(i, 0.0), settings["floor"], by_id)
             continue
-        kept = [int(i) for i in geometry.nms(boxes, scores, settings["max"], labels)]
+        kept = geometry.nms(boxes, scores, settings["max"], labels)
+        near, kept_set = geometry.neighbours(boxes[kept]), set(kept.tolist())
         for i, region in enumerate(regions):
-            others = [k for k in kept if k != i]
-            best = max(others, key=lambda k: overlaps[i, k]) if others else None
-            value = float(overlaps[i, best]) if best is not None else 0.0
-            keep = i in kept
-            by_id = "" if keep or best is None else regions[best].id
+            others = kept[near(boxes[i])]  # by descending score
+            others = others[(others != i) & (codes[others] == codes[i])]
+            overlaps = geometry.iou(boxes[i], boxes[others])[0]
+            best = int(overlaps.argmax()) if len(others) else None
+            value = float(overlaps[best]) if best is not None else 0.0
+            keep = i in kept_set
+            by_id = "" if keep or best is None else regions[int(others[best])].id
             yield verdict(region, keep, value, settings["max"], by_id)
 
 
@@ -112,5 +113,6 @@ def _source(region: Region) -> tuple[str, str, int]:
 
 
 def _winner(overlaps: np.ndarray, scores: np.ndarray, i: int) -> int | None:
-    better = [k for k in range(len(scores)) if k != i and scores[k] >= scores[i] and overlaps[i, k] > 0]
-    return max(better, key=lambda k: overlaps[i, k]) if better else None
+    """The box that overlaps box `i` most, of those of no lower score; `overlaps` of `i` with each."""
+    better = [k for k in np.flatnonzero((overlaps > 0) & (scores >= scores[i])).tolist() if k != i]
+    return max(better, key=lambda k: overlaps[k]) if better else None
