@@ -2,7 +2,11 @@
 
 import http.server
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -149,3 +153,47 @@ def test_a_data_set_of_the_hub_is_its_files(tmp_path, monkeypatch):
         florence2.annotate("hf:no/net", tmp_path / "t", [])
     with pytest.raises(ValueError, match="expected hf:OWNER/NAME"):
         hub_datasets.download("hf:justaname")
+
+
+def test_an_interrupted_fetch_ends_at_once(tmp_path):
+    """Not when the servers that were asked have answered."""
+    (tmp_path / "l.txt").write_text("".join(f"https://h.test/{n}\n" for n in range(40)))
+    script = (
+        "import sys, time; from pathlib import Path; from florence2.engine.ingest import url_lists as u\n"
+        "def get(url, rules): print('asked', flush=True); time.sleep(60)\n"
+        "u.fetch_list(Path(sys.argv[1]), u.Fetching(hosts=('h.test',)), get=get)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "l.txt")], stdout=-1, stderr=-1)
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert b"KeyboardInterrupt" in child.communicate(timeout=30)[1] and time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"url": "https://h.test/a", "file": "../../victim.png", "bytes": 3}',
+        '{"url": "https://h.test/a", "file": "NAME", "bytes": 1e999}',
+        '{"url": "https://h.test/a", "file": "NAME", "bytes": "x"}',
+        '{"url": "https://h.test/a"}',
+        "[" * 100_000,
+        "null",
+        "\udcff",
+    ],
+)
+def test_a_hostile_index_is_refused_in_one_line(tmp_path, line):
+    index = tmp_path / url_lists.INDEX
+    name = url_lists.name_of("https://h.test/a")
+    index.write_bytes((line.replace("NAME", name) + "\n").encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match="damaged; delete the file") as error:
+        url_lists.fetched_candidates(tmp_path)
+    assert str(index) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_broken_unicode_and_odd_line_breaks_in_a_list(tmp_path):
+    rows = [{"url": "https://h.test/\udc80", "licence": "\udc80"}, {"url": "https://h.test/a\u2028b"}]
+    (tmp_path / "l.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = url_lists.fetch_list(tmp_path / "l.jsonl", Fetching(hosts=("h.test",)), get=lambda url, rules: b"x")
+    found, _ = url_lists.fetched_candidates(folder)
+    assert len(found) == 2 and all(f.bytes == 1 for f in found)

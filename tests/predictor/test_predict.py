@@ -352,6 +352,7 @@ WRONG = {
     "region outside": (dict(task="REGION_TO_OCR", region=(900, 0, 990, 9)), "region", "outside"),
     "prompt and task": (dict(task="OD", prompt="x"), "prompt", "task"),
     "prompt and text": (dict(prompt="x", text="y"), "prompt", "text"),
+    "text not text": (dict(task="CAPTION_TO_PHRASE_GROUNDING", text=5), "text", "expected a text"),
     "text beside a list": (dict(task=["OD"], text="y"), "text", "Ask("),
     "text twice": (dict(task=Ask("VQA", text="a"), text="b"), "text", "twice"),
     "both rules": (dict(task="OD", official=True, grammar=True), "official", "grammar"),
@@ -432,3 +433,15 @@ def test_what_cannot_be_loaded_says_how(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="give the folder") as caught:
         load("someone/florence-2-that-is-not-there")
     assert "\n" not in str(caught.value)
+
+
+def test_loading_leaves_the_garbage_collector_as_it_was():
+    import gc
+
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            florence2.load("nano")
+            assert gc.isenabled() is enabled
+        finally:
+            gc.enable()

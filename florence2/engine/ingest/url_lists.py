@@ -12,11 +12,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -104,7 +105,7 @@ def fetch_list(
         if progress:
             progress("fetching", done, len(listed))
     lines = (_line(folder, address, problems.get(address.url)) for address in listed)
-    write_atomic(folder / INDEX, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+    write_atomic(folder / INDEX, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return folder
 
 
@@ -118,14 +119,16 @@ def fetched_candidates(folder: Path) -> tuple[list[ImageCandidate], list[str]] |
         return None
     out: list[ImageCandidate] = []
     skipped: list[str] = []
-    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(index.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
+        if not line:
+            continue
         try:
             entry = json.loads(line)
             url, licence, name = str(entry["url"]), str(entry.get("licence", "")), entry.get("file")
             if name is not None and name != name_of(url):
                 raise ValueError(name)
             about = {"bytes": int(entry["bytes"])} if name else {k: str(entry[k]) for k in ("reason", "detail")}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             raise ValueError(f"{index}:{number}: damaged; delete the file and fetch the list again") from None
         if _is_left_behind(url):
             skipped.append(f"{url}{file_types.LEFT_BEHIND}")
@@ -181,17 +184,38 @@ def _into(
 
 
 def _some_at_once(one: Callable[[str], Any], urls: Sequence[str]) -> Iterator[Any]:
-    """The results of `one`, as they come, a few threads at work; stopped where the caller stops."""
-    left = iter(urls)
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="florence2-fetch")
+    """The results of `one`, as they come, a few threads at work; stopped where the caller stops.
+
+    The threads are daemons: an interrupted command ends at once, not when the slowest server has answered.
+    """
+    todo: SimpleQueue[str] = SimpleQueue()
+    ended: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+    for url in urls:
+        todo.put(url)
+
+    def work() -> None:
+        while True:
+            try:
+                url = todo.get_nowait()
+            except Empty:
+                return
+            try:
+                ended.put((one(url), None))
+            except BaseException as error:  # raised where the results are read
+                ended.put((None, error))
+
+    for _ in range(min(THREADS, len(urls))):
+        Thread(target=work, name="florence2-fetch", daemon=True).start()
     try:
-        running = {pool.submit(one, url) for url in islice(left, 2 * THREADS)}
-        while running:
-            ended, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(one, url) for url in islice(left, len(ended))}
-            yield from (future.result() for future in ended)
+        for _ in urls:
+            result, error = ended.get()
+            if error is not None:
+                raise error
+            yield result
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                todo.get_nowait()
 
 
 def _line(folder: Path, address: UrlEntry, problem: tuple[str, str] | None) -> dict[str, Any]:
