@@ -1,5 +1,6 @@
 """A picture and an ask in, an answer out: alone, in lists and over many pictures the same; wrong use refused."""
 
+import gc
 import io
 import math
 import threading
@@ -436,12 +437,10 @@ def test_what_cannot_be_loaded_says_how(tmp_path, monkeypatch):
 
 
 def test_loading_leaves_the_garbage_collector_as_it_was():
-    import gc
-
     for enabled in (True, False):
         (gc.enable if enabled else gc.disable)()
         try:
-            florence2.load("nano")
+            load("nano")
             assert gc.isenabled() is enabled
         finally:
             gc.enable()
