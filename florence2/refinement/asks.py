@@ -6,13 +6,13 @@ weights, by which `annotate` and `verify --repair` open it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from florence2.atomic_files import write_atomic
 from florence2.codec.tasks import Task, task_of
 from florence2.engine.operator import digest
 from florence2.engine.specialists.student import GROUNDING, TASKS, closed
@@ -31,9 +31,7 @@ class StudentAsks:
         settings = {"specialist": "student", "model": ".", "tasks": list(self.tasks), "labels": list(self.labels)}
         path = Path(folder) / f"asks-{digest(settings)}.yaml"
         if not path.is_file():
-            part = path.with_suffix(f".{os.getpid()}.part")
-            part.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
-            os.replace(part, path)
+            write_atomic(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         return str(path)
 
 
