@@ -37,7 +37,7 @@ def test_kept_and_values_are_those_of_all_pairs(rows, threshold):
         Region(f"r{n}", box=tuple(b), label=row[5], score=row[4] / 4) for n, (b, row) in enumerate(zip(boxes, rows))
     )
     rule = next(f for f in open_chain({"nms": {"max": threshold}}) if f.spec.name == "nms")
-    verdicts = {v.item_id: v for v in rule.score_candidates(Sample("s", ImageRef("s", "s.png"), regions=regions))}
+    verdicts = {v.item_id: v for v in rule.verdicts(Sample("s", ImageRef("s", "s.png"), regions=regions))}
     pairs = geometry.iou(boxes, boxes)
     for i, region in enumerate(regions):
         others = [k for k in kept if k != i and labels[k] == labels[i]]
@@ -54,5 +54,5 @@ def test_memory_does_not_square():
     regions = tuple(Region(f"r{n}", box=tuple(box), label="bolt", score=0.5) for n, box in enumerate(corners))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rule = next(f for f in open_chain({}) if f.spec.name == "nms")
-    assert len(list(rule.score_candidates(Sample("s", ImageRef("s", "s.png"), regions=regions)))) == len(regions)
+    assert len(list(rule.verdicts(Sample("s", ImageRef("s", "s.png"), regions=regions)))) == len(regions)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB; all pairs take 3.2 GB
