@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from florence2.neighbours import neighbours
 from florence2.records import Box, Polygon, Region, Rle
 
 # ---- boxes
@@ -62,19 +63,6 @@ def nms(boxes: object, scores: object, threshold: float, labels: Sequence[object
             others = near(boxes[i])
             alive[others[(iou(boxes[i], boxes[others])[0] > threshold) & same(i)[others]]] = False
     return np.array(kept, dtype=np.int64)
-
-
-def neighbours(boxes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Of a box the indices, rising, of all (N, 4) boxes that may overlap it, by their places from left to right."""
-    order = np.argsort(boxes[:, 0], kind="stable")
-    starts = boxes[order, 0]
-    widest = np.fmax.reduce(boxes[:, 2] - boxes[:, 0], initial=0.0)
-
-    def near(box: np.ndarray) -> np.ndarray:
-        first, last = np.searchsorted(starts, box[0] - widest, "left"), np.searchsorted(starts, box[2], "right")
-        return np.sort(order[first:last])
-
-    return near
 
 
 def soft_nms(
