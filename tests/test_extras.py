@@ -11,7 +11,7 @@ from florence2 import cli
 from florence2.cli.extras import remedy
 
 ROOT = Path(__file__).parent.parent
-OWN = {"supervision": "pip install supervision"}  # only for those who have it: an answer converts to its detections
+OWN: dict[str, str] = {}  # nothing but the package and its extras is imported
 
 
 def requirements():
