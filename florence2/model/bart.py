@@ -67,7 +67,8 @@ class EncoderDecoder(nn.Module):
         """The decoder's states (B, T, C) after every token of ids (B, T) at once."""
         if ids.shape[1] > self.config.max_positions:
             raise ValueError(f"target: expected at most {self.config.max_positions} tokens, got {ids.shape[1]}")
-        return self.decoder(self.embedding(ids), memory, additive(mask, memory.dtype))
+        states: Tensor = self.decoder(self.embedding(ids), memory, additive(mask, memory.dtype))
+        return states
 
     def logits(self, x: Tensor, span: tuple[int, int] | None = None) -> Tensor:
         """(..., V) of states (..., C); with a span of ids only those rows of the output matrix are multiplied."""
