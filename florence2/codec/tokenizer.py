@@ -78,7 +78,7 @@ class Tokenizer:
             try:
                 backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
             except Exception as error:  # the library raises bare Exception
-                raise ValueError(f"{path}: not a tokenizer ({error}); fetch the file again") from None
+                raise ValueError(f"{path}: not a tokenizer ({_one_line(error)}); fetch the file again") from None
             if not isinstance(backend.model, models.BPE):
                 kind = type(backend.model).__name__
                 raise ValueError(f"{path}: model: expected BPE, got {kind}; Florence-2 uses BART's vocabulary")
@@ -196,7 +196,9 @@ def _build(vocabulary: dict[str, int], merges_file: Path) -> tokenizers.Tokenize
     try:
         backend = _byte_level(models.BPE(vocab=vocabulary, merges=merges))
     except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{merges_file}: does not fit its vocabulary ({error}); fetch both files again") from None
+        raise ValueError(
+            f"{merges_file}: does not fit its vocabulary ({_one_line(error)}); fetch both files again"
+        ) from None
     backend.add_special_tokens([_special(token) for token in (*CONTROL_TOKENS, "<mask>") if token in vocabulary])
     return backend
 
@@ -236,10 +238,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); fetch the file again") from None
+        raise ValueError(f"{path}: not JSON ({_one_line(error)}); fetch the file again") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected an object, got {type(content).__name__}; fetch the file again")
     return content
+
+
+def _one_line(error: Exception) -> str:
+    """What the library says, which may quote tokens with line ends and of any length."""
+    return " ".join(str(error).split())[:200]
 
 
 def _alphabet() -> dict[str, int]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,10 +85,37 @@ def train_student(
     settings = {**RECIPE, **(recipe or {})}
     key = key_of(store.snapshot(snapshot).sha256, settings, fold, start_sha256, seed)
     folder = store.student_folder(key)
-    if (folder / FACTS).is_file():
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        return TrainedStudent(str(folder), fold.fold, **facts, found=True)
-    aside = store.temporary_folder(f"student-{key}")
+    if not (folder / FACTS).is_file():
+        aside = store.temporary_folder(f"student-{key}")
+        with _alone(aside):
+            if not (folder / FACTS).is_file():  # nor has another process trained it meanwhile
+                return _trained(store, snapshot, fold, start, settings, seed, train or _trainer(progress), aside, key)
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return TrainedStudent(str(folder), fold.fold, **facts, found=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process trains in a folder; one that was killed waits for nobody and is not waited for."""
+    import fcntl
+
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _trained(
+    store: Store,
+    snapshot: int,
+    fold: FoldSelector,
+    start: str,
+    settings: dict[str, Any],
+    seed: int,
+    train: TrainFunction,
+    aside: Path,
+    key: str,
+) -> TrainedStudent:
+    """Train in the folder `aside` and keep what came out under its key."""
     samples = sum((fold.folds == 1 or not fold(s)) and _has_truth(s) for s in store.samples(snapshot))
     if not samples:
         raise ValueError(
@@ -98,14 +126,12 @@ def train_student(
     if fold.folds > 1:
         source["fold"] = [fold.fold, fold.folds]
     run = aside / "run"
-    result = (train or _trainer(progress))(
-        {**settings, "model": start, "out": str(run), "seed": seed, "data": [source, *more]}
-    )
+    result = train({**settings, "model": start, "out": str(run), "seed": seed, "data": [source, *more]})
     made = Path(result.folder)
     for name in RESUME_ONLY:
         path = made / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    facts = {
+    facts: dict[str, Any] = {
         "steps": result.steps,
         "loss_before": result.loss_before,
         "loss_after": result.loss_after,
@@ -115,7 +141,7 @@ def train_student(
     (made / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     store.keep_student(key, made)
     shutil.rmtree(aside, ignore_errors=True)
-    return TrainedStudent(str(folder), fold.fold, **facts)
+    return TrainedStudent(str(store.student_folder(key)), fold.fold, **facts)
 
 
 def _weights_sha256(folder: Path) -> str:

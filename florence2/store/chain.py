@@ -50,33 +50,45 @@ class Chain:
     def hashes(self) -> Hashes:
         """Every file the links name, with what it should hash to (None: given up). Damaged and Missing name a link."""
         out: Hashes = {}
-        for link in self._links():
+        previous = None
+        for number in range(1, self._last() + 1):
+            link = self._read(layout.chain(number))
+            if link["previous"] != previous:
+                path, cause = self.damage()[0]
+                raise sealed.Damaged(f"{self.storage.location(path)}: {cause}; {self._remedy()}")
             out.update(link["files"])
+            previous = self._hash_of(number)
         return out
 
+    def knows(self, path: str) -> bool:
+        """Whether a file is what the links say, or none names it."""
+        return self.hashes().get(path) in (None, self.storage.sha256(path))
+
     def damage(self) -> list[tuple[str, str]]:
-        """(path, "missing" or "changed") of every link that is not what the next one says, or not whole."""
-        paths = self.storage.list(layout.CHAIN)
-        last = max(map(layout.number_of, paths), default=0)
-        found = []
-        expected = None  # by the link after this one
-        for number in range(last, 0, -1):
-            path = layout.chain(number)
+        """(path, "missing" or "changed") of every link that is not whole, or not the one its neighbours know."""
+        last = self._last()
+        found: dict[int, str] = {}
+        whole: dict[int, tuple[str, str | None]] = {}  # what a link hashes to, and what it says of the one before
+        for number in range(1, last + 1):
             try:
-                data = self.storage.read(path)
-                link = sealed.unseal(data)
+                data = self.storage.read(layout.chain(number))
+                whole[number] = hashlib.sha256(data).hexdigest(), sealed.unseal(data)["previous"]
             except FileNotFoundError:
-                found.append((path, "missing"))
-                expected = None
-                continue
+                found[number] = "missing"
             except (ValueError, OSError):
-                found.append((path, "changed"))
-                expected = None
-                continue
-            if expected is not None and hashlib.sha256(data).hexdigest() != expected:
-                found.append((path, "changed"))
-            expected = link["previous"]
-        return found[::-1]
+                found[number] = "changed"
+
+        def fits(number: int) -> bool | None:
+            """Whether a link is what the next one says; None where one of the two is lost."""
+            if number == 0:
+                return whole[1][1] is None if 1 in whole else None
+            return whole[number + 1][1] == whole[number][0] if {number, number + 1} <= whole.keys() else None
+
+        for number in range(last):
+            if fits(number) is False:  # of the two, the one that does not fit its other neighbour either
+                later = number == 0 or (fits(number - 1) is True and fits(number + 1) is not True)
+                found[number + 1 if later else number] = "changed"
+        return [(layout.chain(number), found[number]) for number in sorted(found)]
 
     def extend(self, snapshot: int, written: Iterable[str] = (), given_up: Iterable[str] = ()) -> None:
         """Add a link for every whole file that none names yet, for those `written` anew, and for those `given_up`."""
@@ -143,10 +155,11 @@ class Chain:
     def _hash_of(self, number: int) -> str:
         return hashlib.sha256(self.storage.read(layout.chain(number))).hexdigest()
 
-    def _links(self) -> list[dict[str, Any]]:
-        last = max(map(layout.number_of, self.storage.list(layout.CHAIN)), default=0)
-        return [self._read(layout.chain(number)) for number in range(1, last + 1)]
+    def _last(self) -> int:
+        return max(map(layout.number_of, self.storage.list(layout.CHAIN)), default=0)
 
     def _read(self, path: str) -> dict[str, Any]:
-        remedy = f"florence2 verify {self.storage.location()} --repair writes it again"
-        return sealed.read(self.storage, path, remedy)
+        return sealed.read(self.storage, path, self._remedy())
+
+    def _remedy(self) -> str:
+        return f"florence2 verify {self.storage.location()} --repair writes it again"

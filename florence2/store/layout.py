@@ -36,6 +36,11 @@ def run_starts(run_id: str) -> str:
     return f"{RUNS}/{run_id}"
 
 
+def run_of(path: str) -> str:
+    """The run that a record under runs/ is of."""
+    return path.split("/")[1].removesuffix(".json")
+
+
 def attempts(key: str) -> str:
     """The folder of the journal of a unit of work: numbered records."""
     return f"{ATTEMPTS}/{key}"

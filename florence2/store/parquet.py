@@ -90,7 +90,11 @@ def parquet_bytes(table: pa.Table, metadata: dict[str, Any] | None = None, row_g
 def open_file(storage: Storage, path: str) -> pq.ParquetFile:
     """A fragment's file with its footer read; ValueError names a damaged or missing one."""
     with explain_read_errors(storage, path):
-        return pq.ParquetFile(storage.source(path), page_checksum_verification=True)
+        file = pq.ParquetFile(storage.source(path), page_checksum_verification=True)
+        odd = set(file.schema_arrow.names) - set(schema.SCHEMAS[layout.table_of(path)].names)
+        if odd:  # the footer has no checksum
+            raise pa.ArrowInvalid(f"column {min(odd)!r:.40} is none of the table's, or of a later version's")
+        return file
 
 
 def facts(storage: Storage, fragment: Fragment) -> dict[str, str]:
@@ -104,6 +108,8 @@ def read(storage: Storage, fragment: Fragment, columns: Sequence[str] | None = N
     """The rows of one fragment; ValueError names a damaged or missing one."""
     file = open_file(storage, fragment.path)
     with explain_read_errors(storage, fragment.path):
+        if fragment.sha256 and file.metadata.num_rows != fragment.rows:
+            raise pa.ArrowInvalid(f"holds {file.metadata.num_rows} rows in place of {fragment.rows}")
         many = file.metadata.num_rows > THREADED  # of a few rows threads cost more than they bring
         return file.read(columns=list(columns) if columns else None, use_threads=many)
 

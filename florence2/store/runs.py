@@ -45,12 +45,15 @@ def read(storage: Storage, run_id: str) -> dict[str, Any] | None:
 def read_one(storage: Storage, path: str) -> dict[str, Any]:
     """One record; Missing or Damaged say what to do."""
     remedy = f"florence2 verify {storage.location()} --repair mends what can be mended"
-    return Chain(storage).read(path, remedy)
+    found = Chain(storage).read(path, remedy)
+    if (of := found.get("run_id")) not in (None, run_id := layout.run_of(path)):
+        raise Damaged(f"{storage.location(path)}: damaged (it is the record of run {of!r:.60}, not {run_id}); {remedy}")
+    return found
 
 
 def restore(storage: Storage, path: str, sha256: str | None) -> bool:
     """Write a lost record of what a run is again, from its starts; whether it could. It must hash to `sha256`."""
-    run_id = path.rsplit("/", 1)[-1].removesuffix(".json")
+    run_id = layout.run_of(path)
     for start in storage.list(layout.run_starts(run_id)):
         try:
             facts = read_one(storage, start)["facts"]

@@ -105,6 +105,9 @@ def read(storage: Storage, number: int | None = None) -> Snapshot:
         span = f"it has {known[0]}..{known[-1]}" if known else "it has none yet"
         raise ValueError(f"{storage.location()}: no snapshot {number}; {span}")
     data = Chain(storage).read(path, remedy(storage, number))
+    parent = data.get("parent") or 0
+    if parent != number - 1 and not Chain(storage).knows(path):  # one follows the one before, or those given up
+        raise Damaged(f"{storage.location(path)}: damaged (it follows {parent}); {remedy(storage, number)}")
     try:
         return Snapshot(
             number=number,
@@ -121,12 +124,16 @@ def read(storage: Storage, number: int | None = None) -> Snapshot:
 def remedy(storage: Storage, number: int) -> str:
     """What to do about a snapshot that is damaged or missing."""
     if number < max(numbers(storage), default=0):
-        return "an earlier snapshot, which cannot be made again; later ones do not need it"
+        return (
+            "an earlier snapshot, which cannot be made again; later ones do not need it, but to add to what was "
+            f"compacted from it: florence2 undo {storage.location()} --to N goes back to one before it"
+        )
     return f"florence2 undo {storage.location()} goes back to the newest before it that is whole"
 
 
 def write(storage: Storage, snapshot: Snapshot, base: int) -> Snapshot:
     """Commit the snapshot that follows `base`; returns it with its number. StaleBase where another one has."""
+    Chain(storage).hashes()  # a link that is damaged is named before another one relies on it
     snapshot = dataclasses.replace(snapshot, number=base + 1)
     if not storage.put_if_absent([(layout.snapshot(snapshot.number), snapshot.to_bytes())])[0]:
         raise StaleBase(f"{storage.location()}: snapshot {snapshot.number} was written by another command")

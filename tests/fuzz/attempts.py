@@ -12,7 +12,9 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-PARTS = {"labels": "tests.fuzz.labels"}
+PARTS = {
+    name: f"tests.fuzz.{name}" for name in ("labels", "pictures", "tars", "tables", "stores", "checkpoints", "answers")
+}
 SECONDS = 10.0  # for one attempt
 MIB = 1 << 20
 SPARE = 64 * MIB
@@ -32,8 +34,8 @@ class TooSlow(BaseException):
 
 
 @contextmanager
-def limited(size, faults):
-    """Within it, note in `faults` whatever takes over SECONDS, or memory over 64 MiB and ten times `size` bytes."""
+def limited(size, faults, times=10):
+    """Within it, note in `faults` whatever takes over SECONDS, or memory over 64 MiB and `times` times `size` bytes."""
 
     def late(*_):
         raise TooSlow
@@ -51,8 +53,8 @@ def limited(size, faults):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    if grown > SPARE + 10 * size:
-        faults.append(f"takes {grown / MIB:.0f} MiB for a file of {size} bytes")
+    if grown > SPARE + times * size:
+        faults.append(f"takes {grown / MIB:.0f} MiB for {size} bytes")
 
 
 def one_line(error, root):

@@ -3,9 +3,7 @@
 With bad records left out nothing else goes: a picture whose own record was not touched says what it said before.
 """
 
-import copy
 import json
-import os
 import pickle
 import random
 import shutil
@@ -19,21 +17,9 @@ from florence2 import geometry, sources
 from florence2.formats.problems import ReadProblems
 from tests.formats.label_sets import MAKERS, picture, write
 from tests.fuzz.attempts import Attempt, limited, one_line
+from tests.fuzz.damage import damage_value, damaged_bytes
 
 CAT, DOG = ("cat", (10, 20, 50, 90)), ("dog", (110, 20, 150, 50))
-HOSTILE = (
-    *(None, True, [], {}, [[]], [None], "", " ", "\0", "\ud800", "null", "NaN", "../../x", "/etc/passwd", "C:\\x.jpg"),
-    *(float("nan"), float("inf"), -1, 0, 1e308, -1e308, 10**30, 10**400, 0.1, 2**63, "9" * 5000, "x" * 100_000),
-    *("\n", "\x1b[2J", "a\nb", "²", "１", "1e999", [1] * 1000, {"x": {"x": {}}}, "%00", "data:image/png;base64,AA"),
-)
-TOKENS = (
-    *(b"NaN", b"-1", b"1e999", b"null", b"true", b"[", b"{", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"'", b'"', b"<"),
-    *(b"9" * 5000, b"[" * 20_000, b'{"a":' * 20_000, b"\\ud800", b"&#0;", b"&x;", b"]]>", b"<!--", b"\r", b"\t"),
-    *(b"<a>" * 5000, b"- " * 20_000, b"*a", b"&a [*a, *a]", b"!!python/object:os.system", b"? ", b"%", b",,,,,,,,"),
-    *(b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"../../../../etc/passwd", "é".encode("latin-1"), "é".encode()),
-)
-
-
 COUNTS = geometry.encode_rle(geometry.rasterize([(10, 10, 50, 10, 50, 90)], (160, 120))).counts
 
 
@@ -230,63 +216,14 @@ def _odd(samples):
 
 def _damaged(rng, file, whole):
     """(what was done, the damaged bytes, the pictures that are touched or None where that is not known)."""
-    if file.suffix in (".json", ".jsonl") and rng.random() < 0.5:
-        return _value_damaged(rng, file, whole)
-    data = bytearray(whole)
-    kind = rng.choice(("flip", "cut", "drop", "repeat", "token", "token", "token", "line", "encode", "end"))
-    place = rng.randrange(len(data) + 1)
-    if kind == "flip":
-        for _ in range(rng.randint(1, 8)):
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    elif kind == "cut":
-        del data[place:]
-    elif kind == "drop":
-        del data[place : place + rng.randint(1, 40)]
-    elif kind == "repeat":
-        data[place:place] = data[place : place + rng.randint(1, 400)]
-    elif kind == "token":
-        data[place : place + rng.choice((0, 1, 4))] = rng.choice(TOKENS)
-    elif kind == "line":
-        lines = bytes(data).split(b"\n")
-        lines.insert(rng.randrange(len(lines) + 1), rng.choice(lines))
-        data = bytearray(b"\n".join(lines))
-    elif kind == "encode":
-        data = bytearray(
-            whole.decode("utf-8", "replace").encode(rng.choice(("utf-16", "utf-32", "utf-7", "cp037")), "replace")
-        )
-    else:
-        data = bytearray(rng.choice((b"", b"\n", b"\0" * 100, b"[]", b"{}", b"null", b"<a/>", os.urandom(0))))
-    return f"{kind} at {place}", bytes(data), None
-
-
-def _value_damaged(rng, file, whole):
-    """One value of a JSON file replaced, dropped or renamed."""
+    if file.suffix not in (".json", ".jsonl") or rng.random() >= 0.5:
+        return *damaged_bytes(rng, whole), None
     lines = whole.decode().splitlines() if file.suffix == ".jsonl" else [whole.decode()]
     number = rng.randrange(len(lines))
     data = json.loads(lines[number])
-    places = list(_places(data, ()))
-    place = rng.choice(places)
-    owner = data
-    for key in place[:-1]:
-        owner = owner[key]
-    kind = rng.choice(("replace", "replace", "replace", "drop", "rename", "double"))
-    if kind == "replace":
-        owner[place[-1]] = copy.deepcopy(rng.choice(HOSTILE))
-    elif kind == "drop" or isinstance(owner, list) and kind == "rename":
-        del owner[place[-1]]
-    elif kind == "rename":
-        owner[f"{place[-1]}x"] = owner.pop(place[-1])
-    elif isinstance(owner, list):
-        owner.append(copy.deepcopy(owner[place[-1]]))
+    kind, place = damage_value(rng, data)
     lines[number] = json.dumps(data, allow_nan=True)
     return f"{kind} {'/'.join(map(str, place))}", "\n".join(lines).encode(), _touched(file, number, place)
-
-
-def _places(data, at):
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    for key, value in items:
-        yield (*at, key)
-        yield from _places(value, (*at, key))
 
 
 def _touched(file, number, place):

@@ -1,4 +1,4 @@
-"""Ten of the pairs that `make faults` draws from: two commands started together leave what one order of them leaves."""
+"""Some of the pairs of `make faults`: two commands started together leave what one order of them leaves."""
 
 import pytest
 
@@ -15,6 +15,7 @@ PAIRS = [
     ("compact", "undo"),
     ("verify --repair", "annotate new pictures"),
     ("refine", "filter and merge"),
+    ("refine", "refine"),  # one training, not two
 ]
 
 

@@ -77,7 +77,10 @@ def repair(
     for snapshot in (store.snapshot(n) for n in store.snapshots() if n not in lost):
         bad = {f.path: f for f in snapshot.fragments if store.cause_of_damage(f)}
         if any(fragment.is_compacted for fragment in bad.values()):
-            store.compact_again(snapshot)
+            try:
+                store.compact_again(snapshot)
+            except (Missing, Damaged) as error:
+                on_message(str(error)) if on_message else None
         session = _RepairSession(store, snapshot, {path: f.sha256 for path, f in bad.items()})
         for operator in snapshot.operators:
             paths = frozenset(path for path, fragment in bad.items() if fragment.run_id == operator.run_id)
@@ -102,6 +105,12 @@ class _RepairSession(Session):
     def __init__(self, store: Store, base: Snapshot, restoring: Mapping[str, str]):
         super().__init__(Store(store.root, restoring=restoring), base)
         self.restoring = restoring
+
+    def _covered(self) -> dict[str, Fragment]:
+        try:
+            return super()._covered()
+        except (Missing, Damaged):  # what was compacted can be made again without knowing of which fragments
+            return {}
 
     def done(self, path: str, units: Iterable[str], run_id: str) -> Fragment | None:
         """None for what is to be restored, else the fragment as the snapshot names it."""

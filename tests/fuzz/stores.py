@@ -1,0 +1,146 @@
+"""Stores with any files damaged in any way: verify names each; repair gives it back to the byte, or says it cannot.
+
+Nothing else changes, a second verify says the same, and what is read in between is refused in a line or what was there.
+"""
+
+import json
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import florence2
+from florence2.engine.planning.repair import repair
+from florence2.store import Store
+from tests.engine.test_repair import full_store, own_names
+from tests.fuzz.attempts import Attempt, limited, one_line
+from tests.fuzz.damage import damaged_binary, damaged_json
+
+PARTS = ("images", "annotations", "decisions", "failures", "snapshots", "runs", "chain", "compact")
+
+
+def whole_store(root):
+    """A store with every kind of file, below `root`, and what they hold."""
+    store = full_store(root)
+    store.compact(rows=12)
+    florence2.annotate(store.root, with_=own_names(root, 2), workers=0)
+    return content(store.root)
+
+
+def content(root):
+    """path -> bytes of every file that a store is."""
+    return {p: (root / p).read_bytes() for part in PARTS for p in files(root, part)}
+
+
+def files(root, part):
+    """The paths of one part of a store."""
+    return sorted(path.relative_to(root).as_posix() for path in (root / part).rglob("*") if path.is_file())
+
+
+def attempts(seed):
+    """Damaged stores without end."""
+    base = Path(tempfile.mkdtemp(prefix="fuzz-stores-"))
+    try:
+        before = whole_store(base)
+        out, number = base / "s", 0
+        said = [sample.id for sample in Store(out).samples()]
+        while True:
+            rng = random.Random(f"{seed}-{number}")
+            parts = [rng.choice(PARTS) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+            damage = {}
+            for part in parts:
+                path = rng.choice([p for p in before if p.startswith(f"{part}/")])
+                damage[path] = damaged_file(rng, before, path)
+            for path, (_, data) in damage.items():
+                write(out, path, data)
+            damage = {path: what for path, (what, data) in damage.items() if data != before[path]}
+            json_only = all(path.endswith(".json") for path in damage)
+            faults = [*reading_faults(out, said if json_only else None), repair_fault(out, before, damage)]
+            restore(out, before)
+            target = f"{parts[0]}, 1 file" if len(parts) == 1 else f"{len(parts)} files"
+            yield Attempt(target, f"seed {seed}, number {number}: {damage}", "; ".join(filter(None, faults)))
+            number += 1
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def damaged_file(rng, before, path):
+    """(what was done, the bytes or None for none). The last link is not deleted: nothing tells that it was there."""
+    kind = rng.choice(("bytes", "bytes", "deleted", "another's", "value"))
+    if kind == "deleted" and path != max(p for p in before if p.startswith("chain/")):
+        return "deleted", None
+    if kind == "another's":
+        other = rng.choice([p for p in before if p.split("/")[0] == path.split("/")[0]])
+        return f"the bytes of {other}", before[other]
+    if kind == "value" and path.endswith(".json"):
+        return damaged_json(rng, before[path])
+    return damaged_binary(rng, before[path])
+
+
+def write(out, path, data):
+    """Put bytes at a path; None takes the file away."""
+    if data is None:
+        (out / path).unlink(missing_ok=True)
+    else:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path).write_bytes(data)
+
+
+def restore(out, before):
+    """Give a store the files it had, and no others."""
+    for path, data in before.items():
+        if not (out / path).is_file() or (out / path).read_bytes() != data:
+            write(out, path, data)
+    for path in content(out).keys() - before.keys():
+        (out / path).unlink()
+
+
+def reading_faults(out, said):
+    """What is wrong with how a damaged store is read: the pictures `said` (None: any), or a refusal of one line."""
+    faults = []
+    with limited(2_000_000, faults):
+        try:
+            store = Store(out)
+            if said not in (None, [sample.id for sample in store.samples()]):  # not told of Parquet, see verify
+                faults.append("other pictures are read than were there")
+            store.counts()
+        except (ValueError, OSError) as error:
+            faults.append(one_line(error, out))
+        except Exception as error:
+            faults.append(f"reading: {type(error).__name__}: {str(error)[:200]}")
+    return faults
+
+
+def _known(before, damaged):
+    """The files of which another says what they hold: not fragments that only lost snapshots name."""
+    snapshots = [json.loads(data) for path, data in before.items()
+                 if path.startswith("snapshots/") and path not in damaged]  # fmt: skip
+    named = {fragment["path"] for snapshot in snapshots for fragment in snapshot["fragments"]}
+    return named | {path for path in before if path.endswith(".json")}
+
+
+def repair_fault(out, before, damaged):
+    """What is wrong with how verify and repair take damage to the files `damaged`; "" for nothing."""
+    faults, said = [], []
+    try:
+        with limited(20_000_000, faults):
+            store = Store(out)
+            named = [damage.path for damage in store.verify()]
+            known = _known(before, damaged)
+            faults += [f"verify does not name {path}" for path in damaged if path not in named and path in known]
+            left = repair(store, store.verify(), workers=0, on_message=said.append)
+            after, named = content(out), {damage.path for damage in left}
+            changed = {path for path in before if after.get(path) != before[path]}
+            faults += [f"{path} is not what it was, and is not named" for path in (changed & known) - named]
+            given_up = {path for path in named if path.startswith("runs/")}  # said by a further link
+            faults += [f"{path} was not there before" for path in after.keys() - before.keys()
+                       if not (given_up and path.startswith("chain/"))]  # fmt: skip
+            if left and not said:
+                faults.append("repair leaves damage and does not say why")
+            faults += [f"says several lines: {line!r}" for line in said if len(line.splitlines()) != 1]
+            again = {damage.path for damage in store.verify()}
+            if not named - given_up <= again | {p for p in named if p.startswith("chain/")} or not again <= named:
+                faults.append(f"a second verify says {sorted(again)}, repair left {sorted(named)}")
+    except Exception as error:
+        faults.append(f"{type(error).__name__}: {str(error)[:300]}")
+    return "; ".join(faults)
