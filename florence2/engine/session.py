@@ -191,7 +191,14 @@ class Session:
 
     def finish(self, phase: Mapping[str, Any] | None = None) -> Snapshot:
         """Write the snapshot that ends the command; StaleBase where another ended meanwhile (`retry_when_stale`)."""
-        return self.store.save(self.base, self._in_order(), self.operators.values(), phase)
+        try:
+            return self.store.save(self.base, self._in_order(), self.operators.values(), phase)
+        except StaleBase:  # what reads annotations has seen them as they stood before the other one
+            self.store.discard_unnamed([fragment.path for fragment in self.fragments if self._reads_others(fragment)])
+            raise
+
+    def _reads_others(self, fragment: Fragment) -> bool:
+        return fragment.table == "annotations" and bool((self.store.run(fragment.run_id) or {}).get("reads"))
 
 
 def last_verdict(store: Store, snapshot: Snapshot, round: int) -> tuple[int, int] | None:

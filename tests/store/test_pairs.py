@@ -15,6 +15,7 @@ PAIRS = [
     ("compact", "undo"),
     ("verify --repair", "annotate new pictures"),
     ("refine", "filter and merge"),
+    ("filter otherwise", "annotate a reader"),  # what is read is judged meanwhile
     ("refine", "refine"),  # one training, not two
 ]
 
