@@ -13,6 +13,7 @@ from florence2.store.chain import Chain
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.layout import TABLES
 from florence2.store.parquet import Fragment
+from florence2.store.sealed import Missing
 from florence2.store.snapshots import Snapshot
 from florence2.store.storage import Storage
 
@@ -46,6 +47,9 @@ def compact(storage: Storage, number: int | None = None, rows: int = COMPACT_ROW
 
 def compact_again(storage: Storage, snapshot: Snapshot) -> None:
     """Write the large files of a compacted snapshot where they are lacking or damaged."""
+    if snapshot.phase.get("compact") != snapshot.compacts:
+        lost = f"{storage.location(layout.COMPACT)}: the snapshot that compacted {snapshot.compacts} is lost"
+        raise Missing(f"{lost}, and with it which rows went into which file; compact the store again")
     compacted(storage, snapshots.read(storage, snapshot.compacts), snapshot.phase.get("rows", COMPACT_ROWS))
 
 
