@@ -61,7 +61,8 @@ def nms(boxes: object, scores: object, threshold: float, labels: Sequence[object
         if alive[i]:
             kept.append(int(i))
             others = near(boxes[i])
-            alive[others[(iou(boxes[i], boxes[others])[0] > threshold) & same(i)[others]]] = False
+            others = others[alive[others] & same(i, others)]
+            alive[others[iou(boxes[i], boxes[others])[0] > threshold]] = False
     return np.array(kept, dtype=np.int64)
 
 
@@ -71,13 +72,13 @@ def soft_nms(
     """(indices, decayed scores) by descending decayed score: overlap lowers a score by exp(-iou^2 / sigma) instead of
     removing the box; what falls below `floor` goes. Gaussian rule of https://arxiv.org/abs/1704.04503."""
     boxes, left = as_boxes(boxes), np.array(scores, dtype=np.float64).reshape(-1)
-    same = _same_label(labels, len(boxes))
+    same, everyone = _same_label(labels, len(boxes)), np.arange(len(boxes))
     kept, final = [], []
     while len(left) and left.max() >= floor:
         i = int(left.argmax())
         kept.append(i)
         final.append(left[i])
-        left = np.where(same(i), left * np.exp(-(iou(boxes[i], boxes)[0] ** 2) / sigma), left)
+        left = np.where(same(i, everyone), left * np.exp(-(iou(boxes[i], boxes)[0] ** 2) / sigma), left)
         left[i] = -np.inf
     return np.array(kept, dtype=np.int64), np.array(final, dtype=np.float64)
 
@@ -86,12 +87,10 @@ def _descending(scores: object) -> np.ndarray:
     return np.argsort(-np.asarray(scores, dtype=np.float64).reshape(-1), kind="stable")
 
 
-def _same_label(labels: Sequence[object] | None, count: int) -> Callable[[int], np.ndarray]:
-    if labels is None:
-        return lambda i: np.ones(count, dtype=bool)
-    numbers = {label: n for n, label in enumerate(dict.fromkeys(labels))}
-    codes = np.array([numbers[label] for label in labels], dtype=np.int64)
-    return lambda i: np.asarray(codes == codes[i])
+def _same_label(labels: Sequence[object] | None, count: int) -> Callable[[int, np.ndarray], np.ndarray]:
+    numbers = {label: n for n, label in enumerate(dict.fromkeys(labels or ()))}
+    codes = np.array([numbers[label] for label in labels] if labels is not None else [0] * count, dtype=np.int64)
+    return lambda i, others: np.asarray(codes[others] == codes[i])
 
 
 # ---- polygons
