@@ -12,9 +12,10 @@ import importlib.util
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from florence2 import predictor, reporting, scenes
@@ -64,7 +65,7 @@ class DemoConfig:
     lr: float = 8e-4
     seed: int = 7
 
-    def recipe(self, steps: int) -> dict[str, Any]:
+    def recipe(self, steps: int, tasks: Mapping[str, float]) -> dict[str, Any]:
         """The students' training, in the keys of `train`."""
         return {
             "steps": steps,
@@ -73,7 +74,7 @@ class DemoConfig:
             "warmup_steps": max(1, steps // 20),
             "schedule": "linear",
             "dense": 1.0,
-            "source": {"tasks": TASKS},
+            "source": {"tasks": dict(tasks)},
         }
 
 
@@ -155,7 +156,7 @@ def demo(
     everything = annotate(
         out / "scenes" / "images", out / "unfiltered", [f"simulated:{truth_file}"], workers=0, progress=progress
     )
-    unfiltered = refine_by(everything, config, config.control_steps, [], progress)
+    unfiltered = refine_by(everything, config, config.control_steps, [], progress, {"OD": 1.0})
     lines += [f"control without filters, {line}" for done in unfiltered for line in done.lines()]
     for line in lines[len(rounds) * 3 :]:
         step(line)
@@ -284,19 +285,26 @@ def untrained(truth: Truth, model: str = "nano", batch: int = 64) -> list[Sample
     return [sample for sample in found if isinstance(sample, Sample)]
 
 
-def refine_by(store: Store, config: DemoConfig, steps: int, rules: Any, progress: Progress | None) -> list[Any]:
+def refine_by(
+    store: Store,
+    config: DemoConfig,
+    steps: int,
+    rules: Any,
+    progress: Progress | None,
+    tasks: Mapping[str, float] = MappingProxyType(TASKS),
+) -> list[Any]:
     """One round with two folds; students annotate in this process, where torch has both cores."""
     return refine(
         store,
         rounds=1,
         folds=2,
         start="nano",
-        recipe=config.recipe(steps),
+        recipe=config.recipe(steps, tasks),
         rules=rules,
         seed=config.seed,
         workers=0,
         progress=progress,
-        open_student=lambda folder: StudentSpecialist(folder, list(TASKS), 64),
+        open_student=lambda folder: StudentSpecialist(folder, list(tasks), 64),
     )
 
 

@@ -169,7 +169,9 @@ class Reference:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         exported = report.layout != "transformers" or report.facts["adapter"]
-        if exported:
+        if report.facts["adapter"]:
+            florence2.load(source, device="cpu").save(folder, "transformers")  # transformers gets it merged
+        elif exported:
             convert(source, folder, "transformers")
         home = folder if exported else find_folder(source)
         self.processor = AutoProcessor.from_pretrained(home)

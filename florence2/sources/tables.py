@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
@@ -160,11 +161,16 @@ def read_cell(path: str | Path, member: str) -> bytes | None:
     if column not in table.schema.names or row >= table.rows:
         raise ValueError(f"has no row {row} of a column {column!r}")
     try:
-        return table.cell(column, row)
+        with _CELLS:
+            return table.cell(column, row)
     except ValueError:
         raise
     except Exception as error:  # a damaged table raises anything
         raise ValueError(f"{path}: cannot be read ({_first_line(error)})") from None
+
+
+_CELLS = threading.Lock()  # an open table keeps its place, and pictures are read in threads
+os.register_at_fork(after_in_child=_CELLS._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 class _Parquet:

@@ -4,13 +4,17 @@ import dataclasses
 import hashlib
 import io
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from florence2 import pixels, scenes, sources
 from florence2.pixels import BadImage
 from florence2.records import ImageRef, Sample
+from florence2.sources import tables
 from florence2.store import Store
 from tests.shared import shared
 
@@ -98,3 +102,13 @@ def test_pixels_of_files_archives_and_stretches(tmp_path):
         with pytest.raises(BadImage) as caught:
             sources.pixels(ref)
         assert caught.value.reason == reason
+
+
+def test_cells_of_a_table_are_read_in_threads(tmp_path):
+    cells = [bytes([n]) * (1000 + n) for n in range(40)]
+    table = pa.table({"image": pa.array([{"bytes": cell, "path": f"{n}.png"} for n, cell in enumerate(cells)])})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=7)
+    wanted = list(range(40)) * 10
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda n: tables.read_cell(tmp_path / "t.parquet", f"image/{n}/{n}.png"), wanted))
+    assert found == [cells[n] for n in wanted]
