@@ -14,7 +14,7 @@ from florence2.engine.specialists import open as open_specialist
 from florence2.engine.specialists import transformers_models
 from florence2.formats.benchmarks import read_refcoco
 from florence2.model.tensor_files import TensorFile
-from florence2.training.config import read_config
+from florence2.training.config_files import read_config
 
 
 class Evil:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from florence2.training.config import TrainConfig, from_mapping, read_config
+from florence2.training.config import TrainConfig
+from florence2.training.config_files import from_mapping, read_config
 
 if TYPE_CHECKING:
     from florence2.training.loop import TrainResult

@@ -1,26 +1,18 @@
-"""The configuration of a training run: plain dataclasses, YAML with dotted overrides. Imports no torch.
-
-An unknown key is an error that names it; a key that is planned and not built is refused in one line.
-"""
+"""The configuration of a training run: plain dataclasses whose values are checked. Imports no torch, knows no file."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from florence2.formats import documents
 
 SCHEDULES = ("constant", "linear", "cosine", "trapezoid")
 PRECISIONS = ("fp32", "bf16", "fp64")
 AUGMENTS = ("none", "default")
 STRATEGIES = ("full", "frozen_vision", "decoder", "lora")
-LATER = ("cache_features", "soft_locations")
-RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 @dataclass
@@ -151,6 +143,8 @@ class TrainConfig:
     """In the tower, 0 to 1, rising from the first block to the last."""
     label_smoothing: float = 0.0
     """Share of the target spread over the whole vocabulary, 0 to 1."""
+    soft_locations: float = 0.0
+    """Bins (of 1,000 to a side) by which a location's target is spread as a Gaussian, such as 3 to 6; 0: off."""
     augment: str = "none"
     """none; default: light and contrast."""
     strategy: str = "full"
@@ -221,7 +215,7 @@ def _check_numbers(config: TrainConfig) -> None:
     if config.max_target is not None and config.max_target < 3:
         raise ValueError(f"max_target: expected at least 3 tokens, got {config.max_target}")
     not_negative = ("lr", "epochs", "warmup_steps", "weight_decay", "clip", "ema", "dense", "dropout", "drop_path")
-    for key in (*not_negative, "label_smoothing", "workers", "threads", "patience", "freeze_stages"):
+    for key in (*not_negative, "label_smoothing", "soft_locations", "workers", "threads", "patience", "freeze_stages"):
         if (getattr(config, key) or 0) < 0:
             raise ValueError(f"{key}: expected at least 0, got {getattr(config, key)}")
     for key in ("ema", "dropout", "drop_path", "label_smoothing"):
@@ -260,18 +254,6 @@ def _check_strategy(config: TrainConfig) -> None:
         raise ValueError("patience: counts evaluations; give evaluate_every as well")
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The config of a YAML file, or of a shipped recipe by its bare name, with `--key.sub=value` overrides."""
-    file = find_recipe(path)
-    data = documents.read_settings(file)
-    for override in overrides:
-        key, equals, value = override.removeprefix("--").partition("=")
-        if not override.startswith("--") or not equals:
-            raise ValueError(f"{override!r}: expected --key=value or --key.sub=value")
-        _put(data, key, documents.parse_setting(value, override), override)
-    return from_mapping(data, str(file))
-
-
 def described(kind: type) -> Iterator[tuple[str, str, str]]:
     """(key, default, sentence) of every key of a dataclass of this file; a sentence is the string beneath its field."""
     defaults = {f.name: f for f in dataclasses.fields(kind)}
@@ -286,151 +268,3 @@ def described(kind: type) -> Iterator[tuple[str, str, str]]:
             plain = "needed" if made is dataclasses.MISSING else "absent" if made is None else made
             shown = ", ".join(f"{k}={v}" for k, v in vars(made).items()) if dataclasses.is_dataclass(made) else plain
             yield node.target.id, "empty" if shown in ("", [], {}) else str(shown), text
-
-
-def find_recipe(path: str | Path) -> Path:
-    """The file itself, or the shipped recipe of that bare name."""
-    file = Path(path)
-    if file.is_file():
-        return file
-    shipped = RECIPES / f"{path}.yaml"
-    if file.name == str(path) and shipped.is_file():
-        return shipped
-    names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-    raise ValueError(f"{path}: no such config; expected a YAML file or a shipped recipe ({names})")
-
-
-def from_mapping(data: Mapping[str, Any], where: str = "config") -> TrainConfig:
-    """The config of plain YAML types, every key checked."""
-    if "data" not in data or "out" not in data:
-        missing = "data" if "data" not in data else "out"
-        raise ValueError(f"{where}: {missing}: missing; a run needs out (a folder) and data (a list of sources)")
-    try:
-        return TrainConfig(**_checked(TrainConfig, data, where))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}" if where not in str(error) else str(error)) from None
-
-
-def to_mapping(config: TrainConfig) -> dict[str, Any]:
-    """The config as plain YAML types, every field written out."""
-    sources: dict[str, Any] = {"data": [_named(source) for source in config.data]}
-    if config.validation is not None:
-        sources["validation"] = [_named(source) for source in config.validation]
-    plain: dict[str, Any] = _plain(
-        {name: vars(value) if dataclasses.is_dataclass(value) else value for name, value in vars(config).items()}
-        | sources
-    )
-    return plain
-
-
-def _named(source: DataSource) -> dict[str, Any]:
-    """A source's keys; samples from Python by the name that their content gave them."""
-    plain: dict[str, Any] = _plain(dataclasses.asdict(dataclasses.replace(source, samples=None)))
-    del plain["samples"]
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def _sources(data: Any, where: str) -> list[DataSource]:
-    if data and (not isinstance(data, list) or not isinstance(data[0], (DataSource, Mapping))):
-        if isinstance(data, (str, int, float)):
-            raise ValueError(f"{where}: expected a list of sources, got {data!r:.60}")
-        data = [{"samples": data}]  # from Python: the samples themselves
-    return [_source(source, f"{where}[{i}]") for i, source in enumerate(data)]
-
-
-def _source(data: Any, where: str) -> DataSource:
-    if isinstance(data, DataSource):
-        return data
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{where}: expected keys such as path and tasks, got {data!r:.60}")
-    values = dict(data)
-    if isinstance(values.get("tasks"), (list, tuple, str)):
-        names = [values["tasks"]] if isinstance(values["tasks"], str) else values["tasks"]
-        values["tasks"] = {name: 1.0 for name in names}
-    for key in ("epochs", "fold"):
-        if values.get(key) is not None:
-            values[key] = tuple(values[key])
-    if values.get("samples") is not None:
-        from florence2.training.given import given
-
-        values["samples"], values["path"] = given(values["samples"], f"{where}.samples")
-    if not values.get("path"):
-        raise ValueError(f"{where}.path: missing; expected a folder, .jsonl, store or scenes:...")
-    source = DataSource(**_checked(DataSource, values, where))
-    if source.answers not in ("all", "first"):
-        raise ValueError(f"{where}.answers: expected all or first, got {source.answers!r}")
-    if source.prefix_suffix:
-        source.format = source.format or "prefix_suffix"
-    if source.weight <= 0 or source.pairs < 1:
-        raise ValueError(
-            f"{where}: expected weight above 0 and pairs of at least 1, got {source.weight}, {source.pairs}"
-        )
-    return source
-
-
-def _checked(kind: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values by field, of the field's own type."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    out = {}
-    for key, value in data.items():
-        if key in LATER:
-            raise ValueError(f"{where}: {key}: planned and not built yet; leave the key out")
-        if key not in fields:
-            raise ValueError(f"{where}: {key}: unknown key; expected one of {', '.join(fields)}")
-        hint = str(fields[key].type)
-        out[key] = value if hint == "Any" else _typed(hint, value, f"{where}: {key}")
-    return out
-
-
-NESTED = {"OptimizerConfig": OptimizerConfig, "LoraConfig": LoraConfig, "BestConfig": BestConfig}
-
-
-def _typed(hint: str, value: Any, where: str) -> Any:
-    if value is None and "None" in hint:
-        return None
-    hint = hint.removesuffix(" | None")
-    if hint == "list[DataSource]":
-        return _sources(value, where)
-    if hint in NESTED:
-        if isinstance(value, NESTED[hint]):
-            return value
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where}: expected keys with values, got {value!r:.60}")
-        return NESTED[hint](**_checked(NESTED[hint], value, where))
-    if hint == "float" and isinstance(value, str):
-        try:
-            return float(value)  # YAML reads 1e-4 as a string
-        except ValueError:
-            pass
-    if hint == "str" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if hint.startswith("tuple") and isinstance(value, list):
-        value = tuple(value)
-    kinds = {"str": str, "int": int, "float": (int, float), "list": list, "dict": Mapping, "tuple": tuple, "bool": bool}
-    kind: Any = kinds[hint.split("[")[0]]
-    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-        raise ValueError(f"{where}: expected {hint}, got {value!r:.60}")
-    if hint.startswith("tuple[float"):
-        return tuple(_typed("float", number, where) for number in value)
-    return float(value) if hint == "float" else value
-
-
-def _put(data: dict[str, Any], key: str, value: Any, override: str) -> None:
-    """Set a.b.0.c within nested dicts and lists."""
-    parts = key.split(".")
-    place: Any = data
-    for part in parts[:-1]:
-        try:
-            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-        except (ValueError, IndexError):
-            raise ValueError(f"{override}: {part}: expected an index below {len(place)}") from None
-        if not isinstance(place, (dict, list)):
-            raise ValueError(f"{override}: {part}: holds {place!r:.40}, no keys below it")
-    last: Any = int(parts[-1]) if isinstance(place, list) else parts[-1]
-    place[last] = value

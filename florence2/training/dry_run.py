@@ -105,7 +105,7 @@ def dry_run(config: TrainConfig, folder: str | Path | None = None) -> Plan:
 def measured(job: TrainingJob, batch: Batch) -> tuple[dict[str, int], float]:
     """Bytes by kind of a step on this batch, and its seconds."""
     weights = optim.Weights(job.model, job.config.precision, job.config.ema)
-    step = TrainingStep(weights.compute_model, job.head, job.config.label_smoothing).train()
+    step = TrainingStep(weights.compute_model, job.head, job.loss).train()
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:

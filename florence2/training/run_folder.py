@@ -26,7 +26,8 @@ from safetensors import SafetensorError
 
 from florence2.atomic_files import sync_folder, write_atomic
 from florence2.formats import documents
-from florence2.training.config import TrainConfig, from_mapping, to_mapping
+from florence2.training.config import TrainConfig
+from florence2.training.config_files import from_mapping, to_mapping
 
 CONFIG = "config.yaml"
 HELD_OUT = "held_out.json"

@@ -26,6 +26,7 @@ from florence2.training.datasets import open_source
 from florence2.training.dense import DenseHead, Vocabulary, open_head
 from florence2.training.examine import Examination, examine
 from florence2.training.examples import Limits, TaskMixture
+from florence2.training.loss import TokenLoss
 from florence2.training.order import Cursor, PairOrder, PlannedBatch
 from florence2.training.ranks import Ranks, device_of
 from florence2.training.run_folder import remembered_of
@@ -64,6 +65,11 @@ class TrainingJob:
     held_out: Sequence[HeldOut] = ()
     start: Start | None = None
     ranks: Ranks = field(default_factory=Ranks)
+
+    @property
+    def loss(self) -> TokenLoss:
+        """The loss of a target's tokens."""
+        return TokenLoss(self.config.label_smoothing, self.config.soft_locations, self.tokenizer.loc0)
 
     @property
     def epochs(self) -> int:

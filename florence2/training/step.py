@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -21,6 +20,7 @@ from florence2.model.florence import Florence
 from florence2.model.image import normalise
 from florence2.training.batches import Batch, PaddedPairs
 from florence2.training.dense import DenseHead
+from florence2.training.loss import TokenLoss
 
 LOGITS = 1 << 25  # that stand at a time, 128 MB in fp32; of more, those of some tokens, made again in the backward pass
 PART = "sequence"  # the plain sequence loss among the parts
@@ -29,9 +29,9 @@ PART = "sequence"  # the plain sequence loss among the parts
 class TrainingStep(nn.Module):
     """forward(batch) -> (loss sum over target tokens, tokens, parts: further sums by name)."""
 
-    def __init__(self, model: Florence, head: DenseHead | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(self, model: Florence, head: DenseHead | None = None, loss: TokenLoss = TokenLoss()) -> None:
         super().__init__()
-        self.model, self.head, self.label_smoothing = model, head, label_smoothing
+        self.model, self.head, self.loss = model, head, loss
 
     def forward(self, batch: Batch) -> tuple[Tensor, int, dict[str, Tensor]]:
         device = self.model.device
@@ -69,11 +69,7 @@ class TrainingStep(nn.Module):
         """Cross-entropy summed over tokens, states (N, C) before labels (N,), with smoothing and without."""
         logits = self.model.language.logits(states)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        nll = F.cross_entropy(logits, labels, reduction="sum")
-        if not self.label_smoothing:
-            return nll, nll
-        spread = -logits.log_softmax(-1).mean(-1).sum()
-        return (1 - self.label_smoothing) * nll + self.label_smoothing * spread, nll
+        return self.loss(logits, labels)
 
 
 def recompute_layers(model: Florence) -> None:

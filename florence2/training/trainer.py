@@ -54,7 +54,7 @@ class Trainer:
         self.job, self.config, self.ranks = job, job.config, job.ranks
         self.model: Florence = job.model
         self.weights = optim.Weights(self.model, self.config.precision, self.config.ema)
-        self.module = TrainingStep(self.weights.compute_model, job.head, self.config.label_smoothing)
+        self.module = TrainingStep(self.weights.compute_model, job.head, job.loss)
         self.wrapped = self.ranks.wrap(self.module)
         self.parameters = optim.trainable(self.model)
         if job.head is not None:

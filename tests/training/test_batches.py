@@ -9,7 +9,7 @@ from florence2 import scenes
 from florence2.formats import jsonl
 from florence2.model.image import normalise, preprocess
 from florence2.scenes.scene_files import write
-from florence2.training.config import from_mapping
+from florence2.training.config_files import from_mapping
 from florence2.training.order import Cursor
 from florence2.training.setup import prepare
 from tests.training.tiny import tiny_config, tiny_run

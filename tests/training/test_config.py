@@ -10,14 +10,14 @@ import yaml
 from florence2 import scenes
 from florence2.cli import main
 from florence2.scenes.scene_files import write
-from florence2.training.config import RECIPES, from_mapping, read_config, to_mapping
+from florence2.training.config_files import RECIPES, from_mapping, read_config, to_mapping
 from tests.training.tiny import tiny_model, tiny_run
 
 PLAIN = {"out": "runs/x", "data": [{"path": "scenes:count=10"}]}
 
 
 def test_the_config_loads_no_torch():
-    code = "import sys, florence2.training.config; assert not {'torch', 'numpy'} & set(sys.modules)"
+    code = "import sys, florence2.training.config_files; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

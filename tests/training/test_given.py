@@ -8,7 +8,7 @@ import pytest
 from florence2 import pixels, sources
 from florence2.records import ImageRef, Sample, Text
 from florence2.training import train
-from florence2.training.config import from_mapping, to_mapping
+from florence2.training.config_files import from_mapping, to_mapping
 from florence2.training.order import Cursor
 from florence2.training.setup import prepare
 from tests.training.tiny import tiny_run

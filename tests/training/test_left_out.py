@@ -9,7 +9,7 @@ from florence2 import scenes, sources
 from florence2.cli import main
 from florence2.scenes.scene_files import write
 from florence2.training import train
-from florence2.training.config import from_mapping
+from florence2.training.config_files import from_mapping
 from florence2.training.run_folder import read_lines
 from florence2.training.setup import prepare
 from tests.training.tiny import tiny_run

@@ -14,7 +14,7 @@ import yaml
 from florence2.model.checkpoint import load_model
 from florence2.model.image import normalise
 from florence2.training import train
-from florence2.training.config import from_mapping
+from florence2.training.config_files import from_mapping
 from florence2.training.setup import prepare
 from florence2.training.trainer import Trainer
 from tests.training.tiny import tiny_run

@@ -8,7 +8,7 @@ from florence2.metrics.detection import DetectionF1
 from florence2.predictor.checkpoints import SHIPPED
 from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.sources.scenes import parse
-from florence2.training.config import read_config
+from florence2.training.config_files import read_config
 from florence2.training.datasets import open_source
 from florence2.training.order import PairOrder
 from florence2.training.setup import mixture

@@ -73,7 +73,7 @@ def test_in_fp32_they_agree_too_with_evaluations_and_dense_loss(tmp_path):
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(tmp_path, monkeypatch):
-    from florence2.training.config import from_mapping
+    from florence2.training.config_files import from_mapping
     from florence2.training.ranks import Ranks
     from florence2.training.setup import prepare
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from florence2.cli import main
 from florence2.training import read_config, step
-from florence2.training.config import RECIPES, from_mapping, to_mapping
+from florence2.training.config_files import RECIPES, from_mapping, to_mapping
 from florence2.training.dry_run import dry_run
 from florence2.training.setup import prepare
 from florence2.training.step import TrainingStep

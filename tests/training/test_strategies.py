@@ -13,7 +13,8 @@ from florence2.model.checkpoint import load_model
 from florence2.predictor import checkpoints
 from florence2.predictor.convert import convert
 from florence2.training import optim, train
-from florence2.training.config import LoraConfig, from_mapping
+from florence2.training.config import LoraConfig
+from florence2.training.config_files import from_mapping
 from florence2.training.lora import put_in, targets_of
 from florence2.training.setup import prepare
 from florence2.training.trainer import Trainer

@@ -11,7 +11,7 @@ from florence2 import scenes
 from florence2.records import Sample
 from florence2.scenes.scene_files import write
 from florence2.training import train
-from florence2.training.config import from_mapping
+from florence2.training.config_files import from_mapping
 from florence2.training.order import Cursor
 from florence2.training.run_folder import RunFolder, read_lines
 from florence2.training.setup import prepare
