@@ -50,7 +50,6 @@ def test_overrides_reach_nested_keys(tmp_path):
     ({"strategy": "lora", "lora": {"rank": 0}}, "rank and alpha above 0"),
     ({"strategy": "lora", "lora": {"size": 8}}, "size: unknown key"),
     ({"strategy": "decoder", "freeze_stages": 2}, "freeze_stages: goes with strategy full"),
-    ({"cache_features": True}, "cache_features: planned"),
     ({"label_smoothing": -0.1}, "label_smoothing: expected at least 0"),
     ({"optimizer": {"betas": [0.9, 1.5]}}, "two betas"),
     ({"groups": [{"match": "x"}]}, "groups.0.: expected"),
