@@ -29,9 +29,9 @@ PART = "sequence"  # the plain sequence loss among the parts
 class TrainingStep(nn.Module):
     """forward(batch) -> (loss sum over target tokens, tokens, parts: further sums by name)."""
 
-    def __init__(self, model: Florence, head: DenseHead | None = None, loss: TokenLoss = TokenLoss()) -> None:
+    def __init__(self, model: Florence, head: DenseHead | None = None, loss: TokenLoss | None = None) -> None:
         super().__init__()
-        self.model, self.head, self.loss = model, head, loss
+        self.model, self.head, self.loss = model, head, loss or TokenLoss()
 
     def forward(self, batch: Batch) -> tuple[Tensor, int, dict[str, Tensor]]:
         device = self.model.device

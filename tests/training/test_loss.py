@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from florence2.training import train
 from florence2.training import step as steps
+from florence2.training import train
 from florence2.training.config_files import from_mapping
 from florence2.training.loss import TokenLoss
 from florence2.training.setup import prepare
@@ -69,7 +69,9 @@ def test_chunks_of_tokens_give_the_same_soft_loss(tmp_path, monkeypatch):
     parted = found()
     assert parted[:2] == pytest.approx(whole[:2], rel=1e-5)
     assert torch.allclose(parted[2], whole[2], atol=1e-4)
-    assert abs(whole[0] - whole[1]) > 0.1, "the loss that is trained is the soft one, the one that is reported the plain"
+    assert abs(whole[0] - whole[1]) > 0.1, (
+        "the loss that is trained is the soft one, the one that is reported the plain"
+    )
 
 
 def test_a_negative_width_is_refused(tmp_path):
