@@ -1,5 +1,7 @@
 """YOLO: data.yaml naming classes and splits, labels/*.txt beside images/. Twin: reads and writes.
 
+Sets with a bare list of names (classes.txt, obj.names) or darknet's obj.data are read as well.
+
 A row is `class cx cy w h` in fractions of the picture, with a score after it, or `class x y x y ...`, an outline; with
 `kpt_shape` in data.yaml it is a box and key points, which are left out. labels/ takes the place of the last images/ of
 a picture's path below the set, else a label file lies beside its picture. The label space and splits of other names are
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2 import geometry
-from florence2.formats import documents, validation
+from florence2.formats import documents, validation, yolo_names
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import Lookup, check_name, files_in, pictures_in, place_of
 from florence2.formats.problems import LostObjects, ReadProblems
@@ -30,14 +32,20 @@ NAMES = ("data.yaml", "dataset.yaml", "data.yml")
 
 
 def is_yolo(path: Path) -> bool:
-    """Whether a path is a set's .yaml, or a folder that holds one."""
-    return path.suffix in (".yaml", ".yml") or any((path / name).is_file() for name in NAMES)
+    """Whether a path is a set's .yaml or list of names, or a folder that holds one."""
+    if not path.is_dir():
+        return path.suffix in (".yaml", ".yml") or yolo_names.is_list(path)
+    return _card_of(path) is not None
+
+
+def _card_of(folder: Path) -> Path | None:
+    return next((folder / n for n in NAMES if (folder / n).is_file()), None) or yolo_names.find(folder)
 
 
 def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
     """The samples of a data.yaml (or of the folder that holds it); `split` is what its keys say."""
     path, problems = Path(path), problems or ReadProblems()
-    file = next((path / n for n in NAMES if (path / n).is_file()), path / NAMES[0]) if path.is_dir() else path
+    file = (_card_of(path) or path / NAMES[0]) if path.is_dir() else path
     card = _Card.read(file, problems)
     found: dict[str, tuple[Path, str]] = {}
     for key in SPLITS:
@@ -71,8 +79,9 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
 
 @dataclass(frozen=True)
 class _Card:
-    """What data.yaml says."""
+    """What data.yaml says, or the file in its place."""
 
+    name: str
     data: Mapping[str, Any]
     root: Path
     names: Mapping[int, str]
@@ -82,7 +91,8 @@ class _Card:
 
     @classmethod
     def read(cls, file: Path, problems: ReadProblems) -> _Card:
-        data = documents.read_yaml(file)
+        bare = yolo_names.is_list(file)
+        data, unsplit = yolo_names.card(file) if bare else (documents.read_yaml(file), {})
         if not isinstance(data, Mapping) or not set(SPLITS) & set(data):
             raise ValueError(f"{file}: expected 'names' and at least one of train, val, test")
         rows = validation.field(data, "names", str(file))
@@ -101,12 +111,14 @@ class _Card:
         ours = ours if isinstance(ours, Mapping) else {}
         splits = ours.get("splits")
         splits = splits if isinstance(splits, Mapping) else {}
-        space = validation.word(ours.get("label_space", file.absolute().parent.name), f"{file}: {OURS}", empty=True)
+        home = yolo_names.home(file.absolute()) if bare else file.absolute().parent
+        space = validation.word(ours.get("label_space", home.name), f"{file}: {OURS}", empty=True)
         within = Path(os.path.abspath(file.absolute().parent.parent))
         path = data.get("path")
         root = place_of(path, file.parent, within) if isinstance(path, str) and path.strip() else None
-        root = root if root is not None and root.is_dir() else file.parent  # often a folder of another machine
-        return cls(data, root, names, space, "kpt_shape" in data, {str(k): str(v) for k, v in splits.items()})
+        root = root if root is not None and root.is_dir() else home  # often a folder of another machine
+        parts = {**unsplit, **{str(k): str(v) for k, v in splits.items()}}
+        return cls(file.name, data, root, names, space, "kpt_shape" in data, parts)
 
     def split_of(self, key: str, entry: str) -> str:
         """The split of what a key names: the part under `val` is also the one to test on where there is no test
@@ -209,7 +221,7 @@ def _sample(
 def _region(cells: list[str], where: str, name: str, card: _Card, size_wh: tuple[int, int]) -> Region:
     number = validation.whole(cells[0], f"{where}: class")
     if number not in card.names:
-        raise ValueError(f"{where}: class {number} is not among the {len(card.names)} names of data.yaml")
+        raise ValueError(f"{where}: class {number} is not among the {len(card.names)} names of {card.name}")
     values = validation.numbers(cells[1:], where)
     width, height = size_wh
     if len(values) in (4, 5) or (card.pose and len(values) > 5):

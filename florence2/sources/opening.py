@@ -115,8 +115,8 @@ def format_of(path: str | Path) -> str:
         if holds(path):
             return format
     raise ValueError(
-        f"{path}: no known data set; expected Annotations/ JPEGImages/ (voc), a COCO .json, data.yaml (yolo), "
-        "img/ box/ key/ (sroie), img/ gt/ (icdar), val_v1.0.json documents/ (docvqa), a .jsonl or a store; "
+        f"{path}: no known data set; expected Annotations/ JPEGImages/ (voc), a COCO .json, data.yaml or classes.txt "
+        "(yolo), img/ box/ key/ (sroie), img/ gt/ (icdar), val_v1.0.json documents/ (docvqa), a .jsonl or a store; "
         f"or name --format{_seen(path)}"
     )
 
