@@ -20,6 +20,7 @@ from florence2.training.augment import augmented
 from florence2.training.datasets import TrainingSource, unreadable
 from florence2.training.dense import Vocabulary, cell_counts, cell_targets
 from florence2.training.examples import Example, LeftOut
+from florence2.training.features import FeatureCache
 from florence2.training.order import Cursor, PlannedBatch, PlannedPairs, seed_of
 
 PART = 32  # pairs that are padded together: short targets by themselves
@@ -42,8 +43,24 @@ class PaddedPairs:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A picture of a batch whose features may be kept: its names in the cache, what was read of it from disk."""
+
+    name: str = ""
+    key: str = ""
+    features: Tensor | None = None
+    place: int = -1
+    """In the batch's `pictures`; -1: not there, as its features are."""
+    damaged: bool = False
+    """Its file was there, and is to be written anew."""
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One forward: pictures (B, H, W, 3) uint8, the pairs in parts, the target of each cell."""
+    """One forward: pictures (B, H, W, 3) uint8, the pairs in parts, the target of each cell.
+
+    With a cache `seen` lists the pictures, and `pictures` holds those of them alone that had no features yet.
+    """
 
     pictures: Tensor
     parts: tuple[PaddedPairs, ...]
@@ -54,6 +71,11 @@ class Batch:
     """(examples,): the index of each example's picture."""
     cursor: Cursor = field(default_factory=Cursor)
     epoch: int = 0
+    seen: tuple[Seen, ...] = ()
+
+    @property
+    def picture_count(self) -> int:
+        return len(self.seen) or len(self.pictures)
 
     @property
     def pairs(self) -> int:
@@ -82,14 +104,15 @@ class BatchMaker(Dataset[Batch]):
         augment: str = "none",
         on_error: str = "skip",
         size_wh: tuple[int, int] = (1, 1),
+        features: FeatureCache | None = None,
     ) -> None:
         self.sources, self.tokenizer, self.seed = sources, tokenizer, seed
         self.map_side, self.vocabulary, self.augment = map_side, vocabulary, augment
-        self.on_error, self.size_wh = on_error, size_wh
+        self.on_error, self.size_wh, self.features = on_error, size_wh, features
 
-    def of(self, sources: Sequence[TrainingSource]) -> BatchMaker:
+    def of(self, sources: Sequence[TrainingSource], features: FeatureCache | None = None) -> BatchMaker:
         """A maker of plain batches from other sources: no augmentation, no dense targets, what fails left out."""
-        return BatchMaker(sources, self.tokenizer, seed=self.seed, size_wh=self.size_wh)
+        return BatchMaker(sources, self.tokenizer, seed=self.seed, size_wh=self.size_wh, features=features)
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
         """The batch; where none of its pairs can be used the spare ones, and a grey picture that asks nothing."""
@@ -104,13 +127,17 @@ class BatchMaker(Dataset[Batch]):
 
     def _make(self, planned: Sequence[PlannedPairs]) -> Batch:
         pictures: list[np.ndarray] = []
+        seen: list[Seen] = []
         cells: list[dict[str, np.ndarray]] = []
         picked: list[tuple[int, Example]] = []
         lost: list[LeftOut] = []
         for group in planned:
             rng = seed_of(group, self.seed)
             try:
-                pixels, sample, found = self.sources[group.source].load(group.picture, group.asks, rng)
+                known = self._known(group)
+                pixels, sample, found = self.sources[group.source].load(
+                    group.picture, group.asks, rng, known is None or known.place >= 0
+                )
             except BadImage as error:
                 if self.on_error == "raise" or group.picture.sample is None:
                     raise
@@ -120,20 +147,41 @@ class BatchMaker(Dataset[Batch]):
             lost += [one for one in found if isinstance(one, LeftOut)]
             if not examples:
                 continue
-            if self.augment == "default":
-                pixels = augmented(pixels, rng)
-            picked += [(len(pictures), one) for one in examples]
-            pictures.append(pixels)
+            picked += [(len(seen), one) for one in examples]
+            seen.append(replace(known or Seen(), place=-1 if pixels is None else len(pictures)))
+            if pixels is not None:
+                pictures.append(augmented(pixels, rng) if self.augment == "default" else pixels)
             if self.map_side and self.vocabulary is not None:
                 cells.append(cell_targets(sample, self.vocabulary, self.map_side))
         if not picked:
             return Batch(torch.empty(0), (), {}, (), tuple(lost))
         joined = {k: torch.from_numpy(np.stack([c[k] for c in cells])) for k in cells[0]} if cells else {}
-        stacked = torch.from_numpy(np.stack(pictures))
-        parts = tuple(parts_of(picked, self.tokenizer))
+        stacked = torch.from_numpy(np.stack(pictures)) if pictures else torch.empty(0)
         return Batch(
-            stacked, parts, joined, tuple(one for _, one in picked), tuple(lost), tuple(place for place, _ in picked)
+            stacked,
+            tuple(parts_of(picked, self.tokenizer)),
+            joined,
+            tuple(one for _, one in picked),
+            tuple(lost),
+            tuple(place for place, _ in picked),
+            seen=tuple(seen) if self.features is not None else (),
         )
+
+    def _known(self, group: PlannedPairs) -> Seen | None:
+        """What the cache knows of a picture, place 0 where its pixels are needed; None where nothing is kept of it."""
+        sample = group.picture.sample
+        if self.features is None or sample is None:
+            return None
+        name = self.features.of(sample.image)
+        if group.held or name in self.features:
+            return Seen(name)
+        key, found, damaged = self.features.key(sample.image), None, False
+        if key:
+            try:
+                found = self.features.read(key)
+            except ValueError:
+                damaged = True
+        return Seen(name, key, found, -1 if found is not None else 0, damaged)
 
     def _blank(self, left_out: tuple[LeftOut, ...]) -> Batch:
         """A batch of which nothing counts: one grey picture, one target without a label."""

@@ -13,6 +13,7 @@ SCHEDULES = ("constant", "linear", "cosine", "trapezoid")
 PRECISIONS = ("fp32", "bf16", "fp64")
 AUGMENTS = ("none", "default")
 STRATEGIES = ("full", "frozen_vision", "decoder", "lora")
+CACHES = ("off", "memory", "disk")
 
 
 @dataclass
@@ -69,6 +70,8 @@ class LoraConfig:
     """Scale: the adapter's output is multiplied by alpha / rank (rslora: alpha / sqrt(rank))."""
     dropout: float = 0.05
     """Dropout before the adapter, 0 to 1."""
+    vision: bool = True
+    """Whether layers of the tower are adapted too where targets name some; false: it stays as it is."""
     targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"])
     """Ends of names of linear layers, in our spelling or that of the checkpoint's layout; each has to match one."""
     dora: bool = False
@@ -153,6 +156,15 @@ class TrainConfig:
     """With strategy full: stages of the tower, from the first, that stay as they are."""
     lora: LoraConfig | None = None
     """With strategy lora: rank, alpha, dropout, targets, dora, rslora."""
+    cache_features: str = "off"
+    """off; memory (or true): what a frozen tower makes of a picture is computed once, for all its asks and epochs;
+    disk: in files as well, for later runs of the same tower. Augmentation switches it off."""
+    cache_dtype: str = "bf16"
+    """bf16: half the room, features rounded to 8 bits, nothing lost where precision is bf16; fp32."""
+    cache_folder: str = ""
+    """Where files go; empty: OUT/features."""
+    cache_gb: float = 8.0
+    """Most memory that features take, for each rank; pictures beyond it come from the files or are computed again."""
     gradient_checkpointing: bool = False
     """Compute layers again in the backward pass instead of keeping their inner results: less memory, more time."""
     save_every: int = 500
@@ -200,6 +212,8 @@ def _check_choices(config: TrainConfig) -> None:
         "augment": AUGMENTS,
         "strategy": STRATEGIES,
         "on_error": ("skip", "raise"),
+        "cache_features": CACHES,
+        "cache_dtype": ("bf16", "fp32"),
     }
     for key, expected in choices.items():
         if getattr(config, key) not in expected:
@@ -215,7 +229,8 @@ def _check_numbers(config: TrainConfig) -> None:
     if config.max_target is not None and config.max_target < 3:
         raise ValueError(f"max_target: expected at least 3 tokens, got {config.max_target}")
     not_negative = ("lr", "epochs", "warmup_steps", "weight_decay", "clip", "ema", "dense", "dropout", "drop_path")
-    for key in (*not_negative, "label_smoothing", "soft_locations", "workers", "threads", "patience", "freeze_stages"):
+    counts = ("workers", "threads", "patience", "freeze_stages", "cache_gb")
+    for key in (*not_negative, "label_smoothing", "soft_locations", *counts):
         if (getattr(config, key) or 0) < 0:
             raise ValueError(f"{key}: expected at least 0, got {getattr(config, key)}")
     for key in ("ema", "dropout", "drop_path", "label_smoothing"):
@@ -242,6 +257,8 @@ def _check_strategy(config: TrainConfig) -> None:
         raise ValueError(f"lora: goes with strategy lora, got strategy {config.strategy}; leave out one of the two")
     if config.strategy == "lora" and config.lora is None:
         config.lora = LoraConfig()
+    if config.cache_folder and config.cache_features != "disk":
+        raise ValueError("cache_folder: goes with cache_features: disk; leave out one of the two")
     if config.freeze_stages and config.strategy != "full":
         raise ValueError(f"freeze_stages: goes with strategy full, got {config.strategy}; leave out one of the two")
     if config.lora is not None and (

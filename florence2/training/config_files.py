@@ -119,6 +119,8 @@ def _checked(kind: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key not in fields:
             raise ValueError(f"{where}: {key}: unknown key; expected one of {', '.join(fields)}")
         hint = str(fields[key].type)
+        if key == "cache_features" and isinstance(value, bool):  # YAML reads `off` as false
+            value = "memory" if value else "off"
         out[key] = value if hint == "Any" else _typed(hint, value, f"{where}: {key}")
     return out
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, Union
 
 import numpy as np
 
@@ -32,7 +32,8 @@ from florence2.training.samples import open_samples
 
 CACHE_BYTES = 512 * 2**20
 
-Loaded = tuple[np.ndarray, Sample, list["Example | LeftOut"]]  # pixels at the model's size, the truth, its pairs
+# pixels at the model's size (None where they are not needed), the truth, its pairs
+Loaded = tuple[Union[np.ndarray, None], Sample, list["Example | LeftOut"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class TrainingSource(Protocol):
     def active(self, epoch: int) -> bool: ...
     def count(self, epoch: int) -> int: ...
     def plan(self, number: int, epoch: int, seed: int) -> PlannedPicture | LeftOut | None: ...
-    def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random) -> Loaded: ...
+    def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random, seen: bool = True) -> Loaded: ...
     def samples(self, most: int) -> list[Sample]: ...
 
 
@@ -137,9 +138,9 @@ class SampleSource:
         rng.shuffle(asks)
         return PlannedPicture(sample.id, asks, sample)
 
-    def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random) -> Loaded:
+    def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random, seen: bool = True) -> Loaded:
         assert self.tokenizer is not None and planned.sample is not None
-        array = self._picture(planned.sample)
+        array = self._picture(planned.sample) if seen else None
         sample = sized(planned.sample)
         truths = self.tasks.truths(sample)
         table = self.tasks.table
@@ -189,7 +190,7 @@ class SceneSource:
     def plan(self, number: int, epoch: int, seed: int) -> PlannedPicture:
         return PlannedPicture(f"scene-{self.first + epoch * self._count + number}", range(self.pairs))
 
-    def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random) -> Loaded:
+    def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random, seen: bool = True) -> Loaded:
         assert self.tokenizer is not None
         array, sample = self._draw(int(planned.name.removeprefix("scene-")))
         truths = sample_tasks(sample, self.tasks, self.pairs, rng)

@@ -47,12 +47,17 @@ class Plan:
     memory_gb: dict[str, float]
     seconds_a_step: float
     hours: float
+    seconds_a_picture: float = 0.0
+    """Once, before its features are kept; 0: the tower is part of each step."""
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
 
     def __str__(self) -> str:
+        once = f" and {self.seconds_a_picture:.2f} s a picture once" if self.seconds_a_picture else ""
+        long = f"{self.hours:.1f} h" if self.hours >= 1 else f"{60 * self.hours:.1f} min"
         memory = ", ".join(f"{name} {value:.2f}" for name, value in self.memory_gb.items())
         lines = [
             f"strategy   {self.strategy}: {self.trained:,} of {self.parameters:,} parameters are trained",
@@ -61,7 +66,8 @@ class Plan:
             f"left out   {self.left_out or 'nothing'}",
             f"evaluated  {self.validation}",
             f"memory     about {sum(self.memory_gb.values()):.2f} GB ({memory})",
-            f"time       about {self.seconds_a_step:.2f} s a step, {self.hours:.2f} h in all, without evaluations",
+            f"time       about {self.seconds_a_step:.2f} s a step{once}, {long} in all, without evaluations",
+            *self.notes,
             "the first batch:",
         ]
         for row in self.first_batch:
@@ -76,8 +82,10 @@ def dry_run(config: TrainConfig, folder: str | Path | None = None) -> Plan:
     run.refuse_another(config)
     newest = run.newest()
     job = prepare(config, processes.Ranks(device=processes.device_of(config.device)), newest)
+    job.maker.features = None
     (batch,) = job.first(1)
-    memory, seconds = measured(job, batch)
+    memory, seconds, look = measured(job, batch)
+    pictures = sum(source.count(0) for source in job.order.sources) if look else 0
     pairs = sum(job.found.pairs_by_source)
     each = config.batch_size * config.accumulate
     validation = job.validation
@@ -98,12 +106,14 @@ def dry_run(config: TrainConfig, folder: str | Path | None = None) -> Plan:
         first_batch=tuple(_row(job, e.sample_id, e.prompt, e.target_ids) for e in batch.examples),
         memory_gb={name: round(size / GB, 4) for name, size in memory.items()},
         seconds_a_step=round(seconds * config.accumulate, 3),
-        hours=round(seconds * config.accumulate * job.steps / 3600, 3),
+        hours=round((seconds * config.accumulate * job.steps + look * pictures) / 3600, 3),
+        seconds_a_picture=round(look, 4),
+        notes=tuple(job.notes),
     )
 
 
-def measured(job: TrainingJob, batch: Batch) -> tuple[dict[str, int], float]:
-    """Bytes by kind of a step on this batch, and its seconds."""
+def measured(job: TrainingJob, batch: Batch) -> tuple[dict[str, int], float, float]:
+    """Bytes by kind of a step on this batch, its seconds, and those of a picture whose features are kept (else 0)."""
     weights = optim.Weights(job.model, job.config.precision, job.config.ema)
     step = TrainingStep(weights.compute_model, job.head, job.loss).train()
     kept: dict[int, int] = {}
@@ -112,6 +122,7 @@ def measured(job: TrainingJob, batch: Batch) -> tuple[dict[str, int], float]:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
+    look = _seconds_a_picture(step, batch) if job.features is not None else 0.0
     own = {p.untyped_storage().data_ptr() for p in step.parameters()}
     started = time.monotonic()
     with attention(job.model.device):
@@ -119,19 +130,29 @@ def measured(job: TrainingJob, batch: Batch) -> tuple[dict[str, int], float]:
             loss, tokens, _ = step(batch)
         if loss.requires_grad:
             (loss / max(1, tokens)).backward()
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started - look * batch.picture_count
     for parameter in step.parameters():
         parameter.grad = None
     trained = sum(p.nbytes for p in optim.trainable(job.model).values())
     copy = sum(p.nbytes for p in weights.compute_model.parameters()) if weights.compute_model is not job.model else 0
-    return {
-        "weights": sum(p.nbytes for p in job.model.parameters())
-        + copy
-        + sum(t.nbytes for t in weights.average.values()),
-        "gradients": trained,
-        "moments": 2 * trained,
-        "activations": sum(size for place, size in kept.items() if place not in own),
-    }, seconds
+    return (
+        {
+            "weights": sum(p.nbytes for p in job.model.parameters())
+            + copy
+            + sum(t.nbytes for t in weights.average.values()),
+            "gradients": trained,
+            "moments": 2 * trained,
+            "activations": sum(size for place, size in kept.items() if place not in own),
+        },
+        seconds,
+        look,
+    )
+
+
+def _seconds_a_picture(step: TrainingStep, batch: Batch) -> float:
+    started = time.monotonic()
+    step.frozen.encode(batch.pictures)
+    return (time.monotonic() - started) / batch.picture_count
 
 
 def _row(job: TrainingJob, name: str, prompt: str, ids: tuple[int, ...]) -> dict[str, Any]:

@@ -133,6 +133,10 @@ class Run:
                 "tasks: [DocVQA] (the prompt is <DocVQA> and the question), [VQA] or [PROMPT] (the question alone) "
                 "to the source"
             )
+        for note in job.notes if first else ():
+            self.on_message(note)
+        if job.features is not None:
+            job.features.on_message = self.on_message
         evaluations = Evaluations(job, trainer, self.folder, self.on_message)
         losses = Losses(self.folder, first)
         with _stop_asked() as stop, contextlib.closing(self._lines_writer(METRICS)) as metrics:
@@ -142,6 +146,8 @@ class Run:
             self._save()
             if not interrupted and first:
                 check_reload(self.folder.path, trainer, job)
+        if job.features is not None and job.features.damaged:
+            self.on_message(f"{job.features.damaged} files of kept features were damaged and computed anew")
         after = trainer.probe(job.first(PROBE))
         return TrainResult(
             str(self.folder.path),

@@ -46,8 +46,9 @@ def module_names(config: ModelConfig, layout: str) -> dict[str, str]:
     }
 
 
-def targets_of(model: Florence, targets: list[str], layout: str) -> list[str]:
-    """Our names of the modules that the targets name; ValueError where a target matches none that can be adapted."""
+def targets_of(model: Florence, targets: list[str], layout: str, vision: bool = True) -> list[str]:
+    """Our names of the modules that the targets name, without `vision` none of the tower's; ValueError where a target
+    matches none that can be adapted."""
     spellings = {name: module_names(model.config, name) for name in LAYOUTS}
     own = spellings[layout]
     layers = {
@@ -56,6 +57,7 @@ def targets_of(model: Florence, targets: list[str], layout: str) -> list[str]:
         if (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
         and name in own
         and f"{name}.weight" != HEAD
+        and (vision or not name.startswith("vision_tower."))
     }
     chosen: set[str] = set()
     for target in targets:
@@ -80,7 +82,9 @@ def put_in(model: Florence, config: LoraConfig, layout: str) -> None:
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
-    inject_adapter_in_model(PeftConfig(**_settings(config, targets_of(model, config.targets, layout))), model, NAME)
+    inject_adapter_in_model(
+        PeftConfig(**_settings(config, targets_of(model, config.targets, layout, config.vision))), model, NAME
+    )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
 

@@ -42,6 +42,8 @@ class PlannedPairs:
     source: int
     picture: PlannedPicture
     asks: tuple[int, ...]
+    held: bool = False
+    """The process that trains holds the picture's features: its pixels are not needed."""
 
 
 @dataclass(frozen=True)

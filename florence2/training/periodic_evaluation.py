@@ -102,6 +102,6 @@ class Evaluations:
         for source in validation.sources:
             source.tokenizer, source.limits = self.job.tokenizer, self.job.order.sources[0].limits
         order = PairOrder(validation.sources, 0)
-        plain = maker.of(validation.sources)
+        plain = maker.of(validation.sources, maker.features)
         batches = (plain[planned] for planned in order.batches(self.job.config.batch_size, Cursor(), 1))
         return self.trainer.probe(batches)

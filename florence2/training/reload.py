@@ -29,7 +29,7 @@ def check_reload(folder: Path, trainer: Trainer, job: TrainingJob) -> None:
             raise ValueError(f"{folder}: {wrong[0]}: what was saved is not what was trained; check the disk")
         return
     planned = next(job.order.batches(min(4, job.config.batch_size), Cursor()))
-    batch = job.maker[planned]
+    batch = job.maker.of(job.order.sources)[planned]
     with trainer.averaged() as trained:
         expected = validation_loss(TrainingStep(trained), [batch])
     loss = validation_loss(TrainingStep(model), [batch])

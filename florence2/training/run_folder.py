@@ -45,6 +45,7 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "state.pt")
 UPWARDS = ("steps", "epochs")
 CHANGEABLE = {
     *("out", "device", "threads", "workers", "save_every", "keep", "evaluate_every", "patience", "tensorboard"),
+    *("cache_folder", "cache_gb"),
 }
 
 

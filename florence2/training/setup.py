@@ -6,7 +6,7 @@ import math
 import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,10 +22,11 @@ from florence2.records import Sample
 from florence2.training import init, lora, optim
 from florence2.training.batches import Batch, BatchMaker
 from florence2.training.config import DataSource, TrainConfig
-from florence2.training.datasets import open_source
+from florence2.training.datasets import SampleSource, TrainingSource, open_source
 from florence2.training.dense import DenseHead, Vocabulary, open_head
 from florence2.training.examine import Examination, examine
 from florence2.training.examples import Limits, TaskMixture
+from florence2.training.features import FeatureCache, FrozenVision
 from florence2.training.loss import TokenLoss
 from florence2.training.order import Cursor, PairOrder, PlannedBatch
 from florence2.training.ranks import Ranks, device_of
@@ -36,6 +37,7 @@ from florence2.training.validation_set import HeldOut, Validation, held_out_of, 
 
 NEW = "new:"
 QUOTED = re.compile(r'"[^"]*"')
+GB = 1e9
 SURVEYED = 3000  # samples that are read for texts and labels before the run
 
 
@@ -64,6 +66,9 @@ class TrainingJob:
     validation: Validation | None = None
     held_out: Sequence[HeldOut] = ()
     start: Start | None = None
+    features: FeatureCache | None = None
+    notes: Sequence[str] = ()
+    """What is to be stated before the first step."""
     ranks: Ranks = field(default_factory=Ranks)
 
     @property
@@ -117,7 +122,18 @@ class _Plans:
         ranks = self.job.ranks
         planned = self.job.order.batches(self.job.config.batch_size, self.cursor, self.job.epochs)
         for _, batch in zip(range(self.count), planned):
-            yield batch.share(ranks.rank, ranks.count)
+            yield self._with_held(batch.share(ranks.rank, ranks.count))
+
+    def _with_held(self, batch: PlannedBatch) -> PlannedBatch:
+        """Mark the pictures whose features are in memory: a worker process does not see them."""
+        cache = self.job.features
+        if cache is None:
+            return batch
+        pairs = tuple(
+            replace(group, held=group.picture.sample is not None and cache.of(group.picture.sample.image) in cache)
+            for group in batch.pairs
+        )
+        return replace(batch, pairs=pairs)
 
 
 def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | None = None) -> TrainingJob:
@@ -161,6 +177,8 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     if config.dense:
         head = open_head(start.found.home if start else None, shape.vision.dims[-1], Vocabulary.of(read))
         head = head.to(ranks.device, model.dtype)
+    notes: list[str] = []
+    features = features_of(config, model, sources, notes)
     maker = BatchMaker(
         sources,
         tokenizer,
@@ -170,12 +188,40 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
         augment=config.augment,
         on_error=config.on_error,
         size_wh=shape.image_size_wh,
+        features=features,
     )
     order = PairOrder(sources, config.seed)
     steps = steps_of(config, found)
     return TrainingJob(
-        config, model, tokenizer, tasks, order, maker, head, steps, found, validation, held_out, start, ranks
+        config, model, tokenizer, tasks, order, maker, head, steps, found, validation, held_out, start, features, notes,
+        ranks,
     )  # fmt: skip
+
+
+def features_of(
+    config: TrainConfig, model: Florence, sources: Sequence[TrainingSource], notes: list[str]
+) -> FeatureCache | None:
+    """The cache that a config asks for; ValueError where the tower is trained. What is to be stated goes to `notes`."""
+    if config.cache_features == "off":
+        return None
+    frozen = FrozenVision(model)
+    if not frozen.tower:
+        raise ValueError(
+            f"cache_features: {config.cache_features}: the tower is trained by strategy {config.strategy}; expected "
+            "frozen_vision, decoder, or lora with lora.vision: false"
+        )
+    if config.dense:
+        raise ValueError("cache_features: dense trains on the tower's map; leave out one of the two")
+    pictures = sum(source.count(0) for source in sources if isinstance(source, SampleSource))
+    if config.augment != "none" or not pictures:
+        why = f"augment: {config.augment} changes every picture" if pictures else "scenes are drawn anew"
+        notes.append(f"cache_features: off: {why} each epoch")
+        return None
+    kind = torch.bfloat16 if config.cache_dtype == "bf16" else torch.float32
+    folder = Path(config.cache_folder or Path(config.out) / "features") if config.cache_features == "disk" else None
+    cache = FeatureCache(frozen.name(config.precision), frozen.shape, kind, config.cache_gb * GB, folder)
+    notes.append(cache.about(pictures))
+    return cache
 
 
 def _leave_signals(worker: int) -> None:

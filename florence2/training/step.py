@@ -20,6 +20,7 @@ from florence2.model.florence import Florence
 from florence2.model.image import normalise
 from florence2.training.batches import Batch, PaddedPairs
 from florence2.training.dense import DenseHead
+from florence2.training.features import FeatureCache, FrozenVision, rounded
 from florence2.training.loss import TokenLoss
 
 LOGITS = 1 << 25  # that stand at a time, 128 MB in fp32; of more, those of some tokens, made again in the backward pass
@@ -29,15 +30,20 @@ PART = "sequence"  # the plain sequence loss among the parts
 class TrainingStep(nn.Module):
     """forward(batch) -> (loss sum over target tokens, tokens, parts: further sums by name)."""
 
-    def __init__(self, model: Florence, head: DenseHead | None = None, loss: TokenLoss | None = None) -> None:
+    def __init__(
+        self,
+        model: Florence,
+        head: DenseHead | None = None,
+        loss: TokenLoss | None = None,
+        features: FeatureCache | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.head, self.loss = model, head, loss or TokenLoss()
+        self.model, self.head, self.loss, self.kept = model, head, loss or TokenLoss(), features
+        self.frozen = FrozenVision(model, head is not None)
 
     def forward(self, batch: Batch) -> tuple[Tensor, int, dict[str, Tensor]]:
         device = self.model.device
-        pixels = normalise(batch.pictures.to(device), self.model.config).to(self.model.dtype)
-        feature_map = self.model.vision_tower(pixels)  # (B, H, W, C)
-        features = self.model.projector(feature_map)
+        feature_map, features = self.see(batch)
         total = torch.zeros((), device=device, dtype=torch.promote_types(self.model.dtype, torch.float32))
         plain = torch.zeros_like(total)
         for part in batch.parts:
@@ -46,8 +52,40 @@ class TrainingStep(nn.Module):
         parts = {PART: plain}
         if self.head is not None and batch.cells:
             cells = {name: tensor.to(device) for name, tensor in batch.cells.items()}
+            assert feature_map is not None
             parts |= self.head.loss(feature_map.to(total.dtype), cells)
         return total, batch.tokens, parts
+
+    def see(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """The tower's map (B, h, w, c), None where the projector is frozen too, and the projected vectors (B, N, C).
+
+        What is frozen is computed without gradients, and once for a picture where its features are kept.
+        """
+        if not self.frozen.tower:
+            pixels = normalise(batch.pictures.to(self.model.device), self.model.config).to(self.model.dtype)
+            found = self.model.vision_tower(pixels)
+        elif self.kept is None:
+            found = self.frozen.encode(batch.pictures)
+        else:
+            found = torch.stack(self._kept_features(batch, self.kept)).to(self.model.device, self.model.dtype)
+        return (None, found) if self.frozen.projector else (found, self.model.projector(found))
+
+    def _kept_features(self, batch: Batch, kept: FeatureCache) -> list[Tensor]:
+        """The features of each picture, those that are not kept yet computed, kept and written."""
+        found = {one.name or str(place): one for place, one in enumerate(batch.seen)}  # each picture once
+        known = {name: kept.get(name) if one.features is None else one.features for name, one in found.items()}
+        out = {name: features for name, features in known.items() if features is not None}
+        new = [name for name in found if name not in out]
+        if new:
+            encoded = self.frozen.encode(batch.pictures[[found[name].place for name in new]])
+            for name, features in zip(new, rounded(encoded, kept.dtype)):
+                out[name] = features
+                kept.damaged += found[name].damaged
+                kept.write(found[name].key, features)
+        for name, one in found.items():
+            if one.name:
+                kept.keep(name, out[name])
+        return [out[one.name or str(place)] for place, one in enumerate(batch.seen)]
 
     def sequence_loss(self, features: Tensor, part: PaddedPairs) -> tuple[Tensor, Tensor]:
         """Cross-entropy summed over a part's tokens, with smoothing and without."""

@@ -54,7 +54,7 @@ class Trainer:
         self.job, self.config, self.ranks = job, job.config, job.ranks
         self.model: Florence = job.model
         self.weights = optim.Weights(self.model, self.config.precision, self.config.ema)
-        self.module = TrainingStep(self.weights.compute_model, job.head, job.loss)
+        self.module = TrainingStep(self.weights.compute_model, job.head, job.loss, job.features)
         self.wrapped = self.ranks.wrap(self.module)
         self.parameters = optim.trainable(self.model)
         if job.head is not None:
@@ -73,7 +73,7 @@ class Trainer:
         )  # resuming changes nothing
         own = {"left_out": float(sum(lost.pairs for batch in batches for lost in batch.left_out))}
         own |= {"pairs": float(sum(batch.pairs for batch in batches))}
-        own |= {"pictures": float(sum(len(batch.pictures) for batch in batches if batch.pairs))}
+        own |= {"pictures": float(sum(batch.picture_count for batch in batches if batch.pairs))}
         for batch in batches:
             for name, value in batch.counts().items():
                 own[name] = own.get(name, 0.0) + value
