@@ -1,4 +1,4 @@
-"""The loss of target tokens against plain formulas, and its parts in the loop."""
+"""The loss of target tokens against plain formulas."""
 
 import pytest
 import torch
@@ -49,29 +49,6 @@ def test_soft_locations_prefer_a_near_bin():
         return float(TokenLoss(sigma=4.0, loc0=LOC0)(logits, torch.tensor([LOC0 + 500]))[0])
 
     assert loss(500) < loss(504) < loss(509) < loss(600)
-
-
-def test_chunks_of_tokens_give_the_same_soft_loss(tmp_path, monkeypatch):
-    config = from_mapping(tiny_run(tmp_path, dense=0, soft_locations=4.0, label_smoothing=0.1))
-    job = prepare(config)
-    (batch,) = job.first(1)
-
-    def found():
-        trainer = Trainer(job)
-        loss, _, parts = trainer.module.train()(batch)
-        loss.backward()
-        gradient = job.model.language.embedding.weight.grad.clone()
-        job.model.zero_grad()
-        return float(loss.detach()), float(parts[steps.PART]), gradient
-
-    whole = found()
-    monkeypatch.setattr(steps, "LOGITS", 7 * job.model.config.text.vocab_size)
-    parted = found()
-    assert parted[:2] == pytest.approx(whole[:2], rel=1e-5)
-    assert torch.allclose(parted[2], whole[2], atol=1e-4)
-    assert abs(whole[0] - whole[1]) > 0.1, (
-        "the loss that is trained is the soft one, the one that is reported the plain"
-    )
 
 
 def test_a_negative_width_is_refused(tmp_path):

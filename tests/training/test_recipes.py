@@ -8,6 +8,7 @@ from florence2.cli import main
 from florence2.training import read_config, step
 from florence2.training.config_files import RECIPES, from_mapping, to_mapping
 from florence2.training.dry_run import dry_run
+from florence2.training.loss import TokenLoss
 from florence2.training.setup import prepare
 from florence2.training.step import TrainingStep
 from tests.training.tiny import tiny_model, tiny_run
@@ -38,11 +39,11 @@ def test_pretraining_is_planned(name, tmp_path):
     assert config.warmup_steps == 5000 and config.schedule == "cosine"
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_in_chunks_is_the_plain_one(tmp_path, monkeypatch, smoothing):
+@pytest.mark.parametrize("smoothing, sigma", [(0.0, 0.0), (0.1, 0.0), (0.1, 4.0)])
+def test_the_loss_in_chunks_is_the_plain_one(tmp_path, monkeypatch, smoothing, sigma):
     job = prepare(from_mapping(tiny_run(tmp_path)))
     (batch,) = job.first(1)
-    module = TrainingStep(job.model.double(), label_smoothing=smoothing).train()
+    module = TrainingStep(job.model.double(), loss=TokenLoss(smoothing, sigma, job.tokenizer.loc0)).train()
     found = []
     for logits in (1 << 25, 5 * job.model.config.text.vocab_size):
         monkeypatch.setattr(step, "LOGITS", logits)
@@ -60,6 +61,7 @@ def test_the_loss_in_chunks_is_the_plain_one(tmp_path, monkeypatch, smoothing):
         out = job.model(features[part.picture], part.prompt_ids, part.prompt_mask, part.decoder_ids)
         plain += F.cross_entropy(out.flatten(0, 1), part.labels.flatten(), ignore_index=-100, reduction="sum").item()
     assert nll == pytest.approx(plain, rel=1e-6)
+    assert (abs(loss - nll) > 0.01) is bool(smoothing or sigma), "the soft loss is trained, the plain one reported"
 
 
 def test_push_lists_and_sends_the_checkpoint_alone(tmp_path, monkeypatch, capsys):
