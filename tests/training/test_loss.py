@@ -3,12 +3,8 @@
 import pytest
 import torch
 
-from florence2.training import step as steps
 from florence2.training import train
-from florence2.training.config_files import from_mapping
 from florence2.training.loss import TokenLoss
-from florence2.training.setup import prepare
-from florence2.training.trainer import Trainer
 from tests.training.tiny import tiny_run
 
 VOCABULARY, LOC0 = 1100, 40
