@@ -265,6 +265,12 @@ class _Results:
             return
         if not all(self.frame.size_wh):
             raise ValueError(f"{where}: has no 'original_width' and 'original_height', and the picture is not there")
+        turned = validation.number(result.get("image_rotation") or 0, f"{where}: image_rotation")
+        if turned % 360:
+            raise ValueError(
+                f"{where}: image_rotation: {turned:g}: places on a picture that was turned in Label Studio are not "
+                "read; turn it back there, or turn the file itself and label it"
+            )
         label = self._label(value, kind, where)
         shape = _region(SHAPES[kind], value, where, self.frame.size_wh)
         score = validation.number(result["score"], where) if result.get("score") is not None else self.speaker.score

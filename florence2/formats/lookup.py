@@ -193,14 +193,20 @@ class Lookup:
             if self.images is None:
                 tops.pop(self.root, None)
             for place in dict.fromkeys(place for top in tops for place in _walk(top, True)):
-                self._below.setdefault(fold(os.path.basename(place)), []).append(Path(place))
+                name = fold(os.path.basename(place))
+                for key in (name, f"*{_UPLOAD.sub('', name)}") if _UPLOAD.match(name) else (name,):
+                    self._below.setdefault(key, []).append(Path(place))
         folded = [fold(part) for part in parts if part != ".."]
-        found = self._below.get(folded[-1], []) if folded else []
+        if not folded:
+            return None
+        bare = _UPLOAD.sub("", folded[-1])
+        keys = (folded[-1], bare if bare != folded[-1] else f"*{folded[-1]}")
+        found = next((self._below[key] for key in keys if key in self._below), [])
         best: list[Path] = []
         longest = 0
         for path in found:
             theirs = [fold(part) for part in path.parts]
-            same = 0
+            same = 1  # the name itself, with or without an upload's digits
             while same < len(folded) and same < len(theirs) and folded[-1 - same] == theirs[-1 - same]:
                 same += 1
             if same >= longest:

@@ -112,6 +112,15 @@ def test_a_name_that_differs_in_its_spelling_alone_is_found(tmp_path, format, di
     assert sample.image.uri.endswith(disk) and boxes(sample) == {"cat": CAT[1]} and not refused
 
 
+def test_an_upload_is_found_below_the_folders_of_its_address(tmp_path):
+    picture(tmp_path / "pictures" / "photo.jpg")
+    picture(tmp_path / "pictures" / "0a1b2c3d-other.jpg")
+    found = Lookup(tmp_path)
+    assert found.existing("data/upload/1/ab12cd34-photo.jpg", "x").name == "photo.jpg"
+    assert found.existing("data/upload/1/other.jpg", "x").name == "0a1b2c3d-other.jpg"
+    assert found.existing("data/upload/1/ab12cd34-other.jpg", "x") is None
+
+
 @pytest.mark.parametrize("format", ["coco", "jsonl", "labelstudio", "voc", "cvat"])
 def test_slashes_lean_either_way(tmp_path, format):
     folder = MAKERS[format](tmp_path, "sub\\a.jpg", [CAT])

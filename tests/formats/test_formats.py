@@ -155,6 +155,19 @@ def test_a_turned_rectangle_is_turned_about_its_corner(tmp_path):
     assert region.box == pytest.approx((10, 100, 50, 110))
 
 
+@pytest.mark.parametrize(("angle", "right"), [(0, True), (360, True), (None, True), (90, False), (-180, False)])
+def test_places_on_a_picture_turned_in_label_studio_are_refused(tmp_path, angle, right):
+    shape = {"x": 50, "y": 50, "width": 10, "height": 20, "rectanglelabels": ["cat"]}
+    result = {"id": "r", "type": "rectanglelabels", "original_width": 100, "original_height": 200, "value": shape}
+    task = {"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": [{**result, "image_rotation": angle}]}]}
+    (tmp_path / "tasks.json").write_text(json.dumps([task]))
+    if right:
+        assert [len(s.regions) for s in sources.open(tmp_path)] == [1]
+    else:
+        with pytest.raises(ValueError, match="task 1: result 'r': image_rotation: .*turn it back there"):
+            list(sources.open(tmp_path))
+
+
 def test_twins_refuse_to_write_over_other_files(tmp_path, picture):
     sample = Sample("7", ImageRef("a b.png", str(picture), width=WIDTH, height=HEIGHT))
     for module in (voc, yolo):
