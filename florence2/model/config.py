@@ -169,7 +169,8 @@ def _fraction(config: object, where: str, names: tuple[str, ...]) -> None:
 
 
 # name -> the whole model. `base` and `large` are the published ones (spec: 231.4 and 770.2 million parameters);
-# `nano` is ours, for 128 px pictures and a last map of 8x8. Replace a tokenizer's size with `with_vocab`.
+# `nano` is ours, for 128 px pictures and a last map of 8x8; `small` too, for 256 px and a map of 16x16, its widths
+# multiples of 32 (8.5 million parameters). Replace a tokenizer's size with `with_vocab`.
 SIZES: dict[str, ModelConfig] = {
     "nano": ModelConfig(
         vision=VisionConfig(
@@ -197,6 +198,33 @@ SIZES: dict[str, ModelConfig] = {
             max_positions=512,
         ),
         image_size_wh=(128, 128),
+    ),
+    "small": ModelConfig(
+        vision=VisionConfig(
+            dims=(64, 128, 256),
+            depths=(1, 1, 3),
+            heads=(2, 4, 8),
+            groups=(2, 4, 8),
+            window=8,
+            patch_sizes=(7, 3, 3),
+            patch_strides=(4, 2, 2),
+            patch_paddings=(3, 1, 1),
+            patch_prenorm=(False, True, True),
+            max_side=32,
+            max_frames=1,
+        ),
+        text=TextConfig(
+            vocab_size=1924,
+            d_model=192,
+            encoder_layers=2,
+            decoder_layers=4,
+            encoder_heads=6,
+            decoder_heads=6,
+            encoder_ffn=384,
+            decoder_ffn=384,
+            max_positions=1024,
+        ),
+        image_size_wh=(256, 256),
     ),
     "base": ModelConfig(
         vision=VisionConfig(

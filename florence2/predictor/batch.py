@@ -33,6 +33,7 @@ from florence2.predictor import images as loading
 from florence2.predictor.answer import Answer, answer_of
 from florence2.predictor.asks import Decoding, prompt_of
 from florence2.predictor.confidence import scored
+from florence2.predictor.drawings import warn_of_photographs
 from florence2.predictor.images import ImageSource, failure_of
 from florence2.records import Ask, Failure
 
@@ -68,11 +69,12 @@ class Request:
 
 
 class ModelParts(Protocol):
-    """What a batch needs: the weights, the tokenizer, the table of tasks."""
+    """What a batch needs: the weights, the tokenizer, the table of tasks; whether the weights know drawings alone."""
 
     model: Florence
     tokenizer: Tokenizer
     tasks: dict[str, Task]
+    drawings_only: bool
 
 
 def load(config: ModelConfig, image: ImageSource) -> LoadedImage:
@@ -86,6 +88,8 @@ def encode(predictor: ModelParts, pictures: Sequence[Picture | Failure]) -> list
     """Encode the pictures together; those already encoded stay as they are."""
     loaded = [_loaded(predictor.model.config, picture) for picture in pictures]
     new = [one for one in loaded if isinstance(one, LoadedImage)]
+    if predictor.drawings_only:
+        warn_of_photographs((one.pixels for one in new), predictor.model.config)
     features = iter(predictor.model.encode_image(torch.stack([one.pixels for one in new])) if new else ())
     return [
         EncodedImage(next(features), one.size_wh, one.image) if isinstance(one, LoadedImage) else one for one in loaded

@@ -48,6 +48,7 @@ class Florence2:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tasks = known_tasks() if tasks is None else dict(tasks)
+        self.drawings_only = False
         self._products: dict[str, Any] = {"tier": str(model.dtype).removeprefix("torch.")}
 
     def accelerate(self, quantize: str | None = None, keep: Sequence[str] = ()) -> None:
@@ -333,6 +334,7 @@ def load(
     if threads is not None:
         torch.set_num_threads(tiers.thread_count(threads))
     model = Florence2(*checkpoints.open_parts(found, chosen.dtype, place))
+    model.drawings_only = found.base == checkpoints.SHIPPED / "nano" and found.adapter is None
     model.accelerate(chosen.quantize, chosen.keep)
     if speed == "fast":
         model._products["why"] = f"{chosen.why}; {model._products['why']}"

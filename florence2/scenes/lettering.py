@@ -24,8 +24,24 @@ _FILES = {
     "stix": "STIXGeneralBol.ttf",
     "computer-modern": "cmb10.ttf",
 }
+_MORE = {  # faces of the same families, drawn only where they are asked for: what a seed draws is to stay
+    "dejavu-sans-book": "DejaVuSans.ttf",
+    "dejavu-sans-oblique": "DejaVuSans-Oblique.ttf",
+    "dejavu-sans-bold-oblique": "DejaVuSans-BoldOblique.ttf",
+    "dejavu-serif-book": "DejaVuSerif.ttf",
+    "dejavu-serif-italic": "DejaVuSerif-Italic.ttf",
+    "dejavu-serif-bold-italic": "DejaVuSerif-BoldItalic.ttf",
+    "dejavu-mono-book": "DejaVuSansMono.ttf",
+    "dejavu-mono-oblique": "DejaVuSansMono-Oblique.ttf",
+    "dejavu-mono-bold-oblique": "DejaVuSansMono-BoldOblique.ttf",
+    "stix-book": "STIXGeneral.ttf",
+    "stix-italic": "STIXGeneralItalic.ttf",
+    "stix-bold-italic": "STIXGeneralBolIta.ttf",
+}
 WITHHELD_FONTS: tuple[str, ...] = ("computer-modern",)
 FONTS: tuple[str, ...] = tuple(name for name in _FILES if name not in WITHHELD_FONTS)
+MORE_FONTS: tuple[str, ...] = (*FONTS, *_MORE)
+_FILES |= _MORE
 
 
 @dataclass(frozen=True)
@@ -72,14 +88,24 @@ def ink_box(name: str, text: str, size: int) -> tuple[float, float, float, float
 
 
 def write(
-    canvas: Image.Image, text: str, name: str, size: int, centre: tuple[float, float], degrees: float, rgb: Rgb
+    canvas: Image.Image,
+    text: str,
+    name: str,
+    size: int,
+    centre: tuple[float, float],
+    degrees: float,
+    rgb: Rgb,
+    stretch: float = 1.0,
 ) -> Line:
-    """Set `text`, the middle of its ink at `centre` (picture pixels), on the supersampled canvas."""
+    """Set `text`, the middle of its ink at `centre` (picture pixels), on the supersampled canvas; `stretch` widens its
+    letters."""
     face = font(name, size)
     left, top, right, bottom = (round(side) for side in face.getbbox(text))  # with the space at its ends
     pad = 2  # room for the filter that turns it
     ink = Image.new("L", (right - left + 2 * pad, bottom - top + 2 * pad))
     ImageDraw.Draw(ink).text((pad - left, pad - top), text, fill=255, font=face)
+    if stretch != 1:
+        ink = ink.resize((max(1, round(ink.width * stretch)), ink.height), Image.Resampling.BICUBIC)
     left, top, right, bottom = ink.getbbox() or (0, 0, *ink.size)
     width, height = right - left, bottom - top
     ink = ink.crop((left - pad, top - pad, right + pad, bottom + pad))

@@ -17,7 +17,6 @@ from florence2.scenes.shapes import SHAPES, Path
 
 SUPERSAMPLE = 2  # everything is drawn at twice the size and reduced: anti-aliasing
 VISIBLE = 0.6  # the least part of an object that stays uncovered
-REPEATS = 0.25  # the share of objects that take the kind of an earlier one, so that counts, colours and places matter
 Box = tuple[float, float, float, float]
 
 
@@ -89,15 +88,17 @@ def fill(
     kinds: tuple[str, ...],
     sides: tuple[float, float],
     away: tuple[Rgb, ...],
+    repeats: float,
 ) -> bool:
     """Place `count` objects, shorter side at least sides[0] pixels and longer at most sides[1] where the shape allows.
 
-    Their colours stand out from each of `away`. False where no room was found.
+    A share `repeats` of them takes the kind of an earlier one. Their colours stand out from each of `away`. False where
+    no room was found.
     """
     least, most = sides
     for _ in range(count):
         kind, texture = rng.choice(kinds), rng.choice(TEXTURES)
-        if layout.objects and rng.random() < REPEATS:
+        if layout.objects and rng.random() < repeats:
             kind = rng.choice(layout.objects).kind
         colour, rgb = _colour(rng, away)
         ceiling = max(least, most)

@@ -25,9 +25,12 @@ def draw(
     size: int | tuple[int, int] = 128,
     *,
     max_side: float = 0.6,
+    repeats: float = 0.25,
     clutter: float = 0.5,
     signs: float = 0.25,
     letters: float = 0.12,
+    stretch: tuple[float, float] = (1.0, 1.0),
+    corners: int = 0,
     kinds: Sequence[str] | None = None,
     fonts: Sequence[str] | None = None,
     withheld: bool = False,
@@ -35,26 +38,31 @@ def draw(
     """A picture (HWC uint8 RGB) and its whole truth; the same seed and arguments draw the same.
 
     objects: least and most objects. min_side, max_side: of an object's shorter and longer side, as fractions of the
-    picture's shorter side. size: pixels, or (width, height). clutter: 0 (flat ground, no specks, no grain) to 1.
-    signs: probability of a sign; letters: the least height of its letters' ink, a fraction of the picture's height.
+    picture's shorter side. repeats: share of the objects that take the kind of an earlier one, so that counts, colours
+    and places matter. size: pixels, or (width, height). clutter: 0 (flat ground, no specks, no grain) to 1.
+    signs: probability of a sign; letters: the least height of its letters' ink, a fraction of the picture's height;
+    stretch: least and most widening of its letters. corners: the most corners of an outline in the truth, which then
+    begins at its topmost one; 0: as drawn.
     kinds, fonts: what to choose from; with `withheld` about half of what is drawn is of withheld kinds and fonts.
     """
     size_wh = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     kinds = tuple(kinds if kinds is not None else _mixed(KINDS, WITHHELD_KINDS, withheld))
     fonts = tuple(fonts if fonts is not None else _mixed(lettering.FONTS, lettering.WITHHELD_FONTS, withheld))
     _check(size_wh, objects, min_side, kinds, fonts)
+    if corners and corners < 3 or not 0 < stretch[0] <= stretch[1]:
+        raise ValueError(f"corners {corners}, stretch {stretch}: expected 0 or at least 3, and (least, most) above 0")
     rng = random.Random(seed)
     ground, rgb, other, style = _ground(rng, clutter)
     unit = min(size_wh)
-    sign = plan_sign(rng, size_wh, fonts, letters, rgb) if rng.random() < signs else None
+    sign = plan_sign(rng, size_wh, fonts, letters, rgb, stretch) if rng.random() < signs else None
     sides = min_side * unit, max(min_side, max_side) * unit
-    layout, sign = _place(rng, size_wh, objects, kinds, sides, (rgb, other), sign)
+    layout, sign = _place(rng, size_wh, objects, kinds, sides, (rgb, other), sign, repeats)
     canvas = paint.background(rng, size_wh, style, rgb, other)
     paint.specks(rng, canvas, rng.randint(0, round(24 * clutter)), rgb)
     lines = paint_sign(canvas, sign) if sign else ()
     paint.objects(canvas, layout.objects)
     pixels = paint.finish(rng, canvas, 10 * clutter * rng.random())
-    return pixels, scene_sample(rng, f"scene-{seed}", size_wh, layout.objects, lines, ground)
+    return pixels, scene_sample(rng, f"scene-{seed}", size_wh, layout.objects, lines, ground, corners)
 
 
 def _check(
@@ -66,7 +74,10 @@ def _check(
         raise ValueError(f"min_side {min_side}: expected a fraction above 0 and at most 0.5 of the picture's side")
     if not 0 <= objects[0] <= objects[1] <= 250:
         raise ValueError(f"objects {objects}: expected (least, most) from 0 to 250")
-    for given, known, what in ((kinds, SHAPES, "kind"), (fonts, lettering.FONTS + lettering.WITHHELD_FONTS, "font")):
+    for given, known, what in (
+        (kinds, SHAPES, "kind"),
+        (fonts, lettering.MORE_FONTS + lettering.WITHHELD_FONTS, "font"),
+    ):
         unknown = [name for name in given if name not in known]
         if unknown or not given:
             raise ValueError(f"{what} {''.join(unknown[:1])!r}: expected some of {', '.join(known)}")
@@ -94,6 +105,7 @@ def _place(
     sides: tuple[float, float],
     away: tuple[Rgb, Rgb],
     sign: Sign | None,
+    repeats: float,
 ) -> tuple[Layout, Sign | None]:
     """Find room for the objects: tries again with smaller ones, then with fewer, then without the sign."""
     count = rng.randint(*objects)
@@ -101,7 +113,9 @@ def _place(
         most = sides[1]
         for _ in range(12):
             layout = Layout(size_wh, (extent(kept.plate),) if kept else ())
-            if fill(rng, layout, count, kinds, (sides[0], most), away) or len(layout.objects) >= max(1, objects[0]):
+            if fill(rng, layout, count, kinds, (sides[0], most), away, repeats) or len(layout.objects) >= max(
+                1, objects[0]
+            ):
                 return layout, kept
             most = max(sides[0], 0.7 * most)
     raise ValueError(

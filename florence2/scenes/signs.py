@@ -33,22 +33,29 @@ class Sign:
     degrees: float
     rgb: Rgb
     ink: Rgb
+    stretch: float = 1.0
 
 
 def plan_sign(
-    rng: random.Random, size_wh: tuple[int, int], fonts: tuple[str, ...], letters: float, ground: Rgb
+    rng: random.Random,
+    size_wh: tuple[int, int],
+    fonts: tuple[str, ...],
+    letters: float,
+    ground: Rgb,
+    stretch: tuple[float, float] = (1.0, 1.0),
 ) -> Sign | None:
     """A sign that fits in the picture with letters at least `letters` of its height; None where none fits."""
     width, height = size_wh
     face = rng.choice(fonts)
     plate_rgb, ink = rng.choice([pair for pair in _INKS if distance(pair[0], ground) > 60])
+    wider = rng.uniform(*stretch) if stretch != (1, 1) else 1.0  # a seed that stretches nothing draws no number
     for _ in range(8):
         texts = [lettering.random_text(rng, 8) for _ in range(rng.choice((1, 1, 1, 2)))]
         degrees = rng.uniform(-15, 15) if rng.random() < 0.6 else 0.0
         grow = rng.uniform(1, 1.8)
         sizes = [lettering.size_for(face, text, letters * height * grow) for text in texts]
         boxes = [lettering.ink_box(face, text, size) for text, size in zip(texts, sizes)]
-        inks = [(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]
+        inks = [((x2 - x1) * wider, y2 - y1) for x1, y1, x2, y2 in boxes]
         gap = 0.5 * min(h for _, h in inks)
         plate_w, plate_h = max(w for w, _ in inks) + 1.4 * gap, sum(h for _, h in inks) + gap * (len(texts) + 0.6)
         x1, y1, x2, y2 = extent(lettering.plate((0, 0), plate_w, plate_h, degrees))
@@ -61,7 +68,7 @@ def plan_sign(
             lines.append((text, (centre[0] + dx, centre[1] + dy), size))
             y += h + gap
         outline = lettering.plate(centre, plate_w, plate_h, degrees)
-        return Sign(outline, tuple(lines), face, degrees, plate_rgb, ink)
+        return Sign(outline, tuple(lines), face, degrees, plate_rgb, ink, wider)
     return None
 
 
@@ -73,6 +80,6 @@ def paint_sign(canvas: Image.Image, sign: Sign) -> tuple[lettering.Line, ...]:
     pen.polygon(corners, fill=sign.rgb)
     pen.line([*corners, corners[0]], fill=edge, width=SUPERSAMPLE)
     return tuple(
-        lettering.write(canvas, text, sign.font, size, centre, sign.degrees, sign.ink)
+        lettering.write(canvas, text, sign.font, size, centre, sign.degrees, sign.ink, sign.stretch)
         for text, centre, size in sign.lines
     )

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
+from florence2.geometry import simplify
 from florence2.records import Coverage, Grounding, ImageRef, Region, Sample, Source, Text
 from florence2.scenes import descriptions
 from florence2.scenes.lettering import Line
@@ -24,10 +25,11 @@ def scene_sample(
     placed: Sequence[PlacedObject],
     lines: Sequence[Line],
     ground: str,
+    corners: int = 0,
 ) -> Sample:
     """The record of a drawn scene."""
     facts = [_fact(f"{name}.r{i}", each, size_wh) for i, each in enumerate(placed)]
-    objects = [_object(each, fact) for each, fact in zip(placed, facts)]
+    objects = [_object(each, fact, corners) for each, fact in zip(placed, facts)]
     read = [text_region(f"{name}.r{len(facts) + i}", line) for i, line in enumerate(lines)]
     sign = None
     if lines:
@@ -83,8 +85,20 @@ def coverage(rng: random.Random, facts: Sequence[descriptions.Fact]) -> dict[str
     }
 
 
-def _object(each: PlacedObject, fact: descriptions.Fact) -> Region:
+def with_corners(polygon: Sequence[float], most: int) -> tuple[float, ...]:
+    """The ring with at most so many corners, from its topmost one on (of two the left one)."""
+    tolerance = 0.0
+    while len(polygon) > 2 * most:
+        tolerance = tolerance * 1.3 + 0.05
+        polygon = simplify(polygon, tolerance)
+    top = min(range(0, len(polygon), 2), key=lambda i: (polygon[i + 1], polygon[i]))
+    return (*polygon[top:], *polygon[:top])
+
+
+def _object(each: PlacedObject, fact: descriptions.Fact, corners: int) -> Region:
     polygon = tuple(number for point in each.polygon for number in point)
+    if corners:
+        polygon = with_corners(polygon, corners)
     return Region(
         fact.region_id, "object", each.box, each.kind, LABEL_SPACE, fact.description, (polygon,), source=SOURCE
     )

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from florence2.records import Sample
-from florence2.scenes import TRAINING_SEEDS, draw, draw_page
+from florence2.scenes import MORE_FONTS, TRAINING_SEEDS, draw, draw_page
 
 PREFIX = "scenes:"
-KEYS = ("count", "seed", "objects", "min_side", "max_side", "size", "clutter", "signs", "withheld", "pages")
+KEYS = ("count", "seed", "objects", "min_side", "max_side", "size", "clutter", "signs", "withheld", "pages",
+        "letters", "repeats", "stretch", "corners", "fonts")  # fmt: skip
 
 
 def read(spec: str, split: str | None = None) -> Iterator[Sample]:
@@ -62,9 +63,16 @@ def _value(key: str, value: str) -> Any:
     if key == "size" and "x" in value:
         width, _, height = value.partition("x")
         return int(width), int(height)
+    if key == "stretch":
+        least, _, most = value.partition("-")
+        return float(least), float(most or least)
+    if key == "fonts":
+        if value != "more":
+            raise ValueError
+        return MORE_FONTS
     if key in ("withheld", "pages"):
         return bool(int(value))
-    return float(value) if key in ("min_side", "max_side", "clutter", "signs") else int(value)
+    return float(value) if key in ("min_side", "max_side", "clutter", "signs", "letters", "repeats") else int(value)
 
 
 def _drawn(options: dict[str, Any]) -> tuple[np.ndarray, Sample]:
@@ -76,6 +84,8 @@ def _drawn(options: dict[str, Any]) -> tuple[np.ndarray, Sample]:
 
 
 def _text(key: str, value: Any) -> str:
+    if key == "fonts":
+        return "more"
     if isinstance(value, tuple):
         return ("x" if key == "size" else "-").join(map(str, value))
     return str(int(value)) if isinstance(value, bool) else str(value)

@@ -102,6 +102,9 @@ class TrainConfig:
     """What `load` opens, adapters too; or `new:nano`, a size started from nothing with a vocabulary of its own."""
     revision: str = ""
     """Branch, tag or commit of a hub id."""
+    image_size: int = 0
+    """Side in pixels of the squares that pictures are brought to, saved with the model; 0: as the model has it. The
+    tables of positions are stretched to the new map."""
     vocab_size: int = 1536
     """Rows of a new model's vocabulary before the 1,024 added tokens."""
     steps: int = 1000
@@ -229,7 +232,7 @@ def _check_numbers(config: TrainConfig) -> None:
     if config.max_target is not None and config.max_target < 3:
         raise ValueError(f"max_target: expected at least 3 tokens, got {config.max_target}")
     not_negative = ("lr", "epochs", "warmup_steps", "weight_decay", "clip", "ema", "dense", "dropout", "drop_path")
-    counts = ("workers", "threads", "patience", "freeze_stages", "cache_gb")
+    counts = ("workers", "threads", "patience", "freeze_stages", "cache_gb", "image_size")
     for key in (*not_negative, "label_smoothing", "soft_locations", *counts):
         if (getattr(config, key) or 0) < 0:
             raise ValueError(f"{key}: expected at least 0, got {getattr(config, key)}")
@@ -267,6 +270,8 @@ def _check_strategy(config: TrainConfig) -> None:
         raise ValueError(f"lora: expected rank and alpha above 0, dropout in 0..1 and targets, got {config.lora}")
     if config.strategy == "lora" and (config.ema or config.dense or config.model.startswith("new:")):
         raise ValueError("strategy lora: goes with a model that is there, without ema and dense; leave them out")
+    if config.strategy == "lora" and config.image_size:
+        raise ValueError("image_size: an adapter leaves its base as it is; leave it out, or train with strategy full")
     if config.patience and not config.evaluation_interval[0]:
         raise ValueError("patience: counts evaluations; give evaluate_every as well")
 

@@ -174,7 +174,7 @@ class SceneSource:
         self._count, self.first = options.pop("count", 10000), options.pop("seed", 0)
         if options.pop("pages", False):
             raise ValueError(f"data: {source.path}: pages are not drawn on the fly; write them to a folder first")
-        self.options = {"size": size_wh, **options}
+        self.options, self.size_wh = {"size": size_wh, **options}, size_wh
         self.source, self.tasks, self.pairs = source, tasks, source.pairs
         self.tokenizer: Tokenizer | None = None
         self.limits = Limits(2**31, 2**31)
@@ -195,6 +195,8 @@ class SceneSource:
         array, sample = self._draw(int(planned.name.removeprefix("scene-")))
         truths = sample_tasks(sample, self.tasks, self.pairs, rng)
         chosen = [truths[ask] for ask in asks if ask < len(truths)]
+        if (array.shape[1], array.shape[0]) != self.size_wh:  # the source names a size of its own
+            array = loader.resize(array, self.size_wh)
         return array, sample, [fitted(sample, t, self.tokenizer, self.limits, self.tasks.table) for t in chosen]
 
     def samples(self, most: int) -> list[Sample]:

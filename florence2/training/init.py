@@ -7,11 +7,14 @@ neighbours (Fourier features of its coordinate), and so does each row and column
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from florence2.codec.tokenizer import Tokenizer
-from florence2.model.config import SIZES, with_vocab
+from florence2.model.config import SIZES, ModelConfig, with_vocab
 from florence2.model.florence import Florence
 
 
@@ -40,6 +43,35 @@ def initialise(model: Florence, loc0: int) -> None:
     nn.init.normal_(language.embedding.weight, std=0.02)
     language.embedding.weight[loc0 : loc0 + 1000] = 0.02 * fourier(1000, width)
     language.embedding.weight[model.config.pad_id].zero_()
+
+
+def with_image_size(config: ModelConfig, side: int) -> ModelConfig:
+    """The same model for pictures of side x side pixels; ValueError where its tables are too small for them."""
+    resized = dataclasses.replace(config, image_size_wh=(side, side))
+    most, (columns, rows) = resized.vision.max_side, resized.map_size_wh
+    if (
+        not 1 <= min(columns, rows) <= max(columns, rows) <= most
+        or resized.image_tokens + 2 >= config.text.max_positions
+    ):
+        raise ValueError(
+            f"image_size: {side} pixels make a map of {columns}x{rows} cells; this model holds maps from 1x1 to "
+            f"{most}x{most} of at most {config.text.max_positions - 3} cells"
+        )
+    return resized
+
+
+@torch.no_grad()
+def resize(model: Florence, size_wh: tuple[int, int]) -> None:
+    """Let a model take pictures of another size: a place of the picture keeps its position vector, between the old
+    cells' middles by linear interpolation."""
+    if model.config.image_size_wh == size_wh:
+        return
+    before = model.config.map_size_wh
+    model.config = dataclasses.replace(model.config, image_size_wh=size_wh)
+    tables = (model.projector.columns, model.projector.rows)
+    for table, old, new in zip(tables, before, model.config.map_size_wh):
+        stretched = F.interpolate(table.weight[:old].T[None], new, mode="linear", align_corners=False)
+        table.weight[:new] = stretched[0].T
 
 
 def fourier(count: int, width: int) -> Tensor:

@@ -145,6 +145,8 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
         )
     size, start = named(config.model, config.revision)
     shape = SIZES[size] if start is None else start.found.checkpoint().config
+    if config.image_size:
+        shape = init.with_image_size(shape, config.image_size)
     tasks: dict[str, Task] = {**TASKS, **QUESTIONS, **REGISTERED}
     if start is not None:
         tasks |= start.found.tasks()
@@ -161,6 +163,7 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
         model = init.build(size, tokenizer, config.seed)
     else:
         model, tokenizer, _ = checkpoints.open_parts(start.found, "float32")
+    init.resize(model, shape.image_size_wh)
     limits = limits_of(shape, config.max_target)
     for source in sources:
         source.tokenizer, source.limits = tokenizer, limits

@@ -230,7 +230,7 @@ def test_negatives_are_absent_even_where_all_kinds_are_few():
 
 def test_layout_refuses_to_cover():
     layout = Layout((128, 128))
-    assert fill(random.Random(0), layout, 1, ("square",), (40, 60), ())
+    assert fill(random.Random(0), layout, 1, ("square",), (40, 60), (), 0.25)
     assert not layout.add(layout.objects[0])  # the same place again
     mask, _ = silhouette(layout.objects[0])
     assert mask.histogram()[255] > 60 * 60

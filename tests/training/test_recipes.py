@@ -33,6 +33,7 @@ def test_the_docvqa_recipe_is_the_blogs():
 def test_pretraining_is_planned(name, tmp_path):
     """The recipe as it is, but for a model, a set and a batch that a test can hold."""
     changes = [f"--model={tiny_model(tmp_path)}", f"--out={tmp_path / 'out'}", "--batch_size=4", "--data.0.pairs=2"]
+    changes += ["--image_size=64"]
     config = read_config(name, [*changes, "--data.0.path=scenes:count=8,objects=1-2,signs=0", "--precision=fp32"])
     plan = dry_run(config)
     assert plan.steps == {"pretrain_base": 1464844, "pretrain_large": 976563}[name] and len(plan.first_batch) == 4

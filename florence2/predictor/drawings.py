@@ -1,0 +1,43 @@
+"""The shipped nano knows drawings only; who asks it about a photograph is warned, once a process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from florence2.model.config import ModelConfig
+
+SIDE = 64  # cells that a picture is judged by
+COMMON = 0.55  # of a drawing's cells, at least, have its six commonest colours
+
+log = logging.getLogger(__name__)
+_warned = False
+
+
+def is_photograph(pixels: Tensor, config: ModelConfig) -> bool:
+    """Whether a picture (3, H, W), normalised for the tower, has more colours than a drawing: a rule of thumb.
+
+    At 64x64 cells and 16 levels a channel the six commonest colours cover under 55 % of the cells. That is so of 0 of
+    600 drawn scenes of 1-5 objects, 7 of 400 of up to 20, 93 of 100 photographs of COCO, 73 of 75 of streets, 62 of 90
+    of playing cards, 35 of 100 blood smears; a receipt on white paper counts as drawn.
+    """
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.image_mean, config.image_std))
+    cells = F.adaptive_avg_pool2d(pixels.detach().float().cpu() * std + mean, SIDE)
+    red, green, blue = (cells * 255 / 16).clamp(0, 15.99).long()
+    counts = torch.bincount((red * 256 + green * 16 + blue).flatten())
+    return int(counts.topk(min(6, len(counts))).values.sum()) < COMMON * SIDE * SIDE
+
+
+def warn_of_photographs(pictures: Iterable[Tensor], config: ModelConfig) -> None:
+    """Log, once a process, that nano knows drawings alone, where one of the pictures is a photograph."""
+    global _warned
+    if not _warned and any(is_photograph(pixels, config) for pixels in pictures):
+        _warned = True
+        log.warning(
+            "nano knows drawn scenes alone and this looks like a photograph: its answer will be worth little; "
+            "train nano on pictures like it (docs/training.md), or load a published checkpoint"
+        )
