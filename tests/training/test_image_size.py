@@ -8,7 +8,7 @@ import torch
 import florence2
 from florence2.codec.answers import parse_ids
 from florence2.scenes import draw
-from florence2.training.config import from_mapping
+from florence2.training.config_files import from_mapping
 from florence2.training.init import resize, with_image_size
 from florence2.training.loop import run
 from florence2.training.setup import prepare
