@@ -22,7 +22,8 @@ def test_every_command_has_help(name, capsys):
         ([], 2, ""),
         (["--help"], 0, ""),
         (["nonsense"], 2, "nonsense"),
-        (["serve"], 2, "not built yet"),
+        (["plan"], 2, "not built yet"),
+        (["serve"], 1, "MODEL"),
         (["verify", "/nowhere/at/all"], 1, "/nowhere/at/all"),  # a missing store is named
         (["predict", "/nowhere.jpg", "--task", "OD"], 1, "/nowhere.jpg"),
         (["predict", "x.jpg", "--task", "NO_SUCH_TASK"], 1, "NO_SUCH_TASK"),

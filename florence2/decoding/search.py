@@ -1,6 +1,7 @@
 """Greedy and beam search, a step at a time, over any model with `states`, `logits` and a cache. Knows integers only.
 
     search.admit(cache, constraint) -> the requests' numbers;  search.step() -> the numbers and answers that ended
+    search.drop(numbers): these are answered no longer
 
     model.states(ids (R,), cache) -> (R, C);  model.logits(states, span) -> (R, V), or (R, n) of a span of n ids
     cache.select(rows): row i goes on as the former row rows[i];  cache.admit(other): its rows go on behind
@@ -13,7 +14,7 @@ R rows, V tokens; a request has one row in greedy search and up to `width` in be
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -61,6 +62,14 @@ class Search(Protocol):
         """One more token for every request; those that ended."""
         ...
 
+    def drop(self, numbers: Collection[int]) -> None:
+        """Answer these requests no longer."""
+        ...
+
+    def so_far(self) -> dict[int, Sequence[int]]:
+        """The ids of each request that can no longer change, the start token first; none in beam search."""
+        ...
+
 
 class _Requests:
     """What both searches share: the cache and the constraint of all requests, and how others join them."""
@@ -87,8 +96,12 @@ class _Requests:
 
     def _go_on(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """These rows go on, each with its token."""
-        self.constraint.select(rows)
+        self._keep(rows)
         self.constraint.advance(tokens)
+
+    def _keep(self, rows: Sequence[int]) -> None:
+        """Only these rows go on."""
+        self.constraint.select(rows)
         if rows:
             self.cache.select(rows)
 
@@ -153,6 +166,17 @@ class GreedySearch(_Requests):
         done = [row for row in self.ended if not row.owed]
         self.ended = [row for row in self.ended if row.owed]
         return [(row.number, Generated(tuple(row.ids), tuple(row.logprobs), row.truncated)) for row in done]
+
+    @torch.inference_mode()
+    def drop(self, numbers: Collection[int]) -> None:
+        kept = [place for place, row in enumerate(self.rows) if row.number not in numbers]
+        self.ended = [row for row in self.ended if row.number not in numbers]
+        if len(kept) < len(self.rows):
+            self.rows = [self.rows[place] for place in kept]
+            self._keep(kept)
+
+    def so_far(self) -> dict[int, Sequence[int]]:
+        return {row.number: row.ids for row in self.rows}
 
     def _choose(self) -> tuple[list[int], list[Tensor]]:
         """Rows in an order, and for each in that order (token, log-probability or logit, cut) as float32."""
@@ -320,6 +344,17 @@ class BeamSearch(_Requests):
         chosen = [row for b in self.beams for row in b.rows]
         self._go_on([row.row for row in chosen], [row.token for row in chosen])
         return done
+
+    @torch.inference_mode()
+    def drop(self, numbers: Collection[int]) -> None:
+        owners = [b.number for b in self.beams for _ in b.rows]
+        kept = [place for place, number in enumerate(owners) if number not in numbers]
+        if len(kept) < len(owners):
+            self.beams = [b for b in self.beams if b.number not in numbers]
+            self._keep(kept)
+
+    def so_far(self) -> dict[int, Sequence[int]]:
+        return {}
 
     def _options(self, live: Sequence[Continuation]) -> list[list[Continuation]]:
         """The best continuations of each row."""

@@ -3,15 +3,15 @@
     ImageSource --load--> LoadedImage --encode--> EncodedImage --answer--> Answer, one for each ask
 
 Every step takes what the steps before it make as well, and a Failure, which stays in its place. Asks of any tasks
-share a batch; requests with different search rules are grouped wherever they stand. Opens no file of its own, starts
+share a batch; requests with different search rules are grouped wherever they are. Opens no file of its own, starts
 no thread, keeps nothing between calls: who holds EncodedImages (by content, say) asks about them without encoding
-again.
+again. `answer` is one closed batch; an `OpenBatch` is stepped, and takes further requests in between.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, Union
@@ -23,8 +23,8 @@ from florence2.codec import answers
 from florence2.codec.grammar import Automaton, automaton
 from florence2.codec.tasks import Task, task_of
 from florence2.codec.tokenizer import Tokenizer
-from florence2.decoding.generate import generate
-from florence2.decoding.search import Generated
+from florence2.decoding.generate import constraint_of, search_of
+from florence2.decoding.search import Generated, Search
 from florence2.model.config import ModelConfig
 from florence2.model.florence import Florence
 from florence2.model.image import preprocess
@@ -98,18 +98,94 @@ def encode(predictor: ModelParts, pictures: Sequence[Picture | Failure]) -> list
 
 def answer(predictor: ModelParts, requests: Sequence[Request]) -> list[list[Answer | Failure]]:
     """For each request the answer to each of its asks, or why there is none."""
-    pictures = encode(predictor, [request.image for request in requests])
-    pairs = [(picture, ask, one.decoding) for picture, one in zip(pictures, requests) for ask in one.asks]
-    rows = [_row_or_failure(predictor, *pair) for pair in pairs]
-    groups: dict[object, dict[int, _AskRow]] = {}
-    for number, row in enumerate(rows):
-        if isinstance(row, _AskRow):
-            groups.setdefault(row.group, {})[number] = row
-    found: dict[int, Answer | Failure] = {n: row for n, row in enumerate(rows) if isinstance(row, Failure)}
-    for group in groups.values():
-        found.update(zip(group, _decode(predictor, list(group.values()))))
-    in_order = iter([found[n] for n in range(len(rows))])
-    return [list(islice(in_order, len(request.asks))) for request in requests]
+    running = OpenBatch(predictor)
+    numbers = running.admit(requests)
+    found: dict[int, Answer] = {}
+    while running.rows:
+        found.update(running.step())
+    return [[found[n] if isinstance(n, int) else n for n in own] for own in numbers]
+
+
+class OpenBatch:
+    """Asks being answered a step at a time, which others may join at any step: what a server holds.
+
+    Every ask gets a number. An error raised by `step` leaves no ask answered; whoever goes on begins a new batch.
+    """
+
+    def __init__(self, predictor: ModelParts) -> None:
+        self._predictor = predictor
+        self._searches: dict[object, Search] = {}
+        self._rows: dict[int, tuple[object, int, _AskRow]] = {}  # number -> group, number in its search
+        self._admitted = 0
+
+    @property
+    def rows(self) -> int:
+        """How many asks are being answered."""
+        return len(self._rows)
+
+    @torch.inference_mode()
+    def admit(self, requests: Sequence[Request]) -> list[list[int | Failure]]:
+        """Take in requests, their pictures encoded together: for each ask its number, or why it has no answer."""
+        pictures = encode(self._predictor, [request.image for request in requests])
+        pairs = [(picture, ask, one.decoding) for picture, one in zip(pictures, requests) for ask in one.asks]
+        groups: dict[object, dict[int, _AskRow]] = {}
+        numbers: list[int | Failure] = []
+        for pair in pairs:
+            row = _row_or_failure(self._predictor, *pair)
+            if isinstance(row, Failure):
+                numbers.append(row)
+                continue
+            numbers.append(self._admitted)
+            groups.setdefault(row.group, {})[self._admitted] = row
+            self._admitted += 1
+        for group, rows in groups.items():
+            self._join(group, rows)
+        in_order = iter(numbers)
+        return [list(islice(in_order, len(request.asks))) for request in requests]
+
+    def step(self) -> list[tuple[int, Answer]]:
+        """One more token for every ask; those that ended, with their answers."""
+        ended = []
+        for group, search in list(self._searches.items()):
+            own = {place: number for number, (of, place, _) in self._rows.items() if of == group}
+            for place, generated in search.step():
+                row = self._rows.pop(own[place])[2]
+                ended.append((own[place], _read(self._predictor.tokenizer, row, generated)))
+            if search.finished:
+                del self._searches[group]
+        return ended
+
+    def drop(self, numbers: Collection[int]) -> None:
+        """Answer these asks no longer; those that have ended are passed over."""
+        for group, search in list(self._searches.items()):
+            search.drop({place for n in numbers if n in self._rows for of, place, _ in [self._rows[n]] if of == group})
+            if search.finished:
+                del self._searches[group]
+        for number in numbers:
+            self._rows.pop(number, None)
+
+    def so_far(self, number: int) -> Answer | None:
+        """What an ask's answer begins with, as far as it can no longer change; None where nothing can be said yet."""
+        group, place, row = self._rows[number]
+        ids = self._searches[group].so_far().get(place)
+        if ids is None:
+            return None
+        return _read(self._predictor.tokenizer, row, Generated(tuple(ids), (0.0,) * len(ids)))
+
+    def _join(self, group: object, rows: dict[int, _AskRow]) -> None:
+        """Rows of one group join its search."""
+        model = self._predictor.model
+        asked = list(rows.values())
+        ids, mask = _pad([row.prompt_ids for row in asked], model)
+        features = torch.stack([row.picture.features for row in asked])
+        automata = [row.automaton for row in asked if row.automaton is not None] or None
+        rules = asked[0].decoding.rules
+        cache = model.prefill(features, ids, mask)
+        if group not in self._searches:
+            self._searches[group] = search_of(model, rules, ids.device)
+        constraint = constraint_of([row.decoding.budget for row in asked], automata, rules)
+        for (number, row), place in zip(rows.items(), self._searches[group].admit(cache, constraint)):
+            self._rows[number] = group, place, row
 
 
 # ---- one ask of a batch -----------------------------------------------------------------------------------------
@@ -155,17 +231,6 @@ def _row(predictor: ModelParts, picture: EncodedImage, ask: Ask, decoding: Decod
         )
     grammar = automaton(task, predictor.tokenizer, ask) if decoding.by_grammar else None
     return _AskRow(picture, ask, task, prompt, ids, decoding, grammar)
-
-
-@torch.inference_mode()
-def _decode(predictor: ModelParts, rows: Sequence[_AskRow]) -> list[Answer]:
-    """The answers of one group."""
-    ids, mask = _pad([row.prompt_ids for row in rows], predictor.model)
-    features = torch.stack([row.picture.features for row in rows])
-    budgets = [row.decoding.budget for row in rows]
-    automata = [row.automaton for row in rows if row.automaton is not None] or None
-    generated = generate(predictor.model, features, ids, mask, budgets, automata, rows[0].decoding.rules)
-    return [_read(predictor.tokenizer, row, one) for row, one in zip(rows, generated)]
 
 
 def _pad(prompts: Sequence[list[int]], model: Florence) -> tuple[Tensor, Tensor]:

@@ -143,6 +143,40 @@ def test_requests_that_join_while_others_run_are_answered_as_alone(beams):
         assert answers[n] == run(model, 1, budget, rules, first=n)[0]
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_requests_that_are_dropped_leave_the_others_as_they_were(beams):
+    rules, model = Rules(num_beams=beams), MockModel(eos=-2.0)
+    search, answers = search_of(model, rules), {}
+    search.admit(model.prefill(*prompts(5)), constraint_of([14, 12, 9, 14, 3], None, rules))
+    for drops in ([], [1], [], [], [], [0, 4, 99], *[[]] * 20):  # 4 has ended by then, 99 never was
+        search.drop(drops)
+        if not search.finished:
+            answers.update(search.step())
+    assert search.finished and sorted(answers) == [2, 3, 4]
+    for n, budget in ((2, 9), (3, 14), (4, 3)):
+        assert answers[n] == run(model, 1, budget, rules, first=n)[0]
+    search.admit(model.prefill(*prompts(1)), constraint_of([9], None, rules))
+    search.drop([5])
+    assert search.finished  # the last one dropped: nothing is left to be stepped
+
+
+def test_what_cannot_change_any_more_is_shown_while_a_request_runs():
+    model = MockModel(eos=-2.0)
+    for beams in (1, 3):
+        search, shown = search_of(model, Rules(num_beams=beams)), []
+        search.admit(model.prefill(*prompts(2)), constraint_of([9, 14], None, Rules(num_beams=beams)))
+        answers = {}
+        while not search.finished:
+            answers.update(search.step())
+            shown.append({n: list(ids) for n, ids in search.so_far().items()})
+        if beams == 3:
+            assert not any(shown)  # any beam may still win
+            continue
+        lengths = [len(ids) for step in shown for n, ids in step.items() if n == 1]
+        assert lengths == list(range(2, len(answers[1].ids)))
+        assert all(tuple(ids) == answers[n].ids[: len(ids)] for step in shown for n, ids in step.items())
+
+
 def test_a_request_under_other_rules_does_not_join():
     model, rules = MockModel(), Rules(num_beams=1)
     search = search_of(model, rules)

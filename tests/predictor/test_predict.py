@@ -13,7 +13,7 @@ from florence2 import sources
 from florence2.codec.answers import ItemSpan, unused_positions
 from florence2.codec.grammar import automaton
 from florence2.codec.tasks import TASKS, Task
-from florence2.decoding.generate import generate
+from florence2.decoding.generate import constraint_of
 from florence2.pixels import BadImage, encode
 from florence2.predictor import Answer, Florence2, batch, load
 from florence2.predictor.confidence import SPREAD, scored
@@ -48,6 +48,47 @@ def test_a_list_of_asks_equals_separate_calls(tiny, pictures, official, beams):
         assert answer.token_ids == alone.token_ids and answer.truncated == alone.truncated
         assert answer.token_logprobs == pytest.approx(alone.token_logprobs, abs=1e-5)
         assert answer.prompt == alone.prompt
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_asks_that_join_an_open_batch_are_answered_as_alone(tiny, pictures, official):
+    """Some under other rules, some about pictures that were encoded before, some dropped, some impossible."""
+    running, numbers, answers, dropped = batch.OpenBatch(tiny), {}, {}, set()
+    encoded = tiny.encode_image(pictures[1])
+    joins = {0: [(pictures[0], ASKS[:2])], 2: [(encoded, ASKS[2:4]), (b"no picture", ASKS[:1])], 5: [(encoded, ASKS)]}
+    for step in range(60):
+        for image, asks in joins.get(step, []):
+            beams = 1 + 2 * (step == 2)
+            request = tiny.request(image, asks, official=official, num_beams=beams, max_new_tokens=16)
+            for ask, number in zip(asks, running.admit([request])[0]):
+                if isinstance(number, Failure):
+                    assert number.reason == "not_an_image"
+                else:
+                    numbers[number] = (image, ask, beams)
+        if step == 7:
+            dropped = {max(numbers)} - set(answers)
+            running.drop(dropped)
+        if running.rows:
+            answers.update(running.step())
+    assert running.rows == 0 and len(numbers) == 10 and set(answers) | dropped == set(numbers)
+    for number, answer in answers.items():
+        image, ask, beams = numbers[number]
+        alone = tiny.predict(image, ask, official=official, num_beams=beams, max_new_tokens=16)
+        assert answer.token_ids == alone.token_ids
+        assert answer.token_logprobs == pytest.approx(alone.token_logprobs, abs=1e-5)
+
+
+def test_an_answer_can_be_read_while_it_is_made(tiny, pictures):
+    running, shown = batch.OpenBatch(tiny), []
+    request = tiny.request(pictures[0], ["<DETAILED_CAPTION>"], num_beams=1, max_new_tokens=24)
+    ((number,),) = running.admit([request])
+    ended = {}
+    while not (ended := dict(running.step())):
+        if (answer := running.so_far(number)) is not None:  # None: ended, and its last numbers are being made
+            shown.append(answer)
+    texts = ["".join(text.text for text in answer.texts) for answer in shown]
+    whole = "".join(text.text for text in ended[number].texts)
+    assert len(texts) >= 8 and all(whole.startswith(text.rstrip("\ufffd ")) for text in texts)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -191,7 +232,7 @@ def test_each_ask_of_a_list_fails_alone(tiny, pictures):
 
 def test_requests_of_any_decoding_share_a_batch(tiny, pictures, monkeypatch):
     calls = []
-    monkeypatch.setattr(batch, "generate", lambda *args: calls.append(len(args[1])) or generate(*args))
+    monkeypatch.setattr(batch, "constraint_of", lambda *args: calls.append(len(args[0])) or constraint_of(*args))
     hows = [
         dict(official=True, num_beams=1),
         dict(num_beams=2),

@@ -1,0 +1,1 @@
+"""The pages: static files without a CDN, and the routes that only they need."""

@@ -1,0 +1,17 @@
+"""Where a page joins the app: one router a page, in `routers`.
+
+A page's module defines `router(settings) -> APIRouter`. In a route `service_of(request)` gives the model (see
+`service.Service`): `await service.answer(image_bytes, asks)`. Errors are raised as `errors.ServiceError`. Every route
+goes through the same checks of key, origin and size; what a route may answer is declared by `errors.responses(...)`.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from florence2.serving.settings import Settings
+
+
+def routers(settings: Settings) -> list[APIRouter]:
+    """The routers of the pages that these settings ask for."""
+    return []

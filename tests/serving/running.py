@@ -1,0 +1,126 @@
+"""A server as a process of its own, as a user starts it; and a double for the worker behind an app in this process."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from florence2.codec.tasks import known_tasks
+from florence2.serving.messages import Answered, Cancel, Done, Ready
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class RunningServer:
+    """`florence2 serve ...` on a free port; what it prints is kept."""
+
+    def __init__(self, *arguments, env=None):
+        command = [sys.executable, "-m", "florence2", "serve", *arguments, "--port", "0"]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
+        )
+        self.lines, self.url = [], ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if "listening on" in line:
+                self.url = line.split()[-1]
+
+    def wait_ready(self, seconds=120):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert self.process.poll() is None, "".join(self.lines)
+            with contextlib.suppress(httpx.TransportError):
+                if self.url and httpx.get(self.url + "/readyz").status_code == 200:
+                    return self
+            time.sleep(0.1)
+        raise AssertionError("not ready: " + "".join(self.lines))
+
+    @property
+    def port(self):
+        return int(self.url.rpartition(":")[2])
+
+    def worker_pids(self):
+        """The processes below the model host."""
+        return [pid for host in children(self.process.pid) for pid in children(host)]
+
+    def stop(self, seconds=90):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(seconds)
+        self._reader.join(5)
+        return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def children(pid):
+    """The processes that a process started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def is_open(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+class FakeWorker:
+    """A worker that answers when the test says so; `sent` is what it was sent."""
+
+    def __init__(self, ready=True, answers=False):
+        self.sent, self.links, self.killed = [], 0, 0
+        self.ready, self.answers = ready, answers
+
+    def connect(self, on_message, on_end):
+        self.links += 1
+        self.on_message, self.on_end = on_message, on_end
+        self.begin = lambda: on_message(self, Ready(1, known_tasks(), 512, {}))
+        if self.ready:
+            asyncio.get_running_loop().call_soon(self.begin)
+        return self
+
+    def send(self, message):
+        self.sent.append(message)
+        if isinstance(message, Cancel):
+            self.on_message(self, Done(message.number, (), dropped=True))
+        elif self.answers:
+            self.answer(message)
+
+    def answer(self, work, text=b"{}"):
+        self.on_message(self, Done(work.number, tuple(Answered(text, 3, 2) for _ in work.asks)))
+
+    def die(self):
+        """The connection ends; the app asks for the next worker."""
+        self.on_end(self)
+
+    def kill(self):
+        self.killed += 1
+
+    def close(self):
+        pass
