@@ -50,7 +50,10 @@ def test_a_form_gives_what_unbatched_calls_give(server, nano, scene):
         ({"task": ["OD", "CAPTION"]}, [Ask("OD"), Ask("CAPTION")]),
         ({"task": "OD", "labels": "fish,umbrella"}, [Ask("OD", labels=("fish", "umbrella"))]),
         ({"task": "OD", "labels": ["fish", "umbrella"]}, [Ask("OD", labels=("fish", "umbrella"))]),
-        ({"task": "REGION_TO_CATEGORY", "region": "233,14,329,104"}, [Ask("REGION_TO_CATEGORY", region=(233, 14, 329, 104))]),
+        (
+            {"task": "REGION_TO_CATEGORY", "region": "233,14,329,104"},
+            [Ask("REGION_TO_CATEGORY", region=(233, 14, 329, 104))],
+        ),
         (
             {"task": ["CAPTION", "OPEN_VOCABULARY_DETECTION"], "text": "fish"},
             [Ask("CAPTION"), Ask("OPEN_VOCABULARY_DETECTION", text="fish")],
@@ -82,7 +85,9 @@ def test_other_pictures_other_answers(server, nano):
     pictures = [encode(draw(2**31 + 20 + n)[0]) for n in range(12)]
 
     def ask(data):
-        return httpx.post(server.url + "/v1/predict", data={"task": ["OD", "CAPTION"]}, files={"image": data}, timeout=60)
+        return httpx.post(
+            server.url + "/v1/predict", data={"task": ["OD", "CAPTION"]}, files={"image": data}, timeout=60
+        )
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, pictures))
