@@ -62,12 +62,19 @@ class Tokenizer:
             raise ValueError(
                 f"{where}: {last!r:.60}: expected an id below {MAX_IDS:,}, got {vocabulary[last]:,}; fetch it again"
             )
+        twins = {index: token for token, index in vocabulary.items()}
+        if len(twins) < len(vocabulary):
+            token = next(token for token, index in vocabulary.items() if twins[index] != token)
+            raise ValueError(
+                f"{where}: {token!r:.60} and {twins[vocabulary[token]]!r:.60} have the one id {vocabulary[token]}; "
+                "expected an id for each token; fetch it again"
+            )
+        self._tokens = twins
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
         self._bytes = [b""] * self.vocab_size
         for token, index in vocabulary.items():
             self._bytes[index] = token.encode() if index in added else _token_bytes(token)
-        self._tokens = {index: token for token, index in vocabulary.items()}
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -82,7 +89,10 @@ class Tokenizer:
             if not isinstance(backend.model, models.BPE):
                 kind = type(backend.model).__name__
                 raise ValueError(f"{path}: model: expected BPE, got {kind}; Florence-2 uses BART's vocabulary")
-        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            made = cls(backend, str(folder))
+            _refuse_other_ids(backend, path)
+            return made
+        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             backend = _build(_read_json(folder / "vocab.json"), folder / "merges.txt")
             _append(backend, _added_in_files(folder))
         elif (folder / "encoder.json").is_file() and (folder / "dict.txt").is_file():
@@ -201,6 +211,17 @@ def _build(vocabulary: dict[str, int], merges_file: Path) -> tokenizers.Tokenize
         ) from None
     backend.add_special_tokens([_special(token) for token in (*CONTROL_TOKENS, "<mask>") if token in vocabulary])
     return backend
+
+
+def _refuse_other_ids(backend: tokenizers.Tokenizer, path: Path) -> None:
+    """ValueError where an added token has another id than in its file: the library gives it the next free one."""
+    for row in _read_json(path).get("added_tokens") or ():
+        token, given = row["content"], row["id"]
+        if (index := backend.token_to_id(token)) != given:
+            raise ValueError(
+                f"{path}: added_tokens: {token!r:.60}: expected id {index}, the next one free, got {given}; "
+                "use the tokenizer.json that came with the weights"
+            )
 
 
 def _added_in_files(folder: Path) -> dict[str, int]:

@@ -24,7 +24,7 @@ from florence2.engine.execution.processes import ATTEMPTS
 from florence2.engine.ingest import ingestion, picture_life, url_lists
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules
-from florence2.engine.ingest.labelled_datasets import LabelledDataset, NamedSelector, write_import
+from florence2.engine.ingest.labelled_datasets import LabelledDataset, write_import
 from florence2.engine.ingest.picture_times import PictureTimes
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import Step, plan_steps, refuse_twins, stale_dependents, with_their_inputs
@@ -241,8 +241,7 @@ def import_labels(
         )
         categories = {"categories": given.categories} if given.categories else {}
         session.start(operator, {"format": given.origin["format"], **categories}, given.origin)
-        places = write_import(session, runner, operator, given)
-        made = [(operator, NamedSelector(places | frozenset(given.place)))]
+        made = [(operator, write_import(session, runner, operator, given))]
         _, left = stale_dependents(session, made, "an import runs no specialist")
         supersede_replaced(session, runner, made)
     session.finish({"phase": "import", "round": 0})

@@ -12,14 +12,14 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import OperatorInput
 from florence2.engine.selectors import ImageSelector
 from florence2.records import Sample
-from florence2.store import TABLES, Fragment, Missing, Operator, Snapshot, StaleBase, Store, Unit, extended
+from florence2.store import TABLES, Fragment, Missing, Operator, Snapshot, StaleBase, Store, Unit, extended, is_further
 
 REOPEN, RECOMPUTED = "reopen", "recomputed"  # operators that reverse verdicts
 HUMAN = "human"  # the rule of a person's verdicts, and the kind of who brings them: no later round undoes them
@@ -102,6 +102,20 @@ class Session:
         self.fragments.append(fragment)
         return fragment
 
+    def discard(self, fragment: Fragment) -> bool:
+        """Quarantine a fragment that was found done and is not to be used; False where a snapshot names it."""
+        if fragment.path in self.ever_named:
+            return False
+        self.fragments.remove(fragment)
+        self.store.quarantine(fragment.path)
+        return True
+
+    @functools.cached_property
+    def ever_named(self) -> frozenset[str]:
+        """The fragments of all snapshots that there were when this command first asked."""
+        found = (self.store.snapshot(number) for number in self.store.snapshots())
+        return frozenset(fragment.path for snapshot in found for fragment in snapshot.fragments)
+
     def add(self, fragments: Iterable[Fragment]) -> None:
         """Note fragments that this command made."""
         self.fragments += fragments
@@ -165,6 +179,16 @@ class Session:
                 for unit in fragment.units:
                     out.setdefault(unit, []).append(fragment)
         return out
+
+    def further_attempts(self, runs: Collection[str]) -> list[str]:
+        """The fragments of these runs' annotations of pictures that had failed before."""
+        found: dict[tuple[str, str], dict[str, Fragment]] = {}
+        for fragment in (*self.base.fragments, *self._compacted.values(), *self.fragments):
+            if fragment.table == "annotations" and fragment.run_id in runs:
+                for unit in fragment.units:
+                    found.setdefault((fragment.run_id, unit), {})[fragment.path] = fragment
+        several = [fragment for of_unit in found.values() if len(of_unit) > 1 for fragment in of_unit.values()]
+        return sorted(f.path for f in several if is_further(self.store.fragment_facts(f)))
 
     def live(self) -> list[Operator]:
         """The operators whose annotations are not replaced, in the order they came."""

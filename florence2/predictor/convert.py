@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from florence2.atomic_files import write_atomic
 from florence2.codec.tasks import save_tasks
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model.adapter import CONFIG, respelled
@@ -20,7 +19,7 @@ from florence2.model.layouts import EMBEDDING, HEAD
 from florence2.model.tensor_files import ADAPTER
 from florence2.predictor import checkpoints
 
-ASIDE, JOB = ".converting", "job.json"  # where a conversion writes first, and the note of what it is
+ASIDE = ".converting-"  # where a conversion writes first; a hash of what it is follows
 
 
 @dataclass(frozen=True)
@@ -64,30 +63,23 @@ def convert(
         checkpoints.save(model, tokenizer, tasks, aside, layout, found.home)
     compared = _compare(model, aside, tokenizer)
     for file in sorted(aside.iterdir()):
-        if file.name != JOB:
-            os.replace(file, target / file.name)
-    shutil.rmtree(aside)
+        os.replace(file, target / file.name)
+    aside.rmdir()  # only now it is over
     dtype = str(model.dtype).removeprefix("torch.")
     return Converted(os.fspath(source), str(target), layout, dtype, compared, tokenizer.vocab_size)
 
 
 def _begin(target: Path, job: dict[str, str | None]) -> Path:
     """The folder inside `target` where files are written first; ValueError where `target` holds anything else."""
-    aside = target / ASIDE
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        try:
-            begun = json.loads((aside / JOB).read_bytes())
-        except (OSError, ValueError):
-            begun = {} if os.listdir(target) == [ASIDE] else None  # killed before it noted what it was
-        if begun is None:
-            raise ValueError(f"{target}: expected a new or empty folder, got one with files; name another")
-        if begun and begun != job:
-            raise ValueError(f"{target}: holds an interrupted conversion of another kind ({aside / JOB}); name another")
-        for file in aside.iterdir():
-            if file.name != JOB:
-                file.unlink()
+    aside = target / f"{ASIDE}{hashlib.sha256(json.dumps(job).encode()).hexdigest()[:16]}"
+    if target.exists() and not aside.is_dir() and (not target.is_dir() or any(target.iterdir())):
+        others = sorted(target.glob(f"{ASIDE}*")) if target.is_dir() else []
+        if others:
+            raise ValueError(f"{target}: holds an interrupted conversion of another kind ({others[0]}); name another")
+        raise ValueError(f"{target}: expected a new or empty folder, got one with files; name another")
     aside.mkdir(parents=True, exist_ok=True)
-    write_atomic(aside / JOB, json.dumps(job), sole=True)
+    for file in aside.iterdir():
+        file.unlink()
     return aside
 
 

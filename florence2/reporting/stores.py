@@ -44,7 +44,8 @@ def store_sections(store: Store, load: Load, pictures: int = 24) -> list[Section
 def _overview(store: Store) -> Html:
     counts = store.counts()
     images, annotations = counts["images"], counts["annotations"]
-    out = f"{images['rejected']:,} rejected, {images['failed']:,} failed"
+    others = {name: images.get(name, 0) for name in ("rejected", "failed", "missing")}
+    out = ", ".join(f"{count:,} {name}" for name, count in others.items() if count or name != "missing")
     return tiles(
         [
             ("pictures", images["ok"], out),

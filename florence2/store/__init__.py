@@ -6,6 +6,7 @@ commits. The rest of the project imports nothing else of this room.
 
 from florence2.store import pending
 from florence2.store.dataset import Store, is_store
+from florence2.store.failures import is_further
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.journal import Journal
 from florence2.store.layout import TABLES
@@ -22,6 +23,6 @@ from florence2.store.verification import Damage
 
 __all__ = [
     "Damage", "Damaged", "Fragment", "ImageRow", "ImportMetadata", "Journal", "Missing", "Operator", "PendingFragment",
-    "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit", "UnitGroup", "extended", "image_ref", "is_store",
-    "pending", "sha256_of",
+    "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit", "UnitGroup", "extended", "image_ref", "is_further",
+    "is_store", "pending", "sha256_of",
 ]  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from florence2.store import layout, parquet, random_access, scan, schema, snapshots
+from florence2.store import failures, layout, parquet, random_access, scan, schema, snapshots
 from florence2.store.chain import Chain
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.layout import TABLES
@@ -32,7 +33,7 @@ def compact(storage: Storage, number: int | None = None, rows: int = COMPACT_ROW
             return base  # nothing has come since
         made = Snapshot(
             parent=newest.number,
-            fragments=tuple(compacted(storage, base, rows)),
+            fragments=tuple(_written(storage, *made) for made in _files(storage, base, rows)),
             operators=base.operators,
             phase={"compact": base.number, "rows": rows},
             compacts=base.number,
@@ -45,27 +46,34 @@ def compact(storage: Storage, number: int | None = None, rows: int = COMPACT_ROW
         return made
 
 
-def compact_again(storage: Storage, snapshot: Snapshot) -> None:
-    """Write the large files of a compacted snapshot where they are lacking or damaged."""
+def compact_again(storage: Storage, snapshot: Snapshot, lost: Collection[Fragment]) -> None:
+    """Write those of a compacted snapshot's large files that are lost; Missing where that cannot be."""
     if snapshot.phase.get("compact") != snapshot.compacts:
-        lost = f"{storage.location(layout.COMPACT)}: the snapshot that compacted {snapshot.compacts} is lost"
-        raise Missing(f"{lost}, and with it which rows went into which file; compact the store again")
-    compacted(storage, snapshots.read(storage, snapshot.compacts), snapshot.phase.get("rows", COMPACT_ROWS))
+        where = f"{storage.location(layout.COMPACT)}: the snapshot that compacted {snapshot.compacts} is lost"
+        raise Missing(f"{where}, and with it which rows went into which file; compact the store again")
+    base = snapshots.read(storage, snapshot.compacts)
+    left = {fragment.path: fragment for fragment in lost}
+    for made, data in _files(storage, base, snapshot.phase.get("rows", COMPACT_ROWS)):
+        for path in [path for path, f in left.items() if (f.table, f.sha256) == (made.table, made.sha256)]:
+            _written(storage, dataclasses.replace(made, path=path), data)
+            del left[path]
+    if left:
+        path = storage.location(min(left))
+        raise Missing(f"{path}: its rows are written otherwise by this version; compact the store again")
 
 
-def compacted(storage: Storage, base: Snapshot, rows: int) -> list[Fragment]:
-    """The large files of a snapshot, written where they are lacking or damaged."""
-    fragments = []
+def _files(storage: Storage, base: Snapshot, rows: int) -> Iterator[tuple[Fragment, bytes]]:
+    """The large files of a snapshot, one after another, and what is in them."""
     for part, chunk in enumerate(_chunks(scan.unit_groups(base), rows)):
         units = tuple(unit for group in chunk for unit in group.units)
-        images = [fragment for group in chunk for fragment in group.fragments["images"]]
-        ids = parquet.read_table(storage, "images", images, ["id"])["id"].combine_chunks()
-        metadata = scan.import_metadata_of(storage, [fragment for group in chunk for fragment in group.imports])
+        of = {name: [f for group in chunk for f in group.fragments.get(name, ())] for name in TABLES}
+        ids = parquet.read_table(storage, "images", of["images"], ["id"])["id"].combine_chunks()
+        metadata = scan.import_metadata_of(storage, [f for group in chunk for f in group.imports])
         for name in TABLES:
-            parts = [fragment for group in chunk for fragment in group.fragments.get(name, ())]
-            if parts or name == "images":
-                fragments.append(_write_compacted(storage, base.number, name, part, parts, units, ids, metadata))
-    return fragments
+            if of[name] or name == "images":
+                data, count = _compacted(storage, name, of, ids, metadata)
+                sha256 = hashlib.sha256(data).hexdigest()
+                yield Fragment(layout.compacted(base.number, name, part, sha256), count, sha256, units), data
 
 
 def _chunks(groups: list[scan.UnitGroup], rows: int) -> Iterator[list[scan.UnitGroup]]:
@@ -82,29 +90,42 @@ def _chunks(groups: list[scan.UnitGroup], rows: int) -> Iterator[list[scan.UnitG
         yield chunk
 
 
-def _write_compacted(
+def _compacted(
     storage: Storage,
-    number: int,
     name: str,
-    part: int,
-    parts: list[Fragment],
-    units: tuple[str, ...],
+    of: Mapping[str, Sequence[Fragment]],
     ids: pa.Array,
     metadata: Mapping[str, ImportMetadata],
-) -> Fragment:
-    """One file of a table, its rows in the order of the pictures `ids`, a picture's own in the order they came."""
-    table = parquet.read_table(storage, name, parts)
-    if name == "images" and metadata:  # the imports' fragments are merged away: their metadata goes into the rows
-        table = _with_metadata(table, metadata)
-    if name != "images":
-        table = table.take(np.argsort(random_access.image_positions(table["image_id"], ids), kind="stable"))
-    data = parquet.parquet_bytes(table, row_group=ROW_GROUP)
-    path = layout.compacted(number, name, part)
-    sha256 = hashlib.sha256(data).hexdigest()
-    if not storage.put_if_absent([(path, data)])[0] and storage.sha256(path) != sha256:
+) -> tuple[bytes, int]:
+    """One file of a table and its number of rows: in the order of the pictures `ids`, a picture's as they came."""
+    facts = {}
+    if name == "images":
+        table = parquet.read_table(storage, name, of[name])
+        if metadata:  # the imports' fragments are merged away: their metadata goes into the rows
+            table = _with_metadata(table, metadata)
+    elif name == "failures":
+        tables, counts = zip(*failures.each_counted(storage, of[name], of["annotations"]))
+        table, order = _ordered(pa.concat_tables(tables, promote_options="default"), ids)
+        flags = [flag for each in counts for flag in each]
+        facts = failures.superseded_facts([row for row, old in enumerate(order) if not flags[old]])
+    else:
+        table, _ = _ordered(parquet.read_table(storage, name, of[name]), ids)
+    return parquet.parquet_bytes(table, facts, row_group=ROW_GROUP), table.num_rows
+
+
+def _ordered(table: pa.Table, ids: pa.Array) -> tuple[pa.Table, np.ndarray]:
+    """Rows in the order of their pictures, and where each was."""
+    order = np.argsort(random_access.image_positions(table["image_id"], ids), kind="stable")
+    return table.take(order), order
+
+
+def _written(storage: Storage, fragment: Fragment, data: bytes) -> Fragment:
+    """The fragment, its file written unless it is there and whole."""
+    path = fragment.path
+    if not storage.put_if_absent([(path, data)])[0] and storage.sha256(path) != fragment.sha256:
         storage.discard(path)
         storage.put_if_absent([(path, data)])
-    return Fragment(path, table.num_rows, sha256, units)
+    return fragment
 
 
 def _with_metadata(images: pa.Table, metadata: Mapping[str, ImportMetadata]) -> pa.Table:

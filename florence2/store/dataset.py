@@ -360,9 +360,9 @@ class Store:
         """A new snapshot with the same rows in few large files."""
         return compaction.compact(self.storage, snapshot, rows)
 
-    def compact_again(self, snapshot: Snapshot) -> None:
-        """Write the large files of a compacted snapshot where they are lacking or damaged."""
-        compaction.compact_again(self.storage, snapshot)
+    def compact_again(self, snapshot: Snapshot, lost: Collection[Fragment]) -> None:
+        """Write those of a compacted snapshot's large files that are lost; Missing where that cannot be."""
+        compaction.compact_again(self.storage, snapshot, lost)
 
     def undo(self, to: int | None = None) -> Snapshot:
         """A new snapshot that holds what an earlier one held."""

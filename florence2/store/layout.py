@@ -80,9 +80,9 @@ def fragment(table: str, round: int, name: str, version: str, uid: str) -> str:
     return f"{table}/round-{round}/{safe(name)}@{safe(version)}/unit-{uid}.parquet"
 
 
-def compacted(snapshot_number: int, table: str, part: int) -> str:
-    """The path of a large file that holds rows of many fragments of a snapshot."""
-    return f"{COMPACT}/{snapshot_number:06d}/{table}/part-{part:05d}.parquet"
+def compacted(snapshot_number: int, table: str, part: int, sha256: str) -> str:
+    """The path of a large file that holds rows of many fragments of a snapshot; other bytes have another name."""
+    return f"{COMPACT}/{snapshot_number:06d}/{table}/part-{part:05d}-{sha256[:12]}.parquet"
 
 
 def revised(key: str) -> str:

@@ -1,5 +1,8 @@
 """Specialists read what stands: what is kept, and what is kept anew is asked about; verdicts make nobody run again."""
 
+import dataclasses
+import shutil
+
 import pytest
 
 import florence2
@@ -7,6 +10,7 @@ from florence2.engine import specialists
 from florence2.engine.operator import Spec
 from florence2.engine.planning.repair import repair
 from florence2.records import Decision, Parsed, Region, Text
+from florence2.store import Store
 from tests.engine.doubles import Boxes, folder_of, fragments
 
 
@@ -176,3 +180,51 @@ def test_work_over_what_stood_is_made_again_to_the_byte(store):
         path.write_bytes(whole[:-9])
         assert repair(store, store.verify(), [Masks()], workers=0) == []
         assert path.read_bytes() == whole
+
+
+class Stops(Texts):
+    """Is interrupted before the n-th picture; one picture is a batch."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.spec = dataclasses.replace(self.spec, batch_size=1)
+        self.after = after
+
+    def annotate(self, samples, images):
+        if self.asked == self.after:
+            raise KeyboardInterrupt
+        return super().annotate(samples, images)
+
+
+@pytest.mark.parametrize("after", [3, 4])  # one unit of three is whole; and a piece of the next
+def test_what_an_interrupted_reader_left_is_not_taken_for_what_it_says_after_other_verdicts(
+    store, tmp_path, monkeypatch, after
+):
+    monkeypatch.setattr("florence2.engine.execution.handout.Pace.piece", lambda self, size, left: 1)
+    order = scores(store)
+    florence2.filter(store, [Floor(order[4])])
+    clean = shutil.copytree(store.root, tmp_path / "clean")
+    before = fragments(store)
+    with pytest.raises(KeyboardInterrupt):
+        annotate(store, Stops(after))
+    assert fragments(store) != before
+    assert len(list((store.root / "tmp" / "pieces").glob("*/*"))) == after - 3
+    for out in (store.root, clean):
+        florence2.filter(out, [Floor(order[2])])
+        florence2.annotate(out, with_=[Stops(99)], workers=0)
+    assert list(store.samples(view="all")) == list(Store(clean).samples(view="all"))
+    assert fragments(store) == fragments(Store(clean))
+    assert not [path for path in (store.root / "tmp").rglob("*") if "pieces" in path.parts and path.is_file()]
+
+
+def test_an_answer_that_was_undone_is_an_earlier_answer_after_other_verdicts(store):
+    order = scores(store)
+    florence2.filter(store, [Floor(order[4])])
+    annotate(store, Masks())
+    before = fragments(store)
+    store.undo()
+    florence2.filter(store, [Floor(order[2])])
+    masks = Masks()
+    annotate(store, masks)
+    assert len(masks.seen) == 2 and sorted(masked(store)) == sorted(boxes(store))
+    assert before.items() <= fragments(store).items() and store.verify() == []

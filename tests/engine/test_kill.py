@@ -1,10 +1,11 @@
 """Killed at any step of the commit protocol, a command run again leaves what one left in peace leaves, to the byte.
 
-The process is forked and leaves by os._exit, as in a power cut: nothing is cleaned up. The steps are all calls that
-reach the disk: folders made, files written, synced, linked, replaced, removed.
+The process is forked and kills itself by SIGKILL: nothing is cleaned up. The steps are all calls that reach the disk:
+folders made, files written, synced, linked, replaced, removed.
 """
 
 import os
+import signal
 
 import pytest
 
@@ -16,7 +17,7 @@ from florence2.store.storage import local
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 
 POINTS = 20  # of the run's steps, spread evenly
-STEPS = ((os, "fsync"), (os, "link"), (os, "replace"), (os, "mkdir"), (os, "unlink"))
+STEPS = tuple((os, name) for name in ("fsync", "link", "replace", "mkdir", "unlink", "rmdir"))
 
 
 def commands(root, out):
@@ -57,7 +58,7 @@ class Counted:
     def step(self):
         self.count += 1
         if self.count == self.end:
-            os._exit(9)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def wrap(self, call):
         def counted(*args, **more):
@@ -73,7 +74,7 @@ class Counted:
             self.count += 1
             if self.count == self.end:  # half the bytes have reached the disk
                 write(root, data[: len(data) // 2], suffix, durable)
-                os._exit(9)
+                os.kill(os.getpid(), signal.SIGKILL)
             return write(root, data, suffix, durable)
 
         return half
@@ -96,6 +97,23 @@ def clean(tmp_path_factory):
     return root, counted.count
 
 
+def killed(call, end):
+    """Run a call in a process of its own that ends at a step; whether it came so far."""
+    child = os.fork()
+    if not child:
+        try:
+            Counted(end).install(pytest.MonkeyPatch())
+            call()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def spread(steps, points):
+    """So many of the steps, the first and the last among them."""
+    return [1 + (steps - 1) * point // (points - 1) for point in range(points)]
+
+
 def content(store):
     """All that a store holds: fragments, compacted files and snapshots, each to the byte."""
     files = [*store.glob("snapshots/*.json"), *store.glob("compact/**/*.parquet")]
@@ -107,17 +125,13 @@ def test_a_killed_command_run_again_leaves_the_same_store(clean, tmp_path, point
     root, steps = clean
     assert steps > 10 * POINTS
     out, reached = tmp_path / "s", tmp_path / "reached"
-    child = os.fork()
-    if not child:
-        try:
-            Counted(1 + (steps - 1) * point // (POINTS - 1)).install(pytest.MonkeyPatch())
-            for number, command in enumerate(commands(root, out)):
-                reached.write_text(str(number))
-                command()
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 9
+
+    def life():
+        for number, command in enumerate(commands(root, out)):
+            reached.write_text(str(number))
+            command()
+
+    assert killed(life, spread(steps, POINTS)[point])
     assert content(out).items() <= content(root / "s").items()  # whole or not there
     for command in commands(root, out)[int(reached.read_text()) :]:
         command()

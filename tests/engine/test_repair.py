@@ -145,6 +145,24 @@ def test_an_import_is_made_again_from_its_file_while_that_says_the_same(full):
     assert repair(store, store.verify(), workers=0) == [] and fragments(store) == before
 
 
+def test_what_an_import_superseded_is_made_again_for_its_own_pictures_whatever_the_file_says_by_then(tmp_path):
+    folder_of(tmp_path, 6)
+    path = tmp_path / "labels.jsonl"
+    for pictures, side in ((range(6), 9), (range(1, 3), 12), ((0, 1, 5), 14)):  # all of one folder
+        rows = [{"id": str(n), "image": {"id": str(n), "uri": f"pictures/p{n:04}.png"},
+                 "regions": [{"id": "r", "box": [1, 1, side, 9], "label": "cup"}]} for n in pictures]  # fmt: skip
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        store = import_labels(path, tmp_path / "s", unit=2, workers=0)
+    assert sorted(r.box[2] for s in store.samples() for r in s.regions) == [9, 9, 12, 14, 14, 14]
+    runs = [store.run(o.run_id) for o in store.snapshot().operators if o.kind == "recomputed"]
+    before, of_one = fragments(store), next(iter(runs[0]["replaced"].values()))
+    assert of_one["run"] in {o.run_id for o in store.snapshot().operators} and len(of_one["images"]) == 2
+    path.unlink()
+    for victim in store.paths("decisions"):
+        os.unlink(victim)
+    assert repair(store, store.verify(), workers=0) == [] and fragments(store) == before
+
+
 def test_compacted_files_are_made_again_from_the_small_ones(tmp_path):
     store = florence2.annotate(folder_of(tmp_path, 7), tmp_path / "s", own_names(tmp_path), unit=3, workers=0)
     store.compact(rows=10)

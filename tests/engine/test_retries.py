@@ -6,9 +6,10 @@ import pytest
 
 import florence2
 from florence2.cli import main
+from florence2.engine.planning.repair import repair
 from florence2.records import Failure
 from florence2.store import Store
-from tests.engine.doubles import Boxes, folder_of, fragments
+from tests.engine.doubles import Boxes, Floor, folder_of, fragments
 
 
 class Moody(Boxes):
@@ -140,3 +141,57 @@ def test_a_specialist_that_gave_something_before_ends_in_0(tmp_path, capsys):
     (tmp_path / "pictures" / "p0002.png").unlink()
     code, out, _ = command(tmp_path, body, capsys)
     assert code == 0 and "own: nothing left to ask" in out
+
+
+def test_compaction_changes_no_count_of_failures_nor_does_a_later_attempt_lose_one(tmp_path):
+    folder, mood = folder_of(tmp_path, 7), tmp_path / "mood"
+    for moods in ("p0001.png p0005.png p0006.png", "p0005.png p0006.png"):
+        mood.write_text(moods)
+        store, _ = run(folder, tmp_path / "s", mood)
+    for moods in (None, "p0006.png", None, ""):  # compacted, asked again, compacted anew, answered
+        before = store.counts()["failures"], store.reasons()["failures"], store.current_failures()
+        if moods is None:
+            tables = [sorted(map(str, store.table(name).to_pylist())) for name in ("failures", "annotations")]
+            store.compact(rows=3)
+            assert (store.counts()["failures"], store.reasons()["failures"], store.current_failures()) == before
+            assert tables == [sorted(map(str, store.table(n).to_pylist())) for n in ("failures", "annotations")]
+        else:
+            mood.write_text(moods)
+            store, report = run(folder, tmp_path / "s", mood)
+            assert (report.asked, store.counts()["failures"]) == (len(before[2]), len(moods.split()))
+    clean, _ = run(folder, tmp_path / "clean", mood)
+    assert store.counts()["annotations"] == clean.counts()["annotations"]
+    for path in (*store.paths("failures", 3), *store.paths("failures", 5)):
+        Path(path).unlink()
+    assert repair(store, store.verify(), workers=0) == [] and store.counts(5)["failures"] == 1
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_a_retry_brings_is_judged_by_the_same_rules(tmp_path, interrupted):
+    folder, mood = folder_of(tmp_path, 6), tmp_path / "mood"
+    mood.write_text("p0001.png")
+    store, _ = run(folder, tmp_path / "s", mood)
+    left = 4
+
+    class Stops(Floor):
+        def judge(self, sample):
+            nonlocal left
+            left -= 1
+            if interrupted and left < 0:  # the picture that failed lies in the unit that is judged
+                raise KeyboardInterrupt
+            return super().judge(sample)
+
+    if interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            florence2.filter(store, [Stops(0.99)])
+    else:
+        florence2.filter(store, [Floor(0.99)])
+    mood.unlink()
+    run(folder, tmp_path / "s", mood)
+    florence2.filter(store, [Floor(0.99)])
+    assert not [region for sample in store.samples() for region in sample.regions]
+    before = store.snapshot()
+    florence2.filter(store, [Floor(0.99)])
+    store.compact()
+    florence2.filter(store, [Floor(0.99)])
+    assert store.snapshot().number == before.number + 1  # nothing new to judge

@@ -221,3 +221,27 @@ def test_folders_that_hold_no_tokenizer_are_refused(tmp_path, own):
         own.id_of("<nothing>")
     with pytest.raises(ValueError, match="surrogate"):
         own.encode("\ud800")
+
+
+@pytest.mark.parametrize("index", [4_000_000_000, 0, 7])
+def test_an_added_token_that_would_get_another_id_than_its_file_says_is_refused(tmp_path, own, index):
+    own.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    row = next(row for row in content["added_tokens"] if row["content"] == "<and>")
+    expected, row["id"] = row["id"], index
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="tokenizer.json: added_tokens: ") as refusal:
+        Tokenizer.load(tmp_path)
+    assert str(index) in str(refusal.value) and "\n" not in str(refusal.value)
+    row["id"] = expected
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert Tokenizer.load(tmp_path).vocab_size == own.vocab_size
+
+
+def test_two_tokens_of_one_id_are_refused(tmp_path, own):
+    own.save(tmp_path / "saved")
+    vocabulary_and_merges(tmp_path / "saved", tmp_path / "there")
+    vocabulary = json.loads((tmp_path / "there" / "vocab.json").read_text())
+    (tmp_path / "there" / "vocab.json").write_text(json.dumps({**vocabulary, "qqqq": vocabulary["a"]}))
+    with pytest.raises(ValueError, match="have the one id"):
+        Tokenizer.load(tmp_path / "there")

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from florence2.codec.tokenizer import IMAGE_TOKEN, Tokenizer
 from florence2.model.checkpoint import open_checkpoint, save_model
 from florence2.predictor import load
 from florence2.predictor.convert import convert
+from tests.engine.test_kill import Counted, killed, spread
 
 LAYOUTS = ("florence2", "microsoft", "transformers")
 
@@ -188,43 +191,52 @@ def test_gradients_through_the_stages_are_those_of_transformers(converted, froze
             assert mass[0] == pytest.approx(mass[1], rel=1e-3, abs=1e-7)
 
 
-def test_a_conversion_killed_anywhere_goes_on_to_the_same_files(folder, tmp_path):
-    convert(folder, tmp_path / "whole", "microsoft")
+def converted_files(folder):
+    """Names -> bytes of a checkpoint, and its tensors: the order of keys in a safetensors file is not always the same."""
+    tensors = load_file(folder / "model.safetensors")
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".safetensors"}, tensors
 
-    def files(folder):
-        tensors = load_file(folder / "model.safetensors")
-        return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".safetensors"}, tensors
 
-    whole, weights = files(tmp_path / "whole")
-    real, steps = os.replace, 0
+def same_files(one, other):
+    (files, tensors), (others, weights) = converted_files(one), converted_files(other)
+    equal = all(torch.equal(tensors[name], weights[name]) for name in weights)
+    return files == others and tensors.keys() == weights.keys() and equal
 
-    def killed_at(step, out):
-        """Stops at a step that puts a file in its place, as a kill would: nothing after it runs."""
-        nonlocal steps
-        steps = 0
 
-        def replace(*args):
-            nonlocal steps
-            steps += 1
-            if steps == step:
-                raise KeyboardInterrupt
-            real(*args)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "replace", replace)
-            convert(folder, out, "microsoft")
-
-    killed_at(0, tmp_path / "counted")
-    for step in sorted({1, 2, steps // 2, steps - 1, steps}):
-        out = tmp_path / f"out{step}"
-        with pytest.raises(KeyboardInterrupt):
-            killed_at(step, out)
-        with pytest.raises(ValueError, match="another kind|files"):
-            convert(folder, out, "florence2") if step > 1 else convert(folder, tmp_path / "whole", "microsoft")
+@pytest.mark.parametrize("point", range(12))
+def test_a_conversion_killed_at_any_step_goes_on_to_the_same_files(folder, converted, tmp_path, point):
+    counted = Counted()
+    with pytest.MonkeyPatch.context() as patch:
+        counted.install(patch)
+        convert(folder, tmp_path / "counted", "microsoft")
+    out = tmp_path / "out"
+    assert killed(lambda: convert(folder, out, "microsoft"), spread(counted.count, 12)[point])
+    if out.exists() and any(out.glob(".converting-*")):
+        with pytest.raises(ValueError, match="interrupted conversion of another kind"):
+            convert(folder, out, "florence2")
+    if point < 11:  # at the last step it had ended
         convert(folder, out, "microsoft")
-        again, tensors = files(out)
-        assert again == whole and tensors.keys() == weights.keys(), step
-        assert all(torch.equal(tensors[name], weights[name]) for name in weights)
+    assert same_files(out, converted / "microsoft") and not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
+def test_a_conversion_killed_at_any_moment_goes_on_to_the_same_files(folder, converted, tmp_path, share):
+    begun = time.monotonic()
+    convert(folder, tmp_path / "timed", "transformers")
+    took = time.monotonic() - begun
+    out = tmp_path / "out"
+    child = os.fork()
+    if not child:
+        try:
+            convert(folder, out, "transformers")
+        finally:
+            os._exit(0)
+    time.sleep(share * took)
+    os.kill(child, signal.SIGKILL)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):  # else it was faster this time
+        if not (out / "config.json").exists() or list(out.glob(".*")):
+            convert(folder, out, "transformers")
+    assert same_files(out, converted / "transformers") and not list(out.glob(".*"))
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json"])

@@ -1,7 +1,6 @@
 """Killed at any step that reaches the disk, a refine run again leaves what one left in peace leaves, to the byte."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from florence2.engine.session import Session
 from florence2.refinement import refine
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, folder_of
-from tests.engine.test_kill import Counted, content
+from tests.engine.test_kill import Counted, content, killed, spread
 from tests.refinement.test_refine import FakeTraining, Learned, Result
 
 POINTS = 12
@@ -65,15 +64,7 @@ def clean(annotated, tmp_path_factory):
 def test_a_killed_refine_run_again_leaves_the_same_store(annotated, clean, tmp_path, point):
     expected, steps = clean
     root = shutil.copytree(annotated, tmp_path / "s")
-    child = os.fork()
-    if not child:
-        try:
-            Counted(1 + (steps - 1) * point // (POINTS - 1)).install(pytest.MonkeyPatch())
-            rounds(root)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 9
+    assert killed(lambda: rounds(root), spread(steps, POINTS)[point])
     rounds(root)
     assert content(root) == content(expected) and students(root) == students(expected)
     assert Store(root).verify() == []

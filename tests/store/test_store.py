@@ -1,5 +1,6 @@
 """The store on disk: what is written comes back, to any reader; earlier states stay as they were."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -170,6 +171,32 @@ def test_samples_by_position_and_limit(tmp_path):
     with pytest.raises(IndexError, match="no sample 7; it has 7"):
         random[7]
     assert list(store.samples(limit=3)) == samples[:3]
+
+
+def test_another_compaction_of_a_snapshot_leaves_the_files_of_the_first(tmp_path):
+    store = florence2.annotate(folder_of(tmp_path, 6), tmp_path / "s", [Boxes()], workers=0, unit=2)
+    first = store.compact(rows=6)
+    florence2.filter(store, [Floor(0.5)])
+    before = {path: path.read_bytes() for path in (store.root / "compact").rglob("*.parquet")}
+    second = store.compact(1, rows=100)
+    assert len(second.of("annotations")) < len(first.of("annotations"))
+    assert {path: path.read_bytes() for path in before} == before and store.verify() == []
+    assert list(store.samples(first.number)) == list(store.samples(second.number))
+    assert store.compact(1, rows=6).fragments == first.fragments  # the same once more is what is there
+
+
+def test_compaction_made_again_writes_what_is_lost_and_nothing_else(tmp_path):
+    store = florence2.annotate(folder_of(tmp_path, 6), tmp_path / "s", [Boxes()], workers=0, unit=2)
+    made = store.compact(rows=6)
+    lost, other = (store.root / fragment.path for fragment in made.of("annotations")[:2])
+    good, times = lost.read_bytes(), other.stat().st_ino
+    lost.write_bytes(good[:-5])
+    store.compact_again(made, made.of("annotations")[:1])
+    assert lost.read_bytes() == good and other.stat().st_ino == times
+    odd = dataclasses.replace(made.of("annotations")[0], sha256="0" * 64)
+    with pytest.raises(ValueError, match="otherwise by this version; compact the store again"):
+        store.compact_again(made, [odd])
+    assert lost.read_bytes() == good
 
 
 @pytest.mark.parametrize("view", ["current", "all"])

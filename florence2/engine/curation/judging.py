@@ -131,6 +131,8 @@ def _round_of(
     for round in ([] if turned or again else [judged]) + [session.newest_round("decisions") + 1]:
         seen = [o for o in live if o.kind != "merge" or o.round < round]  # a round's merging comes after its rules
         reads = inputs_of(seen)
+        if further := session.further_attempts({o.run_id for o in seen}):  # what a retry brought is to be judged, too
+            reads.append(OperatorInput(digest(further), 0))
         made_by = [digest([REOPEN, "1", sorted((r.fingerprint, r.round) for r in reads)])]
         for item in filters:  # a rule's verdicts depend on the rules before it
             made_by.append(fingerprint(item, [*reads, *(OperatorInput(earlier, 0) for earlier in made_by)]))

@@ -83,7 +83,7 @@ class AnnotateTask:
         count = len(self.inputs.unit.samples)
         if (self.start, self.stop) == (0, count):
             return self._put(store, found, config_sha)
-        pieces = store.pieces(self.uid)
+        pieces = store.pieces(pieces_name(self.uid, self.mark))
         pieces.remember(self.start, found)
         whole = pieces.collect(count)
         if whole is None:
@@ -102,6 +102,11 @@ class AnnotateTask:
         )
         fragments = store.put_all([pending.failures_of(*made, failures, about)]) if failures else []
         return fragments + store.put_all([pending.annotations_of(*made, samples, config_sha, about)])
+
+
+def pieces_name(uid: str, mark: Mark | None) -> str:
+    """The name under which parts of a unit's work are kept: what was read before another verdict is another's part."""
+    return f"{uid}@{mark[0]}-{mark[1]}" if mark else uid
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from florence2.engine import current_annotations
-from florence2.engine.execution.annotation import SECONDS, AnnotateTask, Asked
+from florence2.engine.execution.annotation import SECONDS, AnnotateTask, Asked, pieces_name
 from florence2.engine.execution.handout import Pace
 from florence2.engine.execution.jobs import Job, Resources, Runner
 from florence2.engine.execution.options import Progress
@@ -103,25 +103,28 @@ class _Jobs:
     count: Count
     report: AnnotationReport
     asked_again: dict[str, list[str]] = field(default_factory=dict)  # image id -> its answers before
+    undone: dict[str, list[Fragment]] = field(default_factory=dict)  # unit -> answers that an undo took back
 
     def __iter__(self) -> Iterator[Job]:
-        begun = self.session.store.begun_units()
+        begun = defaultdict[str, list[str]](list)  # a unit's work -> what its parts are kept under
+        for name in self.session.store.begun_units():
+            begun[name.partition("@")[0]].append(name)
         left = self.count.total
         runs = [read.run_id for read in self.step.reads]
         spec = self.step.specialist.spec
         now = self.session.last_verdict if runs and not spec.reads_all else None
         before = self.session.of_run(self.step.operator.run_id) if now else {}
         for unit in self.step.due(self.session):
-            lacking, uid, attempt = self._lacking(unit)
-            more = None if lacking else self._more(unit, uid, runs, before.get(unit.uid, ()), now)
+            lacking, uid, attempt = self._lacking(unit, now)
+            earlier = [*before.get(unit.uid, ()), *self.undone.get(unit.uid, ())]
+            more = None if lacking else self._more(unit, uid, runs, earlier, now)
             waiting = lacking or (more.inputs.unit if more else None)
             done = len(unit.samples) - len(waiting.samples) if waiting else len(unit.samples)
             left -= done
             if done:
                 self.count.skip(done)
             if lacking is None:
-                if uid in begun:  # a command was killed between a unit and its pieces
-                    self.session.store.pieces(uid).forget()
+                self._forget(begun[uid])  # a command was killed between a unit and its pieces
                 if more is not None:
                     left -= more.stop
                     yield self._of(more)
@@ -130,7 +133,9 @@ class _Jobs:
                 now = mark_at(self.session.store, pending.path("annotations", self.step.operator, uid))
             inputs = current_annotations.read_by(self.session, lacking, runs, now)
             size = len(lacking.samples)
-            gaps = self.session.store.pieces(uid).gaps(size) if uid in begun else [(0, size)]
+            named = pieces_name(uid, now)
+            self._forget(name for name in begun[uid] if name != named)
+            gaps = self.session.store.pieces(named).gaps(size) if named in begun[uid] else [(0, size)]
             if not gaps:  # all pieces are there: the unit is put together by a job without pictures
                 yield self._job(inputs, uid, attempt, size, size, now)
             held = size - sum(stop - start for start, stop in gaps)
@@ -187,7 +192,11 @@ class _Jobs:
             fresh = {}
         return AnnotateTask(inputs, operator, own, self.max_pixels, 0, size, mark=now, fresh=dict(fresh), later=True)
 
-    def _lacking(self, unit: Unit) -> tuple[Unit | None, str, int]:
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.session.store.pieces(name).forget()
+
+    def _lacking(self, unit: Unit, now: current_annotations.Mark | None) -> tuple[Unit | None, str, int]:
         """The unit with those pictures that are to be asked about now, and the name and number of that attempt.
 
         All of them where the operator has not been over it; else those whose last try failed in passing.
@@ -199,7 +208,7 @@ class _Jobs:
             wanted = self.only is None or not self.only.isdisjoint(paths)
             wanted = wanted and (self.only is not None or any(s.image.id not in unit.gone for s in unit.samples))
             named = session.names(paths[0])
-            failures, annotations = (session.done(path, [unit.uid], operator.run_id) for path in paths)
+            failures, annotations = (self._done(path, unit, now) for path in paths)
             if annotations is None or (failures is None and named):
                 return (unit if wanted else None), uid, number
             failed = {} if failures is None else {f.id: f.reason for f in session.store.failures(failures)}
@@ -212,3 +221,21 @@ class _Jobs:
             number += 1
             unit = dataclasses.replace(unit, samples=again)
             uid = retry_id([s.image.id for s in again], operator.fingerprint, operator.round, number)
+
+    def _done(self, path: str, unit: Unit, now: current_annotations.Mark | None) -> Fragment | None:
+        """The fragment at `path`, if it counts as this operator's work now.
+
+        What a command left that was interrupted, or undone, may have read verdicts before these: it is made anew, or,
+        where a snapshot names it, is an earlier answer.
+        """
+        session = self.session
+        fragment = session.done(path, [unit.uid], self.step.operator.run_id)
+        if fragment is None or self.only is not None or session.names(path) or now is None:
+            return fragment
+        if current_annotations.mark_of(session, fragment) == now:
+            return fragment
+        if session.discard(fragment):
+            return None
+        if fragment.table == "annotations":
+            self.undone.setdefault(unit.uid, []).append(fragment)
+        return fragment

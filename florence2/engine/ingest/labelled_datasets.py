@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.ingest import ingestion
 from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.engine.operator import digest, run_id, unit_id
+from florence2.engine.selectors import ImportSelector
 from florence2.engine.session import Session
 from florence2.formats.lookup import pictures_in
 from florence2.formats.problems import ReadProblems
@@ -91,22 +93,6 @@ class LabelledDataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class NamedSelector:
-    """The pictures of an import."""
-
-    places: frozenset[tuple[str, str]]
-
-    def __call__(self, sample: Sample) -> bool:
-        return (sample.image.uri, sample.image.member) in self.places
-
-    def to_json(self) -> dict[str, str]:
-        try:
-            return {"source": str(os.path.commonpath([uri for uri, _ in self.places]))}
-        except ValueError:  # places of several disks, or of none
-            return {"source": min(os.path.dirname(uri) for uri, _ in self.places)}
-
-
-@dataclasses.dataclass(frozen=True)
 class ImportTask:
     """What a data set says of the pictures of a unit, to be stored: (picture, sample), by the picture's own id."""
 
@@ -145,10 +131,8 @@ class ImportTask:
         return JobOutcome(tuple(fragment for each in found for fragment in store.put_all([each])))
 
 
-def write_import(
-    session: Session, runner: Runner, operator: Operator, given: LabelledDataset
-) -> frozenset[tuple[str, str]]:
-    """Commit each unit's imported rows where they are lacking; returns the places of the pictures that have some."""
+def write_import(session: Session, runner: Runner, operator: Operator, given: LabelledDataset) -> ImportSelector:
+    """Commit each unit's imported rows where they are lacking; returns which pictures these are."""
     by_picture = _by_picture(session, given)
 
     def jobs(count: Count) -> Iterator[Job]:
@@ -166,8 +150,25 @@ def write_import(
             yield Job(uid, len(pairs), ImportTask(unit.uid, pairs, operator, uid))
 
     complete(session, runner, jobs, Resources("import"), Count("importing", len(by_picture)))
-    pictures = (picture for unit in session.all_units() for picture in (*unit.samples, *unit.others))
-    return frozenset((p.image.uri, p.image.member) for p in pictures if p.image.id in by_picture)
+    return _selector(session, operator, given, by_picture)
+
+
+def _selector(
+    session: Session, operator: Operator, given: LabelledDataset, by_picture: Mapping[str, Sample]
+) -> ImportSelector:
+    """The pictures of which an import says something, and copies of these."""
+    place = given.place
+    found: dict[str, dict[str, bool]] = defaultdict(dict)  # of a unit's pictures, whether the import is about each
+    for unit in session.all_units():
+        for picture in (*unit.samples, *unit.others):
+            listed = (picture.image.uri, picture.image.member) in place
+            found[unit.uid][picture.image.id] = listed or picture.image.id in by_picture
+    whole, some = list[str](), list[str]()
+    for uid, pictures in found.items():
+        whole += [uid] if all(pictures.values()) else []
+        some += [] if all(pictures.values()) else [name for name, is_of in pictures.items() if is_of]
+    images = frozenset(name for pictures in found.values() for name, is_of in pictures.items() if is_of)
+    return ImportSelector(operator.run_id, images, tuple(whole), tuple(some))
 
 
 def _by_picture(session: Session, given: LabelledDataset) -> dict[str, Sample]:

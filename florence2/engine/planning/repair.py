@@ -76,9 +76,9 @@ def repair(
     # by the first snapshot that names a fragment: it holds what its maker saw
     for snapshot in (store.snapshot(n) for n in store.snapshots() if n not in lost):
         bad = {f.path: f for f in snapshot.fragments if store.cause_of_damage(f)}
-        if any(fragment.is_compacted for fragment in bad.values()):
+        if compacted := [f for f in bad.values() if f.is_compacted and not f.is_revised]:
             try:
-                store.compact_again(snapshot)
+                store.compact_again(snapshot, compacted)
             except (Missing, Damaged) as error:
                 on_message(str(error)) if on_message else None
         session = _RepairSession(store, snapshot, {path: f.sha256 for path, f in bad.items()})
@@ -147,7 +147,7 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
     elif operator.kind == revision.NAME:
         revision.revise_again(session, operator, facts)
     elif operator.kind == "recomputed":
-        replaced = {run: selector_from_json(fact) for run, fact in facts["replaced"].items()}
+        replaced = {run: selector_from_json(fact, session.all_units) for run, fact in facts["replaced"].items()}
         change = ReplacedRuns(replaced, frozenset(facts["returned"]), facts.get("reads"))
         supersede_units(session, here, operator, change, facts["seq"])
     else:
@@ -224,7 +224,7 @@ def _annotate_again(
     selector = {str(fact): fact for fact in (start.get("takes", facts.get("takes")) for start in facts["starts"])}
     with execution.runner(session.store.root, session.store.restoring) as runner:
         for fact in selector.values():
-            step = Step("", specialist, operator, tuple(reads), selector_from_json(fact))
+            step = Step("", specialist, operator, tuple(reads), selector_from_json(fact, session.all_units))
             run_specialist(session, step, runner, facts["max_pixels"], execution.progress, only=paths)
 
 
