@@ -47,9 +47,9 @@ SPEED := encode_once latency throughput decode vision preprocess
 bench: setup-dev
 	@for name in $(SPEED); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
-# Random pairs of commands started together on one store; PAIRS=20 for a few of them.
+# Random pairs of commands started together on one store; PAIRS=20 for a few of them, SEED=N for others.
 faults: setup-dev
-	$(BIN)/python -m tests.faults $(or $(PAIRS),200)
+	$(BIN)/python -m tests.faults $(or $(PAIRS),200) $(or $(SEED),0)
 
 parity: setup-dev
 	$(BIN)/python -m pytest tests/parity
