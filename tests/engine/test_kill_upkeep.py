@@ -1,4 +1,4 @@
-"""verify --repair, undo and relocate, killed at any step that reaches the disk and run again, end as when left in peace."""
+"""Upkeep killed at any step that reaches the disk, and run again, ends as when left in peace."""
 
 import shutil
 

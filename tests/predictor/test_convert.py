@@ -192,7 +192,7 @@ def test_gradients_through_the_stages_are_those_of_transformers(converted, froze
 
 
 def converted_files(folder):
-    """Names -> bytes of a checkpoint, and its tensors: the order of keys in a safetensors file is not always the same."""
+    """Names -> bytes of a checkpoint, and its tensors."""
     tensors = load_file(folder / "model.safetensors")
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".safetensors"}, tensors
 
