@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from PIL import Image
 
 from florence2 import pixels
 from florence2.pixels import BadImage
-from tests.shared import shared
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -223,8 +223,18 @@ def test_resize_crop_encode(gradient):
 
 
 def test_real_photos_load():
-    files = sorted(shared("data/photos").glob("*.jpg"))
-    assert files
+    """Those in scikit-image's wheel: grey, RGB, RGBA, PNG, JPEG, GIF, TIFF of several pages."""
+    import skimage.data
+
+    folder = Path(skimage.data.__file__).parent
+    files = sorted(file for suffix in ("png", "jpg", "gif", "tif") for file in folder.glob(f"*.{suffix}"))
+    assert len(files) > 20
+    strange = folder / "multipage_rgb.tif"  # colours as pages, which Pillow does not open
+    with pytest.raises(BadImage, match="multipage_rgb.tif"):
+        pixels.load(strange)
     for file in files:
+        if file == strange:
+            continue
         width, height = pixels.read_size(file)
-        assert pixels.load(file).shape == (height, width, 3)
+        found = pixels.load(file)
+        assert found.shape == (height, width, 3) and found.dtype == np.uint8 and found.std() > 1, file.name

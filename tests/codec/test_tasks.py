@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from florence2.codec import answers
 from florence2.codec import tasks as table
-from florence2.codec.tasks import QUESTIONS, TASKS, Task, ask_of, prompt_text, task_of
+from florence2.codec.tasks import QUESTIONS, TASKS, ask_of, prompt_text, task_of
 from florence2.codec.truths import reading_order
 from florence2.records import Ask, Coverage, Decision, Grounding, ImageRef, Parsed, Region, Sample, Source, Text
 
@@ -323,4 +323,4 @@ def test_the_table_is_the_official_one():
     assert len(TASKS) == 15 and list(QUESTIONS) == ["<DocVQA>", "<VQA>"]
     for token, task in {**TASKS, **QUESTIONS}.items():
         assert table.checked(task) == task and task.token == token
-    assert isinstance(task_of(TASKS["<OD>"]), Task)
+    assert task_of(TASKS["<OD>"]) is TASKS["<OD>"] is task_of("OD") is task_of("<OD>")

@@ -4,6 +4,8 @@ import json
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import florence2
 from florence2.engine.execution.handout import PIECE_S, Pace
@@ -32,7 +34,15 @@ def test_pieces_fit_the_work(pace, batch, workers, in_unit, in_all, expected):
     if pace is not None:
         handout.learn(pace * 10, 10)
     assert handout.piece(in_unit, in_all) == expected
-    assert pace is None or expected * pace <= max(PIECE_S, pace * batch)
+
+
+@given(st.floats(1e-4, 1e3), st.integers(1, 64), st.integers(1, 8), st.integers(1, 4096), st.integers(0, 10**6))
+def test_a_piece_is_of_whole_batches_and_takes_half_a_minute_at_most(pace, batch, workers, in_unit, behind):
+    handout = Pace(batch, workers)
+    handout.learn(pace * 10, 10)
+    piece = handout.piece(in_unit, in_unit + behind)
+    assert 1 <= piece <= in_unit and (piece == in_unit or piece % batch == 0)
+    assert piece * pace <= max(PIECE_S, pace * batch) * (1 + 1e-9)
 
 
 def test_what_is_remembered_comes_back_as_it_was(tmp_path):

@@ -11,9 +11,13 @@ from pycocotools.cocoeval import COCOeval
 
 from florence2.cli import main
 from florence2.metrics.coco_ap import KEYS
+from tests.drawn_sets import coco_open, nuts
 from tests.shared import shared
 
-SETS = {"nuts": "data/nuts/trainval.json", "coco": "data/coco_open/dev/instances_val2017.json"}
+SETS = {  # folder, as in the optional test data -> its file, and the maker of a drawn set in its layout (with crowds)
+    "nuts": ("trainval.json", nuts),
+    "coco_open/dev": ("instances_val2017.json", coco_open),
+}
 
 
 def made_up(data, seed, scores):
@@ -39,17 +43,15 @@ def made_up(data, seed, scores):
     return results, lines
 
 
-@pytest.mark.parametrize("scores", ["given", "tied", "absent"])
-@pytest.mark.parametrize("name", SETS)
-def test_scores_equal_pycocotools_on_the_sets_own_file(tmp_path, capsys, name, scores):
-    file = shared(SETS[name])
+def equal_to_pycocotools(file, folder, scores):
+    """Ours of a predictions file against theirs of the same detections on the same annotations; the metrics."""
     data = json.loads(file.read_text())
     results, lines = made_up(data, 1, scores)
-    (tmp_path / "theirs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    out = tmp_path / "out"
-    command = ["evaluate", "--predictions", str(tmp_path / "theirs.jsonl"), "--data", str(file), "--task", "OD"]
-    assert main([*command, "--out", str(out), "--resamples", "3"]) == 0
-    ours = json.loads((out / "scores.json").read_text())["metrics"]
+    folder.mkdir()
+    (folder / "theirs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["evaluate", "--predictions", str(folder / "theirs.jsonl"), "--data", str(file), "--task", "OD"]
+    assert main([*command, "--out", str(folder / "out"), "--resamples", "3"]) == 0
+    ours = json.loads((folder / "out" / "scores.json").read_text())["metrics"]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(file))
         evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
@@ -57,13 +59,30 @@ def test_scores_equal_pycocotools_on_the_sets_own_file(tmp_path, capsys, name, s
         evaluation.accumulate()
         evaluation.summarize()
     assert {key: ours[key] for key in KEYS} == pytest.approx(dict(zip(KEYS, evaluation.stats)), abs=1e-9)
+    assert 0.1 < ours["AP"] < 0.9 and ours["AP50"] < 1
+    return ours
+
+
+@pytest.mark.parametrize("scores", ["given", "tied", "absent"])
+@pytest.mark.parametrize("name", SETS)
+def test_scores_equal_pycocotools_on_the_sets_own_file(tmp_path, capsys, name, scores):
+    file, make = SETS[name]
+    make(tmp_path / "set")
+    equal_to_pycocotools(tmp_path / "set" / file, tmp_path / "run", scores)
     assert "AP *" in capsys.readouterr().out
+
+
+def test_scores_equal_pycocotools_on_real_sets(tmp_path):
+    for name, (file, _) in SETS.items():
+        for scores in ("given", "tied", "absent"):
+            equal_to_pycocotools(shared(f"data/{name}") / file, tmp_path / f"{file}-{scores}", scores)
 
 
 def test_wrong_use_and_bad_files_exit_with_their_codes(tmp_path, capsys):
     assert main(["evaluate", "--model", "nano"]) == 2
     assert capsys.readouterr().err.startswith("florence2 evaluate: expected --data, --out, --task; see")
-    file = shared(SETS["nuts"])
+    nuts(tmp_path / "set")
+    file = tmp_path / "set" / "trainval.json"
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"id": "1", "image": "0.jpg", "ask": {"task": "OD"}, "answer": {"regions": [{"score": NaN}]}}\n')
     command = ["evaluate", "--predictions", str(bad), "--data", str(file), "--task", "OD", "--out", str(tmp_path / "o")]

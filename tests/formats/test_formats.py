@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from florence2 import geometry, pixels, sources
 from florence2.formats import coco, jsonl, labelstudio, ocr_datasets, voc, yolo
 from florence2.records import Coverage, Grounding, ImageRef, Region, Rle, Sample, Source, Text
+from tests.drawn_sets import SETS, coco_open, nuts
 from tests.shared import shared
 
 WIDTH, HEIGHT = 64, 48
@@ -328,36 +329,68 @@ def test_sroie_icdar_and_docvqa(tmp_path):
         list(ocr_datasets.read_icdar(tmp_path))
 
 
-# ---- the development sets
+# ---- published sets: drawn ones in their layouts, and the real ones where the optional data is
 
-COUNTS = {  # folder -> format, samples, regions, texts
-    "bccd/BCCD": ("voc", 292, 3943, 0),
-    "cards/train": ("voc", 90, 152, 0),
-    "nuts": ("coco", 18, 165, 0),
-    "coco_open/dev": ("coco", 98, 760, 395),
-    "sroie/dev": ("sroie", 70, 3071, 280),
-    "icdar2015/dev": ("icdar", 75, 861, 0),
+
+@pytest.mark.parametrize("folder", SETS)
+def test_sets_as_they_are_published_are_read_to_the_last_box(tmp_path, folder):
+    format, make = SETS[folder]
+    drawn = make(tmp_path / "set")
+    assert sources.format_of(tmp_path / "set") == format
+    found = sorted(sources.open(tmp_path / "set"), key=lambda s: (len(s.image.id), s.image.id))
+    assert len(found) == len({s.id for s in found}) == len(drawn) >= 6
+    for sample, truth in zip(found, drawn):
+        regions = [r for r in sample.regions if r.mask is None]
+        assert sample.image.size_wh == truth.image.size_wh == sources.pixels(sample.image).shape[1::-1]
+        assert len(regions) == len(truth.regions) > 1
+        for ours, own in zip(regions, truth.regions):
+            if format in ("sroie", "icdar"):
+                assert ours.kind == "text" and ours.quad == tuple(map(round, own.quad))
+                assert (ours.label, ours.ignore) == (("###", True) if ours.ignore else (own.label, False))
+            else:
+                near = {"coco": pytest.approx(own.box), "voc": pytest.approx(own.box, abs=1)}[format]
+                assert ours.label == own.label and ours.box == near and not ours.ignore
+            assert ours.polygons == (tuple(map(pytest.approx, own.polygons)) if format == "coco" else ())
+        assert [r.ignore for r in regions].count(True) == (format == "icdar")
+        fields = {t.question: t.text for t in sample.texts}
+        if format == "sroie":
+            assert (
+                list(fields) == ["company", "date", "address", "total"] and fields["company"] == truth.regions[0].label
+            )
+        else:
+            said = [t.text for t in truth.texts[:2]] if folder == "coco_open/dev" else []
+            assert [t.text for t in sample.texts] == said
+
+
+COUNTS = {  # folder -> samples, regions, texts
+    "bccd/BCCD": (292, 3943, 0),
+    "cards/train": (90, 152, 0),
+    "nuts": (18, 165, 0),
+    "coco_open/dev": (98, 760, 395),
+    "sroie/dev": (70, 3071, 280),
+    "icdar2015/dev": (75, 861, 0),
 }
 
 
-@pytest.mark.parametrize("folder", COUNTS)
-def test_real_sets_are_told_and_read(folder):
-    path = shared(f"data/{folder}")
-    format, count, regions, texts = COUNTS[folder]
-    assert sources.format_of(path) == format
-    found = list(sources.open(path))
-    assert len(found) == len({s.id for s in found}) == count
-    assert (sum(len(s.regions) for s in found), sum(len(s.texts) for s in found)) == (regions, texts)
-    assert all(s.image.width and s.image.height for s in found)
-    assert sources.pixels(found[0].image).shape[:2] == found[0].image.size_wh[::-1]
+def test_the_real_sets_are_read():
+    for folder, counts in COUNTS.items():
+        path = shared(f"data/{folder}")
+        assert sources.format_of(path) == SETS[folder][0]
+        found = list(sources.open(path))
+        assert len(found) == len({s.id for s in found})
+        assert (len(found), sum(len(s.regions) for s in found), sum(len(s.texts) for s in found)) == counts, folder
+        assert all(s.image.width and s.image.height for s in found)
+        assert sources.pixels(found[0].image).shape[:2] == found[0].image.size_wh[::-1]
 
 
-@pytest.mark.parametrize("module", [jsonl, coco, voc, yolo, labelstudio])
-def test_a_real_set_survives_each_twin(tmp_path, module):
-    found = list(sources.open(shared("data/nuts")))
-    module.write(found, tmp_path)
-    again = {s.image.id.rpartition("/")[2]: s for s in sources.open(tmp_path)}
-    assert len(again) == len(found)
+TWINS = [jsonl, coco, voc, yolo, labelstudio]
+
+
+def survives(found, module, folder):
+    """Whether a set written in another format and read again holds the same objects."""
+    module.write(found, folder)
+    again = {s.image.id.rpartition("/")[2]: s for s in sources.open(folder)}
+    assert len(again) == len(found) > 10
     for sample in found:
         theirs = again[sample.image.id].regions
         assert sorted(r.label for r in theirs) == sorted(r.label for r in sample.regions)
@@ -365,19 +398,56 @@ def test_a_real_set_survives_each_twin(tmp_path, module):
             ours, back = (
                 sorted(sum(map(geometry.polygon_area, r.polygons)) for r in x) for x in (sample.regions, theirs)
             )
-            assert back == pytest.approx(ours)
+            assert back == pytest.approx(ours) and min(ours) > 0
         else:
             assert sorted(r.box for r in theirs) == sorted(r.box for r in sample.regions)
 
 
-def test_phrase_pairs_beside_coco_are_groundings():
-    found = list(sources.open(shared("data/coco_open/dev")))
+@pytest.mark.parametrize("module", TWINS)
+def test_a_set_survives_each_twin(tmp_path, module):
+    nuts(tmp_path / "set")
+    survives(list(sources.open(tmp_path / "set")), module, tmp_path / "twin")
+
+
+def test_a_real_set_survives_each_twin(tmp_path):
+    found = list(sources.open(shared("data/nuts")))
+    for module in TWINS:
+        survives(found, module, tmp_path / module.__name__)
+
+
+def pairs_of(found):
+    """The (sample, grounding) of a set, each held to its text and its regions."""
     said = [(s, g) for s in found for g in s.groundings]
-    assert len(said) == 157 and len({s.id for s, _ in said}) == 39
     for sample, grounding in said:
         (text,) = (t.text for t in sample.texts if t.id == grounding.text_id)
         assert text[slice(*grounding.spans[0])] == grounding.phrase
-        assert {*grounding.region_ids} <= {r.id for r in sample.regions}
+        assert grounding.region_ids and {*grounding.region_ids} <= {r.id for r in sample.regions}
+    return said
+
+
+def test_phrase_pairs_beside_coco_are_groundings(tmp_path):
+    drawn = coco_open(tmp_path / "set")
+    expected = [
+        (g.phrase, s.id) for s in drawn for g in s.groundings if g.text_id == s.texts[0].id and len(g.spans) == 1
+    ]
+    said = pairs_of(list(sources.open(tmp_path / "set")))
+    assert sorted(g.phrase for _, g in said) == sorted(phrase for phrase, _ in expected) and len(said) > 12
+    assert {s.id for s, _ in said} == {f"{int(name.rpartition('-')[2]) - 300}" for _, name in expected}
+
+
+def test_the_real_set_has_its_pairs_and_crowds():
+    found = list(sources.open(shared("data/coco_open/dev")))
+    said = pairs_of(found)
+    assert len(said) == 157 and len({s.id for s, _ in said}) == 39
+    crowds = [r for s in found for r in s.regions if r.ignore]
+    assert crowds and all(isinstance(r.mask, Rle) and geometry.rle_area(r.mask) > 0 for r in crowds)
+
+
+def test_a_crowd_is_an_ignored_mask(tmp_path):
+    coco_open(tmp_path / "set")
+    crowds = [r for s in coco.read(tmp_path / "set" / "instances_val2017.json") for r in s.regions if r.ignore]
+    assert [geometry.rle_area(r.mask) for r in crowds] == [30 * (15 + n) for n in range(12)]
+    assert [r.box for r in crowds] == [(5, 60, 20 + n, 90) for n in range(12)]
 
 
 def test_a_pair_that_does_not_fit_is_named(tmp_path):
@@ -391,8 +461,3 @@ def test_a_pair_that_does_not_fit_is_named(tmp_path):
     (tmp_path / "pairs.json").write_text(json.dumps({"info": "x", "pairs": [{**pair, "span": [1, 5]}]}))
     with pytest.raises(ValueError, match=r"pairs\[0\]: span \[1, 5\) of caption 5 is not 'a cat'"):
         list(sources.open(tmp_path))
-
-
-def test_a_crowd_is_an_ignored_mask():
-    crowds = [r for s in coco.read(shared("data/coco_open/dev/instances_val2017.json")) for r in s.regions if r.ignore]
-    assert crowds and all(isinstance(r.mask, Rle) and geometry.rle_area(r.mask) > 0 for r in crowds)

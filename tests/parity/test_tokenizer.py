@@ -1,5 +1,6 @@
 """The tokenizer: official ids in order, equal to the real one on strings of every kind, from every folder shape."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -11,8 +12,7 @@ from florence2.codec.answers import encode, parse_ids
 from florence2.codec.grammar import automaton
 from florence2.codec.tasks import ask_of
 from florence2.codec.tokenizer import ADDED_TOKENS, CONTROL_TOKENS, Tokenizer
-from tests.fixtures import bart_tokenizer
-from tests.shared import shared
+from tests.fixtures import bart_tokenizer, florence2_tokenizer
 
 LABELS = {"car": [5901], "wheel": [13630], "wheels": [28884, 2507], "door handle": [11219, 3679]}
 
@@ -43,7 +43,7 @@ def with_added_tokens(folder, target):
 
 
 SHAPES = {
-    "florence2 as it is": lambda target: shutil.copytree(shared("tokenizers/florence2"), target),
+    "florence2 as it is": florence2_tokenizer,
     "bart, fairseq's files": bart_tokenizer,
     "plain tokenizer.json": lambda target: plain_bart(saved(target.parent), target),
     "vocab.json, merges.txt": lambda target: vocabulary_and_merges(saved(target.parent), target),
@@ -58,14 +58,23 @@ def official(request, tmp_path_factory):
     return Tokenizer.load(folder)
 
 
+PUBLISHED = "bf75eaa4f2f3ce95aa52e6297f741e5e8a6c1689e74b43e63bf2a390b85ba5db"  # sha256 of the published file's content
+
+
 @pytest.fixture(scope="module")
-def real():
-    """The real file, opened by the library alone."""
+def real(tmp_path_factory):
+    """The published file, opened by the library alone."""
     import tokenizers
 
-    backend = tokenizers.Tokenizer.from_file(str(shared("tokenizers/florence2/tokenizer.json")))
+    file = florence2_tokenizer(tmp_path_factory.mktemp("real")) / "tokenizer.json"
+    backend = tokenizers.Tokenizer.from_file(str(file))
     backend.no_padding()
     return backend
+
+
+def test_the_published_file_is_put_together_to_the_last_key(tmp_path):
+    content = json.loads((florence2_tokenizer(tmp_path) / "tokenizer.json").read_text(encoding="utf-8"))
+    assert hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest() == PUBLISHED
 
 
 def test_the_official_ids_in_order(official):
@@ -171,7 +180,7 @@ def test_a_fine_tune_s_extra_tokens_come_before_the_image(tmp_path, real):
     assert Tokenizer.load(tmp_path / "native").id_of("<image>") == 51290
 
 
-# ---- without the optional data
+# ---- a vocabulary of its own
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import math
 import threading
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -327,7 +328,7 @@ def test_labels_hold_the_answer_to_a_closed_set(tiny, pictures):
 ARRAYS = {
     "numpy": lambda values: np.array(values, "float32" if isinstance(values[0], int) else None),
     "torch": lambda values: torch.tensor(values) if isinstance(values[0], int) else values,
-    "pandas": lambda values: pytest.importorskip("pandas").Series(values),
+    "pandas": lambda values: pandas.Series(values),
     "generator": lambda values: (value for value in values),
 }
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from florence2.pixels import BadImage
 from florence2.records import ImageRef, Sample
 from florence2.sources import tables
 from florence2.store import Store
+from tests.drawn_sets import SETS
 from tests.shared import shared
 
 
@@ -36,17 +38,24 @@ def test_a_sets_own_lists_come_first():
     assert sources.in_split(sample, sources.split_of("a.jpg"))
 
 
-def test_bccd_is_split_by_its_lists():
-    root = shared("data/bccd/BCCD")
-    lists = {name: set((root / f"ImageSets/Main/{name}.txt").read_text().split()) for name in ("train", "val")}
-    for split, name in (("train", "train"), ("test", "val")):
-        assert {s.id for s in sources.open(root, split=split)} == lists[name]
+def parts_of(folder, root):
+    """The names in the train and the test part of a set; BCCD has lists of its own."""
+    parts = [{s.image.id for s in sources.open(root, split=part)} for part in ("train", "test")]
+    assert parts[0] and parts[1] and not parts[0] & parts[1], folder
+    if folder == "bccd/BCCD":
+        lists = [set((root / f"ImageSets/Main/{name}.txt").read_text().split()) for name in ("train", "val")]
+        assert [{Path(name).stem for name in part} for part in parts] == lists
 
 
-def test_parts_never_share_a_picture():
-    for folder in ("nuts", "cards/train", "sroie/dev", "icdar2015/dev", "coco_open/dev"):
-        parts = [{s.image.id for s in sources.open(shared(f"data/{folder}"), split=p)} for p in ("train", "test")]
-        assert parts[0] and parts[1] and not parts[0] & parts[1]
+@pytest.mark.parametrize("folder", SETS)
+def test_parts_never_share_a_picture(tmp_path, folder):
+    SETS[folder][1](tmp_path / "set")
+    parts_of(folder, tmp_path / "set")
+
+
+def test_parts_of_the_real_sets_never_share_a_picture():
+    for folder in SETS:
+        parts_of(folder, shared(f"data/{folder}"))
 
 
 def test_scenes_are_a_source():

@@ -11,6 +11,7 @@ from florence2.engine.specialists.decoders import decoder_of
 from florence2.engine.specialists.onnx import prepare
 from florence2.records import ImageRef, Sample
 from tests.shared import shared
+from tests.specialists import drawn_onnx
 
 CARD = {
     "name": "tiny",
@@ -149,14 +150,88 @@ def test_own_decoder(tmp_path):
     assert decode(tmp_path, {}, decode="mine.py:half")[1:] == ([0.5], [1])
 
 
-def detect(tmp_path, image, **fields):
+def regions_of(tmp_path, image, **fields):
     path = tmp_path / "card.yaml"
     path.write_text(yaml.safe_dump(fields))
     detector = specialists.open(str(path))
     detector.setup("cpu")
     sample = Sample("p", ImageRef("p", width=image.shape[1], height=image.shape[0]))
     (result,) = detector.annotate([sample], [image])
-    return {(r.label, tuple(round(v) for v in r.box)): r.score for r in result.regions}
+    return result.regions
+
+
+def detect(tmp_path, image, **fields):
+    return {(r.label, tuple(round(v) for v in r.box)): r.score for r in regions_of(tmp_path, image, **fields)}
+
+
+COLOURS = {"blue": (1, 0, 0), "green": (0, 1, 0), "red": (0, 0, 1)}  # BGR
+
+
+@pytest.mark.parametrize("nms", [0.45, 0.7])
+def test_from_the_picture_through_a_model_and_back(tmp_path, nms):
+    """YOLOX's layout: cells of 8, 16, 32 find blue, red, green where it fills them, and call it three cells wide.
+
+    The picture of 128 x 96 lies at half its size in an input of 64 x 64, its last quarter padding.
+    """
+    heads = {}
+    for stride, colour in {8: "blue", 16: "red", 32: "green"}.items():
+        own = (2 * np.array(COLOURS[colour]) - 1) / 16  # its channel without the others: 16 where pure, below 0 on grey
+        classes = (2 * np.array(list(COLOURS.values())) - 1) / 16
+        places = np.zeros((4, 3)), [0.5, 0.5, np.log(3), np.log(3)], False
+        heads[stride] = {"places": places, "object": ([own], [-8], True), "classes": (classes, [-8] * 3, True)}
+    model = drawn_onnx.write(tmp_path / "squares.onnx", (64, 64), heads, joined="rows")
+    image = np.full((96, 128, 3), 120, np.uint8)
+    image[16:32, 16:32] = (0, 0, 255)  # the cell (1, 1) of stride 8
+    image[:64, 64:] = (0, 255, 0)  # (1, 0) of stride 32
+    image[64:, :56] = (255, 0, 0)  # (0, 2) of stride 16, and three quarters of (1, 2)
+    found = detect(
+        tmp_path,
+        image,
+        model=str(model),
+        classes=list(COLOURS),
+        input={"size": [64, 64], "channels": "bgr", "letterbox": "top-left", "pad": 114},
+        output={"decode": "yolox", "strides": [8, 16, 32]},
+        score=0.5,
+        nms=nms,
+    )
+    expected = {("blue", (0, 0, 48, 48)), ("green", (0, 0, 128, 96)), ("red", (0, 32, 64, 96))}
+    assert set(found) == (expected | {("red", (0, 32, 96, 96))} if nms > 0.67 else expected)  # 64 of its 96 columns
+    assert all(found[key] == pytest.approx(0.999, abs=0.001) for key in expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_yunet_s_layout_is_read_as_opencv_reads_it(tmp_path, seed):
+    """A model that says something else of each cell; no box is suppressed, since OpenCV compares whole pixels."""
+    import cv2
+
+    draw = np.random.default_rng(seed)
+    heads = {
+        stride: {
+            "cls": (draw.normal(0, 0.02, (1, 3)), [0.5], True),
+            "obj": (draw.normal(0, 0.02, (1, 3)), [0.5], True),
+            "bbox": (draw.normal(0, 0.003, (4, 3)), [0.5, 0.5, 0.2, 0.2], False),
+            "kps": (np.zeros((10, 3)), np.zeros(10), False),
+        }
+        for stride in (8, 16, 32)
+    }
+    model = drawn_onnx.write(tmp_path / "faces.onnx", (96, 64), heads)
+    image = np.kron(draw.integers(0, 256, (8, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+    theirs = cv2.FaceDetectorYN.create(str(model), "", (96, 64), 0.6, 1.0).detect(image[..., ::-1])[1]
+    found = regions_of(
+        tmp_path,
+        image,
+        model=str(model),
+        classes=["face"],
+        input={"size": [96, 64], "channels": "bgr"},
+        output={"decode": "yunet"},
+        score=0.6,
+        nms=1.0,
+    )
+    corners = np.concatenate([theirs[:, :2], theirs[:, :2] + theirs[:, 2:4]], axis=1).clip(0, [96, 64, 96, 64])
+    inside = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+    expected = [[*box, score] for box, score in zip(corners[inside].tolist(), theirs[inside, 14].tolist())]
+    assert len(expected) > 10
+    assert np.allclose(sorted([*r.box, r.score] for r in found), sorted(expected), atol=1e-3)
 
 
 def test_yolox_finds_the_dog_the_bicycle_and_the_car(tmp_path):
