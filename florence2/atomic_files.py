@@ -45,6 +45,21 @@ def write_atomic(path: str | Path, content: str | bytes, durable: bool = False, 
         temp_path.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
+def check_replaceable(path: str | Path, beginning: bytes, what: str) -> None:
+    """Refuse to write over a file that is not `what`, a file of ours that begins with these bytes in any case.
+
+    Raises FileExistsError; a file that is not there or is empty may be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileExistsError(f"{path}: is a folder; expected the name of a file for {what}")
+    if path.exists():
+        with path.open("rb") as file:
+            found = file.read(len(beginning))
+        if found and found.lower() != beginning.lower():
+            raise FileExistsError(f"{path}: exists and is not {what}; name another file")
+
+
 def sync_folder(folder: Path) -> None:
     """Make the folder's list of names durable, where the file system can."""
     try:

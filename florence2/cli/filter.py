@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from florence2.engine.curation.merging import MergeConfig
     from florence2.store import Store
 
+FITTED = "# fitted by florence2 filter --tune"  # the first line of what --write writes
+
 
 def main(argv: Sequence[str]) -> int:
     """Parse, judge, print the counts."""
@@ -80,10 +82,13 @@ def tune(store: str, labelled: str, rules: str | None, write: str | None, as_jso
     import yaml
 
     from florence2 import sources
+    from florence2.atomic_files import check_replaceable, write_atomic
     from florence2.engine.curation import fitting, tuning
     from florence2.engine.curation.filters.rules import open_chain
     from florence2.store import Store
 
+    if write:
+        check_replaceable(write, FITTED.encode(), "rules that were fitted before")
     chain, truths = open_chain(rules), list(sources.open(labelled))
     samples = list(Store(store).samples(view="all"))
     curves = tuning.tune(samples, truths, chain)
@@ -100,8 +105,7 @@ def tune(store: str, labelled: str, rules: str | None, write: str | None, as_jso
         else:
             print(f"\nfitted rules (--rules FILE.yaml):\n{text}", end="")
     if write and found.changes:
-        with open(write, "w", encoding="utf-8") as file:
-            file.write(text)
+        write_atomic(write, f"{FITTED}\n{text}")
     elif write:
         print(f"{write}: not written, as nothing is suggested", file=sys.stderr)
     return 0

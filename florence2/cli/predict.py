@@ -77,6 +77,8 @@ def main(argv: Sequence[str]) -> int:
     if args.to:
         return _write_captions(args, model, (asks or [Ask(prompt=args.prompt)])[0], options)
     args.images = [path for image in args.images for path in (pictures_in(image) if Path(image).is_dir() else [image])]
+    if args.draw and args.draw.exists() and any(Path(i).exists() and args.draw.samefile(i) for i in args.images):
+        raise FileExistsError(f"--draw: {args.draw} is the picture itself; name another file")
     failed = False
     for image, answers in zip(
         args.images, model.predict_many(args.images, asks or [Ask(prompt=args.prompt)], **options)

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Union
 
-from florence2.atomic_files import write_atomic
+from florence2.atomic_files import check_replaceable, write_atomic
 
 
 class Html(str):
@@ -25,6 +25,7 @@ class Html(str):
 
 Cell = Union[Html, str, int, float, None]
 
+DOCTYPE = "<!doctype html>"
 LONGEST = 120  # letters of a cell of a table
 VOID = ("input",)  # elements that hold nothing
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -46,7 +47,7 @@ def page(title: str, *sections: Section, subtitle: str = "") -> Html:
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     links = join(element("a", section.title, href=f"#{_slug(section.title)}") for section in sections)
     return Html(
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'{DOCTYPE}\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'{element("title", title)}<link rel="icon" href="data:,"><style>{style}</style></head><body>'
@@ -57,11 +58,15 @@ def page(title: str, *sections: Section, subtitle: str = "") -> Html:
     )
 
 
+def check_page(out: str | Path) -> Path:
+    """The path of a page to write; FileExistsError where something else than an earlier page is there."""
+    check_replaceable(out, DOCTYPE.encode(), "a page, such as page.html")
+    return Path(out)
+
+
 def save(document: Html, out: str | Path) -> Path:
     """Write a page whole or not at all."""
-    out = Path(out)
-    if out.is_dir():
-        raise ValueError(f"{out}: is a folder; name the file of the page, such as {out / 'page.html'}")
+    out = check_page(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, document.encode("utf-8", "replace"))
     return out

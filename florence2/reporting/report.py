@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from florence2 import sources
-from florence2.reporting.html_page import page, save
+from florence2.reporting.html_page import check_page, page, save
 from florence2.reporting.picture_cards import Load
 from florence2.reporting.run_sections import run_sections
 from florence2.reporting.stores import store_sections
@@ -22,6 +22,7 @@ def report(
     path = Path(path)
     if pictures < 0:
         raise ValueError(f"pictures {pictures}: expected 0 or more")
+    check_page(out)
     if is_store(path):
         store = Store(path)
         sections = store_sections(store, load, pictures)
