@@ -1,6 +1,6 @@
-"""Small changes of a picture that leave every place and every word about it true: light and contrast only.
+"""Small changes of a picture that leave every place and every word about it true: light and contrast.
 
-[NOT IMPLEMENTED] flips and crops: they move boxes and swap the words left and right.
+What moves places is in moves.py.
 """
 
 from __future__ import annotations

@@ -153,6 +153,16 @@ class TrainConfig:
     """Bins (of 1,000 to a side) by which a location's target is spread as a Gaussian, such as 3 to 6; 0: off."""
     augment: str = "none"
     """none; default: light and contrast."""
+    flip: float = 0.0
+    """Share of pictures, anew each epoch, that are mirrored, left and right in words exchanged; never one with text
+    that is read, or with answered questions."""
+    crop: float = 0.0
+    """Share of pictures, anew each epoch, of which a window is shown, or which are shown on a larger grey ground; never
+    one with answered questions or with words of place and size, never without a part that a caption or a line needs."""
+    crop_scale: tuple[float, float] = (0.6, 1.3)
+    """Least and largest side of the window as a share of the picture's."""
+    crop_keep: float = 0.4
+    """An object of which a window leaves less is dropped from the truth; others are clipped."""
     strategy: str = "full"
     """full; frozen_vision: all but the tower; decoder: the decoder's layers without the tied matrix; lora."""
     freeze_stages: int = 0
@@ -236,6 +246,11 @@ def _check_numbers(config: TrainConfig) -> None:
     for key in (*not_negative, "label_smoothing", "soft_locations", *counts):
         if (getattr(config, key) or 0) < 0:
             raise ValueError(f"{key}: expected at least 0, got {getattr(config, key)}")
+    for key in ("flip", "crop", "crop_keep"):
+        if not 0 <= getattr(config, key) <= 1:
+            raise ValueError(f"{key}: expected 0 to 1, got {getattr(config, key)}")
+    if not 0.1 <= config.crop_scale[0] <= config.crop_scale[1] <= 10:
+        raise ValueError(f"crop_scale: expected [least, largest] within 0.1 to 10, got {list(config.crop_scale)}")
     for key in ("ema", "dropout", "drop_path", "label_smoothing"):
         if (getattr(config, key) or 0) >= 1:
             raise ValueError(f"{key}: expected less than 1, got {getattr(config, key)}")

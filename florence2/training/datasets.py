@@ -28,9 +28,11 @@ from florence2.sources.scenes import PREFIX, parse
 from florence2.sources.splits import fold_of, in_split
 from florence2.training.config import DataSource
 from florence2.training.examples import Example, LeftOut, Limits, TaskMixture, fitted, left_out, sample_tasks, sound
+from florence2.training.moves import Move, MoveSettings, allowed, drawn_move, moved
 from florence2.training.samples import open_samples
 
 CACHE_BYTES = 512 * 2**20
+STILL = MoveSettings()
 
 # pixels at the model's size (None where they are not needed), the truth, its pairs
 Loaded = tuple[Union[np.ndarray, None], Sample, list["Example | LeftOut"]]
@@ -43,6 +45,8 @@ class PlannedPicture:
     name: str
     asks: Sequence[int]
     sample: Sample | None = None
+    move: Move | None = None
+    """Which window of the picture, mirrored or not, the record is of."""
 
 
 class TrainingSource(Protocol):
@@ -62,12 +66,18 @@ class TrainingSource(Protocol):
 
 
 def open_source(
-    source: DataSource, tasks: TaskMixture, size_wh: tuple[int, int], on_error: str = "skip"
+    source: DataSource,
+    tasks: TaskMixture,
+    size_wh: tuple[int, int],
+    on_error: str = "skip",
+    moves: MoveSettings = STILL,
+    letters: bool = False,
 ) -> TrainingSource:
-    """The dataset of a source, pictures brought to `size_wh`."""
+    """The dataset of a source, pictures brought to `size_wh`, moved as often as `moves` says; `letters`: those in the
+    picture are trained on whatever is asked."""
     if source.path.startswith(PREFIX):
-        return SceneSource(source, tasks, size_wh)
-    return SampleSource(source, tasks, size_wh, on_error=on_error)
+        return SceneSource(source, tasks, size_wh, moves, letters)
+    return SampleSource(source, tasks, size_wh, None, on_error, moves, letters)
 
 
 class SampleSource:
@@ -80,8 +90,11 @@ class SampleSource:
         size_wh: tuple[int, int],
         samples: Sequence[Sample] | None = None,
         on_error: str = "skip",
+        moves: MoveSettings = STILL,
+        letters: bool = False,
     ) -> None:
         self.source, self.tasks, self.size_wh = source, tasks, size_wh
+        self.moves, self.letters = moves, letters
         self.pairs = source.pairs
         self.tokenizer: Tokenizer | None = None
         self.limits = Limits(2**31, 2**31)
@@ -90,12 +103,13 @@ class SampleSource:
         self._samples = open_samples(source, self.unread) if samples is None else samples
         self._held_out: Callable[[Sample], bool] | None = None
         self._pixels: OrderedDict[tuple, np.ndarray] = OrderedDict()
+        self._held = 0  # bytes of them
         if not len(self._samples):
             raise ValueError(f"data: {source.path}: holds no sample; check the path")
 
     def __getstate__(self) -> dict[str, Any]:
         """What a process that makes batches needs: it is given the records and reads none."""
-        return {**self.__dict__, "_samples": (), "_held_out": None, "_pixels": OrderedDict()}
+        return {**self.__dict__, "_samples": (), "_held_out": None, "_pixels": OrderedDict(), "_held": 0}
 
     def active(self, epoch: int) -> bool:
         return _within(self.source, epoch)
@@ -130,17 +144,32 @@ class SampleSource:
         if not self.trained(sample):
             return None
         sample, _ = sound(sample, self.tasks)  # what it leaves out was counted when the data were examined
+        sample, move = self._moved(sample, random.Random(f"{seed}:{epoch}:{sample.id}:move"))
         rng = random.Random(f"{seed}:{epoch}:{sample.id}:asks")
         asks: list[int] = []
         for ask, (task, _, _) in enumerate(self.tasks.truths(sample)):
             times = self.source.weight * self.tasks.weights[task.token]
             asks += [ask] * (int(times) + (rng.random() < times % 1))
         rng.shuffle(asks)
-        return PlannedPicture(sample.id, asks, sample)
+        return PlannedPicture(sample.id, asks, sample, move)
+
+    def _moved(self, sample: Sample, rng: random.Random) -> tuple[Sample, Move | None]:
+        """The sample as this epoch shows it, and what was done to it."""
+        if not self.moves.any:
+            return sample, None
+        try:
+            sample = sized(sample)
+        except BadImage:  # reported when it is loaded
+            return sample, None
+        move = drawn_move(sample, allowed(sample, self.tasks, self.letters), self.moves, rng)
+        if move is None:
+            return sample, None
+        there = moved(sample, move, self.moves.keep)
+        return (there, move) if self.tasks.truths(there) else (sample, None)
 
     def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random, seen: bool = True) -> Loaded:
         assert self.tokenizer is not None and planned.sample is not None
-        array = self._picture(planned.sample) if seen else None
+        array = self._picture(planned.sample, planned.move) if seen else None
         sample = sized(planned.sample)
         truths = self.tasks.truths(sample)
         table = self.tasks.table
@@ -150,26 +179,39 @@ class SampleSource:
         found = [self._samples[number] for number in range(min(most, len(self._samples)))]
         return [sized(sample) for sample in found if self.trained(sample)]
 
-    def _picture(self, sample: Sample) -> np.ndarray:
+    def _picture(self, sample: Sample, move: Move | None) -> np.ndarray:
+        """The picture, or a window of it, at the model's size."""
         image = sample.image
-        key = (image.uri, image.member, image.offset, image.frame)
-        if key in self._pixels:
-            self._pixels.move_to_end(key)
-            return self._pixels[key]
-        array = sources.pixels(image)
-        same_size(sample, (array.shape[1], array.shape[0]))
-        if (array.shape[1], array.shape[0]) != self.size_wh:
-            array = loader.resize(array, self.size_wh)
-        self._pixels[key] = array
-        if len(self._pixels) * array.nbytes > CACHE_BYTES:
-            self._pixels.popitem(last=False)
-        return array
+        whole = move is not None and move.window != (0, 0, *move.size_wh)  # a window is cut before it is made smaller
+        key = (image.uri, image.member, image.offset, image.frame, whole)
+        array = self._pixels.get(key)
+        if array is None:
+            array = sources.pixels(image)
+            stated = sample if move is None else with_size(sample, move.size_wh)
+            same_size(stated, (array.shape[1], array.shape[0]))
+            array = array if whole else resized(array, self.size_wh)
+            self._pixels[key] = array
+            self._held += array.nbytes
+            while self._held > CACHE_BYTES and len(self._pixels) > 1:
+                self._held -= self._pixels.popitem(last=False)[1].nbytes
+        self._pixels.move_to_end(key)
+        if move is not None and whole:
+            return resized(move.pixels(array), self.size_wh)
+        return np.ascontiguousarray(array[:, ::-1]) if move is not None else array
 
 
 class SceneSource:
     """`scenes:count=20000,seed=0,objects=1-3`: so many new scenes an epoch, `pairs` asks each, tasks by weight."""
 
-    def __init__(self, source: DataSource, tasks: TaskMixture, size_wh: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        source: DataSource,
+        tasks: TaskMixture,
+        size_wh: tuple[int, int],
+        moves: MoveSettings = STILL,
+        letters: bool = False,
+    ) -> None:
+        self.moves, self.letters = moves, letters
         options = parse(source.path)
         self._count, self.first = options.pop("count", 10000), options.pop("seed", 0)
         if options.pop("pages", False):
@@ -193,6 +235,10 @@ class SceneSource:
     def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random, seen: bool = True) -> Loaded:
         assert self.tokenizer is not None
         array, sample = self._draw(int(planned.name.removeprefix("scene-")))
+        if self.moves.any:
+            move = drawn_move(sample, allowed(sample, self.tasks, self.letters), self.moves, rng)
+            if move is not None:
+                array, sample = resized(move.pixels(array), self.options["size"]), moved(sample, move, self.moves.keep)
         truths = sample_tasks(sample, self.tasks, self.pairs, rng)
         chosen = [truths[ask] for ask in asks if ask < len(truths)]
         if (array.shape[1], array.shape[0]) != self.size_wh:  # the source names a size of its own
@@ -220,13 +266,23 @@ def unreadable(sample: Sample, error: BadImage, pairs: int) -> LeftOut:
     return left_out(error.reason, sample, str(error), pairs=pairs)
 
 
+def resized(array: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """A picture at a size, itself where it has it."""
+    return array if (array.shape[1], array.shape[0]) == size_wh else loader.resize(array, size_wh)
+
+
+def with_size(sample: Sample, size_wh: tuple[int, int]) -> Sample:
+    """The sample with another size of its picture stated."""
+    width, height = size_wh
+    return dataclasses.replace(sample, image=dataclasses.replace(sample.image, width=width, height=height))
+
+
 def sized(sample: Sample) -> Sample:
     """The sample with its picture's size, read from the file where the record does not hold it."""
     image = sample.image
     if image.width and image.height:
         return sample
-    width, height = loader.read_size(files.plain_path(image) or files.read_bytes(image), files.name_of(image))
-    return dataclasses.replace(sample, image=dataclasses.replace(image, width=width, height=height))
+    return with_size(sample, loader.read_size(files.plain_path(image) or files.read_bytes(image), files.name_of(image)))
 
 
 def same_size(sample: Sample, size_wh: tuple[int, int]) -> None:

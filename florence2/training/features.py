@@ -43,7 +43,8 @@ class FrozenVision:
     def encode(self, pictures: Tensor) -> Tensor:
         """Of (B, H, W, 3) uint8 pictures what is frozen: the map (B, h, w, c), or with the projector (B, N, C).
 
-        On a CPU one after the other, which costs nothing there, so that a picture's numbers do not depend on its batch.
+        On a CPU one after the other, so that a picture's numbers do not depend on its batch. At base that costs
+        nothing; the tower of nano takes 1.4 times as long.
         """
         with torch.no_grad(), sdpa_kernel(KERNELS):
             alone = self.model.device.type == "cpu"

@@ -28,6 +28,7 @@ from florence2.training.examine import Examination, examine
 from florence2.training.examples import Limits, TaskMixture
 from florence2.training.features import FeatureCache, FrozenVision
 from florence2.training.loss import TokenLoss
+from florence2.training.moves import MoveSettings
 from florence2.training.order import Cursor, PairOrder, PlannedBatch
 from florence2.training.ranks import Ranks, device_of
 from florence2.training.run_folder import remembered_of
@@ -150,8 +151,10 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     tasks: dict[str, Task] = {**TASKS, **QUESTIONS, **REGISTERED}
     if start is not None:
         tasks |= start.found.tasks()
+    moves = MoveSettings(config.flip, config.crop, config.crop_scale, config.crop_keep)
     sources = [
-        open_source(source, mixture(source, tasks), shape.image_size_wh, config.on_error) for source in config.data
+        open_source(source, mixture(source, tasks), shape.image_size_wh, config.on_error, moves, bool(config.dense))
+        for source in config.data
     ]
     held_out = held_out_of(config, sources, remembered_of(resumed) if resumed else None)
     validation = validation_of(config, sources, held_out, tasks, shape)
@@ -216,8 +219,9 @@ def features_of(
     if config.dense:
         raise ValueError("cache_features: dense trains on the tower's map; leave out one of the two")
     pictures = sum(source.count(0) for source in sources if isinstance(source, SampleSource))
-    if config.augment != "none" or not pictures:
-        why = f"augment: {config.augment} changes every picture" if pictures else "scenes are drawn anew"
+    changes = [key for key in ("augment", "flip", "crop") if getattr(config, key) not in ("none", 0)]
+    if changes or not pictures:
+        why = f"{' and '.join(changes)} change pictures" if pictures else "scenes are drawn anew"
         notes.append(f"cache_features: off: {why} each epoch")
         return None
     kind = torch.bfloat16 if config.cache_dtype == "bf16" else torch.float32
