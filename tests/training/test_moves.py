@@ -45,6 +45,19 @@ def drawn(region, size_wh):
     return np.logical_or.reduce([inside(part, size_wh) for part in region.polygons])
 
 
+def nudged(sample):
+    """The sample with every place a little to the side, so that no pixel's middle lies on an outline."""
+
+    def places(values):
+        return tuple(value + 0.013 for value in values)
+
+    regions = [
+        replace(r, box=places(r.box), polygons=tuple(map(places, r.polygons)), quad=places(r.quad))
+        for r in sample.regions
+    ]
+    return replace(sample, regions=tuple(regions))
+
+
 @st.composite
 def moves(draw):
     width, height = draw(st.integers(40, 180)), draw(st.integers(40, 180))
@@ -55,7 +68,7 @@ def moves(draw):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), moves(), st.sampled_from(["outline", "box", "mask"]))
 def test_draw_then_move_equals_move_then_draw(seed, move, kind):
-    _, sample = scenes.draw(seed, objects=(1, 5))
+    sample = nudged(scenes.draw(seed, objects=(1, 5))[1])
     if kind == "box":
         sample = replace(sample, regions=tuple(replace(r, polygons=(), quad=()) for r in sample.regions))
     if kind == "mask":
@@ -73,7 +86,7 @@ def test_draw_then_move_equals_move_then_draw(seed, move, kind):
             expected = move.pixels(geometry.decode_rle(before[region.id].mask))
             assert (found == expected).all()
         elif region.kind == "object":
-            assert (found != expected).sum() <= 2  # a pixel's middle on the outline itself
+            assert (found == expected).all()
         rows, columns = np.nonzero(expected)
         x1, y1, x2, y2 = region.box
         assert x1 <= columns.min() + 1 and x2 >= columns.max() and y1 <= rows.min() + 1 and y2 >= rows.max()
