@@ -103,7 +103,8 @@ def test_exactly_the_objects_that_a_window_cuts_away_are_dropped(seed, move, kee
     for region in sample.regions:
         a, b, c, d = region.box
         left = max(0, min(c, x2) - max(a, x1)) * max(0, min(d, y2) - max(b, y1)) / ((c - a) * (d - b))
-        if left >= (1 if region.kind == "text" else keep):
+        outline = not region.polygons or any(clipped(part, move.window) for part in region.polygons)
+        if left >= (1 if region.kind == "text" else keep) and outline:
             kept.add(region.id)
     assert {region.id for region in there.regions} == kept
     assert all(set(g.region_ids) <= kept for g in there.groundings)
