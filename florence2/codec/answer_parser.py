@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from florence2.codec import truths as rules
+from florence2 import geometry
 from florence2.codec.locations import bin_widths, dequantize, quantize
 from florence2.codec.segments import (
     Mark,
@@ -83,14 +83,14 @@ def read(placed: Iterable[PlacedSegment], task: Task, size_wh: Size, ask: Ask | 
 
 def box_at(bins: Sequence[int], size_wh: Size) -> Box:
     """Four bins as a box in pixels, corners in order."""
-    return rules.ordered(dequantize(bins, size_wh))
+    return geometry.ordered(dequantize(bins, size_wh))
 
 
 def asked_box(ask: Ask, size_wh: Size) -> Box | None:
     """The box of the region asked for, as locations say it."""
     if not ask.region:
         return None
-    box = ask.region if len(ask.region) == 4 else rules.bounds(ask.region)
+    box = ask.region if len(ask.region) == 4 else geometry.polygon_box(ask.region)
     return box_at(quantize(box, size_wh), size_wh)
 
 
@@ -103,7 +103,9 @@ def text_region(task: Task, text: str, box: Box | None) -> Region:
 
 def polygon_region(label: str, polygons: tuple[Polygon, ...]) -> Region:
     """A region of polygons, with the box around them."""
-    return Region(box=rules.bounds([value for part in polygons for value in part]), label=label, polygons=polygons)
+    return Region(
+        box=geometry.polygon_box(*polygons), label=label, polygons=polygons
+    )
 
 
 class PhraseLocator:
@@ -144,7 +146,7 @@ def _read_quads(state: ParseState, found: list[TextGroup]) -> None:
             continue
         for bins, at in quads:
             quad = dequantize(bins, state.size_wh)
-            state.place(Region(kind="text", label=text, quad=quad, box=rules.bounds(quad)), group.text_at, at)
+            state.place(Region(kind="text", label=text, quad=quad, box=geometry.polygon_box(quad)), group.text_at, at)
 
 
 def _read_labelled(state: ParseState, found: list[TextGroup]) -> None:

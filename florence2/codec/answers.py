@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from florence2.codec import truths as rules
+from florence2 import geometry
 from florence2.codec.answer_parser import (
     BLANKS,
     ItemSpan,
@@ -27,6 +27,7 @@ from florence2.codec.answer_parser import (
     text_region,
 )
 from florence2.codec.locations import dequantize, location, quantize
+from florence2.codec.places import polygons_of
 from florence2.codec.segments import TOKENS, Letters, Segment, Special, segments_of_ids, segments_of_text
 from florence2.codec.tasks import Task, task_of
 from florence2.codec.tokenizer import Tokenizer
@@ -107,11 +108,11 @@ def _canonical_text(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Pars
 def _canonical_quads(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) -> Parsed:
     out = []
     for region in parsed.regions:
-        corners = rules.quad_of(region)
+        corners = geometry.region_quad(region)
         if len(corners) != 8:
             raise ValueError(f"{task.name}: region {region.id!r}: expected a quad of 8 numbers, got {corners!r:.80}")
         quad = dequantize(quantize(corners, size_wh), size_wh)
-        out.append(Region(kind="text", label=_label(task, region), quad=quad, box=rules.bounds(quad)))
+        out.append(Region(kind="text", label=_label(task, region), quad=quad, box=geometry.polygon_box(quad)))
     return _numbered(out)
 
 
@@ -173,7 +174,7 @@ def _canonical_region_text(parsed: Parsed, task: Task, size_wh: Size, ask: Ask) 
     asked = asked_box(ask, size_wh)
     out = []
     for region in parsed.regions:
-        box = asked if rules.box_of(region) is None and asked else _box(task, region, size_wh)
+        box = asked if geometry.region_box(region) is None and asked else _box(task, region, size_wh)
         out.append(text_region(task, _label(task, region), box))
     return _numbered(out)
 
@@ -211,14 +212,14 @@ def _label(task: Task, region: Region) -> str:
 
 
 def _box(task: Task, region: Region, size_wh: Size) -> Box:
-    box = rules.box_of(region)
+    box = geometry.region_box(region)
     if box is None:
         raise ValueError(f"{task.name}: region {region.id!r}: expected a box, a quad or polygons, got no place at all")
     return box_at(quantize(box, size_wh), size_wh)
 
 
 def _polygons(task: Task, region: Region, size_wh: Size) -> tuple[Polygon, ...]:
-    polygons = rules.polygons_of(region)
+    polygons = polygons_of(region)
     for part in polygons or ((),):
         if len(part) < 6 or len(part) % 2:
             raise ValueError(

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from florence2 import geometry
 from florence2.codec import truths as rules
 from florence2.codec.locations import location, quantize
 from florence2.records import Ask, Parsed, Sample, Source
@@ -246,7 +247,7 @@ def _input(task: Task, ask: Ask, size_wh: tuple[int, int]) -> str:
     if task.input_kind == "region" and ask.region:
         if len(ask.region) < 4 or len(ask.region) % 2:
             raise ValueError(f"{task.name}: region: expected x1, y1, x2, y2 or a flat polygon, got {ask.region!r:.100}")
-        corners = rules.ordered(ask.region) if len(ask.region) == 4 else ask.region
+        corners = geometry.ordered(ask.region) if len(ask.region) == 4 else ask.region
         return "".join(location(index) for index in quantize(corners, size_wh))
     if task.output_kind == "open_boxes" and ask.labels:
         return "<and>".join(ask.labels)

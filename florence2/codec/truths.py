@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from florence2 import geometry
-from florence2.records import Ask, Box, Grounding, Item, Parsed, Polygon, Region, Sample, Source, Text
+from florence2.codec.places import by_area, polygons_of, reading_order
+from florence2.geometry import clockwise, ordered, polygon_box, region_box, region_quad
+from florence2.records import Ask, Box, Grounding, Item, Parsed, Region, Sample, Source, Text
 
 if TYPE_CHECKING:
     from florence2.codec.tasks import Task
@@ -62,82 +63,6 @@ def add(task: Task, sample: Sample, ask: Ask, parsed: Parsed, source: Source) ->
     )
 
 
-# ---- places -----------------------------------------------------------------------------------------------------
-
-
-def ordered(box: Sequence[float]) -> Box:
-    """The box with its corners in order."""
-    x1, y1, x2, y2 = box
-    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
-
-
-def bounds(points: Sequence[float]) -> Box:
-    """The box around flat x, y points."""
-    return min(points[0::2]), min(points[1::2]), max(points[0::2]), max(points[1::2])
-
-
-def box_of(region: Region) -> Box | None:
-    """The region's box, else the box around its quad, its polygons or its mask."""
-    return geometry.region_box(region)
-
-
-def polygons_of(region: Region) -> tuple[Polygon, ...]:
-    """The region's polygons, else those around its mask, simplified to half a bin."""
-    if region.polygons or region.mask is None:
-        return region.polygons
-    tolerance = max(region.mask.width, region.mask.height) / 2000
-    parts = geometry.mask_polygons(geometry.decode_rle(region.mask))
-    return tuple(tuple(map(float, geometry.simplify(part, tolerance))) for part in parts)
-
-
-def clockwise(polygon: Polygon) -> Polygon:
-    """The polygon with its points clockwise as one sees it, from the same first point."""
-    xs, ys = polygon[0::2], polygon[1::2]
-    twice = sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))
-    order = range(len(xs)) if twice >= 0 else (0, *range(len(xs) - 1, 0, -1))
-    return tuple(value for i in order for value in (xs[i], ys[i]))
-
-
-def quad_of(region: Region) -> Polygon:
-    """The region's quad, else the corners of its box."""
-    if region.quad or region.box is None:
-        return region.quad
-    x1, y1, x2, y2 = region.box
-    return x1, y1, x2, y1, x2, y2, x1, y2
-
-
-def by_area(regions: Iterable[Region]) -> list[Region]:
-    """Largest box first; equal ones stay as they came."""
-
-    def area(region: Region) -> float:
-        x1, y1, x2, y2 = region.box or (0.0, 0.0, 0.0, 0.0)
-        return abs((x2 - x1) * (y2 - y1))
-
-    return sorted(regions, key=area, reverse=True)
-
-
-def reading_order(regions: Iterable[Region]) -> list[Region]:
-    """Lines from top to bottom, each from left to right; in a line all share half a height with its first region.
-
-    Half of the larger height, so that a tall region beside several lines does not draw them into one.
-    """
-
-    def span(region: Region) -> Box:
-        return box_of(region) or (0.0, 0.0, 0.0, 0.0)
-
-    lines: list[list[Region]] = []
-    for region in sorted(regions, key=lambda r: (span(r)[1] + span(r)[3], span(r)[0])):
-        _, top, _, bottom = span(region)
-        if lines:
-            _, first_top, _, first_bottom = span(lines[-1][0])
-            shared = min(bottom, first_bottom) - max(top, first_top)
-            if 2 * shared >= max(bottom - top, first_bottom - first_top) > 0:
-                lines[-1].append(region)
-                continue
-        lines.append([region])
-    return [region for line in lines for region in sorted(line, key=lambda r: span(r)[0])]
-
-
 # ---- sample -> truths -------------------------------------------------------------------------------------------
 
 
@@ -161,7 +86,7 @@ def _asked(task: Task, texts: Iterable[Text]) -> list[Text]:
 
 def _quad_truths(task: Task, sample: Sample) -> Pairs:
     regions = reading_order(_text_regions(sample))
-    return _if_any(task, sample, [replace(region, quad=quad_of(region)) for region in regions])
+    return _if_any(task, sample, [replace(region, quad=region_quad(region)) for region in regions])
 
 
 def _labelled_truths(task: Task, sample: Sample) -> Pairs:
@@ -233,7 +158,7 @@ def _open_truths(task: Task, sample: Sample) -> Pairs:
 
 def _region_truths(task: Task, sample: Sample) -> Pairs:
     regions = _text_regions(sample) if task.storage_rule == "text" else _objects(sample, task.storage_rule)
-    boxed = [replace(region, box=ordered(_box(region))) for region in regions if box_of(region)]
+    boxed = [replace(region, box=ordered(_box(region))) for region in regions if region_box(region)]
     return [(Ask(task.token, region=_box(region)), Parsed(regions=(region,))) for region in boxed]
 
 
@@ -266,7 +191,8 @@ def _judged_texts(task: Task, sample: Sample) -> Pairs:
 
 
 def _judged_quads(task: Task, sample: Sample) -> Pairs:
-    ignored = [replace(r, quad=quad_of(r)) for r in sample.regions if r.kind == "text" and r.ignore and box_of(r)]
+    unread = [region for region in sample.regions if region.kind == "text" and region.ignore and region_box(region)]
+    ignored = [replace(region, quad=region_quad(region)) for region in unread]
     pairs = truths(task, sample)
     readable = [region for _, truth in pairs for region in truth.regions]
     return [(Ask(task.token), Parsed(regions=(*readable, *ignored)))] if pairs or ignored else []
@@ -278,10 +204,10 @@ def _judged_boxes(task: Task, sample: Sample) -> Pairs:
         return truths(task, sample)
     present = {region.id for region in sample.regions if region.id}
     regions = [
-        replace(region, box=box_of(region))
+        replace(region, box=region_box(region))
         for region in sample.regions
         if region.kind == "object"
-        and box_of(region) is not None
+        and region_box(region) is not None
         and (region.label.strip() or task.storage_rule != "label")
         and (not region.refines or region.refines not in present)
     ]
@@ -301,7 +227,7 @@ def _objects(sample: Sample, field: str = "") -> list[Region]:
     by_id = {region.id: region for region in sample.regions if region.id}
     out = []
     for region in sample.regions:
-        box = box_of(region)
+        box = region_box(region)
         if region.kind != "object" or region.ignore or box is None:
             continue
         base = by_id.get(region.refines)
@@ -314,7 +240,7 @@ def _objects(sample: Sample, field: str = "") -> list[Region]:
 def _text_regions(sample: Sample) -> list[Region]:
     """Lines of text with a place, but those that say a line of the sample again, with a description."""
     read = {region.id: region.label for region in sample.regions if region.id}
-    lines = [r for r in sample.regions if r.kind == "text" and not r.ignore and r.label.strip() and box_of(r)]
+    lines = [r for r in sample.regions if r.kind == "text" and not r.ignore and r.label.strip() and region_box(r)]
     return [r for r in lines if read.get(r.refines) != r.label]
 
 
@@ -334,7 +260,7 @@ def _distinct(regions: Iterable[Region]) -> list[Region]:
 def _grounded(sample: Sample, grounding: Grounding) -> list[Region]:
     by_id = {region.id: region for region in sample.regions}
     regions = [by_id[i] for i in grounding.region_ids if i in by_id]
-    return [replace(r, box=box_of(r)) for r in regions if not r.ignore and box_of(r)]
+    return [replace(r, box=region_box(r)) for r in regions if not r.ignore and region_box(r)]
 
 
 def _outlined(sample: Sample, regions: Iterable[Region]) -> list[Region]:
@@ -356,7 +282,7 @@ def _unrefined(sample: Sample) -> list[Region]:
 
 
 def _box(region: Region) -> Box:
-    box = box_of(region)
+    box = region_box(region)
     assert box is not None
     return box
 
@@ -375,7 +301,7 @@ def _grouped(items: Iterable[K], key: Callable[[K], str]) -> dict[str, list[K]]:
 def _if_any(task: Task, sample: Sample, regions: Sequence[Region]) -> Pairs:
     """One pair; with no regions only where the sample says that it was looked for all over and nothing is there."""
     states = {space: {coverage.state for coverage in states} for space, states in sample.coverage.items()}
-    spaces = {space for space, said in states.items() if "exhaustive" in said and "partial" not in said}
+    spaces = {space for space, found in states.items() if "exhaustive" in found and "partial" not in found}
     searched = (
         "text" in spaces if task.output_kind == "quads" else spaces - {"text"} and task.storage_rule != "description"
     )
@@ -430,8 +356,8 @@ def _refining(sample: Sample, ask: Ask, parsed: Parsed) -> list[Region]:
     """The answer's regions at the place asked for, naming the sample's region of that very box."""
     if not ask.region:
         return list(parsed.regions)
-    box = ordered(ask.region) if len(ask.region) == 4 else bounds(ask.region)
-    known = [r.id for r in sample.regions if r.id and not r.refines and box_of(r) == box]
+    box = ordered(ask.region) if len(ask.region) == 4 else polygon_box(ask.region)
+    known = [r.id for r in sample.regions if r.id and not r.refines and region_box(r) == box]
     return [replace(region, box=box, refines=known[0] if known else "") for region in parsed.regions]
 
 

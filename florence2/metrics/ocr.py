@@ -12,7 +12,7 @@ import numpy as np
 
 from florence2 import geometry
 from florence2.labels import fold_spaces
-from florence2.metrics.detection import f1, ratio, region_box
+from florence2.metrics.detection import NO_BOX, f1, ratio
 from florence2.metrics.rows import table
 from florence2.records import Region
 
@@ -105,7 +105,7 @@ class QuadWords:
 
 def region_quad(region: Region) -> tuple[float, ...]:
     """The region's four corners, or those of its box."""
-    return region.quad or geometry.box_quad(region_box(region))
+    return geometry.region_quad(region) or geometry.box_quad(NO_BOX)
 
 
 def same_words(truth: str, found: str) -> bool:

@@ -252,7 +252,7 @@ def answer_of(parsed: Parsed, **fields: Any) -> Answer:
 def _outline(region: Region) -> tuple[Polygon, ...]:
     if region.polygons:
         return region.polygons
-    return (region.quad or geometry.box_quad(geometry.region_box(region) or (0, 0, 0, 0)),)
+    return (geometry.region_quad(region) or geometry.box_quad((0, 0, 0, 0)),)
 
 
 def _coco_annotation(region: Region, number: int, image_id: int, category_id: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from florence2.geometry import decode_rle, polygon_box
+from florence2.geometry import polygon_box, rle_box
 from florence2.records import Coverage, Decision, Failure, Grounding, ImageRef, Item, Region, Rle, Sample, Source, Text
 
 STRING, INT32, INT64, FLOAT, BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -307,17 +307,12 @@ def _geometry(region: Region) -> Row:
     if row["box"] is None and row.get("coords"):
         row["box"] = polygon_box(row["coords"])
     elif row["box"] is None and region.mask is not None:
-        row["box"] = _mask_box(region.mask)
+        row["box"] = rle_box(region.mask) or (0.0,) * 4
     if row["box"] is not None:
         x1, y1, x2, y2 = row["box"]
         row["area"] = (x2 - x1) * (y2 - y1)
     row["attrs"] = attrs or None
     return row
-
-
-def _mask_box(mask: Rle) -> tuple[float, ...]:
-    y, x = np.nonzero(decode_rle(mask))
-    return (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)) if len(x) else (0.0,) * 4
 
 
 def _item(row: Row, sources: dict[tuple[Any, ...], Source]) -> Item:

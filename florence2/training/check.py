@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from florence2 import sources
+from florence2 import geometry, sources
 from florence2.codec.answers import encode, parse
 from florence2.codec.tasks import Task, prompt_text
 from florence2.codec.tokenizer import Tokenizer
-from florence2.codec.truths import box_of
 from florence2.drawing.picture import draw
 from florence2.formats.problems import ReadProblems
 from florence2.pixels import BadImage, read_size, resize
@@ -110,7 +109,7 @@ def _faults(sample: Sample, tasks: TaskMixture, tokenizer: Tokenizer, limits: Li
         yield error.reason, str(error)
         return
     for region in sample.current().regions:
-        box = box_of(region)
+        box = geometry.region_box(region)
         if box is None:
             continue
         x1, y1, x2, y2 = box

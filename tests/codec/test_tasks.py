@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from florence2.codec import answers
 from florence2.codec import tasks as table
+from florence2.codec.places import reading_order
 from florence2.codec.tasks import QUESTIONS, TASKS, ask_of, prompt_text, task_of
-from florence2.codec.truths import reading_order
 from florence2.records import Ask, Coverage, Decision, Grounding, ImageRef, Parsed, Region, Sample, Source, Text
 
 SOURCE = Source("specialist", "someone", "1")
@@ -139,13 +139,19 @@ def test_a_mask_is_outlined_and_polygons_go_clockwise():
     assert truths[1][1].regions[0].polygons == ((0, 0, 9, 0, 9, 9, 0, 9),)
 
 
+def test_a_line_of_text_with_an_outline_alone_has_the_corners_of_its_box():
+    line = Region("t", "text", label="EXIT", polygons=((10, 10, 50, 12, 48, 30, 12, 28),))
+    ((_, truth),) = TASKS["<OCR_WITH_REGION>"].truths(sample(regions=(line,)))
+    assert truth.regions[0].quad == (10, 10, 50, 10, 50, 30, 10, 30)
+
+
 place = st.tuples(*[st.integers(0, 400)] * 2, *[st.integers(401, 470)] * 2).map(lambda box: tuple(map(float, box)))
 words = st.sampled_from(["dog", "cat", "a dog", "Zug", "é<loc_1>", "two\nlines", ""])
 names = st.sampled_from([f"i{n}" for n in range(9)])
 regions = st.builds(
     Region, names, st.sampled_from(["object", "text"]), st.none() | place, words, description=words,
     polygons=st.lists(st.tuples(*[st.floats(0, 480)] * 6), max_size=2).map(tuple),
-    quad=st.tuples(*[st.floats(0, 480)] * 8),
+    quad=st.just(()) | st.tuples(*[st.floats(0, 480)] * 8),
     ignore=st.sampled_from([False, False, True]), refines=st.sampled_from(["", "", "i1", "i8"]),
 )  # fmt: skip
 texts = st.builds(Text, names, words, st.sampled_from(["brief", "detailed", "ocr", "answer"]), words)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from florence2.codec.truths import reading_order
+from florence2.codec.places import reading_order
 from florence2.engine.operator import Spec
 from florence2.geometry import iou
 from florence2.records import Box, Parsed, Region, Result, Sample, Text

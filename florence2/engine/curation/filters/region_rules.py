@@ -9,7 +9,6 @@ import numpy as np
 
 from florence2 import geometry
 from florence2.engine.curation.filters.verdicts import by_people, verdict
-from florence2.neighbours import neighbours
 from florence2.records import Decision, Region, Sample
 
 
@@ -63,7 +62,7 @@ def nms(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
                 yield verdict(region, keep, final.get(i, 0.0), settings["floor"], by_id)
             continue
         kept = geometry.nms(boxes, scores, settings["max"], labels)
-        near, kept_set = neighbours(boxes[kept]), set(kept.tolist())
+        near, kept_set = geometry.neighbours(boxes[kept]), set(kept.tolist())
         for i, region in enumerate(regions):
             others = kept[near(boxes[i])]  # by descending score
             others = others[(others != i) & (codes[others] == codes[i])]
