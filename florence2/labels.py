@@ -1,4 +1,4 @@
-"""When two strings are the same: the foldings that metrics, merging, tuning and drawing share."""
+"""When two strings are the same: the foldings that all share; and a foreign text as one line of a message."""
 
 from __future__ import annotations
 
@@ -11,3 +11,9 @@ def fold_spaces(text: str) -> str:
 def fold_label(text: str) -> str:
     """A label as a category: case folded, white space folded."""
     return fold_spaces(text).casefold()
+
+
+def one_line(text: object, most: int = 200) -> str:
+    """An error or a foreign text as one line of valid Unicode, cut after `most` letters; an empty error's type."""
+    line = fold_spaces(str(text)) or (type(text).__name__ if isinstance(text, BaseException) else "")
+    return line.encode("utf-8", "replace").decode()[:most]

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from florence2 import picture_cost
+from florence2.labels import one_line
 
 PilImage = Image.Image
 ImageLike = Union[str, os.PathLike[str], bytes, np.ndarray, PilImage]  # an array is HWC uint8
@@ -158,7 +159,7 @@ def _opened(image: Any, name: str) -> Iterator[tuple[Image.Image, BinaryIO, str]
         except BadImage:
             raise
         except Exception as error:  # a decoder may raise anything on a broken file
-            raise BadImage(name, "corrupt", f"has a damaged header ({_brief(error)})") from None
+            raise BadImage(name, "corrupt", f"has a damaged header ({one_line(error, 120)})") from None
         yield opened, source, name
 
 
@@ -253,7 +254,7 @@ def _decoding(name: str) -> Iterator[None]:
     except Exception as error:  # a decoder may raise anything on a broken file
         truncated = "truncated" in str(error) or isinstance(error, EOFError)
         reason, what = ("truncated", "ends too early") if truncated else ("corrupt", "cannot be decoded")
-        raise BadImage(name, reason, f"{what} ({_brief(error)}); replace the file") from None
+        raise BadImage(name, reason, f"{what} ({one_line(error, 120)}); replace the file") from None
 
 
 def _check_size(size_wh: tuple[int, int], max_pixels: int, name: str) -> None:
@@ -270,10 +271,6 @@ def _check_cost(image: Image.Image, file: BinaryIO | None, frame: int, name: str
         why = picture_cost.excess(image, file, frame)
     if why:
         raise BadImage(name, "too_large", f"{why}; make it smaller or save it as PNG or JPEG")
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _orientation(image: Image.Image) -> int:

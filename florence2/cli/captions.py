@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2.atomic_files import write_atomic
+from florence2.labels import fold_spaces
 from florence2.records import Failure
 
 JOURNAL, METADATA = ".captions.jsonl", "metadata.jsonl"
@@ -90,7 +91,7 @@ def caption_of(answer: Any) -> str:
     """An answer in words on one line: its texts, or the labels of what it found, each once."""
     texts = [text.text for text in answer.texts if text.text.strip()]
     words = texts or [", ".join(dict.fromkeys(label for label in answer.labels.tolist() if label))]
-    return " ".join(" ".join(words).split())
+    return fold_spaces(" ".join(words))
 
 
 def write_captions(

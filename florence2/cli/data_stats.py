@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from florence2.labels import fold_spaces
+
 if TYPE_CHECKING:
     from florence2.cli.progress import ProgressBars
     from florence2.engine.curation.statistics import Statistics
@@ -90,7 +92,7 @@ def _plain(found: Statistics, labels: int) -> str:
 
 def _cut(label: str) -> str:
     """A label on one line of a table: its first LONGEST letters."""
-    label = " ".join(label.split())
+    label = fold_spaces(label)
     return label if len(label) <= LONGEST else f"{label[:LONGEST]}..."
 
 

@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from types import ModuleType
 
 from florence2.cli.terminal import Printable, printable
+from florence2.labels import one_line
 
 # command -> its one-line summary; the module is florence2.cli.<command> ("import" lives in import_)
 COMMANDS = {
@@ -71,21 +72,17 @@ def _run(name: str, module: ModuleType, rest: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        return _refuse(f"florence2 {name}: {_one_line(error)}", 1)
+        return _refuse(f"florence2 {name}: {one_line(error, 1000)}", 1)
     except ImportError as error:
         from florence2.cli.extras import remedy
 
         advice = f"; {remedy(error.name)}" if error.name else ""
-        return _refuse(f"florence2 {name}: {_one_line(error)}{advice}", 1)
+        return _refuse(f"florence2 {name}: {one_line(error, 1000)}{advice}", 1)
 
 
 def _usage() -> str:
     rows = "\n".join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())
     return f"usage: florence2 COMMAND ...\n\n{rows}\n\nflorence2 COMMAND --help says more of each."
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:1000] or type(error).__name__
 
 
 def _refuse(line: str, code: int) -> int:

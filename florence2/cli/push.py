@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from florence2.labels import one_line
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 UPLOADED = ("*.json", "*.safetensors", "*.txt", "*.md", "LICENSE*", "NOTICE*")
 OF_A_RUN = ("held_out.json", "best.json")
@@ -46,7 +48,7 @@ def _upload(folder: Path, hub_id: str, files: Sequence[Path], private: bool) -> 
         names = [file.name for file in files]
         return str(api.upload_folder(repo_id=hub_id, folder_path=str(folder), allow_patterns=names))
     except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error, 300)
         raise OSError(f"{hub_id}: the hub does not take it ({why}); log in with `hf auth login`") from None
 
 

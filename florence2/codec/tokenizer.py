@@ -13,6 +13,8 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
+from florence2.labels import one_line
+
 CONTROL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 ADDED_TOKENS = (  # in the order in which the official processor appends them
     *("<od>", "</od>", "<ocr>", "</ocr>"),
@@ -85,7 +87,7 @@ class Tokenizer:
             try:
                 backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
             except Exception as error:  # the library raises bare Exception
-                raise ValueError(f"{path}: not a tokenizer ({_one_line(error)}); fetch the file again") from None
+                raise ValueError(f"{path}: not a tokenizer ({one_line(error)}); fetch the file again") from None
             if not isinstance(backend.model, models.BPE):
                 kind = type(backend.model).__name__
                 raise ValueError(f"{path}: model: expected BPE, got {kind}; Florence-2 uses BART's vocabulary")
@@ -207,7 +209,7 @@ def _build(vocabulary: dict[str, int], merges_file: Path) -> tokenizers.Tokenize
         backend = _byte_level(models.BPE(vocab=vocabulary, merges=merges))
     except Exception as error:  # the library raises bare Exception
         raise ValueError(
-            f"{merges_file}: does not fit its vocabulary ({_one_line(error)}); fetch both files again"
+            f"{merges_file}: does not fit its vocabulary ({one_line(error)}); fetch both files again"
         ) from None
     backend.add_special_tokens([_special(token) for token in (*CONTROL_TOKENS, "<mask>") if token in vocabulary])
     return backend
@@ -259,15 +261,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({_one_line(error)}); fetch the file again") from None
+        raise ValueError(f"{path}: not JSON ({one_line(error)}); fetch the file again") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected an object, got {type(content).__name__}; fetch the file again")
     return content
-
-
-def _one_line(error: Exception) -> str:
-    """What the library says, which may quote tokens with line ends and of any length."""
-    return " ".join(str(error).split())[:200]
 
 
 def _alphabet() -> dict[str, int]:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from florence2.drawing.overlays import Overlay, ink_on, overlays_of, texts_of
+from florence2.labels import fold_spaces
 from florence2.records import Parsed, Region
 
 Point = tuple[float, float]
@@ -135,7 +136,7 @@ def _caption(
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     """One line that fits, with an ellipsis where it was cut."""
-    text = " ".join(text.split())
+    text = fold_spaces(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence2.labels import fold_label
+from florence2.labels import fold_label, fold_spaces
 from florence2.metrics.ocr import edit_distance
 from florence2.metrics.rows import table
 
@@ -98,7 +98,7 @@ class Answers:
 
 def similarity(truth: str, found: str) -> float:
     """1 - edit distance over the longer length, case and white space folded (https://arxiv.org/abs/1907.00490)."""
-    truth, found = " ".join(truth.lower().split()), " ".join(found.lower().split())
+    truth, found = fold_spaces(truth.lower()), fold_spaces(found.lower())
     longer = max(len(truth), len(found))
     return 1 - edit_distance(truth, found) / longer if longer else 1.0
 

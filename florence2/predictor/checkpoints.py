@@ -19,6 +19,7 @@ import torch
 from florence2.codec.official import BANNED_PHRASES
 from florence2.codec.tasks import Task, load_tasks, save_tasks
 from florence2.codec.tokenizer import IMAGE_TOKEN, Tokenizer
+from florence2.labels import one_line
 from florence2.model.adapter import CONFIG as ADAPTER_CONFIG
 from florence2.model.adapter import adapter_base
 from florence2.model.checkpoint import Checkpoint, load_model, open_checkpoint, save_model
@@ -166,7 +167,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
             patterns = [*small, "pytorch_model*.bin", "adapter_model.bin"]
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (OSError, ValueError, RuntimeError, dropped) as error:
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error, 300)
         raise OSError(
             f"{name}: no such folder here, and the hub cannot give it ({why}); to load without a network, "
             "download the model's files elsewhere and give the folder: load('path/to/folder')"

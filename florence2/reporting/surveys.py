@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from florence2 import geometry
+from florence2.labels import fold_label
 from florence2.store import Store, UnitGroup
 
 BINS = 20
@@ -106,7 +107,7 @@ def _compare(by_source: Mapping[str, list[tuple[str, Any]]], picture: str, out: 
             i, j = np.unravel_index(int(overlap.argmax()), overlap.shape)
             out.shared[one, other] += 1
             a, b = ours[i][0], theirs[j][0]
-            if a and b and a.casefold() != b.casefold():
+            if a and b and fold_label(a) != fold_label(b):
                 out.disagreements.setdefault((one, a, other, b), Disagreement(0, picture)).count += 1
             overlap[i, :], overlap[:, j] = -1, -1
 

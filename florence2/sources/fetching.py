@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, urljoin, urlsplit
 
+from florence2.labels import one_line
 from florence2.pixels import BadImage
 
 AGENT = "florence2 (pictures for annotation)"
@@ -174,7 +175,7 @@ def _get(target: Target, addresses: Sequence[str], rules: Fetching, end: float) 
         if isinstance(error, BadImage):
             raise
         reason = "truncated" if isinstance(error, http.client.IncompleteRead) else "unreachable"
-        raise BadImage(target.url, reason, f"no whole answer ({_brief(error)})") from None
+        raise BadImage(target.url, reason, f"no whole answer ({one_line(error, 120)})") from None
     finally:
         if watch is not None:
             watch.cancel()
@@ -225,7 +226,3 @@ def _answer(target: Target, response: http.client.HTTPResponse, rules: Fetching)
     if not data:
         raise BadImage(target.url, "empty", "is empty (0 bytes)")
     return bytes(data)
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from florence2.labels import one_line
+
 PREFIX = "hf:"
 WANTED = ("*.parquet", "*.arrow", "*.tar", "*.jpg", "*.jpeg", "*.png", "*.webp", "*.gif", "*.bmp", "*.tif", "*.tiff")
 _ID = re.compile(r"hf:(?://datasets/|//)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -25,7 +27,7 @@ def download(source: str) -> Path:
     try:
         folder = snapshot_download(match[1], repo_type="dataset", revision=match[2], allow_patterns=list(WANTED))
     except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error, 300)
         raise OSError(
             f"{source}: the hub cannot give it ({why}); to go on without a network, download the data set's files "
             "elsewhere and give their folder"

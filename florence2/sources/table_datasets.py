@@ -20,6 +20,7 @@ from florence2.formats import validation
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import files_in
 from florence2.formats.problems import LostObjects, ReadProblems
+from florence2.labels import one_line
 from florence2.records import Coverage, ImageRef, Region, Sample, Source, Text
 from florence2.sources import tables
 from florence2.sources.prompt_pairs import PARTS, with_pair
@@ -85,7 +86,7 @@ class _Table:
             columns = {name: tables.column(self.file, name) for name in self.labels}
             cells = list(tables.cells(self.file, [self.column]))
         except Exception as error:  # a damaged table raises anything
-            why = " ".join(str(error).split())[:200]
+            why = one_line(error)
             raise ValueError(f"{self.file}: not a whole table ({why})") from None
         if any(len(values) != len(cells) for values in columns.values()):
             raise ValueError(f"{self.file}: not a whole table: its columns differ in length")

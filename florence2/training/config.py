@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from florence2.labels import fold_spaces
+
 SCHEDULES = ("constant", "linear", "cosine", "trapezoid")
 PRECISIONS = ("fp32", "bf16", "fp64")
 AUGMENTS = ("none", "default")
@@ -299,7 +301,7 @@ def described(kind: type) -> Iterator[tuple[str, str, str]]:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             text = ""
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-                text = " ".join(str(following.value.value).split())
+                text = fold_spaces(str(following.value.value))
             field = defaults[node.target.id]
             made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
             plain = "needed" if made is dataclasses.MISSING else "absent" if made is None else made

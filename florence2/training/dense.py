@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from florence2.atomic_files import replacing
+from florence2.labels import fold_label
 from florence2.model.tensor_files import save_ordered
 from florence2.records import Region, Sample
 
@@ -58,12 +59,12 @@ class Vocabulary:
 
 def label_of(region: Region) -> str:
     """The label of a region in the head's vocabulary."""
-    return TEXT if region.kind == "text" else region.label.lower()
+    return TEXT if region.kind == "text" else fold_label(region.label)
 
 
 def words_of(region: Region) -> list[str]:
     """The words of a region's description; of a text region none."""
-    return [] if region.kind == "text" else (region.description or region.label).lower().split()
+    return [] if region.kind == "text" else fold_label(region.description or region.label).split()
 
 
 def cell_targets(sample: Sample, vocabulary: Vocabulary, side: int) -> dict[str, np.ndarray]:

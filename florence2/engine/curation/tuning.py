@@ -114,7 +114,7 @@ def good_of(sample: Sample, truth: Sample, labels: Collection[str] | None = None
     places = {r.id: r for r in sample.regions}
     true_places = {r.id: r for r in current.regions}
     for phrase in sample.groundings:
-        same = [g for g in current.groundings if g.phrase.casefold() == phrase.phrase.casefold()]
+        same = [g for g in current.groundings if fold_label(g.phrase) == fold_label(phrase.phrase)]
         there = [true_places[i] for g in same for i in g.region_ids if i in true_places]
         found = [places[i] for i in phrase.region_ids if i in places]
         if same and not by_people(phrase):

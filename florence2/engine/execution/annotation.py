@@ -23,6 +23,7 @@ from florence2.engine.execution.jobs import JobOutcome
 from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest
+from florence2.labels import one_line
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text
 from florence2.store import Fragment, Operator, Signed, Store, pending
 
@@ -195,7 +196,7 @@ class UnitAnnotator:
                         continue
                     except ValueError as error:
                         result = Failure(reason="invalid", detail=str(error))
-                detail = " ".join(result.detail.split()).encode("utf-8", "replace").decode()[:1000]
+                detail = one_line(result.detail, 1000)
                 failure = Failure(id=sample.image.id, reason=result.reason or "error", detail=detail)
                 self._tell(sample, failure)
                 out.append(failure)

@@ -20,6 +20,7 @@ from typing import IO
 
 from florence2.engine.ingest import url_lists
 from florence2.engine.ingest.inspection import ImageCandidate
+from florence2.labels import one_line
 from florence2.sources import file_types, files, tables
 from florence2.sources.child_process import TableLister
 from florence2.store import is_store
@@ -185,7 +186,7 @@ def _in_table(path: Path, prefix: str, lister: TableLister) -> tuple[list[ImageC
     try:
         listed = lister.list(path)
     except (ValueError, OSError) as error:
-        return [_torn(path, prefix, " ".join(str(error).removeprefix(f"{path}: ").split()))], []
+        return [_torn(path, prefix, one_line(str(error).removeprefix(f"{path}: "), 1000))], []
     uri = files.uri_of(path)
     found = [ImageCandidate(prefix + cell.member, uri, cell.member, licence=cell.licence) for cell in listed.cells]
     left = [f"{name}:{column}" for column in listed.left_out]

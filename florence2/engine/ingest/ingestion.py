@@ -21,6 +21,7 @@ from florence2.engine.ingest.duplicates import NearIndex, same_pixels
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, InspectTask, image_id, rules_config
 from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.session import Session
+from florence2.labels import one_line
 from florence2.records import Failure, ImageRef, Sample
 from florence2.sources import files
 from florence2.store import Fragment, ImageRow, Operator, Store, image_ref, pending
@@ -191,7 +192,7 @@ class _Cut:
             self.known.add(row)
             rows.append(row)
             if row["status"] == "failed":
-                failures.append(Failure(id=name, reason=row["reason"], detail=_clean(fact["detail"])))
+                failures.append(Failure(id=name, reason=row["reason"], detail=one_line(fact["detail"], 1000)))
         return IngestTask(self.operator, uid, tuple(rows), tuple(failures))
 
     def _has_near(self, row: ImageRow) -> bool:
@@ -282,10 +283,6 @@ def _row(
 
 def _failures_path(operator: Operator, uid: str) -> str:
     return pending.path("failures", operator, uid)
-
-
-def _clean(detail: str) -> str:
-    return " ".join(detail.split()).encode("utf-8", "replace").decode()[:1000]
 
 
 def references(samples: Sequence[Sample], root: Path) -> list[ImageCandidate]:

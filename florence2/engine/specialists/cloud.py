@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2.atomic_files import write_atomic
+from florence2.labels import one_line
 
 RETRIED = (408, 429, 500, 502, 503, 504)  # the answers after which asking again may help
 
@@ -137,4 +138,4 @@ def _service_message(answer: urllib.error.HTTPError) -> str:
         body = f"{error.get('code', '')} {error.get('message', '')}" if isinstance(error, dict) else str(error)
     except (ValueError, AttributeError):
         pass
-    return " ".join(body.split())[:200]
+    return one_line(body)

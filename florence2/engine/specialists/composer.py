@@ -9,6 +9,7 @@ import numpy as np
 from florence2.codec.places import reading_order
 from florence2.engine.operator import Spec
 from florence2.geometry import iou
+from florence2.labels import fold_label, fold_spaces
 from florence2.records import Box, Parsed, Region, Result, Sample, Text
 
 MIN_SCORE = 0.5  # a region below is left out; one without a score is not
@@ -61,10 +62,10 @@ def compose(sample: Sample, width: int, height: int) -> Parsed:
     regions = _distinct([r for r in sample.current().regions if r.box and r.label.strip() and not r.ignore])
     objects = [r for r in regions if r.kind == "object"]
     lines = one_reading([r for r in regions if r.kind == "text"])
-    groups: dict[str, list[Region]] = {}
+    together: dict[str, list[Region]] = {}
     for region in sorted(objects, key=lambda r: -_area(r)):
-        groups.setdefault(region.label.strip().lower(), []).append(region)
-    groups = dict(list(groups.items())[:MAX_LABELS])
+        together.setdefault(fold_label(region.label), []).append(region)
+    groups = {_name(found[0]): found for found in list(together.values())[:MAX_LABELS]}
     if not groups and not lines:
         return Parsed()
     words = _words(lines)
@@ -187,14 +188,14 @@ def _read(lines: Sequence[Region]) -> list[str]:
 
 
 def _name(region: Region) -> str:
-    return region.label.strip().lower()
+    return fold_spaces(region.label).lower()
 
 
 def _distinct(regions: Sequence[Region]) -> list[Region]:
     sure = [r for r in regions if r.score is None or r.score >= MIN_SCORE]
     kept: list[Region] = []
     for region in sorted(sure, key=lambda r: (-_score(r), r.box or ())):
-        same = [k.box for k in kept if k.label.lower() == region.label.lower() and k.kind == region.kind]
+        same = [k.box for k in kept if fold_label(k.label) == fold_label(region.label) and k.kind == region.kind]
         if not same or iou(np.array([region.box]), np.array(same)).max() <= MAX_OVERLAP:
             kept.append(region)
     return sorted(kept, key=lambda r: (r.box[1], r.box[0]) if r.box else ())

@@ -14,6 +14,7 @@ from florence2.engine.operator import Spec
 from florence2.engine.specialists.composer import IRREGULAR, NUMBERS, plural
 from florence2.engine.text.parser import Parser
 from florence2.engine.text.phrases import NounChunk, Word
+from florence2.labels import fold_label
 from florence2.records import Grounding, Parsed, Region, Result, Sample, Text
 
 CAPTIONS = ("brief", "detailed", "more_detailed")
@@ -120,7 +121,7 @@ class Grounder:
 
 def matches(chunk: NounChunk, words: Sequence[Word], label: str) -> bool:
     """Whether a chunk ends in a label or one of its synonyms, in singular or plural."""
-    label = label.casefold()
+    label = fold_label(label)
     phrase = " ".join(w.text.casefold() for w in words[chunk.first : chunk.head + 1])
     names = {label} | {name for group in SYNONYMS if label in group[:1] for name in group}
     return any(phrase == form or phrase.endswith(" " + form) for name in names for form in (name, plural(name)))

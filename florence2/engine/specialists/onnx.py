@@ -13,6 +13,7 @@ from florence2.engine.operator import Spec
 from florence2.engine.specialists.cards import InputCard, read_card
 from florence2.engine.specialists.decoders import decoder_of
 from florence2.engine.specialists.requirements import sha256_of, version_of
+from florence2.labels import one_line
 from florence2.records import Failure, Parsed, Region, Result, Sample
 
 
@@ -43,7 +44,7 @@ class OnnxDetector:
         try:
             self._session = onnxruntime.InferenceSession(str(self.card.model), options, providers=providers)
         except Exception as error:  # onnxruntime raises its own types, none of them public
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise ValueError(f"{self.card.model}: expected an ONNX model, got: {reason}") from None
         inputs = {i.name: i for i in self._session.get_inputs()}
         self._input = self.card.input.name or next(iter(inputs))

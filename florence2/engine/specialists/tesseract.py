@@ -15,6 +15,7 @@ import numpy as np
 
 from florence2.engine.operator import Spec
 from florence2.engine.specialists.requirements import sha256_of, version_of
+from florence2.labels import fold_spaces
 from florence2.records import Parsed, Region, Result, Sample
 
 LANGUAGE = "eng"
@@ -65,7 +66,7 @@ class Tesseract:
                     id=f"line-{len(regions)}",
                     kind="text",
                     box=(x1, y1, x2, y2),
-                    label=" ".join(text.split()),
+                    label=fold_spaces(text),
                     quad=(x1, y1, x2, y1, x2, y2, x1, y2),
                     score=float(line.Confidence(level)) / 100,
                 )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.specialists.requirements import sha256_of, version_of
+from florence2.labels import one_line
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -71,7 +72,7 @@ def load(
 
 
 def _unopened(model: str, error: Exception) -> OSError:
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error)
     return OSError(f"{model}: cannot be opened by transformers ({reason}); give a local folder or a reachable id")
 
 

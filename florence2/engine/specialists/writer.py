@@ -24,6 +24,7 @@ import numpy as np
 from florence2 import pixels
 from florence2.engine.operator import Spec
 from florence2.engine.specialists.cloud import Cloud, CloudError, key_of
+from florence2.labels import fold_spaces
 from florence2.records import Failure, Parsed, Region, Result, Sample, Text
 
 DETAILS = {
@@ -143,7 +144,7 @@ def answer_text(answer: Any) -> str:
         raise CloudError("garbled", "writer: expected choices[0].message.content, got an answer without it") from None
     if not isinstance(text, str):
         raise CloudError("garbled", f"writer: expected a text, got {type(text).__name__}")
-    return " ".join(text.split())
+    return fold_spaces(text)
 
 
 def _by_descending_score(region: Region) -> float:

@@ -34,7 +34,7 @@ def span(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
 
 def blacklist(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
     """The official list and abstract words, with or without an article; `also` adds words."""
-    also = {str(word).casefold() for word in settings["also"]}
+    also = {fold_label(str(word)) for word in settings["also"]}
     for phrase in _judged(sample):
         yield verdict(phrase, not is_blacklisted(phrase.phrase, also), None, None)
 
@@ -66,7 +66,7 @@ def _judged(sample: Sample) -> Iterator[Grounding]:
 
 def _holding(phrase: Grounding, text: str) -> float:
     if not phrase.spans:
-        return float(bool(phrase.phrase) and phrase.phrase.casefold() in text.casefold())
+        return float(bool(phrase.phrase) and fold_label(phrase.phrase) in fold_label(text))
     inside = [0 <= start < end <= len(text) for start, end in phrase.spans]
     cut = " ".join(text[start:end] for start, end in phrase.spans)
     if all(inside) and cut != phrase.phrase:
