@@ -13,6 +13,15 @@ def fold_label(text: str) -> str:
     return fold_spaces(text).casefold()
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: it holds no half of a surrogate pair, as escapes in a JSON file may."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def one_line(text: object, most: int = 200) -> str:
     """An error or a foreign text as one line of valid Unicode, cut after `most` letters; an empty error's type."""
     line = fold_spaces(str(text)) or (type(text).__name__ if isinstance(text, BaseException) else "")

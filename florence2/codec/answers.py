@@ -31,6 +31,7 @@ from florence2.codec.places import polygons_of
 from florence2.codec.segments import TOKENS, Letters, Segment, Special, segments_of_ids, segments_of_text
 from florence2.codec.tasks import Task, task_of
 from florence2.codec.tokenizer import Tokenizer
+from florence2.labels import is_unicode
 from florence2.records import Ask, Box, Grounding, Parsed, Polygon, Region, Text
 
 __all__ = ["ItemSpan", "canonical", "encode", "unused_positions", "parse", "parse_ids", "target_segments", "render"]
@@ -199,10 +200,8 @@ def _clean(task: Task, text: str, what: str) -> str:
     clean = text.strip(BLANKS)
     if not clean:
         raise ValueError(f"{task.name}: {what}: expected letters, got {text!r}; drop the item or name it")
-    try:
-        clean.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{task.name}: {what}: expected Unicode, got a lone surrogate in {text!r:.80}") from None
+    if not is_unicode(clean):
+        raise ValueError(f"{task.name}: {what}: expected Unicode, got a lone surrogate in {text!r:.80}")
     return clean
 
 

@@ -53,12 +53,8 @@ class Spec:
     reads_all: bool = False  # rejected annotations too; else those kept when it runs
 
 
-@runtime_checkable
-class Specialist(Protocol):
-    """Annotates pictures. Opening one is cheap and loads nothing; `setup` loads, once per worker process.
-
-    `config` holds every setting that changes its output (plain JSON types), `weights_sha256` the hash of its files.
-    """
+class Fingerprinted(Protocol):
+    """What tells two operators apart: `fingerprint` hashes all of it."""
 
     @property
     def spec(self) -> Spec:
@@ -66,11 +62,16 @@ class Specialist(Protocol):
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """Its settings."""
+        """Every setting that changes its output, as plain JSON types."""
 
     @property
     def weights_sha256(self) -> str:
-        """The hash of its weights, "" without any."""
+        """The hash of its weights' files, "" without any."""
+
+
+@runtime_checkable
+class Specialist(Fingerprinted, Protocol):
+    """Annotates pictures. Opening one is cheap and loads nothing; `setup` loads, once per worker process."""
 
     def setup(self, device: str) -> None:
         """Load what it needs onto `device` ("cpu", "cuda")."""
@@ -86,23 +87,11 @@ class Specialist(Protocol):
 
 
 @runtime_checkable
-class Filter(Protocol):
+class Filter(Fingerprinted, Protocol):
     """Judges annotations. It sees what is kept of a sample so far, and answers kept or rejected, at most once an item.
 
     An item it does not name stays as it is. The runner stamps rule (the spec's name), round and seq.
     """
-
-    @property
-    def spec(self) -> Spec:
-        """What it declares."""
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Its settings."""
-
-    @property
-    def weights_sha256(self) -> str:
-        """The hash of its weights, "" without any."""
 
     def judge(self, sample: Sample) -> Sequence[Decision]:
         """The verdicts on this sample's items."""
@@ -116,7 +105,7 @@ class OperatorInput:
     round: int
 
 
-def fingerprint(operator: Specialist | Filter, reads: Iterable[OperatorInput] = ()) -> str:
+def fingerprint(operator: Fingerprinted, reads: Iterable[OperatorInput] = ()) -> str:
     """32 hex digits that change when the operator's name, version, settings, weights or input changes."""
     spec = operator.spec
     inputs = sorted((r.fingerprint, r.round) for r in reads)

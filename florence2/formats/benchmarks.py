@@ -209,6 +209,14 @@ def _references(
         yield Sample(name, image, regions=tuple(once.values()), groundings=tuple(groundings), split=split)
 
 
+def _rows_of(file: Path, key: str, problems: ReadProblems) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where, row) of each object in a JSON file's list `key`; a file without one is refused as one record."""
+    rows: Sequence[Any] = ()
+    with problems.record():
+        rows = validation.rows(documents.read_json(file), key, str(file))
+    yield from validation.objects(rows, f"{file}: {key}", problems)
+
+
 def read_vqa(
     path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
 ) -> Iterator[Sample]:
@@ -219,19 +227,15 @@ def read_vqa(
         answers_file = file.with_name(f"v2_mscoco_{part}_annotations.json")
         answers: dict[Any, list[str]] = {}
         if answers_file.is_file():
-            with problems.record():
-                rows = validation.rows(documents.read_json(answers_file), "annotations", str(answers_file))
-                for where, row in validation.objects(rows, f"{answers_file}: annotations", problems):
-                    with problems.record():
-                        key = validation.ident(validation.field(row, "question_id", where), f"{where}: question_id")
-                        answers[key] = _answers(validation.rows(row, "answers", where), where, problems)
-        pages = _Pages(Source("import", "vqa"), problems)
-        with problems.record():
-            rows = validation.rows(documents.read_json(file), "questions", str(file))
-            for where, row in validation.objects(rows, f"{file}: questions", problems):
+            for where, row in _rows_of(answers_file, "annotations", problems):
                 with problems.record():
                     key = validation.ident(validation.field(row, "question_id", where), f"{where}: question_id")
-                    pages.ask(row, key, answers.get(key, []), where)
+                    answers[key] = _answers(validation.rows(row, "answers", where), where, problems)
+        pages = _Pages(Source("import", "vqa"), problems)
+        for where, row in _rows_of(file, "questions", problems):
+            with problems.record():
+                key = validation.ident(validation.field(row, "question_id", where), f"{where}: question_id")
+                pages.ask(row, key, answers.get(key, []), where)
         lookup = _lookup(file, images, part, "images")
         for picture, (where, texts) in pages.found.items():
             with problems.record():
@@ -247,14 +251,12 @@ def read_textvqa(
     problems = problems or ReadProblems()
     for file in _all(Path(path), "TextVQA_*.json"):
         pages = _Pages(Source("import", "textvqa"), problems)
-        with problems.record():
-            rows = validation.rows(documents.read_json(file), "data", str(file))
-            for where, row in validation.objects(rows, f"{file}: data", problems):
-                with problems.record():
-                    key = validation.ident(validation.field(row, "question_id", where), f"{where}: question_id")
-                    answers = validation.rows(row, "answers", where, optional=True)
-                    pages.ask(row, key, _answers(answers, where, problems), where)
-                    pages.split(row, file, where)
+        for where, row in _rows_of(file, "data", problems):
+            with problems.record():
+                key = validation.ident(validation.field(row, "question_id", where), f"{where}: question_id")
+                answers = validation.rows(row, "answers", where, optional=True)
+                pages.ask(row, key, _answers(answers, where, problems), where)
+                pages.split(row, file, where)
         yield from _of_open_images(file, images, pages)
 
 
@@ -265,14 +267,12 @@ def read_textcaps(
     problems = problems or ReadProblems()
     for file in _all(Path(path), "TextCaps_*.json"):
         pages = _Pages(Source("import", "textcaps"), problems)
-        with problems.record():
-            rows = validation.rows(documents.read_json(file), "data", str(file))
-            for where, row in validation.objects(rows, f"{file}: data", problems):
-                with problems.record():
-                    given = row.get("caption_str")
-                    captions = [given] if given else validation.rows(row, "reference_strs", where, optional=True)
-                    pages.caption(row, captions, where)
-                    pages.split(row, file, where)
+        for where, row in _rows_of(file, "data", problems):
+            with problems.record():
+                given = row.get("caption_str")
+                captions = [given] if given else validation.rows(row, "reference_strs", where, optional=True)
+                pages.caption(row, captions, where)
+                pages.split(row, file, where)
         yield from _of_open_images(file, images, pages)
 
 

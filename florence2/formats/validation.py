@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from florence2.formats.problems import ReadProblems
+from florence2.labels import is_unicode
 from florence2.records import Box, brief
 
 __all__ = [
@@ -104,10 +105,8 @@ def word(value: Any, where: str, empty: bool = False) -> str:
         raise ValueError(f"{where}: expected text, got {brief(value)}")
     if not text and not empty:
         raise ValueError(f"{where}: expected text, got an empty one")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{where}: holds half a character (a lone surrogate) in {brief(text)}") from None
+    if not is_unicode(text):
+        raise ValueError(f"{where}: holds half a character (a lone surrogate) in {brief(text)}")
     return text
 
 
@@ -129,10 +128,10 @@ def strings(item: Any, where: str) -> None:
 
 def flag(value: Any, where: str) -> bool:
     """A yes or no: 0 or 1, false or true, as a number or as text; what is absent is no."""
-    said = str(value).strip().casefold() if isinstance(value, (str, int, float)) else value
-    if said in (None, "", "0", "0.0", "false"):
+    folded = str(value).strip().casefold() if isinstance(value, (str, int, float)) else value
+    if folded in (None, "", "0", "0.0", "false"):
         return False
-    if said in ("1", "1.0", "true"):
+    if folded in ("1", "1.0", "true"):
         return True
     raise ValueError(f"{where}: expected 0 or 1, got {brief(value)}")
 

@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from florence2.labels import is_unicode
 from florence2.pixels import BadImage
 from florence2.records import ImageRef
 from florence2.sources import tables
@@ -59,11 +60,7 @@ def path_of(uri: str) -> str:
 def uri_of(path: str | Path) -> str:
     """The absolute path; a name that is not valid Unicode as file:// with those bytes percent-encoded."""
     absolute = os.path.abspath(path)
-    try:
-        absolute.encode()
-    except UnicodeEncodeError:
-        return FILE + as_text(absolute.replace("%", "%25"))
-    return absolute
+    return absolute if is_unicode(absolute) else FILE + as_text(absolute.replace("%", "%25"))
 
 
 def as_text(name: str) -> str:

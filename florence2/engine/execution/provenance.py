@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.operator import annotation_ids
+from florence2.labels import is_unicode
 from florence2.records import Grounding, Item, Parsed, Region, Sample, Source, Text
 
 STRINGS = {  # fields that must hold valid Unicode
@@ -133,11 +134,8 @@ def _check_strings(item: Item) -> None:
         value = getattr(item, name)
         if not isinstance(value, str):
             raise ValueError(f"{type(item).__name__}.{name}: expected a string, got {value!r:.40}")
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"{type(item).__name__}.{name}: {value!r:.40} is not valid Unicode") from None
+        if not value.isascii() and not is_unicode(value):
+            raise ValueError(f"{type(item).__name__}.{name}: {value!r:.40} is not valid Unicode")
 
 
 def _checked_score(item: Item) -> float | None:

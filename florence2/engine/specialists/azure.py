@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from florence2 import pixels
 from florence2.engine.operator import Spec
 from florence2.engine.specialists.cloud import Cloud, CloudError, key_of
-from florence2.records import Failure, Parsed, Region, Result, Sample
+from florence2.records import Parsed, Region, Result, Sample
 
 API_VERSION = "2024-02-01"
 KEY, ENDPOINT = "AZURE_VISION_KEY", "AZURE_VISION_ENDPOINT"
@@ -39,9 +38,7 @@ class Azure:
         attempts: int = 5,
         timeout_s: float = 30.0,
     ) -> None:
-        self.cloud = Cloud(
-            "azure", per_second, attempts, timeout_s, cost, budget, Path(cache).expanduser() if cache else None
-        )
+        self.cloud = Cloud("azure", per_second, attempts, timeout_s, cost, budget, cache)
         self.spec = Spec(
             "azure", API_VERSION, produces=frozenset({"region_text/ocr"}), deterministic=False, billed=True
         )
@@ -61,15 +58,9 @@ class Azure:
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """One request a picture; a service that does not answer fails that picture."""
-        results: list[Result] = []
-        for index, (sample, image) in enumerate(zip(samples, images)):
-            try:
-                results.append(self._read(image))
-            except CloudError as error:
-                results.append(Failure(index, sample.id, sample.image.uri, error.reason, error.detail))
-        return results
+        return self.cloud.each(samples, images, self._read)
 
-    def _read(self, image: np.ndarray) -> Parsed:
+    def _read(self, sample: Sample, image: np.ndarray) -> Parsed:
         height, width = image.shape[:2]
         if min(height, width) < MIN_SIDE or max(height, width) > MAX_SIDE:
             raise CloudError("size", f"azure takes sides of {MIN_SIDE} to {MAX_SIDE} pixels, got {width}x{height}")

@@ -14,34 +14,30 @@ from florence2.records import Parsed, Result, Sample, Text
 DETAILS = ("brief", "detailed", "more_detailed")
 
 
-class Captioning:
+class Captioning(transformers_models.TransformersModel):
     """One text a picture; its score is exp of the mean log-probability of its tokens."""
+
+    auto_model = "AutoModelForImageTextToText"
 
     def __init__(
         self, model: str, detail: str = "brief", prompt: str = "", max_new_tokens: int = 40, revision: str = ""
     ) -> None:
         if detail not in DETAILS:
             raise ValueError(f"captioning: detail: expected one of {', '.join(DETAILS)}, got {detail!r}")
-        self.model, self.revision, self.detail, self.prompt = model, revision, detail, prompt
+        self.detail, self.prompt = detail, prompt
         self.max_new_tokens = int(transformers_models.number("captioning", "max_new_tokens", max_new_tokens, 1, 1024))
         produces = frozenset({f"text/{detail}"})
         self.spec = Spec(
             "captioning", transformers_models.version("captioning"), produces=produces, batch_size=4, num_gpus=1
         )
         self.config = {"detail": detail, "prompt": prompt, "max_new_tokens": self.max_new_tokens}
-        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
-        self._loaded: tuple[Any, Any] | None = None
-
-    def setup(self, device: str) -> None:
-        """Load the model and its processor."""
-        self._loaded = transformers_models.load(self.model, self.revision, device, "AutoModelForImageTextToText")
+        super().__init__(model, revision)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """One batch, greedy; a picture for which the model says nothing gets no text."""
         import torch
 
-        assert self._loaded is not None, "setup comes before annotate"
-        processor, model = self._loaded
+        processor, model = self.loaded
         text = {"text": [self.prompt] * len(images)} if self.prompt else {}
         inputs = transformers_models.move(processor(images=list(images), **text, return_tensors="pt"), model.device)
         with torch.inference_mode():
@@ -65,7 +61,3 @@ class Captioning:
             return Parsed()
         score = float(chances.mean().exp()) if len(chances) else None
         return Parsed(texts=(Text(id="caption", text=caption, detail=self.detail, score=score),))
-
-    def close(self) -> None:
-        """Drop the model."""
-        self._loaded = None

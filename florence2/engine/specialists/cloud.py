@@ -13,13 +13,16 @@ import random
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from florence2.atomic_files import write_atomic
 from florence2.labels import one_line
+from florence2.records import Failure, Parsed, Result, Sample
 
 RETRIED = (408, 429, 500, 502, 503, 504)  # the answers after which asking again may help
 
@@ -45,7 +48,7 @@ class Cloud:
     timeout_s: float = 30.0
     cost: float = 0.0  # of one answer, in the currency of the budget
     budget: float = float("inf")
-    cache: Path | None = None
+    cache: str | Path | None = None  # "": none; ~ is the user's folder
     first_wait_s: float = 1.0
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
@@ -53,9 +56,25 @@ class Cloud:
     paid: int = 0  # answers paid for by this process
     _next: float = field(default=0.0, repr=False)
 
+    def __post_init__(self) -> None:
+        self.cache = Path(self.cache).expanduser() if self.cache else None
+
+    def each(
+        self, samples: Sequence[Sample], images: Sequence[np.ndarray], ask: Callable[[Sample, np.ndarray], Parsed]
+    ) -> list[Result]:
+        """One request a picture, in order; where the service does not answer, a Failure for that picture."""
+        results: list[Result] = []
+        for index, (sample, image) in enumerate(zip(samples, images)):
+            try:
+                results.append(ask(sample, image))
+            except CloudError as error:
+                results.append(Failure(index, sample.id, sample.image.uri, error.reason, error.detail))
+        return results
+
     def ask(self, url: str, body: bytes, headers: Mapping[str, str], key: str) -> Any:
         """The service's JSON answer: a kept one, else a paid one; CloudError says why there is none."""
-        path = self.cache / f"{hashlib.sha256(f'{self.name}|{key}'.encode()).hexdigest()}.json" if self.cache else None
+        name = hashlib.sha256(f"{self.name}|{key}".encode()).hexdigest()
+        path = Path(self.cache) / f"{name}.json" if self.cache else None
         if path is not None and path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
         if self.spent + self.cost > self.budget:
@@ -80,7 +99,7 @@ class Cloud:
     @property
     def _tally(self) -> Path:
         assert self.cache is not None
-        return self.cache / f"{self.name}.paid"
+        return Path(self.cache) / f"{self.name}.paid"
 
     def _try(self, request: urllib.request.Request) -> Any:
         error = CloudError("unreachable", "never asked")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from florence2.engine.operator import Spec
+from florence2.engine.specialists.found_regions import refining
 from florence2.geometry import clip
 from florence2.pixels import crop
 from florence2.records import REGION_KINDS, Failure, ImageRef, Parsed, Region, Result, Sample
@@ -74,18 +75,8 @@ class Crops:
         for (region, _), result in zip(pairs, found):
             text = result.texts[0] if isinstance(result, Parsed) and result.texts else None
             if text is not None and text.text.strip():
-                described.append(
-                    Region(
-                        id=f"described-{len(described)}",
-                        kind=region.kind,
-                        box=region.box,
-                        label=region.label,
-                        label_space=region.label_space,
-                        description=text.text.strip(),
-                        score=text.score,
-                        refines=region.id,
-                    )
-                )
+                name, description = f"described-{len(described)}", text.text.strip()
+                described.append(refining(region, name, text.score, description=description))
         return Parsed(regions=tuple(described))
 
     def close(self) -> None:

@@ -7,13 +7,12 @@ chunk whose tokens it scores highest: phrase, span and boxes, and two scores, th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from florence2.engine.operator import Spec
 from florence2.engine.specialists import transformers_models
-from florence2.engine.specialists.object_detection import region
+from florence2.engine.specialists.found_regions import detected
 from florence2.engine.text.parser import Parser
 from florence2.engine.text.phrases import NounChunk
 from florence2.records import Grounding, Parsed, Region, Result, Sample, Text
@@ -21,13 +20,15 @@ from florence2.records import Grounding, Parsed, Region, Result, Sample, Text
 CAPTIONS = ("brief", "detailed", "more_detailed")
 
 
-class GroundingDino:
+class GroundingDino(transformers_models.TransformersModel):
     """For each caption of a picture, its noun chunks with boxes."""
+
+    auto_model = "AutoModelForZeroShotObjectDetection"
 
     def __init__(
         self, model: str, box: float = 0.35, text: float = 0.25, parser: str = "auto", revision: str = ""
     ) -> None:
-        self.model, self.revision, self.parser = model, revision, Parser(parser)
+        self.parser = Parser(parser)
         self.box, self.text = (
             transformers_models.number("grounding-dino", "box", box),
             transformers_models.number("grounding-dino", "text", text),
@@ -41,14 +42,7 @@ class GroundingDino:
             num_gpus=1,
         )
         self.config = {"box": self.box, "text": self.text, "parser": self.parser.weights_sha256}
-        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
-        self._loaded: tuple[Any, Any] | None = None
-
-    def setup(self, device: str) -> None:
-        """Load the model and its processor."""
-        self._loaded = transformers_models.load(
-            self.model, self.revision, device, "AutoModelForZeroShotObjectDetection"
-        )
+        super().__init__(model, revision)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """Each caption of each picture, one at a time."""
@@ -75,7 +69,8 @@ class GroundingDino:
                 phrase_scores[chunk] = max(score, phrase_scores.get(chunk, 0.0))
         for chunk in sorted(by_chunk, key=lambda c: c.start):
             found = [
-                region(len(regions) + i, boxes[k], chunk.text, float(scores[k])) for i, k in enumerate(by_chunk[chunk])
+                detected(len(regions) + i, boxes[k], chunk.text, float(scores[k]))
+                for i, k in enumerate(by_chunk[chunk])
             ]
             regions += found
             groundings.append(
@@ -95,8 +90,7 @@ class GroundingDino:
         """Boxes (N, 4) above the floor, scores (N,), token scores (N, T), and the tokens' places in the caption."""
         import torch
 
-        assert self._loaded is not None, "setup comes before annotate"
-        processor, model = self._loaded
+        processor, model = self.loaded
         prompt = caption if caption.rstrip().endswith(".") else caption.rstrip() + "."
         inputs = processor(images=image, text=prompt, return_tensors="pt", truncation=True)
         offsets = processor.tokenizer(prompt, return_offsets_mapping=True, truncation=True)["offset_mapping"]
@@ -113,10 +107,6 @@ class GroundingDino:
         above = tokens.max(dim=-1).values > self.box  # the rows that post-processing keeps, in its order
         places = [(int(start), int(end)) for start, end in offsets]
         return found["boxes"].cpu().numpy(), found["scores"].cpu().numpy(), tokens[above].cpu().numpy(), places
-
-    def close(self) -> None:
-        """Drop the model."""
-        self._loaded = None
 
 
 def _score_of(chunk: NounChunk, tokens: np.ndarray, offsets: Sequence[tuple[int, int]]) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence2.engine.operator import Spec
+from florence2.engine.specialists.found_regions import refining
 from florence2.engine.specialists.requirements import version_of
 from florence2.geometry import encode_rle, mask_polygons
 from florence2.records import Box, Parsed, Region, Result, Sample
@@ -81,13 +82,6 @@ def mask_region(index: int, region: Region, mask: np.ndarray, score: float | Non
     ys, xs = np.nonzero(mask)
     if not len(xs):
         return None
-    return Region(
-        id=f"mask-{index}",
-        box=(float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)),
-        label=region.label,
-        label_space=region.label_space,
-        polygons=tuple(tuple(float(v) for v in polygon) for polygon in mask_polygons(mask)),
-        mask=encode_rle(mask),
-        score=score,
-        refines=region.id,
-    )
+    box = float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)
+    polygons = tuple(tuple(float(v) for v in polygon) for polygon in mask_polygons(mask))
+    return refining(region, f"mask-{index}", score, box=box, polygons=polygons, mask=encode_rle(mask))

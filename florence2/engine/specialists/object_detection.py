@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from florence2.engine.operator import Spec
 from florence2.engine.specialists import transformers_models
-from florence2.records import Parsed, Region, Result, Sample
+from florence2.engine.specialists.found_regions import detected
+from florence2.records import Parsed, Result, Sample
 
 
-class ObjectDetection:
+class ObjectDetection(transformers_models.TransformersModel):
     """Boxes with the model's own labels and scores."""
 
+    auto_model = "AutoModelForObjectDetection"
+    auto_processor = "AutoImageProcessor"
+
     def __init__(self, model: str, score: float = 0.3, revision: str = "") -> None:
-        self.model, self.revision = model, revision
         self.score = transformers_models.number("detection", "score", score)
         self.spec = Spec(
             "detection",
@@ -26,21 +28,13 @@ class ObjectDetection:
             num_gpus=1,
         )
         self.config = {"score": self.score}
-        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
-        self._loaded: tuple[Any, Any] | None = None
-
-    def setup(self, device: str) -> None:
-        """Load the model and its image processor."""
-        self._loaded = transformers_models.load(
-            self.model, self.revision, device, "AutoModelForObjectDetection", "AutoImageProcessor"
-        )
+        super().__init__(model, revision)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """One batch through the model and the library's own post-processing."""
         import torch
 
-        assert self._loaded is not None, "setup comes before annotate"
-        processor, model = self._loaded
+        processor, model = self.loaded
         with torch.inference_mode():
             outputs = model(
                 **transformers_models.move(processor(images=list(images), return_tensors="pt"), model.device)
@@ -52,19 +46,9 @@ class ObjectDetection:
         return [
             Parsed(
                 regions=tuple(
-                    region(i, box, names[int(label)], float(score))
+                    detected(i, box, names[int(label)], float(score))
                     for i, (box, label, score) in enumerate(zip(one["boxes"], one["labels"], one["scores"]))
                 )
             )
             for one in found
         ]
-
-    def close(self) -> None:
-        """Drop the model."""
-        self._loaded = None
-
-
-def region(index: int, box: Any, label: str, score: float) -> Region:
-    """A region of a tensor (4,) in pixels."""
-    x1, y1, x2, y2 = (float(v) for v in box)
-    return Region(id=f"object-{index}", box=(x1, y1, x2, y2), label=label, score=score)

@@ -9,25 +9,26 @@ score: 0.2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from florence2.engine.operator import Spec
 from florence2.engine.specialists import transformers_models
-from florence2.engine.specialists.object_detection import region
+from florence2.engine.specialists.found_regions import detected
 from florence2.records import Parsed, Result, Sample
 
 PROMPT = "a photo of a {}"
 
 
-class Owl:
+class Owl(transformers_models.TransformersModel):
     """Boxes of the labels asked for."""
+
+    auto_model = "AutoModelForZeroShotObjectDetection"
 
     def __init__(self, model: str, labels: Sequence[str] = (), score: float = 0.2, revision: str = "") -> None:
         if not labels or isinstance(labels, str):
             raise ValueError(f"owl: labels: expected a list of phrases to detect, got {labels!r}; write them in a card")
-        self.model, self.revision, self.labels = model, revision, [str(label) for label in labels]
+        self.labels = [str(label) for label in labels]
         self.score = transformers_models.number("owl", "score", score)
         self.spec = Spec(
             "owl",
@@ -37,21 +38,13 @@ class Owl:
             num_gpus=1,
         )
         self.config = {"score": self.score, "labels": self.labels, "prompt": PROMPT}
-        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
-        self._loaded: tuple[Any, Any] | None = None
-
-    def setup(self, device: str) -> None:
-        """Load the model and its processor."""
-        self._loaded = transformers_models.load(
-            self.model, self.revision, device, "AutoModelForZeroShotObjectDetection"
-        )
+        super().__init__(model, revision)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """The same queries for every picture."""
         import torch
 
-        assert self._loaded is not None, "setup comes before annotate"
-        processor, model = self._loaded
+        processor, model = self.loaded
         queries = [[PROMPT.format(label) for label in self.labels]] * len(images)
         longest = model.config.get_text_config().max_position_embeddings
         inputs = processor(
@@ -73,13 +66,9 @@ class Owl:
         return [
             Parsed(
                 regions=tuple(
-                    region(i, box, label, float(score))
+                    detected(i, box, label, float(score))
                     for i, (box, label, score) in enumerate(zip(one["boxes"], one["text_labels"], one["scores"]))
                 )
             )
             for one in found
         ]
-
-    def close(self) -> None:
-        """Drop the model."""
-        self._loaded = None

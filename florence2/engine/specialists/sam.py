@@ -13,11 +13,12 @@ from florence2.engine.specialists.masks import mask_region
 from florence2.records import Parsed, Result, Sample
 
 
-class Sam:
+class Sam(transformers_models.TransformersModel):
     """For each object box of a picture a mask that refines it, with the model's own estimate of its IoU as score."""
 
+    auto_model = "AutoModelForMaskGeneration"
+
     def __init__(self, model: str, revision: str = "") -> None:
-        self.model, self.revision = model, revision
         self.spec = Spec(
             "sam",
             transformers_models.version("sam"),
@@ -27,12 +28,7 @@ class Sam:
             num_gpus=1,
         )
         self.config: dict[str, Any] = {}
-        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
-        self._loaded: tuple[Any, Any] | None = None
-
-    def setup(self, device: str) -> None:
-        """Load the model and its processor."""
-        self._loaded = transformers_models.load(self.model, self.revision, device, "AutoModelForMaskGeneration")
+        super().__init__(model, revision)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """All boxes of a picture are prompts of one pass."""
@@ -50,8 +46,7 @@ class Sam:
         """A mask (H, W) bool and a score for each box."""
         import torch
 
-        assert self._loaded is not None, "setup comes before annotate"
-        processor, model = self._loaded
+        processor, model = self.loaded
         inputs = transformers_models.move(
             processor(images=image, input_boxes=[[list(box) for box in boxes]], return_tensors="pt"), model.device
         )
@@ -62,7 +57,3 @@ class Sam:
         )[0]
         scores = outputs.iou_scores[0, :, 0].float().cpu().clamp(0, 1).tolist()
         return [mask[0].numpy().astype(bool) for mask in masks], scores
-
-    def close(self) -> None:
-        """Drop the model."""
-        self._loaded = None

@@ -7,22 +7,24 @@ description; the crop decides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from florence2.engine.operator import Spec
 from florence2.engine.specialists import transformers_models
+from florence2.engine.specialists.found_regions import refining
 from florence2.engine.text.parser import Parser
 from florence2.pixels import crop
 from florence2.records import Parsed, Region, Result, Sample
 
 
-class Similarity:
+class Similarity(transformers_models.TransformersModel):
     """For each described region one that refines it, its description being the candidate most like the crop."""
 
+    auto_model = "AutoModel"
+
     def __init__(self, model: str, parser: str = "auto", revision: str = "") -> None:
-        self.model, self.revision, self.parser = model, revision, Parser(parser)
+        self.parser = Parser(parser)
         self.spec = Spec(
             "similarity",
             transformers_models.version("similarity"),
@@ -32,12 +34,7 @@ class Similarity:
             num_gpus=1,
         )
         self.config = {"parser": self.parser.weights_sha256}
-        self.weights_sha256 = transformers_models.weights_sha256(model, revision)
-        self._loaded: tuple[Any, Any] | None = None
-
-    def setup(self, device: str) -> None:
-        """Load the model and its processor."""
-        self._loaded = transformers_models.load(self.model, self.revision, device, "AutoModel")
+        super().__init__(model, revision)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """One pass a region."""
@@ -50,18 +47,7 @@ class Similarity:
                     continue
                 chances = self.compare(crop(image, region.box), texts)
                 best = int(chances.argmax())
-                found.append(
-                    Region(
-                        id=f"named-{len(found)}",
-                        kind=region.kind,
-                        box=region.box,
-                        label=region.label,
-                        label_space=region.label_space,
-                        description=texts[best],
-                        score=float(chances[best]),
-                        refines=region.id,
-                    )
-                )
+                found.append(refining(region, f"named-{len(found)}", float(chances[best]), description=texts[best]))
             results.append(Parsed(regions=tuple(found)))
         return results
 
@@ -74,8 +60,7 @@ class Similarity:
         """(N,) probabilities, one for each text, that it is the one of the picture; they sum to 1."""
         import torch
 
-        assert self._loaded is not None, "setup comes before annotate"
-        processor, model = self._loaded
+        processor, model = self.loaded
         longest = model.config.get_text_config().max_position_embeddings
         padding = "max_length" if model.config.model_type.startswith("siglip") else True  # as SigLIP was trained
         inputs = processor(
@@ -84,7 +69,3 @@ class Similarity:
         with torch.inference_mode():
             logits = model(**transformers_models.move(inputs, model.device)).logits_per_image[0]
         return torch.softmax(logits.float(), dim=0).cpu().numpy()
-
-    def close(self) -> None:
-        """Drop the model."""
-        self._loaded = None

@@ -71,6 +71,32 @@ def load(
     return processor, loaded.eval().to(device)
 
 
+class TransformersModel:
+    """What the specialists behind a transformers model share: opened by `setup`, dropped by `close`."""
+
+    auto_model = ""  # class of transformers that opens the model
+    auto_processor = "AutoProcessor"
+
+    def __init__(self, model: str, revision: str) -> None:
+        self.model, self.revision = model, revision
+        self.weights_sha256 = weights_sha256(model, revision)
+        self._loaded: tuple[Any, Any] | None = None
+
+    def setup(self, device: str) -> None:
+        """Load the model and its processor."""
+        self._loaded = load(self.model, self.revision, device, self.auto_model, self.auto_processor)
+
+    @property
+    def loaded(self) -> tuple[Any, Any]:
+        """The processor and the model."""
+        assert self._loaded is not None, "setup comes before annotate"
+        return self._loaded
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._loaded = None
+
+
 def _unopened(model: str, error: Exception) -> OSError:
     reason = one_line(error)
     return OSError(f"{model}: cannot be opened by transformers ({reason}); give a local folder or a reachable id")

@@ -16,7 +16,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from florence2 import pixels
 from florence2.engine.operator import Spec
 from florence2.engine.specialists.cloud import Cloud, CloudError, key_of
 from florence2.labels import fold_spaces
-from florence2.records import Failure, Parsed, Region, Result, Sample, Text
+from florence2.records import Parsed, Region, Result, Sample, Text
 
 DETAILS = {
     "detailed": "Write one paragraph of two to three sentences",
@@ -61,9 +60,7 @@ class Writer:
             raise ValueError(f"writer: detail: expected one of {', '.join(DETAILS)}, got {detail!r}")
         self.model, self.url, self.detail, self.picture = model, url.rstrip("/"), detail, picture
         self.variable, self.max_tokens = key, max_tokens
-        self.cloud = Cloud(
-            "writer", per_second, attempts, timeout_s, cost, budget, Path(cache).expanduser() if cache else None
-        )
+        self.cloud = Cloud("writer", per_second, attempts, timeout_s, cost, budget, cache)
         self.spec = Spec(
             "writer",
             "1",
@@ -85,17 +82,11 @@ class Writer:
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """One request a picture; where nothing is known and no picture is sent, nothing is asked."""
-        results: list[Result] = []
-        for index, (sample, image) in enumerate(zip(samples, images)):
-            try:
-                results.append(self._write(sample.current(), image))
-            except CloudError as error:
-                results.append(Failure(index, sample.id, sample.image.uri, error.reason, error.detail))
-        return results
+        return self.cloud.each(samples, images, self._write)
 
     def _write(self, sample: Sample, image: np.ndarray) -> Parsed:
         height, width = image.shape[:2]
-        known = facts(sample)
+        known = facts(sample.current())
         if not known and not self.picture:
             return Parsed()
         prompt = PROMPT.format(task=DETAILS[self.detail], width=width, height=height, facts="\n".join(known))
