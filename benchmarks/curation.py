@@ -22,7 +22,7 @@ from florence2.engine.curation.merging import MergeConfig
 from florence2.engine.operator import annotation_ids, digest, run_id, unit_id
 from florence2.engine.session import Session
 from florence2.records import ImageRef, Region, Sample, Source, Text
-from florence2.store import Store, pending
+from florence2.store import ImageRow, Store, pending
 from florence2.store.snapshots import Operator
 
 THINGS = ("dog", "cat", "car", "tree", "man", "woman", "boat", "table", "cup", "bird")
@@ -45,7 +45,7 @@ def fill(store: Store, pictures: int, unit: int) -> None:
         ids = [digest(["picture", i], size=12) for i in range(start, min(start + unit, pictures))]
         bare = [Sample(i, ImageRef(i, f"/pictures/{i}.jpg", width=640, height=480, sha256=digest(i, 32))) for i in ids]
         uid = unit_id(ids, operators["images"].fingerprint, 0)
-        rows = [pending.image_row(sample, uid) for sample in bare]
+        rows = [ImageRow.of(sample, unit=uid) for sample in bare]
         session.add(store.put_all([pending.images_of(operators["images"], uid, rows)]))
         boxes = [[[rng.uniform(0, 400), rng.uniform(0, 300)] for _ in range(8)] for _ in ids]
         for name in ("left", "right"):

@@ -24,7 +24,8 @@ from florence2.engine.execution.inline import InlineRunner
 from florence2.engine.operator import annotation_ids, digest, run_id, unit_id
 from florence2.engine.session import Session
 from florence2.records import Decision, ImageRef, Region, Sample, Source
-from florence2.store import Store, layout, schema
+from florence2.store import ImageRow, Store, layout, schema
+from florence2.store.image_rows import columns_of
 from florence2.store.snapshots import Operator
 
 UNIT = 512  # pictures, as in a folder of a million
@@ -70,7 +71,7 @@ def fill(store: Store, pictures: int, each: int) -> None:
                 ImageRef(name, f"/pictures/{start + i:09}.jpg", width=640, height=640, sha256=digest(name, 32)),
                 regions=regions,
             )
-            images.append(schema.image_row(sample, uid))
+            images.append(columns_of(ImageRow.of(sample, unit=uid)))
             rows += schema.annotation_rows(sample)
         done = unit_id(ids, boxes.fingerprint, 0)
         paths = f"images/unit-{uid}.parquet", layout.fragment("annotations", 0, "boxes", "1", done)

@@ -135,7 +135,7 @@ def state(store):
         table = pq.read_table(path, columns=["ann_id", "round", "seq"])
         verdicts.update(zip(*(table[name].to_pylist() for name in table.column_names)))
     wrong = [damage.path for damage in store.verify()] + [key for key, count in verdicts.items() if count > 1]
-    pictures = Counter(row["uri"] for row in store.images())
+    pictures = Counter(row.image.uri for row in store.images())
     return view, named, wrong + [uri for uri, count in pictures.items() if count > 1]
 
 

@@ -7,14 +7,13 @@ commits. The rest of the project imports nothing else of this room.
 from florence2.store import pending
 from florence2.store.dataset import Store, is_store
 from florence2.store.failures import is_further
+from florence2.store.image_rows import ImageRow
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.journal import Journal
 from florence2.store.layout import TABLES
 from florence2.store.parquet import Fragment, PendingFragment
 from florence2.store.pieces import Signed
 from florence2.store.scan import UnitGroup
-from florence2.store.schema import Row as ImageRow
-from florence2.store.schema import image_ref
 from florence2.store.sealed import Damaged, Missing
 from florence2.store.snapshots import Operator, Snapshot, StaleBase, extended
 from florence2.store.storage.local import sha256_of
@@ -23,6 +22,6 @@ from florence2.store.verification import Damage
 
 __all__ = [
     "Damage", "Damaged", "Fragment", "ImageRow", "ImportMetadata", "Journal", "Missing", "Operator", "PendingFragment",
-    "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit", "UnitGroup", "extended", "image_ref", "is_further",
-    "is_store", "pending", "sha256_of",
+    "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit", "UnitGroup", "extended", "is_further", "is_store",
+    "pending", "sha256_of",
 ]  # fmt: skip

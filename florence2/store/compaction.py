@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from florence2.store import failures, layout, parquet, random_access, scan, schema, snapshots
+from florence2.store import failures, layout, parquet, random_access, scan, snapshots
 from florence2.store.chain import Chain
+from florence2.store.image_rows import coverage_of, coverage_rows
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.layout import TABLES
 from florence2.store.parquet import Fragment
@@ -131,11 +132,11 @@ def _written(storage: Storage, fragment: Fragment, data: bytes) -> Fragment:
 def _with_metadata(images: pa.Table, metadata: Mapping[str, ImportMetadata]) -> pa.Table:
     """The table `images` with the imports' metadata in its columns of split and coverage."""
     names = images["id"].to_pylist()
-    coverage = [schema.coverage_of(value) for value in images["label_coverage"].to_pylist()]
+    coverage = [coverage_of(value) for value in images["label_coverage"].to_pylist()]
     every = [metadata.get(name, ImportMetadata()) for name in names]
     columns = {
         "split": [old or new.split or None for old, new in zip(images["split"].to_pylist(), every)],
-        "label_coverage": [schema.coverage_rows({**old, **new.coverage}) for old, new in zip(coverage, every)],
+        "label_coverage": [coverage_rows({**old, **new.coverage}) for old, new in zip(coverage, every)],
     }
     for name, values in columns.items():
         field = images.schema.field(name)

@@ -31,6 +31,7 @@ from florence2.store import (
 )
 from florence2.store import units as unit_reading
 from florence2.store.chain import Chain
+from florence2.store.image_rows import ImageRow
 from florence2.store.journal import Journal
 from florence2.store.parquet import Fragment, PendingFragment
 from florence2.store.snapshots import Operator, Snapshot
@@ -94,10 +95,10 @@ class Store:
         """Its samples by position, in bounded memory."""
         return random_access.RandomSamples(self.storage, self.snapshot(snapshot), view)
 
-    def images(self, snapshot: int | None = None) -> Iterator[dict[str, Any]]:
-        """Every row of `images`, rejected and failed pictures included."""
+    def images(self, snapshot: int | None = None) -> Iterator[ImageRow]:
+        """Every picture, rejected, failed and missing ones included."""
         for fragment in self.snapshot(snapshot).of("images"):
-            yield from schema.rows(parquet.read(self.storage, fragment))
+            yield from scan.image_rows(self.storage, [fragment])
 
     def table(self, name: str, snapshot: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """One of the four tables as a whole: images, annotations, decisions or failures."""
@@ -197,9 +198,9 @@ class Store:
         """The highest seq of a round's verdicts, -1 where there are none."""
         return unit_reading.newest_seq(self.storage, self._opened(snapshot), round)
 
-    def image_rows(self, fragment: Fragment) -> list[dict[str, Any]]:
-        """The rows of one fragment of `images`; ValueError where it is damaged."""
-        return schema.rows(parquet.read(self.storage, fragment))
+    def image_rows(self, fragment: Fragment) -> list[ImageRow]:
+        """The pictures of one fragment of `images`; ValueError where it is damaged."""
+        return scan.image_rows(self.storage, [fragment])
 
     def _opened(self, snapshot: Snapshot | int | None) -> Snapshot:
         return snapshot if isinstance(snapshot, Snapshot) else self.snapshot(snapshot)

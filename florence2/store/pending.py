@@ -8,14 +8,13 @@ from typing import Any
 from florence2.records import Decision, Failure, Sample
 from florence2.store import import_metadata, layout, schema
 from florence2.store.failures import attempt_facts
+from florence2.store.image_rows import ImageRow, columns_of
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.parquet import Fragment, PendingFragment
 from florence2.store.snapshots import Operator
 
-image_row = schema.image_row  # a picture's row, for `images`
-
 __all__ = [
-    "annotations_of", "attempt_facts", "decisions_of", "failures_of", "image_row", "images_of", "path",
+    "annotations_of", "attempt_facts", "decisions_of", "failures_of", "images_of", "path",
     "revised_images_of", "revised_path",
 ]  # fmt: skip
 
@@ -25,9 +24,9 @@ def path(table: str, operator: Operator, uid: str) -> str:
     return layout.fragment(table, operator.round, operator.name, operator.version, uid)
 
 
-def images_of(operator: Operator, uid: str, rows: Sequence[Mapping[str, Any]]) -> PendingFragment:
-    """The pictures that become a unit, by `image_row`; `uid` is the unit's from now on."""
-    return _pending(layout.images(uid), operator, uid, [dict(row) for row in rows])
+def images_of(operator: Operator, uid: str, rows: Iterable[ImageRow]) -> PendingFragment:
+    """The pictures that become a unit; `uid` is the unit's from now on."""
+    return _pending(layout.images(uid), operator, uid, [columns_of(row) for row in rows])
 
 
 def revised_path(key: str) -> str:
@@ -36,10 +35,10 @@ def revised_path(key: str) -> str:
 
 
 def revised_images_of(
-    operator: Operator, key: str, old: Fragment, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
+    operator: Operator, key: str, old: Fragment, rows: Iterable[ImageRow], about: Mapping[str, Any]
 ) -> PendingFragment:
     """All rows of a fragment of `images`, some changed, to take its place."""
-    return PendingFragment(revised_path(key), [dict(row) for row in rows], old.units, operator.run_id, about)
+    return PendingFragment(revised_path(key), [columns_of(row) for row in rows], old.units, operator.run_id, about)
 
 
 def annotations_of(

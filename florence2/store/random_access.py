@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from florence2.records import Sample
 from florence2.store import layout, parquet, scan, schema
+from florence2.store.image_rows import row_of
 from florence2.store.parquet import Fragment
 from florence2.store.scan import UnitGroup
 from florence2.store.snapshots import Snapshot
@@ -119,13 +120,13 @@ class CompactedReader:
     def sample(self, position: int) -> Sample:
         """The `position`-th good picture with all its annotations and verdicts."""
         row = int(self.index.good[position])
-        images = schema.rows(self._rows("images", row, row + 1))
+        bare = [row_of(columns).sample() for columns in schema.each_row(self._rows("images", row, row + 1))]
         tables = []
         for name in TABLES_READ[1:]:
             bounds = self.index.bounds.get(name)
             empty = bounds is None or bounds[row] == bounds[row + 1]
             tables.append(None if empty else self._rows(name, int(bounds[row]), int(bounds[row + 1])))  # type: ignore[index]
-        return schema.samples(images, *tables)[0]
+        return schema.samples(bare, *tables)[0]
 
     def _rows(self, name: str, start: int, end: int) -> pa.Table:
         low, high, table = self._held.get(name, (0, 0, None))

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from florence2.records import Sample
 from florence2.store import failures, import_metadata, parquet, schema
+from florence2.store.image_rows import ImageRow, row_of
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Snapshot
@@ -66,6 +67,11 @@ def import_metadata_of(
     return import_metadata.combine(parts)
 
 
+def image_rows(storage: Storage, fragments: Sequence[Fragment], columns: Sequence[str] | None = None) -> list[ImageRow]:
+    """The pictures of fragments of `images`, in order; of some `columns` with `id` among them only those are known."""
+    return [row_of(row) for row in schema.each_row(parquet.read_table(storage, "images", fragments, columns))]
+
+
 def count_ok(storage: Storage, fragment: Fragment) -> int:
     """How many of an `images` fragment's pictures are good; read from its footer alone where all are."""
     metadata = parquet.open_file(storage, fragment.path).metadata
@@ -81,10 +87,9 @@ def group_samples(storage: Storage, group: UnitGroup, view: str = "current") -> 
     """The samples of a group's good pictures: with the kept annotations, or with all of them and the verdicts."""
     if view not in VIEWS:
         raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
-    images = schema.rows(parquet.read_table(storage, "images", group.fragments.get("images", ())))
-    ok = [row for row in images if row["status"] == "ok"]
+    images = image_rows(storage, group.fragments.get("images", ()))
     found = schema.samples(
-        ok,
+        [row.sample() for row in images if row.status == "ok"],
         parquet.read_table(storage, "annotations", group.fragments.get("annotations", ())),
         parquet.read_table(storage, "decisions", group.fragments.get("decisions", ())),
     )

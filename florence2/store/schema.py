@@ -7,14 +7,15 @@ Boxes and coordinates are float32 in the file and come back as the shortest deci
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from florence2.geometry import polygon_box, rle_box
-from florence2.records import Coverage, Decision, Failure, Grounding, ImageRef, Item, Region, Rle, Sample, Source, Text
+from florence2.records import Decision, Failure, Grounding, Item, Region, Rle, Sample, Source, Text
 
 STRING, INT32, INT64, FLOAT, BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
 COORDS, INTS, STRINGS = pa.list_(pa.float32()), pa.list_(INT32), pa.list_(STRING)
@@ -129,29 +130,6 @@ def table(name: str, rows: Sequence[Row]) -> pa.Table:
     )
 
 
-def image_row(sample: Sample, unit: str = "", status: str = "ok", reason: str = "", **more: Any) -> Row:
-    """One row of `images`; `more` holds columns a record does not have (dataset, format, exif_orientation, origin)."""
-    ref = sample.image
-    return {
-        "id": ref.id,
-        "unit": unit or None,
-        "uri": ref.uri,
-        "member": ref.member or None,
-        "offset": ref.offset if ref.offset >= 0 else None,
-        "length": ref.length if ref.length >= 0 else None,
-        "frame": ref.frame,
-        "sha256": ref.sha256 or None,
-        "width": ref.width,
-        "height": ref.height,
-        "licence": ref.licence or None,
-        "split": sample.split or None,
-        "status": status,
-        "reason": reason or None,
-        "label_coverage": coverage_rows(sample.coverage),
-        **more,
-    }
-
-
 def annotation_rows(sample: Sample, config_sha: str = "") -> list[Row]:
     """One row for each region, text and grounding of a sample, in that order."""
     text_of = {text.id: text.text for text in sample.texts}
@@ -189,8 +167,11 @@ def failure_row(failure: Failure, source: str, version: str, run_id: str, round:
     }
 
 
-def samples(images: Sequence[Row], annotations: pa.Table | None, decisions: pa.Table | None) -> list[Sample]:
-    """The samples of these image rows with all that the tables say of them, rejected items beside the kept."""
+def samples(bare: Sequence[Sample], annotations: pa.Table | None, decisions: pa.Table | None) -> list[Sample]:
+    """The samples with the annotations that one table holds of them and the verdicts of the other; None: as they are.
+
+    Rejected items are beside the kept.
+    """
     items: dict[str, dict[type, list[Any]]] = defaultdict(lambda: defaultdict(list))
     sources: dict[tuple[Any, ...], Source] = {}
     if annotations is not None:
@@ -202,38 +183,17 @@ def samples(images: Sequence[Row], annotations: pa.Table | None, decisions: pa.T
         for row in each_row(decisions):
             verdicts[row["image_id"]].append(_decision(row))
     out = []
-    for row in images:
-        found = items.get(row["id"], {})
-        out.append(
-            Sample(
-                id=row["id"],
-                image=image_ref(row),
-                regions=tuple(found.get(Region, ())),
-                texts=tuple(found.get(Text, ())),
-                groundings=tuple(found.get(Grounding, ())),
-                decisions=tuple(sorted(verdicts.get(row["id"], ()), key=lambda d: (d.round, d.seq))),
-                split=row.get("split") or "",
-                coverage=coverage_of(row.get("label_coverage")),
-            )
-        )
+    for sample in bare:
+        found: dict[str, tuple[Any, ...]] = {}
+        if annotations is not None:
+            of = items.get(sample.image.id, {})
+            found = {"regions": tuple(of.get(Region, ())), "texts": tuple(of.get(Text, ()))}
+            found["groundings"] = tuple(of.get(Grounding, ()))
+        if decisions is not None:
+            ordered = sorted(verdicts.get(sample.image.id, ()), key=lambda d: (d.round, d.seq))
+            found["decisions"] = tuple(ordered)
+        out.append(replace(sample, **found))
     return out
-
-
-def image_ref(row: Mapping[str, Any]) -> ImageRef:
-    """The ImageRef of a row of `images`."""
-    offset, length = row.get("offset"), row.get("length")
-    return ImageRef(
-        id=row["id"],
-        uri=row["uri"] or "",
-        member=row.get("member") or "",
-        frame=row.get("frame") or 0,
-        offset=-1 if offset is None else offset,
-        length=-1 if length is None else length,
-        width=row.get("width") or 0,
-        height=row.get("height") or 0,
-        sha256=row.get("sha256") or "",
-        licence=row.get("licence") or "",
-    )
 
 
 def rows(table: pa.Table) -> list[Row]:
@@ -384,30 +344,6 @@ def _decision(row: Row) -> Decision:
         round=row["round"],
         seq=row["seq"],
     )
-
-
-def coverage_rows(coverage: Mapping[str, Sequence[Coverage]]) -> list[Row] | None:
-    """A sample's coverage as the cell `label_coverage` holds it."""
-    out = [
-        {"label_space": space, "label": label, "state": entry.state}
-        for space, entries in sorted(coverage.items())
-        for entry in entries
-        for label in (entry.labels or (None,))
-    ]
-    return out or None
-
-
-def coverage_of(rows: Iterable[Mapping[str, Any]] | None) -> dict[str, tuple[Coverage, ...]]:
-    """The coverage that a cell `label_coverage` holds."""
-    labels: dict[str, dict[tuple[str, bool], list[str]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows or ():
-        found = labels[row["label_space"]][row["state"], row["label"] is None]
-        if row["label"] is not None:
-            found.append(row["label"])
-    return {
-        space: tuple(Coverage(state, tuple(names)) for (state, _), names in entries.items())
-        for space, entries in labels.items()
-    }
 
 
 def _coordinates(column: pa.Array) -> list[list[float] | None]:

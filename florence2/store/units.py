@@ -54,25 +54,23 @@ class Unit:
 def units(storage: Storage, snapshot: Snapshot) -> Iterator[Unit]:
     """Every unit in the order they came in, those without a good picture too."""
     for group in scan.unit_groups(snapshot):
-        table = parquet.read_table(storage, "images", group.fragments["images"])
-        rows: dict[tuple[str, bool], list[schema.Row]] = {}
-        turned: dict[str, list[schema.Row]] = {}  # that became good later: each is work of its own
+        bare: dict[tuple[str, bool], list[Sample]] = {}
+        turned: dict[str, list[Sample]] = {}  # that became good later: each is work of its own
         gone = set()
-        for row in schema.rows(table):
-            first = row.get("first_status") or row["status"]
-            if row["status"] == "ok" and first != "ok":
-                turned.setdefault(row["unit"], []).append(row)
+        for row in scan.image_rows(storage, group.fragments["images"]):
+            first = row.first_verdict
+            if row.status == "ok" and first != "ok":
+                turned.setdefault(row.unit, []).append(row.sample())
                 continue
-            rows.setdefault((row["unit"], first == "ok"), []).append(row)
-            if first == "ok" and row["status"] != "ok":
-                gone.add(row["id"])
+            bare.setdefault((row.unit, first == "ok"), []).append(row.sample())
+            if first == "ok" and row.status != "ok":
+                gone.add(row.id)
         metadata = scan.import_metadata_of(storage, group.imports, whole=False)
         for uid in group.units:
-            found = (schema.samples(rows.get((uid, good), ()), None, None) for good in (True, False))
-            ok, others = (import_metadata.apply(samples, metadata) for samples in found)
+            ok, others = (import_metadata.apply(bare.get((uid, good), ()), metadata) for good in (True, False))
             yield Unit(uid, tuple(ok), group, tuple(others), frozenset(s.image.id for s in ok if s.image.id in gone))
-            for row in turned.get(uid, ()):
-                yield Unit(uid, tuple(import_metadata.apply(schema.samples([row], None, None), metadata)), group)
+            for sample in turned.get(uid, ()):
+                yield Unit(uid, tuple(import_metadata.apply([sample], metadata)), group)
 
 
 def count_images(storage: Storage, snapshot: Snapshot, selector: Selector | None = None) -> int:
@@ -80,9 +78,8 @@ def count_images(storage: Storage, snapshot: Snapshot, selector: Selector | None
     images = snapshot.of("images")
     if selector is None:
         return sum(scan.count_ok(storage, fragment) for fragment in images)
-    rows = (schema.rows(parquet.read(storage, f, ["id", "uri", "member", "status"])) for f in images)
-    found = (schema.samples([row for row in each if row["status"] == "ok"], None, None) for each in rows)
-    return sum(selector(sample) for samples in found for sample in samples)
+    rows = (row for f in images for row in scan.image_rows(storage, [f], ["id", "uri", "member", "status"]))
+    return sum(selector(row.sample()) for row in rows if row.status == "ok")
 
 
 def annotations_of(storage: Storage, unit: Unit, runs: Collection[str]) -> list[Sample]:
@@ -91,11 +88,7 @@ def annotations_of(storage: Storage, unit: Unit, runs: Collection[str]) -> list[
     if not wanted:
         return list(unit.samples)
     table = parquet.read_table(storage, "annotations", wanted).filter(pc.field("run_id").isin(sorted(runs)))
-    found = schema.samples([{"id": sample.image.id, "uri": ""} for sample in unit.samples], table, None)
-    return [
-        dataclasses.replace(bare, regions=s.regions, texts=s.texts, groundings=s.groundings)
-        for bare, s in zip(unit.samples, found)
-    ]
+    return schema.samples(unit.samples, table, None)
 
 
 def decisions_of(
@@ -109,8 +102,7 @@ def decisions_of(
     rounds, seqs = pc.field("round"), pc.field("seq")
     earlier = (rounds < before[0]) | ((rounds == before[0]) & (seqs < before[1]))
     table = parquet.read_table(storage, "decisions", wanted).filter(earlier)
-    found = schema.samples([{"id": sample.image.id, "uri": ""} for sample in samples], None, table)
-    return [dataclasses.replace(sample, decisions=s.decisions) for sample, s in zip(samples, found)]
+    return schema.samples(samples, None, table)
 
 
 def failures_of(storage: Storage, fragment: Fragment) -> list[Failure]:

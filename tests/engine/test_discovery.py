@@ -56,8 +56,8 @@ def told(store):
     """name -> (status, reason) of every row."""
     out = {}
     for row in store.images():
-        name = os.path.basename(row["uri"]) + (f"!{row['member']}" if row.get("member") else "")
-        out[name] = (row["status"], row.get("reason"))
+        name = os.path.basename(row.image.uri) + (f"!{row.image.member}" if row.image.member else "")
+        out[name] = (row.status, row.reason or None)
     return out
 
 
@@ -305,8 +305,8 @@ def test_every_image_rule_by_the_command(tmp_path, capsys):
     assert said == {"blank": 1, "duplicate": 1, "near_duplicate": 1, "no_licence": 3, "unsafe": 1}
     assert main([*command, "--blank-range", "255", "--out", str(tmp_path / "u")]) == 0
     assert json.loads(capsys.readouterr().out)["reasons"]["images"] == {"blank": 7, "odd_aspect": 1, "too_small": 1}
-    rows = {os.path.basename(row["uri"]): row for row in Store(tmp_path / "s").images()}
-    assert rows["good.png"]["licence"] == "CC0" and rows["good.png"]["exif_orientation"] == 1
+    rows = {os.path.basename(row.image.uri): row for row in Store(tmp_path / "s").images()}
+    assert rows["good.png"].image.licence == "CC0" and rows["good.png"].exif_orientation == 1
 
 
 def test_a_users_rule_that_fails_lets_nothing_pass(tmp_path, capsys):
@@ -332,6 +332,8 @@ def test_the_orientation_of_a_file_is_kept(tmp_path, turn):
     exif = Image.Exif()
     exif[0x0112] = turn
     Image.open(folder / "p0000.png").save(folder / "turned.jpg", exif=exif)
-    rows = {os.path.basename(r["uri"]): r for r in florence2.annotate(folder, tmp_path / "s", [], workers=0).images()}
-    assert rows["turned.jpg"]["exif_orientation"] == turn and rows["p0000.png"]["exif_orientation"] == 1
-    assert (rows["turned.jpg"]["width"] == 40) == (turn < 5) and rows["turned.jpg"]["format"] == "jpeg"
+    rows = {
+        os.path.basename(r.image.uri): r for r in florence2.annotate(folder, tmp_path / "s", [], workers=0).images()
+    }
+    assert rows["turned.jpg"].exif_orientation == turn and rows["p0000.png"].exif_orientation == 1
+    assert (rows["turned.jpg"].image.width == 40) == (turn < 5) and rows["turned.jpg"].format == "jpeg"

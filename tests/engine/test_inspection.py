@@ -116,7 +116,7 @@ def test_samples_bring_their_split_and_licence(tmp_path):
     ]
     (folder / "p0003.png").write_bytes((folder / "p0000.png").read_bytes())
     store = florence2.annotate(samples, tmp_path / "s", [Boxes()], workers=0, rules=ImageRules(licence=True))
-    assert [(row["status"], row["reason"]) for row in store.images()] == [
+    assert [(row.status, row.reason or None) for row in store.images()] == [
         ("rejected", "no_licence"),
         ("ok", None),
         ("ok", None),

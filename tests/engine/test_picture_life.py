@@ -37,7 +37,7 @@ def view(store):
 
 def check(store):
     """The ids of `images` are unique, in the snapshot and over all that was written; nothing is damaged."""
-    ids = [row["id"] for row in store.images()]
+    ids = [row.id for row in store.images()]
     assert len(ids) == len(set(ids))
     import pyarrow.parquet as pq
 
@@ -51,7 +51,7 @@ def check(store):
 
 
 def rows(store):
-    return {os.path.basename(r["uri"]): (r["status"], r.get("reason")) for r in store.images()}
+    return {os.path.basename(r.image.uri): (r.status, r.reason or None) for r in store.images()}
 
 
 def test_a_store_that_moved_with_its_pictures(tmp_path):
@@ -106,10 +106,10 @@ def test_a_picture_whose_bytes_changed(tmp_path):
         assert view(store) == view(annotate(folder, tmp_path / "fresh"))
         check(store)
         shutil.rmtree(tmp_path / "fresh")
-    gone = [r for r in store.images() if r["status"] == "missing"]
-    assert [r["reason"] for r in gone] == ["picture_changed"]
+    gone = [r for r in store.images() if r.status == "missing"]
+    assert [r.reason for r in gone] == ["picture_changed"]
     history = [
-        store.history(a["ann_id"]) for a in store.table("annotations").to_pylist() if a["image_id"] == gone[0]["id"]
+        store.history(a["ann_id"]) for a in store.table("annotations").to_pylist() if a["image_id"] == gone[0].id
     ]
     assert {d["reason"] for h in history for d in h["decisions"]} == {"picture_changed"} and history
     picture(folder, "p0002.png", 2)  # as it was

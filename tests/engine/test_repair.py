@@ -106,7 +106,7 @@ def test_only_the_damaged_unit_is_run_again_from_any_folder(full, monkeypatch, t
     store = Store(full / "s")
     operator = next(o for o in store.snapshot().operators if o.name == "mine" and not o.replaced)
     victim = next(f for f in store.snapshot().of("annotations") if f.run_id == operator.run_id)
-    in_unit = sum(row["unit"] in victim.units for row in store.images() if row["status"] == "ok")
+    in_unit = sum(row.unit in victim.units for row in store.images() if row.status == "ok")
     (full / "asked").unlink()
     (store.root / victim.path).unlink()
     monkeypatch.chdir(tmp_path)

@@ -71,7 +71,7 @@ def test_bad_pictures_are_rows_with_reasons_among_the_good(tmp_path):
     picture(folder, "huge.png", 7, (200, 200))
     told = []
     store = annotate(folder, tmp_path / "s", Boxes(), rules=ImageRules(max_pixels=30_000), on_message=told.append)
-    said = {Path(row["uri"]).name: (row["status"], row.get("reason")) for row in store.images()}
+    said = {Path(row.image.uri).name: (row.status, row.reason or None) for row in store.images()}
     assert said == {
         "p0000.png": ("ok", None),
         "p0001.png": ("rejected", "duplicate"),  # copy.png comes first by name

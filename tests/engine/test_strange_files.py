@@ -62,7 +62,7 @@ def test_a_folder(tmp_path):
         (tmp_path / "photos" / name).write_bytes(data)
     messages = []
     store = florence2.annotate(tmp_path / "photos", tmp_path / "s", [Boxes()], workers=0, on_message=messages.append)
-    assert [(os.path.basename(r["uri"]), r["status"]) for r in store.images()] == [("a.png", "ok")]
+    assert [(os.path.basename(r.image.uri), r.status) for r in store.images()] == [("a.png", "ok")]
     assert "skipped 10 files and folders that systems leave: " in messages[0]
     found, skipped = discover(tmp_path / "photos/.thumbnails")  # named by the user, a hidden folder is read
     assert names(found) == ["x.png"] and not skipped
@@ -132,9 +132,7 @@ def listed_beside(tmp_path, damaged):
     """What is found of a good picture and a damaged file beside it; the run goes on."""
     (tmp_path / "good.png").write_bytes(png())
     store = florence2.annotate(tmp_path, tmp_path.with_name("store"), [], workers=0)
-    rows = {
-        os.path.basename(r["uri"]) + (r.get("member") or ""): (r["status"], r.get("reason")) for r in store.images()
-    }
+    rows = {os.path.basename(r.image.uri) + r.image.member: (r.status, r.reason or None) for r in store.images()}
     assert rows.pop("good.png") == ("ok", None)
     return rows
 

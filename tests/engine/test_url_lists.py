@@ -66,10 +66,10 @@ def test_a_list_becomes_a_store(tmp_path, host, capsys):
     assert said["reasons"]["images"] == said["reasons"]["failures"] == reasons
     store = Store(tmp_path / "s")
     rows = list(store.images())
-    assert [row["origin"] for row in rows[:4]] == [f"{host.url}/p000{n}.png" for n in range(4)]
-    assert rows[0]["licence"] == "CC0" and rows[4]["uri"] == f"{host.url}/none.png"
+    assert [row.origin for row in rows[:4]] == [f"{host.url}/p000{n}.png" for n in range(4)]
+    assert rows[0].image.licence == "CC0" and rows[4].image.uri == f"{host.url}/none.png"
     for row, sample in zip(rows, store.samples()):
-        assert (sources.pixels(sample.image) == load(host.folder / row["origin"].rpartition("/")[2])).all()
+        assert (sources.pixels(sample.image) == load(host.folder / row.origin.rpartition("/")[2])).all()
     # again: what is there is not asked for; what failed is, and comes in when it is there
     before, asked = fragments(store), len(host.asked)
     assert main([*command, "--allow-urls", f"{host.url},{inner}"]) == 0

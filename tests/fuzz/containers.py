@@ -41,7 +41,7 @@ def _inspected(found, size):
         with limited(size + 24_000_000, faults, 3):
             try:
                 facts = inspect(candidate, RULES)
-                if candidate.relative == "z.png" and facts["status"] != "ok":
+                if candidate.relative == "z.png" and facts.status != "ok":
                     faults.append(f"the good picture beside it: {facts}")
             except Exception as error:
                 faults.append(f"{candidate.relative[:60]!r}: {type(error).__name__}: {str(error)[:200]}")

@@ -4,7 +4,8 @@ import random
 
 from florence2.records import Decision, Failure, Grounding, Region, Sample, Source, Text
 from florence2.scenes import draw, write
-from florence2.store import Store, schema
+from florence2.store import ImageRow, Store, schema
+from florence2.store.image_rows import columns_of
 from florence2.store.snapshots import Operator
 
 EVIL = '<script>alert("x")</script> & <img src=//evil.example/x> \x07\ud800'
@@ -52,10 +53,11 @@ def make_store(folder, count=12, evil=True):
             for g in truth.groundings if g.text_id
         ]  # fmt: skip
         sample = Sample(truth.id, ref, tuple(texts), tuple(regions), tuple(phrases))
-        images.append(schema.image_row(sample, "u"))
+        images.append(columns_of(ImageRow.of(sample, unit="u")))
         annotations += schema.annotation_rows(sample)
         decisions += [schema.decision_row(d, truth.id, "1", "judge") for d in judged(sample, regions)]
-    images.append(schema.image_row(Sample("gone", ref.__class__("gone", "gone.png")), "u", "failed", "truncated"))
+    gone = ImageRow(ref.__class__("gone", "gone.png"), unit="u", status="failed", reason="truncated")
+    images.append(columns_of(gone))
     failure = schema.failure_row(
         Failure(0, "gone", "gone.png", "truncated", "gone.png: ends too early"), "x", "1", "r", 0
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 import florence2
 from florence2.geometry import encode_rle
 from florence2.records import Coverage, Decision, Grounding, ImageRef, Region, Sample, Source, Text
-from florence2.store import Store, compaction, random_access, schema
-from florence2.store.storage import local
+from florence2.store import Store, compaction, is_store, random_access, schema
+from florence2.store.image_rows import ImageRow, columns_of, row_of
+from florence2.store.storage import local, open_storage
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 
 number = st.floats(0, 5000, width=32)
@@ -92,8 +94,10 @@ def test_records_survive_the_columns(regions, texts, groundings, data):
         schema.table("annotations", schema.annotation_rows(given_)),
         schema.table("decisions", [schema.decision_row(d, "i", "1", "run") for d in given_.decisions]),
     )
-    image = schema.rows(schema.table("images", [schema.image_row(given_, "u")]))
-    (back,) = schema.samples(image, *tables)
+    row = ImageRow.of(given_, unit="u", reason="", bytes=7, phash="0f", exif_orientation=6, origin="https://x/y")
+    (columns,) = schema.rows(schema.table("images", [columns_of(row)]))
+    assert row_of(columns) == row
+    (back,) = schema.samples([row_of(columns).sample()], *tables)
     assert back == given_
 
 
@@ -245,3 +249,19 @@ def test_refusals_name_what_is_wrong(tmp_path, call, words):
     store = florence2.annotate(folder_of(tmp_path, 1), tmp_path / "s", [], workers=0)
     with pytest.raises(ValueError, match=words):
         call(store)
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/store", "gs://bucket", "https://host.test/store", Path("s3://b/s")])
+def test_a_store_at_a_url_is_refused_by_name_and_makes_no_folder(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    scheme = str(place).partition(":")[0]
+    with pytest.raises(ValueError, match=rf"^{scheme}:.*expected a folder of this machine, got a URL \({scheme}\)"):
+        open_storage(place)
+    with pytest.raises(ValueError, match="got a URL"):
+        Store(place, create=True)
+    assert not is_store(place) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["C:/stores/s", "a:b", "plain"])
+def test_a_path_with_a_colon_is_no_url(place):
+    assert open_storage(place).location().endswith(place.rpartition("/")[2])

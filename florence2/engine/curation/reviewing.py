@@ -88,13 +88,13 @@ def _placed(session: Session, given: Review) -> tuple[dict[str, Reviewed], list[
     by: dict[str, dict[str, str]] = {"sha256": {}, "uri": {}, "name": {}}
     ids, twice = set(), set()
     for row in session.store.images(session.base.number):
-        if row["status"] != "ok":
+        if row.status != "ok":
             continue
-        ids.add(row["id"])
-        uri = f"{row['uri']}!{row['member']}" if row.get("member") else row["uri"]
-        name = (row.get("member") or files.path_of(row["uri"])).rpartition("/")[2]
+        ids.add(row.id)
+        name = (row.image.member or files.path_of(row.image.uri)).rpartition("/")[2]
         twice |= {name} if name in by["name"] else set()
-        by["sha256"][row["sha256"] or ""], by["uri"][uri], by["name"][name] = row["id"], row["id"], row["id"]
+        for key, value in (("sha256", row.image.sha256), ("uri", files.name_of(row.image)), ("name", name)):
+            by[key][value] = row.id
     out: dict[str, Reviewed] = {}
     unknown = []
     for one in given.pictures:

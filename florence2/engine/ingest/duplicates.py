@@ -18,7 +18,7 @@ from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import perceptual_hash
 from florence2.records import ImageRef
 from florence2.sources import files
-from florence2.store import Store, image_ref, is_store
+from florence2.store import Store, is_store
 
 BANDS = 8  # bytes of a 64-bit hash; hashes up to seven bits apart share one
 BLOCK = 1024  # pictures whose signatures are compared with all before them at a time
@@ -148,12 +148,11 @@ def of_store(
 
     With `read` each picture is opened, so that cut ones are found as well; else by the hash that the store holds.
     """
-    rows = [row for row in store.images(snapshot) if row["status"] in ("ok", "rejected")]
+    rows = [row for row in store.images(snapshot) if row.status in ("ok", "rejected")]
     for n, row in enumerate(rows, 1):
-        part = row.get("split") or sources.split_of(row.get("member") or row["uri"])
-        ref = image_ref(row)
-        known = row["sha256"], ref, row.get("phash") or ""
-        picture = Picture(row["id"], row["uri"], *known, part, row["status"] == "ok")
+        ref = row.image
+        part = row.split or sources.split_of(ref.member or ref.uri)
+        picture = Picture(ref.id, ref.uri, ref.sha256, ref, row.phash, part, row.status == "ok")
         if read:
             try:
                 picture = replace(picture, signature=near_duplicates.signature(_pixels(ref)))

@@ -18,13 +18,13 @@ from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
 from florence2.engine.execution.options import Progress
 from florence2.engine.execution.phase import Count, run_phase
 from florence2.engine.ingest.duplicates import NearIndex, same_pixels
-from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, InspectTask, image_id, rules_config
+from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, Inspection, InspectTask, rules_config
 from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.session import Session
 from florence2.labels import one_line
 from florence2.records import Failure, ImageRef, Sample
 from florence2.sources import files
-from florence2.store import Fragment, ImageRow, Operator, Store, image_ref, pending
+from florence2.store import Fragment, ImageRow, Operator, Store, pending
 
 NAME, VERSION = "images", "2"
 
@@ -59,15 +59,15 @@ class KnownImages:
 
     def add(self, row: ImageRow) -> None:
         """Note one row of `images`; a picture that is missing is not known any more."""
-        self.units.add(row.get("unit") or "")
-        if row["status"] == "missing":
+        self.units.add(row.unit)
+        if row.status == "missing":
             return
-        self.files.add((row["uri"], row.get("member") or "", row.get("bytes") or 0))
-        if row["status"] == "ok":
-            self.originals.add(row["sha256"])
-        if row["status"] == "ok" and row.get("phash"):
-            self.near.add(row["phash"])
-            self.good.append(image_ref(row))
+        self.files.add(_file_of(row))
+        if row.status == "ok":
+            self.originals.add(row.image.sha256)
+        if row.status == "ok" and row.phash:
+            self.near.add(row.phash)
+            self.good.append(row.image)
 
     def has(self, found: ImageCandidate) -> bool:
         """Whether this very file is in the store."""
@@ -116,9 +116,9 @@ def ingest(
     cut = _Cut(operator, os.path.basename(os.path.abspath(source)), known, rules, samples or {})
     here = WorkerContext(session.store.root, restoring=session.store.restoring)
     several: list[str] = []
-    for each, facts_ in zip(todo, _inspected(session, runner, operator, todo, rules, count)):
-        session.add(cut.task(each, facts_).do(session.store, here).fragments)
-        several += [found.relative for found, fact in zip(each.found, facts_) if fact.get("more")]
+    for each, inspected in zip(todo, _inspected(session, runner, operator, todo, rules, count)):
+        session.add(cut.task(each, inspected).do(session.store, here).fragments)
+        several += [found.relative for found, seen in zip(each.found, inspected) if seen.more]
     return several
 
 
@@ -129,8 +129,8 @@ def _inspected(
     todo: Sequence[PlannedUnit],
     rules: ImageRules,
     count: Count,
-) -> Iterator[list[dict[str, Any]]]:
-    """The facts of each unit's pictures, unit by unit in order: who is a duplicate of whom depends on it."""
+) -> Iterator[list[Inspection]]:
+    """Each unit's pictures inspected, unit by unit in order: who is a duplicate of whom depends on it."""
     place: dict[str, tuple[int, int]] = {}
 
     def jobs() -> Iterator[Job]:
@@ -141,14 +141,14 @@ def _inspected(
                 place[key] = number, start
                 yield Job(key, len(part), InspectTask(part, rules))
 
-    facts: dict[int, dict[int, list[dict[str, Any]]]] = defaultdict(dict)
+    done: dict[int, dict[int, list[Inspection]]] = defaultdict(dict)
     ready = 0
     for job, outcome in run_phase(session, runner, jobs(), Resources(NAME), count):
         number, start = place.pop(job.key)
-        facts[number][start] = outcome.facts
-        while ready < len(todo) and sum(map(len, facts[ready].values())) == len(todo[ready].found):
-            parts = facts.pop(ready)
-            yield [fact for start in sorted(parts) for fact in parts[start]]
+        done[number][start] = outcome.facts
+        while ready < len(todo) and sum(map(len, done[ready].values())) == len(todo[ready].found):
+            parts = done.pop(ready)
+            yield [inspection for start in sorted(parts) for inspection in parts[start]]
             ready += 1
 
 
@@ -178,27 +178,26 @@ class _Cut:
     rules: ImageRules
     samples: Mapping[str, Sample]
 
-    def task(self, planned: PlannedUnit, facts: Sequence[dict[str, Any]]) -> IngestTask:
+    def task(self, planned: PlannedUnit, inspected: Sequence[Inspection]) -> IngestTask:
         """What commits a unit."""
-        ids = [image_id(fact["sha256"], found.relative) for found, fact in zip(planned.found, facts)]
-        uid = unit_id(ids, self.operator.fingerprint, 0)
+        uid = unit_id([each.id for each in inspected], self.operator.fingerprint, 0)
         rows, failures = [], []
-        for found, fact, name in zip(planned.found, facts, ids):
-            row = _row(found, fact, name, uid, self.dataset, self.samples.get(found.relative))
-            if row["status"] == "ok" and row["sha256"] in self.known.originals:
-                row.update(status="rejected", reason="duplicate")
-            elif row["status"] == "ok" and self.rules.near_duplicates and self._has_near(row):
-                row.update(status="rejected", reason="near_duplicate")
+        for found, seen in zip(planned.found, inspected):
+            row = _row(found, seen, uid, self.dataset, self.samples.get(found.relative))
+            if row.status == "ok" and row.image.sha256 in self.known.originals:
+                row = replace(row, status="rejected", reason="duplicate")
+            elif row.status == "ok" and self.rules.near_duplicates and self._has_near(row):
+                row = replace(row, status="rejected", reason="near_duplicate")
             self.known.add(row)
             rows.append(row)
-            if row["status"] == "failed":
-                failures.append(Failure(id=name, reason=row["reason"], detail=one_line(fact["detail"], 1000)))
+            if row.status == "failed":
+                failures.append(Failure(id=row.id, reason=row.reason, detail=one_line(seen.detail, 1000)))
         return IngestTask(self.operator, uid, tuple(rows), tuple(failures))
 
     def _has_near(self, row: ImageRow) -> bool:
         """Whether an earlier good picture is this one, by its hash and then by its pixels."""
-        near = [self.known.good[place] for place, _ in self.known.near.within(row["phash"], self.rules.near_bits)]
-        return any(same_pixels(ref, image_ref(row)) for ref in near)
+        near = [self.known.good[place] for place, _ in self.known.near.within(row.phash, self.rules.near_bits)]
+        return any(same_pixels(ref, row.image) for ref in near)
 
 
 def _known(session: Session, operator: Operator, source: Path, listing: Sequence[ImageCandidate]) -> KnownImages:
@@ -220,9 +219,9 @@ def _known(session: Session, operator: Operator, source: Path, listing: Sequence
             rows = store.image_rows(Fragment(relative, 0, ""))
         except ValueError:
             continue  # made again below, once it is quarantined
-        if any(row.get("unit") in known.units for row in rows):
+        if any(row.unit in known.units for row in rows):
             continue  # its rows were written once more
-        files_of = [(row["uri"], row.get("member") or "", row.get("bytes") or 0) for row in rows]
+        files_of = list(map(_file_of, rows))
         if not known.files.isdisjoint(files_of):
             lost.append(relative)  # of an intake that lost: another one took these pictures in meanwhile
         elif rows and ours.issuperset(files_of):
@@ -230,10 +229,10 @@ def _known(session: Session, operator: Operator, source: Path, listing: Sequence
             if (first, last, len(rows)) in cuts:  # else it is of a command that reads them from elsewhere
                 left.append((rows, relative))
     store.discard_unnamed(lost)
-    left.sort(key=lambda entry: place[entry[0][0]["uri"], entry[0][0].get("member") or ""])
+    left.sort(key=lambda entry: place[entry[0][0].place[:2]])
     for rows, relative in left:
-        if session.done(relative, [rows[0]["unit"]], operator.run_id):
-            session.done(_failures_path(operator, rows[0]["unit"]), [rows[0]["unit"]], operator.run_id)
+        if session.done(relative, [rows[0].unit], operator.run_id):
+            session.done(_failures_path(operator, rows[0].unit), [rows[0].unit], operator.run_id)
             for row in rows:
                 known.add(row)
     return known
@@ -262,23 +261,35 @@ def _starts(session: Session, operator: Operator, source: Path) -> list[dict[str
     return [start for start in (run["starts"] if run else ()) if start.get("source") == os.path.abspath(source)]
 
 
-def _row(
-    found: ImageCandidate, fact: dict[str, Any], name: str, uid: str, dataset: str, sample: Sample | None
-) -> ImageRow:
+def _row(found: ImageCandidate, seen: Inspection, uid: str, dataset: str, sample: Sample | None) -> ImageRow:
     ref = replace(
         found.ref(),
-        id=name,
+        id=seen.id,
         frame=sample.image.frame if sample else 0,
-        width=fact["width"] or (sample.image.width if sample else 0),
-        height=fact["height"] or (sample.image.height if sample else 0),
-        sha256=fact["sha256"],
+        width=seen.width or (sample.image.width if sample else 0),
+        height=seen.height or (sample.image.height if sample else 0),
+        sha256=seen.sha256,
         licence=found.licence or (sample.image.licence if sample else ""),
     )
-    split = (sample.split if sample else "") or found.split
-    bare = Sample(name, ref, split=split, coverage=sample.coverage if sample else {})
-    more = {key: fact.get(key) for key in ("format", "exif_orientation", "phash")}
-    more.update(dataset=dataset, bytes=found.bytes, origin=found.origin or None)
-    return pending.image_row(bare, uid, fact["status"], fact["reason"], **more)
+    return ImageRow(
+        ref,
+        uid,
+        seen.status,
+        seen.reason,
+        split=(sample.split if sample else "") or found.split,
+        coverage=sample.coverage if sample else {},
+        dataset=dataset,
+        origin=found.origin,
+        bytes=found.bytes,
+        format=seen.format,
+        exif_orientation=seen.exif_orientation,
+        phash=seen.phash,
+    )
+
+
+def _file_of(row: ImageRow) -> tuple[str, str, int]:
+    """What tells a row's file from another: (uri, member, bytes)."""
+    return row.image.uri, row.image.member, row.bytes
 
 
 def _failures_path(operator: Operator, uid: str) -> str:

@@ -6,7 +6,7 @@ Inspecting a picture reads and decodes it once: it is then ok, rejected by a rul
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,30 @@ class ImageCandidate:
 
 
 @dataclass(frozen=True)
+class Inspection:
+    """What reading a picture showed: its id and hash, its size in pixels, its status, and `detail` where it failed."""
+
+    id: str = ""
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    status: str = "ok"
+    reason: str = ""
+    detail: str = ""
+    format: str = ""
+    exif_orientation: int | None = None
+    phash: str = ""
+    more: bool = False
+    """Whether its file holds further pictures."""
+
+    def failed(self, reason: str, detail: str) -> Inspection:
+        """The picture cannot be annotated."""
+        return replace(self, status="failed", reason=reason, detail=detail)
+
+
+@dataclass(frozen=True)
 class InspectTask:
-    """Pictures to be read and decoded once; the outcome's facts are a dictionary for each, in order."""
+    """Pictures to be read and decoded once; the outcome's facts are an Inspection for each, in order."""
 
     found: tuple[ImageCandidate, ...]
     rules: ImageRules
@@ -84,40 +106,44 @@ class InspectTask:
         heartbeat, out = context.heartbeat, []
         for index, found in enumerate(self.found):
             if index in heartbeat.poison_images:
-                out.append(_killer(found, heartbeat.poison_images[index]))
-                continue
-            if heartbeat.isolate:
-                heartbeat.image(index)
-            out.append(inspect(found, self.rules, accept))
-            heartbeat.progress(1)
+                made = _killer(found, heartbeat.poison_images[index])
+            else:
+                if heartbeat.isolate:
+                    heartbeat.image(index)
+                made = inspect(found, self.rules, accept)
+                heartbeat.progress(1)
+            out.append(replace(made, id=image_id(made.sha256, found.relative)))
         return JobOutcome(facts=out)
 
 
-def inspect(found: ImageCandidate, rules: ImageRules, accept: Any = None) -> dict[str, Any]:
-    """Facts of one picture: hash, size, format, status, reason, and `detail` where it failed."""
+def inspect(found: ImageCandidate, rules: ImageRules, accept: Any = None) -> Inspection:
+    """Read and decode one picture, and hold it to the rules; it has no id yet."""
     facts = _undecoded(found)
-    if facts["status"] == "failed":
+    if facts.status == "failed":
         return facts
     try:
         data = files.read_bytes(found.ref())
-        facts["sha256"] = hashlib.sha256(data).hexdigest()
+        facts = replace(facts, sha256=hashlib.sha256(data).hexdigest())
         array = pixels.load(data, max_pixels=rules.max_pixels, name=files.name_of(found.ref()))
     except pixels.BadImage as error:
-        return {**facts, "status": "failed", "reason": error.reason, "detail": str(error)}
+        return facts.failed(error.reason, str(error))
     height, width = array.shape[:2]
-    turn = pixels.read_orientation(data)
-    facts.update(width=width, height=height, format=file_types.format_of(data[:16]) or None, exif_orientation=turn)
-    facts.update(phash=perceptual_hash(array))
-    if facts["format"] != "jpeg":
-        facts.update(more=pixels.holds_more(data))
+    format = file_types.format_of(data[:16])
+    facts = replace(
+        facts,
+        width=width,
+        height=height,
+        format=format,
+        exif_orientation=pixels.read_orientation(data),
+        phash=perceptual_hash(array),
+        more=format != "jpeg" and pixels.holds_more(data),
+    )
     try:
         reason = broken_rule(array, rules, found.licence) or (accept(array) if accept else "")
     except Exception as error:  # a user's rule may raise anything; it is not known to let this picture pass
         detail = f"{files.name_of(found.ref())}: {rules.accept}: {type(error).__name__}: {error}"
-        return {**facts, "status": "failed", "reason": "rule_failed", "detail": detail}
-    if reason:
-        facts.update(status="rejected", reason=word_of(reason))
-    return facts
+        return facts.failed("rule_failed", detail)
+    return replace(facts, status="rejected", reason=word_of(reason)) if reason else facts
 
 
 def broken_rule(array: np.ndarray, rules: ImageRules, licence: str = "") -> str:
@@ -160,21 +186,20 @@ def rules_config(rules: ImageRules) -> dict[str, Any]:
     return config
 
 
-def _undecoded(found: ImageCandidate) -> dict[str, Any]:
+def _undecoded(found: ImageCandidate) -> Inspection:
     """What is known of a picture before it is read: that it cannot be, where that is known."""
-    facts: dict[str, Any] = {"sha256": "", "width": 0, "height": 0, "status": "ok", "reason": "", "detail": ""}
     if found.reason:
-        return {**facts, "status": "failed", "reason": found.reason, "detail": found.detail}
+        return Inspection().failed(found.reason, found.detail)
     if max(found.bytes, found.length) > files.MAX_BYTES:
         detail = f"{found.uri}: has {found.bytes:,} bytes, over the limit of {files.MAX_BYTES:,}"
-        return {**facts, "status": "failed", "reason": "too_large", "detail": detail}
-    return facts
+        return Inspection().failed("too_large", detail)
+    return Inspection()
 
 
-def _killer(found: ImageCandidate, reason: str) -> dict[str, Any]:
-    """Facts of a picture that kills whoever decodes it: its bytes are read, nothing more."""
-    facts = {**_undecoded(found), "status": "failed", "reason": reason, "detail": f"{found.uri}: kills its reader"}
+def _killer(found: ImageCandidate, reason: str) -> Inspection:
+    """Of a picture that kills whoever decodes it: its bytes are read, nothing more."""
+    facts = _undecoded(found).failed(reason, f"{found.uri}: kills its reader")
     try:
-        return {**facts, "sha256": hashlib.sha256(files.read_bytes(found.ref())).hexdigest()}
+        return replace(facts, sha256=hashlib.sha256(files.read_bytes(found.ref())).hexdigest())
     except pixels.BadImage:
         return facts

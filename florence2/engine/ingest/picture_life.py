@@ -17,21 +17,13 @@ from typing import Any
 
 from florence2.engine.ingest.inspection import ImageCandidate, image_id
 from florence2.engine.ingest.picture_times import PictureTimes
-from florence2.engine.ingest.revision import CHANGED, GONE, Revision, revise, revise_again
+from florence2.engine.ingest.revision import CHANGED, GONE, Change, Extent, Revision, revise, revise_again
 from florence2.engine.session import Session
 from florence2.pixels import BadImage
 from florence2.sources import files
 from florence2.store import ImageRow
 
 HASHING = 4  # threads
-
-Place = tuple[str, str, int]  # uri, member, offset
-
-
-def place_of(row: ImageRow) -> Place:
-    """Where a row's picture lies."""
-    offset = row.get("offset")
-    return row["uri"], row.get("member") or "", -1 if offset is None else offset
 
 
 @dataclass
@@ -80,9 +72,9 @@ class _Comparison:
 
     def __init__(self, rows: Sequence[ImageRow], times: PictureTimes, source: str, complete: bool):
         self.rows, self.times, self.source, self.complete = rows, times, source, complete
-        self.here = {place_of(row): row for row in rows if row["status"] != "missing"}
-        self.by_id = {row["id"]: row for row in rows}
-        self.sizes = {row.get("bytes") or 0 for row in rows}
+        self.here = {row.place: row for row in rows if row.status != "missing"}
+        self.by_id = {row.id: row for row in rows}
+        self.sizes = {row.bytes for row in rows}
         self.life = Life([])
         self.same: set[str] = set()  # ids of rows whose picture is there: where it was, or found again
         self.roots: dict[str, str] = {}  # folder -> where it is now
@@ -95,7 +87,7 @@ class _Comparison:
             new = []
             for (candidate, row), same in zip(pairs, judged):
                 if row is not None and same:
-                    self.same.add(row["id"])
+                    self.same.add(row.id)
                     self.life.listing.append(candidate)
                 elif row is not None and not candidate.reason and self._stamp(candidate.uri) is None:
                     pass  # listed, and not there: gone, below
@@ -104,8 +96,8 @@ class _Comparison:
                     if row is not None:
                         self._set(row, "missing", CHANGED)
             self._found_again(new, list(threads.map(self._name_of, new)))
-            own = [row for row in self.rows if row["id"] not in self.same | set(self.life.revision.rows)]
-            own = [row for row in own if row["status"] != "missing" and not self._is_gone(row)]
+            own = [row for row in self.rows if row.id not in self.same | set(self.life.revision.rows)]
+            own = [row for row in own if row.status != "missing" and not self._is_gone(row)]
             if not self.complete and not listing:
                 kept = threads.map(lambda row: self._is_same(candidate_of(row, ""), row), own)
                 for row, same in zip(own, list(kept)):
@@ -119,12 +111,12 @@ class _Comparison:
     def _is_same(self, candidate: ImageCandidate, row: ImageRow) -> bool:
         """Whether a candidate at a row's place holds the row's picture."""
         if candidate.reason:
-            return candidate.reason == row.get("reason")
-        if row["status"] == "failed" and not row.get("sha256"):  # it could not be read
+            return candidate.reason == row.reason
+        if row.status == "failed" and not row.image.sha256:  # it could not be read
             return not _hash(candidate)
         if self.times.unchanged(files.path_of(candidate.uri)):
             return True
-        return self._stamp(candidate.uri) is not None and _hash(candidate) == (row.get("sha256") or "")
+        return self._stamp(candidate.uri) is not None and _hash(candidate) == row.image.sha256
 
     def _name_of(self, candidate: ImageCandidate) -> str:
         """The id that a candidate would have, "" where no row can be of its bytes."""
@@ -142,16 +134,15 @@ class _Comparison:
                 continue
             if name in self.same:
                 continue  # the same picture once more under the same name
-            if row["status"] != "missing" and name not in self.life.revision.rows and not self._is_gone(row):
+            if row.status != "missing" and name not in self.life.revision.rows and not self._is_gone(row):
                 continue  # it is where it was, too
-            place = {"uri": candidate.uri, "member": candidate.member or None, "bytes": candidate.bytes}
-            place |= {k: v if v >= 0 else None for k, v in (("offset", candidate.offset), ("length", candidate.length))}
+            extent = Extent(candidate.member, candidate.bytes, candidate.offset, candidate.length)
             self.same.add(name)
             self.life.listing.append(candidate)
-            old = files.path_of(row["uri"])
-            status, _, reason = first_status(row).partition(" ")
-            self.life.revision.rows[name] = {**place, "status": status, "reason": reason or None}
-            if row["status"] == "missing" and row.get("reason") == CHANGED:
+            old = files.path_of(row.image.uri)
+            status, _, reason = row.first_verdict.partition(" ")
+            self.life.revision.rows[name] = Change(status, reason, candidate.uri, extent)
+            if row.status == "missing" and row.reason == CHANGED:
                 self.life.revision.back.append(name)
             self._moved_along(old, files.path_of(candidate.uri))
 
@@ -166,46 +157,45 @@ class _Comparison:
             self.roots[root] = self.source
 
     def _is_gone(self, row: ImageRow) -> bool:
-        path = files.path_of(row["uri"])
+        path = files.path_of(row.image.uri)
         if self.complete and _is_below(path, self.source):
             return True  # whatever is listed was found above
-        return row["status"] != "failed" and self.times.now(path) is None
+        return row.status != "failed" and self.times.now(path) is None
 
     def _gone(self) -> None:
         changes = self.life.revision.rows
         for row in self.rows:
-            known = row["id"] in self.same or row["id"] in changes
-            if not known and row["status"] != "missing" and self._is_gone(row):
+            known = row.id in self.same or row.id in changes
+            if not known and row.status != "missing" and self._is_gone(row):
                 self._set(row, "missing", GONE)
             place = self._moved_to(row)
-            if place and row["id"] not in self.same and (row["status"] == "missing" or row["id"] in changes):
-                same = {"status": row["status"], "reason": row.get("reason")}
-                changes[row["id"]] = {**same, **changes.get(row["id"], {}), "uri": files.uri_of(place)}
+            if place and row.id not in self.same and (row.status == "missing" or row.id in changes):
+                same = changes.get(row.id) or Change(row.status, row.reason)
+                changes[row.id] = replace(same, uri=files.uri_of(place))
 
     def _moved_to(self, row: ImageRow) -> str:
-        path = files.path_of(row["uri"])
+        path = files.path_of(row.image.uri)
         return next((new + path.removeprefix(old) for old, new in self.roots.items() if _is_below(path, old)), "")
 
     def _shorten(self) -> None:
         """One line for a folder that moved as a whole, in place of one for each of its pictures."""
         changes = self.life.revision.rows
         for old, new in self.roots.items():
-            below = [row for row in self.rows if _is_below(files.path_of(row["uri"]), old)]
-            if not all("uri" in changes.get(row["id"], {}) for row in below):
+            below = [row for row in self.rows if _is_below(files.path_of(row.image.uri), old)]
+            if not all(row.id in changes and changes[row.id].uri for row in below):
                 continue
             self.life.revision.moved[old] = new
             for row in below:
-                change = changes[row["id"]]
-                if files.path_of(change["uri"]) == self._moved_to(row):
-                    del change["uri"]
-                    same = all(row.get(name) == value for name, value in change.items())
-                    if same:
-                        del changes[row["id"]]
+                change = changes[row.id]
+                if files.path_of(change.uri) == self._moved_to(row):
+                    changes[row.id] = replace(change, uri="")
+                    if changes[row.id].apply(row) == row:
+                        del changes[row.id]
 
     def _set(self, row: ImageRow, status: str, reason: str) -> None:
-        self.life.revision.rows[row["id"]] = {"status": status, "reason": reason}
+        self.life.revision.rows[row.id] = Change(status, reason)
         if reason == CHANGED:
-            self.life.revision.changed.append(row["id"])
+            self.life.revision.changed.append(row.id)
 
     def _stamp(self, uri: str) -> Any:
         return self.times.now(files.path_of(uri))
@@ -216,22 +206,20 @@ class _Comparison:
         kinds: dict[str, list[str]] = {}
         for name, change in revision.rows.items():
             row = self.by_id[name]
-            if change["status"] != "missing":
-                kinds.setdefault("found again, such as", []).append(f"{row['uri']} at {change['uri']}")
-            elif row["status"] != "failed":
-                word = "changed under their names" if change["reason"] == CHANGED else "gone"
-                kinds.setdefault(f"{word}, such as", []).append(row["uri"])
+            if change.status != "missing":
+                kinds.setdefault("found again, such as", []).append(f"{row.image.uri} at {change.uri}")
+            elif row.status != "failed":
+                word = "changed under their names" if change.reason == CHANGED else "gone"
+                kinds.setdefault(f"{word}, such as", []).append(row.image.uri)
         self.life.messages += [f"{len(found)} pictures {what} {found[0]}" for what, found in kinds.items()]
 
 
 def candidate_of(row: ImageRow, relative: str) -> ImageCandidate:
     """A row's picture as it would be listed."""
-    uri, member, offset = place_of(row)
-    length = row.get("length")
+    ref = row.image
     return ImageCandidate(
-        relative, uri, member, offset, -1 if length is None else length, row.get("bytes") or 0,
-        row.get("licence") or "", row.get("split") or "", row.get("origin") or "",
-    )  # fmt: skip
+        relative, ref.uri, ref.member, ref.offset, ref.length, row.bytes, ref.licence, row.split, row.origin
+    )
 
 
 def changed_candidates(session: Session, changed: Iterable[str]) -> dict[Path, list[ImageCandidate]]:
@@ -240,10 +228,10 @@ def changed_candidates(session: Session, changed: Iterable[str]) -> dict[Path, l
     out: dict[Path, list[ImageCandidate]] = {}
     wanted = set(changed)
     for row in image_rows(session):
-        if row["id"] in wanted:
+        if row.id in wanted:
             source, relative = _relative(row, sources)
-            path = files.path_of(row["uri"])
-            size = 0 if row.get("member") else os.path.getsize(path)
+            path = files.path_of(row.image.uri)
+            size = 0 if row.image.member else os.path.getsize(path)
             out.setdefault(source, []).append(replace(candidate_of(row, relative), bytes=size))
     return out
 
@@ -255,37 +243,32 @@ def _sources(session: Session) -> list[str]:
 
 def _relative(row: ImageRow, sources: Sequence[str]) -> tuple[Path, str]:
     """A row's source and its name below it: the one by which it got its id; else its file's folder and name."""
-    path = files.path_of(row["uri"])
-    member = f"/{row['member']}" if row.get("member") else ""
+    path = files.path_of(row.image.uri)
+    member = f"/{row.image.member}" if row.image.member else ""
     for source in (*sources, os.path.dirname(path)):
         inner = os.path.relpath(path, source) if path != source else ""
-        for relative in (row.get("origin") or "", f"{inner}{member}".lstrip("/")):
-            if relative and image_id(row.get("sha256") or "", relative) == row["id"]:
+        for relative in (row.origin, f"{inner}{member}".lstrip("/")):
+            if relative and image_id(row.image.sha256, relative) == row.id:
                 return Path(source), relative
     return Path(os.path.dirname(path)), f"{os.path.basename(path)}{member}"
 
 
-def first_status(row: ImageRow) -> str:
-    """A row's status when it came in, with its reason after a space where it had one."""
-    return row.get("first_status") or f"{row['status']} {row.get('reason') or ''}".strip()
-
-
 def settle_duplicates(session: Session, listing: Sequence[ImageCandidate]) -> None:
     """Of byte-identical pictures the first in the order of their source is good, whatever came in first."""
-    rows = [row for row in image_rows(session) if row["status"] != "missing"]
+    rows = [row for row in image_rows(session) if row.status != "missing"]
     turn = {(c.uri, c.member, c.offset): n for n, c in enumerate(listing)}
-    slots = [n for n, row in enumerate(rows) if place_of(row) in turn]
-    listed = sorted((rows[n] for n in slots), key=lambda row: turn[place_of(row)])
+    slots = [n for n, row in enumerate(rows) if row.place in turn]
+    listed = sorted((rows[n] for n in slots), key=lambda row: turn[row.place])
     for n, row in zip(slots, listed):
         rows[n] = row
     seen: set[str] = set()
     revision = Revision()
     for row in rows:
-        if row["status"] == "ok" or row.get("reason") == "duplicate":
-            wanted = ("rejected", "duplicate") if row["sha256"] in seen else ("ok", None)
-            seen.add(row["sha256"])
-            if wanted != (row["status"], row.get("reason")):
-                revision.rows[row["id"]] = {"status": wanted[0], "reason": wanted[1]}
+        if row.status == "ok" or row.reason == "duplicate":
+            wanted = Change("rejected", "duplicate") if row.image.sha256 in seen else Change("ok")
+            seen.add(row.image.sha256)
+            if wanted != Change(row.status, row.reason):
+                revision.rows[row.id] = wanted
     revise(session, revision)
 
 
@@ -295,16 +278,16 @@ def relocate(session: Session, old: str, new: str) -> tuple[int, list[str]]:
     An archive's pictures are where it is.
     """
     old, new = os.path.abspath(old), os.path.abspath(new)
-    rows = [row for row in image_rows(session) if _is_below(files.path_of(row["uri"]), old)]
+    rows = [row for row in image_rows(session) if _is_below(files.path_of(row.image.uri), old)]
     revision = Revision(moved={old: new})
     absent = []
     for row in rows:
-        place = new + files.path_of(row["uri"]).removeprefix(old)
+        place = new + files.path_of(row.image.uri).removeprefix(old)
         if not os.path.exists(place):
             absent.append(place)
-        elif row["status"] == "missing" and row.get("reason") == GONE:
-            status, _, reason = first_status(row).partition(" ")
-            revision.rows[row["id"]] = {"status": status, "reason": reason or None}
+        elif row.status == "missing" and row.reason == GONE:
+            status, _, reason = row.first_verdict.partition(" ")
+            revision.rows[row.id] = Change(status, reason)
     if rows:
         revise(session, revision)
     return len(rows), absent

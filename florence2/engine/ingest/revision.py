@@ -7,7 +7,7 @@ compacted files, so that the four tables hold each picture once. Annotations of 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from florence2.engine.operator import digest, run_id
@@ -20,11 +20,60 @@ NAME, VERSION = PICTURES, "1"
 GONE, CHANGED, BACK = "missing", "picture_changed", "picture_back"
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Where in its file a picture lies, and of how many bytes it is; `ImageCandidate`'s fields."""
+
+    member: str
+    bytes: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is new of a picture's row: its status, and its place where that is another ("" and None: as it was)."""
+
+    status: str
+    reason: str = ""
+    uri: str = ""
+    extent: Extent | None = None
+
+    def apply(self, row: ImageRow) -> ImageRow:
+        """The row with what is new."""
+        image = replace(row.image, uri=self.uri or row.image.uri)
+        size = row.bytes
+        if self.extent is not None:
+            place = {name: getattr(self.extent, name) for name in ("member", "offset", "length")}
+            image, size = replace(image, **place), self.extent.bytes
+        made = replace(row, image=image, bytes=size, status=self.status, reason=self.reason)
+        return replace(made, earlier=row.first_verdict if row.first_verdict != made.verdict else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """By column, as runs/ keeps it."""
+        out: dict[str, Any] = {"status": self.status, "reason": self.reason or None}
+        if self.uri:
+            out["uri"] = self.uri
+        if self.extent is not None:
+            known = {name: v if v >= 0 else None for name, v in vars(self.extent).items() if name != "member"}
+            out |= {**known, "member": self.extent.member or None}
+        return out
+
+    @classmethod
+    def from_json(cls, columns: Mapping[str, Any]) -> Change:
+        """What `to_json` wrote."""
+        extent = None
+        if "bytes" in columns:
+            offset, length = (-1 if columns[name] is None else columns[name] for name in ("offset", "length"))
+            extent = Extent(columns["member"] or "", columns["bytes"], offset, length)
+        return cls(columns["status"], columns["reason"] or "", columns.get("uri") or "", extent)
+
+
 @dataclass
 class Revision:
-    """New values of columns by image id, folders that moved, and whose annotations are superseded or kept again."""
+    """What is new of rows by image id, folders that moved, and whose annotations are superseded or kept again."""
 
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, Change] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)  # folder -> where it is now
     changed: list[str] = field(default_factory=list)  # ids of pictures whose bytes are others now
     back: list[str] = field(default_factory=list)  # ids of those whose bytes are what they were, again
@@ -32,17 +81,23 @@ class Revision:
 
     def apply(self, row: ImageRow) -> ImageRow:
         """A row as it is now."""
-        change = dict(self.rows.get(row["id"], {}))
-        path = files.path_of(row["uri"])
+        change = self.rows.get(row.id)
+        path = files.path_of(row.image.uri)
         for old, new in self.moved.items():
-            if "uri" not in change and (path == old or path.startswith(old + "/")):
-                change["uri"] = files.uri_of(new + path.removeprefix(old))
-        if not change:
-            return row
-        before = row.get("first_status") or f"{row['status']} {row.get('reason') or ''}".strip()
-        made = {**row, **change}
-        now = f"{made['status']} {made.get('reason') or ''}".strip()
-        return {**made, "first_status": before if before != now else None}
+            if not (change and change.uri) and (path == old or path.startswith(old + "/")):
+                same = change or Change(row.status, row.reason)
+                change = replace(same, uri=files.uri_of(new + path.removeprefix(old)))
+        return row if change is None else change.apply(row)
+
+    def to_json(self) -> dict[str, Any]:
+        """As runs/ keeps it."""
+        return {**vars(self), "rows": {name: change.to_json() for name, change in self.rows.items()}}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Revision:
+        """What `to_json` wrote; other facts are passed over."""
+        known = {key: facts[key] for key in ("moved", "changed", "back", "answers")}
+        return cls({name: Change.from_json(columns) for name, columns in facts["rows"].items()}, **known)
 
 
 def revise(session: Session, revision: Revision) -> None:
@@ -58,7 +113,7 @@ def revise(session: Session, revision: Revision) -> None:
             todo.append((fragment, new))
     if not todo and not revision.answers:
         return
-    facts = {**asdict(revision), "of": {fragment.path: list(fragment.units) for fragment, _ in todo}}
+    facts = {**revision.to_json(), "of": {fragment.path: list(fragment.units) for fragment, _ in todo}}
     round = max(session.newest_round("decisions"), 0)
     seq = 1 + session.store.newest_seq(round, session.current())
     made_by = digest([NAME, VERSION, facts, round, seq])
@@ -132,7 +187,7 @@ def _was_superseded(decision: Decision | None, reason: str = "") -> bool:
 
 def revise_again(session: Session, operator: Operator, facts: Mapping[str, Any]) -> None:
     """Write again what a revision wrote and is lacking, from what its run says."""
-    revision = Revision(**{key: facts[key] for key in ("rows", "moved", "changed", "back", "answers")})
+    revision = Revision.from_json(facts)
     for path, units in facts["of"].items():
         lies = pending.revised_path(_key(operator, path))
         if not session.done(lies, units, operator.run_id):
