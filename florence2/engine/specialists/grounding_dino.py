@@ -69,8 +69,7 @@ class GroundingDino(transformers_models.TransformersModel):
                 phrase_scores[chunk] = max(score, phrase_scores.get(chunk, 0.0))
         for chunk in sorted(by_chunk, key=lambda c: c.start):
             found = [
-                detected(len(regions) + i, boxes[k], chunk.text, float(scores[k]))
-                for i, k in enumerate(by_chunk[chunk])
+                detected(i, boxes[k], chunk.text, float(scores[k])) for i, k in enumerate(by_chunk[chunk], len(regions))
             ]
             regions += found
             groundings.append(
