@@ -7,13 +7,11 @@ A JSON form leaves out every field that holds its default.
 from __future__ import annotations
 
 import dataclasses
-import math
-import reprlib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, Union
+
+from florence2.structuring import structure
 
 Box = tuple[float, float, float, float]
 Polygon = tuple[float, ...]  # flat x, y, x, y, ...
@@ -249,35 +247,7 @@ def to_json(record: Any) -> dict[str, Any]:
 
 def from_json(kind: type[R], data: Mapping[str, Any]) -> R:
     """The record of type `kind` that `to_json` wrote; ValueError names an unknown, missing or ill-typed field."""
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{kind.__name__}: expected an object, got {type(data).__name__}; write it as {{...}}")
-    hints = _hints(kind)
-    unknown = sorted(set(data) - set(hints))
-    if unknown:
-        raise ValueError(f"{kind.__name__}: unknown field {brief(unknown[0])}; expected one of {', '.join(hints)}")
-    values = {name: _typed(hints[name], value, f"{kind.__name__}.{name}") for name, value in data.items()}
-    absent = [name for name in _required(kind) if name not in values]
-    if absent:
-        raise ValueError(f"{kind.__name__}: has no {absent[0]!r}")
-    return kind(**values)
-
-
-def _required(kind: type) -> list[str]:
-    fields = dataclasses.fields(kind)
-    return [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-
-
-def brief(value: Any) -> str:
-    """A value in a message, on one line, however large it is."""
-    if value is None:
-        return "null"
-    if isinstance(value, int) and abs(value) >= 10**60:
-        return f"a number of {value.bit_length()} bits"
-    return _SHORT.repr(value)[:80]
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
+    return structure(kind, data, kind.__name__)
 
 
 def _plain(value: Any) -> Any:
@@ -288,48 +258,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return value
-
-
-_HINTS: dict[type, dict[str, Any]] = {}
-
-
-def _hints(kind: type) -> dict[str, Any]:
-    if kind not in _HINTS:
-        _HINTS[kind] = typing.get_type_hints(kind)
-    return _HINTS[kind]
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
-    args = typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _typed(next(a for a in args if a is not type(None)), value, where)
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where}: expected a list, got {brief(value)}")
-        if args[-1] is Ellipsis:
-            return tuple(_typed(args[0], v, where) for v in value)
-        if len(value) != len(args):
-            raise ValueError(f"{where}: expected {len(args)} values, got {len(value)}")
-        return tuple(_typed(a, v, where) for a, v in zip(args, value))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where}: expected an object, got {brief(value)}")
-        return {key: _typed(args[1], v, where) for key, v in value.items()}
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        kind: type = hint
-        return value if isinstance(value, kind) else from_json(kind, value)
-    return _scalar(hint, value, where)
-
-
-def _scalar(hint: type, value: Any, where: str) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and number and (isinstance(value, float) or abs(value) < 2**1000):
-        return float(value)
-    if hint is int and number and (isinstance(value, int) or math.isfinite(value)) and int(value) == value:
-        return int(value)
-    if hint in (str, bool) and isinstance(value, hint):
-        return value
-    raise ValueError(f"{where}: expected {hint.__name__}, got {brief(value)}")

@@ -47,17 +47,17 @@ def test_defaults_are_left_out():
 @pytest.mark.parametrize(
     "kind, data, message",
     [
-        (Region, {"boxx": []}, "Region: unknown field 'boxx'; expected one of id, kind, box"),
-        (Region, {"box": [1, 2, 3]}, "Region.box: expected 4 values, got 3"),
-        (Region, {"box": "1234"}, "Region.box: expected a list"),
-        (Region, {"box": [1, 2, 3, "x"]}, "Region.box: expected float, got 'x'"),
-        (Region, {"ignore": 1}, "Region.ignore: expected bool"),
-        (Region, {"source": {"kind": "human"}}, "Source: .*name"),
-        (Text, {"text": None}, "Text.text: expected str"),
-        (ImageRef, {"id": "a", "width": 1.5}, "ImageRef.width: expected int"),
-        (Sample, {"image": {"id": "a"}}, "Sample: .*id"),
-        (Sample, {"id": "a", "image": {"id": "a"}, "coverage": []}, "Sample.coverage: expected an object"),
-        (Sample, [], "Sample: expected an object, got list"),
+        (Region, {"boxx": []}, "Region: boxx: unknown key; expected one of id, kind, box"),
+        (Region, {"box": [1, 2, 3]}, "Region: box: expected 4 values, got 3"),
+        (Region, {"box": "1234"}, "Region: box: expected a list"),
+        (Region, {"box": [1, 2, 3, "x"]}, "Region: box[3]: expected a number, got 'x'"),
+        (Region, {"ignore": 1}, "Region: ignore: expected true or false, got 1"),
+        (Region, {"source": {"kind": "human"}}, "Region: source.name: missing"),
+        (Text, {"text": None}, "Text: text: expected text, got null"),
+        (ImageRef, {"id": "a", "width": 1.5}, "ImageRef: width: expected a whole number, got 1.5"),
+        (Sample, {"image": {"id": "a"}}, "Sample: id: missing"),
+        (Sample, {"id": "a", "image": {"id": "a"}, "coverage": []}, "Sample: coverage: expected keys and values"),
+        (Sample, [], "Sample: expected keys and values, got \\[\\]"),
     ],
 )
 def test_ill_typed_data_is_named(kind, data, message):

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import yaml
 
-from florence2.records import brief
+from florence2.structuring import brief
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
 _WHOLE = "check that the file is whole"

@@ -10,7 +10,8 @@ from typing import Any
 
 from florence2.formats.problems import ReadProblems
 from florence2.labels import is_unicode
-from florence2.records import Box, brief
+from florence2.records import Box
+from florence2.structuring import brief
 
 __all__ = [
     "box_from_xywh", "brief", "field", "flag", "ident", "number", "numbers", "objects", "once", "record", "rows",

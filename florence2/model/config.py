@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
+
+from florence2.structuring import structure
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -269,48 +271,6 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-C = TypeVar("C")
-
-
 def from_json(data: Mapping[str, Any]) -> ModelConfig:
     """The config that `to_json` wrote; ValueError names an unknown, missing or ill-typed key."""
-    parts = {"vision": VisionConfig, "text": TextConfig}
-    for name in parts:
-        if not isinstance(data.get(name), Mapping):
-            raise ValueError(f"{name}: expected an object with the sizes of that part, got {data.get(name)!r:.60}")
-    built: dict[str, Any] = {name: _build(kind, data[name], f"{name}.") for name, kind in parts.items()}
-    return _build(ModelConfig, {**data, **built}, "")
-
-
-def _build(kind: type[C], data: Mapping[str, Any], where: str) -> C:
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in data:
-        if key not in fields:
-            raise ValueError(f"{where}{key}: unknown key; expected one of {', '.join(fields)}")
-    values = {}
-    for name, field in fields.items():
-        if name in data:
-            values[name] = _typed(str(field.type), data[name], where + name)
-        elif field.default is dataclasses.MISSING:
-            raise ValueError(f"{where}{name}: missing; expected {field.type}")
-    return kind(**values)
-
-
-def _typed(hint: str, value: Any, where: str) -> Any:
-    if hint in ("VisionConfig", "TextConfig") or (value is None and "None" in hint):
-        return value
-    if hint.startswith("tuple"):
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where}: expected a list, got {value!r:.60}")
-        item = hint[len("tuple[") :].split(",")[0]
-        if "..." not in hint and len(value) != hint.count(",") + 1:
-            raise ValueError(f"{where}: expected {hint.count(',') + 1} numbers, got {len(value)}")
-        return tuple(_typed(item, v, where) for v in value)
-    if hint == "bool | str":
-        return value  # judged by its own dataclass
-    kind = {"int": int, "float": float, "str": str, "bool": bool}[hint.split(" ")[0]]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{where}: expected {hint}, got {value!r:.60}")
-    return value
+    return structure(ModelConfig, data, "config")

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from florence2.formats import documents
-from florence2.training.config import BestConfig, DataSource, LoraConfig, OptimizerConfig, TrainConfig
+from florence2.structuring import structure
+from florence2.training.config import DataSource, TrainConfig
 
+SOURCES = ("data", "validation")  # keys that list sources
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -42,10 +44,13 @@ def from_mapping(data: Mapping[str, Any], where: str = "config") -> TrainConfig:
     if "data" not in data or "out" not in data:
         missing = "data" if "data" not in data else "out"
         raise ValueError(f"{where}: {missing}: missing; a run needs out (a folder) and data (a list of sources)")
-    try:
-        return TrainConfig(**_checked(TrainConfig, data, where))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}" if where not in str(error) else str(error)) from None
+    values = dict(data)
+    for key in SOURCES:
+        if values.get(key) is not None:
+            values[key] = _sources(values[key], f"{where}: {key}")
+    if isinstance(values.get("cache_features"), bool):  # YAML reads `off` as false
+        values["cache_features"] = "memory" if values["cache_features"] else "off"
+    return structure(TrainConfig, values, where, settings=True)
 
 
 def to_mapping(config: TrainConfig) -> dict[str, Any]:
@@ -90,16 +95,13 @@ def _source(data: Any, where: str) -> DataSource:
     if isinstance(values.get("tasks"), (list, tuple, str)):
         names = [values["tasks"]] if isinstance(values["tasks"], str) else values["tasks"]
         values["tasks"] = {name: 1.0 for name in names}
-    for key in ("epochs", "fold"):
-        if values.get(key) is not None:
-            values[key] = tuple(values[key])
     if values.get("samples") is not None:
         from florence2.training.given import given
 
         values["samples"], values["path"] = given(values["samples"], f"{where}.samples")
     if not values.get("path"):
         raise ValueError(f"{where}.path: missing; expected a folder, .jsonl, store or scenes:...")
-    source = DataSource(**_checked(DataSource, values, where))
+    source = structure(DataSource, values, where, settings=True)
     if source.answers not in ("all", "first"):
         raise ValueError(f"{where}.answers: expected all or first, got {source.answers!r}")
     if source.prefix_suffix:
@@ -109,53 +111,6 @@ def _source(data: Any, where: str) -> DataSource:
             f"{where}: expected weight above 0 and pairs of at least 1, got {source.weight}, {source.pairs}"
         )
     return source
-
-
-def _checked(kind: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values by field, of the field's own type."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    out = {}
-    for key, value in data.items():
-        if key not in fields:
-            raise ValueError(f"{where}: {key}: unknown key; expected one of {', '.join(fields)}")
-        hint = str(fields[key].type)
-        if key == "cache_features" and isinstance(value, bool):  # YAML reads `off` as false
-            value = "memory" if value else "off"
-        out[key] = value if hint == "Any" else _typed(hint, value, f"{where}: {key}")
-    return out
-
-
-NESTED = {"OptimizerConfig": OptimizerConfig, "LoraConfig": LoraConfig, "BestConfig": BestConfig}
-
-
-def _typed(hint: str, value: Any, where: str) -> Any:
-    if value is None and "None" in hint:
-        return None
-    hint = hint.removesuffix(" | None")
-    if hint == "list[DataSource]":
-        return _sources(value, where)
-    if hint in NESTED:
-        if isinstance(value, NESTED[hint]):
-            return value
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where}: expected keys with values, got {value!r:.60}")
-        return NESTED[hint](**_checked(NESTED[hint], value, where))
-    if hint == "float" and isinstance(value, str):
-        try:
-            return float(value)  # YAML reads 1e-4 as a string
-        except ValueError:
-            pass
-    if hint == "str" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if hint.startswith("tuple") and isinstance(value, list):
-        value = tuple(value)
-    kinds = {"str": str, "int": int, "float": (int, float), "list": list, "dict": Mapping, "tuple": tuple, "bool": bool}
-    kind: Any = kinds[hint.split("[")[0]]
-    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-        raise ValueError(f"{where}: expected {hint}, got {value!r:.60}")
-    if hint.startswith("tuple[float"):
-        return tuple(_typed("float", number, where) for number in value)
-    return float(value) if hint == "float" else value
 
 
 def _put(data: dict[str, Any], key: str, value: Any, override: str) -> None:

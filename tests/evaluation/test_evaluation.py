@@ -177,14 +177,14 @@ def test_a_picture_may_be_named_in_any_way_that_is_clear(tmp_path, image, task):
         ({}, ":2: the ask OD '' about 'pictures/a.jpg' is already at 1"),
         ({"image": "c.jpg"}, ":2: image 'c.jpg' is not in the data"),
         ({"image": 3}, ":2: image: expected a text"),
-        ({"ask": {"task": "OD", "what": 1}}, ":2: ask: Ask: unknown field 'what'"),
+        ({"ask": {"task": "OD", "what": 1}}, ":2: ask: Ask: what: unknown key"),
         ({"size_wh": [200, 200]}, ":2: size_wh: 200 x 200, but 'pictures/b.jpg' is 100 x 100"),
         ({"answer": None}, ":2: expected an 'answer' or a 'failure'"),
         ({"answer": {"regions": [{"box": [0, 0, float("nan"), 9]}]}}, ":2: answer: region '': box: expected a finite"),
-        ({"answer": {"regions": [{"box": [0, 0, "x", 9]}]}}, ":2: Region.box: expected float"),
+        ({"answer": {"regions": [{"box": [0, 0, "x", 9]}]}}, r":2: Parsed: regions\[0\].box\[2\]: expected a number"),
         ({"answer": {"regions": [{"score": float("inf")}]}}, ":2: answer: score"),
-        ({"answer": {"regions": [{"score": True}]}}, ":2: Region.score: expected float"),
-        ({"answer": {"text": "no such field"}}, ":2: Parsed: unknown field 'text'"),
+        ({"answer": {"regions": [{"score": True}]}}, r":2: Parsed: regions\[0\].score: expected a number"),
+        ({"answer": {"text": "no such field"}}, ":2: Parsed: text: unknown key"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_line(tmp_path, change, message):

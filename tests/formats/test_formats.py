@@ -231,7 +231,7 @@ B = '{"id": "b", "image": "a.png", '
         ("{", ":2: not JSON"),
         ("[]", ":2: expected a sample"),
         ('{"id": "a", "image": "a.png"}', ":2: duplicate id 'a'"),
-        (B + '"colour": 1}', ":2: Sample: unknown field 'colour'"),
+        (B + '"colour": 1}', ":2: Sample: colour: unknown key"),
         (B + '"regions": [{"id": "r", "box": [1, 2, NaN, 4]}]}', ":2: region 'r': box: expected a finite"),
         (B + '"regions": [{"id": "r", "score": Infinity}]}', ":2: score of 'r'"),
         (B + '"regions": [{"id": "r"}, {"id": "r"}]}', ":2: Region: duplicate id 'r'"),

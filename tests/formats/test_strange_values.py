@@ -285,7 +285,7 @@ def test_a_class_number_that_stands_twice_is_refused(tmp_path):
 def test_a_record_that_lacks_a_field_says_which(tmp_path):
     write(tmp_path / "samples.jsonl", '{"id": "a"}')
     _, (refused,), _ = read(tmp_path)
-    assert refused.endswith("samples.jsonl:1: Sample: has no 'image'")
+    assert refused.endswith("samples.jsonl:1: Sample: image: missing")
 
 
 def test_a_line_without_a_text_is_unreadable_and_told(tmp_path):

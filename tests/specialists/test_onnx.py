@@ -39,7 +39,7 @@ def decode(tmp_path, outputs, classes=("cat", "dog"), **output):
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        ({"modell": 1}, "unknown key 'modell'"),
+        ({"modell": 1}, "modell: unknown key"),
         ({"model": "gone.onnx"}, "gone.onnx"),
         ({"classes": "gone.names"}, "gone.names"),
         ({"classes": []}, "classes"),

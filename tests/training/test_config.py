@@ -58,7 +58,7 @@ def test_overrides_reach_nested_keys(tmp_path):
     ({"on_error": "stop"}, "expected one of skip, raise"),
     ({"strategy": "head"}, "expected one of full"),
     ({"steps": 0}, "steps: expected at least 1"),
-    ({"steps": "many"}, "steps: expected int"),
+    ({"steps": "many"}, "steps: expected a whole number"),
     ({"lr": -1}, "lr: expected at least 0"),
     ({"ema": 1.0}, "ema: expected less than 1"),
     ({"data": []}, "data: expected at least one source"),

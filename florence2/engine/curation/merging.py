@@ -29,6 +29,7 @@ from florence2.geometry import as_boxes, iou
 from florence2.labels import fold_label
 from florence2.records import Decision, Region, Sample, Source, Text
 from florence2.store import Operator, Store, pending
+from florence2.structuring import structure
 
 NAME, VERSION = "merge", "3"
 RANKS = {"human": 0, "import": 1}
@@ -54,19 +55,8 @@ class MergeConfig:
 def settings(path: str | Path) -> MergeConfig:
     """The settings of a YAML file: MergeConfig's fields, those left out at their defaults."""
     data = documents.read_settings(Path(path), words=lambda keys: len(keys) > 1 and keys[0] == "synonyms")
-    known = {f.name: f for f in dataclasses.fields(MergeConfig)}
-    unknown = [key for key in data if key not in known]
-    if unknown:
-        raise ValueError(f"{path}: {unknown[0]!r:.60}: expected some of {', '.join(known)}")
-    groups = data.get("synonyms") or []
-    if not all(isinstance(group, list) and all(isinstance(x, str) for x in group) for group in groups):
-        raise ValueError(f"{path}: synonyms: expected lists of labels, such as [[person, man], [car, auto]]")
-    for key in set(data) - {"synonyms"}:
-        value, wanted = data[key], "true or false" if key == "contradicted" else "a number"
-        fits = isinstance(value, bool if key == "contradicted" else (int, float))
-        if not fits and not (value is None and key == "unconfirmed_below"):
-            raise ValueError(f"{path}: {key}: expected {wanted}, got {value!r:.60}")
-    return MergeConfig(**{**data, "synonyms": tuple(tuple(map(fold_label, group)) for group in groups)})
+    found = structure(MergeConfig, data, str(path), settings=True)
+    return dataclasses.replace(found, synonyms=tuple(tuple(map(fold_label, group)) for group in found.synonyms))
 
 
 @dataclass

@@ -13,20 +13,16 @@ nms: 0.45
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from florence2.formats import documents
+from florence2.structuring import Mismatch, structure
 
 LETTERBOXES = ("top-left", "center", "none")
 CHANNELS = ("rgb", "bgr")
 LABELS = ("classes", "labels")  # whose lists and maps hold words: a class called no is no truth value
-KEYS = {
-    "": ("name", "version", "model", "classes", "input", "output", "score", "nms", "label_space"),
-    "input": ("size", "channels", "scale", "mean", "std", "letterbox", "pad", "name"),
-    "output": ("decode", "strides", "boxes", "scores", "labels", "softmax"),
-}
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,18 @@ class InputCard:
     pad: float = 114.0
     name: str = ""  # the graph's input; "" = its first
 
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise Mismatch(f"expected [width, height] in pixels, got {list(self.size)}", "size")
+        for key, value, allowed in (("letterbox", self.letterbox, LETTERBOXES), ("channels", self.channels, CHANNELS)):
+            if value not in allowed:
+                raise Mismatch(f"expected one of {', '.join(allowed)}, got {value!r}", key)
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, 3):
+                raise Mismatch(f"expected one number or three, got {list(values)}", key)
+        _check_range("scale", self.scale, 1e-6, 1e6)
+        _check_range("pad", self.pad, 0, 255)
+
 
 @dataclass(frozen=True)
 class OutputCard:
@@ -54,10 +62,14 @@ class OutputCard:
     labels: str = ""
     softmax: bool | None = None  # detr: softmax with a last "no object" class; None = by the number of classes
 
+    def __post_init__(self) -> None:
+        if not self.strides or min(self.strides) < 1:
+            raise Mismatch(f"expected a list such as [8, 16, 32], got {list(self.strides)}", "strides")
+
 
 @dataclass(frozen=True)
 class Card:
-    """A detector as its card describes it."""
+    """A detector as its card describes it; `path` is the card's own."""
 
     path: Path
     name: str
@@ -68,47 +80,37 @@ class Card:
     output: OutputCard
     score: float = 0.3
     nms: float = 0.45  # IoU of the suppression within a class; 1 switches it off
-    label_space: str = ""
+    label_space: str = ""  # in a card: its name, where it is absent
+
+    def __post_init__(self) -> None:
+        _check_range("score", self.score, 0, 1)
+        _check_range("nms", self.nms, 0, 1)
 
 
 def read_card(path: str | Path) -> Card:
     """The card at `path`; ValueError names the key that is missing, unknown or wrong."""
     path = Path(path)
-    data = _section(path, "", read_yaml(path))
-    for key in ("model", "classes", "input", "output"):
-        if key not in data:
-            raise ValueError(f"{path}: expected the key {key!r}, found none; a card has {', '.join(KEYS[''])}")
-    model = path.parent / str(data["model"])
-    if not model.is_file():
-        raise FileNotFoundError(f"{path}: model: no file {data['model']!r} beside the card; give a path relative to it")
-    name = str(data.get("name", path.stem))
-    return Card(
-        path=path,
-        name=name,
-        version=str(data.get("version", "1")),
-        model=model,
-        classes=_classes(path, data["classes"]),
-        input=_input(path, _section(path, "input", data["input"])),
-        output=_output(path, _section(path, "output", data["output"])),
-        score=_number(path, "score", data.get("score", 0.3), 0, 1),
-        nms=_number(path, "nms", data.get("nms", 0.45), 0, 1),
-        label_space=str(data.get("label_space", name)),
-    )
+    data = read_yaml(path)
+    if "path" in data:
+        raise ValueError(f"{path}: path: unknown key; the model's file is `model`")
+    given: dict[str, Any] = {"name": path.stem, "version": "1", **data, "path": path}
+    if "model" in data:
+        given["model"] = path.parent / str(data["model"])
+        if not given["model"].is_file():
+            raise FileNotFoundError(
+                f"{path}: model: no file {data['model']!r} beside the card; give a path relative to it"
+            )
+    if "classes" in data:
+        given["classes"] = _classes(path, data["classes"])
+    if isinstance(data.get("input"), Mapping):
+        given["input"] = _input(data["input"])
+    card = structure(Card, given, str(path), settings=True)
+    return card if "label_space" in data else replace(card, label_space=card.name)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A card's keys and values, unchecked."""
     return documents.read_settings(path, words=lambda keys: len(keys) > 1 and keys[0] in LABELS)
-
-
-def _section(path: Path, name: str, data: Any) -> dict[str, Any]:
-    where = f"{path}: {name + ': ' if name else ''}"
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{where}expected keys and values, got {data!r:.60}")
-    unknown = [str(key) for key in data if key not in KEYS[name]]
-    if unknown:
-        raise ValueError(f"{where}unknown key {unknown[0]!r}; expected some of {', '.join(KEYS[name])}")
-    return dict(data)
 
 
 def _classes(path: Path, value: Any) -> tuple[str, ...]:
@@ -126,66 +128,26 @@ def _classes(path: Path, value: Any) -> tuple[str, ...]:
     return tuple(str(name) for name in value)
 
 
-def _input(path: Path, data: dict[str, Any]) -> InputCard:
-    size = data.get("size")
-    if isinstance(size, int):
-        size = [size, size]
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)):
-        raise ValueError(f"{path}: input.size: expected [width, height] in pixels, got {size!r}")
-    letterbox = str(data.get("letterbox", "none")).lower()
-    channels = str(data.get("channels", "rgb")).lower()
-    for key, value, allowed in (("letterbox", letterbox, LETTERBOXES), ("channels", channels, CHANNELS)):
-        if value not in allowed:
-            raise ValueError(f"{path}: input.{key}: expected one of {', '.join(allowed)}, got {value!r}")
-    return InputCard(
-        size=(size[0], size[1]),
-        channels=channels,
-        scale=_scale(path, data.get("scale", 1.0)),
-        mean=_numbers(path, "input.mean", data.get("mean", 0.0)),
-        std=_numbers(path, "input.std", data.get("std", 1.0)),
-        letterbox=letterbox,
-        pad=_number(path, "input.pad", data.get("pad", 114), 0, 255),
-        name=str(data.get("name", "")),
-    )
+def _input(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with what may be written shorter written out: one side, one mean, a scale as a divisor."""
+    out = dict(data)
+    if isinstance(out.get("size"), int):
+        out["size"] = [out["size"]] * 2
+    for key in ("mean", "std"):
+        if key in out and not isinstance(out[key], list):
+            out[key] = [out[key]]
+    for key in ("letterbox", "channels"):
+        if isinstance(out.get(key), str):
+            out[key] = out[key].lower()
+    scale = out.get("scale")
+    if isinstance(scale, str) and scale.replace(" ", "").startswith("1/"):
+        out["scale"] = scale = scale.replace(" ", "")[2:]
+        out["scale"] = 1 / float(scale) if scale.replace(".", "", 1).isdecimal() and float(scale) else scale
+    elif isinstance(scale, (int, float)) and scale > 1:
+        out["scale"] = 1 / scale
+    return out
 
 
-def _scale(path: Path, value: Any) -> float:
-    """A factor; "1/255" may be written so, and a number above 1 divides."""
-    if isinstance(value, str) and value.replace(" ", "").startswith("1/"):
-        value = _number(path, "input.scale", value.replace(" ", "")[2:], 1e-6, 1e6)
-        return 1 / value
-    scale = _number(path, "input.scale", value, 1e-6, 1e6)
-    return 1 / scale if scale > 1 else scale
-
-
-def _output(path: Path, data: dict[str, Any]) -> OutputCard:
-    if "decode" not in data:
-        raise ValueError(f"{path}: output.decode: expected a decoder's name or file.py:function, found none")
-    strides = data.get("strides", [8, 16, 32])
-    if not (isinstance(strides, list) and strides and all(isinstance(s, int) and s > 0 for s in strides)):
-        raise ValueError(f"{path}: output.strides: expected a list such as [8, 16, 32], got {strides!r}")
-    return OutputCard(
-        decode=str(data["decode"]),
-        strides=tuple(strides),
-        boxes=str(data.get("boxes", "")),
-        scores=str(data.get("scores", "")),
-        labels=str(data.get("labels", "")),
-        softmax=data.get("softmax"),
-    )
-
-
-def _number(path: Path, key: str, value: Any, low: float, high: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not low <= number <= high or isinstance(value, bool):
-        raise ValueError(f"{path}: {key}: expected a number from {low:g} to {high:g}, got {value!r}")
-    return number
-
-
-def _numbers(path: Path, key: str, value: Any) -> tuple[float, ...]:
-    values = value if isinstance(value, list) else [value]
-    if len(values) not in (1, 3):
-        raise ValueError(f"{path}: {key}: expected one number or three, got {value!r}")
-    return tuple(_number(path, key, v, -1e6, 1e6) for v in values)
+def _check_range(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise Mismatch(f"expected a number from {low:g} to {high:g}, got {value!r}", key)

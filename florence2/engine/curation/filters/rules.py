@@ -18,6 +18,7 @@ import yaml
 from florence2.engine.operator import Spec
 from florence2.formats import documents
 from florence2.records import Decision, Sample
+from florence2.structuring import structure
 
 
 @dataclass(frozen=True)
@@ -212,21 +213,18 @@ def _merged(where: str, defaults: Mapping[str, Any], change: Any) -> dict[str, A
 
 
 def _value(where: str, default: Any, value: Any) -> Any:
-    """The value in the default's type; a number for a mapping by granularity holds for all of them."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    """The value, once it is of the default's type; a number for a mapping by granularity holds for all of them."""
+    by_detail = isinstance(default, Mapping) and set(default) == set(BY_DETAIL)
+    if by_detail and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = dict.fromkeys(default, value)
+    structure(_type_of(default), value, where)
+    unknown = [key for key in value if key not in default] if by_detail else []
+    if unknown:
+        raise ValueError(f"{where}: {unknown[0]}: unknown key; expected some of {', '.join(default)}")
+    return {**default, **value} if isinstance(default, Mapping) else value
+
+
+def _type_of(default: Any) -> Any:
     if isinstance(default, Mapping):
-        by_detail = set(default) == set(BY_DETAIL)
-        if number and by_detail:
-            return dict.fromkeys(default, value)
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                if by_detail and key not in default:
-                    raise ValueError(f"{where}: unknown key {key!r}; expected some of {', '.join(default)}")
-                _value(f"{where}.{key}", 0.0, inner)
-            return {**default, **value}
-        raise ValueError(f"{where}: expected numbers by name, got {value!r:.60}")
-    wanted = {bool: "true or false", str: "a name", list: "a list of words"}.get(type(default), "a number")
-    fits = number if wanted == "a number" else isinstance(value, type(default))
-    if not fits:
-        raise ValueError(f"{where}: expected {wanted}, got {value!r:.60}")
-    return value
+        return dict[str, float]
+    return list[str] if isinstance(default, list) else type(default) if isinstance(default, (bool, str)) else float
