@@ -50,7 +50,7 @@ def test_defaults_are_left_out():
         (Region, {"boxx": []}, "Region: boxx: unknown key; expected one of id, kind, box"),
         (Region, {"box": [1, 2, 3]}, "Region: box: expected 4 values, got 3"),
         (Region, {"box": "1234"}, "Region: box: expected a list"),
-        (Region, {"box": [1, 2, 3, "x"]}, "Region: box[3]: expected a number, got 'x'"),
+        (Region, {"box": [1, 2, 3, "x"]}, "Region: box\\[3\\]: expected a number, got 'x'"),
         (Region, {"ignore": 1}, "Region: ignore: expected true or false, got 1"),
         (Region, {"source": {"kind": "human"}}, "Region: source.name: missing"),
         (Text, {"text": None}, "Text: text: expected text, got null"),

@@ -18,14 +18,12 @@ from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwi
 from florence2.engine.curation.reviewing import OUTCOMES, review
 from florence2.engine.execution.annotation_phase import AnnotationReport, run_specialist
 from florence2.engine.execution.context import resolve_specialist
-from florence2.engine.execution.jobs import Runner
 from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.execution.processes import ATTEMPTS
 from florence2.engine.ingest import ingestion, picture_life, url_lists
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules
 from florence2.engine.ingest.labelled_datasets import LabelledDataset, write_import
-from florence2.engine.ingest.picture_times import PictureTimes
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import Step, plan_steps, refuse_twins, stale_dependents, with_their_inputs
 from florence2.engine.planning.superseding import supersede_replaced
@@ -83,7 +81,9 @@ def annotate(
     session = Session(store)
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
     with execution.runner(store.root) as runner:
-        times = _ingest(session, runner, source, listing, unit, rules, execution, samples, complete=not samples)
+        times = ingestion.ingest_source(
+            session, runner, source, listing, unit, rules, execution, samples, complete=not samples
+        )
         selector = FolderSelector(os.path.abspath(source)) if listing and not samples else None
         asked: Sequence[tuple[str | Specialist, Specialist]] = list(zip(names, specialists))
         if dependents:
@@ -109,38 +109,6 @@ def annotate(
     session.finish({"phase": "annotate", "round": 0})
     times.save()
     return store
-
-
-def _ingest(
-    session: Session,
-    runner: Runner,
-    source: Path,
-    listing: Sequence[ImageCandidate],
-    unit: int,
-    rules: ImageRules,
-    execution: Execution,
-    samples: Mapping[str, Sample] | None = None,
-    origin: Mapping[str, str] | None = None,
-    complete: bool = False,
-) -> PictureTimes:
-    """Follow what became of the store's pictures, and take in what is new in a listing, or changed in the store."""
-    times = PictureTimes(session.store.root)
-    life = picture_life.follow(session, times, source, listing, complete and bool(listing))
-    for line in life.messages:
-        execution.say(line)
-    new = {source: life.listing} if listing else picture_life.changed_candidates(session, life.revision.changed)
-    for place, found in new.items():
-        several = ingestion.ingest(
-            session, runner, place, found, unit, rules, execution.progress, samples, origin=origin
-        )
-        if several:
-            execution.say(
-                f"{len(several)} files hold several pictures (pages, an animation), such as {several[0]}; "
-                "the first of each is taken"
-            )
-    if any(fragment.table == "images" for fragment in session.fragments):
-        picture_life.settle_duplicates(session, listing)
-    return times
 
 
 @retry_when_stale
@@ -236,7 +204,7 @@ def import_labels(
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
     operator = given.operator()
     with execution.runner(store.root) as runner:
-        times = _ingest(
+        times = ingestion.ingest_source(
             session, runner, given.root, listing, unit, rules or ImageRules(), execution, given.by_name, given.origin
         )
         categories = {"categories": given.categories} if given.categories else {}

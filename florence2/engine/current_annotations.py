@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import Spec
 from florence2.engine.session import Session
-from florence2.records import Sample
 from florence2.store import Fragment, Operator, Unit
 
 Mark = tuple[int, int]  # the last verdict's round and seq
@@ -76,19 +75,3 @@ def annotation_ids_of(
 def asks_by_item(spec: Spec) -> bool:
     """Whether a specialist can be asked about some items of a picture alone."""
     return bool(spec.requires) and not spec.reads_all and spec.produces <= BY_ITEM
-
-
-def visible_samples(samples: Sequence[Sample], mark: Mark | None, fresh: Fresh) -> list[Sample]:
-    """The samples as a specialist sees them: their kept items, of those the `fresh` ones alone where there are such."""
-    current = [sample.current() for sample in samples] if mark else list(samples)
-    if not fresh:
-        return current
-    return [
-        dataclasses.replace(
-            sample,
-            regions=tuple(r for r in sample.regions if r.id in fresh[sample.image.id]),
-            texts=tuple(t for t in sample.texts if t.id in fresh[sample.image.id]),
-            groundings=tuple(g for g in sample.groundings if g.id in fresh[sample.image.id]),
-        )
-        for sample in current
-    ]

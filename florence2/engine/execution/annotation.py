@@ -6,6 +6,7 @@ committed first: the annotations fragment, even one of no rows, says that the un
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from florence2 import pixels, sources
-from florence2.engine.current_annotations import Fresh, Mark, fact, visible_samples
+from florence2.engine.current_annotations import Fresh, Mark, fact
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import JobOutcome
 from florence2.engine.execution.provenance import attach_provenance
@@ -108,6 +109,22 @@ class AnnotateTask:
 def pieces_name(uid: str, mark: Mark | None) -> str:
     """The name under which parts of a unit's work are kept: what was read before another verdict is another's part."""
     return f"{uid}@{mark[0]}-{mark[1]}" if mark else uid
+
+
+def visible_samples(samples: Sequence[Sample], mark: Mark | None, fresh: Fresh) -> list[Sample]:
+    """The samples as a specialist sees them: their kept items, of those the `fresh` ones alone where there are such."""
+    current = [sample.current() for sample in samples] if mark else list(samples)
+    if not fresh:
+        return current
+    return [
+        dataclasses.replace(
+            sample,
+            regions=tuple(r for r in sample.regions if r.id in fresh[sample.image.id]),
+            texts=tuple(t for t in sample.texts if t.id in fresh[sample.image.id]),
+            groundings=tuple(g for g in sample.groundings if g.id in fresh[sample.image.id]),
+        )
+        for sample in current
+    ]
 
 
 @contextmanager

@@ -15,10 +15,13 @@ from typing import Any
 
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
-from florence2.engine.execution.options import Progress
+from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.execution.phase import Count, run_phase
+from florence2.engine.ingest import picture_life
 from florence2.engine.ingest.duplicates import NearIndex, same_pixels
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules, Inspection, InspectTask, rules_config
+from florence2.engine.ingest.picture_times import PictureTimes
+from florence2.engine.ingest.revision import Change, Revision, revise
 from florence2.engine.operator import digest, run_id, unit_id
 from florence2.engine.session import Session
 from florence2.labels import one_line
@@ -72,6 +75,39 @@ class KnownImages:
     def has(self, found: ImageCandidate) -> bool:
         """Whether this very file is in the store."""
         return (found.uri, found.member, found.bytes) in self.files
+
+
+def ingest_source(
+    session: Session,
+    runner: Runner,
+    source: Path,
+    listing: Sequence[ImageCandidate],
+    unit: int,
+    rules: ImageRules,
+    execution: Execution,
+    samples: Mapping[str, Sample] | None = None,
+    origin: Mapping[str, str] | None = None,
+    complete: bool = False,
+) -> PictureTimes:
+    """Follow what became of the store's pictures, and ingest what is new in a listing, or changed in the store.
+
+    `complete`: the listing is all that the source holds. Returns the times to be saved once the command has ended.
+    """
+    times = PictureTimes(session.store.root)
+    life = picture_life.follow(session, times, source, listing, complete and bool(listing))
+    for line in life.messages:
+        execution.say(line)
+    new = {source: life.listing} if listing else picture_life.changed_candidates(session, life.revision.changed)
+    for place, found in new.items():
+        several = ingest(session, runner, place, found, unit, rules, execution.progress, samples, origin=origin)
+        if several:
+            execution.say(
+                f"{len(several)} files hold several pictures (pages, an animation), such as {several[0]}; "
+                "the first of each is taken"
+            )
+    if any(fragment.table == "images" for fragment in session.fragments):
+        _settle_duplicates(session, listing)
+    return times
 
 
 def ingest(
@@ -198,6 +234,25 @@ class _Cut:
         """Whether an earlier good picture is this one, by its hash and then by its pixels."""
         near = [self.known.good[place] for place, _ in self.known.near.within(row.phash, self.rules.near_bits)]
         return any(same_pixels(ref, row.image) for ref in near)
+
+
+def _settle_duplicates(session: Session, listing: Sequence[ImageCandidate]) -> None:
+    """Of byte-identical pictures the first in the order of their source is good, whatever came in first."""
+    rows = [row for row in picture_life.image_rows(session) if row.status != "missing"]
+    turn = {(c.uri, c.member, c.offset): n for n, c in enumerate(listing)}
+    slots = [n for n, row in enumerate(rows) if row.place in turn]
+    listed = sorted((rows[n] for n in slots), key=lambda row: turn[row.place])
+    for n, row in zip(slots, listed):
+        rows[n] = row
+    seen: set[str] = set()
+    revision = Revision()
+    for row in rows:
+        if row.status == "ok" or row.reason == "duplicate":
+            wanted = Change("rejected", "duplicate") if row.image.sha256 in seen else Change("ok")
+            seen.add(row.image.sha256)
+            if wanted != Change(row.status, row.reason):
+                revision.rows[row.id] = wanted
+    revise(session, revision)
 
 
 def _known(session: Session, operator: Operator, source: Path, listing: Sequence[ImageCandidate]) -> KnownImages:

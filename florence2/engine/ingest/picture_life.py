@@ -253,25 +253,6 @@ def _relative(row: ImageRow, sources: Sequence[str]) -> tuple[Path, str]:
     return Path(os.path.dirname(path)), f"{os.path.basename(path)}{member}"
 
 
-def settle_duplicates(session: Session, listing: Sequence[ImageCandidate]) -> None:
-    """Of byte-identical pictures the first in the order of their source is good, whatever came in first."""
-    rows = [row for row in image_rows(session) if row.status != "missing"]
-    turn = {(c.uri, c.member, c.offset): n for n, c in enumerate(listing)}
-    slots = [n for n, row in enumerate(rows) if row.place in turn]
-    listed = sorted((rows[n] for n in slots), key=lambda row: turn[row.place])
-    for n, row in zip(slots, listed):
-        rows[n] = row
-    seen: set[str] = set()
-    revision = Revision()
-    for row in rows:
-        if row.status == "ok" or row.reason == "duplicate":
-            wanted = Change("rejected", "duplicate") if row.image.sha256 in seen else Change("ok")
-            seen.add(row.image.sha256)
-            if wanted != Change(row.status, row.reason):
-                revision.rows[row.id] = wanted
-    revise(session, revision)
-
-
 def relocate(session: Session, old: str, new: str) -> tuple[int, list[str]]:
     """Say that what lay below `old` lies below `new`; returns how many pictures that is, and the places of the absent.
 
