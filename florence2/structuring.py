@@ -34,16 +34,17 @@ class Mismatch(ValueError):
         return Mismatch(self.problem, f"{key}{joint}{self.path}")
 
 
-def structure(kind: type[T], data: Any, where: str, settings: bool = False) -> T:
+def structure(kind: type[T], data: Any, where: str, settings: bool = False, key: str = "") -> T:
     """The value of type `kind` (a dataclass, or any type its fields may have) that `data` describes.
 
-    `settings`: written by a person in YAML, so that a number may stand for a text, and 1e-4 for a number. ValueError:
-    an unknown or missing key, a value of another type, or what the dataclass itself refuses.
+    `where` is what holds it, a file or a kind, and `key` its key there, for the refusal. `settings`: written by a
+    person in YAML, so that a number may stand for a text, and 1e-4 for a number. ValueError: an unknown or missing key,
+    a value of another type, or what the dataclass itself refuses.
     """
     try:
         made: T = converter(kind, settings)(data)
     except Mismatch as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"{where}: {error.below(key) if key else error}") from None
     return made
 
 

@@ -127,10 +127,10 @@ def test_settings_come_from_a_file(tmp_path, capsys):
     assert main(["filter", str(store.root), "--merge", str(file), "--quiet"]) == 0
     assert [[r.source.kind for r in s.regions] for s in store.samples()] == [["import"]] * 2
     for text, message in (
-        ("iuo: 1", "'iuo': expected some of iou"),
+        ("iuo: 1", "iuo: unknown key; expected one of iou"),
         ("iou: high", "iou: expected a number, got 'high'"),
         ("contradicted: 1", "contradicted: expected true or false"),
-        ("synonyms: [cat]", "synonyms: expected lists of labels"),
+        ("synonyms: [cat]", "synonyms[0]: expected a list, got 'cat'"),
         ("iou: [", "not YAML"),
     ):
         file.write_text(text)

@@ -208,20 +208,27 @@ def _merged(where: str, defaults: Mapping[str, Any], change: Any) -> dict[str, A
     for key, value in change.items():
         if key not in defaults:
             raise ValueError(f"{where}: unknown setting {key!r}; expected some of {', '.join(defaults)}")
-        merged[key] = _value(f"{where}.{key}", defaults[key], value)
+        merged[key] = _value(where, key, defaults[key], value)
     return merged
 
 
-def _value(where: str, default: Any, value: Any) -> Any:
+def _value(where: str, key: str, default: Any, value: Any) -> Any:
     """The value, once it is of the default's type; a number for a mapping by granularity holds for all of them."""
     by_detail = isinstance(default, Mapping) and set(default) == set(BY_DETAIL)
     if by_detail and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = dict.fromkeys(default, value)
-    structure(_type_of(default), value, where)
-    unknown = [key for key in value if key not in default] if by_detail else []
+    made = structure(_type_of(default), value, where, settings=True, key=key)
+    unknown = [name for name in value if name not in default] if by_detail else []
     if unknown:
-        raise ValueError(f"{where}: {unknown[0]}: unknown key; expected some of {', '.join(default)}")
-    return {**default, **value} if isinstance(default, Mapping) else value
+        raise ValueError(f"{where}: {key}.{unknown[0]}: unknown key; expected some of {', '.join(default)}")
+    if isinstance(default, Mapping):
+        return {**default, **{name: _as_written(value[name], made[name]) for name in value}}
+    return _as_written(value, made)
+
+
+def _as_written(value: Any, made: Any) -> Any:
+    """The value in its type, but a whole number stays one: a rule's fingerprint depends on it."""
+    return value if isinstance(value, int) and made == value else made
 
 
 def _type_of(default: Any) -> Any:
