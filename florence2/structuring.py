@@ -42,7 +42,8 @@ def structure(kind: type[T], data: Any, where: str, settings: bool = False, key:
     a value of another type, or what the dataclass itself refuses.
     """
     try:
-        made: T = converter(kind, settings)(data)
+        hint: Any = kind
+        made: T = converter(hint, settings)(data)
     except Mismatch as error:
         raise ValueError(f"{where}: {error.below(key) if key else error}") from None
     return made
