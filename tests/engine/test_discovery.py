@@ -154,7 +154,7 @@ def test_torn_archives_lose_only_what_is_torn(tmp_path):
     assert [rows[f"b.tar!{n}.png"][1] for n in (3, 4, 5)] == [None, None, "truncated"]
     assert rows["b.tar"] == rows["c.tar"] == ("failed", "torn_archive")
     assert said[0] == "skipped 1 files that hold no pictures: d.tar.gz (packed: unpack it)"
-    assert len({row["id"] for row in store.images()}) == len(list(store.images()))
+    assert len({row.id for row in store.images()}) == len(list(store.images()))
     assert [s.split for s in store.samples()][:3] == ["train"] * 3
     with pytest.raises(ValueError, match="c.tar: is not a whole tar .* move it away"):
         florence2.annotate(folder / "c.tar", tmp_path / "t", [])
@@ -165,7 +165,7 @@ def test_webdataset_samples_bring_their_licence(tmp_path):
     members = [("a.b/0001.jpg", png(1)), ("a.b/0001.json", b'{"license": "CC0"}'), ("a.b/0002.cls.png", png(2))]
     tar_of(tmp_path / "x.tar", members)
     store = florence2.annotate(tmp_path / "x.tar", tmp_path / "s", [], workers=0, rules=ImageRules(licence=True))
-    assert [(r["licence"], r["reason"]) for r in store.images()] == [("CC0", None), (None, "no_licence")]
+    assert [(r.image.licence, r.reason) for r in store.images()] == [("CC0", ""), ("", "no_licence")]
 
 
 @pytest.fixture

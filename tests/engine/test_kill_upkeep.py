@@ -108,4 +108,4 @@ def test_a_killed_relocate_run_again_moves_all_once(annotated, tmp_path, point):
         with pytest.raises(ValueError, match="none of its pictures lies below"):
             relocate(root, *places)
     assert parts(root) == parts(peace) and Store(root).verify() == []
-    assert {row["uri"] for row in Store(root).images()} == {str(path) for path in places[1].iterdir()}
+    assert {row.image.uri for row in Store(root).images()} == {str(path) for path in places[1].iterdir()}
