@@ -103,9 +103,7 @@ def text_region(task: Task, text: str, box: Box | None) -> Region:
 
 def polygon_region(label: str, polygons: tuple[Polygon, ...]) -> Region:
     """A region of polygons, with the box around them."""
-    return Region(
-        box=geometry.polygon_box(*polygons), label=label, polygons=polygons
-    )
+    return Region(box=geometry.polygon_box(*polygons), label=label, polygons=polygons)
 
 
 class PhraseLocator:
