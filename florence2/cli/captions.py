@@ -97,13 +97,19 @@ def caption_of(answer: Any) -> str:
 def write_captions(
     found: Iterable[tuple[str, Any]], folder: CaptionFolder, prefix: str, refuse: Callable[[str], None]
 ) -> int:
-    """Write the caption of each picture's answer, `prefix` before it; a Failure is refused by name. How many."""
+    """Write the caption of each picture's answer, `prefix` before it; a Failure or an empty answer is refused by name.
+
+    Returns how many were written."""
     count = 0
     for picture, answer in found:
         if isinstance(answer, Failure):
             refuse(answer.detail)
             continue
-        folder.add(picture, prefix + caption_of(answer))
+        caption = caption_of(answer)
+        if not caption.strip():
+            refuse(f"{picture}: the model's answer is empty; no caption is written")
+            continue
+        folder.add(picture, prefix + caption)
         count += 1
     return count
 

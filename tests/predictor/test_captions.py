@@ -1,10 +1,12 @@
 """Captions of a folder: a text beside each picture or a metadata.jsonl; gone on with, nothing overwritten unasked."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from florence2.cli import main
+from florence2.cli import captions, main
 from florence2.cli.captions import JOURNAL
 from florence2.pixels import encode
 from florence2.predictor import florence2 as predictor
@@ -133,3 +135,14 @@ def test_a_folder_is_all_its_pictures(folder, photos, capsys):
     assert run(folder, photos, "--json") == 0
     names = [json.loads(line)["image"].rpartition("/photos/")[2] for line in capsys.readouterr().out.splitlines()]
     assert names == ["a.png", "b.png", "sub/c.png", "z.png"]
+
+
+def test_an_empty_answer_is_no_caption(tmp_path):
+    refused = []
+    folder = captions.CaptionFolder(tmp_path, "txt", {}, False)
+    answer = SimpleNamespace(texts=[SimpleNamespace(text=" ")], labels=np.array([], dtype=object))
+    full = SimpleNamespace(texts=[SimpleNamespace(text="a cat\n")], labels=answer.labels)
+    found = [(str(tmp_path / "a.png"), answer), (str(tmp_path / "b.png"), full)]
+    assert captions.write_captions(found, folder, "mine, ", refused.append) == 1
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["b.txt"]
+    assert refused == [f"{tmp_path / 'a.png'}: the model's answer is empty; no caption is written"]
