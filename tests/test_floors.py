@@ -13,10 +13,10 @@ PACKAGE = ROOT / "florence2"
 
 FLOORS = {  # room -> floor; a room imports only from floors below its own; every room may know the records
     "structuring": -2, "records": -1, "labels": -1, "atomic_files": -1, "picture_cost": -1, "geometry": 0, "pixels": 0,
-    "codec": 1, "formats": 1, "store": 1, "metrics": 1, "model": 1, "scenes": 1, "drawing": 1,
+    "codec": 1, "formats": 1, "store": 1, "metrics": 1, "model": 1, "scenes": 1, "drawing": 1, "box_rules": 1,
     "decoding": 2, "sources": 2,
     "predictor": 3,
-    "evaluation": 4,
+    "evaluation": 4, "compat": 4,
     "training": 5, "engine": 5,
     "refinement": 6,
     "serving": 7, "reporting": 7,
@@ -50,6 +50,7 @@ HOMES = {  # heavy library -> the only places that may import it (prefixes of pa
 }
 NO_TORCH = (
     "records",
+    "box_rules",
     "picture_cost",
     "geometry",
     "pixels",

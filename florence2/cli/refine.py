@@ -18,6 +18,7 @@ def main(argv: Sequence[str]) -> int:
     """Parse, refine, print each round."""
     args = _parser().parse_args(argv)
     from florence2.cli.progress import ProgressBars
+    from florence2.formats import label_names
     from florence2.refinement import refine
     from florence2.refinement.rounds import MERGING
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
             args.start,
             recipe=recipe_of(args.recipe, args.set),
             tasks=[name.strip() for name in args.tasks.split(",")] if args.tasks else (),
-            labels=labels_of(args.labels) if args.labels else (),
+            labels=label_names.of_option(args.labels) if args.labels else (),
             rules=args.rules,
             merging=None if args.no_merge else MERGING,
             seed=args.seed,
@@ -71,25 +72,6 @@ def recipe_of(path: str | None, settings: Sequence[str]) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"recipe: {wrong[0]} is set by the command itself (--start, --seed); leave it out")
     return recipe
-
-
-def labels_of(given: str) -> list[str]:
-    """Names with commas between, those of a file's lines, or the categories of a COCO file, in file order."""
-    from florence2.formats import documents
-
-    path = Path(given)
-    if path.is_file():
-        if path.suffix == ".json":
-            data = documents.read_json(path)
-            rows = data.get("categories") if isinstance(data, dict) else None
-            names = [row.get("name") if isinstance(row, dict) else None for row in rows or ()]
-        else:
-            names = [line.strip() for line in documents.read_text(path).splitlines() if line.strip()]
-    else:
-        names = [name.strip() for name in given.split(",")]
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError(f"--labels {given}: expected A,B, a file with a name a line, or a COCO .json with categories")
-    return [str(name) for name in names]
 
 
 def _parser() -> argparse.ArgumentParser:

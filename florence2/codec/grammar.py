@@ -14,7 +14,7 @@ only if it can be closed, so an answer is never cut inside one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from florence2.codec.answer_parser import BLANKS
+from florence2.codec.label_trie import label_trie
 from florence2.codec.locations import BINS
 from florence2.codec.tasks import CLOSED, Task, task_of
 from florence2.codec.tokenizer import Tokenizer
@@ -133,33 +134,6 @@ def _vocabulary(tokenizer: Tokenizer, rows: int) -> _Vocabulary:
     return _Vocabulary(tokenizer, rows)
 
 
-class _Labels:
-    """A closed set of labels as a trie of ids. `needs[node]` is the least number of ids to the end of a label."""
-
-    def __init__(self, labels: Iterable[str], tokenizer: Tokenizer) -> None:
-        self.next: list[dict[int, int]] = [{}]
-        self.ends: list[bool] = [False]
-        for label in labels:
-            node = 0
-            for index in tokenizer.encode(label.strip(BLANKS), specials=False):
-                if index not in self.next[node]:
-                    self.next[node][index] = len(self.next)
-                    self.next.append({})
-                    self.ends.append(False)
-                node = self.next[node][index]
-            if node == 0:
-                raise ValueError(f"labels: expected letters in each, got {label!r}; drop it")
-            self.ends[node] = True
-        self.needs = [0] * len(self.next)
-        for node in range(len(self.next) - 1, -1, -1):  # a child's number is above its parent's
-            if not self.ends[node]:
-                self.needs[node] = 1 + min(self.needs[child] for child in self.next[node].values())
-
-    def within(self, node: int, slack: int) -> tuple[int, ...]:
-        """The ids after which a label can still end within `slack` more."""
-        return tuple(index for index, child in self.next[node].items() if self.needs[child] <= slack)
-
-
 class Automaton:
     """The legal answers of one task: `start`, then `allowed` and `advance` until `</s>`."""
 
@@ -169,7 +143,7 @@ class Automaton:
         self._vocabulary = _vocabulary(tokenizer, rows)
         self._loc0 = tokenizer.loc0
         self._names = {index: token for token, index in self._vocabulary.specials.items()}
-        self._labels = _Labels(labels, tokenizer) if labels else None
+        self._labels = label_trie(labels, tokenizer) if labels else None
 
     def start(self) -> State:
         """The state after the forced `<s>`."""

@@ -18,12 +18,13 @@ import numpy as np
 from florence2 import geometry
 from florence2.codec import answers, official
 from florence2.codec.answers import ItemSpan
+from florence2.codec.label_trie import label_names
 from florence2.codec.tasks import Task, task_of
 from florence2.drawing import html_figure, picture
 from florence2.pixels import PilImage
-from florence2.predictor import images
-from florence2.predictor.images import ImageSource, is_path
-from florence2.records import Ask, Parsed, Polygon, Region, Text, to_json
+from florence2.predictor import exchange, images
+from florence2.predictor.images import ImageSource
+from florence2.records import Ask, Decision, Parsed, Region, Text, to_json
 
 if TYPE_CHECKING:
     import supervision
@@ -49,6 +50,8 @@ class Answer(Parsed):
     """For each item's id the places in `token_ids` that name it and that place it; empty where parsed from text."""
     ask: Ask = field(default_factory=Ask, repr=False)
     row: Task | None = field(default=None, repr=False, compare=False)
+    decisions: tuple[Decision, ...] = field(default=(), repr=False)
+    """Why filters rejected regions that `text` holds and the answer does not."""
     image: ImageSource | None = field(default=None, repr=False, compare=False)
     """What the user gave as the picture, for drawing; of many pictures only the path is kept."""
 
@@ -78,13 +81,20 @@ class Answer(Parsed):
     @property
     def classes(self) -> list[str]:
         """The set of labels that was asked for, else the labels in the order in which they come up."""
-        return list(self.ask.labels) or list(dict.fromkeys(self.labels.tolist()))
+        return list(label_names(self.ask.labels)) if self.ask.labels else list(dict.fromkeys(self.labels.tolist()))
 
     @property
     def class_ids(self) -> np.ndarray:
         """(N,) int64: each label's place in `classes`; -1 for one outside the set asked for."""
         place = {label: index for index, label in enumerate(self.classes)}
         return np.array([place.get(label, -1) for label in self.labels.tolist()], np.int64)
+
+    def by_label(self) -> dict[str, tuple[Region, ...]]:
+        """The regions of each label of `classes`, in that order; none for a label of the set that was not found."""
+        found: dict[str, list[Region]] = {label: [] for label in self.classes}
+        for region, label in zip(self.boxed, self.labels.tolist()):
+            found.setdefault(label, []).append(region)
+        return {label: tuple(regions) for label, regions in found.items()}
 
     def masks(self) -> np.ndarray:
         """(N, H, W) bool: the inside of each region's mask, polygons, quad or box."""
@@ -94,7 +104,7 @@ class Answer(Parsed):
             if region.mask is not None:
                 mask[:] = geometry.decode_rle(region.mask)
             else:
-                mask[:] = geometry.rasterize(_outline(region), self.size_wh)
+                mask[:] = geometry.rasterize(exchange.outline(region), self.size_wh)
         return out
 
     # ---- as others have it ----
@@ -114,6 +124,7 @@ class Answer(Parsed):
             "text": self.text,
             "token_ids": list(self.token_ids),
             "token_logprobs": list(self.token_logprobs),
+            **({"decisions": [to_json(decision) for decision in self.decisions]} if self.decisions else {}),
         }
 
     @property
@@ -129,65 +140,26 @@ class Answer(Parsed):
 
         A label has one class id in all answers of a process; with `labels=` asked for it is its place among them.
         """
-        import supervision
-
-        regions = self.boxed
-        outlined = any(region.polygons or region.mask for region in regions)
-        scored = regions and all(region.score is not None for region in regions)
-        return supervision.Detections(
-            xyxy=self.xyxy,
-            mask=self.masks() if outlined else None,
-            confidence=self.scores if scored else None,
-            class_id=self.stable_ids,
-            data={"class_name": self.labels},
-        )
+        return exchange.to_supervision(self)
 
     def to_coco(self, image_id: int = 1, categories: Mapping[str, int] | None = None) -> dict[str, Any]:
         """A COCO data set of this one picture; `categories` gives ids to labels (else 1, 2, ... in order).
 
         Its "annotations" carry scores, so they serve as results too.
         """
-        width, height = self.size_wh
-        ids = dict(categories or {label: n for n, label in enumerate(self.classes, 1)})
-        missing = sorted(set(self.labels.tolist()) - set(ids))
-        if missing:
-            raise ValueError(f"categories: {missing[0]!r} has no id; expected one for each label of the answer")
-        name = str(self.image) if is_path(self.image) else ""
-        return {
-            "images": [{"id": image_id, "file_name": name, "width": width, "height": height}],
-            "annotations": [
-                _coco_annotation(region, number, image_id, ids[label])
-                for number, (region, label) in enumerate(zip(self.boxed, self.labels.tolist()), 1)
-            ],
-            "categories": [{"id": number, "name": label} for label, number in ids.items()],
-        }
+        return exchange.to_coco(self, image_id, categories)
 
     def to_label_studio(self) -> dict[str, Any]:
         """A Label Studio task with this answer as its prediction: rectangles, polygons and a text, in percent."""
-        width, height = self.size_wh
-        results: list[dict[str, Any]] = []
-        for region, label in zip(self.boxed, self.labels.tolist()):
-            for kind, value in _label_studio_shapes(region, self.size_wh):
-                result = {
-                    "id": f"{region.id or len(results)}-{len(results)}",
-                    "type": kind,
-                    "from_name": "label",
-                    "to_name": "image",
-                    "original_width": width,
-                    "original_height": height,
-                    "image_rotation": 0,
-                    "value": {**value, kind: [label]},
-                }
-                results.append(result if region.score is None else {**result, "score": region.score})
-        for text in self.texts:
-            value = {"text": [text.text]}
-            results.append({"type": "textarea", "from_name": "text", "to_name": "image", "value": value})
-        items: tuple[Union[Region, Text], ...] = (*self.regions, *self.texts)
-        scores = [item.score for item in items if item.score is not None]
-        prediction: dict[str, Any] = {"model_version": "florence2", "result": results}
-        if scores:
-            prediction["score"] = float(np.mean(scores))
-        return {"data": {"image": str(self.image) if is_path(self.image) else ""}, "predictions": [prediction]}
+        return exchange.to_label_studio(self)
+
+    def to_fiftyone(self) -> dict[str, Any]:
+        """A FiftyOne sample as plain types: `filepath`, `metadata`, and the labels as FiftyOne writes them.
+
+        Boxes are `detections`, quads and polygons `polylines`, a text is `text`, places are shares of the picture;
+        `fo.Sample(filepath, detections=fo.Detections.from_dict(...))` makes a sample of it.
+        """
+        return exchange.to_fiftyone(self)
 
     # ---- visualisation ----
 
@@ -247,44 +219,3 @@ def answer_of(parsed: Parsed, **fields: Any) -> Answer:
     """An Answer with the items of `parsed`."""
     items = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Parsed)}
     return replace(Answer(**items), **fields)
-
-
-def _outline(region: Region) -> tuple[Polygon, ...]:
-    if region.polygons:
-        return region.polygons
-    return (geometry.region_quad(region) or geometry.box_quad((0, 0, 0, 0)),)
-
-
-def _coco_annotation(region: Region, number: int, image_id: int, category_id: int) -> dict[str, Any]:
-    x1, y1, x2, y2 = geometry.region_box(region) or (0, 0, 0, 0)
-    out: dict[str, Any] = {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": (x2 - x1) * (y2 - y1),
-        "iscrowd": 0,
-        "segmentation": [],
-    }
-    if region.mask is not None:
-        out["segmentation"] = {"size": [region.mask.height, region.mask.width], "counts": region.mask.counts}
-        out["area"] = float(geometry.rle_area(region.mask))
-    elif region.polygons or region.quad:
-        outline = _outline(region)
-        out["segmentation"] = [list(polygon) for polygon in outline]
-        out["area"] = sum(geometry.polygon_area(polygon) for polygon in outline)
-    if region.score is not None:
-        out["score"] = region.score
-    return out
-
-
-def _label_studio_shapes(region: Region, size_wh: tuple[int, int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The region as shapes whose numbers are percent of the picture."""
-    percent = 100 / np.array(size_wh, float)
-    if region.polygons or region.quad:
-        for polygon in _outline(region):
-            yield "polygonlabels", {"points": (geometry.points(polygon) * percent).tolist(), "closed": True}
-        return
-    x1, y1, x2, y2 = geometry.region_box(region) or (0, 0, 0, 0)
-    (x, y), (width, height) = (x1, y1) * percent, (x2 - x1, y2 - y1) * percent
-    yield "rectanglelabels", {"x": x, "y": y, "width": width, "height": height, "rotation": 0}

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Union
+from typing import TypedDict, Union
 
+from florence2.codec.label_trie import label_names
 from florence2.codec.tasks import Task, ask_of, prompt_text, task_of
 from florence2.decoding.generate import Rules
+from florence2.formats import label_names as label_files
 from florence2.model.config import ModelConfig
+from florence2.predictor import post_filters
 from florence2.records import Ask
 
 AskLike = Union[str, Ask]
+Labels = Union[Iterable[str], str, "os.PathLike[str]"]
 MAX_NEW_TOKENS = 1024
 MAX_BEAMS = 64
+MAX_TILES = 1024
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,19 @@ class Decoding:
     rules: Rules
     budget: int
     by_grammar: bool
+    filters: tuple[str, ...] = ()
+    tiles: str | tuple[int, int] | None = None
+
+
+class DecodingOptions(TypedDict, total=False):
+    """What a call may say about how its answers are decoded; `decoding_of` checks it."""
+
+    num_beams: int | None
+    max_new_tokens: int | None
+    official: bool | None
+    grammar: bool | None
+    filters: Iterable[str]
+    tiles: str | tuple[int, int] | None
 
 
 def asks_of(
@@ -35,7 +54,7 @@ def asks_of(
     task: AskLike | Sequence[AskLike] | None,
     prompt: str | None = None,
     text: str | None = None,
-    labels: Iterable[str] | None = None,
+    labels: Labels | None = None,
     region: Iterable[float] | None = None,
 ) -> tuple[list[Ask], bool]:
     """The asks of a call as records, and whether it gave a list; what no picture could mend is refused."""
@@ -50,7 +69,7 @@ def _asks(
     task: AskLike | Sequence[AskLike] | None,
     prompt: str | None,
     text: str | None,
-    labels: Iterable[str] | None,
+    labels: Labels | None,
     region: Iterable[float] | None,
 ) -> list[Ask]:
     given = {"prompt": prompt, "text": text, "labels": labels, "region": region}
@@ -97,13 +116,18 @@ def prompt_of(ask: Ask, size_wh: tuple[int, int], tasks: Mapping[str, Task]) -> 
 
 def decoding_of(
     config: ModelConfig,
-    asks: Iterable[Ask],
-    num_beams: int | None,
-    max_new_tokens: int | None,
-    official: bool | None,
-    grammar: bool | None,
+    tasks: Mapping[str, Task],
+    asks: Sequence[Ask],
+    *,
+    num_beams: int | None = None,
+    max_new_tokens: int | None = None,
+    official: bool | None = None,
+    grammar: bool | None = None,
+    filters: Iterable[str] = (),
+    tiles: str | tuple[int, int] | None = None,
 ) -> Decoding:
     """How to decode: as the call says, else as the checkpoint does; labels ask for the grammar."""
+    kinds = [task_of(ask.task, tasks).output_kind for ask in asks]
     if official is not None and grammar is not None and bool(official) == bool(grammar):
         raise ValueError(f"official, grammar: one excludes the other, got both {bool(official)}; drop one")
     if any(ask.labels for ask in asks):
@@ -137,7 +161,30 @@ def decoding_of(
         start=config.start_id,
         eos=config.eos_id,
     )
-    return Decoding(rules, budget, bool(grammar))
+    chosen = post_filters.checked(filters, kinds)
+    return Decoding(rules, budget, bool(grammar), chosen, _tiles(tiles, asks, tasks, official))
+
+
+def _tiles(
+    tiles: object, asks: Sequence[Ask], tasks: Mapping[str, Task], official: bool | None
+) -> str | tuple[int, int] | None:
+    """How the picture is cut, refused where an ask's answers cannot be put together from parts of it."""
+    if tiles is None or tiles == "auto":
+        checked: str | tuple[int, int] | None = None if tiles is None else "auto"
+    elif isinstance(tiles, (tuple, list)) and len(tiles) == 2:
+        checked = (_whole("tiles", tiles[0]), _whole("tiles", tiles[1]))
+    else:
+        raise ValueError(f"tiles: expected 'auto' or (columns, rows), got {tiles!r:.60}")
+    if isinstance(checked, tuple) and not (1 <= min(checked) and checked[0] * checked[1] <= MAX_TILES):
+        raise ValueError(f"tiles: expected from 1 to {MAX_TILES} tiles in all, got {checked[0]} x {checked[1]}")
+    if checked is not None and official:
+        raise ValueError("tiles: the official rules know one picture at one size; drop tiles or official")
+    for task in (task_of(ask.task, tasks) for ask in asks) if checked is not None else ():
+        if task.output_kind not in post_filters.PLACED or task.input_kind == "region":
+            raise ValueError(
+                f"tiles: {task.name or 'a prompt'} answers about the whole picture or one region; leave tiles out"
+            )
+    return checked
 
 
 def refuse_planned(**arguments: object) -> None:
@@ -168,7 +215,7 @@ def _checked(ask: Ask) -> Ask:
         _text(getattr(ask, name), name)
     return dataclasses.replace(
         ask,
-        labels=_labels(ask.labels) if len(ask.labels) else (),
+        labels=() if isinstance(ask.labels, Sized) and not len(ask.labels) else _labels(ask.labels),
         region=_region(ask.region) if len(ask.region) else (),
     )
 
@@ -179,11 +226,18 @@ def _text(text: object, name: str = "text") -> str:
     return text
 
 
-def _labels(labels: Iterable[str]) -> tuple[str, ...]:
-    names = () if isinstance(labels, (str, bytes)) or not isinstance(labels, Iterable) else tuple(labels)
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+def _labels(labels: Labels) -> tuple[str, ...]:
+    """The set of labels, of a list or of a file that names them."""
+    if isinstance(labels, (str, os.PathLike)):
+        if not os.path.isfile(labels):
+            raise ValueError(
+                f"labels: expected a list of names, or a file that is there ({label_files.EXPECTED[9:]}); "
+                f"got {os.fspath(labels)!r:.100}"
+            )
+        return label_names(label_files.read(labels))
+    if isinstance(labels, bytes) or not isinstance(labels, Iterable):
         raise ValueError(f"labels: expected a list of names, got {labels!r:.100}")
-    return tuple(map(str, names))  # numpy's strings are strings, and show as something else
+    return label_names(labels)
 
 
 def _region(region: Iterable[float]) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, Union
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from florence2.model.florence import Florence
 from florence2.model.image import preprocess
 from florence2.pixels import BadImage
 from florence2.predictor import images as loading
+from florence2.predictor import post_filters
 from florence2.predictor.answer import Answer, answer_of
 from florence2.predictor.asks import Decoding, prompt_of
 from florence2.predictor.confidence import scored
@@ -45,6 +47,8 @@ class LoadedImage:
     pixels: Tensor
     size_wh: tuple[int, int]
     image: object = None
+    array: np.ndarray | None = None
+    """The upright picture itself, where it is to be cut into tiles."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,10 @@ class ModelParts(Protocol):
     drawings_only: bool
 
 
-def load(config: ModelConfig, image: ImageSource) -> LoadedImage:
-    """A picture at the size that the model takes; BadImage where it cannot be loaded."""
+def load(config: ModelConfig, image: ImageSource, keep: bool = False) -> LoadedImage:
+    """A picture at the size that the model takes, and as it is with `keep`; BadImage where it cannot be loaded."""
     array = loading.load(image)
-    return LoadedImage(preprocess(array, config), (array.shape[1], array.shape[0]), image)
+    return LoadedImage(preprocess(array, config), (array.shape[1], array.shape[0]), image, array if keep else None)
 
 
 @torch.inference_mode()
@@ -245,6 +249,7 @@ def _read(tokenizer: Tokenizer, row: _AskRow, generated: Generated) -> Answer:
     size_wh = row.picture.size_wh
     parsed, spans = answers.parse_ids(generated.ids, tokenizer, row.task, size_wh, row.ask)
     parsed = dataclasses.replace(scored(parsed, spans, generated.logprobs), truncated=generated.truncated)
+    parsed, decisions = post_filters.apply(parsed, row.decoding.filters, row.task.output_kind, size_wh)
     return answer_of(
         parsed,
         task=row.task.token,
@@ -254,6 +259,7 @@ def _read(tokenizer: Tokenizer, row: _AskRow, generated: Generated) -> Answer:
         token_ids=generated.ids,
         token_logprobs=generated.logprobs,
         token_spans=spans,
+        decisions=decisions,
         ask=row.ask,
         row=row.task,
         image=row.picture.image,

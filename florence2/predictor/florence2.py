@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union, overload
+from typing import TYPE_CHECKING, Any, Union, overload
 
 import torch
 from torch import Tensor
@@ -22,12 +22,23 @@ from florence2.model.config import ModelConfig
 from florence2.model.device import to_device
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import checksum
-from florence2.predictor import batch, checkpoints
+from florence2.predictor import batch, checkpoints, tiling
 from florence2.predictor.answer import Answer
-from florence2.predictor.asks import AskLike, Decoding, asks_of, decoding_of, refuse_planned
+from florence2.predictor.asks import (
+    AskLike,
+    Decoding,
+    DecodingOptions,
+    Labels,
+    asks_of,
+    decoding_of,
+    refuse_planned,
+)
 from florence2.predictor.batch import EncodedImage, LoadedImage, Picture, Request
 from florence2.predictor.images import Bad, ImageSource, batches, is_path, load_ahead, pictures_in
 from florence2.records import Ask, Failure
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 ImageInput = Union[ImageSource, EncodedImage]
 Images = Union[
@@ -90,28 +101,13 @@ class Florence2:
         *,
         prompt: str | None = None,
         text: str | None = None,
-        labels: Iterable[str] | None = None,
+        labels: Labels | None = None,
         region: Iterable[float] | None = None,
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        official: bool | None = None,
-        grammar: bool | None = None,
-        tiles: object = None,
-        continue_from: object = None,
+        continue_from: Answer | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> Answer: ...
     @overload
-    def predict(
-        self,
-        image: ImageInput,
-        task: AskList,
-        *,
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        official: bool | None = None,
-        grammar: bool | None = None,
-        tiles: object = None,
-        continue_from: object = None,
-    ) -> list[Answer]: ...
+    def predict(self, image: ImageInput, task: AskList, **options: Unpack[DecodingOptions]) -> list[Answer]: ...
     def predict(
         self,
         image: ImageInput,
@@ -119,27 +115,29 @@ class Florence2:
         *,
         prompt: str | None = None,
         text: str | None = None,
-        labels: Iterable[str] | None = None,
+        labels: Labels | None = None,
         region: Iterable[float] | None = None,
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        official: bool | None = None,
-        grammar: bool | None = None,
-        tiles: object = None,
-        continue_from: object = None,
+        continue_from: Answer | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> Answer | list[Answer]:
         """Answer one ask, or a list of asks (in one batch: a list of answers), about one picture.
 
         `image`: a path, bytes, PIL image, HWC uint8 array, a Sample's ImageRef, or what `encode_image` returned.
-        `region` is in pixels of the upright picture. `prompt` is sent as written. Without `official` or `grammar` the
-        checkpoint's rules hold.
+        `labels` closes the answer to a set of names: a list, or a file of them (one a line, or a COCO .json); class ids
+        are places in it. `region` is in pixels of the upright picture. `prompt` is sent as written. Options, all off or
+        the checkpoint's where left out:
+
+            num_beams, max_new_tokens   the search, and the most tokens of an answer, `<s>` and `</s>` included
+            official, grammar           decode by the official rules, or by the task's grammar
+            tiles                       "auto" or (columns, rows): overlapping tiles are asked beside the whole picture
+            filters                     names of FILTERS that judge the regions (post_filters.py)
         """
-        refuse_planned(tiles=tiles, continue_from=continue_from)
+        refuse_planned(continue_from=continue_from)
         asks, many = asks_of(self.tasks, task, prompt, text, labels, region)
-        decode = decoding_of(self.config, asks, num_beams, max_new_tokens, official, grammar)
-        encoded = image if isinstance(image, EncodedImage) else self.encode_image(image)
+        decoding = decoding_of(self.config, self.tasks, asks, **options)
+        given = image if isinstance(image, EncodedImage) else batch.load(self.config, image, keep=bool(decoding.tiles))
         answers: list[Answer] = []
-        for found in batch.answer(self, [Request(encoded, asks, decode)])[0]:
+        for found in self.answer([Request(given, asks, decoding)])[0]:
             if isinstance(found, Failure):
                 raise ValueError(found.detail)
             answers.append(found)
@@ -153,10 +151,7 @@ class Florence2:
         *,
         batch_size: int = 8,
         on_error: str = "yield",
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        official: bool | None = None,
-        grammar: bool | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> Iterator[Failure | list[AnswerOrFailure]]: ...
     @overload
     def predict_many(
@@ -166,10 +161,7 @@ class Florence2:
         *,
         batch_size: int = 8,
         on_error: str = "yield",
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        official: bool | None = None,
-        grammar: bool | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> Iterator[AnswerOrFailure]: ...
     @overload
     def predict_many(
@@ -179,10 +171,7 @@ class Florence2:
         *,
         batch_size: int = 8,
         on_error: str = "yield",
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        official: bool | None = None,
-        grammar: bool | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> Iterator[Found]: ...
     def predict_many(
         self,
@@ -191,17 +180,14 @@ class Florence2:
         *,
         batch_size: int = 8,
         on_error: str = "yield",
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        official: bool | None = None,
-        grammar: bool | None = None,
+        **options: Unpack[DecodingOptions],
     ) -> Iterator[Any]:
         """Answer the same ask, or list of asks, about each picture, in order, a batch of pictures at a time.
 
         A folder is all pictures below it, by path. Without `asks` each item of `images` is a picture with its own ask
         or list of asks: (image, asks). A picture that cannot be loaded gives a Failure in its place, an ask that
         cannot be put about it a Failure in its answer's place; with `on_error="raise"` their error is raised. Pictures
-        are loaded ahead in threads, at most two batches of them; nothing else is kept.
+        are loaded ahead in threads, at most two batches of them; nothing else is kept. Options as in `predict`.
         """
         if on_error not in ("yield", "raise"):
             raise ValueError(f"on_error: expected 'yield' or 'raise', got {on_error!r}")
@@ -210,11 +196,11 @@ class Florence2:
 
         def asked(asks: AskLike | Sequence[AskLike]) -> _Asked:
             given, many = asks_of(self.tasks, asks)
-            return _Asked(given, many, decoding_of(self.config, given, num_beams, max_new_tokens, official, grammar))
+            return _Asked(given, many, decoding_of(self.config, self.tasks, given, **options))
 
         pictures: Iterable[object] = _listed(images)
         if asks is None:
-            decoding_of(self.config, [], num_beams, max_new_tokens, official, grammar)  # refused now, not later
+            decoding_of(self.config, self.tasks, [], **options)  # refused now, not later
             return self._predict_many(iter(pictures), asked, batch_size, on_error == "raise")
         shared = asked(asks)
         items = ((image, asks) for image in pictures)
@@ -232,23 +218,14 @@ class Florence2:
         """Encode many pictures together; a Failure in the place of one that cannot be loaded."""
         return batch.encode(self, images)
 
-    def request(
-        self,
-        image: Picture | Failure,
-        asks: Sequence[AskLike],
-        *,
-        num_beams: int | None = None,
-        max_new_tokens: int | None = None,
-        official: bool | None = None,
-        grammar: bool | None = None,
-    ) -> Request:
+    def request(self, image: Picture | Failure, asks: Sequence[AskLike], **options: Unpack[DecodingOptions]) -> Request:
         """Asks about a picture for `answer`, checked; ValueError where no picture could mend them."""
         given, _ = asks_of(self.tasks, list(asks))
-        return Request(image, given, decoding_of(self.config, given, num_beams, max_new_tokens, official, grammar))
+        return Request(image, given, decoding_of(self.config, self.tasks, given, **options))
 
     def answer(self, requests: Sequence[Request]) -> list[list[Answer | Failure]]:
         """Answer many requests in one batch: for each a list with an Answer or a Failure for each of its asks."""
-        return batch.answer(self, requests)
+        return tiling.answer(self, requests)
 
     def vision_features(self, image: ImageSource) -> list[Tensor]:
         """The map after each stage of the tower, (1, C, H, W): for the published sizes at strides 4, 8, 16, 32.
@@ -269,7 +246,7 @@ class Florence2:
             if not isinstance(item, tuple) or len(item) != 2:
                 raise ValueError(f"images: without asks, expected pairs of (image, asks), got {item!r:.60}")
             image, own = item[0], asked(item[1])
-            loaded = batch.load(self.config, image)
+            loaded = batch.load(self.config, image, keep=own.decoding.tiles is not None)
             return dataclasses.replace(loaded, image=image if is_path(image) else None), own
 
         numbered = enumerate(load_ahead(items, prepare, 2 * batch_size, _picture))

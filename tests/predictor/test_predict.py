@@ -325,6 +325,35 @@ def test_labels_hold_the_answer_to_a_closed_set(tiny, pictures):
     assert [labels[i] for i in answer.class_ids] == answer.labels.tolist()
 
 
+def test_labels_come_from_a_file_too(tiny, pictures, tmp_path):
+    lines, coco = tmp_path / "names.txt", tmp_path / "instances.json"
+    lines.write_text("red car\ntwo dogs\nsofa\n")
+    coco.write_text('{"categories": [{"id": 9, "name": "red car"}, {"id": 2, "name": "two dogs"}, {"name": "sofa"}]}')
+    given = tiny.predict(pictures[0], "<OD>", labels=["red car", "two dogs", "sofa"], max_new_tokens=60)
+    for file in (lines, str(coco), coco):
+        answer = tiny.predict(pictures[0], "<OD>", labels=file, max_new_tokens=60)
+        assert answer.token_ids == given.token_ids and answer.classes == given.classes
+    found = given.by_label()
+    assert list(found) == ["red car", "two dogs", "sofa"] and sum(map(len, found.values())) == len(given)
+
+
+def test_tiles_are_asked_beside_the_whole_picture(tiny, pictures):
+    picture = np.concatenate([np.concatenate(pictures[:1] * 3, 1)] * 2)
+    height, width = picture.shape[:2]
+    answers = tiny.predict(picture, ["<OD>", "<OCR_WITH_REGION>"], tiles=(2, 1), max_new_tokens=60)
+    for answer in answers:
+        assert answer.size_wh == (width, height) and len(answer) > 0 and answer.token_ids == ()
+        assert (answer.xyxy >= 0).all() and (answer.xyxy <= [width, height] * 2).all()
+        assert all(0 < score <= 1 for score in answer.scores) and len({r.id for r in answer.regions}) == len(answer)
+    many = list(tiny.predict_many([picture, b"junk"], ["<OD>"], tiles=(2, 1), max_new_tokens=60))
+    assert many[0][0].text == answers[0].text and isinstance(many[1], Failure)
+    alone = tiny.predict(picture, "<OD>", tiles=(1, 1), max_new_tokens=60)
+    plain = tiny.predict(picture, "<OD>", max_new_tokens=60)
+    assert {r.box for r in alone.regions} <= {r.box for r in plain.regions}
+    with pytest.raises(ValueError, match="needs the picture itself"):
+        tiny.predict(tiny.encode_image(picture), "<OD>", tiles=(2, 1))
+
+
 ARRAYS = {
     "numpy": lambda values: np.array(values, "float32" if isinstance(values[0], int) else None),
     "torch": lambda values: torch.tensor(values) if isinstance(values[0], int) else values,
@@ -414,7 +443,18 @@ WRONG = {
     "beams of text": (dict(task="OD", num_beams="3"), "num_beams", "'3'"),
     "too many tokens": (dict(task="OD", max_new_tokens=257), "max_new_tokens", "256"),
     "too few tokens": (dict(task="OD", max_new_tokens=1), "max_new_tokens", "2"),
-    "tiles": (dict(task="OD", tiles="auto"), "tiles", "planned"),
+    "labels with a special token": (dict(task="OD", labels=["a", "<loc_5>"]), "labels", "<loc_5>"),
+    "labels of a file that is not there": (dict(task="OD", labels="names.txt"), "labels", "names.txt"),
+    "a label twice": (dict(task="OD", labels=["a", "b", "a "]), "labels", "twice"),
+    "tiles of another kind": (dict(task="OD", tiles="many"), "tiles", "columns, rows"),
+    "tiles of none": (dict(task="OD", tiles=(0, 2)), "tiles", "0 x 2"),
+    "tiles of halves": (dict(task="OD", tiles=(1.5, 2)), "tiles", "1.5"),
+    "tiles smaller than a cell": (dict(task="OD", tiles=(30, 30)), "tiles", "cell"),
+    "tiles for a caption": (dict(task=["OD", "CAPTION"], tiles=(2, 2)), "tiles", "CAPTION"),
+    "tiles for a region": (dict(task="REGION_TO_OCR", region=(0, 0, 9, 9), tiles="auto"), "tiles", "REGION_TO_OCR"),
+    "tiles by the official rules": (dict(task="OD", official=True, tiles="auto"), "tiles", "official"),
+    "a filter that is none": (dict(task="OD", filters=["sharpen"]), "filters", "sharpen"),
+    "a filter for a caption": (dict(task="CAPTION", filters=["nms"]), "filters", "nms"),
     "continue_from": (dict(task="OD", continue_from=1), "continue_from", "planned"),
 }
 

@@ -9,7 +9,6 @@ import pytest
 
 import florence2
 from florence2 import scenes
-from florence2.cli.refine import labels_of
 from florence2.codec.tasks import TASKS
 from florence2.engine.commands import import_labels
 from florence2.engine.execution.context import resolve_specialist
@@ -257,15 +256,3 @@ def test_nano_adds_no_caption_and_no_label_to_a_store_of_boxes(tmp_path):
     (operator,) = (o for o in store.snapshot().operators if o.kind == "model")
     card = store.run(operator.run_id)["starts"][-1]["with"]
     assert resolve_specialist(card).config == {"tasks": ["<OD>"], "labels": ["Ding"]}
-
-
-def test_labels_come_from_a_list_from_lines_and_from_a_coco_file(tmp_path):
-    lines, coco, other = (tmp_path / name for name in ("a.txt", "b.json", "c.json"))
-    lines.write_text("hard hat\n\nvest\n")
-    coco.write_text(json.dumps({"categories": [{"id": 2, "name": "vest"}, {"id": 1, "name": "hat"}]}))
-    other.write_text("[]")
-    assert labels_of("a, b c") == ["a", "b c"] and labels_of(str(lines)) == ["hard hat", "vest"]
-    assert labels_of(str(coco)) == ["vest", "hat"]
-    for wrong in (str(other), "a,,b"):
-        with pytest.raises(ValueError, match="--labels"):
-            labels_of(wrong)

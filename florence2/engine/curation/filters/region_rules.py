@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from florence2 import geometry
+from florence2 import box_rules, geometry
 from florence2.engine.curation.filters.verdicts import by_people, verdict
 from florence2.records import Decision, Region, Sample
 
@@ -24,54 +24,39 @@ def score(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
 
 def size(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
     """The shorter side of the box, in pixels."""
-    for region, width, height in _boxed(sample):
-        yield verdict(region, min(width, height) >= settings["min"], min(width, height), settings["min"])
+    regions = _boxed(sample)
+    for region, side in zip(regions, box_rules.shorter_side(_boxes(regions)).tolist()):
+        yield verdict(region, side >= settings["min"], side, settings["min"])
 
 
 def aspect(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
     """The longer side over the shorter; a line of text may be long."""
-    for region, width, height in _boxed(sample):
+    regions = _boxed(sample)
+    for region, ratio in zip(regions, box_rules.aspect(_boxes(regions)).tolist()):
         limit = settings["text"] if region.kind == "text" else settings["max"]
-        ratio = max(width, height) / max(min(width, height), 1e-6)
         yield verdict(region, ratio <= limit, ratio, limit)
 
 
 def whole_image(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
     """The box's share of the picture; not judged: a picture of unknown size, a box that its source is sure of."""
-    picture = sample.image.width * sample.image.height
-    for region, width, height in _boxed(sample):
-        if region.kind == "object" and picture:
-            share = width * height / picture
+    regions = [region for region in _boxed(sample) if region.kind == "object"]
+    if sample.image.width * sample.image.height:
+        for region, share in zip(regions, box_rules.picture_share(_boxes(regions), sample.image.size_wh).tolist()):
             yield verdict(region, share <= settings["max"] or _sure(region, settings), share, settings["max"])
 
 
 def nms(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
     """Within one source and kind; the value is the IoU with the winner, or the decayed score where it is soft."""
     for regions in _groups(sample, lambda r: (_source(r), r.kind)):
-        boxes = np.array([r.box for r in regions], dtype=float)
-        scores = np.array([1.0 if r.score is None else r.score for r in regions])
+        scores = [1.0 if r.score is None else r.score for r in regions]
         labels = [r.label if settings["per_label"] else "" for r in regions]
-        codes = np.unique(labels, return_inverse=True)[1]
+        threshold = settings["floor"] if settings["soft"] else settings["max"]
         if settings["soft"]:
-            order, decayed = geometry.soft_nms(boxes, scores, settings["sigma"], 0.0, labels)
-            final = dict(zip((int(i) for i in order), (float(s) for s in decayed)))
-            for i, region in enumerate(regions):
-                best = _winner(geometry.iou(boxes[i], boxes)[0] * (codes == codes[i]), scores, i)
-                keep = final.get(i, 0.0) >= min(settings["floor"], scores[i])
-                by_id = "" if keep or best is None else regions[best].id
-                yield verdict(region, keep, final.get(i, 0.0), settings["floor"], by_id)
-            continue
-        kept = geometry.nms(boxes, scores, settings["max"], labels)
-        near, kept_set = geometry.neighbours(boxes[kept]), set(kept.tolist())
-        for i, region in enumerate(regions):
-            others = kept[near(boxes[i])]  # by descending score
-            others = others[(others != i) & (codes[others] == codes[i])]
-            overlaps = geometry.iou(boxes[i], boxes[others])[0]
-            best = int(overlaps.argmax()) if len(others) else None
-            value = float(overlaps[best]) if best is not None else 0.0
-            keep = i in kept_set
-            by_id = "" if keep or best is None else regions[int(others[best])].id
-            yield verdict(region, keep, value, settings["max"], by_id)
+            found = box_rules.soft_nms(_boxes(regions), scores, settings["sigma"], threshold, labels)
+        else:
+            found = box_rules.nms(_boxes(regions), scores, threshold, labels)
+        for region, kept, value, winner in zip(regions, *(column.tolist() for column in found)):
+            yield verdict(region, kept, value, threshold, regions[winner].id if winner >= 0 else "")
 
 
 def crowd(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
@@ -92,16 +77,17 @@ def _judged(sample: Sample) -> Iterator[Region]:
     return (r for r in sample.regions if not by_people(r))
 
 
-def _boxed(sample: Sample) -> Iterator[tuple[Region, float, float]]:
-    for region in _judged(sample):
-        if region.box is not None:
-            x1, y1, x2, y2 = region.box
-            yield region, max(x2 - x1, 0.0), max(y2 - y1, 0.0)
+def _boxed(sample: Sample) -> list[Region]:
+    return [region for region in _judged(sample) if region.box is not None]
+
+
+def _boxes(regions: Sequence[Region]) -> np.ndarray:
+    return geometry.as_boxes([region.box for region in regions])
 
 
 def _groups(sample: Sample, key: Any) -> Iterator[list[Region]]:
     groups: dict[Any, list[Region]] = {}
-    for region, _, _ in _boxed(sample):
+    for region in _boxed(sample):
         if not region.refines:  # a mask lies on the box it refines
             groups.setdefault(key(region), []).append(region)
     yield from groups.values()
@@ -111,8 +97,3 @@ def _source(region: Region) -> tuple[str, str, int]:
     source = region.source
     return (source.kind, source.name, source.round) if source else ("", "", 0)
 
-
-def _winner(overlaps: np.ndarray, scores: np.ndarray, i: int) -> int | None:
-    """The box that overlaps box `i` most, of those of no lower score; `overlaps` of `i` with each."""
-    better = [k for k in np.flatnonzero((overlaps > 0) & (scores >= scores[i])).tolist() if k != i]
-    return max(better, key=lambda k: overlaps[k]) if better else None

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from florence2 import box_rules
 from florence2.engine.operator import Spec
 from florence2.formats import documents
 from florence2.records import Decision, Sample
@@ -54,12 +55,13 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             "needles: objects above `max`, lines of text above `text`",
         ),
         "whole_image": Rule(
-            f"{_REGIONS}:whole_image", "whole_image", "share of the picture", {"max": 0.95, "sure": 0.6},
+            f"{_REGIONS}:whole_image", "whole_image", "share of the picture",
+            {"max": box_rules.WHOLE_IMAGE, "sure": 0.6},
             "objects whose box is nearly the whole picture, where their score is below `sure`",
         ),
         "nms": Rule(
             f"{_REGIONS}:nms", "overlap", "IoU",
-            {"max": 0.6, "per_label": True, "soft": False, "sigma": 0.5, "floor": 0.2},
+            {"max": box_rules.NMS_IOU, "per_label": True, "soft": False, "sigma": 0.5, "floor": 0.2},
             "of one source's overlapping boxes, all but the best; soft: those whose decayed score falls below `floor`",
         ),
         "crowd": Rule(
