@@ -7,7 +7,8 @@
                |OR | LD       |   What one tile cuts and another (or the whole picture) shows whole is dropped.
                +---+----------+
 
-Regions of one label (lines of text: of any) are taken whole ones first, by score; what overlaps a taken one goes.
+Regions of one label (lines of text: of any) are taken whole ones first, by score, then cut ones by size; what overlaps
+a taken one goes.
 Knows regions and boxes; no model and no pixels.
 """
 
@@ -69,15 +70,20 @@ def piece(region: Region, name: str, part: Box, size_wh: tuple[int, int]) -> Pie
 
 
 def merged(pieces: Sequence[Piece], size_wh: tuple[int, int]) -> list[tuple[str, Region]]:
-    """(name, region) of each thing, best first: pieces joined across seams, then of what overlaps the best kept."""
+    """(name, region) of each thing: pieces joined across seams, then of what overlaps the first in order kept."""
     out: list[Piece] = []
     boxes = np.zeros((0, 4))
-    for one in sorted(_joined(pieces, size_wh), key=lambda p: (any(p.cut), -p.score)):
+    for one in sorted(_joined(pieces, size_wh), key=_precedence):
         same = [n for n, other in enumerate(out) if _text(one) or other.name == one.name]
         if not _repeats(one, [out[n] for n in same], boxes[same]):
             out.append(one)
             boxes = np.concatenate([boxes, [one.box]])
     return [(one.name, one.region) for one in out]
+
+
+def _precedence(one: Piece) -> tuple[float, float]:
+    """What is whole comes first, by score; of what is cut the largest piece, for the others may be parts of it."""
+    return (1, -float(geometry.area(one.box)[0])) if any(one.cut) else (0, -one.score)
 
 
 def shifted(region: Region, dx: float, dy: float) -> Region:
@@ -185,10 +191,8 @@ def _join(first: Piece, second: Piece, size_wh: tuple[int, int]) -> Piece:
         elif second.score > first.score:
             name = two.label  # an upper and a lower half of one line
         region = dataclasses.replace(region, label=name)
-    low, high = (LEFT, RIGHT) if across else (TOP, BOTTOM)
-    cut = [x or y for x, y in zip(first.cut, second.cut)]
-    cut[low], cut[high] = first.cut[low], second.cut[high]
-    return Piece(region, name, part, (cut[0], cut[1], cut[2], cut[3]))
+    cut = tuple(any(p.cut[side] for p in (first, second) if p.part[side] == part[side]) for side in range(4))
+    return Piece(region, name, part, cut)  # type: ignore[arg-type]
 
 
 def _joined_quad(one: Polygon, two: Polygon, across: bool) -> Polygon:
