@@ -96,4 +96,3 @@ def _groups(sample: Sample, key: Any) -> Iterator[list[Region]]:
 def _source(region: Region) -> tuple[str, str, int]:
     source = region.source
     return (source.kind, source.name, source.round) if source else ("", "", 0)
-
