@@ -184,7 +184,7 @@ def samples(bare: Sequence[Sample], annotations: pa.Table | None, decisions: pa.
             verdicts[row["image_id"]].append(_decision(row))
     out = []
     for sample in bare:
-        found: dict[str, tuple[Any, ...]] = {}
+        found: dict[str, Any] = {}
         if annotations is not None:
             of = items.get(sample.image.id, {})
             found = {"regions": tuple(of.get(Region, ())), "texts": tuple(of.get(Text, ()))}
