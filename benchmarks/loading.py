@@ -48,8 +48,8 @@ def write(size: str, folder: Path) -> int:
     from safetensors.torch import load_file, save_file
 
     from florence2.model.checkpoint import save_model
-    from florence2.model.config import SIZES
     from florence2.model.florence import Florence
+    from florence2.model.model_config import SIZES
 
     with torch.device("meta"):
         model = Florence(SIZES[size])

@@ -18,7 +18,7 @@ import numpy as np
 
 from florence2 import pixels
 from florence2.engine.ingest import near_duplicates
-from florence2.engine.ingest.duplicates import Picture, likely_pairs
+from florence2.engine.ingest.duplicates import HashedPicture, likely_pairs
 from florence2.engine.ingest.inspection import perceptual_hash
 from florence2.records import ImageRef
 from florence2.scenes import draw, draw_page
@@ -70,7 +70,7 @@ def score(pictures):
         everything |= {f"{name}#frame{n}": frame(rng, pictures[name], other) for n in range(2)}
         everything[f"{name}#0"] = pictures[name]
     listed = [
-        Picture(k, k, k, ImageRef(k), perceptual_hash(a), signature=near_duplicates.signature(a))
+        HashedPicture(k, k, k, ImageRef(k), perceptual_hash(a), signature=near_duplicates.signature(a))
         for k, a in everything.items()
     ]
     grey = {k: near_duplicates.grey(a) for k, a in everything.items()}

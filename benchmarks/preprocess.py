@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from benchmarks.pairs import Table, alternate, arguments, difference
-from florence2.model.config import SIZES
 from florence2.model.image import preprocess
+from florence2.model.model_config import SIZES
 
 SIDES = {"photo, 1920x1080": (1080, 1920), "page, 1700x2200": (2200, 1700), "as it is, 768x768": (768, 768)}
 

@@ -146,7 +146,7 @@ def test_the_store_is_asked_through_its_facade():
 
 def test_only_one_place_opens_storage():
     found = [path.relative_to(PACKAGE).as_posix() for path in modules() if "LocalStorage(" in path.read_text()]
-    assert found == ["store/storage/opening.py"], found
+    assert found == ["store/storage/schemes.py"], found
 
 
 def test_init_files_hold_no_logic():

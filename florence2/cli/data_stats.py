@@ -15,7 +15,7 @@ from florence2.labels import fold_spaces
 if TYPE_CHECKING:
     from florence2.cli.progress import ProgressBars
     from florence2.engine.curation.statistics import Statistics
-    from florence2.engine.ingest.duplicates import Picture
+    from florence2.engine.ingest.duplicates import HashedPicture
 
 EPILOG = """duplicates: of one PATH the parts are its splits (its own, else by each file's name, as --split takes them);
 of several, each is a part: florence2 data duplicates TRAIN TEST. Exit code 1 where two parts share a picture."""
@@ -39,7 +39,7 @@ def duplicates(args: argparse.Namespace, bars: ProgressBars) -> int:
 
     unread: list[str] = []
 
-    def pictures() -> Iterator[Picture]:
+    def pictures() -> Iterator[HashedPicture]:
         for path in args.paths:
             for picture in of_path(path, bars, unread.append):
                 yield replace(picture, part=path) if len(args.paths) > 1 else picture

@@ -19,7 +19,7 @@ from florence2.atomic_files import write_atomic
 from florence2.engine.operator import digest
 from florence2.engine.originals import Originals
 from florence2.engine.session import where_and_when
-from florence2.formats.export_files import Options, PictureFile
+from florence2.formats.export_files import ExportOptions, PictureFile
 from florence2.pixels import BadImage
 from florence2.records import ImageRef, Sample
 from florence2.sources import file_types, files, splits
@@ -96,7 +96,7 @@ def export_labels(
     number, resume = _begin(out, plan, store, snapshot, on_message)
     samples = _View(store, store.snapshot(number), plan)
     name = f"export-{digest([dataclasses.asdict(plan), number])}" if to in REVIEWED else ""
-    options = Options(plan.scores, plan.link, plan.yolo, plan.image_prefix, name, resume, picture=_picture_file)
+    options = ExportOptions(plan.scores, plan.link, plan.yolo, plan.image_prefix, name, resume, picture=_picture_file)
     if samples.originals:
         original_id = samples.originals.annotation
         options = dataclasses.replace(options, categories=samples.originals.categories, original_id=original_id)

@@ -13,7 +13,7 @@ from typing import Any
 
 from florence2 import geometry
 from florence2.formats import export_files
-from florence2.formats.export_files import PLAIN, Export, Options
+from florence2.formats.export_files import PLAIN, Export, ExportOptions
 from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text
 
 SOURCE = Source("import", "coco")
@@ -22,7 +22,7 @@ HOLDS = frozenset(("texts", "regions", "licence", "source", "split"))
 DIGITS = 16  # a number of as many is not kept: a store's own ids may consist of digits, but of more
 
 
-def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
+def write(samples: Iterable[Sample], path: str | Path, options: ExportOptions = PLAIN) -> Counter[str]:
     """FOLDER/instances.json and FOLDER/captions.json with the pictures in FOLDER/images; counts what is lost."""
     export = Export(Path(path), options)
     lost, names = export.lost, export_files.Names(stems=False)

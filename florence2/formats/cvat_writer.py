@@ -13,13 +13,13 @@ import numpy as np
 
 from florence2 import geometry
 from florence2.formats import export_files
-from florence2.formats.export_files import PLAIN, Export, Options, xml_text
+from florence2.formats.export_files import PLAIN, Export, ExportOptions, xml_text
 from florence2.records import Region, Rle, Sample
 
 HOLDS = frozenset(("regions", "split"))
 
 
-def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
+def write(samples: Iterable[Sample], path: str | Path, options: ExportOptions = PLAIN) -> Counter[str]:
     """FOLDER/annotations.xml with the pictures in FOLDER/images; counts what is lost. A split is CVAT's subset."""
     export = Export(Path(path), options)
     lost, names = export.lost, export_files.Names(stems=False)

@@ -115,7 +115,7 @@ def _itself(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """How to write: what the user asks for, then what the caller knows of the samples."""
 
     scores: bool = False
@@ -139,7 +139,7 @@ class Options:
     picture: Callable[[ImageRef], PictureFile] = plain_file
 
 
-PLAIN = Options()
+PLAIN = ExportOptions()
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Export:
     """One export into a folder: what was placed where, and counts of what the format cannot hold."""
 
     folder: Path
-    options: Options = PLAIN
+    options: ExportOptions = PLAIN
     lost: Counter[str] = field(default_factory=Counter)
     mapping: dict[str, str] = field(default_factory=dict)
 

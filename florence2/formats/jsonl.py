@@ -16,7 +16,7 @@ from typing import Any
 from florence2 import geometry
 from florence2.atomic_files import replacing
 from florence2.formats import documents, validation
-from florence2.formats.export_files import PLAIN, Options
+from florence2.formats.export_files import PLAIN, ExportOptions
 from florence2.formats.frames import FARTHEST, Frame
 from florence2.formats.lookup import Lookup, matching
 from florence2.formats.problems import LostObjects, ReadProblems
@@ -53,7 +53,7 @@ def lines(file: Path, problems: ReadProblems) -> Iterator[tuple[str, str]]:
                 yield f"{file}:{number}", line
 
 
-def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
+def write(samples: Iterable[Sample], path: str | Path, options: ExportOptions = PLAIN) -> Counter[str]:
     """One line a sample; a folder gets the file samples.jsonl. Nothing is lost; no option changes it."""
     path = Path(path)
     file = path if path.suffix == ".jsonl" else path / "samples.jsonl"

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from florence2 import geometry
 from florence2.formats import export_files
-from florence2.formats.export_files import PLAIN, Export, Options, xml_text
+from florence2.formats.export_files import PLAIN, Export, ExportOptions, xml_text
 from florence2.records import Region, Sample, Source, Text, to_json
 
 HUMAN = Source("human", "labelstudio")
@@ -21,7 +21,7 @@ HOLDS = frozenset(("texts", "regions", "split", "licence", "source"))
 CONTROLS = {"rectanglelabels": "label", "polygonlabels": "outline", "rectangle": "rectangle", "polygon": "polygon"}
 
 
-def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
+def write(samples: Iterable[Sample], path: str | Path, options: ExportOptions = PLAIN) -> Counter[str]:
     """FOLDER/tasks.json for Label Studio's import with its config.xml, the pictures in FOLDER/images; counts losses.
 
     What people and data sets say becomes an annotation, all else a prediction for each source. A quad is written as a

@@ -10,14 +10,14 @@ from xml.etree import ElementTree
 
 from florence2 import geometry
 from florence2.formats import export_files
-from florence2.formats.export_files import PLAIN, Export, Options, xml_text
+from florence2.formats.export_files import PLAIN, Export, ExportOptions, xml_text
 from florence2.records import Region, Sample
 
 OURS = "florence2"
 LISTS = ("train", "val", "test")  # without a test list, val is what there is to test on
 
 
-def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
+def write(samples: Iterable[Sample], path: str | Path, options: ExportOptions = PLAIN) -> Counter[str]:
     """Annotations/, JPEGImages/ and, where samples name a split, ImageSets/Main; counts what is lost."""
     export = Export(Path(path), options)
     lost, names = export.lost, export_files.Names()

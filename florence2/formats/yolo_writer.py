@@ -17,7 +17,7 @@ import yaml
 
 from florence2 import geometry
 from florence2.formats import export_files
-from florence2.formats.export_files import PLAIN, Export, Options
+from florence2.formats.export_files import PLAIN, Export, ExportOptions
 from florence2.records import Polygon, Region, Sample
 
 OURS = "florence2"
@@ -25,7 +25,7 @@ FORMS = ("boxes", "outlines")
 HOLDS = frozenset(("regions", "split"))
 
 
-def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN) -> Counter[str]:
+def write(samples: Iterable[Sample], path: str | Path, options: ExportOptions = PLAIN) -> Counter[str]:
     """data.yaml, images/PART, labels/PART; counts what is lost."""
     export = Export(Path(path), options)
     lost, names, parts = export.lost, export_files.Names(), _Parts(options)
@@ -58,7 +58,7 @@ def write(samples: Iterable[Sample], path: str | Path, options: Options = PLAIN)
 class _Parts:
     """The folders of a set's parts: one for each split that samples name, and those of pictures that name none."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ExportOptions) -> None:
         self.options = options
         self.names = export_files.Names(stems=False)
         self.folders: dict[tuple[str, str], str] = {}  # (split, part for trainers) -> folder

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from florence2.model.config import ModelConfig
 from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, key_table
+from florence2.model.model_config import ModelConfig
 from florence2.model.tensor_files import ADAPTER, INDEXES, SINGLE, TensorFolder, read_json
 
 CONFIG = "adapter_config.json"

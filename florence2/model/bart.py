@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from florence2.model.cache import Cache, FixedKeys, GrowingKeys, OwnKeys
-from florence2.model.config import TextConfig
 from florence2.model.linear import FP16_LIMIT, MLP, Bands, Linear, product
+from florence2.model.model_config import TextConfig
 
 OFFSET = 2  # position p is row p + 2 of the table, an inheritance of BART's
 

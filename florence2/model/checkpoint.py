@@ -20,11 +20,11 @@ from torch import Tensor
 from florence2.atomic_files import write_atomic
 from florence2.model.adapter import CONFIG as ADAPTER_CONFIG
 from florence2.model.adapter import merge_adapter
-from florence2.model.config import ModelConfig, from_json, to_json
 from florence2.model.device import to_device
 from florence2.model.florence import Florence, blank
 from florence2.model.foreign import read_config, write_config
 from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, PROJECTION, detect_layout, key_table, single_keys
+from florence2.model.model_config import ModelConfig, from_json, to_json
 from florence2.model.tensor_files import SINGLE, TensorFolder, read_json, write
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

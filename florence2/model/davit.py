@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from florence2.model.config import VisionConfig
 from florence2.model.linear import FP16_LIMIT, MLP, Linear, is_plain
+from florence2.model.model_config import VisionConfig
 
 
 class DaViT(nn.Module):

@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from florence2.model.bart import EncoderDecoder
 from florence2.model.cache import Cache
-from florence2.model.config import ModelConfig, VisionConfig
 from florence2.model.davit import DaViT
 from florence2.model.linear import Linear
+from florence2.model.model_config import ModelConfig, VisionConfig
 
 
 class Florence(nn.Module):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from florence2.model.config import IMAGENET_MEAN, IMAGENET_STD, RULES, ModelConfig, TextConfig, VisionConfig
+from florence2.model.model_config import IMAGENET_MEAN, IMAGENET_STD, RULES, ModelConfig, TextConfig, VisionConfig
 from florence2.model.tensor_files import read_json
 
 RULES_KEY = "florence2_rules"  # ours in their config.json, so that a conversion keeps what `predict` decodes by

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from florence2.model.config import ModelConfig
+from florence2.model.model_config import ModelConfig
 from florence2.pixels import resize
 
 

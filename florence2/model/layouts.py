@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from florence2.model.config import ModelConfig
+from florence2.model.model_config import ModelConfig
 
 LAYOUTS = ("florence2", "microsoft", "transformers")
 HEAD = "language.head.weight"

@@ -16,7 +16,7 @@ from florence2.codec.label_trie import label_names
 from florence2.codec.tasks import Task, ask_of, prompt_text, task_of
 from florence2.decoding.generate import Rules
 from florence2.formats import label_names as label_files
-from florence2.model.config import ModelConfig
+from florence2.model.model_config import ModelConfig
 from florence2.predictor import post_filters
 from florence2.records import Ask
 

@@ -26,9 +26,9 @@ from florence2.codec.tasks import Task, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.decoding.generate import constraint_of, search_of
 from florence2.decoding.search import Generated, Search
-from florence2.model.config import ModelConfig
 from florence2.model.florence import Florence
 from florence2.model.image import preprocess
+from florence2.model.model_config import ModelConfig
 from florence2.pixels import BadImage
 from florence2.predictor import images as loading
 from florence2.predictor import post_filters

@@ -12,8 +12,8 @@ import torch
 
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model.checkpoint import Checkpoint
-from florence2.model.config import SIZES
 from florence2.model.florence import Florence
+from florence2.model.model_config import SIZES
 from florence2.model.tensor_files import read_json
 from florence2.model.tiers import passed
 from florence2.predictor import checkpoints

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from florence2.model.config import ModelConfig
+from florence2.model.model_config import ModelConfig
 
 SIDE = 64  # cells that a picture is judged by
 COMMON = 0.55  # of a drawing's cells, at least, have its six commonest colours

@@ -18,9 +18,9 @@ from torch import Tensor
 from florence2.codec.tasks import Task, known_tasks
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model import tiers
-from florence2.model.config import ModelConfig
 from florence2.model.device import to_device
 from florence2.model.florence import Florence
+from florence2.model.model_config import ModelConfig
 from florence2.model.tensor_files import checksum
 from florence2.predictor import batch, checkpoints, tiling
 from florence2.predictor.answer import Answer

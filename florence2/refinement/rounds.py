@@ -24,8 +24,8 @@ from florence2.engine.planning.dependencies import plan_steps
 from florence2.engine.selectors import FoldSelector
 from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.specialists.student import StudentSpecialist
-from florence2.refinement.asks import asks_of
 from florence2.refinement.changes import Changes, changes
+from florence2.refinement.student_asks import asks_of
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
 from florence2.store import Snapshot, Store
 

@@ -13,8 +13,8 @@ from fastapi.openapi.utils import get_openapi
 from florence2.serving import chat_routes, errors, info_routes, predict_routes
 from florence2.serving.batcher import Batcher, Connect
 from florence2.serving.chat_bodies import ChatBody
+from florence2.serving.counters import Metrics
 from florence2.serving.gate import OPEN, Gate
-from florence2.serving.metrics import Metrics
 from florence2.serving.pages.mounting import routers
 from florence2.serving.service import Service
 from florence2.serving.settings import Settings

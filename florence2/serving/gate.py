@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 from florence2.serving import errors
+from florence2.serving.counters import Metrics
 from florence2.serving.errors import ServiceError
-from florence2.serving.metrics import Metrics
 from florence2.serving.settings import LOOPBACK, Settings
 
 Scope = MutableMapping[str, Any]

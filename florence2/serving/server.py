@@ -26,7 +26,7 @@ import uvicorn
 
 from florence2.serving.app import create_app
 from florence2.serving.batcher import Connect
-from florence2.serving.metrics import SHARED
+from florence2.serving.counters import SHARED
 from florence2.serving.settings import Settings
 from florence2.serving.worker_link import ModelHost, connect
 

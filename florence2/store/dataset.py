@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence2.records import Failure, Sample
+from florence2.records import Failure, ImageRef, Sample
 from florence2.store import (
     compaction,
     failures,
@@ -36,7 +36,7 @@ from florence2.store.journal import Journal
 from florence2.store.parquet import Fragment, PendingFragment
 from florence2.store.snapshots import Operator, Snapshot
 from florence2.store.storage import open_storage
-from florence2.store.storage.opening import is_url
+from florence2.store.storage.schemes import is_url
 from florence2.store.units import Selector, Unit
 
 STALE_S = 24 * 3600  # a temporary file older than this belongs to no running command
@@ -154,7 +154,7 @@ class Store:
         """The samples of a group's good pictures: what stands, or all with the verdicts."""
         return scan.group_samples(self.storage, group, view)
 
-    def pictures(self, group: scan.UnitGroup) -> list[scan.Picture]:
+    def pictures(self, group: scan.UnitGroup) -> list[ImageRef]:
         """A group's good pictures: id, size and URI alone."""
         return scan.pictures(self.storage, group)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from florence2.records import Sample
+from florence2.records import ImageRef, Sample
 from florence2.store import failures, import_metadata, parquet, schema
 from florence2.store.image_rows import ImageRow, row_of
 from florence2.store.import_metadata import ImportMetadata
@@ -103,21 +103,11 @@ def samples(storage: Storage, snapshot: Snapshot, view: str = "current") -> Iter
         yield from group_samples(storage, group, view)
 
 
-class Picture(NamedTuple):
-    """A good picture as `images` holds it, size in pixels."""
-
-    id: str
-    width: int
-    height: int
-    uri: str
-
-
-def pictures(storage: Storage, group: UnitGroup) -> list[Picture]:
-    """A group's good pictures, in order."""
-    names = ["status", *Picture._fields]
-    table = parquet.read_table(storage, "images", group.fragments.get("images", ()), names)
-    rows = zip(*(table[name].to_pylist() for name in names))
-    return [Picture(*row) for status, *row in rows if status == "ok"]
+def pictures(storage: Storage, group: UnitGroup) -> list[ImageRef]:
+    """A group's good pictures, in order: id, size and URI alone."""
+    columns = ["status", "id", "width", "height", "uri"]
+    rows = image_rows(storage, group.fragments.get("images", ()), columns)
+    return [row.image for row in rows if row.status == "ok"]
 
 
 def picture_names(storage: Storage, snapshot: Snapshot, ids: Collection[str]) -> dict[str, str]:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from florence2.codec.tokenizer import Tokenizer
-from florence2.model.config import SIZES, ModelConfig, with_vocab
 from florence2.model.florence import Florence
+from florence2.model.model_config import SIZES, ModelConfig, with_vocab
 
 
 def build(size: str, tokenizer: Tokenizer, seed: int) -> Florence:

@@ -16,9 +16,9 @@ from torch import nn
 
 from florence2.model.adapter import CONFIG, PREFIX
 from florence2.model.checkpoint import open_checkpoint
-from florence2.model.config import ModelConfig
 from florence2.model.florence import Florence
 from florence2.model.layouts import HEAD, LAYOUTS, key_table
+from florence2.model.model_config import ModelConfig
 from florence2.predictor import checkpoints
 from florence2.training.config import LoraConfig
 

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from florence2.codec.tasks import PROMPT, QUESTIONS, REGISTERED, TASKS, Task, task_of
 from florence2.codec.tokenizer import Tokenizer
-from florence2.model.config import SIZES, ModelConfig
 from florence2.model.davit import Block
 from florence2.model.florence import Florence
+from florence2.model.model_config import SIZES, ModelConfig
 from florence2.predictor import checkpoints
 from florence2.records import Sample
 from florence2.training import init, lora, optim

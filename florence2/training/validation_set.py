@@ -15,7 +15,7 @@ from florence2.codec.tasks import PROMPT, Task, task_of
 from florence2.evaluation import evaluate
 from florence2.evaluation.eval_items import eval_items_of
 from florence2.evaluation.metric_specs import ERRORS, metric_spec_of
-from florence2.model.config import ModelConfig
+from florence2.model.model_config import ModelConfig
 from florence2.predictor.florence2 import Florence2
 from florence2.records import Sample
 from florence2.sources import in_split

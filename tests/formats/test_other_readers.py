@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from florence2 import geometry, pixels
 from florence2.formats import coco_writer, cvat_writer, labelstudio_writer, yolo_writer
-from florence2.formats.export_files import Options
+from florence2.formats.export_files import ExportOptions
 from florence2.records import Coverage, ImageRef, Region, Sample, Source, Text
 
 WIDTH, HEIGHT = 64, 48
@@ -53,7 +53,7 @@ def samples(tmp_path_factory):
 
 
 def test_pycocotools_reads_coco(tmp_path, samples, capsys):
-    coco_writer.write(samples, tmp_path, Options(scores=True))
+    coco_writer.write(samples, tmp_path, ExportOptions(scores=True))
     truth = COCO(str(tmp_path / "instances.json"))
     assert len(truth.imgs) == 6 and len(truth.anns) == 24
     for annotation in truth.anns.values():
@@ -114,7 +114,7 @@ def check_labels_as_trainers_do(file: Path, classes: int) -> np.ndarray:
 
 @pytest.mark.parametrize("form", ["boxes", "outlines"])
 def test_trainers_of_yolo_take_every_label_file(tmp_path, samples, form):
-    lost = yolo_writer.write(samples, tmp_path, Options(yolo=form))
+    lost = yolo_writer.write(samples, tmp_path, ExportOptions(yolo=form))
     data = yaml.safe_load((tmp_path / "data.yaml").read_text(encoding="utf-8"))
     assert set(data["names"]) == set(range(len(data["names"]))) and "cat" in data["names"].values()
     assert all(isinstance(name, str) for name in data["names"].values()) and "path" not in data
@@ -139,7 +139,7 @@ def test_without_a_wish_rows_are_boxes_unless_every_object_has_an_outline(tmp_pa
 
 
 def test_supervision_reads_yolo_and_coco(tmp_path, samples):
-    yolo_writer.write(samples, tmp_path / "yolo", Options(yolo="boxes"))
+    yolo_writer.write(samples, tmp_path / "yolo", ExportOptions(yolo="boxes"))
     data = supervision.DetectionDataset.from_yolo(
         str(tmp_path / "yolo/images/train"), str(tmp_path / "yolo/labels/train"), str(tmp_path / "yolo/data.yaml")
     )
@@ -159,7 +159,7 @@ def test_supervision_reads_yolo_and_coco(tmp_path, samples):
 
 def test_tasks_are_as_label_studio_documents_them(tmp_path, samples):
     """The JSON format of pre-annotations and annotations, and that each result belongs to a control of the config."""
-    labelstudio_writer.write(samples, tmp_path, Options(image_prefix="http://h/data/local-files/?d=set"))
+    labelstudio_writer.write(samples, tmp_path, ExportOptions(image_prefix="http://h/data/local-files/?d=set"))
     controls = {node.get("name"): node for node in ElementTree.parse(tmp_path / "config.xml").getroot()}
     image = controls.pop("image")
     assert image.tag == "Image" and image.get("value") == "$image"

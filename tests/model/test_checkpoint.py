@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from florence2.model.checkpoint import load_model, open_checkpoint, save_model
-from florence2.model.config import from_json, to_json
+from florence2.model.model_config import from_json, to_json
 from tests.parity.twins import IMAGE_ID, lively, tiny
 
 LAYOUTS = ("florence2", "microsoft", "transformers")

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from florence2.model.config import SIZES
 from florence2.model.florence import Florence
+from florence2.model.model_config import SIZES
 from tests.parity.twins import IMAGE_ID, lively, tiny
 
 CLOSE = {"rtol": 0, "atol": 2e-5}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence2.model.config import SIZES
 from florence2.model.image import preprocess
+from florence2.model.model_config import SIZES
 
 
 @pytest.mark.parametrize("size_hw", [(768, 768), (100, 37), (1300, 876), (2, 900), (1, 1)])

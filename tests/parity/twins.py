@@ -11,9 +11,9 @@ import dataclasses
 import torch
 
 from florence2.model.checkpoint import to_layout
-from florence2.model.config import SIZES, ModelConfig, TextConfig, VisionConfig
 from florence2.model.florence import Florence, frame_table
 from florence2.model.foreign import write_config
+from florence2.model.model_config import SIZES, ModelConfig, TextConfig, VisionConfig
 
 IMAGE_ID = 1199  # of the tiny models: the last row
 LAYER = 1.5  # each layer's gain; at 2.5 rounding errors grow into different answers

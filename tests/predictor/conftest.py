@@ -6,8 +6,8 @@ import torch
 
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model.checkpoint import save_model
-from florence2.model.config import ModelConfig, TextConfig, VisionConfig
 from florence2.model.florence import Florence
+from florence2.model.model_config import ModelConfig, TextConfig, VisionConfig
 from florence2.predictor import load
 
 LINES = [

@@ -17,9 +17,9 @@ from florence2.engine.selectors import FoldSelector
 from florence2.formats import jsonl
 from florence2.records import ImageRef, Parsed, Region, Sample, Text
 from florence2.refinement import refine
-from florence2.refinement.asks import asks_of
 from florence2.refinement.changes import Changes, of_sample
 from florence2.refinement.rounds import Round
+from florence2.refinement.student_asks import asks_of
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, folder_of, fragments
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model.checkpoint import save_model
-from florence2.model.config import ModelConfig, TextConfig, VisionConfig
 from florence2.model.florence import Florence
+from florence2.model.model_config import ModelConfig, TextConfig, VisionConfig
 from florence2.training.init import initialise
 
 WORDS = ["Locate the objects with category name in the image.", "What does the image describe?", "star circle house"]

@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Picture:
+class HashedPicture:
     """What is compared: a picture's hashes, the part of the data it is in, and whether it is kept (not rejected).
 
     `ref` is where its pixels are; `signature` is that of `near_duplicates`, for pictures that were opened.
@@ -48,8 +48,8 @@ class Duplicate:
     """Two pictures that are the same: `kind` is exact or near, `bits` how many of 64 of their hashes differ."""
 
     kind: str
-    first: Picture
-    second: Picture
+    first: HashedPicture
+    second: HashedPicture
     bits: int
 
     @property
@@ -72,7 +72,7 @@ class Duplicate:
 
 
 def duplicates(
-    pictures: Iterable[Picture],
+    pictures: Iterable[HashedPicture],
     bits: int = 4,
     unreadable: Callable[[str], None] | None = None,
     progress: Progress | None = None,
@@ -82,7 +82,7 @@ def duplicates(
     A hash within `bits` or a like signature makes a candidate: called near are pairs whose pixels agree everywhere.
     Where a picture can no longer be read its pairs are not called; `unreadable` is called with its name.
     """
-    first: dict[str, Picture] = {}
+    first: dict[str, HashedPicture] = {}
     for picture in pictures:
         original = first.setdefault(picture.sha256, picture)
         if original is not picture:
@@ -119,7 +119,7 @@ def _pixels(ref: ImageRef) -> np.ndarray:
     return pixels.load(files.read_bytes(ref), frame=ref.frame, name=files.name_of(ref))
 
 
-def likely_pairs(pictures: Sequence[Picture], bits: int) -> list[tuple[int, int, int]]:
+def likely_pairs(pictures: Sequence[HashedPicture], bits: int) -> list[tuple[int, int, int]]:
     """(earlier, later, bits apart) of pictures whose hashes are within `bits`, or whose signatures are alike."""
     index, found = NearIndex(), set()
     for j, picture in enumerate(pictures):
@@ -143,7 +143,7 @@ def of_store(
     read: bool = False,
     progress: Progress | None = None,
     unreadable: Callable[[str], None] | None = None,
-) -> Iterator[Picture]:
+) -> Iterator[HashedPicture]:
     """A store's pictures that could be read; a part is the split that a row names, else the one of its file's name.
 
     With `read` each picture is opened, so that cut ones are found as well; else by the hash that the store holds.
@@ -152,7 +152,7 @@ def of_store(
     for n, row in enumerate(rows, 1):
         ref = row.image
         part = row.split or sources.split_of(ref.member or ref.uri)
-        picture = Picture(ref.id, ref.uri, ref.sha256, ref, row.phash, part, row.status == "ok")
+        picture = HashedPicture(ref.id, ref.uri, ref.sha256, ref, row.phash, part, row.status == "ok")
         if read:
             try:
                 picture = replace(picture, signature=near_duplicates.signature(_pixels(ref)))
@@ -166,7 +166,7 @@ def of_store(
 
 def of_path(
     path: str | Path, progress: Progress | None = None, unreadable: Callable[[str], None] | None = None
-) -> Iterator[Picture]:
+) -> Iterator[HashedPicture]:
     """The pictures of a store, of a data set in a known format, or of a folder, each read once."""
     if is_store(path):
         yield from of_store(Store(path), None, True, progress, unreadable)
@@ -186,7 +186,7 @@ def of_path(
         part = split or sources.split_of(ref.member or ref.uri)
         name, sha256 = files.name_of(ref), hashlib.sha256(data).hexdigest()
         signature = near_duplicates.signature(array)
-        yield Picture(ref.id or name, name, sha256, ref, perceptual_hash(array), part, signature=signature)
+        yield HashedPicture(ref.id or name, name, sha256, ref, perceptual_hash(array), part, signature=signature)
 
 
 def _references(path: str | Path) -> list[tuple[ImageRef, str]]:

@@ -1,6 +1,6 @@
 """Every specialist by name. One file a specialist; a heavy library is imported by its file alone, when it is set up."""
 
-from florence2.engine.specialists.opening import (
+from florence2.engine.specialists.registry import (
     SPECIALISTS,
     WITH_ARGUMENT,
     UnknownSpecialist,

@@ -1,6 +1,6 @@
 """Where a store's files lie: one interface, and what is behind it."""
 
 from florence2.store.storage.interface import Storage, next_number
-from florence2.store.storage.opening import open_storage
+from florence2.store.storage.schemes import open_storage
 
 __all__ = ["Storage", "next_number", "open_storage"]

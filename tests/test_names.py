@@ -1,0 +1,47 @@
+"""One name, one meaning: no two modules and no two public classes are called alike, unless they mean the same."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "florence2"
+
+SAME_MODULES = {  # name -> why all modules of that name mean the same
+    "florence2": "the package, and the module of the class Florence2",
+    "convert": "the command, and what it does",
+    "demo": "the command, and what it does",
+    "doctor": "the command, and what it does",
+    "export": "the command, and what it does",
+    "report": "the command, and what it does",
+    "scenes": "drawn scenes, and drawn scenes as a source of samples",
+}
+SAME_CLASSES = {
+    "FeatureCache": "features of pictures that the tower has seen, kept by content: by a server, and by a training run",
+}
+
+
+def of_name(names):
+    """name -> the files that define it, where they are several."""
+    found = defaultdict(list)
+    for name, path in names:
+        found[name].append(path.relative_to(PACKAGE).as_posix())
+    return {name: places for name, places in found.items() if len(places) > 1}
+
+
+def test_no_two_modules_share_a_name():
+    files = sorted(PACKAGE.rglob("*.py"))
+    shared = of_name((path.parent.name if path.stem == "__init__" else path.stem, path) for path in files)
+    assert set(shared) - set(SAME_MODULES) == set(), {n: p for n, p in shared.items() if n not in SAME_MODULES}
+    assert set(SAME_MODULES) <= set(shared), "named above, and shared no more"
+
+
+def test_no_two_public_classes_share_a_name():
+    classes = (
+        (node.name, path)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    shared = of_name(classes)
+    assert set(shared) - set(SAME_CLASSES) == set(), {n: p for n, p in shared.items() if n not in SAME_CLASSES}
+    assert set(SAME_CLASSES) <= set(shared), "named above, and shared no more"
