@@ -15,8 +15,8 @@ import numpy as np
 from florence2.codec import truths
 from florence2.codec.answer_parser import PhraseLocator
 from florence2.codec.tasks import Task, task_of
-from florence2.model.config import ModelConfig
 from florence2.model.image import preprocess
+from florence2.model.model_config import ModelConfig
 from florence2.pixels import BadImage
 from florence2.predictor import batch, images, post_filters
 from florence2.predictor.answer import Answer, answer_of, render

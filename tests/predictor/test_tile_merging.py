@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence2 import geometry
-from florence2.model.config import SIZES
+from florence2.model.model_config import SIZES
 from florence2.predictor.tile_merging import Piece, joined_text, merged, piece
 from florence2.predictor.tiling import OVERLAP, parts_of
 from florence2.records import Region
