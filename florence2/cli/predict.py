@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--task", action="append", default=[], help="a task's name, as OD or <OD>; may be given again")
     out.add_argument("--prompt", help="a prompt sent as written, in place of a task")
     out.add_argument("--text", default="", help="what a task takes: a caption, an expression, a question")
-    out.add_argument("--labels", default="", help="names, with commas between, that the answer is held to")
+    out.add_argument("--labels", metavar="A,B|FILE", default="", help="names, or a file of them, that may be answered")
     out.add_argument("--region", nargs=4, type=float, default=(), metavar=("X1", "Y1", "X2", "Y2"), help="in pixels")
     out.add_argument("--model", default="nano", help="nano (shipped), a folder, or a hub id (default: nano)")
     out.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
@@ -64,7 +64,9 @@ def main(argv: Sequence[str]) -> int:
         parser().error(f"--draw: expected a folder for {len(args.images) * len(args.task)} drawings, got {args.draw}")
     if args.to:
         _check_captions(args)
-    labels = tuple(name.strip() for name in args.labels.split(",")) if args.labels else ()
+    from florence2.formats import label_names
+
+    labels = label_names.of_option(args.labels) if args.labels else ()
     asks = [Ask(task, text=args.text, labels=labels, region=tuple(args.region)) for task in args.task]
     from florence2.codec.tasks import load_tasks
     from florence2.predictor import load

@@ -46,13 +46,18 @@ def test_one_picture_is_drawn_to_a_file_and_several_to_a_folder(folder, files, t
     assert sorted(path.name for path in drawn.iterdir()) == ["a-1-OD.png", "a-2-OD.png", "b-OD.png"]
 
 
-def test_asks_with_input(folder, files, capsys):
+def test_asks_with_input(folder, files, tmp_path, capsys):
     assert run(folder, files[0], "--task", "REGION_TO_OCR", "--region", "1", "2", "30", "20", "--json") == 0
     assert json.loads(capsys.readouterr().out)["prompt"].startswith("What text is in the region <loc_")
     assert run(folder, files[0], "--prompt", "<DocVQA>Who?", "--json", "--official", "--num-beams", "2") == 0
     assert json.loads(capsys.readouterr().out)["prompt"] == "<DocVQA>Who?"
     assert run(folder, files[0], "--task", "OD", "--labels", "red car, sofa", "--json") == 0
-    assert {r["label"] for r in json.loads(capsys.readouterr().out)["regions"]} <= {"red car", "sofa"}
+    listed = json.loads(capsys.readouterr().out)
+    assert {r["label"] for r in listed["regions"]} <= {"red car", "sofa"}
+    names = tmp_path / "names.txt"
+    names.write_text("red car\nsofa\n")
+    assert run(folder, files[0], "--task", "OD", "--labels", str(names), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == listed
 
 
 @pytest.mark.parametrize(
