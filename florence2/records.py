@@ -219,7 +219,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a token sequence, or a specialist, says. Ids are names local to this record."""
+    """The content of a token sequence, or of a specialist's answer. Ids are names local to this record."""
 
     texts: tuple[Text, ...] = ()
     regions: tuple[Region, ...] = ()

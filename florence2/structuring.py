@@ -38,8 +38,8 @@ def structure(kind: type[T], data: Any, where: str, settings: bool = False, key:
     """The value of type `kind` (a dataclass, or any type its fields may have) that `data` describes.
 
     `where` is what holds it, a file or a kind, and `key` its key there, for the refusal. `settings`: written by a
-    person in YAML, so that a number may stand for a text, and 1e-4 for a number. ValueError: an unknown or missing key,
-    a value of another type, or what the dataclass itself refuses.
+    person in YAML, so that a number may be given for a text, and 1e-4 for a number. ValueError: an unknown or missing
+    key, a value of another type, or what the dataclass itself refuses.
     """
     try:
         hint: Any = kind

@@ -16,7 +16,7 @@ from types import ModuleType
 from florence2.cli.terminal import Printable, printable
 from florence2.labels import one_line
 
-# command -> its one-line summary; the module is florence2.cli.<command> ("import" lives in import_)
+# command -> its one-line summary; the module is florence2.cli.<command> ("import" is in import_)
 COMMANDS = {
     "predict": "answer a task about images",
     "import": "bring existing annotations into a store",

@@ -22,7 +22,7 @@ from florence2.codec.tasks import Task
 from florence2.records import Ask, Box, Grounding, Parsed, Polygon, Region, Text
 
 Size = tuple[int, int]
-BLANKS = " \t\n\r\f\v"  # stripped around a text: ASCII only, so that a token's bytes tell whether it leaves anything
+BLANKS = " \t\n\r\f\v"  # stripped around a text: ASCII only, so that a token's bytes show whether it leaves anything
 
 
 class ItemSpan(NamedTuple):
@@ -87,7 +87,7 @@ def box_at(bins: Sequence[int], size_wh: Size) -> Box:
 
 
 def asked_box(ask: Ask, size_wh: Size) -> Box | None:
-    """The box of the region asked for, as locations say it."""
+    """The box of the region asked for, as locations write it."""
     if not ask.region:
         return None
     box = ask.region if len(ask.region) == 4 else geometry.polygon_box(ask.region)

@@ -1,7 +1,7 @@
 """Answers as targets and back: render(Parsed) -> target, parse(target) -> Parsed, for every answer kind.
 
 Both work on segments (letters, a location, a special token), so a label may hold any letters: `<loc_5>` inside a text
-is encoded as plain letters and read back as such. Only the form as one string cannot tell the two apart, and refuses.
+is encoded as plain letters and read back as such. Only the form as one string cannot distinguish the two, and refuses.
 
     parse(render(p, size_wh), size_wh, ask) == canonical(p, size_wh, ask), and canonical is idempotent
 

@@ -1,7 +1,7 @@
 """Pixels to <loc_0> .. <loc_999> and back: the half-bin rule. Knows nothing of tokens' ids or of tasks.
 
 All arithmetic is float32, as in the reference: a bin is `size / 1000` wide (the quotient rounded once to float32), a
-value falls into `floor(value / width)` by true division, and a bin reads back as its centre.
+value is in bin `floor(value / width)` by true division, and a bin reads back as its centre.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The table of tasks: 15 official rows, two shipped questions, and a user's own. A row is the whole truth of a task.
 
-A row is strings only. Its output kind tells how an answer is written and parsed (answers.py, grammar.py); its storage
+A row is strings only. Its output kind decides how an answer is written and parsed (answers.py, grammar.py); its storage
 rule where a Sample holds its truth (truths.py). In tasks.json and `register` they are called `gives` and `keeps`.
 
     output kind      target between <s> and </s>                     storage rule

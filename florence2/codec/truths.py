@@ -24,7 +24,7 @@ K = TypeVar("K")
 
 
 def truths(task: Task, sample: Sample) -> Pairs:
-    """All (ask, answer) pairs of the task; a pair that says the same twice is given once."""
+    """All (ask, answer) pairs of the task; equal pairs are given once."""
     pairs = _TRUTHS[task.output_kind](task, sample.current())
     return list({(ask, _content(parsed)): (ask, parsed) for ask, parsed in reversed(pairs)}.values())[::-1]
 
@@ -238,7 +238,7 @@ def _objects(sample: Sample, field: str = "") -> list[Region]:
 
 
 def _text_regions(sample: Sample) -> list[Region]:
-    """Lines of text with a place, but those that say a line of the sample again, with a description."""
+    """Lines of text with a place, but those that repeat a line of the sample with a description."""
     read = {region.id: region.label for region in sample.regions if region.id}
     lines = [r for r in sample.regions if r.kind == "text" and not r.ignore and r.label.strip() and region_box(r)]
     return [r for r in lines if read.get(r.refines) != r.label]
@@ -299,7 +299,7 @@ def _grouped(items: Iterable[K], key: Callable[[K], str]) -> dict[str, list[K]]:
 
 
 def _if_any(task: Task, sample: Sample, regions: Sequence[Region]) -> Pairs:
-    """One pair; with no regions only where the sample says that it was looked for all over and nothing is there."""
+    """One pair; with no regions only where the sample states that all of it was searched and nothing is there."""
     states = {space: {coverage.state for coverage in states} for space, states in sample.coverage.items()}
     spaces = {space for space, found in states.items() if "exhaustive" in found and "partial" not in found}
     searched = (

@@ -67,7 +67,7 @@ def search_of(model: Generator, rules: Rules, device: Any = None) -> Search:
 
 
 def constraint_of(budgets: Sequence[int], automata: Sequence[TokenAutomaton] | None, rules: Rules) -> Constraint:
-    """What a batch of requests may say: by their automata where given, or by the official rules."""
+    """What a batch of requests may generate: by their automata where given, or by the official rules."""
     if automata is not None:
         return Grammar(automata, budgets)
     size = rules.no_repeat_ngram_size

@@ -28,7 +28,7 @@ PENDING = 64  # so many states wait for their normaliser at the most
 
 
 class Steps(Protocol):
-    """A model that takes one token a row and says what may follow."""
+    """A model that takes one token a row and scores what may follow."""
 
     def states(self, ids: Tensor, cache: Any) -> Tensor: ...
     def logits(self, states: Tensor, span: tuple[int, int] | None = None) -> Tensor: ...
@@ -55,7 +55,7 @@ class Search(Protocol):
         ...
 
     def admit(self, cache: Any, constraint: Constraint) -> range:
-        """Take in a cache of one row a request, and what each may say; the requests' numbers."""
+        """Take in a cache of one row a request, and what each may generate; the requests' numbers."""
         ...
 
     def step(self) -> list[tuple[int, Generated]]:
@@ -261,7 +261,7 @@ class Ranking:
         return float(np.float32(total) / np.float32(length**self.length_penalty))  # as precise as the reference
 
     def first_rows(self, start: Continuation) -> list[Continuation]:
-        """The live rows a sample begins with: one, or the beams would all say the same."""
+        """The live rows a sample begins with: one, or all beams would be equal."""
         return [start]
 
     def candidates(self) -> int:

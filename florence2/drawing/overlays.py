@@ -14,7 +14,7 @@ from florence2.records import Grounding, Parsed, Polygon, Region, Text
 
 @dataclass(frozen=True)
 class Overlay:
-    """One region as it is drawn: closed outlines, filled or not; `rejected` says why it was thrown out.
+    """One region as it is drawn: closed outlines, filled or not; `rejected` is the reason why it was rejected.
 
     On a page `hint` is its whole story, shown on hover, `status` the class it is styled and hidden by, and `facets`
     what it is filtered by.

@@ -22,7 +22,7 @@ def draw(
     scores: bool = True,
     min_side: int = 480,
 ) -> np.ndarray:
-    """HWC uint8: the picture with its annotations; texts stand in a strip below.
+    """HWC uint8: the picture with its annotations; texts are in a strip below.
 
     A picture whose longer side is under `min_side` is enlarged by a whole factor first, so that labels can be read.
     `rejected` maps ids to the reason they were thrown out: those are drawn dashed.

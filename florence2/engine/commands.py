@@ -119,10 +119,10 @@ def relocate(
     *,
     on_message: Callable[[str], None] | None = None,
 ) -> int:
-    """Say that the store's pictures below one folder lie below another now; returns how many they are.
+    """Record that the store's pictures below one folder lie below another now; returns how many they are.
 
-    ValueError where none lies below it; those that are not at their new place are told to `on_message`. Their bytes are
-    compared when they are annotated next.
+    ValueError where none lies below it; those that are not at their new place are named to `on_message`. Their bytes
+    are compared when they are annotated next.
     """
     store = store if isinstance(store, Store) else Store(store)
     session = Session(store)

@@ -165,10 +165,10 @@ def _begin(out: Path, plan: ExportPlan, store: Store, snapshot: int | None, on_m
 def _check_there(store: Store, snapshot: int | None, plan: ExportPlan, on_message: OnMessage) -> None:
     """Name what the store has no good picture of; ValueError where it has none, or where none of them is in place."""
     counts = store.image_statuses(snapshot)
-    said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status != "ok")
+    others = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()) if status != "ok")
     if counts["missing"] and not counts["ok"]:
         raise ValueError(
-            f"{store.root}: holds no picture to export: {said}; give annotate their folder, or relocate them"
+            f"{store.root}: holds no picture to export: {others}; give annotate their folder, or relocate them"
         )
     first = ""
     for sample in store.samples(snapshot) if counts["ok"] and plan.to != "jsonl" else ():
@@ -182,8 +182,8 @@ def _check_there(store: Store, snapshot: int | None, plan: ExportPlan, on_messag
                 f"{store.root}: none of its {counts['ok']} pictures is there, such as {first}; say where they are: "
                 f"florence2 relocate {store.root} FROM TO"
             )
-    if said:
-        on_message(f"left out, as the store has no good picture of them: {said}")
+    if others:
+        on_message(f"left out, as the store has no good picture of them: {others}")
 
 
 def _picture_file(ref: ImageRef) -> PictureFile:

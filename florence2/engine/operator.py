@@ -54,7 +54,7 @@ class Spec:
 
 
 class Fingerprinted(Protocol):
-    """What tells two operators apart: `fingerprint` hashes all of it."""
+    """What distinguishes two operators: `fingerprint` hashes all of it."""
 
     @property
     def spec(self) -> Spec:

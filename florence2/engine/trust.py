@@ -18,7 +18,7 @@ from typing import Any
 from florence2.engine.user_code import gate
 
 EVERYTHING = "everything"  # in place of a hash
-_now: dict[str, set[str]] = {}  # what this process was told, should the file not be writable
+_now: dict[str, set[str]] = {}  # what this process was given, should the file not be writable
 
 
 class UntrustedCode(ValueError):
@@ -83,7 +83,7 @@ def _allowed(store: str | Path) -> set[str]:
     for line in lines:
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError):  # cut by a kill: what it said is not allowed
+        except (ValueError, RecursionError):  # cut by a kill: what it held is not allowed
             continue
         if isinstance(row, dict) and row.get("store") == _key(store):
             allowed.add(_word(row))

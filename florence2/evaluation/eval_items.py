@@ -52,7 +52,7 @@ def eval_items_of(samples: Iterable[Sample], task: Task) -> list[EvalItem]:
 
 
 def check_keys(items: Iterable[EvalItem], where: str) -> None:
-    """Refuse items that an answer could not tell apart: two records of one picture's name with the same ask."""
+    """Refuse items that an answer could not distinguish: two records of one picture's name with the same ask."""
     seen: dict[ItemKey, EvalItem] = {}
     for item in items:
         other = seen.setdefault(item.key, item)

@@ -128,11 +128,11 @@ def read(file: str | Path, items: Sequence[EvalItem], images: Iterable[Sample] =
 
 
 def _check_size(line: dict[str, Any], size_wh: tuple[int, int], where: str) -> None:
-    """Refuse places that were said of a picture of another size, where both are known."""
-    told = line.get("size_wh")
-    if isinstance(told, list) and len(told) == 2 and all(told) and all(size_wh) and tuple(told) != size_wh:
+    """Refuse places that were predicted for a picture of another size, where both are known."""
+    stated = line.get("size_wh")
+    if isinstance(stated, list) and len(stated) == 2 and all(stated) and all(size_wh) and tuple(stated) != size_wh:
         raise ValueError(
-            f"{where}: size_wh: {told[0]} x {told[1]}, but {line['image']!r} is {size_wh[0]} x {size_wh[1]}; "
+            f"{where}: size_wh: {stated[0]} x {stated[1]}, but {line['image']!r} is {size_wh[0]} x {size_wh[1]}; "
             "its places are not this picture's"
         )
 

@@ -58,7 +58,7 @@ class Scored:
     def of_item(self, number: int) -> tuple[str, float]:
         """(metric, score) of one item alone; of ranked boxes their F1 with labels, which one picture can have."""
         key = "labelled_F1" if self.spec.main == "AP" else self.spec.main
-        if self._judge is None:  # the metric that has the key; the ranking ones stand first and are slow to ask
+        if self._judge is None:  # the metric that has the key; the ranking ones come first and are slow to compute
             places = reversed(range(len(self.metrics)))
             self._judge = next(place for place in places if key in self.metrics[place].compute([]))
         span = self.spans[number][self._judge]

@@ -201,7 +201,7 @@ def _reason(task: str, figures: dict[str, Any]) -> str:
     if figures["difference"] >= -allowed and allowed > 0:
         half = figures["difference"] - low
         need = math.ceil(figures["pictures"] * (half / max(allowed + figures["difference"], 1e-9)) ** 2)
-        return f"{summary}: too little data to tell, {figures['pictures']} pictures; some {need} would do"
+        return f"{summary}: too little data to decide, {figures['pictures']} pictures; some {need} would do"
     return f"{summary}: worse than {-WORST_LOSS:.0%} of it"
 
 

@@ -227,7 +227,7 @@ class _File:
 
 
 def _file_name(record: Record, where: str) -> str:
-    """The picture's name; LVIS tells it by COCO's address alone."""
+    """The picture's name; LVIS states it by COCO's address alone."""
     if "file_name" not in record and isinstance(record.get("coco_url"), str):
         return validation.word("/".join(record["coco_url"].split("/")[-2:]), f"{where}: coco_url")
     return validation.word(validation.field(record, "file_name", where), f"{where}: file_name")

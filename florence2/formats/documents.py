@@ -161,7 +161,7 @@ def _built(
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise ValueError(f"line {key.start_mark.line + 1}: a key that is no text")
-        if key.tag == MERGE and not words((*keys, "*")):  # <<: *defaults; keys of its own win, wherever they stand
+        if key.tag == MERGE and not words((*keys, "*")):  # <<: *defaults; keys of its own win, wherever they are
             parts = _built(value, (*keys, "<<"), words, budget, loader)
             for part in parts if isinstance(parts, list) else [parts]:
                 if not isinstance(part, dict):
@@ -170,6 +170,6 @@ def _built(
             continue
         name = key.value if words((*keys, "*")) else loader.construct_object(key)
         if name in given:
-            raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r:.60} stands there twice")
+            raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r:.60} is there twice")
         given[name] = _built(value, (*keys, str(key.value)), words, budget, loader)
     return {**merged, **given}

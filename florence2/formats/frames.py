@@ -1,6 +1,6 @@
 """The frame that labels were drawn in, and the upright picture's: reconciled in one place for all formats.
 
-A label file's size may differ from its picture's: the picture was made smaller since, or the file tells the size as it
+A label file's size may differ from its picture's: the picture was made smaller since, or the file states the size as it
 is stored, before EXIF turns it. Boxes drawn in the unturned frame are turned, but only where they show that they were:
 there are tools that write the unturned size beside upright boxes.
 """
@@ -16,14 +16,14 @@ from florence2 import geometry, pixels
 from florence2.formats.problems import LostObjects
 from florence2.records import Box, ImageRef, Polygon, Region
 
-ROUNDING = 1.0  # pixels by which what a file tells may be off
+ROUNDING = 1.0  # pixels by which a stated size may be off
 FARTHEST = 1_000_000  # pixels from a picture's corner: a place beyond is none
 Point = Callable[[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture with the size that its labels tell: `size_wh` of the upright picture, 0 where neither is known."""
+    """A picture with the size that its labels state: `size_wh` of the upright picture, 0 where neither is known."""
 
     picture: Path
     where: str
@@ -47,15 +47,15 @@ class Frame:
 
     @property
     def same(self) -> bool:
-        """Whether labels and picture agree, or one of them tells nothing."""
+        """Whether labels and picture agree, or one of them states nothing."""
         return self.stated_wh in (self.size_wh, (0, 0))
 
     @property
     def scaled(self) -> bool:
         """Whether the picture has the proportions of the stated size, to a pixel."""
-        (w, h), (told_w, told_h) = self.size_wh, self.stated_wh
-        by_width, by_height = w / told_w, h / told_h
-        return abs(told_h * by_width - h) <= ROUNDING or abs(told_w * by_height - w) <= ROUNDING
+        (w, h), (stated_w, stated_h) = self.size_wh, self.stated_wh
+        by_width, by_height = w / stated_w, h / stated_h
+        return abs(stated_h * by_width - h) <= ROUNDING or abs(stated_w * by_height - w) <= ROUNDING
 
     def check_proportions(self) -> None:
         """For places in shares of the picture: ValueError where the labels were drawn on one of another form."""
@@ -64,15 +64,15 @@ class Frame:
 
     def unlike(self) -> ValueError:
         """Both sizes, named."""
-        (w, h), (told_w, told_h) = self.size_wh, self.stated_wh
+        (w, h), (stated_w, stated_h) = self.size_wh, self.stated_wh
         turns = " once EXIF has turned it" if self.orientation >= 5 else ""
         return ValueError(
-            f"{self.where}: tells {told_w} x {told_h} for {self.picture.name}, which is {w} x {h}{turns}; its boxes "
-            "cannot be placed: correct the size, or label the picture as it is now"
+            f"{self.where}: states {stated_w} x {stated_h} for {self.picture.name}, which is {w} x {h}{turns}; its "
+            "boxes cannot be placed: correct the size, or label the picture as it is now"
         )
 
     def in_shares(self) -> Frame:
-        """The frame of places that are shares of the picture as it is seen: they tell no other size."""
+        """The frame of places that are shares of the picture as it is seen: they state no other size."""
         return dataclasses.replace(self, stated_wh=self.size_wh)
 
     def image(self, name: str, licence: str = "") -> ImageRef:
@@ -100,7 +100,7 @@ class Frame:
         return tuple(out)
 
     def _move(self, boxes: Sequence[Box]) -> Point | None:
-        """How a told point moves; None where it stays."""
+        """How a stated point moves; None where it stays."""
         if self.stated_wh == (0, 0):
             return self._turn_that_shows(boxes)
         if self.same:
@@ -118,7 +118,7 @@ class Frame:
         return lambda x, y: (x * across, y * down)
 
     def _turn_that_shows(self, boxes: Sequence[Box]) -> Point | None:
-        """Where no size is told: EXIF's turn, if the boxes fit the picture as it is stored and not as it is seen."""
+        """Where no size is stated: EXIF's turn, if the boxes fit the picture as it is stored and not as it is seen."""
         stored_wh = self.size_wh[::-1]
         if not all(stored_wh) or all(_fits(box, self.size_wh) for box in boxes):
             return None

@@ -94,8 +94,8 @@ def _completed(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return {**task, "annotations": done[-1:], "predictions": []} if done else None
 
 
-def _cancelled(said: Mapping[str, Any], where: str = "was_cancelled") -> bool:
-    return validation.flag(said.get("was_cancelled"), where)
+def _cancelled(fields: Mapping[str, Any], where: str = "was_cancelled") -> bool:
+    return validation.flag(fields.get("was_cancelled"), where)
 
 
 def _sample(task: Mapping[str, Any], where: str, name: str, lookup: Lookup, problems: ReadProblems) -> Sample:

@@ -24,8 +24,8 @@ CONTROLS = {"rectanglelabels": "label", "polygonlabels": "outline", "rectangle":
 def write(samples: Iterable[Sample], path: str | Path, options: ExportOptions = PLAIN) -> Counter[str]:
     """FOLDER/tasks.json for Label Studio's import with its config.xml, the pictures in FOLDER/images; counts losses.
 
-    What people and data sets say becomes an annotation, all else a prediction for each source. A quad is written as a
-    polygon.
+    What people and data sets annotated becomes an annotation, all else a prediction for each source. A quad is written
+    as a polygon.
     """
     export = Export(Path(path), options)
     lost, names, config = export.lost, export_files.Names(), _Config()

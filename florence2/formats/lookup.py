@@ -234,7 +234,7 @@ def check_name(name: str, where: str) -> None:
 def place_of(entry: str, root: Path, within: Path) -> Path | None:
     """The folder or list that a data set's card names: as written, else by its end below `root`.
 
-    The parts that tell the split are never dropped: test/images of a set without it is not images/.
+    The parts that name the split are never dropped: test/images of a set without it is not images/.
     """
     parts = [part for part in re.split(r"[\\/]+", entry) if part not in ("", ".", "..")]
     written = Path(os.path.abspath(root / entry.replace("\\", "/"))) if entry.strip() and "\0" not in entry else root

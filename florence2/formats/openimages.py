@@ -68,8 +68,8 @@ class _Part:
                     raise ValueError(f"{where}: expected XMin <= XMax and YMin <= YMax, got {corners}")
                 label = self._named(row["LabelName"], where)
                 name = validation.word(row["ImageID"], f"{where}: ImageID")
-                said = row.get("IsGroupOf")  # -1: not known
-                group = said != "-1" and validation.flag(said, f"{where}: IsGroupOf")
+                stated = row.get("IsGroupOf")  # -1: not known
+                group = stated != "-1" and validation.flag(stated, f"{where}: IsGroupOf")
                 self.boxes.setdefault(name, []).append((where, label, corners, group))
         names_of_part = dict.fromkeys((self.part, self.part.removeprefix("oidv6-"), NEWER.get(self.part, self.part)))
         guesses = [self.file.with_name(name + suffix) for name in names_of_part for suffix in LABELS]

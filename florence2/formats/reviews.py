@@ -1,6 +1,6 @@
 """Files that a person has gone over: an export of ours in Label Studio or COCO, with all that ties it to the export.
 
-What such a file says of a picture is complete. Of Label Studio only tasks count that a person completed and did not
+What such a file holds of a picture is complete. Of Label Studio only tasks count that a person completed and did not
 cancel (the last such annotation, no predictions); of COCO every picture that a file with categories lists.
 """
 

@@ -69,13 +69,13 @@ def _splits(lists: Path, names: set[str], problems: ReadProblems) -> dict[str, s
         file = lists / f"{name}.txt"
         split = "test" if name == "val" and not tested else name
         for line in documents.read_text(file).splitlines() if file.is_file() else ():
-            said = line.strip().replace("\\", "/")
-            if said not in names:
-                said = re.sub(r"\s+(-1|0|1)$|\.(jpe?g|png|xml)$", "", said, flags=re.IGNORECASE)
-            if said in names:
-                out.setdefault(said, split)
-            elif said:
-                problems.note("names a picture that has no annotation file", f"{file}: {validation.brief(said)}")
+            listed = line.strip().replace("\\", "/")
+            if listed not in names:
+                listed = re.sub(r"\s+(-1|0|1)$|\.(jpe?g|png|xml)$", "", listed, flags=re.IGNORECASE)
+            if listed in names:
+                out.setdefault(listed, split)
+            elif listed:
+                problems.note("names a picture that has no annotation file", f"{file}: {validation.brief(listed)}")
     return out
 
 

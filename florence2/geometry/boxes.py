@@ -69,7 +69,7 @@ def soft_nms(
     boxes: object, scores: object, sigma: float = 0.5, floor: float = 0.001, labels: Sequence[object] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(indices, decayed scores) by descending decayed score: overlap lowers a score by exp(-iou^2 / sigma) instead of
-    removing the box; what falls below `floor` goes. Gaussian rule of https://arxiv.org/abs/1704.04503."""
+    removing the box; what is below `floor` is removed. Gaussian rule of https://arxiv.org/abs/1704.04503."""
     boxes, left = as_boxes(boxes), np.array(scores, dtype=np.float64).reshape(-1)
     same, everyone = _same_label(labels, len(boxes)), np.arange(len(boxes))
     kept, final = [], []

@@ -19,7 +19,7 @@ from florence2.records import Box, Grounding, Parsed, Region
 
 
 class GroundingRecall:
-    """recall_any and recall_merged over phrases. A phrase that stands twice in a text is matched in order."""
+    """recall_any and recall_merged over phrases. A phrase that occurs twice in a text is matched in order."""
 
     def __init__(self, threshold: float = 0.5):
         self.threshold = threshold

@@ -117,6 +117,6 @@ def textvqa_accuracy(truth: Sequence[str], found: str) -> float:
 
 
 def _agreed(people: Sequence[str], answer: str) -> float:
-    """The mean, over leaving one person out, of min(1, people who said it / 3)."""
+    """The mean, over leaving one person out, of min(1, people who gave it / 3)."""
     agreeing = sum(person == answer for person in people)
     return sum(min(1.0, (agreeing - (person == answer)) / 3) for person in people) / len(people)

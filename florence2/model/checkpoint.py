@@ -196,7 +196,7 @@ def _copies(layout: str) -> dict[str, str | None]:
 
 
 def _sizes(tensors: TensorFolder, names: dict[str, str], layout: str) -> dict[str, int]:
-    """The sizes that only tensors tell."""
+    """The sizes that only tensors show."""
     sizes = {}
     for size, (name, extra) in SIZES_FROM.items():
         if name not in names:

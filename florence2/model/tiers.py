@@ -278,7 +278,7 @@ def _record(threads: int) -> Path:
 
 
 def _processor() -> str:
-    """What tells this machine from others: its processor's line and flags, as far as the system says."""
+    """What distinguishes this machine from others: its processor's line and flags, as far as the system states them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

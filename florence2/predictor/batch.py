@@ -169,7 +169,7 @@ class OpenBatch:
             self._rows.pop(number, None)
 
     def so_far(self, number: int) -> Answer | None:
-        """What an ask's answer begins with, as far as it can no longer change; None where nothing can be said yet."""
+        """What an ask's answer begins with, as far as it can no longer change; None where nothing is certain yet."""
         group, place, row = self._rows[number]
         ids = self._searches[group].so_far().get(place)
         if ids is None:

@@ -169,12 +169,12 @@ def _groundings(names: Sequence[str], regions: Sequence[Region], ask: Ask) -> tu
     for phrase in dict.fromkeys(names):
         own = [region for name, region in zip(names, regions) if name == phrase]
         scores = [region.score for region in own if region.score is not None]
-        said = phrase or ask.text
+        expression = phrase or ask.text
         out.append(
             Grounding(
                 id=f"g{len(out)}",
                 text_id=ask.text_id if phrase else "",
-                phrase=said,
+                phrase=expression,
                 spans=locate(phrase) if phrase else (),
                 region_ids=tuple(region.id for region in own),
                 score=max(scores) if scores else None,

@@ -193,7 +193,7 @@ def _with_tasks(recipe: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, An
 def _previous(store: Store, snapshot: Snapshot, number: int, fold: FoldSelector) -> str | None:
     """The student of the round before that saw the same pictures; None where its folds were others.
 
-    The snapshot that ended a round names its students, so that there is no moment at which one stands without the
+    The snapshot that ended a round names its students, so that there is no moment at which one exists without the
     other. ValueError where they cannot be found.
     """
     if number == 1:

@@ -1,7 +1,7 @@
 """What a round's students are asked: tasks and labels that a store's kept annotations hold, unless others are named.
 
-A store of boxes gets no captions, and no label that nobody uses. What is asked stands in a card beside the student's
-weights, by which `annotate` and `verify --repair` open it.
+A store of boxes gets no captions, and no label that nobody uses. What is asked is written to a card beside the
+student's weights, by which `annotate` and `verify --repair` open it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class StudentAsks:
 def asks_of(
     samples: Iterable[Sample], table: Mapping[str, Task], tasks: Sequence[str] = (), labels: Sequence[str] = ()
 ) -> StudentAsks:
-    """What the kept annotations of these samples can train a student to say; `tasks` and `labels` are a user's choice.
+    """What the kept annotations of these samples can train a student for; `tasks` and `labels` are a user's choice.
 
     ValueError where they can train none of the tasks, or not one that was named.
     """

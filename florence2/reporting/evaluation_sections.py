@@ -25,7 +25,7 @@ PAIRS = 30  # rows of the confusion table
 
 
 def evaluation_sections(folder: Path, beside: Path | None = None, pictures: int = 24) -> list[Section]:
-    """The sections of one run; `beside` is another whose scores stand next to its own."""
+    """The sections of one run; `beside` is another whose scores are shown next to its own."""
     scores = _read(folder / "scores.json", "metrics")
     other = _read(beside / "scores.json", "metrics") if beside is not None else None
     sections = [_scores(folder, scores, beside, other)]

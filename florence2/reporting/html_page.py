@@ -95,7 +95,7 @@ def join(parts: Iterable[object], between: str = "") -> Html:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Cell]], caption: str = "") -> Html:
-    """A table; numbers stand at the right, with the digits people read."""
+    """A table; numbers are right-aligned, with the digits that people read."""
     cells = [[_cell(cell) for cell in row] for row in rows]
     right = [bool(cells) and all('class="number"' in row[i][:20] for row in cells) for i in range(len(header))]
     head = (element("th", name, scope="col", class_="number" if r else None) for name, r in zip(header, right))

@@ -17,7 +17,7 @@ def report(
 ) -> Path:
     """Write a page about the store or the run at `path`; at most `pictures` pictures are shown. Returns `out`.
 
-    `beside` is the folder of a second evaluation, whose scores stand next to the first's.
+    `beside` is the folder of a second evaluation, whose scores are shown next to the first's.
     """
     path = Path(path)
     if pictures < 0:

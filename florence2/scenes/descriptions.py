@@ -51,7 +51,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class SignFact:
-    """A sign as words see it: what it says and the regions of its lines."""
+    """A sign as texts describe it: its words and the regions of its lines."""
 
     region_ids: tuple[str, ...]
     text: str
@@ -68,7 +68,7 @@ Piece = Union[str, tuple[str, tuple[str, ...]]]  # plain words, or a phrase and 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A phrase of a text: where it stands (code points) and which regions it names."""
+    """A phrase of a text: where it is (code points) and which regions it names."""
 
     phrase: str
     span: tuple[int, int]
@@ -140,7 +140,7 @@ _Attribute = tuple[str, Fits]  # a word and the test of the objects that it desc
 
 
 def _expressions(target: Fact, facts: Sequence[Fact]) -> list[tuple[str, Fits]]:
-    """Ways to speak of the target from short to long, each with the test that its words put to an object."""
+    """Expressions for the target from short to long, each with the test that its words put to an object."""
     texture: _Attribute = (_texture(target.texture), lambda t: t.texture == target.texture)
     colour: _Attribute = (target.colour, lambda t: t.colour == target.colour)
     size: _Attribute = (target.size, lambda t: t.size == target.size)

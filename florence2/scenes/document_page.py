@@ -25,7 +25,7 @@ _INK: Rgb = (38, 38, 44)
 
 @dataclass(frozen=True)
 class _PageLine:
-    """One line across the paper: what stands at the left (or alone in the middle) and at the right."""
+    """One line across the paper: the text at the left (or alone in the middle) and at the right."""
 
     left: str
     right: str = ""

@@ -92,8 +92,8 @@ def fill(
 ) -> bool:
     """Place `count` objects, shorter side at least sides[0] pixels and longer at most sides[1] where the shape allows.
 
-    A share `repeats` of them takes the kind of an earlier one. Their colours stand out from each of `away`. False where
-    no room was found.
+    A share `repeats` of them takes the kind of an earlier one. Their colours differ clearly from each of `away`.
+    False where no room was found.
     """
     least, most = sides
     for _ in range(count):

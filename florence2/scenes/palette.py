@@ -30,7 +30,7 @@ BACKGROUNDS: dict[str, Rgb] = {
     "dark blue": (32, 42, 82),
     "dark green": (32, 66, 48),
 }
-TEXTURES = ("plain", "plain", "striped", "dotted", "checked")  # as often as they stand here
+TEXTURES = ("plain", "plain", "striped", "dotted", "checked")  # as often as they are listed here
 ROLES: dict[str, Rgb] = {  # of details that keep their own colour
     "ink": (40, 40, 46),
     "pale": (250, 246, 228),
@@ -57,7 +57,7 @@ def brightness(rgb: Rgb) -> float:
 
 
 def distance(a: Rgb, b: Rgb) -> float:
-    """How far apart two colours look, weighted as the eye weighs them."""
+    """The distance of two colours, weighted as the eye weighs them."""
     return math.sqrt(2 * (a[0] - b[0]) ** 2 + 4 * (a[1] - b[1]) ** 2 + 3 * (a[2] - b[2]) ** 2)
 
 

@@ -15,7 +15,7 @@ from florence2.scenes.shapes import KINDS, SHAPES, WITHHELD_KINDS
 from florence2.scenes.signs import Sign, paint_sign, plan_sign
 from florence2.scenes.truth import scene_sample
 
-STYLES = ("flat", "flat", "gradient", "noise", "split")  # of backgrounds, as often as they stand here
+STYLES = ("flat", "flat", "gradient", "noise", "split")  # of backgrounds, as often as they are listed here
 
 
 def draw(

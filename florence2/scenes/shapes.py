@@ -1,8 +1,8 @@
 """What can be drawn: a literal table from a kind's word to its shape. Knows no pixels, colours or sizes.
 
-A shape lives in a unit square, x right and y down. Its outline (minus its holes) is the whole silhouette: details are
-painted inside it and clipped by it, so that the outline is the exact truth. Paths are kept short (most under 30
-points), for a polygon is a sequence that a model has to say.
+A shape is defined in a unit square, x right and y down. Its outline (minus its holes) is the whole silhouette: details
+are painted inside it and clipped by it, so that the outline is the exact truth. Paths are kept short (most under 30
+points), for a polygon is a sequence that a model has to generate.
 """
 
 from __future__ import annotations

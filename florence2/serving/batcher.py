@@ -233,7 +233,7 @@ class Batcher:
             self._fail(ticket, ServiceError(504, f"no answer within {self.settings.timeout_s:g} seconds"))
 
     def _fail(self, ticket: Ticket, error: ServiceError) -> None:
-        """End a request with an error; the worker is told to leave it where it has it."""
+        """End a request with an error; the worker drops it where it has it."""
         if ticket.timer is not None:
             ticket.timer.cancel()
         if ticket in self._waiting:

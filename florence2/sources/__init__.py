@@ -1,7 +1,7 @@
 """Opens any data: a foreign format, a store, drawn scenes; and the pixels behind a reference.
 
-`open(path)` tells the format by the files, `pixels(ref)` reads a picture wherever it is, `in_split` is the one rule by
-which a set without lists of its own is divided.
+`open(path)` detects the format by the files, `pixels(ref)` reads a picture wherever it is, `in_split` is the one rule
+by which a set without lists of its own is divided.
 """
 
 from florence2.sources.image_pixels import pixels

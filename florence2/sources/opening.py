@@ -138,11 +138,11 @@ def _any(path: Path, pattern: str) -> bool:
     return lookup.holds(path, pattern)
 
 
-def _has(path: Path, suffix: str, tells: Callable[[Path], bool] = lambda path: True) -> bool:
-    """Whether a path is a file of this suffix, or a folder that holds one, whose content tells so."""
+def _has(path: Path, suffix: str, matches: Callable[[Path], bool] = lambda path: True) -> bool:
+    """Whether a path is a file of this suffix, or a folder that holds one, whose content shows it."""
     if path.is_dir():
-        return any(map(tells, lookup.files_in(path, (suffix,))))
-    return path.suffix.lower() == suffix and tells(path)
+        return any(map(matches, lookup.files_in(path, (suffix,))))
+    return path.suffix.lower() == suffix and matches(path)
 
 
 # in the order in which they are tried

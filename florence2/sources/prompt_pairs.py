@@ -2,7 +2,7 @@
 
     image, prefix, suffix          train/ valid/ test/, each with a .jsonl and its pictures (maestro, Roboflow's export)
 
-A prompt is a task's token with its input, or the sentence that the token stands for; any other is kept as the question
+A prompt is a task's token with its input, or the sentence that the token means; any other is kept as the question
 of its answer, word for word (`<DocVQA>How many?`), and trained on as the prompt. All rows of one picture are one
 sample.
 """
@@ -81,7 +81,7 @@ def _with_pair(sample: Sample, prompt: str, answer: str, source: Source, where: 
 
 
 def ask_for(prompt: str) -> Ask:
-    """The Ask of a prompt: of a token, of the sentence that stands for one, or else a prompt of its own."""
+    """The Ask of a prompt: of a token, of the sentence that means one, or else a prompt of its own."""
     prompt = prompt.strip()
     for token, task in TASKS.items():
         head, _, tail = task.prompt.partition(INPUT)
@@ -133,7 +133,7 @@ def read_prefix_suffix(
 
 
 def files_of(path: Path, images: str | Path | None) -> Iterator[tuple[Path, str, Lookup]]:
-    """The .jsonl files of a set, each with the part that its folder or name tells and where its pictures are."""
+    """The .jsonl files of a set, each with the part that its folder or name states and where its pictures are."""
     for file in _files(path):
         part = PARTS.get(file.parent.name.casefold(), "") if file.parent != path else ""
         part = part or next((PARTS[word] for word in re.split(r"[^a-z]+", file.stem.casefold()) if word in PARTS), "")

@@ -4,7 +4,7 @@
      "images": ["a.jpg"], "objects": {"ref": ["the red car"], "bbox": [[10, 20, 50, 90]]}}
 
 Tags take the objects in order. References with their boxes are a grounded caption, or objects where nothing else is
-said; boxes alone answer a question for what it refers to; a text about one box describes it. Boxes are pixels, or with
+given; boxes alone answer what a question refers to; a text about one box describes it. Boxes are pixels, or with
 bbox_type norm1 (norm1000) fractions (thousandths) of the picture.
 """
 

@@ -56,7 +56,7 @@ def _columns(file: Path) -> tuple[str, list[str]]:
 
 
 def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
-    """A sample for each row; `split` is what the file's name or folder tells."""
+    """A sample for each row; `split` is what the file's name or folder states."""
     path, problems = Path(path), problems or ReadProblems()
     files = _files(path)
     if not files:

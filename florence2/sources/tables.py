@@ -43,7 +43,7 @@ class Cell:
 
     member: str
     licence: str = ""
-    path: str = ""  # as the table tells it
+    path: str = ""  # as the table states it
 
 
 def is_table(path: str | Path) -> bool:

@@ -151,7 +151,7 @@ class Store:
         return scan.unit_groups(self._opened(snapshot))
 
     def group_samples(self, group: scan.UnitGroup, view: str = "current") -> list[Sample]:
-        """The samples of a group's good pictures: what stands, or all with the verdicts."""
+        """The samples of a group's good pictures: what is kept, or all with the verdicts."""
         return scan.group_samples(self.storage, group, view)
 
     def pictures(self, group: scan.UnitGroup) -> list[ImageRef]:

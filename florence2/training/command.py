@@ -24,7 +24,7 @@ def train(
 
     `data` may be the samples themselves: Samples, rows of (picture, prompt, answer), what `datasets` loads; with other
     keys of a source [{"samples": them, "tasks": ...}].
-    `progress` is called with each line of metrics.jsonl, `on_message` with what else is to be said. `restart` moves
+    `progress` is called with each line of metrics.jsonl, `on_message` with other messages. `restart` moves
     a run in OUT aside.
     """
     from florence2.training.loop import run

@@ -67,7 +67,7 @@ def test_an_upright_box_beside_the_unturned_size_stays(tmp_path, format):
 )
 def test_boxes_that_cannot_be_placed_are_refused_with_both_sizes(tmp_path, format, told, orientation):
     root = made(tmp_path, format, [CAT], told, orientation=orientation)
-    with pytest.raises(ValueError, match=rf"tells {told[0]} x {told[1]} for a.jpg, which is"):
+    with pytest.raises(ValueError, match=rf"states {told[0]} x {told[1]} for a.jpg, which is"):
         list(sources.open(root))
     (sample,), refused, _ = read(root)
     assert not sample.regions and len(refused) == 1

@@ -5,8 +5,8 @@ on both, one after another until nothing does; the third part, which no change s
 that F1 does not rise, nothing is suggested.
 
 F1 is that of what all rules together keep: objects and lines of text against the labelled regions (name, and IoU 0.5;
-each labelled one found once), phrases and texts as `tuning.good_of` tells good from bad; the mean over those of which
-the labelled set tells.
+each labelled one found once), phrases and texts as `tuning.good_of` judges them; the mean over those of which
+the labelled set states the truth.
 """
 
 from __future__ import annotations

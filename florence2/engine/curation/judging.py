@@ -155,7 +155,7 @@ def verdicts_of(item: Filter, sample: Sample, confirmed: Collection[str] = ()) -
     for decision in verdicts:
         where = f"filter {item.spec.name}, image {sample.image.id}"
         if decision.item_id not in known or decision.item_id in seen:
-            what = "twice" if decision.item_id in seen else "though it does not stand"
+            what = "twice" if decision.item_id in seen else "though it is not kept"
             raise ValueError(f"{where}: judged {decision.item_id!r} {what}; expected at most one verdict on an item")
         if decision.status not in ("kept", "rejected", "superseded"):
             raise ValueError(f"{where}: status {decision.status!r}; expected kept or rejected")

@@ -17,7 +17,7 @@ SHARE = 0.5  # of either label's places where the other source has a box: what t
 
 @dataclass(frozen=True)
 class Synonyms:
-    """Two labels, and at how many places one source says the first and another the second."""
+    """Two labels, and at how many places one source gives the first and another the second."""
 
     labels: tuple[str, str]
     pairs: int

@@ -33,7 +33,7 @@ class Heartbeat(Protocol):
 
 @dataclass
 class NullHeartbeat:
-    """Of a job that runs in this process: it can be seen to live."""
+    """Of a job that runs in this process: it needs no sign of life."""
 
     isolate: bool = False
     poison_images: dict[int, str] = field(default_factory=dict)

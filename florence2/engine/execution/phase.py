@@ -36,7 +36,7 @@ class Count:
         self.skip(job.size)
 
     def show(self) -> None:
-        """Tell whoever watches."""
+        """Report it."""
         if self.progress:
             self.progress(self.name, min(self.total, self.done + sum(self.running.values())), self.total)
 

@@ -126,7 +126,7 @@ class ProcessRunner:
                     self._lose(worker, todo, resources, "timeout")
 
     def _free(self, at_once: int) -> _Worker | None:
-        """A worker without a job, started if there may be one more; always the same ones while they live."""
+        """A worker without a job, started if there may be one more; always the same ones until they die."""
         for worker in self._workers[:at_once]:
             if worker.job is None:
                 return worker

@@ -21,7 +21,7 @@ STRINGS = {  # fields that must hold valid Unicode
 
 
 def attach_provenance(parsed: Parsed, sample: Sample, source: Source, fingerprint: str) -> Sample:
-    """The sample with only these items, checked, clipped, named and signed; ValueError says what cannot stand."""
+    """The sample with only these items, checked, clipped, named and signed; ValueError says what is not valid."""
     items: list[Item] = [*parsed.regions, *parsed.texts, *parsed.groundings]
     for item in items:
         _check_strings(item)

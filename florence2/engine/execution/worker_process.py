@@ -23,7 +23,7 @@ class _PipedHeartbeat:
     isolate: bool
     poison_images: dict[int, str]
     done: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)  # a task may tell from several threads
+    lock: threading.Lock = field(default_factory=threading.Lock)  # a task may report from several threads
 
     def progress(self, pictures: int) -> None:
         self.done += pictures

@@ -343,7 +343,7 @@ def _row(found: ImageCandidate, seen: Inspection, uid: str, dataset: str, sample
 
 
 def _file_of(row: ImageRow) -> tuple[str, str, int]:
-    """What tells a row's file from another: (uri, member, bytes)."""
+    """What distinguishes a row's file from another: (uri, member, bytes)."""
     return row.image.uri, row.image.member, row.bytes
 
 

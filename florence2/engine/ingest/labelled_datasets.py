@@ -172,7 +172,7 @@ def _selector(
 
 
 def _by_picture(session: Session, given: LabelledDataset) -> dict[str, Sample]:
-    """Picture's id -> what the set says of it; what it says of a copy belongs to the picture of those very bytes."""
+    """Picture's id -> what the set holds of it; what it holds of a copy belongs to the picture of those very bytes."""
     place, by_name = given.place, given.by_name
     good = (p for unit in session.all_units() for p in unit.samples if p.image.id not in unit.gone)
     by_content = {p.image.sha256: p.image.id for p in good if p.image.sha256}
@@ -251,7 +251,7 @@ def _that_can_stand(samples: Iterable[Sample], problems: ReadProblems) -> list[S
         try:
             attach_provenance(Parsed(sample.texts, sample.regions, sample.groundings), bare, Source("import", ""), "")
         except ValueError as error:
-            problems.refuse(ValueError(f"{sample.image.id}: {error}; what is said of it is left out"))
+            problems.refuse(ValueError(f"{sample.image.id}: {error}; its annotations are left out"))
             sample = dataclasses.replace(bare, split=sample.split)
         out.append(sample)
     return out

@@ -44,7 +44,7 @@ def plan_steps(
 ) -> list[Step]:
     """Each specialist's fingerprint, and what it reads: those before it, and the store's that are not asked for now.
 
-    Of the store's, those count that say something of the pictures it takes.
+    Of the store's, those count that annotated pictures it takes.
     """
     asked = {specialist.spec.name for _, specialist in specialists}
     earlier = [o for o in session.live() if o.kind != "merge" and o.round <= round]

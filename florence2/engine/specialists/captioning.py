@@ -34,7 +34,7 @@ class Captioning(transformers_models.TransformersModel):
         super().__init__(model, revision)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
-        """One batch, greedy; a picture for which the model says nothing gets no text."""
+        """One batch, greedy; a picture for which the model generates nothing gets no text."""
         import torch
 
         processor, model = self.loaded

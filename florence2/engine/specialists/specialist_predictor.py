@@ -55,7 +55,7 @@ class SpecialistPredictor:
         return results
 
     def annotate(self, samples: Sequence[Sample]) -> list[Sample | Failure]:
-        """Each picture's bare sample with what the specialist says of it, or why it says nothing."""
+        """Each picture's bare sample with the specialist's annotations, or why there are none."""
         if not self._ready:
             self.specialist.setup(self.device)
             self._ready = True

@@ -93,7 +93,7 @@ class UserSpecialist:
             self._user.setup(device)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
-        """What the user's class says of each picture, as Parsed or Failure."""
+        """The answer of the user's class about each picture, as Parsed or Failure."""
         results = list(self._user.annotate(samples, images))
         if len(results) != len(samples):
             raise ValueError(f"{self.where}: expected {len(samples)} results, one a picture, got {len(results)}")

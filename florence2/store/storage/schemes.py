@@ -1,4 +1,4 @@
-"""The one place that tells from a path what a store lies on."""
+"""The one place that decides by a path what a store lies on."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "nms": Rule(
             f"{_REGIONS}:nms", "overlap", "IoU",
             {"max": box_rules.NMS_IOU, "per_label": True, "soft": False, "sigma": 0.5, "floor": 0.2},
-            "of one source's overlapping boxes, all but the best; soft: those whose decayed score falls below `floor`",
+            "of one source's overlapping boxes, all but the best; soft: those whose decayed score is below `floor`",
         ),
         "crowd": Rule(
             f"{_REGIONS}:crowd", "crowd", "regions of one label and source", {"max": 60, "text": 300, "sure": 0.4},
@@ -89,13 +89,13 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             "tags, links, file names, hash tags, code",
         ),
         "language": Rule(
-            f"{_TEXTS}:language", "not_english", "share of foreign words among telling ones", {"max": 0.5},
+            f"{_TEXTS}:language", "not_english", "share of foreign words among function words", {"max": 0.5},
             "texts in another language than English",
         ),
         "repetition": Rule(
             f"{_TEXTS}:repetition", "repetition", "share of word triples seen before",
             {"max": {"brief": 0.15, "detailed": 0.3, "more_detailed": 0.3}},
-            "texts that say the same again",
+            "texts that repeat themselves",
         ),
         "word_list": Rule(
             f"{_TEXTS}:word_list", "word_list", "share of nouns", {"max": 0.7, "words": 4, **_PARSER},
@@ -119,12 +119,12 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "object_complexity": Rule(
             f"{_TEXTS}:object_complexity", "simple_objects", "edges of the most connected object",
             {"min": {"brief": 1, "detailed": 1, "more_detailed": 1}, **_PARSER},
-            "texts whose objects stand alone",
+            "texts whose objects have no relations",
         ),
         "action_complexity": Rule(
             f"{_TEXTS}:action_complexity", "simple_actions", "edges of the most connected action",
             {"min": {"brief": 0, "detailed": 1, "more_detailed": 1}, **_PARSER},
-            "texts whose actions stand alone",
+            "texts whose actions have no relations",
         ),
     }
 )  # fmt: skip

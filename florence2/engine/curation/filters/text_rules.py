@@ -68,7 +68,7 @@ def repetition(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision
 
 
 def word_list(sample: Sample, settings: Mapping[str, Any]) -> Iterator[Decision]:
-    """Nouns and names among the words; a short text has none to speak of."""
+    """Nouns and names among the words; a short text is not judged."""
 
     def share(words: tuple[Word, ...]) -> float:
         spoken = [w for w in words if w.pos not in ("PUNCT", "SYM")]
@@ -110,7 +110,7 @@ def action_complexity(sample: Sample, settings: Mapping[str, Any]) -> Iterator[D
 
 
 def foreign_share(text: str) -> float:
-    """The share of foreign ones among the words that tell a language."""
+    """The share of foreign ones among the words that identify a language."""
     english = foreign = 0
     for word in _WORD.findall(text):
         folded = word.casefold()
