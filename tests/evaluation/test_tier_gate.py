@@ -52,7 +52,7 @@ def test_a_tier_that_ruins_the_answers_is_refused(tmp_path, monkeypatch):
 
 FIGURES = {  # the tier's value, the difference, its interval -> the reason's last words
     "worse": ((0.80, -0.10, [-0.15, -0.05]), "worse than -2% of it"),
-    "too few": ((0.895, -0.005, [-0.045, 0.035]), "too little data to tell, 50 pictures; some 474 would do"),
+    "too few": ((0.895, -0.005, [-0.045, 0.035]), "too little data to decide, 50 pictures; some 474 would do"),
     "nothing to pair": ((0.9, 0.0, [-9.0, 9.0]), "nothing can be paired; give more data"),
 }
 

@@ -278,7 +278,7 @@ def test_voc_lists_with_flags_and_names_of_no_file(tmp_path):
 def test_a_class_number_that_stands_twice_is_refused(tmp_path):
     made(tmp_path, "yolo")
     write(tmp_path / "data.yaml", "train: images\nnames:\n  0: cat\n  0: dog\n")
-    with pytest.raises(ValueError, match="data.yaml: .*line 4: the key '0' stands there twice"):
+    with pytest.raises(ValueError, match="data.yaml: .*line 4: the key '0' is there twice"):
         list(sources.open(tmp_path))
 
 
