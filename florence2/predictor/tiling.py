@@ -12,7 +12,7 @@ from typing import Union
 
 import numpy as np
 
-from florence2.codec import truths
+from florence2.codec import places
 from florence2.codec.answer_parser import PhraseLocator
 from florence2.codec.tasks import Task, task_of
 from florence2.model.image import preprocess
@@ -157,8 +157,8 @@ def _ordered(found: Sequence[tuple[str, Region]], task: Task) -> list[tuple[str,
     names = {id(region): name for name, region in found}
     regions = [region for _, region in found]
     if task.output_kind == "quads":
-        return [(names[id(region)], region) for region in truths.reading_order(regions)]
-    ordered = sorted(truths.by_area(regions), key=lambda region: names[id(region)])
+        return [(names[id(region)], region) for region in places.reading_order(regions)]
+    ordered = sorted(places.by_area(regions), key=lambda region: names[id(region)])
     return [(names[id(region)], region) for region in ordered]
 
 
