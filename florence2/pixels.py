@@ -26,6 +26,7 @@ from florence2.labels import one_line
 
 PilImage = Image.Image
 ImageLike = Union[str, os.PathLike[str], bytes, np.ndarray, PilImage]  # an array is HWC uint8
+ImageFile = Union[str, os.PathLike[str], bytes, bytearray, memoryview]  # a path, or what a file holds
 MAX_PIXELS = 100_000_000
 # what Pillow may decode: no PostScript, nothing that runs a program or an external handler
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "HEIF")
@@ -85,7 +86,7 @@ def load(image: ImageLike, max_pixels: int = MAX_PIXELS, frame: int = 0, name: s
             return _upright_rgb(opened, ours=True)
 
 
-def read_size(image: Any, name: str = "") -> tuple[int, int]:
+def read_size(image: ImageFile, name: str = "") -> tuple[int, int]:
     """Width and height of the upright image, its pixels not decoded."""
     with _opened(image, name) as (opened, _, _):
         width, height = opened.size
@@ -94,13 +95,13 @@ def read_size(image: Any, name: str = "") -> tuple[int, int]:
         return (height, width) if turned else (width, height)
 
 
-def read_orientation(image: Any, name: str = "") -> int:
+def read_orientation(image: ImageFile, name: str = "") -> int:
     """The EXIF orientation that a picture file names, 1 to 8; 1, upright, where it names none."""
     with _opened(image, name) as (opened, _, _):
         return _orientation(opened)
 
 
-def holds_more(image: Any, name: str = "") -> bool:
+def holds_more(image: ImageFile, name: str = "") -> bool:
     """Whether a file holds more than the picture that is read of it: pages, or the frames of an animation."""
     with _opened(image, name) as (opened, _, _):
         return opened.format != "MPO" and bool(getattr(opened, "is_animated", False))

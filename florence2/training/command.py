@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 def train(
     config: TrainConfig | Mapping[str, Any] | str,
-    progress: Any = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
     *,
     restart: bool = False,
     on_message: Callable[[str], None] = lambda text: None,
-    **changes: Any,
+    **changes: object,
 ) -> TrainResult:
     """Train as a config, plain keys or a YAML file (a bare name: a shipped recipe) say; keywords change single keys.
 
