@@ -21,8 +21,8 @@ from florence2.codec import official
 from florence2.codec.tasks import Task, ask_of, prompt_text
 from florence2.codec.tokenizer import Tokenizer
 from florence2.decoding.generate import generate
-from florence2.model.model_config import ModelConfig
 from florence2.model.image import preprocess
+from florence2.model.model_config import ModelConfig
 from florence2.predictor import Florence2, checkpoints, images, load
 from florence2.predictor.asks import decoding_of
 
