@@ -1,6 +1,7 @@
 """All 15 tasks of a model on held-out scenes, each score beside the same model's on a grey picture.
 
     python benchmarks/nano.py [--model nano] [--pictures 500] [--out runs/nano-scores]
+    python benchmarks/nano.py --scenes objects=5-12,min_side=0.08,size=256 --tasks OD      # many small things
 
 Scenes of seeds from 2**31 on, 1-3 objects whose side is at least 15 % of the picture, a sign on 45 % of them. OD is
 asked about every picture, the other tasks about two fifths of them, those with ten asks a picture about a 25th.
@@ -47,9 +48,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--out", default="runs/nano-scores")
     parser.add_argument("--tasks", nargs="*", default=list(SHOWN), help="some of them, to share the work out")
+    parser.add_argument("--scenes", default="objects=1-3,min_side=0.15,signs=0.45", help="what is drawn")
     args = parser.parse_args()
     model = florence2.load(args.model)
-    spec = f"scenes:count={args.pictures},seed={TRAINING_SEEDS},objects=1-3,min_side=0.15,signs=0.45"
+    spec = f"scenes:count={args.pictures},seed={TRAINING_SEEDS},{args.scenes}"
     scenes = list(sources.open(spec))
     print("| task | metric | nano | grey picture | gain, 95 % interval | works |\n|---|---|---|---|---|---|")
     result = {}
@@ -63,7 +65,7 @@ def main() -> None:
             row = f"{found['metrics'][key]:.3f} | {grey:.3f} | {gain['value']:+.3f} ({low:+.3f} to {high:+.3f})"
             print(f"| {name} | {key} | {row} | {'yes' if gain['works'] else 'no'} |", flush=True)
             result[f"{name}.{key}"] = {"score": round(found["metrics"][key], 4), "grey": round(grey, 4)}
-    print(json.dumps({"benchmark": "nano", "pictures": args.pictures, **result}))
+    print(json.dumps({"benchmark": "nano", "pictures": args.pictures, "scenes": args.scenes, **result}))
 
 
 if __name__ == "__main__":

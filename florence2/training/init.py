@@ -8,12 +8,14 @@ neighbours (Fourier features of its coordinate), and so does each row and column
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from florence2.codec.tokenizer import Tokenizer
+from florence2.model.bart import OFFSET
 from florence2.model.florence import Florence
 from florence2.model.model_config import SIZES, ModelConfig, with_vocab
 
@@ -62,16 +64,26 @@ def with_image_size(config: ModelConfig, side: int) -> ModelConfig:
 
 @torch.no_grad()
 def resize(model: Florence, size_wh: tuple[int, int]) -> None:
-    """Let a model take pictures of another size: a place of the picture keeps its position vector, between the old
-    cells' middles by linear interpolation."""
+    """Let a model take pictures of another size.
+
+    A place of the picture keeps its position vectors, of the projector and of the encoder, between the old cells'
+    middles by linear interpolation; so does each token of the prompt.
+    """
     if model.config.image_size_wh == size_wh:
         return
     before = model.config.map_size_wh
     model.config = dataclasses.replace(model.config, image_size_wh=size_wh)
-    tables = (model.projector.columns, model.projector.rows)
-    for table, old, new in zip(tables, before, model.config.map_size_wh):
+    after = model.config.map_size_wh
+    for table, old, new in zip((model.projector.columns, model.projector.rows), before, after):
         stretched = F.interpolate(table.weight[:old].T[None], new, mode="linear", align_corners=False)
         table.weight[:new] = stretched[0].T
+    positions = model.language.encoder.embed.positions.weight[OFFSET + 1 :]  # behind that of the map's mean
+    cells, prompt = positions.clone().split([math.prod(before), len(positions) - math.prod(before)])
+    grid = cells.T.view(1, -1, before[1], before[0])
+    stretched = F.interpolate(grid, after[::-1], mode="bilinear", align_corners=False).flatten(2)[0].T
+    positions[: len(stretched)] = stretched
+    room = positions[len(stretched) :]
+    room[: len(prompt)] = prompt[: len(room)]
 
 
 def fourier(count: int, width: int) -> Tensor:

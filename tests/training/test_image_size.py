@@ -7,6 +7,7 @@ import torch
 
 import florence2
 from florence2.codec.answers import parse_ids
+from florence2.model.bart import OFFSET
 from florence2.scenes import draw
 from florence2.training.config_files import from_mapping
 from florence2.training.init import resize, with_image_size
@@ -59,6 +60,27 @@ def test_a_place_keeps_its_vector(tmp_path):
     torch.testing.assert_close(rows[:new], 1 - middles * torch.ones(rows.shape[1]))
     resize(model, (32, 32))  # and back: the mean of two neighbours, outer cells aside
     torch.testing.assert_close(columns[1 : old - 1], before[1 : old - 1])
+
+
+@pytest.mark.parametrize("side", [16, 48, 64])
+def test_the_encoder_knows_places_and_prompt_tokens_again(tmp_path, side):
+    model = florence2.load(tiny_model(tmp_path)).model
+    old_wide = model.config.map_size_wh[0]
+    positions = model.language.encoder.embed.positions.weight
+    before = positions.detach().clone()
+    first = OFFSET + 1
+    with torch.no_grad():  # linear in x in one channel, in y in another
+        middles = (torch.arange(old_wide) + 0.5) / old_wide
+        positions[first : first + old_wide**2, 0] = middles.repeat(old_wide)
+        positions[first : first + old_wide**2, 1] = middles.repeat_interleave(old_wide)
+    resize(model, (side, side))
+    wide = model.config.map_size_wh[0]
+    middles = ((torch.arange(wide) + 0.5) / wide).clamp(0.5 / old_wide, 1 - 0.5 / old_wide)
+    torch.testing.assert_close(positions[first : first + wide**2, 0], middles.repeat(wide))
+    torch.testing.assert_close(positions[first : first + wide**2, 1], middles.repeat_interleave(wide))
+    old, new = before[first + old_wide**2 :], positions[first + wide**2 :]
+    shared = min(len(old), len(new))
+    assert torch.equal(new[:shared], old[:shared]) and torch.equal(positions[:first], before[:first])
 
 
 def test_nothing_changes_at_the_same_size(tmp_path):
