@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
@@ -52,8 +52,11 @@ class _Item:
 class Worker:
     """Answers what comes through a connection until it is closed."""
 
-    def __init__(self, model: Florence2, connection: Connection, settings: Settings) -> None:
+    def __init__(
+        self, model: Florence2, connection: Connection, settings: Settings, leave: Callable[[], object] | None = None
+    ) -> None:
         self.model, self.connection, self.settings = model, connection, settings
+        self._leave = leave or (lambda: os._exit(0))
         self.features = FeatureCache(settings.cache_bytes)
         self.batch = OpenBatch(model)
         self.waiting: list[_Item] = []
@@ -78,12 +81,14 @@ class Worker:
     # ---- in ----
 
     def _receive(self) -> None:
-        """Hand work to the decoders as it comes; the end of the connection ends the process at once."""
+        """Hand work to the decoders as it comes; at the end of the connection leave, whatever is being done."""
         while True:
             try:
                 message = self.connection.recv()
             except (EOFError, OSError):
-                os._exit(0)
+                self._arrived.put(None)
+                self._leave()
+                return
             if isinstance(message, Cancel):
                 if message.number in self._open:
                     self._cancelled.add(message.number)
@@ -125,7 +130,9 @@ class Worker:
             block = False
             if isinstance(item, Cancel):
                 self._cancel(item.number)
-            elif item is not None:
+            elif item is None:
+                return False
+            else:
                 self.waiting.append(item)
 
     def _cancel(self, number: int) -> None:

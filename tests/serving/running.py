@@ -124,3 +124,50 @@ class FakeWorker:
 
     def close(self):
         pass
+
+
+@contextlib.asynccontextmanager
+async def started(app):
+    """The app in this event loop, as a server would run it."""
+    async with app.router.lifespan_context(app):
+        await asyncio.sleep(0)  # a double that is ready says so
+        yield app
+
+
+async def call(app, path, body=b"", headers=None, method="POST", leaves=None, chunks=None):
+    """One request by ASGI: (status, headers, body), or None where the client left before an answer.
+
+    `leaves`: an event after which the client is gone; `chunks`: an async iterator in place of `body`.
+    """
+    sent, whole = [], False
+
+    async def receive():
+        nonlocal whole
+        if chunks is not None:
+            async for chunk in chunks:
+                return {"type": "http.request", "body": chunk, "more_body": True}
+        if not whole:
+            whole = True
+            return {"type": "http.request", "body": body if chunks is None else b"", "more_body": False}
+        await (leaves or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    given = {"host": "127.0.0.1:8000", "content-type": "application/json", **(headers or {})}
+    if chunks is None:
+        given.setdefault("content-length", str(len(body)))
+    else:
+        given.setdefault("transfer-encoding", "chunked")
+    scope = {
+        "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode(),
+        "query_string": b"", "root_path": "", "scheme": "http", "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()],
+    }  # fmt: skip
+    await app(scope, receive, send)
+    if not sent:
+        return None
+    data = b"".join(message.get("body", b"") for message in sent)
+    return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}, data
