@@ -25,7 +25,8 @@ from florence2.serving.settings import Settings
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 3  # workers that a request may see the end of
-BOOTS = 5  # workers in a row that may end before they are ready
+BOOTS = 5  # workers in a row that may end before one was ever ready
+MOST_BACKOFF_S = 5.0  # before the next worker is asked for, where the last ones ended before they were ready
 RETRY_AFTER_S = 1
 WATCH_S = 0.5
 
@@ -151,7 +152,6 @@ class Batcher:
             self._dispatch()
         elif isinstance(message, Broken):
             self.fault = message.message
-            log.error("the model cannot be loaded: %s", self.fault)
             for ticket in [*self._waiting, *self._sent.values()]:
                 self._fail(ticket, ServiceError(503, "the model cannot be loaded", type="not_ready"))
             self.on_fault()
@@ -186,10 +186,16 @@ class Batcher:
                 self._fail(ticket, ServiceError(500, message, type="worker_died"))
             else:
                 self._waiting.appendleft(ticket)
-        if self._boots >= BOOTS:
+        if self._boots >= BOOTS and not self.tasks:
             self.hear(link, Broken(f"{BOOTS} worker processes ended while loading"))
             return
-        self._link = self._connect(self.hear, self.ended)
+        self._link = None
+        again = min(MOST_BACKOFF_S, 0.05 * 2**self._boots if self._boots else 0.0)
+        asyncio.get_running_loop().call_later(again, self._reconnect)
+
+    def _reconnect(self) -> None:
+        if not self._closing:
+            self._link = self._connect(self.hear, self.ended)
 
     # ---- the queue ----
 

@@ -25,6 +25,7 @@ from florence2.serving.messages import Answered, Options
 from florence2.serving.settings import Settings
 from florence2.serving.task_schemas import checked_ask
 
+CONTENT = "messages.0.content"
 _TASK = re.compile(r"\s*(<[A-Za-z][A-Za-z0-9_-]*>)")
 
 
@@ -179,33 +180,30 @@ def _parts(message: UserMessage) -> tuple[str, str]:
     """The one picture and the one text of a message."""
     images = [part.image_url.url for part in message.content if isinstance(part, ImagePart)]
     texts = [part.text for part in message.content if isinstance(part, TextPart)]
-    field = "messages.0.content"
     if len(images) != 1 or len(texts) > 1:
-        raise invalid(field, f"{field}: expected one image_url and one text, got {len(images)} and {len(texts)}")
+        raise invalid(CONTENT, f"{CONTENT}: expected one image_url and one text, got {len(images)} and {len(texts)}")
     return images[0], texts[0] if texts else ""
 
 
 def _ask(body: ChatBody, text: str, tasks: Mapping[str, Task]) -> Ask:
-    found = _TASK.match(text)
-    token, place = body.task, ""
-    if not token and found:
-        token, text, place = found[1], text[found.end() :].strip(), "messages.0.content."
+    """What is asked: the task of the body, or of the token that the text begins with, or the text as a prompt."""
+    found = None if body.task else _TASK.match(text)
+    token, text = (found[1], text[found.end() :]) if found else (body.task, text)
     if token:
-        ask = checked_ask(tasks, token, text.strip(), body.labels or (), body.region or ())
-        return ask
+        try:
+            return checked_ask(tasks, token, text.strip(), body.labels or (), body.region or ())
+        except ServiceError as error:
+            own = error.field in ("labels", "region") or (error.field == "task" and not found)
+            raise error if own else invalid(CONTENT, error.message) from None
     if not text.strip():
-        raise invalid("messages.0.content", f"text: expected a task such as {next(iter(tasks))}, got none")
+        raise invalid(CONTENT, f"text: expected a task such as {next(iter(tasks))}, got none")
     if body.labels or body.region:
         raise invalid("labels" if body.labels else "region", "labels, region: go with a task; name one")
-    return _prompt(text, tasks, place)
-
-
-def _prompt(text: str, tasks: Mapping[str, Task], place: str) -> Ask:
     try:
         text.encode()
         return ask_of(text, tasks)
     except ValueError as error:
-        raise invalid(f"{place}messages.0.content", str(error)) from None
+        raise invalid(CONTENT, str(error)) from None
 
 
 def _item(region: Mapping[str, Any], phrases: Mapping[str, str]) -> dict[str, Any]:

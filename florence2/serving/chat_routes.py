@@ -16,7 +16,7 @@ from florence2.serving import chat_bodies, errors
 from florence2.serving.batcher import Ticket
 from florence2.serving.chat_bodies import ChatRequest, Completion
 from florence2.serving.errors import ServiceError
-from florence2.serving.messages import Answered
+from florence2.serving.messages import Answered, Done
 from florence2.serving.predict_routes import SMALL
 from florence2.serving.service import Service, left, service_of
 
@@ -43,7 +43,7 @@ async def chat(request: Request) -> Response:
         asked = chat_bodies.of_json(data, service.tasks, service.settings)
     else:
         asked = await service.aside(chat_bodies.of_json, data, service.tasks, service.settings)
-    picture = await service.picture(asked.image, "messages.0.content")
+    picture = await service.picture(asked.image, chat_bodies.CONTENT)
     ticket = service.model().submit(picture, [asked.ask], asked.options, deadline, asked.stream)
     if not asked.stream:
         answer = await _answered(service, ticket, asked, request)
@@ -51,13 +51,20 @@ async def chat(request: Request) -> Response:
         return JSONResponse(chat_bodies.completion(answer, _number(), int(time.time()), name))
     assert ticket.deltas is not None
     first = await _first(service, ticket, request)
+    if first is None:
+        await _done(service, ticket, None)  # an error is answered as one
     events = _events(service, ticket, asked, first)
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 async def _answered(service: Service, ticket: Ticket, asked: ChatRequest, request: Request | None) -> Answered:
+    return service.answered(await _done(service, ticket, request), [asked.ask], "")[0]
+
+
+async def _done(service: Service, ticket: Ticket, request: Request | None) -> Done:
     done = await service.wait(ticket, request)
-    return service.answered(done, [asked.ask], "")[0]
+    service.check(done, "")
+    return done
 
 
 async def _first(service: Service, ticket: Ticket, request: Request) -> str | None:

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048
 GRACE_S = 5.0  # beyond the longest request, until a process that stops is ended
 TICK_S = 0.2
+FAILURES_S = 60.0  # server processes that end within this time are counted; too many end the server
+BROKEN = 3  # a server process's exit code where another one would end the same
 _CODE = (
     "import sys; sys.path[:] = {path!r}; from florence2.serving.server import serve_inherited; "
     "sys.exit(serve_inherited({listening}, {asking}))"
@@ -55,7 +58,18 @@ def serve_inherited(listening: int, asking: int) -> int:
     settings: Settings = pickle.loads(sys.stdin.buffer.read())
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
     ask = functools.partial(connect, socket.socket(fileno=asking)) if asking >= 0 else None
-    return _run(settings, socket.socket(fileno=listening), ask)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    try:
+        return _run(settings, socket.socket(fileno=listening), ask)
+    except (ValueError, OSError) as error:
+        print(f"florence2 serve: {error}", file=sys.stderr)
+        return BROKEN
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _run(settings: Settings, listening: socket.socket, ask: Connect | None) -> int:
@@ -101,21 +115,24 @@ def _supervise(settings: Settings, listening: socket.socket) -> int:
     os.environ[SHARED] = folder
     host = ModelHost(settings) if settings.model else None
     children: list[subprocess.Popen[bytes]] = []
-    failures = 0
+    failures: list[float] = []
     try:
-        while not stopping and failures < 5:
+        while not stopping and len(failures) < 5 * settings.processes:
+            failures = [moment for moment in failures if moment > time.monotonic() - FAILURES_S]
             if host is not None:
                 host.ensure()
             for child in [child for child in children if child.poll() is not None]:
+                if child.returncode == BROKEN:
+                    return 1
                 log.warning("a server process ended with code %s; another one is started", child.returncode)
-                failures += 1
+                failures.append(time.monotonic())
                 children.remove(child)
                 _forget_metrics(child.pid)
             while len(children) < settings.processes:
                 children.append(_start(settings, listening, host))
             time.sleep(TICK_S)
         listening.close()
-        return _stop(children, settings.timeout_s + 2 * GRACE_S) or (1 if failures >= 5 else 0)
+        return _stop(children, settings.timeout_s + 2 * GRACE_S) or int(not stopping)
     finally:
         for child in children:
             child.kill()
@@ -144,7 +161,8 @@ def _stop(children: list[subprocess.Popen[bytes]], seconds: float) -> int:
     end, worst = time.monotonic() + seconds, 0
     for child in children:
         try:
-            worst = max(worst, int(child.wait(max(0.0, end - time.monotonic())) != 0))
+            code = child.wait(max(0.0, end - time.monotonic()))
+            worst = max(worst, int(code not in (0, -signal.SIGTERM)))  # one that was still starting just ends
         except subprocess.TimeoutExpired:
             worst = 1
     return worst

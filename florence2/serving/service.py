@@ -111,16 +111,20 @@ class Service:
             self.model().abandon(ticket)  # where this was cancelled
 
     def answered(self, done: Done, asks: Sequence[Ask], place: str = "asks.{}.") -> list[Answered]:
-        """The answers of a request whose asks all have one; else the first refusal, as an error with its field."""
-        for number, result in enumerate(done.results):
-            if isinstance(result, Refused):
-                raise error_of(result, place.format(number))
+        """The answers of a request, counted; the first refusal, where there is one, as an error with its field."""
+        self.check(done, place)
         answers = [result for result in done.results if isinstance(result, Answered)]
         for ask, answer in zip(asks, answers):
             self.metrics.answers.labels(ask.task.strip("<>") or "PROMPT").inc()
             self.metrics.tokens.labels("prompt").inc(answer.prompt_tokens)
             self.metrics.tokens.labels("generated").inc(answer.tokens)
         return answers
+
+    def check(self, done: Done, place: str) -> None:
+        """Raise the first refusal among the results."""
+        for number, result in enumerate(done.results):
+            if isinstance(result, Refused):
+                raise error_of(result, place.format(number))
 
     def close(self) -> None:
         """End the threads."""
