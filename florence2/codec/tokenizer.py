@@ -6,6 +6,7 @@ Knows no task and adds no `<s>` or `</s>` but in `prompt_ids`. Ids 0-3 are `<s> 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ class Tokenizer:
             )
         self._tokens = twins
         added = backend.get_added_tokens_decoder()
+        own = sorted((token.content for token in added.values() if not token.special), key=len, reverse=True)
+        self._own = re.compile("|".join(map(re.escape, own))) if own else None
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
         self._bytes = [b""] * self.vocab_size
         for token, index in vocabulary.items():
@@ -150,12 +153,46 @@ class Tokenizer:
         (folder / "merges.txt").write_text("\n".join(("#version: 0.2", *merges)) + "\n", encoding="utf-8")
 
     def encode(self, text: str, specials: bool = True) -> list[int]:
-        """Ids of a text; with `specials=False` a special string such as `<loc_5>` is encoded as plain letters."""
-        backend = self._backend if specials else self._plain
+        """Ids of a text; with `specials=False` a special string such as `<loc_5>` is encoded as plain letters.
+
+        Added tokens that are not special (`with_tokens`) are words of the text either way.
+        """
         try:
-            return backend.encode(text, add_special_tokens=False).ids
+            if specials:
+                return self._backend.encode(text, add_special_tokens=False).ids
+            ids: list[int] = []
+            start = 0
+            for found in self._own.finditer(text) if self._own else ():
+                ids += self._plain.encode(text[start : found.start()], add_special_tokens=False).ids
+                ids.append(self.id_of(found[0]))
+                start = found.end()
+            return ids + self._plain.encode(text[start:], add_special_tokens=False).ids
         except TypeError:
             raise ValueError(f"text: expected Unicode, got a lone surrogate in {text!r:.80}; mend the text") from None
+
+    def has(self, token: str) -> bool:
+        """Whether it is one token of the vocabulary."""
+        return self._backend.token_to_id(token) is not None
+
+    def with_tokens(self, tokens: Iterable[str]) -> Tokenizer:
+        """The same vocabulary with tokens of one's own after its last id; they may come in prompts and in answers.
+
+        ValueError where one is there already, is empty, or begins or ends with white space.
+        """
+        tokens = list(tokens)
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        for token in tokens:
+            if not token.strip() or token != token.strip() or tokens.count(token) > 1 or self.has(token):
+                raise ValueError(
+                    f"new token {token!r:.60}: expected a token that the vocabulary of {self.vocab_size} lacks, once, "
+                    "without white space around it"
+                )
+        backend.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
+        for number, token in enumerate(tokens):
+            if backend.token_to_id(token) != self.vocab_size + number:
+                got = backend.token_to_id(token)
+                raise ValueError(f"new token {token!r:.60}: expected the id {self.vocab_size + number}, got {got}")
+        return Tokenizer(backend)
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of a prompt as the model takes it: `<s>` prompt `</s>`."""

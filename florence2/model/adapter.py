@@ -20,6 +20,7 @@ from florence2.model.tensor_files import ADAPTER, INDEXES, SINGLE, TensorFolder,
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
+TOKENS = "token_adapter.trainable_tokens_delta"  # peft's key of rows that are trained as they are
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector")
 ON_EMBEDDING = "an adapter on the tied embedding cannot be merged; train without it"
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # ways to start that change the base's weights as well
@@ -52,6 +53,9 @@ def merge_adapter(state: dict[str, Tensor], config: ModelConfig, folder: Path) -
     whole: dict[str, Tensor] = {}  # trained as they are: biases, modules_to_save
     for key in tensors:
         path = key.removeprefix(PREFIX).replace(".base_layer.", ".")
+        if path.endswith(f".{TOKENS}") and names.get(f"{path.removesuffix(f'.{TOKENS}')}.weight") in (EMBEDDING, HEAD):
+            _put_rows(state, path.removesuffix(f".{TOKENS}"), tensors[key], names, settings, folder)
+            continue
         part = next((part for part in PARTS if path.endswith(f".{part}") or f".{part}." in path), None)
         module = path.split(f".{part}")[0] if part else path
         if ".lora_embedding_" in path or ".trainable_tokens" in path:
@@ -171,6 +175,29 @@ def _replace(
         if text.tied_head:
             del state[HEAD]
     return dataclasses.replace(config, text=dataclasses.replace(text, vocab_size=len(state[EMBEDDING])))
+
+
+def _put_rows(
+    state: dict[str, Tensor],
+    module: str,
+    rows: Tensor,
+    names: dict[str, Any],
+    settings: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Put the rows that an adapter trained in the place of the base's; peft names them by a module's last names."""
+    where = f"{folder / CONFIG}: trainable_token_indices"
+    indices = settings.get("trainable_token_indices")
+    found = [ids for name, ids in indices.items() if f".{module}".endswith(f".{name}")] if indices else []
+    name = str(names[f"{module}.weight"])
+    if name not in state:
+        raise ValueError(f"{where}: {module}: {ON_EMBEDDING}")
+    if len(found) != 1 or len(found[0]) != len(rows) or rows.shape[1:] != state[name].shape[1:]:
+        raise ValueError(f"{where}: expected {len(rows)} ids for {module}, got {found!r:.80}")
+    if not all(0 <= index < len(state[name]) for index in found[0]):
+        raise ValueError(f"{where}: the base holds {len(state[name])} rows, got {max(found[0])}; is this its base?")
+    state[name] = state[name].clone()
+    state[name][found[0]] = rows.to(state[name])
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -100,6 +100,10 @@ class TrainConfig:
     """The run's folder: checkpoints, metrics.jsonl, the config."""
     data: list[DataSource]
     """Where pairs come from: a list of sources (their keys: below)."""
+    replay: DataSource | None = None
+    """A source of other tasks, mixed in against forgetting; its keys are those of data[]."""
+    replay_share: float = 0.2
+    """Share of all pairs that come from `replay`, above 0 and below 1."""
     model: str = "nano"
     """What `load` opens, adapters too; or `new:nano`, a size started from nothing with a vocabulary of its own."""
     revision: str = ""
@@ -107,6 +111,9 @@ class TrainConfig:
     image_size: int = 0
     """Side in pixels of the squares that pictures are brought to, saved with the model; 0: as the model has it. The
     tables of positions are stretched to the new map."""
+    new_tokens: list[str] = field(default_factory=list)
+    """Tokens of your own, appended to the vocabulary for prompts and answers; old ids stay. With lora and decoder their
+    rows alone are trained of the matrix."""
     vocab_size: int = 1536
     """Rows of a new model's vocabulary before the 1,024 added tokens."""
     steps: int = 1000
@@ -213,6 +220,11 @@ class TrainConfig:
             raise ValueError("out: expected the run's folder, got nothing")
 
     @property
+    def sources(self) -> list[DataSource]:
+        """All that pairs come from, replay last."""
+        return [*self.data, *([self.replay] if self.replay is not None else [])]
+
+    @property
     def evaluation_interval(self) -> tuple[float, str]:
         """How often is evaluated: (steps, "steps") or (epochs, "epochs"); (0, "steps") never."""
         text = self.evaluate_every.strip()
@@ -251,6 +263,8 @@ def _check_numbers(config: TrainConfig) -> None:
     for key in ("flip", "crop", "crop_keep"):
         if not 0 <= getattr(config, key) <= 1:
             raise ValueError(f"{key}: expected 0 to 1, got {getattr(config, key)}")
+    if not 0 < config.replay_share < 1:
+        raise ValueError(f"replay_share: expected above 0 and below 1, got {config.replay_share}")
     if not 0.1 <= config.crop_scale[0] <= config.crop_scale[1] <= 10:
         raise ValueError(f"crop_scale: expected [least, largest] within 0.1 to 10, got {list(config.crop_scale)}")
     for key in ("ema", "dropout", "drop_path", "label_smoothing"):

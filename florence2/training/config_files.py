@@ -48,6 +48,8 @@ def from_mapping(data: Mapping[str, Any], where: str = "config") -> TrainConfig:
     for key in SOURCES:
         if values.get(key) is not None:
             values[key] = _sources(values[key], f"{where}: {key}")
+    if values.get("replay") is not None:
+        values["replay"] = _source(values["replay"], f"{where}: replay")
     if isinstance(values.get("cache_features"), bool):  # YAML reads `off` as false
         values["cache_features"] = "memory" if values["cache_features"] else "off"
     return structure(TrainConfig, values, where, settings=True)
@@ -56,6 +58,8 @@ def from_mapping(data: Mapping[str, Any], where: str = "config") -> TrainConfig:
 def to_mapping(config: TrainConfig) -> dict[str, Any]:
     """The config as plain YAML types, every field written out."""
     sources: dict[str, Any] = {"data": [_named(source) for source in config.data]}
+    if config.replay is not None:
+        sources["replay"] = _named(config.replay)
     if config.validation is not None:
         sources["validation"] = [_named(source) for source in config.validation]
     plain: dict[str, Any] = _plain(

@@ -63,6 +63,7 @@ class TrainingSource(Protocol):
     def plan(self, number: int, epoch: int, seed: int) -> PlannedPicture | LeftOut | None: ...
     def load(self, planned: PlannedPicture, asks: Sequence[int], rng: random.Random, seen: bool = True) -> Loaded: ...
     def samples(self, most: int) -> list[Sample]: ...
+    def repeat(self, times: float) -> None: ...
 
 
 def open_source(
@@ -116,6 +117,10 @@ class SampleSource:
 
     def count(self, epoch: int) -> int:
         return len(self._samples)
+
+    def repeat(self, times: float) -> None:
+        """Let every pair come so many times as often."""
+        self.source = dataclasses.replace(self.source, weight=self.source.weight * times)
 
     def hold_out(self, held_out: Callable[[Sample], bool]) -> None:
         """Keep samples out of training from now on."""
@@ -228,6 +233,10 @@ class SceneSource:
         if self.first + (epoch + 1) * self._count > TRAINING_SEEDS:
             raise ValueError(f"data: {self.source.path}: epoch {epoch} would draw held-out seeds (2**31 and above)")
         return self._count
+
+    def repeat(self, times: float) -> None:
+        """Draw so many times as many scenes an epoch."""
+        self._count = max(1, round(self._count * times))
 
     def plan(self, number: int, epoch: int, seed: int) -> PlannedPicture:
         return PlannedPicture(f"scene-{self.first + epoch * self._count + number}", range(self.pairs))

@@ -121,7 +121,7 @@ class Run:
         if first:
             self.folder.begin(job.config, self.done.step, job.held_out)
             if job.config.lora is not None:
-                lora.keep_base(job.start, self.folder.path)
+                lora.keep_base(job.start, job.parts, job.config)
         job.ranks.wait()
         if job.found.lost.counts and first:
             self.on_message(f"data: of {job.found.pairs} pairs examined are left out: {job.found.lost}")

@@ -7,20 +7,20 @@ adapter on a tied matrix cannot be merged.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 from torch import nn
 
-from florence2.model.adapter import CONFIG, PREFIX
+from florence2.model.adapter import CONFIG, PREFIX, TOKENS
 from florence2.model.checkpoint import open_checkpoint
 from florence2.model.florence import Florence
 from florence2.model.layouts import HEAD, LAYOUTS, key_table
 from florence2.model.model_config import ModelConfig
 from florence2.predictor import checkpoints
-from florence2.training.config import LoraConfig
+from florence2.training.config import LoraConfig, TrainConfig
 
 if TYPE_CHECKING:
     from florence2.training.setup import Start
@@ -89,8 +89,10 @@ def put_in(model: Florence, config: LoraConfig, layout: str) -> None:
         parameter.requires_grad_(".lora_" in name)
 
 
-def write(model: Florence, folder: Path, config: LoraConfig, start: Start | None, out: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors for the checkpoint that was started from."""
+def write(model: Florence, folder: Path, run: TrainConfig, start: Start | None, own_rows: Mapping[str, slice]) -> None:
+    """adapter_config.json and adapter_model.safetensors for the checkpoint that was started from, or OUT/base."""
+    config = run.lora
+    assert config is not None
     layout = layout_of(start.found.base if start else None)
     names = module_names(model.config, layout)
     tensors = {}
@@ -99,30 +101,39 @@ def write(model: Florence, folder: Path, config: LoraConfig, start: Start | None
         if mark:
             part = rest.replace(f".{NAME}", "").replace("magnitude_vector.weight", "magnitude_vector")
             tensors[f"{PREFIX}{names[module]}.lora_{part}"] = parameter.detach().cpu().contiguous()
+    tokens: dict[str, list[int]] = {}
+    for name, rows in own_rows.items():
+        module = names[name.removesuffix(".weight")]
+        tensors[f"{PREFIX}{module}.{TOKENS}"] = model.get_parameter(name)[rows].detach().cpu().contiguous()
+        tokens[module.rsplit(".", 1)[-1]] = list(range(rows.start, rows.stop))
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     modules = sorted({names[name.partition(".lora_")[0]] for name, _ in model.named_parameters() if ".lora_" in name})
-    base = {"base_model_name_or_path": base_name(start, out), "revision": (start.revision or None) if start else None}
+    base = {"base_model_name_or_path": base_name(start, run), "revision": (start.revision or None) if start else None}
     data = {"peft_type": "LORA", "task_type": None, "inference_mode": True, **_settings(config, modules), **base}
+    data |= {"trainable_token_indices": tokens} if tokens else {}
     (folder / CONFIG).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
-def base_name(start: Start | None, out: Path) -> str:
+def base_name(start: Start | None, run: TrainConfig) -> str:
     """How an adapter names its base: the name of a shipped model or a hub id, else the folder's absolute path."""
     assert start is not None  # the config asks for a model that is there
-    if start.found.adapter is not None:
-        return str((out / BASE).resolve())
+    if start.found.adapter is not None or run.new_tokens:
+        return str((Path(run.out) / BASE).resolve())
     return (
         start.source if start.source == "nano" or not Path(start.source).exists() else str(start.found.base.resolve())
     )
 
 
-def keep_base(start: Start | None, out: Path) -> None:
-    """Where the start is itself an adapter: the merged model whole in OUT/base, for the new adapter to stand on."""
-    if start is None or start.found.adapter is None or (out / BASE).is_dir():
+def keep_base(start: Start | None, parts: Callable[[], checkpoints.Parts], run: TrainConfig) -> None:
+    """Where the start is itself an adapter, or new tokens were added: the model whole in OUT/base, for the new adapter
+    to be put on."""
+    out = Path(run.out)
+    if start is None or not (start.found.adapter or run.new_tokens) or (out / BASE).is_dir():
         return
     new = out / f"{BASE}.new"
-    parts = checkpoints.open_parts(start.found)
-    checkpoints.save(parts.model, parts.tokenizer, parts.tasks, new, layout_of(start.found.base), start.found.home)
+    model, tokenizer, tasks = parts()
+    home = None if run.new_tokens else start.found.home
+    checkpoints.save(model, tokenizer, tasks, new, layout_of(start.found.base), home)
     new.rename(out / BASE)
 
 

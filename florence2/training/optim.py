@@ -41,7 +41,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def groups(parameters: dict[str, nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
     """Parameters by decay and rate. Matrices and kernels decay; norms, biases, embeddings and positions do not."""
-    embeddings = ("embedding", "positions", "rows", "columns")
+    embeddings = ("embedding", "head", "positions", "rows", "columns")
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     matched = [0] * len(config.groups)
     for name, parameter in parameters.items():

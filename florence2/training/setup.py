@@ -19,7 +19,7 @@ from florence2.model.florence import Florence
 from florence2.model.model_config import SIZES, ModelConfig
 from florence2.predictor import checkpoints
 from florence2.records import Sample
-from florence2.training import init, lora, optim
+from florence2.training import init, lora, optim, vocabulary
 from florence2.training.batches import Batch, BatchMaker
 from florence2.training.config import DataSource, TrainConfig
 from florence2.training.datasets import SampleSource, TrainingSource, open_source
@@ -68,9 +68,16 @@ class TrainingJob:
     held_out: Sequence[HeldOut] = ()
     start: Start | None = None
     features: FeatureCache | None = None
+    own_rows: Mapping[str, slice] = field(default_factory=dict)
+    """The rows that are trained of a matrix that the strategy leaves as it is: those of new tokens."""
     notes: Sequence[str] = ()
     """What is to be stated before the first step."""
     ranks: Ranks = field(default_factory=Ranks)
+
+    def parts(self) -> checkpoints.Parts:
+        """What the run starts from, opened again."""
+        assert self.start is not None
+        return opened(self.start, self.config.new_tokens, self.config.seed)
 
     @property
     def loss(self) -> TokenLoss:
@@ -151,31 +158,37 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     tasks: dict[str, Task] = {**TASKS, **QUESTIONS, **REGISTERED}
     if start is not None:
         tasks |= start.found.tasks()
-    moves = MoveSettings(config.flip, config.crop, config.crop_scale, config.crop_keep)
-    sources = [
-        open_source(source, mixture(source, tasks), shape.image_size_wh, config.on_error, moves, bool(config.dense))
-        for source in config.data
-    ]
-    held_out = held_out_of(config, sources, remembered_of(resumed) if resumed else None)
-    validation = validation_of(config, sources, held_out, tasks, shape)
+    sources = open_sources(config, tasks, shape)
+    own = sources[: len(config.data)]
+    held_out = held_out_of(config, own, remembered_of(resumed) if resumed else None)
+    validation = validation_of(config, own, held_out, tasks, shape)
     needs_texts = start is None or bool(config.dense)
     read = [s for source in sources for s in source.samples(SURVEYED // len(sources))] if needs_texts else []
     if start is None:
-        own = Tokenizer.load(resumed) if resumed is not None else None
-        tokenizer = own or Tokenizer.train(texts_of(read), config.vocab_size)
+        known = Tokenizer.load(resumed) if resumed is not None else None
+        tokenizer = known or Tokenizer.train(texts_of(read), config.vocab_size)
+        tokenizer = vocabulary.grown(tokenizer, config.new_tokens)
         model = init.build(size, tokenizer, config.seed)
     else:
-        model, tokenizer, _ = checkpoints.open_parts(start.found, "float32")
+        model, tokenizer, _ = opened(start, config.new_tokens, config.seed)
     init.resize(model, shape.image_size_wh)
     limits = limits_of(shape, config.max_target)
     for source in sources:
         source.tokenizer, source.limits = tokenizer, limits
     found = examine(sources, config.on_error)
+    notes: list[str] = []
+    if config.replay is not None:
+        notes.append(weigh_replay(sources[-1], config.replay_share, found))
     regularise(model, config)
     if config.lora is not None:
         torch.manual_seed(config.seed)
         lora.put_in(model, config.lora, lora.layout_of(start.found.base if start else None))
     optim.choose_trainable(model, config.strategy, config.freeze_stages)
+    own_rows: dict[str, slice] = {}
+    if config.new_tokens and config.strategy in ("lora", "decoder"):  # else the whole matrix is trained
+        own_rows = vocabulary.own_rows(model, len(config.new_tokens), tokenizer.vocab_size)
+        for name in own_rows:
+            model.get_parameter(name).requires_grad_(True)
     if config.gradient_checkpointing:
         recompute_layers(model)
     model.to(ranks.device, torch.float64 if config.precision == "fp64" else torch.float32)
@@ -183,7 +196,6 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     if config.dense:
         head = open_head(start.found.home if start else None, shape.vision.dims[-1], Vocabulary.of(read))
         head = head.to(ranks.device, model.dtype)
-    notes: list[str] = []
     features = features_of(config, model, sources, notes)
     maker = BatchMaker(
         sources,
@@ -199,9 +211,28 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     order = PairOrder(sources, config.seed)
     steps = steps_of(config, found)
     return TrainingJob(
-        config, model, tokenizer, tasks, order, maker, head, steps, found, validation, held_out, start, features, notes,
-        ranks,
+        config, model, tokenizer, tasks, order, maker, head, steps, found, validation, held_out, start, features,
+        own_rows, notes, ranks,
     )  # fmt: skip
+
+
+def open_sources(config: TrainConfig, tasks: Mapping[str, Task], shape: ModelConfig) -> list[TrainingSource]:
+    """The datasets of all sources of a config, replay last."""
+    moves = MoveSettings(config.flip, config.crop, config.crop_scale, config.crop_keep)
+    size_wh, letters = shape.image_size_wh, bool(config.dense)
+    return [
+        open_source(source, mixture(source, tasks), size_wh, config.on_error, moves, letters)
+        for source in config.sources
+    ]
+
+
+def weigh_replay(replay: TrainingSource, share: float, found: Examination) -> str:
+    """Let the last source give that share of an epoch's pairs; a line for the screen."""
+    *others, own = found.pairs_by_source
+    wanted = share / (1 - share) * sum(others)
+    replay.repeat(wanted / own)
+    found.pairs_by_source[-1] = wanted
+    return f"replay: {wanted:.0f} pairs an epoch from {replay.source.path}, {100 * share:.0f} % of all"
 
 
 def features_of(
@@ -229,6 +260,16 @@ def features_of(
     cache = FeatureCache(frozen.name(config.precision), frozen.shape, kind, config.cache_gb * GB, folder)
     notes.append(cache.about(pictures))
     return cache
+
+
+def opened(start: Start, new_tokens: Sequence[str], seed: int) -> checkpoints.Parts:
+    """The parts of a start, its vocabulary grown by new tokens."""
+    model, tokenizer, tasks = checkpoints.open_parts(start.found, "float32")
+    if new_tokens:
+        tokenizer = tokenizer.with_tokens(new_tokens)
+        native = start.found.checkpoint().layout == "transformers"  # which saves rows in multiples of 64
+        vocabulary.grow(model, tokenizer, new_tokens, seed, 64 if native else 1)
+    return checkpoints.Parts(model, tokenizer, tasks)
 
 
 def _leave_signals(worker: int) -> None:
@@ -273,7 +314,7 @@ def found_pairs(config: TrainConfig, found: Examination) -> float:
     """Pairs of all epochs of a config, each source in those that use it."""
     total, left, epoch = 0.0, config.epochs, 0
     while left > 0:
-        spans = [source.epochs or (0, epoch) for source in config.data]
+        spans = [source.epochs or (0, epoch) for source in config.sources]
         pairs = sum(n for n, (first, last) in zip(found.pairs_by_source, spans) if first <= epoch <= last)
         total, left, epoch = total + pairs * min(1.0, left), left - 1, epoch + 1
     return total

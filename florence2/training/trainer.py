@@ -85,6 +85,8 @@ class Trainer:
             {f"dense_{name}": value / max(1.0, counts[name]) for name, value in sums.items()} if config.dense else {}
         )
         self.weights.copy_gradients()
+        for name, rows in self.job.own_rows.items():
+            leave_rows(self.parameters[name].grad, rows)
         norm = optim.clip(self.parameters.values(), config.clip)
         if not math.isfinite(loss + sum(parts.values()) + norm):
             raise NotFinite(f"step {number}: the loss is {loss}, the gradient's length {norm}")
@@ -154,7 +156,7 @@ class Trainer:
         with self.averaged() as model:
             self._refuse_grown(progress.step)
             if self.config.lora is not None:
-                lora.write(model, folder, self.config.lora, self.job.start, Path(self.config.out))
+                lora.write(model, folder, self.config, self.job.start, self.job.own_rows)
             else:
                 save_model(model, folder)
         self.job.tokenizer.save(folder)
@@ -211,6 +213,13 @@ class Trainer:
                 out[f"{key}.{name}"] = own.get(key, torch.zeros_like(parameter))
         out[COUNTS] = torch.tensor(counts)
         return out | {f"average.{name}": tensor for name, tensor in self.weights.average.items()}
+
+
+def leave_rows(gradient: Tensor | None, rows: slice) -> None:
+    """Keep of a matrix's gradient only those rows: gradient and moments of the others are then always zero."""
+    if gradient is not None:
+        gradient[: rows.start] = 0
+        gradient[rows.stop :] = 0
 
 
 def _whole(folder: Path) -> dict[str, Any]:
