@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from florence2.codec.tokenizer import Tokenizer
-from florence2.model.config import with_vocab
+from florence2.model.model_config import with_vocab
 from florence2.model.florence import Florence
 from florence2.model.layouts import EMBEDDING, HEAD
 
