@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from florence2.codec.tokenizer import Tokenizer
-from florence2.model.model_config import with_vocab
 from florence2.model.florence import Florence
 from florence2.model.layouts import EMBEDDING, HEAD
+from florence2.model.model_config import with_vocab
 
 APART = 0.02  # of the rows' spread
 BRACKETS = re.compile(r"[<>\[\]{}|_/-]+")
