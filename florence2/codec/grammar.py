@@ -174,6 +174,10 @@ class Automaton:
                 specials.append(self._vocabulary.specials[token])
         return self._vocabulary.token_set(text, lowest, tuple(specials), children, limited)
 
+    def just(self, token_id: int) -> TokenSet:
+        """The set of this one id."""
+        return self._vocabulary.token_set("", -1, (), (token_id,), False)
+
     def advance(self, state: State, token_id: int) -> State:
         """The state after one more id; ValueError where it is not legal whatever the budget."""
         place = token_id - self._loc0

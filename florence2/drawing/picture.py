@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,9 @@ from florence2.records import Parsed, Region
 
 Point = tuple[float, float]
 BLACK, PAPER = (20, 20, 20), (245, 245, 242)
+MIN_LONG, MIN_SHORT = 480, 48  # sides of what is drawn on, in pixels
+LEAST = 11  # pixels of the smallest letters
+COVERED = 0.12  # share of the picture that labels may cover at their full size
 
 
 def draw(
@@ -20,30 +24,33 @@ def draw(
     shown: Parsed | Sequence[Region],
     rejected: Mapping[str, str] | None = None,
     scores: bool = True,
-    min_side: int = 480,
+    min_side: int = MIN_LONG,
 ) -> np.ndarray:
     """HWC uint8: the picture with its annotations; texts are in a strip below.
 
-    A picture whose longer side is under `min_side` is enlarged by a whole factor first, so that labels can be read.
-    `rejected` maps ids to the reason they were thrown out: those are drawn dashed.
+    Lines and letters grow with the picture, so that it is read as well when it is shown smaller; letters shrink where
+    labels would cover too much of it. A picture whose longer side is under `min_side`, or whose shorter one could hold
+    no label, is enlarged by a whole factor first. `rejected` maps ids to the reason they were thrown out: those are
+    drawn dashed.
     """
     height, width = image.shape[:2]
-    scale = max(1, -(-min_side // max(height, width)))
-    canvas = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST).convert("RGBA")
+    scale = max(1, -(-min_side // max(height, width)), -(-MIN_SHORT // min(height, width)))
+    canvas = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
     overlays = overlays_of(shown, rejected, scores)
     for overlay in overlays:
-        canvas = _fill(canvas, overlay, scale)
+        _fill(canvas, overlay, scale)
     pen = ImageDraw.Draw(canvas)
     thick = max(2, round(max(canvas.size) / 320))
-    font = ImageFont.load_default(size=max(12, min(28, round(max(canvas.size) / 45))))
     for overlay in overlays:
         for outline in overlay.outlines:
             _outline(pen, _scaled(outline, scale), overlay, thick)
     taken: list[tuple[float, float, float, float]] = []
+    font = _label_font([overlay.caption for overlay in overlays], canvas.size)
     for overlay in overlays:
         if overlay.caption:
             _caption(pen, overlay, scale, font, canvas.size, taken)
-    return np.array(_with_strip(canvas.convert("RGB"), [t.text for t in texts_of(shown) if t.text], font))
+    texts = [t.text for t in texts_of(shown) if t.text]
+    return np.array(_with_strip(canvas, texts, ImageFont.load_default(size=_letters(canvas.size))))
 
 
 def as_image(array: np.ndarray) -> Image.Image:
@@ -75,15 +82,34 @@ def _scaled(outline: Sequence[float], scale: int) -> list[tuple[float, float]]:
     return [(x * scale, y * scale) for x, y in zip(outline[::2], outline[1::2])]
 
 
-def _fill(canvas: Image.Image, overlay: Overlay, scale: int) -> Image.Image:
-    if not overlay.filled or overlay.rejected:
-        return canvas
-    layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
-    pen = ImageDraw.Draw(layer)
-    for outline in overlay.outlines:
-        if len(outline) >= 6:
-            pen.polygon(_scaled(outline, scale), fill=(*overlay.color, 90))
-    return Image.alpha_composite(canvas, layer)
+def _letters(size_wh: tuple[int, int]) -> int:
+    """The size of letters on a picture: a share of its longer side, less where it is narrow."""
+    return max(LEAST + 1, round(min(max(size_wh) / 45, min(size_wh) / 12)))
+
+
+def _label_font(captions: Sequence[str], size_wh: tuple[int, int]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The labels' font: smaller, down to half, the more of the picture they would cover."""
+    size = _letters(size_wh)
+    covered = sum(0.6 * size * len(caption) * 1.4 * size for caption in captions) / (size_wh[0] * size_wh[1])
+    shrink = max(0.5, min(1.0, (COVERED / covered) ** 0.5)) if covered else 1.0
+    return ImageFont.load_default(size=max(LEAST, round(size * shrink)))
+
+
+def _fill(canvas: Image.Image, overlay: Overlay, scale: int) -> None:
+    """Tint the inside, a third of it, within the box around it alone."""
+    outlines = [_scaled(outline, scale) for outline in overlay.outlines if len(outline) >= 6]
+    if not overlay.filled or overlay.rejected or not outlines:
+        return
+    xs, ys = zip(*(corner for outline in outlines for corner in outline))
+    left, top = max(0, math.floor(min(xs))), max(0, math.floor(min(ys)))
+    right, bottom = min(canvas.width, math.ceil(max(xs)) + 1), min(canvas.height, math.ceil(max(ys)) + 1)
+    if right <= left or bottom <= top:
+        return
+    mask = Image.new("L", (right - left, bottom - top))
+    pen = ImageDraw.Draw(mask)
+    for outline in outlines:
+        pen.polygon([(x - left, y - top) for x, y in outline], fill=90)
+    canvas.paste(overlay.color, (left, top, right, bottom), mask)
 
 
 def _outline(pen: ImageDraw.ImageDraw, corners: list[tuple[float, float]], overlay: Overlay, thick: int) -> None:
@@ -119,7 +145,7 @@ def _caption(
     """The label in a box of its colour above the outline, moved down while it would cover another."""
     corners = _scaled([v for outline in overlay.outlines for v in outline], scale)
     left, top = min(x for x, _ in corners), min(y for _, y in corners)
-    text = _cut(overlay.caption, font, max(size_wh[0] // 2, 60))
+    text = _cut(overlay.caption, font, min(max(size_wh[0] / 2, 12 * _letters(size_wh)), size_wh[0] - 8))
     x1, y1, x2, y2 = pen.textbbox((0, 0), text, font=font)
     wide, high = x2 - x1 + 6, y2 - y1 + 6
     x = min(max(left, 0), max(size_wh[0] - wide, 0))
@@ -129,6 +155,7 @@ def _caption(
         if not any(x < b[2] and b[0] < x + wide and y < b[3] and b[1] < y + high for b in taken):
             break
         y += high
+    y = min(y, max(size_wh[1] - high, 0))
     taken.append((x, y, x + wide, y + high))
     pen.rectangle((x, y, x + wide, y + high), fill=overlay.color)
     pen.text((x + 3 - x1, y + 3 - y1), text, fill=ink_on(overlay.color), font=font)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from florence2.drawing import picture as picture_module
 from florence2.drawing.html_figure import html_figure
 from florence2.drawing.overlays import color_of, overlays_of
 from florence2.drawing.picture import contact_sheet, draw
@@ -107,3 +108,34 @@ def test_the_figure_is_well_formed_and_holds_the_picture():
     assert np.array_equal(pixels.load(base64.b64decode(data)), GREY)
     large = html_figure(np.zeros((1000, 4000, 3), np.uint8), [BOX], width=200)
     assert 'viewBox="0 0 4000 1000"' in large and len(large) < 20_000
+
+
+@pytest.mark.parametrize("size_wh", [(128, 128), (640, 480), (4000, 3000), (300, 1200), (20, 400), (600, 15), (1, 1)])
+@pytest.mark.parametrize("count", [1, 60])
+def test_labels_are_inside_and_legible_at_any_size(size_wh, count, monkeypatch):
+    labels, sizes = [], []
+
+    def noting(pen, overlay, scale, font, drawn_wh, taken):
+        caption(pen, overlay, scale, font, drawn_wh, taken)
+        labels.append(taken[-1])
+        sizes.append(drawn_wh)
+
+    caption = picture_module._caption
+    monkeypatch.setattr(picture_module, "_caption", noting)
+    width, height = size_wh
+    rng = np.random.default_rng(1)
+    corners = np.sort(rng.uniform(-0.1, 1.1, (count, 2, 2)), axis=1) * size_wh  # some leave the picture
+    regions = [Region(box=tuple(b.reshape(-1)), label="a label of some length", score=0.5) for b in corners]
+    drawn = draw(np.full((height, width, 3), 128, np.uint8), regions)
+    assert len(labels) == count and sizes[0] == drawn.shape[1::-1]
+    for x1, y1, x2, y2 in labels:
+        assert 0 <= x1 < x2 <= sizes[0][0] and 0 <= y1 < y2 <= sizes[0][1]
+        assert y2 - y1 >= max(11, min(max(sizes[0]) / 100, min(sizes[0]) / 26))  # read where it is shown 1,000 px wide
+
+
+def test_a_tint_stays_inside_its_outline():
+    drawn = draw(GREY, [Region(polygons=((20, 30, 80, 30, 80, 90, 20, 90),), label="cat")])
+    marks = changed(drawn)
+    assert marks[31:59, 21:79].all() and not marks[:20].any() and not marks[:, 90:].any()
+    outside = [Region(polygons=((-90, -90, -20, -90, -20, -20),)), Region(polygons=((300, 300, 400, 300, 400, 400),))]
+    assert not changed(draw(GREY, outside)).any()
