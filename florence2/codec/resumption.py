@@ -56,7 +56,9 @@ class Resumed:
 
     def allowed(self, state: Any, remaining: int) -> TokenSet:
         """The given id whose turn it is, then what the automaton allows."""
-        return self.automaton.just(self.ids[state]) if isinstance(state, int) else self.automaton.allowed(state, remaining)
+        if isinstance(state, int):
+            return self.automaton.just(self.ids[state])
+        return self.automaton.allowed(state, remaining)
 
     def advance(self, state: Any, token_id: int) -> Any:
         """The state after one more id."""
