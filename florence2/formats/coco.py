@@ -1,14 +1,17 @@
 """COCO's JSON: instances (boxes, polygons, run lengths, crowds) and captions. Twin: reads and writes.
 
-A file, or a folder of them: records of one picture in several files become one sample, phrase pairs beside them its
-groundings. A crowd is an ignored region. LVIS (its negative and not exhaustive categories become the sample's coverage)
-and Objects365 are read alike. What is not COCO's own is written under keys of its own: a source, what the absence of a
-label means. Lost in writing: quads, descriptions, questions, groundings, verdicts.
+A file, or a folder of them (its own, or those of annotations/, or of train/, valid/ and test/): records of one picture
+in several files become one sample, phrase pairs beside them its groundings. The split is what a record says, else what
+the name of its file or folder does. A crowd is an ignored region. LVIS (its negative and not exhaustive categories
+become the sample's coverage) and Objects365 are read alike. What is not COCO's own is written under keys of its own: a
+source, what the absence of a label means. Lost in writing: quads, descriptions, questions, groundings, verdicts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +22,7 @@ from florence2.formats import documents, pairs, validation
 from florence2.formats.coco_writer import LISTED, SOURCE, box_around, write
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import Lookup, files_in, is_litter
+from florence2.formats.parts import part_folders, part_of, part_of_folder, tested_on
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Coverage, Polygon, Region, Rle, Sample, Source, Text, from_json
 
@@ -41,10 +45,11 @@ def is_coco(path: Path) -> bool:
 def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
     """The samples of a file, or of the COCO files of a folder, in the order of their pictures' numbers."""
     path, problems = Path(path), problems or ReadProblems()
-    files = [p for p in files_in(path, (".json",)) if is_coco(p)] if path.is_dir() else [path]
     samples: dict[tuple[str, Any], Sample] = {}
     phrases: list[tuple[Path, Any]] = []
     moved: set[str] = set()
+    files = files_of(path)
+    parts = tested_on({file: part_of(file.stem) or part_of_folder(file.parent) for file in files})
     for file in files:
         with problems.record():
             data = documents.read_json(file)
@@ -52,9 +57,9 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
                 phrases.append((file, data))
             if path.is_dir() and not _holds_coco(data):
                 continue  # panoptic segments, or another JSON beside the annotations
-            content = _File(file, data, images, problems)
+            content = _File(file, data, images, problems, parts[file])
             for sample in content.samples():
-                key = (sample.image.id, sample.id)
+                key = (sample.image.uri, sample.id)
                 samples[key] = _joined(samples[key], sample) if key in samples else sample
             moved |= content.moved
     if not samples and path.is_dir() and not problems.refused:
@@ -64,8 +69,24 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
     for file, data in phrases:
         spoken_of = pairs.grounded(file, data, {name: samples[key] for name, key in by_id.items()}, moved, problems)
         samples.update((by_id[name], sample) for name, sample in spoken_of.items())
+    names = Counter(sample.image.id for sample in samples.values())
     for sample in sorted(samples.values(), key=lambda s: (0, len(s.id), s.id) if s.id.isdecimal() else (1, 0, s.id)):
+        if names[sample.image.id] > 1:  # 0001.jpg of two parts
+            below = os.path.relpath(sample.image.uri, path if path.is_dir() else path.parent)
+            sample = dataclasses.replace(sample, image=dataclasses.replace(sample.image, id=below))
         yield dataclasses.replace(sample, id=sample.image.id) if ids[sample.id] > 1 else sample
+
+
+def files_of(path: Path) -> list[Path]:
+    """The COCO files of a set: the one named, or those of a folder, of its annotations/ or of the folders of its
+    parts."""
+    if not path.is_dir():
+        return [path]
+    for folders in ([path], [path / "annotations", path / "Annotations"], part_folders(path)):
+        found = [file for folder in folders for file in files_in(folder, (".json",)) if is_coco(file)]
+        if found:
+            return list(dict.fromkeys(found))
+    return []
 
 
 def _holds_coco(data: Any) -> bool:
@@ -80,8 +101,8 @@ def _holds_coco(data: Any) -> bool:
 class _File:
     """One file's tables, and the samples that they make."""
 
-    def __init__(self, file: Path, data: Any, images: str | Path | None, problems: ReadProblems) -> None:
-        self.file, self.problems = file, problems
+    def __init__(self, file: Path, data: Any, images: str | Path | None, problems: ReadProblems, part: str) -> None:
+        self.file, self.problems, self.part = file, problems, part
         self.records = validation.rows(data, "images", str(file))
         self.annotations = validation.rows(data, "annotations", str(file))
         self.space = _space(file, data)
@@ -171,7 +192,7 @@ class _File:
         with self.problems.record():
             licence = None if licence is None else validation.ident(licence, f"{where}: license")
         image = frame.image(name, self.licences.get(licence, "") if isinstance(licence, (int, str)) else "")
-        split = validation.word(record.get("split") or "", f"{where}: split", empty=True)
+        split = validation.word(record.get("split") or self.part, f"{where}: split", empty=True)
         coverage = lost.withdraw(coverage, self.space, regions)
         return Sample(str(record["id"]), image, tuple(texts), regions, split=split, coverage=coverage)
 
@@ -262,9 +283,8 @@ def _own_coverage(
 
 def categories(path: Path) -> list[dict[str, Any]]:
     """The categories of a file, or of the COCO files of a folder, as they number them: {id, name, supercategory}."""
-    files = [p for p in files_in(path, (".json",)) if is_coco(p)] if path.is_dir() else [path]
     out: dict[str, dict[str, Any]] = {}
-    for file in files:
+    for file in files_of(path):
         try:
             data = documents.read_json(file)
             if path.is_dir() and not _holds_coco(data):
@@ -287,7 +307,8 @@ def _space(file: Path, data: Record) -> str:
         return validation.word(info["label_space"], f"{file}: info: label_space", empty=True)  # as we write it
     title = info.get("description") if isinstance(info, Mapping) else None
     words = validation.word(title, f"{file}: info: description", empty=True) if isinstance(title, str) else ""
-    return "-".join(words.casefold().split()) or file.stem
+    bare = re.sub(r"[_.-]?[a-zA-Z]+[0-9]*", lambda word: "" if part_of(word[0]) else word[0], file.stem)  # one space
+    return "-".join(words.casefold().split()) or bare or file.absolute().parent.name
 
 
 def _folders(file: Path, images: str | Path | None) -> list[Path]:

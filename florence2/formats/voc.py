@@ -1,10 +1,11 @@
 """Pascal VOC: Annotations/*.xml, JPEGImages/, ImageSets/Main/*.txt. Twin: reads and writes.
 
 Corners are taken as written, nothing subtracted. A difficult object is an ignored region. Without ImageSets all
-annotations are read, those in subfolders too; annotations/ beside images/ and a folder that holds the .xml files beside
-their pictures are read alike. A picture is the one that <filename> names, unless that is another file's: then it is the
-one that bears the .xml file's own name. The label space is held as <source><database> of files that name us. Lost in
-writing: outlines, scores, texts, sources, descriptions, licences, any coverage but exhaustive.
+annotations are read, those in subfolders too, and folders called train, valid or test tell the split; annotations/
+beside images/ and a folder that holds the .xml files beside their pictures are read alike. A picture is the one that
+<filename> names, unless that is another file's: then it is the one that bears the .xml file's own name. The label space
+is held as <source><database> of files that name us. Lost in writing: outlines, scores, texts, sources, descriptions,
+licences, any coverage but exhaustive.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from xml.etree import ElementTree
 from florence2.formats import documents, validation
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import Lookup, files_in
+from florence2.formats.parts import part_folders, part_of_folder, tested_on
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.formats.voc_writer import LISTS, OURS, write
 from florence2.records import Coverage, Region, Sample, Source
@@ -55,10 +57,18 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
     pictures = _Pictures(Path(images) if images else beside, folder, images, files)
     names = {file.relative_to(folder).with_suffix("").as_posix() for file in files} | {file.stem for file in files}
     splits = _splits(root / "ImageSets" / "Main", names, problems)
+    beneath = {} if splits else _parts_by_folder(folder, files)
     for file in files:
         name = file.relative_to(folder).with_suffix("").as_posix()
+        split = splits.get(name, splits.get(file.stem, beneath.get(file, "")))
         with problems.record():
-            yield _sample(file, name, pictures, root.name, splits.get(name, splits.get(file.stem, "")), problems)
+            yield _sample(file, name, pictures, root.name, split, problems)
+
+
+def _parts_by_folder(folder: Path, files: list[Path]) -> dict[Path, str]:
+    """The parts of files that lie in train/, valid/ and test/."""
+    parts = {part.name: part_of_folder(part) for part in part_folders(folder)}
+    return tested_on({file: parts.get(file.relative_to(folder).parts[0], "") for file in files})
 
 
 def _splits(lists: Path, names: set[str], problems: ReadProblems) -> dict[str, str]:
@@ -104,7 +114,7 @@ class _Pictures:
         if own is not None:
             return (below / own.name).as_posix(), own
         if named is not None:
-            return filename, named
+            return (below / named.name).as_posix() if below.parts else filename, named
         return filename or f"{file.stem}.jpg", self.top / below / (os.path.basename(filename) or f"{file.stem}.jpg")
 
     def _is_anothers(self, picture: Path, file: Path) -> bool:

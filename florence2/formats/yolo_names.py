@@ -11,10 +11,10 @@ from typing import Any
 
 from florence2.formats import documents
 from florence2.formats.lookup import files_in, is_litter
+from florence2.formats.parts import PARTS, part_folders, part_of_folder
 
 DARKNET = "obj.data"
 LISTS = ("classes.txt", "obj.names", "_darknet.labels")
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # a folder -> a key
 
 
 def find(folder: Path) -> Path | None:
@@ -46,10 +46,8 @@ def card(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     data: dict[str, Any] = {"names": _names(file)}
     root = home(file)
     for top in (root, root / "images"):
-        for folder in sorted(top.iterdir()) if top.is_dir() else ():
-            key = PARTS.get(folder.name.casefold())
-            if key and folder.is_dir():
-                data.setdefault(key, []).append(str(folder.relative_to(root)))
+        for folder in part_folders(top) if top.is_dir() else ():
+            data.setdefault(part_of_folder(folder), []).append(str(folder.relative_to(root)))
     if set(data) == {"names"}:
         whole = "images" if (root / "images").is_dir() else "."
         return {**data, "train": [whole]}, {whole: ""}

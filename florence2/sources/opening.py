@@ -10,7 +10,7 @@ from pathlib import Path
 from florence2.formats import coco, cvat, labelstudio, lookup, ocr_datasets, voc, yolo
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
-from florence2.sources import hub_datasets, prompt_pairs, scenes, splits, table_datasets
+from florence2.sources import hub_datasets, image_folders, prompt_pairs, scenes, splits, table_datasets
 from florence2.store import Store, is_store
 
 # format -> the reader, opened when first used
@@ -35,6 +35,8 @@ READERS = {
     "prefix_suffix": "florence2.sources.prompt_pairs:read_prefix_suffix",
     "swift": "florence2.sources.swift:read",
     "parquet": "florence2.sources.table_datasets:read",
+    "imagefolder": "florence2.sources.image_folders:read_metadata",
+    "captions": "florence2.sources.image_folders:read_captions",
 }
 FORMATS = (*READERS, "store", "scenes")
 LABEL_FILES = (".json", ".jsonl", ".xml", ".csv", ".yaml", ".yml", ".txt")
@@ -87,6 +89,8 @@ def _part(samples: Iterable[Sample], split: str, path: str | Path) -> Iterator[S
             yield sample
     if split == "val" and not found:
         raise ValueError(f"{path}: has no val part of its own beside what it is tested on; name --split train or test")
+    if not found:
+        raise ValueError(f"{path}: has no {split} part: none of its pictures belongs to it; leave --split out for all")
 
 
 def _logged(read: Callable[..., Iterator[Sample]], path: str | Path, images: str | Path | None) -> Iterator[Sample]:
@@ -166,8 +170,10 @@ _MARKS: dict[str, Callable[[Path], bool]] = {
     "swift": lambda path: (
         prompt_pairs.begins_with(path, "messages") or prompt_pairs.begins_with(path, "query", "response")
     ),
+    "imagefolder": image_folders.is_image_folder,
     "jsonl": lambda path: _has(path, ".jsonl"),
-    "coco": lambda path: _has(path, ".json", coco.is_coco),
+    "coco": lambda path: coco.is_coco(path) or (path.is_dir() and bool(coco.files_of(path))),
     "labelstudio": lambda path: _has(path, ".json", labelstudio.is_labelstudio),
     "parquet": table_datasets.is_labelled,
+    "captions": image_folders.is_captioned,
 }

@@ -22,10 +22,10 @@ from florence2.codec.tasks import INPUT, TASKS, ask_of, known_tasks, prompt_text
 from florence2.formats import documents, validation
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import Lookup, files_in
+from florence2.formats.parts import part_folders, part_of, part_of_folder
 from florence2.formats.problems import ReadProblems
 from florence2.records import Ask, Coverage, Parsed, Sample, Source, Text
 
-PARTS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "dev": "val", "test": "test"}
 _LOCATION = re.compile(r"<loc_(\d+)>")
 _FRAME = re.compile(r"^(?:<s>)+|(?:</s>|<pad>)+$")
 _TOKEN = re.compile(r"<[A-Za-z][A-Za-z0-9_-]*>")
@@ -135,8 +135,7 @@ def read_prefix_suffix(
 def files_of(path: Path, images: str | Path | None) -> Iterator[tuple[Path, str, Lookup]]:
     """The .jsonl files of a set, each with the part that its folder or name states and where its pictures are."""
     for file in _files(path):
-        part = PARTS.get(file.parent.name.casefold(), "") if file.parent != path else ""
-        part = part or next((PARTS[word] for word in re.split(r"[^a-z]+", file.stem.casefold()) if word in PARTS), "")
+        part = (part_of_folder(file.parent) if file.parent != path else "") or part_of(file.stem)
         folders = [Path(images)] if images else [file.parent, file.parent / "images"]
         yield file, part, Lookup(file.parent, folders, images)
 
@@ -144,8 +143,7 @@ def files_of(path: Path, images: str | Path | None) -> Iterator[tuple[Path, str,
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    parts = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and folder.name.casefold() in PARTS]
-    return [file for folder in (path, *parts) for file in files_in(folder, (".jsonl",))]
+    return [file for folder in (path, *part_folders(path)) for file in files_in(folder, (".jsonl",))]
 
 
 def rows_of(file: Path, problems: ReadProblems) -> Iterator[tuple[str, Mapping[str, Any]]]:

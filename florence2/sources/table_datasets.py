@@ -10,8 +10,9 @@ A row is a sample; its picture stays in its cell. Other columns are left out.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ from florence2 import pixels
 from florence2.formats import validation
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import files_in
+from florence2.formats.parts import part_of
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.labels import one_line
 from florence2.records import Coverage, ImageRef, Region, Sample, Source, Text
 from florence2.sources import tables
-from florence2.sources.prompt_pairs import PARTS, with_pair
+from florence2.sources.prompt_pairs import with_pair
 
 SOURCE = Source("import", "parquet")
 SPACE = "objects"
+ReadSize = Callable[[], tuple[int, int]]  # the upright width and height of a row's picture
 QUESTIONS, ANSWERS = ("question", "query"), ("answers", "answer", "label")
 CAPTIONS = ("caption", "captions", "text", "sentences")
 
@@ -75,10 +78,9 @@ class _Table:
     def __init__(self, file: Path, root: Path, column: str, labels: Sequence[str], problems: ReadProblems) -> None:
         self.file, self.column, self.labels, self.problems = file, column, labels, problems
         below = file.relative_to(root).parts if root.is_dir() else (file.name,)
-        words = re.split(r"[^a-z]+", "/".join(below).casefold())
-        self.part = next((PARTS[word] for word in words if word in PARTS), "")
+        self.part = part_of("/".join(below))
         self.name = "/".join(below)
-        self.classes = tables.class_names(file)
+        self.rows = RowLabels(tables.class_names(file), SOURCE, problems)
 
     def samples(self) -> Iterator[Sample]:
         """Each row's sample; one whose labels are bad keeps its picture."""
@@ -95,25 +97,38 @@ class _Table:
             image = ImageRef(id=f"{self.name}/{n}", uri=str(self.file), member=cell.member, licence=cell.licence)
             row = {name: values[n] for name, values in columns.items()}
             with self.problems.record():
-                yield self._sample(Sample(f"{self.name}/{n}", image, split=self.part), row, where)
+                sample = Sample(f"{self.name}/{n}", image, split=self.part)
+                yield self.rows.sample(sample, row, where, partial(self._size, image.member, where))
 
-    def _sample(self, sample: Sample, row: Mapping[str, Any], where: str) -> Sample:
+    def _size(self, member: str, where: str) -> tuple[int, int]:
+        try:
+            data = tables.read_cell(self.file, member)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        return pixels.read_size(data or b"", where)
+
+
+class RowLabels:
+    """What the columns of a row say of its picture.
+
+    `classes` are the names of numbered classes by column, such as {"objects.category": ("cat", "dog")}.
+    """
+
+    def __init__(self, classes: Mapping[str, Sequence[str]], source: Source, problems: ReadProblems) -> None:
+        self.classes, self.source, self.problems = classes, source, problems
+
+    def sample(self, sample: Sample, row: Mapping[str, Any], where: str, read_size: ReadSize) -> Sample:
+        """The sample with what a row says of its picture, whose size is read where something is placed on it."""
         texts = [*self._answers(row, where), *self._captions(row, where)]
         placed = row.get("objects") is not None or "<loc_" in str(row.get("suffix") or "")
         image = sample.image
         regions: tuple[Region, ...] = ()
         coverage: dict[str, tuple[Coverage, ...]] = {}
         if placed:
-            try:
-                data = tables.read_cell(self.file, image.member)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
-            size_wh = pixels.read_size(data or b"", where)
-            image = ImageRef(
-                image.id, image.uri, image.member, width=size_wh[0], height=size_wh[1], licence=image.licence
-            )
+            size_wh = read_size()
+            image = dataclasses.replace(image, width=size_wh[0], height=size_wh[1])
             if row.get("objects") is not None:
-                frame, lost = Frame(self.file, where, size_wh, size_wh), LostObjects(self.problems)
+                frame, lost = Frame(Path(image.uri), where, size_wh, size_wh), LostObjects(self.problems)
                 regions = frame.place(self._objects(row["objects"], where, lost), lost)
                 coverage = lost.withdraw({SPACE: (Coverage("exhaustive"),)}, SPACE, regions)
         sample = Sample(sample.id, image, tuple(texts), regions, split=sample.split, coverage=coverage)
@@ -121,7 +136,7 @@ class _Table:
             prefix = validation.word(row["prefix"], f"{where}: prefix")
             suffix = validation.word(row.get("suffix"), f"{where}: suffix", empty=True)
             with self.problems.record():
-                sample = with_pair(sample, prefix, suffix, SOURCE, where, self.problems)
+                sample = with_pair(sample, prefix, suffix, self.source, where, self.problems)
         return sample
 
     def _answers(self, row: Mapping[str, Any], where: str) -> Iterator[Text]:
@@ -136,14 +151,14 @@ class _Table:
         for n, answer in enumerate(given if isinstance(given, list) else [given]):
             with self.problems.record():
                 text = validation.word(answer, f"{where}: answers", empty=True)
-                yield Text(f"a{n}", text, "answer", question, source=SOURCE)
+                yield Text(f"a{n}", text, "answer", question, source=self.source)
 
     def _captions(self, row: Mapping[str, Any], where: str) -> Iterator[Text]:
         key = next((name for name in CAPTIONS if row.get(name) is not None), None)
         given: Any = row[key] if key else []
         for n, caption in enumerate(given if isinstance(given, list) else [given]):
             with self.problems.record():
-                yield Text(f"t{n}", validation.sentence(caption, f"{where}: {key}"), source=SOURCE)
+                yield Text(f"t{n}", validation.sentence(caption, f"{where}: {key}"), source=self.source)
 
     def _objects(self, objects: Any, where: str, lost: LostObjects) -> list[tuple[str, Region]]:
         place = f"{where}: objects"
@@ -162,5 +177,5 @@ class _Table:
                     label = names[label]
                 corners = validation.box_from_xywh(box, f"{place}: bbox")
                 label = validation.word(label, f"{place}: {key}")
-                out.append((f"{place}[{n}]", Region(f"r{n}", "object", corners, label, SPACE, source=SOURCE)))
+                out.append((f"{place}[{n}]", Region(f"r{n}", "object", corners, label, SPACE, source=self.source)))
         return out

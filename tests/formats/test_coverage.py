@@ -40,7 +40,7 @@ def test_lvis_negatives_and_partial_labels_survive(tmp_path):
     (sample,) = sources.open(lvis(tmp_path))
     assert sample.image.id == "val2017/000000000007.jpg"
     assert sample.coverage == {
-        "lvis_v1_val": (
+        "lvis_v1": (
             Coverage("exhaustive", ("cat",)),
             Coverage("partial", ("dog",)),
             Coverage("negatives", ("cow",)),
@@ -66,7 +66,7 @@ def test_what_absence_means_survives_coco(tmp_path):
     lost = coco.write([sample], tmp_path / "out")
     assert +lost == {"picture_not_placed": 1}
     (again,) = sources.open(tmp_path / "out")
-    assert again.coverage == sample.coverage and again.regions[0].label_space == "lvis_v1_val"
+    assert again.coverage == sample.coverage and again.regions[0].label_space == "lvis_v1"
 
 
 def test_objects365_is_read_as_coco(tmp_path):
@@ -77,7 +77,7 @@ def test_objects365_is_read_as_coco(tmp_path):
     (tmp_path / "val" / "patch8").mkdir(parents=True)
     (tmp_path / "val" / "patch8" / "objects365_v1_00420917.jpg").write_bytes(b"x")
     (sample,) = sources.open(tmp_path)
-    assert sample.regions[0].ignore and sample.regions[0].label_space == "zhiyuan_objv2_val"
+    assert sample.regions[0].ignore and sample.regions[0].label_space == "zhiyuan_objv2"
     assert sample.image.uri.endswith("val/patch8/objects365_v1_00420917.jpg")
     (elsewhere,) = sources.open(tmp_path, images=tmp_path / "val" / "patch8")
     assert elsewhere.image.uri == sample.image.uri
