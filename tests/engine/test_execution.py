@@ -1,6 +1,9 @@
 """One contract for all runners: the same tasks, in this process or in others, leave the same store to the byte."""
 
+import os
 import pickle
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -184,3 +187,66 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_done(tmp_path,
     with pytest.raises(ValueError, match=f"device.*{device}") as refusal:
         florence2.annotate(folder_of(tmp_path, 1), tmp_path / "s", [Boxes()], device=device)
     assert "\n" not in str(refusal.value) and not list((tmp_path / "s").glob("images/*"))
+
+
+LOADED = []  # by a preload, in the process that ran it and in those forked from it
+
+
+class Preload:
+    """Notes in a file who ran it."""
+
+    def __init__(self, notes):
+        self.notes = notes
+
+    def __call__(self):
+        LOADED.append(os.getpid())
+        with open(self.notes, "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+class Finds:
+    """A task that reports what its process has loaded, after `dies` deaths."""
+
+    def __init__(self, notes, dies=0):
+        self.notes, self.dies = Path(notes), dies
+
+    def do(self, store, context):
+        if self.dies:
+            died = self.notes.with_suffix(".died")
+            if not died.exists():
+                died.write_text("once")
+                os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2)  # so that both workers are given work
+        return JobOutcome(facts=(os.getpid(), list(LOADED)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_what_all_workers_need_is_loaded_once_and_the_workers_are_forked(tmp_path):
+    store = Store(tmp_path / "s", create=True)
+    notes, said = tmp_path / "notes", []
+    preload = Preload(notes)
+    with ProcessRunner(WorkerContext(store.root), cpus=2, on_message=said.append) as runner:
+        jobs = [Job(f"k{n}", 1, Finds(notes, dies=n == 2), preload=preload) for n in range(6)]
+        found = [outcome.facts for _, outcome in runner.run(jobs, Resources("x"))]
+    (template,) = map(int, notes.read_text().split())
+    assert all(loaded == [template] for _, loaded in found) and len(found) == 6
+    workers = {pid for pid, _ in found}
+    assert template not in workers and os.getpid() not in workers and len(workers) >= 2
+    assert len(said) == 1 and "exit code -9" in said[0]  # the death of a forked worker is seen, and another is forked
+    for pid in (template, *workers):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_template_that_dies_is_done_without(tmp_path):
+    store = Store(tmp_path / "s", create=True)
+    with ProcessRunner(WorkerContext(store.root), cpus=1) as runner:
+        jobs = [Job(f"k{n}", 1, Squares(n), preload=Dies()) for n in range(3)]
+        assert [outcome.facts for _, outcome in runner.run(jobs, Resources("x"))] == [0, 1, 4]
+
+
+class Dies:
+    """A preload that takes its process along."""
+
+    def __call__(self):
+        os._exit(3)

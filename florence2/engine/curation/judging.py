@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from florence2.engine.curation.filters.rules import RULES, RuleFilter, open_chain
+from florence2.engine.curation.filters.text_rules import parser_of
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
 from florence2.engine.execution.options import Progress
@@ -51,6 +52,25 @@ class JudgeTask:
         return JobOutcome(tuple(store.put_all(found)))
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadParsers:
+    """What judging by the shipped rules loads in every worker: their parsers, one text parsed by each."""
+
+    names: tuple[str, ...]
+
+    def __call__(self) -> None:
+        for name in self.names:
+            parser_of(name).read(["A cat."])
+
+    @classmethod
+    def of(cls, filters: Iterable[Filter | None]) -> LoadParsers | None:
+        """None where no rule parses, or where a rule is a user's own: what that loads is not known."""
+        rules = [item for item in filters if item is not None]
+        names = dict.fromkeys(rule.config["parser"] for rule in rules if "parser" in rule.config)
+        own = any(not isinstance(rule, RuleFilter) for rule in rules)
+        return None if own or not names else cls(tuple(names))
+
+
 def judge(
     session: Session, runner: Runner, filters: Sequence[Filter], progress: Progress | None = None, again: bool = False
 ) -> int:
@@ -81,7 +101,7 @@ def judge_units(
     progress: Progress | None = None,
 ) -> None:
     """Judge the annotations of `runs` by each operator's filter in turn (None: reopen), where its work is lacking."""
-    first = steps[0][0]
+    first, preload = steps[0][0], LoadParsers.of(item for _, item in steps)
 
     def jobs(count: Count) -> Iterator[Job]:
         for unit in session.units():
@@ -91,7 +111,7 @@ def judge_units(
                 count.skip(len(unit.samples))
                 continue
             task = JudgeTask(inputs, tuple(steps), 0 if first.round else 1)
-            yield Job(digest(["judge", *(path for path, _ in paths)]), len(unit.samples), task)
+            yield Job(digest(["judge", *(path for path, _ in paths)]), len(unit.samples), task, preload=preload)
 
     complete(session, runner, jobs, Resources("judging"), Count("judging", session.count(), progress))
 

@@ -41,6 +41,7 @@ class Job:
     task: WorkTask
     specialist: str | Specialist | None = None  # by name, or as an object
     operator: str = ""  # the run that the specialist works for: a worker loads it once
+    preload: Callable[[], None] | None = None  # what all workers need, where it holds no thread and no device
 
 
 @dataclass(frozen=True)

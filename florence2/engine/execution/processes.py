@@ -24,6 +24,7 @@ from types import TracebackType
 from florence2.engine.execution import attempt_journal
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.devices import accelerators
+from florence2.engine.execution.fork_template import AVAILABLE, ForkedProcess, ForkTemplate
 from florence2.engine.execution.jobs import Job, JobOutcome, OnProgress, Resources
 
 ATTEMPTS = 3  # deaths of a job before its pictures are tried one at a time
@@ -35,7 +36,7 @@ LEASE_FACTOR = 20  # times the median
 
 @dataclass
 class _Worker:
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedProcess
     connection: Connection
     slot: int  # its place among the workers: which device it is given
     job: Job | None = None
@@ -61,6 +62,8 @@ class ProcessRunner:
         self.attempts, self.lease_s, self.boot_s, self.on_message = attempts, lease_s, boot_s, on_message
         self._context = context
         self._hello = b""
+        self._template: ForkTemplate | None = None
+        self._forks = AVAILABLE
         self._workers: list[_Worker] = []
         self._silences: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=100))  # by operator
         self._boot_deaths = 0
@@ -85,6 +88,9 @@ class ProcessRunner:
                 worker.process.kill()
                 worker.process.wait()
         self._workers.clear()
+        if self._template is not None:
+            self._template.close()
+            self._template = None
 
     @property
     def devices(self) -> Sequence[str]:
@@ -108,7 +114,7 @@ class ProcessRunner:
         at_once = self.workers(resources)
         while True:
             while job := todo.popleft() if todo else next(source, None):
-                worker = self._free(at_once)
+                worker = self._free(at_once, job.preload)
                 if worker is None or not self._give(worker, job, resources):
                     todo.appendleft(job)
                     if worker is None:
@@ -125,7 +131,7 @@ class ProcessRunner:
                 elif time.monotonic() - worker.since > self._patience(worker, resources):
                     self._lose(worker, todo, resources, "timeout")
 
-    def _free(self, at_once: int) -> _Worker | None:
+    def _free(self, at_once: int, preload: Callable[[], None] | None) -> _Worker | None:
         """A worker without a job, started if there may be one more; always the same ones until they die."""
         for worker in self._workers[:at_once]:
             if worker.job is None:
@@ -134,8 +140,26 @@ class ProcessRunner:
             return None
         slot = next(n for n in range(at_once) if n not in {worker.slot for worker in self._workers})
         self._hello = self._hello or _pickled(self._context)
-        self._workers.append(_start(self._hello, slot))
+        self._workers.append(self._start(slot, preload))
         return self._workers[-1]
+
+    def _start(self, slot: int, preload: Callable[[], None] | None) -> _Worker:
+        """A worker: forked where all need the same, else, or where that fails, a process of its own."""
+        ours, theirs = Pipe()
+        process: subprocess.Popen[bytes] | ForkedProcess | None = None
+        if preload is not None and self._forks:
+            try:
+                self._template = self._template or ForkTemplate(preload, _environment(), self.boot_s)
+                process = self._template.fork(theirs)
+            except (OSError, EOFError):
+                self._forks = False
+        process = process or _spawned(theirs.fileno())
+        theirs.close()
+        try:
+            ours.send_bytes(self._hello)
+        except OSError:
+            pass  # it died at once: noticed when it is given a job
+        return _Worker(process, ours, slot)
 
     def _give(self, worker: _Worker, job: Job, resources: Resources) -> bool:
         device = self.devices[worker.slot % len(self.devices)] if resources.num_gpus > 0 and self.devices else ""
@@ -247,20 +271,17 @@ def _pickled(context: WorkerContext) -> bytes:
 _START = "import sys; sys.path[:] = {path!r}; from florence2.engine.execution.worker_process import serve; serve({fd})"
 
 
-def _start(hello: bytes, slot: int) -> _Worker:
-    ours, theirs = Pipe()
+def _environment() -> dict[str, str]:
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _START.format(path=sys.path, fd=theirs.fileno())],
-        pass_fds=[theirs.fileno()],
+    return {**threads, **os.environ}  # one thread a worker: scores do not depend on how many workers there are
+
+
+def _spawned(fd: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _START.format(path=sys.path, fd=fd)],
+        pass_fds=[fd],
         stdin=subprocess.DEVNULL,
         stdout=2,  # what a library prints must not mix with a command's output
-        env={**threads, **os.environ},  # one thread a worker: scores do not depend on how many workers there are
+        env=_environment(),
         start_new_session=True,  # Ctrl-C is for the supervisor
     )
-    theirs.close()
-    try:
-        ours.send_bytes(hello)
-    except OSError:
-        pass  # it died at once: noticed when it is given a job
-    return _Worker(process, ours, slot)
