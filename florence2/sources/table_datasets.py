@@ -84,12 +84,8 @@ class _Table:
 
     def samples(self) -> Iterator[Sample]:
         """Each row's sample; one whose labels are bad keeps its picture."""
-        try:
-            columns = {name: tables.column(self.file, name) for name in self.labels}
-            cells = list(tables.cells(self.file, [self.column]))
-        except Exception as error:  # a damaged table raises anything
-            why = one_line(error)
-            raise ValueError(f"{self.file}: not a whole table ({why})") from None
+        columns = {name: tables.column(self.file, name) for name in self.labels}
+        cells = tables.listed(self.file, [self.column])
         if any(len(values) != len(cells) for values in columns.values()):
             raise ValueError(f"{self.file}: not a whole table: its columns differ in length")
         for n, cell in enumerate(cells):

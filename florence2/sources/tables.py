@@ -13,6 +13,7 @@ import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -62,49 +63,42 @@ class Listing:
 
 def listing(path: str | Path) -> Listing:
     """The cells of a table's columns of pictures, no picture read; ValueError says how the table is damaged."""
-    try:
-        columns, left_out = picture_columns(path)
-        found = list(cells(path, columns))
-    except ValueError:
-        raise
-    except Exception as error:  # a damaged table raises anything
-        raise ValueError(f"{path}: not a whole table ({_first_line(error)})") from None
+    columns, left_out = picture_columns(path)
+    found = listed(path, columns)
     kept = [cell for cell in found if not file_types.is_left_behind(cell.path)]
     return Listing(kept, left_out, [cell.member for cell in found if file_types.is_left_behind(cell.path)])
 
 
 def picture_columns(path: str | Path) -> tuple[list[str], list[str]]:
     """The columns to take pictures from, and those left out though they hold some; ValueError if unreadable."""
-    table = _open(path)
-    twice = {name for name, count in Counter(table.schema.names).items() if count > 1}
-    features = _hugging_face(table.schema)
-    found, lists = [], []
-    for field in table.schema:
-        if _bytes_of(field.type) is not None:
-            feature = features.get(field.name, "Image" if field.name.lower() in NAMES else "Value")
-            if field.name in twice:
-                raise ValueError(f"{path}: has two columns called {field.name!r:.60}; name them apart")
-            if feature == "Image" or (feature == "Value" and _begins_as_picture(table, field.name)):
-                found.append(field.name)
-        elif pa.types.is_list(field.type) and _bytes_of(field.type.value_type) is not None:
-            lists.append(field.name)
+    with _explained(path):
+        table = _open(path)
+        twice = {name for name, count in Counter(table.schema.names).items() if count > 1}
+        features = _hugging_face(table.schema)
+        found, lists = [], []
+        for field in table.schema:
+            if _bytes_of(field.type) is not None:
+                feature = features.get(field.name, "Image" if field.name.lower() in NAMES else "Value")
+                if field.name in twice:
+                    raise ValueError(f"{path}: has two columns called {field.name!r:.60}; name them apart")
+                if feature == "Image" or (feature == "Value" and _begins_as_picture(table, field.name)):
+                    found.append(field.name)
+            elif pa.types.is_list(field.type) and _bytes_of(field.type.value_type) is not None:
+                lists.append(field.name)
     taken = ["image"] if "image" in found else found
     return taken, [name for name in (*found, *lists) if name not in taken]
 
 
 def column_names(path: str | Path) -> list[str]:
     """All columns of a table."""
-    return list(_open(path).schema.names)
+    with _explained(path):
+        return list(_open(path).schema.names)
 
 
 def column(path: str | Path, name: str) -> list[Any]:
     """All values of a column that holds no pictures; ValueError if the table is damaged."""
-    try:
+    with _explained(path):
         return _open(path).column(name)
-    except ValueError:
-        raise
-    except Exception as error:  # a damaged table raises anything
-        raise ValueError(f"{path}: cannot be read ({_first_line(error)})") from None
 
 
 def class_names(path: str | Path) -> dict[str, list[str]]:
@@ -129,8 +123,13 @@ def _class_labels(feature: Any, at: str) -> Iterator[tuple[str, list[str]]]:
                 yield from _class_labels(inner, f"{at}.{name}" if at else name)
 
 
-def cells(path: str | Path, columns: list[str]) -> Iterator[Cell]:
-    """Every cell of these columns, row by row; the pictures' bytes are not read."""
+def listed(path: str | Path, columns: list[str]) -> list[Cell]:
+    """Every cell of these columns, row by row; the pictures' bytes are not read. ValueError if damaged."""
+    with _explained(path):
+        return list(_cells(path, columns))
+
+
+def _cells(path: str | Path, columns: list[str]) -> Iterator[Cell]:
     table = _open(path)
     names = table.schema.names
     licence = next((name for name in LICENCES if names.count(name) == 1), None)
@@ -157,16 +156,12 @@ def read_cell(path: str | Path, member: str) -> bytes | None:
     if len(parts) != 3 or not parts[1].isdigit():
         raise ValueError(f"expected a cell's name COLUMN/ROW/NAME, got {member!r:.80}")
     column, row = parts[0], int(parts[1])
-    table = _open(path)
-    if column not in table.schema.names or row >= table.rows:
-        raise ValueError(f"has no row {row} of a column {column!r}")
-    try:
+    with _explained(path):
+        table = _open(path)
+        if column not in table.schema.names or row >= table.rows:
+            raise ValueError(f"has no row {row} of a column {column!r}")
         with _CELLS:
             return table.cell(column, row)
-    except ValueError:
-        raise
-    except Exception as error:  # a damaged table raises anything
-        raise ValueError(f"{path}: cannot be read ({_first_line(error)})") from None
 
 
 _CELLS = threading.Lock()  # an open table keeps its place, and pictures are read in threads
@@ -259,9 +254,18 @@ class _Arrow:
 def _open(path: str | Path) -> _Parquet | _Arrow:
     """The table, kept open while its file is the same; ValueError says how it is damaged."""
     found = os.stat(path)
-    try:
+    with _explained(path):
         return _opened(os.fspath(path), found.st_size, found.st_mtime_ns)
-    except (pa.ArrowException, OSError) as error:
+
+
+@contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
+    """Around reading a table: what a damaged one raises, which may be anything, is a ValueError that names it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and not isinstance(error, (pa.ArrowException, UnicodeError)):
+            raise  # said by this file
         raise ValueError(f"{path}: not a whole table ({_first_line(error)})") from None
 
 

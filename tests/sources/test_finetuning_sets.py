@@ -11,6 +11,7 @@ import pytest
 from florence2 import pixels, sources
 from florence2.cli import main
 from florence2.formats.problems import ReadProblems
+from florence2.sources import table_datasets, tables
 from tests.formats.label_sets import picture, write
 
 
@@ -236,3 +237,14 @@ def test_a_set_without_a_val_part_has_none(roboflow):
     lines(roboflow / "valid/annotations.jsonl")
     with pytest.raises(ValueError, match="has no val part of its own"):
         list(sources.open(roboflow, split="val"))
+
+
+def test_a_table_whose_columns_are_no_utf8_is_refused_by_name(tmp_path):
+    pq.write_table(pa.table({"image": [b"x"], "caption": ["a cat"]}), tmp_path / "train.parquet")
+    data = (tmp_path / "train.parquet").read_bytes()
+    (tmp_path / "train.parquet").write_bytes(data.replace(b"caption", b"capt\xe5on"))
+    for call in (tables.listing, tables.column_names, lambda path: tables.column(path, "image"),
+                 lambda path: tables.read_cell(path, "image/0/0"), table_datasets.read):  # fmt: skip
+        with pytest.raises(ValueError, match="train.parquet: not a whole table") as refusal:
+            list(call(tmp_path / "train.parquet"))
+        assert len(str(refusal.value).splitlines()) == 1
