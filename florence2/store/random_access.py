@@ -112,7 +112,7 @@ class CompactedReader:
         self.storage, self.index = storage, index
         self.paths = {n: found[0].path for n, found in group.fragments.items()}
         self.files = {
-            n: parquet.open_file(storage, group.fragments[n][0].path) for n in TABLES_READ if group.fragments.get(n)
+            n: parquet.open_file(storage, group.fragments[n][0]) for n in TABLES_READ if group.fragments.get(n)
         }
         self.starts = {name: _row_group_starts(file) for name, file in self.files.items()}
         self._held: dict[str, tuple[int, int, pa.Table]] = {}

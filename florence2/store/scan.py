@@ -60,7 +60,7 @@ def import_metadata_of(
     parts = []
     for fragment in fragments:
         try:
-            parts.append(import_metadata.decode(parquet.open_file(storage, fragment.path).schema_arrow.metadata))
+            parts.append(import_metadata.decode(parquet.open_file(storage, fragment).schema_arrow.metadata))
         except ValueError:
             if whole:
                 raise
@@ -74,7 +74,7 @@ def image_rows(storage: Storage, fragments: Sequence[Fragment], columns: Sequenc
 
 def count_ok(storage: Storage, fragment: Fragment) -> int:
     """How many of an `images` fragment's pictures are good; read from its footer alone where all are."""
-    metadata = parquet.open_file(storage, fragment.path).metadata
+    metadata = parquet.open_file(storage, fragment).metadata
     column = next(n for n in range(metadata.num_columns) if metadata.schema.column(n).path == "status")
     groups = [metadata.row_group(n).column(column).statistics for n in range(metadata.num_row_groups)]
     if all(s is not None and s.has_min_max and s.min == s.max == "ok" and not s.null_count for s in groups):

@@ -6,7 +6,7 @@ no change there: a name is written once and whole or not at all, and what is wri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,9 @@ class Storage(Protocol):
 
     def source(self, path: str) -> Any:
         """What pyarrow opens to read the Parquet file at a path, piece by piece; it need not exist."""
+
+    def stamp(self, path: str) -> Hashable:
+        """A value that is another one where the file at a path was written anew; FileNotFoundError without one."""
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at a path."""

@@ -75,6 +75,11 @@ class LocalStorage:
         """The file's own path: pyarrow maps and reads local files by itself."""
         return self.root / path
 
+    def stamp(self, path: str) -> tuple[int, ...]:
+        """Inode, size and time."""
+        found = os.stat(self.root / path)
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
     def exists(self, path: str) -> bool:
         """Whether there is a file at a path."""
         return (self.root / path).is_file()
