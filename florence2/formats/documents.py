@@ -16,6 +16,7 @@ import yaml
 from florence2.structuring import brief
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
+_UTF16 = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 _WHOLE = "check that the file is whole"
 MERGE = "tag:yaml.org,2002:merge"  # <<
 TAGS = (MERGE, *(f"tag:yaml.org,2002:{kind}" for kind in "bool int float null str timestamp value seq map".split()))
@@ -77,26 +78,32 @@ def parse_json(text: str, where: str, lines: bool = False) -> Any:
 
 def read_xml(path: Path) -> ElementTree.Element:
     """The root of an XML file, namespaces dropped from its tags; any encoding that Python knows is read."""
-    data = read_bytes(path)
-    if _encoding(data) == "utf-16":
-        data = re.sub(r"^\s*<\?xml.*?\?>", "", read_text(path), flags=re.DOTALL).encode("utf-8", "xmlcharrefreplace")
+    data = _xml_as_utf8(read_bytes(path), path)
     if b"<!ENTITY" in data:
         raise ValueError(f"{path}: defines entities of its own, which are not read; write its text out")
-    declared = _DECLARED.match(data)
     try:
-        if declared and declared[1].lower() not in (b"utf-8", b"utf8"):
-            text = data.decode(declared[1].decode("ascii"))
-            data = text[text.index("?>") + 2 :].encode("utf-8", "xmlcharrefreplace")
         root = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
         raise ValueError(f"{path}:{error.position[0]}: not XML ({error}); {_WHOLE}") from None
-    except (LookupError, UnicodeError):
-        name = declared[1].decode("ascii", "replace") if declared else "its encoding"
-        raise ValueError(f"{path}: is not text in {name}; save the file as UTF-8") from None
     for node in root.iter():
         if isinstance(node.tag, str) and "}" in node.tag:
             node.tag = node.tag.rpartition("}")[2]
     return root
+
+
+def _xml_as_utf8(data: bytes, path: Path) -> bytes:
+    """An XML file's bytes in UTF-8, which the parser takes for nothing else."""
+    declared = _DECLARED.match(data)
+    encoding = declared[1].decode("ascii") if declared else "utf-8"
+    if data[:2] in _UTF16:
+        encoding = _UTF16[data[:2]]
+    elif encoding.lower() in ("utf-8", "utf8"):
+        return data
+    try:
+        text = data.decode(encoding)
+    except (LookupError, UnicodeError):
+        raise ValueError(f"{path}: is not text in {encoding}; save the file as UTF-8") from None
+    return re.sub(r"^\s*<\?xml.*?\?>", "", text, flags=re.DOTALL).encode("utf-8", "xmlcharrefreplace")
 
 
 def read_yaml(path: Path, words: Callable[[tuple[str, ...]], bool] | None = None) -> Any:

@@ -32,9 +32,18 @@ def test_label_files_with_a_byte_order_mark(tmp_path, format, encoding):
     assert boxes(sample) == {"cat": CAT[1], "dog": DOG[1]} and not refused
 
 
-def test_entities_are_refused_in_any_encoding(tmp_path):
-    bomb = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "c">]><annotation><filename>&b;</filename></annotation>'
-    write(tmp_path / "Annotations/a.xml", bomb.encode("utf-16"))
+BOMB = '<?xml version="1.0"{0}?><!DOCTYPE a [<!ENTITY b "c">]><annotation><filename>&b;</filename></annotation>'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-7", "latin-1",
+                                      "raw_unicode_escape"])  # fmt: skip
+def test_entities_are_refused_in_any_encoding(tmp_path, encoding):
+    data = BOMB.format("").encode(encoding)
+    if encoding == "utf-7":
+        data = BOMB.format(' encoding="utf-7"').replace("<!", "+ADwAIQ-").encode()
+    if encoding == "raw_unicode_escape":
+        data = BOMB.format(' encoding="raw_unicode_escape"').replace("<!", "\\u003c!").encode()
+    write(tmp_path / "Annotations/a.xml", data)
     _, (refused,), _ = read(tmp_path)
     assert "a.xml: defines entities" in refused
 
