@@ -6,6 +6,7 @@ value is in bin `floor(value / width)` by true division, and a bin reads back as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,10 +16,14 @@ BINS = 1000
 
 def bin_widths(size_wh: tuple[int, int]) -> np.ndarray:
     """Width and height of one bin in pixels, float32 (2,)."""
-    width, height = size_wh
-    if not (width > 0 and height > 0):
+    try:
+        width, height = size_wh
+        good = 0 < width < math.inf and 0 < height < math.inf
+    except (TypeError, ValueError):
+        good = False
+    if not good:
         raise ValueError(
-            f"size_wh: expected a positive (width, height), got {size_wh!r}; give the upright image's size"
+            f"size_wh: expected a positive (width, height), got {size_wh!r:.80}; give the upright image's size"
         )
     return np.array([width / BINS, height / BINS], dtype=np.float32)
 

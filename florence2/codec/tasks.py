@@ -147,20 +147,18 @@ def register(token: str, prompt: str, gives: str, keeps: str) -> Task:
 def checked(task: Task) -> Task:
     """The task, or ValueError saying which of its strings does not fit."""
     if len(task.token) < 3 or task.token[0] != "<" or task.token[-1] != ">" or set(task.token[1:-1]) & set("<> \n"):
-        raise ValueError(f"task token: expected letters in angle brackets as <COUNT>, got {task.token!r}")
+        raise ValueError(f"task token: expected letters in angle brackets as <COUNT>, got {task.token!r:.60}")
     if task.output_kind not in STORAGE_RULES:
         raise ValueError(
-            f"task {task.token}: gives: expected one of {', '.join(STORAGE_RULES)}, got {task.output_kind!r}"
+            f"task {task.token}: gives: expected one of {', '.join(STORAGE_RULES)}, got {task.output_kind!r:.60}"
         )
     if task.storage_rule not in STORAGE_RULES[task.output_kind]:
-        expected = ", ".join(STORAGE_RULES[task.output_kind])
-        raise ValueError(
-            f"task {task.token}: keeps: expected one of {expected} for {task.output_kind}, got {task.storage_rule!r}"
-        )
+        expected = f"{', '.join(STORAGE_RULES[task.output_kind])} for {task.output_kind}"
+        raise ValueError(f"task {task.token}: keeps: expected one of {expected}, got {task.storage_rule!r:.60}")
     needs = STORAGE_RULES[task.output_kind][task.storage_rule]
     if (INPUT in task.prompt) != bool(needs) and task.storage_rule != "answer":
         wanted = f"{INPUT} for the {needs}" if needs else f"no {INPUT}"
-        raise ValueError(f"task {task.token}: prompt: expected {wanted}, got {task.prompt!r}")
+        raise ValueError(f"task {task.token}: prompt: expected {wanted}, got {task.prompt!r:.200}")
     return task
 
 
@@ -173,8 +171,10 @@ def task_of(name: str | Task, tasks: Mapping[str, Task] | None = None) -> Task:
     """The task of a token or a name without brackets in a model's table, or without one among the known rows."""
     if isinstance(name, Task):
         return name
-    if not name or name == PROMPT:
+    if name is None or name == "" or name == PROMPT:
         return RAW
+    if not isinstance(name, str):
+        raise ValueError(f"task: expected a task's name, got {name!r:.80}")
     token = name if name.startswith("<") else f"<{name}>"
     table = known_tasks() if tasks is None else tasks
     if token not in table:
@@ -205,7 +205,7 @@ def load_tasks(folder: str | Path) -> dict[str, Task]:
         rows = json.loads(path.read_text(encoding="utf-8"))
         tasks = [checked(_from_row(**row)) for row in rows]
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: expected a list of rows token, prompt, gives, keeps; {error}") from None
+        raise ValueError(f"{path}: expected a list of rows token, prompt, gives, keeps; {str(error):.700}") from None
     return {**table, **{task.token: task for task in tasks}}
 
 

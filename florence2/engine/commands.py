@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from florence2 import sources
+from florence2 import arguments, sources
 from florence2.engine import trust
 from florence2.engine.curation.filters.rules import open_chain
 from florence2.engine.curation.judging import judge
@@ -32,7 +32,7 @@ from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.user_code import load_function
 from florence2.formats import reviews
 from florence2.formats.problems import ReadProblems
-from florence2.records import Sample
+from florence2.records import Sample, brief
 from florence2.sources import file_types, files, hub_datasets
 from florence2.sources.fetching import Fetching
 from florence2.store import Store, is_store
@@ -66,13 +66,14 @@ def annotate(
     what came of each specialist's pictures in this run, by its name.
     """
     execution = Execution(workers, lease_s, attempts, device, progress, on_message)
-    names = [with_] if isinstance(with_, str) else list(with_)
+    wanted = [with_] if isinstance(with_, str) else with_
+    names = arguments.items("with_", wanted, "specialists", lambda s: isinstance(s, str) or hasattr(s, "annotate"))
     own_code: dict[str, Path] = {}
     with trust.noting(own_code):
         specialists = [resolve_specialist(name) for name in names]
     names = [name if isinstance(name, str) else found for name, found in zip(names, specialists)]
     refuse_twins([specialist.spec.name for specialist in specialists])
-    rules = rules or ImageRules()
+    rules = _image_rules(rules)
     with trust.noting(own_code):
         if rules.accept:
             load_function(rules.accept)
@@ -126,7 +127,8 @@ def relocate(
     """
     store = store if isinstance(store, Store) else Store(store)
     session = Session(store)
-    count, absent = picture_life.relocate(session, os.fspath(old), os.fspath(new))
+    old, new = arguments.path("old", old), arguments.path("new", new)
+    count, absent = picture_life.relocate(session, old, new)
     if not count:
         raise ValueError(f"{store.root}: none of its pictures lies below {os.path.abspath(old)}; see its images' uri")
     if absent and on_message:
@@ -188,6 +190,9 @@ def import_labels(
     """
     if reviewed:
         return _import_review(src, out, format, images, skip_bad, on_message)
+    src = arguments.path("src", src)
+    rules = _image_rules(rules)
+    images = None if images is None else arguments.path("images", images)
     problems = ReadProblems(skip_bad)
     given = LabelledDataset.open(src, format, split, images, problems)
     for line in problems.summary() if on_message else ():
@@ -205,7 +210,7 @@ def import_labels(
     operator = given.operator()
     with execution.runner(store.root) as runner:
         times = ingestion.ingest_source(
-            session, runner, given.root, listing, unit, rules or ImageRules(), execution, given.by_name, given.origin
+            session, runner, given.root, listing, unit, rules, execution, given.by_name, given.origin
         )
         categories = {"categories": given.categories} if given.categories else {}
         session.start(operator, {"format": given.origin["format"], **categories}, given.origin)
@@ -249,19 +254,26 @@ def _import_review(
     return session.store
 
 
+def _image_rules(rules: ImageRules | None) -> ImageRules:
+    if rules is not None and not isinstance(rules, ImageRules):
+        raise ValueError(f"rules: expected ImageRules, got {brief(rules)}")
+    return rules or ImageRules()
+
+
 def chain_of(rules: str | Path | Mapping[str, Any] | Sequence[Filter] | None) -> list[Filter]:
     """Filters as given, or the chain that a YAML file or a mapping describes."""
     if rules is None or isinstance(rules, (str, Path, Mapping)):
         return list(open_chain(rules))
-    return list(rules)
+    return arguments.items("rules", rules, "a file, a mapping or filters", lambda one: hasattr(one, "judge"))
 
 
 def _source(
     src: str | Path | Sequence[Sample], out: str | Path | None, execution: Execution, fetching: Fetching
 ) -> tuple[Store, Path, list[ImageCandidate], dict[str, Sample]]:
     """The store to write, and the pictures to take in: none where the store's own are meant."""
+    out = None if out is None else arguments.path("out", out)
     if not isinstance(src, (str, Path)):
-        samples = list(src)
+        samples = arguments.items("src", src, "a folder, a store or samples", lambda one: isinstance(one, Sample))
         if out is None:
             raise ValueError("annotate: samples need `out`, the folder of the store")
         if not samples:
@@ -269,6 +281,7 @@ def _source(
         root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(files.path_of(s.image.uri))) for s in samples]))
         by_name = {ingestion.relative_name(sample.image, root): sample for sample in samples}
         return Store(out, create=True), root, ingestion.references(samples, root), by_name
+    src = arguments.path("src", src)
     path = hub_datasets.download(str(src)) if hub_datasets.is_hub(src) else Path(src)
     if is_store(path):
         if out is not None and Path(out).resolve() != path.resolve():

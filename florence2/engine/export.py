@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from florence2 import arguments
 from florence2.atomic_files import write_atomic
 from florence2.engine.operator import digest
 from florence2.engine.originals import Originals
@@ -91,7 +92,7 @@ def export_labels(
     """
     plan = ExportPlan(to, view, **wishes)
     store = store if isinstance(store, Store) else Store(store)
-    out = Path(out)
+    out = Path(arguments.path("out", out))
     _check_there(store, snapshot, plan, on_message)
     number, resume = _begin(out, plan, store, snapshot, on_message)
     samples = _View(store, store.snapshot(number), plan)

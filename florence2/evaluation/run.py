@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, Union, runtime_checkable
 
-from florence2 import sources
+from florence2 import arguments, sources
 from florence2.atomic_files import write_atomic
 from florence2.codec.tasks import Task, task_of
 from florence2.evaluation import predictions as files
@@ -71,8 +71,10 @@ def evaluate(
     OUT/predictions_grey.jsonl. `decoding` goes to the model's `predict`; `task` is looked up in `tasks`,
     else in the model's own table; `facts` are kept in scores.json as it is.
     """
+    limit = None if limit is None else arguments.whole("limit", limit, least=0)
+    batch_size = arguments.whole("batch_size", batch_size, least=1)
     row = task_of(task, getattr(model, "tasks", None) if tasks is None else tasks)
-    folder = Path(out)
+    folder = Path(arguments.path("out", out))
     everything = _samples(data, format, images, limit if split is None else None)
     samples = [s for s in everything if split is None or sources.in_split(s, split)][:limit]
     items = eval_items_of(samples, row)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, key_table
 from florence2.model.model_config import ModelConfig
-from florence2.model.tensor_files import ADAPTER, INDEXES, SINGLE, TensorFolder, read_json
+from florence2.model.tensor_files import ADAPTER, INDEXES, LARGEST, LONGEST, SINGLE, TensorFolder, read_json
+from florence2.records import brief
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
@@ -210,9 +211,26 @@ def _settings(path: Path) -> dict[str, Any]:
     if data.get("fan_in_fan_out"):
         raise ValueError(f"{path}: fan_in_fan_out: expected false; no layer of Florence-2 is transposed")
     for key in ("r", "lora_alpha"):
-        if not isinstance(data.get(key), (int, float)) or data[key] <= 0:
-            raise ValueError(f"{path}: {key}: expected a positive number, got {data.get(key)!r:.40}")
+        if not isinstance(data.get(key), (int, float)) or not 0 < data[key] < LARGEST:
+            raise ValueError(f"{path}: {key}: expected a positive number, got {brief(data.get(key))}")
+    patterns = data.get("alpha_pattern") or {}
+    numbers = patterns.values() if isinstance(patterns, dict) else (None,)
+    if not all(isinstance(value, (int, float)) and 0 < value < LARGEST for value in numbers):
+        raise ValueError(f"{path}: alpha_pattern: expected patterns and positive numbers, got {brief(patterns)}")
+    for pattern in patterns:
+        if not _is_pattern(pattern):
+            raise ValueError(f"{path}: alpha_pattern: expected a name or a simple pattern, got {brief(pattern)}")
     return data
+
+
+def _is_pattern(pattern: str) -> bool:
+    """Whether it is a regular expression that no module's name can keep busy: no repeated group, few repetitions."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    repeated = re.findall(r"(?<!\\)[*+{]", pattern)
+    return len(pattern) <= LONGEST and len(repeated) <= 3 and not re.search(r"\)\s*[*+{?]|\\\d|\(\?(?!:)", pattern)
 
 
 def _scale(settings: dict[str, Any], module: str, rank: int) -> float:

@@ -146,8 +146,8 @@ def to_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A floating type by its name."""
     if isinstance(dtype, torch.dtype):
         return dtype
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r:.80}")
     return DTYPES[dtype]
 
 

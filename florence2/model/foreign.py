@@ -272,7 +272,7 @@ def _like(default: Any, value: Any, where: str) -> Any:
         return tuple(_like(default[0], item, where) for item in value)
     kind = type(default)
     right = isinstance(value, bool) == (kind is bool) and isinstance(value, (int, float) if kind is float else kind)
-    if not right or (kind is int and not 0 <= value < 2**31):
+    if not right or (kind is int and not 0 <= value < 2**31) or (kind is float and not abs(value) < 1e300):
         raise ValueError(f"{where}: expected {'a whole number' if kind is int else kind.__name__}, got {value!r:.60}")
     return float(value) if kind is float else value
 

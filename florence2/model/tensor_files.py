@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from florence2.atomic_files import replacing
+from florence2.records import brief
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # the first that a folder has is read
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -33,6 +34,7 @@ ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 THREADS = min(8, os.cpu_count() or 1)
 LARGEST = 65504.0  # no weight in use comes near; a flipped bit in an exponent goes far beyond
+LONGEST = 300  # letters of a tensor's name
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _BLOCK = 1 << 20  # values that are checked together
 
@@ -79,6 +81,7 @@ class TensorFile:
             if name == "__metadata__":
                 self._open_metadata(row)
                 continue
+            _check_name(self.path, name)
             shape, dtype, end = _entry(self.path, name, row)
             if start + end > size:
                 raise ValueError(
@@ -105,6 +108,7 @@ class TensorFile:
         if not isinstance(data, dict):
             raise ValueError(f"{self.path}: expected tensors by name, got {type(data).__name__}")
         for name, value in data.items():
+            _check_name(self.path, name)
             if not isinstance(value, Tensor):
                 raise ValueError(f"{self.path}: {name}: expected a tensor, got {type(value).__name__}")
             self._tensors[name] = value.detach()
@@ -165,6 +169,7 @@ class TensorFolder(Mapping[str, Tensor]):
             raise ValueError(f"{index}: weight_map: expected an object from keys to files, got {rows!r:.60}")
         shards: dict[str, TensorFile] = {}
         for key, name in rows.items():
+            _check_name(index, key)
             if not isinstance(name, str) or Path(name).name != name or "\\" in name:
                 raise ValueError(f"{index}: {key}: expected the name of a file beside the index, got {name!r:.80}")
             if name not in shards:
@@ -264,6 +269,11 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     if not isinstance(header, dict):
         raise ValueError(f"{path}: its header is no JSON object; fetch it again")
     return header, 8 + length
+
+
+def _check_name(path: Path, name: Any) -> None:
+    if not isinstance(name, str) or len(name) > LONGEST or not name.isprintable():
+        raise ValueError(f"{path}: expected tensors named on one line of at most {LONGEST} letters, got {brief(name)}")
 
 
 def _entry(path: Path, name: str, row: Any) -> tuple[tuple[int, ...], torch.dtype, int]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from florence2 import geometry
+from florence2 import arguments, geometry
 from florence2.codec import answers, official
 from florence2.codec.answers import ItemSpan
 from florence2.codec.label_trie import label_names
@@ -24,7 +24,7 @@ from florence2.drawing import html_figure, picture
 from florence2.pixels import PilImage
 from florence2.predictor import exchange, images
 from florence2.predictor.images import ImageSource
-from florence2.records import Ask, Decision, Parsed, Region, Text, to_json
+from florence2.records import Ask, Decision, Parsed, Region, Text, brief, to_json
 
 if TYPE_CHECKING:
     import supervision
@@ -204,6 +204,7 @@ class Answer(Parsed):
 def parse(task: str, text: str, size_wh: tuple[int, int], ask: Ask | None = None) -> Answer:
     """The answer that a generated text holds, special tokens in; `size_wh` is the upright picture's."""
     row = task_of(task)
+    text = arguments.text("text", text)
     ask = ask or Ask(task=row.token)
     return answer_of(
         answers.parse(text, row, size_wh, ask), task=row.token, row=row, ask=ask, size_wh=size_wh, text=text
@@ -212,6 +213,8 @@ def parse(task: str, text: str, size_wh: tuple[int, int], ask: Ask | None = None
 
 def render(answer: Answer) -> str:
     """The target text of an answer, as a model would be trained to say it."""
+    if not isinstance(answer, Answer):
+        raise ValueError(f"answer: expected an Answer, got {brief(answer)}")
     return answers.render(answer, answer._task(), answer.size_wh, answer.ask)
 
 

@@ -10,8 +10,9 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TypedDict, Union
+from typing import Any, TypedDict, Union
 
+from florence2 import arguments
 from florence2.codec.label_trie import label_names
 from florence2.codec.tasks import Task, ask_of, prompt_text, task_of
 from florence2.decoding.generate import Rules
@@ -94,7 +95,7 @@ def _asks(
         if getattr(ask, name):
             raise ValueError(f"{name}: given twice, in the ask and beside it; drop one")
     if text is not None:
-        ask = dataclasses.replace(ask, text=_text(text))
+        ask = dataclasses.replace(ask, text=arguments.text("text", text))
     if labels is not None:
         ask = dataclasses.replace(ask, labels=_labels(labels))
     if region is not None:
@@ -139,14 +140,14 @@ def decoding_of(
     if grammar is None:
         grammar = not official if official is not None else config.rules == "grammar"
     limit = config.text.max_positions
-    budget = min(MAX_NEW_TOKENS, limit) if max_new_tokens is None else _whole("max_new_tokens", max_new_tokens)
+    budget = min(MAX_NEW_TOKENS, limit) if max_new_tokens is None else arguments.whole("max_new_tokens", max_new_tokens)
     least = 2 if grammar else 1
     if not least <= budget <= limit:
         raise ValueError(
             f"max_new_tokens: expected {least} to {limit} (the model's positions), got {budget}; "
             "the leading <s> and the final </s> count"
         )
-    beams = (1 if grammar else config.num_beams) if num_beams is None else _whole("num_beams", num_beams)
+    beams = (1 if grammar else config.num_beams) if num_beams is None else arguments.whole("num_beams", num_beams)
     if beams < 1:
         raise ValueError(f"num_beams: expected at least 1, got {beams}")
     if beams > MAX_BEAMS:
@@ -212,18 +213,20 @@ def _ask(ask: object, tasks: Mapping[str, Task]) -> Ask:
 def _checked(ask: Ask) -> Ask:
     """The ask with a region and labels that may have been arrays as tuples."""
     for name in ("task", "text", "text_id", "prompt"):
-        _text(getattr(ask, name), name)
+        arguments.text(name, getattr(ask, name))
     return dataclasses.replace(
         ask,
-        labels=() if isinstance(ask.labels, Sized) and not len(ask.labels) else _labels(ask.labels),
-        region=_region(ask.region) if len(ask.region) else (),
+        labels=_labels(ask.labels) if _given(ask.labels) else (),
+        region=_region(ask.region) if _given(ask.region) else (),
     )
 
 
-def _text(text: object, name: str = "text") -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"{name}: expected a text, got {text!r:.80}")
-    return text
+def _given(values: Any) -> bool:
+    """Whether it is anything but an empty list."""
+    try:
+        return len(values) > 0
+    except TypeError:
+        return True
 
 
 def _labels(labels: Labels) -> tuple[str, ...]:
@@ -249,8 +252,3 @@ def _region(region: Iterable[float]) -> tuple[float, ...]:
         raise ValueError(f"region: expected (x1, y1, x2, y2) or a flat polygon in pixels, got {region!r:.100}")
     return flat
 
-
-def _whole(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}: expected a whole number, got {value!r:.40}")
-    return value

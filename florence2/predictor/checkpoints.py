@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from florence2 import arguments
 from florence2.codec.official import BANNED_PHRASES
 from florence2.codec.tasks import Task, load_tasks, save_tasks
 from florence2.codec.tokenizer import IMAGE_TOKEN, Tokenizer
@@ -134,7 +135,7 @@ def lossless_dtype(model: Florence) -> torch.dtype:
 
 def find_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The folder of a shipped model's name, of a path, or of a hub id (downloaded, or found in the local cache)."""
-    name = os.fspath(source)
+    name = arguments.path("model", source)
     if name == "nano":  # a folder of that name is ./nano
         folder = SHIPPED / name
         if not (folder / "config.json").is_file():

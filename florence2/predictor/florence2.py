@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Union, overload
 import torch
 from torch import Tensor
 
+from florence2 import arguments
 from florence2.codec.tasks import Task, known_tasks
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model import tiers
@@ -191,8 +192,7 @@ class Florence2:
         """
         if on_error not in ("yield", "raise"):
             raise ValueError(f"on_error: expected 'yield' or 'raise', got {on_error!r}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        batch_size = arguments.whole("batch_size", batch_size, least=1)
 
         def asked(asks: AskLike | Sequence[AskLike]) -> _Asked:
             given, many = asks_of(self.tasks, asks)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from florence2 import arguments
 from florence2.codec.tasks import task_of
 from florence2.engine.commands import chain_of, filter
 from florence2.engine.curation.judging import judge, recorded_chain
@@ -90,8 +91,8 @@ def refine(
     `filter`; None: those the store was last judged by. `merging` None keeps the sources' items side by side.
     `from_previous`: a later student starts from the one before.
     """
-    if rounds < 1 or folds < 1:
-        raise ValueError(f"refine: expected rounds and folds of at least 1, got {rounds} and {folds}")
+    rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
+    seed = arguments.whole("seed", seed, least=0)
     store = store if isinstance(store, Store) else Store(store)
     execution = Execution(workers=workers, device=device, progress=progress)
     _judged(store, rules, execution)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from florence2 import arguments
 from florence2.formats import coco, cvat, labelstudio, lookup, ocr_datasets, voc, yolo
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
@@ -58,7 +59,8 @@ def open(
     The first bad record raises; `problems` may collect them instead. What has no place in a Sample is noted there, or
     else logged when all is read.
     """
-    path = located(path)
+    limit = None if limit is None else arguments.whole("limit", limit, least=0)
+    path = located(arguments.path("path", path) if not isinstance(path, Path) else path)
     format = format or format_of(path)
     if format not in FORMATS:
         raise ValueError(f"{path}: format {format!r}: expected one of {', '.join(FORMATS)}")

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from florence2 import arguments
 from florence2.store import failures, layout, parquet, random_access, scan, snapshots
 from florence2.store.chain import Chain
 from florence2.store.image_rows import coverage_of, coverage_rows
@@ -25,6 +26,8 @@ ROW_GROUP = 1_000  # rows of it that random access reads at once
 
 def compact(storage: Storage, number: int | None = None, rows: int = COMPACT_ROWS) -> Snapshot:
     """A new snapshot with the same rows in few large files; ends when no other command came between."""
+    number = None if number is None else arguments.whole("snapshot", number, least=1)
+    rows = arguments.whole("rows", rows, least=1)
     while True:
         newest = snapshots.read(storage)
         base = newest if number is None else snapshots.read(storage, number)

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from florence2 import arguments
 from florence2.records import Failure, ImageRef, Sample
 from florence2.store import (
     compaction,
@@ -64,7 +65,7 @@ class Store:
 
     def __init__(self, path: str | Path, create: bool = False, restoring: Mapping[str, str] | None = None):
         """Open a store. With `restoring` (path -> sha256) nothing but these fragments is written, to the byte."""
-        self.root, self.restoring = Path(path), restoring
+        self.root, self.restoring = Path(arguments.path("store", path)), restoring
         self.storage = open_storage(path)
         if self.storage.is_store():
             return
@@ -89,6 +90,7 @@ class Store:
         """Its good pictures in order: with the kept annotations ("current"), or with all and every verdict ("all")."""
         if view not in scan.VIEWS:
             raise ValueError(f"view {view!r}: expected one of {', '.join(scan.VIEWS)}")
+        limit = None if limit is None else arguments.whole("limit", limit, least=0)
         return islice(scan.samples(self.storage, self.snapshot(snapshot), view), limit)
 
     def random(self, snapshot: int | None = None, view: str = "current") -> random_access.RandomSamples:
@@ -102,7 +104,11 @@ class Store:
 
     def table(self, name: str, snapshot: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """One of the four tables as a whole: images, annotations, decisions or failures."""
-        return parquet.read_table(self.storage, name, self.snapshot(snapshot).of(name), columns)
+        fragments = self.snapshot(snapshot).of(name)
+        if columns is not None:
+            known = schema.SCHEMAS[name].names
+            columns = arguments.items("columns", columns, f"some of {', '.join(known)}", lambda one: one in known)
+        return parquet.read_table(self.storage, name, fragments, columns)
 
     def paths(self, name: str, snapshot: int | None = None) -> list[str]:
         """The files of one table in a snapshot, for DuckDB, pandas, Polars."""
@@ -130,6 +136,7 @@ class Store:
 
     def history(self, ann_id: str, snapshot: int | None = None) -> dict[str, Any]:
         """All that is known of one annotation: its row, the run that made it, and its verdicts, the last one last."""
+        ann_id = arguments.text("ann_id", ann_id)
         found = {
             name: [
                 row

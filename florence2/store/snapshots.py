@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from florence2 import arguments
 from florence2.store import layout, sealed
 from florence2.store.chain import Chain
 from florence2.store.layout import TABLES
@@ -95,13 +96,13 @@ def newest(storage: Storage) -> int:
 
 def read(storage: Storage, number: int | None = None) -> Snapshot:
     """One snapshot, the newest unless named; an empty one where none was written yet."""
-    if number is None:
-        number = newest(storage)
+    number = newest(storage) if number is None else arguments.whole("snapshot", number)
     if number == 0:
         return Snapshot()
-    path = layout.snapshot(number)
-    if not storage.exists(path):
-        known = numbers(storage)
+    path, known = layout.snapshot(number), numbers(storage)
+    if 0 < number < max(known, default=0) and number not in known:
+        raise Missing(f"{storage.location(path)}: missing; {remedy(storage, number)}")
+    if number not in known:
         span = f"it has {known[0]}..{known[-1]}" if known else "it has none yet"
         raise ValueError(f"{storage.location()}: no snapshot {number}; {span}")
     data = Chain(storage).read(path, remedy(storage, number))
@@ -206,6 +207,7 @@ def undo(storage: Storage, to: int | None = None) -> Snapshot:
     Where the newest is damaged or missing, the one before it is the newest that is whole, and what is lost is given up.
     One that was interrupted is ended by the same again, and steps back once.
     """
+    to = None if to is None else arguments.whole("to", to)
     while True:
         last = max([*numbers(storage), Chain(storage).newest_snapshot()])
         newest_, lost = _newest_whole(storage, last)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from florence2.model import adapter
 from florence2.model.adapter import adapter_base
 from florence2.model.checkpoint import load_model, save_model
 from florence2.model.layouts import key_table
@@ -244,3 +245,24 @@ def test_an_adapter_of_another_model(base, tmp_path):
     adapted(theirs_of(lively(wide)), tmp_path, **CASES["LoRA"])
     with pytest.raises(ValueError, match="is this its base"):
         load_model(base, adapter=tmp_path)
+
+
+ENDLESS = ("(a+)+$", "(", ".*.*.*.*x", "x" * 400, r"(.)\\1", "a{1,9}b{1,9}c{1,9}d{1,9}")
+
+
+@pytest.mark.parametrize(
+    "patterns", [5, "x", [1], {"fc1": "x"}, {"fc1": -1}, {"fc1": 10**400}, *({pattern: 1} for pattern in ENDLESS)]
+)
+def test_patterns_that_are_none_or_never_end_are_refused(tmp_path, patterns):
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "alpha_pattern": patterns}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="adapter_config.json: alpha_pattern: expected") as refusal:
+        adapter._settings(tmp_path / "adapter_config.json")
+    assert len(str(refusal.value).splitlines()) == 1 and len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize("pattern", ["fc1", "decoder.*fc1", r"layers\.(0|1)\.fc1", r".*\.(?:q|v)_proj"])
+def test_patterns_in_use_are_taken(tmp_path, pattern):
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "alpha_pattern": {pattern: 3}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert adapter._settings(tmp_path / "adapter_config.json")["alpha_pattern"] == {pattern: 3}

@@ -423,6 +423,19 @@ BAD = {  # what is wrong: layout, how it comes about, what the one line must nam
     "a key unknown to ours": (
         "florence2", lambda f: edit(f, config=lambda d: d["text"].update(ghost=1)), ["config.json", "text.ghost"],
     ),
+    "a name of many letters": (
+        "florence2",
+        lambda f: save_file({"x" * 400: torch.ones(1)}, f / "model.safetensors"),
+        ["model.safetensors", "at most 300 letters"],
+    ),
+    "a name of two lines": (
+        MS, lambda f: edit(f, lambda s: s.update({"a\nb": torch.ones(1)})), ["named on one line", "a\\nb"],
+    ),
+    "statistics too large for a float": (
+        TF,
+        lambda f: edit(f, config=lambda d: d.update(image_std=[1, 10**400, 1]), file="preprocessor_config.json"),
+        ["preprocessor_config.json: image_std"],
+    ),
     "a number that is none, ours": (
         "florence2", lambda f: edit(f, config=lambda d: d["text"].update(d_model=True)), ["json: text.d_model"],
     ),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from florence2 import arguments
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.devices import AUTO, accelerators
 from florence2.engine.execution.inline import InlineRunner
@@ -30,6 +31,13 @@ class Execution:
     progress: Progress | None = None
     on_message: Callable[[str], None] | None = None
 
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            arguments.whole("workers", self.workers, least=0)
+        if self.lease_s is not None:
+            arguments.above_zero("lease_s", self.lease_s)
+        arguments.whole("attempts", self.attempts, least=1)
+
     def runner(self, root: Path, restoring: Mapping[str, str] | None = None) -> Runner:
         """The runner for a store."""
         context = WorkerContext(root, self.device, restoring)
@@ -37,8 +45,6 @@ class Execution:
             accelerators(self.device)  # refused before anything is done
         if self.workers == 0:
             return InlineRunner(context, self.on_message)
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers: expected 0 (none) or more, got {self.workers}")
         cpus = self.workers or _cpus()
         return ProcessRunner(context, cpus, self.attempts, self.lease_s, on_message=self.on_message)
 

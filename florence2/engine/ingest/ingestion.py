@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from florence2 import arguments
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
 from florence2.engine.execution.options import Execution, Progress
@@ -127,8 +128,7 @@ def ingest(
     With `only_planned`, none but those of units that were cut before and are missing. `origin` says what the listing
     was read from, where it is not the folder `source` itself. Returns the names of those that hold further pictures.
     """
-    if unit < 1:
-        raise ValueError(f"unit: expected a number of pictures, at least 1, got {unit}")
+    unit = arguments.whole("unit", unit, least=1)
     made_by = digest([NAME, VERSION, rules_config(rules)])
     operator = Operator(run_id(made_by, 0), NAME, VERSION, made_by, 0, kind="images")
     noted = len(session.fragments)
