@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from florence2.records import brief
+from florence2.structuring import brief
 
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:

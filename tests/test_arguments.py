@@ -1,4 +1,4 @@
-"""What callers of the Python API give wrongly is refused in one line that names the argument, before anything is done."""
+"""What callers of the Python API give wrongly is refused in one line that names the argument."""
 
 import math
 from pathlib import Path

@@ -32,10 +32,11 @@ from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.user_code import load_function
 from florence2.formats import reviews
 from florence2.formats.problems import ReadProblems
-from florence2.records import Sample, brief
+from florence2.records import Sample
 from florence2.sources import file_types, files, hub_datasets
 from florence2.sources.fetching import Fetching
 from florence2.store import Store, is_store
+from florence2.structuring import brief
 
 DEFAULT_WITH = ("rapidocr", "opencv")
 

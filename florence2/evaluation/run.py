@@ -71,12 +71,10 @@ def evaluate(
     OUT/predictions_grey.jsonl. `decoding` goes to the model's `predict`; `task` is looked up in `tasks`,
     else in the model's own table; `facts` are kept in scores.json as it is.
     """
-    limit = None if limit is None else arguments.whole("limit", limit, least=0)
-    batch_size = arguments.whole("batch_size", batch_size, least=1)
     row = task_of(task, getattr(model, "tasks", None) if tasks is None else tasks)
     folder = Path(arguments.path("out", out))
     everything = _samples(data, format, images, limit if split is None else None)
-    samples = [s for s in everything if split is None or sources.in_split(s, split)][:limit]
+    samples = [s for s in everything if split is None or sources.in_split(s, split)][: _limit(limit)]
     items = eval_items_of(samples, row)
     if not items:
         what = f"split {split!r} of {len(everything)} samples" if split else f"{len(samples)} samples"
@@ -141,7 +139,11 @@ def _samples(
                 os.fspath(data), format=format, images=None if images is None else os.fspath(images), limit=limit
             )
         )
-    return list(data)[:limit]
+    return list(data)[: _limit(limit)]
+
+
+def _limit(limit: int | None) -> int | None:
+    return None if limit is None else arguments.whole("limit", limit, least=0)
 
 
 def _ask_all(
@@ -199,6 +201,7 @@ def _once_for_all(answerer: Answerer) -> Answerer:
 
 
 def _answerer(model: Model | None, batch_size: int, decoding: Mapping[str, object]) -> Answerer:
+    batch_size = arguments.whole("batch_size", batch_size, least=1)
     if isinstance(model, Predictor):
         predictor = model
         return lambda pairs: list(_predicted(predictor, pairs, batch_size, decoding))

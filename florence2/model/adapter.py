@@ -17,7 +17,7 @@ from torch import Tensor
 from florence2.model.layouts import EMBEDDING, HEAD, LAYOUTS, key_table
 from florence2.model.model_config import ModelConfig
 from florence2.model.tensor_files import ADAPTER, INDEXES, LARGEST, LONGEST, SINGLE, TensorFolder, read_json
-from florence2.records import brief
+from florence2.structuring import brief
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from florence2.atomic_files import replacing
-from florence2.records import brief
+from florence2.structuring import brief
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # the first that a folder has is read
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -24,7 +24,8 @@ from florence2.drawing import html_figure, picture
 from florence2.pixels import PilImage
 from florence2.predictor import exchange, images
 from florence2.predictor.images import ImageSource
-from florence2.records import Ask, Decision, Parsed, Region, Text, brief, to_json
+from florence2.records import Ask, Decision, Parsed, Region, Text, to_json
+from florence2.structuring import brief
 
 if TYPE_CHECKING:
     import supervision

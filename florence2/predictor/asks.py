@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Union
 
@@ -173,7 +173,7 @@ def _tiles(
     if tiles is None or tiles == "auto":
         checked: str | tuple[int, int] | None = None if tiles is None else "auto"
     elif isinstance(tiles, (tuple, list)) and len(tiles) == 2:
-        checked = (_whole("tiles", tiles[0]), _whole("tiles", tiles[1]))
+        checked = (arguments.whole("tiles", tiles[0]), arguments.whole("tiles", tiles[1]))
     else:
         raise ValueError(f"tiles: expected 'auto' or (columns, rows), got {tiles!r:.60}")
     if isinstance(checked, tuple) and not (1 <= min(checked) and checked[0] * checked[1] <= MAX_TILES):
@@ -251,4 +251,3 @@ def _region(region: Iterable[float]) -> tuple[float, ...]:
     if len(flat) < 4 or len(flat) % 2 or not all(map(math.isfinite, flat)):
         raise ValueError(f"region: expected (x1, y1, x2, y2) or a flat polygon in pixels, got {region!r:.100}")
     return flat
-

@@ -22,7 +22,6 @@ from florence2.formats.frames import Frame
 from florence2.formats.lookup import files_in
 from florence2.formats.parts import part_of
 from florence2.formats.problems import LostObjects, ReadProblems
-from florence2.labels import one_line
 from florence2.records import Coverage, ImageRef, Region, Sample, Source, Text
 from florence2.sources import tables
 from florence2.sources.prompt_pairs import with_pair

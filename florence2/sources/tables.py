@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from florence2.labels import one_line
 from florence2.sources import file_types
 
 SUFFIXES = (".parquet", ".arrow")
@@ -266,7 +267,7 @@ def _explained(path: str | Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and not isinstance(error, (pa.ArrowException, UnicodeError)):
             raise  # said by this file
-        raise ValueError(f"{path}: not a whole table ({_first_line(error)})") from None
+        raise ValueError(f"{path}: not a whole table ({one_line(error)})") from None
 
 
 @lru_cache(maxsize=2)
@@ -303,7 +304,3 @@ def _hugging_face(schema: pa.Schema) -> dict[str, str]:
         return {name: str(kind.get("_type", "")) for name, kind in features.items() if isinstance(kind, dict)}
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
