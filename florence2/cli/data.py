@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from florence2.codec.tasks import Task
     from florence2.codec.tokenizer import Tokenizer
     from florence2.formats.problems import ReadProblems
-    from florence2.predictor.checkpoints import Found
+    from florence2.predictor.checkpoints import FoundCheckpoint
     from florence2.records import Sample
     from florence2.training.examples import Limits, TaskMixture
 
@@ -73,7 +73,7 @@ def check(
 
 
 def show(
-    samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, found: Found, as_json: bool, out: str | None
+    samples: Iterator[Sample], task: Task, tokenizer: Tokenizer, found: FoundCheckpoint, as_json: bool, out: str | None
 ) -> int:
     from florence2.pixels import encode
     from florence2.training.check import drawn, pairs

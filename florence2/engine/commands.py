@@ -105,7 +105,7 @@ def annotate(
         again = [step.operator.name for step in (*planned, *more) if step.operator.name not in given]
         left += [f"run again, as what they read has changed: {', '.join(again)}"] if again else []
         for line in left:
-            execution.say(line)
+            execution.message(line)
         run(more)
         supersede_replaced(session, runner, [*made, *((step.operator, step.selector) for step in more)])
     session.finish({"phase": "annotate", "round": 0})
@@ -300,7 +300,7 @@ def _source(
     skipped = [name for name in skipped if not name.endswith(file_types.LEFT_BEHIND)]
     for names, what in ((skipped, "files that hold no pictures"), (left, "files and folders that systems leave")):
         if names:
-            execution.say(f"skipped {len(names)} {what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
+            execution.message(f"skipped {len(names)} {what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
     failed = [found for found in listing if found.reason]
     if failed and execution.on_message:
         execution.on_message(f"{len(failed)} of {len(listing)} cannot be read, such as {failed[0].detail}")

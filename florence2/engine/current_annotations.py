@@ -21,7 +21,7 @@ KEY = "verdicts"  # in a fragment's metadata
 BY_ITEM = frozenset({"region_text/mask", "region_text/description"})  # annotations of each region by itself
 
 
-def fact(mark: Mark | None) -> dict[str, str]:
+def mark_metadata(mark: Mark | None) -> dict[str, str]:
     """A mark as a fragment's metadata hold it; none where nothing was judged."""
     return {KEY: f"{mark[0]} {mark[1]}"} if mark else {}
 

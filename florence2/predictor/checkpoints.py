@@ -44,7 +44,7 @@ class Parts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """Where a checkpoint's parts are: the weights' folder, the adapter's to merge, that of tokenizer and tasks."""
 
     base: Path
@@ -69,7 +69,7 @@ class Found:
 
 def find(
     source: str | os.PathLike[str], revision: str | None = None, adapter: str | os.PathLike[str] | None = None
-) -> Found:
+) -> FoundCheckpoint:
     """The checkpoint of a folder of any layout, of an adapter's folder (which names its base), a hub id, or "nano"."""
     folder = find_folder(source, revision)
     if adapter is not None:
@@ -84,7 +84,9 @@ def find(
         raise type(error)(f"{where}: {error}; or give the base, and this folder as its adapter") from None
 
 
-def open_parts(found: Found, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None) -> Parts:
+def open_parts(
+    found: FoundCheckpoint, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None
+) -> Parts:
     """All parts of a checkpoint, refused where they do not belong together."""
     model, tokenizer = found.model(dtype, device), found.tokenizer()
     rows, named = model.config.text.vocab_size, min(tokenizer.vocab_size, tokenizer.image_id)
@@ -150,10 +152,10 @@ def find_folder(source: str | os.PathLike[str], revision: str | None = None) -> 
     )
 
 
-def _found(base: Path, adapter: Path | None) -> Found:
+def _found(base: Path, adapter: Path | None) -> FoundCheckpoint:
     """Tokenizer and tasks are beside the adapter if it brought a tokenizer, else beside the base."""
     brought = adapter is not None and any((adapter / name).is_file() for name in ("tokenizer.json", "vocab.json"))
-    return Found(base, adapter, adapter if adapter is not None and brought else base)
+    return FoundCheckpoint(base, adapter, adapter if adapter is not None and brought else base)
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

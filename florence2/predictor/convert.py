@@ -83,7 +83,7 @@ def _begin(target: Path, job: dict[str, str | None]) -> Path:
     return aside
 
 
-def _write_adapter(found: checkpoints.Found, adapter: Path, target: Path, layout: str) -> None:
+def _write_adapter(found: checkpoints.FoundCheckpoint, adapter: Path, target: Path, layout: str) -> None:
     """The adapter's two files as another layout spells them; a base that is a folder is named by its whole path."""
     settings, tensors = respelled(adapter, found.checkpoint().config, layout)
     named = Path(settings["base_model_name_or_path"])

@@ -47,7 +47,7 @@ Images = Union[
 ]
 AskList = Union[list[str], list[Ask], list[AskLike], tuple[AskLike, ...]]
 AnswerOrFailure = Union[Answer, Failure]
-Found = Union[AnswerOrFailure, list[AnswerOrFailure]]
+AnswersOfOne = Union[AnswerOrFailure, list[AnswerOrFailure]]
 
 
 NO_GATE = "the gate measures whole checkpoints on a CPU: the weights' own tier"
@@ -173,7 +173,7 @@ class Florence2:
         batch_size: int = 8,
         on_error: str = "yield",
         **options: Unpack[DecodingOptions],
-    ) -> Iterator[Found]: ...
+    ) -> Iterator[AnswersOfOne]: ...
     def predict_many(
         self,
         images: Images,
@@ -241,7 +241,7 @@ class Florence2:
 
     def _predict_many(
         self, items: Iterator[object], asked: Callable[[Any], _Asked], batch_size: int, strict: bool
-    ) -> Iterator[Found]:
+    ) -> Iterator[AnswersOfOne]:
         def prepare(item: object) -> tuple[LoadedImage, _Asked]:
             if not isinstance(item, tuple) or len(item) != 2:
                 raise ValueError(f"images: without asks, expected pairs of (image, asks), got {item!r:.60}")

@@ -46,7 +46,7 @@ SURVEYED = 3000  # samples that are read for texts and labels before the run
 class Start:
     """The checkpoint that a run starts from: where its parts are, and how the config names it."""
 
-    found: checkpoints.Found
+    found: checkpoints.FoundCheckpoint
     source: str
     revision: str
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from florence2 import pixels, sources
-from florence2.engine.current_annotations import Fresh, Mark, fact
+from florence2.engine.current_annotations import Fresh, Mark, mark_metadata
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import JobOutcome
 from florence2.engine.execution.provenance import attach_provenance
@@ -99,9 +99,9 @@ class AnnotateTask:
         failures = [each for each in found if isinstance(each, Failure)]
         samples = [each for each in found if isinstance(each, Sample)]
         made = self.operator, self.uid, unit
-        about = pending.attempt_facts(self.attempt, [sample.image.id for sample in self.inputs.unit.samples]) | fact(
-            self.mark
-        )
+        about = pending.attempt_facts(
+            self.attempt, [sample.image.id for sample in self.inputs.unit.samples]
+        ) | mark_metadata(self.mark)
         fragments = store.put_all([pending.failures_of(*made, failures, about)]) if failures else []
         return fragments + store.put_all([pending.annotations_of(*made, samples, config_sha, about)])
 

@@ -57,7 +57,7 @@ class Execution:
         own = any(not type(rule).__module__.startswith("florence2.") for rule in chain)
         return dataclasses.replace(self, workers=0) if self.workers is None and (few or own) else self
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """A line for the user's screen."""
         if self.on_message:
             self.on_message(text)

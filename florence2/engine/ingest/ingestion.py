@@ -97,12 +97,12 @@ def ingest_source(
     times = PictureTimes(session.store.root)
     life = picture_life.follow(session, times, source, listing, complete and bool(listing))
     for line in life.messages:
-        execution.say(line)
+        execution.message(line)
     new = {source: life.listing} if listing else picture_life.changed_candidates(session, life.revision.changed)
     for place, found in new.items():
         several = ingest(session, runner, place, found, unit, rules, execution.progress, samples, origin=origin)
         if several:
-            execution.say(
+            execution.message(
                 f"{len(several)} files hold several pictures (pages, an animation), such as {several[0]}; "
                 "the first of each is taken"
             )

@@ -15,11 +15,11 @@ import numpy as np
 from florence2.engine.specialists.cards import Card
 from florence2.engine.user_code import load_function
 
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]
-Decode = Callable[[Mapping[str, np.ndarray], Card], Found]
+Decoded = tuple[np.ndarray, np.ndarray, np.ndarray]
+Decode = Callable[[Mapping[str, np.ndarray], Card], Decoded]
 
 
-def yolox(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
+def yolox(outputs: Mapping[str, np.ndarray], card: Card) -> Decoded:
     """Rows (N, 5 + C): offsets from a grid cell, log sizes, objectness, classes (YOLOX, Ge et al. 2021)."""
     rows = _rows(outputs, card, 5 + len(card.classes))
     cells, strides = _grid(card)
@@ -33,19 +33,19 @@ def yolox(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
     return _best(_corners(centres, sides), rows[:, 4:5] * rows[:, 5:])
 
 
-def yolov5(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
+def yolov5(outputs: Mapping[str, np.ndarray], card: Card) -> Decoded:
     """Rows (N, 5 + C): centre, sides, objectness, classes."""
     rows = _rows(outputs, card, 5 + len(card.classes))
     return _best(_corners(rows[:, :2], rows[:, 2:4]), rows[:, 4:5] * rows[:, 5:])
 
 
-def yolov8(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
+def yolov8(outputs: Mapping[str, np.ndarray], card: Card) -> Decoded:
     """Columns (4 + C, N): centre, sides, classes; no objectness."""
     rows = _rows(outputs, card, 4 + len(card.classes))
     return _best(_corners(rows[:, :2], rows[:, 2:4]), rows[:, 4:])
 
 
-def yunet(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
+def yunet(outputs: Mapping[str, np.ndarray], card: Card) -> Decoded:
     """Maps `cls_S`, `obj_S`, `bbox_S` for each stride S (YuNet, Wu et al. 2023), as OpenCV's FaceDetectorYN."""
     boxes, scores = [], []
     for stride in card.output.strides:
@@ -60,7 +60,7 @@ def yunet(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
     return _best(np.concatenate(boxes), np.concatenate(scores))
 
 
-def detr(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
+def detr(outputs: Mapping[str, np.ndarray], card: Card) -> Decoded:
     """Logits (Q, C or C + 1) and boxes (Q, 4), centre and sides in shares of the input (DETR, Carion et al. 2020)."""
     boxes = _output(outputs, card, card.output.boxes or "pred_boxes")[0]
     logits = _output(outputs, card, card.output.scores or "logits")[0].astype(np.float64)
@@ -81,7 +81,7 @@ def detr(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
     return _best(_corners(boxes[:, :2] * size, boxes[:, 2:4] * size), scores)
 
 
-def nms(outputs: Mapping[str, np.ndarray], card: Card) -> Found:
+def nms(outputs: Mapping[str, np.ndarray], card: Card) -> Decoded:
     """Boxes (N, 4) xyxy in pixels of the input, scores (N,) and labels (N,) apart: a model exported with its NMS."""
     boxes = _output(outputs, card, card.output.boxes or "boxes").reshape(-1, 4)
     scores = _output(outputs, card, card.output.scores or "scores").reshape(-1)
@@ -145,6 +145,6 @@ def _corners(centres: np.ndarray, sides: np.ndarray) -> np.ndarray:
     return np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
 
 
-def _best(boxes: np.ndarray, scores: np.ndarray) -> Found:
+def _best(boxes: np.ndarray, scores: np.ndarray) -> Decoded:
     labels = scores.argmax(axis=1)
     return boxes, scores[np.arange(len(scores)), labels], labels
