@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from florence2 import pixels
 from florence2.drawing.overlays import Overlay, ink_on, overlays_of, texts_of
 from florence2.records import Parsed, Region
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def html_figure(
@@ -60,7 +63,7 @@ def svg(
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{class_name}" viewBox="0 0 {wide} {height}" '
         f'width="{round(wide / unit)}" style="max-width:100%;height:auto;display:block" role="img" '
-        f'aria-label="{_escaped(title)}">'
+        f'aria-label="{escaped(title)}">'
         f'<image href="data:image/{format.lower()};base64,{data}" width="{wide}" height="{height}" '
         f'preserveAspectRatio="none" style="image-rendering:{smooth}"/>{inside}</svg>'
     )
@@ -81,7 +84,7 @@ def _svg(overlay: Overlay, unit: float, size_wh: tuple[int, int], taken: list[tu
     while y < size_wh[1] and any(x < right and left < end and abs(y - foot) < size for left, right, foot in taken):
         y += size  # down, past a label that is there already
     taken.append((x, end, y))
-    caption = _escaped(overlay.caption)
+    caption = escaped(overlay.caption)
     shape = f'<path d="{path}" {fill} stroke="{color}" stroke-width="{2 * unit:.2f}"{dashes} fill-rule="evenodd"/>'
     label = (
         f'<text x="{x:.1f}" y="{y:.1f}" font-family="sans-serif" '
@@ -89,13 +92,13 @@ def _svg(overlay: Overlay, unit: float, size_wh: tuple[int, int], taken: list[tu
         f'stroke-linejoin="round" paint-order="stroke">{caption}</text>'
     )
     named = f' class="{overlay.status}"' if overlay.status else ""
-    named += f' data-f="{_escaped(overlay.facets)}"' if overlay.facets else ""
-    return f"<g{named}><title>{_escaped(overlay.hint or overlay.caption)}</title>{shape}{label if caption else ''}</g>"
+    named += f' data-f="{escaped(overlay.facets)}"' if overlay.facets else ""
+    return f"<g{named}><title>{escaped(overlay.hint or overlay.caption)}</title>{shape}{label if caption else ''}</g>"
 
 
-def _escaped(text: str) -> str:
-    """As HTML; broken Unicode becomes a question mark, so that the page can be written."""
-    return html.escape(text.encode("utf-8", "replace").decode())
+def escaped(text: str) -> str:
+    """Text for HTML: markup escaped; what HTML has no place for, control characters and broken Unicode, as U+FFFD."""
+    return html.escape(_CONTROL.sub("\ufffd", text))
 
 
 def _path(outline: Sequence[float]) -> str:
@@ -104,8 +107,8 @@ def _path(outline: Sequence[float]) -> str:
 
 
 def _words(shown: Parsed | Sequence[Region], title: str) -> str:
-    parts = [f"<b>{_escaped(title)}</b>"] if title else []
-    parts += [_escaped(text.text).replace("\n", "<br>") for text in texts_of(shown) if text.text]
+    parts = [f"<b>{escaped(title)}</b>"] if title else []
+    parts += [escaped(text.text).replace("\n", "<br>") for text in texts_of(shown) if text.text]
     if getattr(shown, "truncated", False):
         parts.append("<i>truncated</i>")
     return "<br>".join(parts)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Union
 
 from florence2.atomic_files import check_replaceable, write_atomic
+from florence2.drawing.html_figure import escaped
 
 
 class Html(str):
@@ -28,7 +28,6 @@ Cell = Union[Html, str, int, float, None]
 DOCTYPE = "<!doctype html>"
 LONGEST = 120  # letters of a cell of a table
 VOID = ("input",)  # elements that hold nothing
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def save(document: Html, out: str | Path) -> Path:
 
 def escape(text: object) -> Html:
     """Any text as HTML; control characters and broken Unicode become a visible mark."""
-    return text if isinstance(text, Html) else Html(html.escape(_CONTROL.sub("\ufffd", str(text))))
+    return text if isinstance(text, Html) else Html(escaped(str(text)))
 
 
 def element(tag: str, *content: object, **attributes: object) -> Html:

@@ -1,5 +1,7 @@
 """What is drawn where; that nothing said by a picture becomes markup."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -88,10 +90,11 @@ def test_a_contact_sheet_holds_every_picture():
 
 
 def test_the_figure_escapes_every_text():
-    evil = '<script>alert("x")</script>&'
+    evil = '<script>alert("x")</script>&\x1b\x07\x00\x85\ud800'
     shown = Parsed(texts=(Text(text=evil),), regions=(Region(box=(1, 1, 9, 9), label=evil),), truncated=True)
     page = html_figure(GREY, shown, title=evil)
     assert "<script" not in page and page.count("&lt;script&gt;") >= 4 and "<i>truncated</i>" in page
+    assert not [letter for letter in page if unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\n"]
 
 
 def test_the_figure_is_well_formed_and_holds_the_picture():

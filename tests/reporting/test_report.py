@@ -60,6 +60,7 @@ def test_pictures_are_drawn_with_kept_and_fallen_and_their_stories(document):
 def test_no_text_of_a_picture_becomes_markup(store, document):
     reader = read(document)
     assert reader.tags.count("script") == 1 and "img" not in reader.tags
+    assert "\x07" in EVIL and not [letter for letter in document if letter < " " and letter not in "\t\n"]
     assert EVIL[:40] in reader.text
     assert not [name for name, _ in reader.attributes if name.startswith("on")]
 
