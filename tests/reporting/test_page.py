@@ -136,7 +136,7 @@ def test_curve_spans_its_frame():
 def test_save_is_whole_or_nothing(tmp_path):
     out = save(page("x"), tmp_path / "new" / "page.html")
     assert out.read_text().endswith("</html>\n") and [p.name for p in out.parent.iterdir()] == ["page.html"]
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(FileExistsError, match="is a folder; expected the name of a file for a page"):
         save(page("x"), tmp_path)
 
 
