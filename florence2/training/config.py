@@ -144,6 +144,9 @@ class TrainConfig:
     """Weight of the auxiliary loss on the tower's map; 0: off."""
     precision: str = "fp32"
     """fp32; bf16: fp32 weights and a bf16 copy that computes; fp64: for tests."""
+    fast_fp32: str = "auto"
+    """auto: on an AMD CPU, where fp32 stays fp32, its products by torch's matmul precision `medium` (twice as fast);
+    on: wherever it is, which may compute in a lower type; off."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     threads: int = 0
@@ -240,6 +243,7 @@ def _check_choices(config: TrainConfig) -> None:
         "strategy": STRATEGIES,
         "on_error": ("skip", "raise"),
         "cache_features": CACHES,
+        "fast_fp32": ("auto", "on", "off"),
         "cache_dtype": ("bf16", "fp32"),
     }
     for key, expected in choices.items():

@@ -50,8 +50,9 @@ def from_mapping(data: Mapping[str, Any], where: str = "config") -> TrainConfig:
             values[key] = _sources(values[key], f"{where}: {key}")
     if values.get("replay") is not None:
         values["replay"] = _source(values["replay"], f"{where}: replay")
-    if isinstance(values.get("cache_features"), bool):  # YAML reads `off` as false
-        values["cache_features"] = "memory" if values["cache_features"] else "off"
+    for key, on in (("cache_features", "memory"), ("fast_fp32", "on")):
+        if isinstance(values.get(key), bool):  # YAML reads `off` as false
+            values[key] = on if values[key] else "off"
     return structure(TrainConfig, values, where, settings=True)
 
 

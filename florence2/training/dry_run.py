@@ -17,7 +17,7 @@ from florence2.codec.answers import parse_ids
 from florence2.codec.tasks import task_of
 from florence2.drawing.picture import draw
 from florence2.pixels import encode
-from florence2.training import optim
+from florence2.training import optim, products
 from florence2.training import ranks as processes
 from florence2.training.batches import Batch
 from florence2.training.config import TrainConfig
@@ -84,7 +84,8 @@ def dry_run(config: TrainConfig, folder: str | Path | None = None) -> Plan:
     job = prepare(config, processes.Ranks(device=processes.device_of(config.device)), newest)
     job.maker.features = None
     (batch,) = job.first(1)
-    memory, seconds, look = measured(job, batch)
+    with products.float32_products(config.fast_fp32, job.model.device, config.precision):
+        memory, seconds, look = measured(job, batch)
     pictures = sum(source.count(0) for source in job.order.sources) if look else 0
     pairs = sum(job.found.pairs_by_source)
     each = config.batch_size * config.accumulate

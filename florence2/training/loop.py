@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from florence2.training import lora
+from florence2.training import lora, products
 from florence2.training import ranks as processes
 from florence2.training.batches import Batch
 from florence2.training.config import TrainConfig
@@ -80,7 +80,10 @@ def run(
             if aside is not None:
                 on_message(f"the run before was moved to {aside}")
         ranks.wait()
-        with folder.locked() if ranks.first else contextlib.nullcontext():
+        fast = products.float32_products(config.fast_fp32, ranks.device, config.precision)
+        with folder.locked() if ranks.first else contextlib.nullcontext(), fast as stated:
+            if stated and ranks.first:
+                on_message(stated)
             if ranks.first and not restart:
                 folder.refuse_another(config)
             return Run(job, trainer, folder, progress, on_message).run(resumed)

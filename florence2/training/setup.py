@@ -257,7 +257,9 @@ def features_of(
         return None
     kind = torch.bfloat16 if config.cache_dtype == "bf16" else torch.float32
     folder = Path(config.cache_folder or Path(config.out) / "features") if config.cache_features == "disk" else None
-    cache = FeatureCache(frozen.name(config.precision), frozen.shape, kind, config.cache_gb * GB, folder)
+    cache = FeatureCache(
+        frozen.name(f"{config.precision} {config.fast_fp32}"), frozen.shape, kind, config.cache_gb * GB, folder
+    )
     notes.append(cache.about(pictures))
     return cache
 
