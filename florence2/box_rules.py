@@ -35,7 +35,7 @@ def sides(boxes: object) -> tuple[np.ndarray, np.ndarray]:
 
 def shorter_side(boxes: object) -> np.ndarray:
     """The shorter side in pixels."""
-    return np.minimum(*sides(boxes))
+    return np.asarray(np.minimum(*sides(boxes)))
 
 
 def aspect(boxes: object) -> np.ndarray:

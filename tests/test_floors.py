@@ -186,3 +186,8 @@ def test_import_and_help_load_no_torch():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+
+
+def test_types_are_strict_on_the_floors_0_to_4():
+    listed = re.findall(r'"florence2\.([a-z_]+)(?:\.\*)?"', (ROOT / "pyproject.toml").read_text())
+    assert set(listed) == {room for room, floor in FLOORS.items() if floor <= 4}
