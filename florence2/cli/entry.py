@@ -29,6 +29,7 @@ COMMANDS = {
     "report": "write a page about a store or a run",
     "export": "write a store as COCO, VOC, YOLO, JSON Lines, Label Studio or CVAT",
     "serve": "answer over HTTP, with pages to try a model and to correct a store",
+    "calibrate": "make scores probabilities of being right, on labelled data",
     "quantize": "measure bfloat16 and int8, keep what is good enough",
     "convert": "save a checkpoint in another layout",
     "push": "upload a checkpoint to the Hugging Face hub",
@@ -39,7 +40,7 @@ COMMANDS = {
     "demo": "the whole idea end to end, in minutes",
 }
 # planned commands, refused in one line until they exist
-LATER = ("calibrate", "plan", "status")
+LATER = ("plan", "status")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

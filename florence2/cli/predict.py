@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   florence2 predict photo.jpg --task REGION_TO_DESCRIPTION --region 10 20 300 400
   florence2 predict my_photos --task MORE_DETAILED_CAPTION --to txt --prefix "a photo of sks, "
 """
-OPTIONS = ("num_beams", "max_new_tokens", "official", "grammar", "batch_size")
+OPTIONS = ("num_beams", "max_new_tokens", "official", "grammar", "min_score", "margin", "batch_size")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
     out.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: the checkpoint's)")
     out.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens of an answer (default: up to 1024)")
+    out.add_argument("--min-score", type=float, default=0.0, metavar="X", help="leave out what is scored below, 0 to 1")
+    out.add_argument("--margin", type=float, default=0.0, metavar="NATS",
+                     help="go on past the answer's end unless it is so much likelier (default: 0)")  # fmt: skip
     rules = out.add_mutually_exclusive_group()
     rules.add_argument("--official", action="store_true", default=None, help="decode by the official rules")
     rules.add_argument("--grammar", action="store_true", default=None, help="decode by the task's grammar")

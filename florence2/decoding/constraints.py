@@ -66,12 +66,16 @@ class Constraint(Protocol):
 
 
 class Grammar:
-    """Rows that follow an automaton each, within a budget each: no item is begun that could not be closed."""
+    """Rows that follow an automaton each, within a budget each: no item is begun that could not be closed.
+
+    `margin`: the end is taken only where it is so many nats likelier than what could follow.
+    """
 
     start = eos = EOS
 
-    def __init__(self, automata: Sequence[TokenAutomaton], budgets: Sequence[int]):
+    def __init__(self, automata: Sequence[TokenAutomaton], budgets: Sequence[int], margin: float = 0.0):
         self.automata = list(automata)
+        self.margin = margin
         self.remaining = list(budgets)
         self.states: list[Any] = [None] * len(self.automata)  # None: before the leading <s>
         self._allowed: list[TokenMask | None] | None = None  # of this step; None for a row before the leading <s>
@@ -83,11 +87,17 @@ class Grammar:
             if allowed is None:
                 spans.append((BOS, BOS + 1) if remaining > 1 else None)
             else:
-                spans.append(None if allowed.limited else allowed.span)
+                spans.append(None if allowed.limited or self._weighs_end(allowed.span) else allowed.span)
         return spans
+
+    def _weighs_end(self, span: tuple[int, int] | None) -> bool:
+        """Whether the margin decides between the end and other ids of a span."""
+        return bool(self.margin) and span is not None and span[0] <= EOS < span[1] and span[1] - span[0] > 1
 
     def apply(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
         sets = self._sets()
+        if self.margin:
+            scores[:, EOS] -= self.margin
         cut = torch.zeros(len(rows), dtype=torch.bool, device=scores.device)
         forbidden = []
         limited = []
@@ -229,6 +239,6 @@ class Official:
 
 
 def _same_rules(one: Constraint, other: Constraint) -> None:
-    numbers = ("start", "eos", "size", "forced_bos", "forced_eos")
+    numbers = ("start", "eos", "size", "forced_bos", "forced_eos", "margin")
     if type(one) is not type(other) or any(getattr(one, n, None) != getattr(other, n, None) for n in numbers):
         raise ValueError("admit: expected a request under the rules of those that run; give it a search of its own")

@@ -23,7 +23,10 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Rules:
-    """The numbers that decide between answers. The defaults are the official ones (transformers' `generate`)."""
+    """The numbers that decide between answers. The defaults are the official ones (transformers' `generate`).
+
+    `margin`, in nats, is the grammar's own: `</s>` is taken only where it is so much likelier than what could follow.
+    """
 
     num_beams: int = 3
     no_repeat_ngram_size: int = 3
@@ -33,6 +36,7 @@ class Rules:
     forced_eos: int | None = EOS
     start: int = EOS
     eos: int = EOS
+    margin: float = 0.0
 
 
 def generate(
@@ -43,15 +47,17 @@ def generate(
     budgets: Sequence[int],
     automata: Sequence[TokenAutomaton] | None = None,
     rules: Rules = Rules(),
+    ordered: tuple[int, int] | None = None,
 ) -> list[Generated]:
     """Answer each prompt (B, L) about its image (B, N, d), with at most its budget of tokens (start token not counted).
 
     With `automata` (one a prompt) the grammars decide which tokens are allowed, and of `rules` only the search is
-    taken; without, the official rules do.
+    taken; without, the official rules do. `ordered`: ids first <= id < last of which neighbours mean nearly the same;
+    with them each token is measured (`decoding.measures`).
     """
     with torch.inference_mode():
         cache = model.prefill(image_features, prompt_ids, prompt_mask)
-    search = search_of(model, rules, prompt_ids.device)
+    search = search_of(model, rules, prompt_ids.device, ordered)
     search.admit(cache, constraint_of(budgets, automata, rules))
     answers: dict[int, Generated] = {}
     while not search.finished:
@@ -59,16 +65,16 @@ def generate(
     return [answers[sample] for sample in range(len(budgets))]
 
 
-def search_of(model: Generator, rules: Rules, device: Any = None) -> Search:
+def search_of(model: Generator, rules: Rules, device: Any = None, ordered: tuple[int, int] | None = None) -> Search:
     """An empty search, which requests can join at any step."""
     if rules.num_beams == 1:
-        return GreedySearch(model, device)
-    return BeamSearch(model, Ranking(rules.num_beams, rules.length_penalty, rules.early_stopping), device)
+        return GreedySearch(model, device, ordered)
+    return BeamSearch(model, Ranking(rules.num_beams, rules.length_penalty, rules.early_stopping), device, ordered)
 
 
 def constraint_of(budgets: Sequence[int], automata: Sequence[TokenAutomaton] | None, rules: Rules) -> Constraint:
     """What a batch of requests may generate: by their automata where given, or by the official rules."""
     if automata is not None:
-        return Grammar(automata, budgets)
+        return Grammar(automata, budgets, rules.margin)
     size = rules.no_repeat_ngram_size
     return Official(budgets, size, rules.forced_bos, rules.forced_eos, rules.start, rules.eos)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from florence2.decoding.constraints import MASKED, Constraint
+from florence2.decoding.measures import LOGPROB, columns, measures
 
 PENDING = 64  # so many states wait for their normaliser at the most
 
@@ -38,12 +39,19 @@ class Steps(Protocol):
 class Generated:
     """One answer in token ids, the start token first, and the raw log-probability of each (0 for the start token).
 
-    `truncated`: the budget ended or bent the answer where the model would have gone on.
+    `truncated`: the budget ended or bent the answer where the model would have gone on. `measures` (T, F) float32 are
+    those of `decoding.measures`, a row an id.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     truncated: bool = False
+    measures: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.float32), compare=False, repr=False)
+
+
+def _generated(ids: Sequence[int], measured: Sequence[Sequence[float]], truncated: bool) -> Generated:
+    table = np.array(measured, np.float32)
+    return Generated(tuple(ids), tuple(row[LOGPROB] for row in measured), truncated, table)
 
 
 class Search(Protocol):
@@ -77,10 +85,15 @@ class _Requests:
     cache: Any
     constraint: Constraint
 
-    def __init__(self, model: Steps, device: Any = None) -> None:
+    def __init__(self, model: Steps, device: Any = None, ordered: tuple[int, int] | None = None) -> None:
         self.model = model
         self.device = device
+        self.ordered = ordered
+        self.columns = columns(ordered)
         self.admitted = 0
+
+    def _measured(self, logits: Tensor, chosen: Tensor) -> Tensor:
+        return measures(logits, chosen, self.constraint.eos, self.ordered)
 
     def _join(self, cache: Any, constraint: Constraint, empty: bool) -> range:
         if empty:
@@ -108,33 +121,32 @@ class _Requests:
 
 @dataclass(slots=True)
 class _Row:
-    """A request in greedy search. `owed`: log-probabilities whose normaliser has not been computed yet."""
+    """A request in greedy search. `owed`: tokens that have not been measured yet."""
 
     number: int
     ids: list[int]
-    logprobs: list[float] = field(default_factory=lambda: [0.0])
+    measured: list[Sequence[float]]
     truncated: bool = False
     owed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """States whose token was chosen by a part of the output matrix; the whole of it normalises many of them at once."""
+    """States whose token was chosen by a part of the output matrix; the whole of it measures many of them at once."""
 
     places: list[tuple[_Row, int]]
     states: Tensor  # (n, C)
-    chosen: Tensor  # (n,) the chosen tokens' logits
 
 
 class GreedySearch(_Requests):
     """The likeliest allowed token at each step.
 
     Where only a span of ids is allowed (a location, the first `<s>`), only those rows of the output matrix are
-    multiplied; the normaliser of the log-probability follows later, for up to 64 such tokens in one product.
+    multiplied; what is measured over all of them follows later, for up to 64 such tokens in one product.
     """
 
-    def __init__(self, model: Steps, device: Any = None) -> None:
-        super().__init__(model, device)
+    def __init__(self, model: Steps, device: Any = None, ordered: tuple[int, int] | None = None) -> None:
+        super().__init__(model, device, ordered)
         self.rows: list[_Row] = []
         self.ended: list[_Row] = []
         self.pending: list[_Pending] = []
@@ -146,26 +158,26 @@ class GreedySearch(_Requests):
     @torch.inference_mode()
     def admit(self, cache: Any, constraint: Constraint) -> range:
         numbers = self._join(cache, constraint, empty=not self.rows)
-        self.rows += [_Row(number, [constraint.start]) for number in numbers]
+        self.rows += [_Row(number, [constraint.start], [[0.0] * self.columns]) for number in numbers]
         return numbers
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Generated]]:
         due = self.pending if self.ended or sum(len(p.places) for p in self.pending) >= PENDING else []
-        late = [self._logprobs(due)] if due else []
+        late = [self._measured_late(due)] if due else []
         self.pending = [] if due else self.pending
         order, chosen = self._choose() if self.rows else ([], [])
         values = torch.cat([tensor.flatten() for tensor in (*late, *chosen)]).tolist()  # the one wait for the device
         _check(values)
         places = [place for pending in due for place in pending.places]
-        for (row, place), logprob in zip(places, values):
-            row.logprobs[place] = logprob
+        for number, (row, place) in enumerate(places):
+            row.measured[place] = values[number * self.columns : (number + 1) * self.columns]
             row.owed -= 1
         if order:
-            self._take(order, values[len(places) :])
+            self._take(order, values[len(places) * self.columns :])
         done = [row for row in self.ended if not row.owed]
         self.ended = [row for row in self.ended if row.owed]
-        return [(row.number, Generated(tuple(row.ids), tuple(row.logprobs), row.truncated)) for row in done]
+        return [(row.number, _generated(row.ids, row.measured, row.truncated)) for row in done]
 
     @torch.inference_mode()
     def drop(self, numbers: Collection[int]) -> None:
@@ -179,7 +191,7 @@ class GreedySearch(_Requests):
         return {row.number: row.ids for row in self.rows}
 
     def _choose(self) -> tuple[list[int], list[Tensor]]:
-        """Rows in an order, and for each in that order (token, log-probability or logit, cut) as float32."""
+        """Rows in an order, and for each in that order (token, cut, what is measured or the logit) as float32."""
         states = self._step([row.ids[-1] for row in self.rows])
         order: list[int] = []
         chosen = []
@@ -192,29 +204,31 @@ class GreedySearch(_Requests):
                 scores = logits.clone()
                 cut = self.constraint.apply(scores, rows)
                 best = scores.argmax(-1, keepdim=True)
-                value = logits.gather(1, best) - logits.logsumexp(-1, keepdim=True)
+                measured = self._measured(logits, best)[:, 0]
             else:
                 within = torch.tensor([spans[row] for row in rows], device=logits.device) - span[0]
                 ids = torch.arange(logits.shape[1], device=logits.device)
                 outside = (ids < within[:, :1]) | (ids >= within[:, 1:])
                 best = logits.masked_fill(outside, MASKED).argmax(-1, keepdim=True)
-                value, cut = logits.gather(1, best), torch.zeros(len(rows), device=logits.device)
+                measured, cut = logits.gather(1, best), torch.zeros(len(rows), device=logits.device)
+                measured = measured.expand(-1, self.columns)  # until they are measured
                 places = [(self.rows[row], len(self.rows[row].ids)) for row in rows]
                 for row in rows:
                     self.rows[row].owed += 1
-                self.pending.append(_Pending(places, own, value[:, 0]))
+                self.pending.append(_Pending(places, own))
                 best = best + span[0]
             order += rows
-            chosen.append(torch.stack([best[:, 0].float(), value[:, 0], cut.float()], 1))  # ids are below 2**24
+            chosen.append(torch.cat([best.float(), cut[:, None].float(), measured], 1))  # ids are below 2**24
         return order, chosen
 
     def _take(self, order: Sequence[int], values: Sequence[float]) -> None:
         """Give each row its token; rows that end leave the batch."""
+        width = 2 + self.columns
         for place, number in enumerate(order):
-            token, logprob, cut = values[3 * place : 3 * place + 3]
+            token, cut, *measured = values[width * place : width * (place + 1)]
             row = self.rows[number]
             row.ids.append(int(token))
-            row.logprobs.append(logprob)
+            row.measured.append(measured)
             row.truncated |= bool(cut)
         eos, remaining = self.constraint.eos, self.constraint.remaining
         kept = [n for n, row in enumerate(self.rows) if row.ids[-1] != eos and remaining[n] > 1]
@@ -222,9 +236,10 @@ class GreedySearch(_Requests):
         self.rows = [self.rows[n] for n in kept]
         self._go_on(kept, [row.ids[-1] for row in self.rows])
 
-    def _logprobs(self, pending: Sequence[_Pending]) -> Tensor:
+    def _measured_late(self, pending: Sequence[_Pending]) -> Tensor:
         logits = self.model.logits(torch.cat([p.states for p in pending])).float()
-        return torch.cat([p.chosen for p in pending]) - logits.logsumexp(-1)
+        chosen = [[row.ids[place]] for p in pending for row, place in p.places]
+        return self._measured(logits, torch.tensor(chosen, device=logits.device))[:, 0]
 
 
 def _grouped(spans: Sequence[tuple[int, int] | None]) -> Iterator[tuple[list[int], tuple[int, int] | None]]:
@@ -295,7 +310,7 @@ class Continuation:
     row: int  # of the parent, in the batch
     token: int
     total: float
-    logprob: float
+    measured: Sequence[float]
     cut: bool
 
 
@@ -313,8 +328,10 @@ class BeamSearch(_Requests):
     Totals are ranked over the whole vocabulary's log-probabilities, so the output matrix is always multiplied whole.
     """
 
-    def __init__(self, model: Steps, ranking: Ranking, device: Any = None) -> None:
-        super().__init__(model, device)
+    def __init__(
+        self, model: Steps, ranking: Ranking, device: Any = None, ordered: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(model, device, ordered)
         self.ranking = ranking
         self.beams: list[Beam] = []
 
@@ -324,7 +341,7 @@ class BeamSearch(_Requests):
 
     @torch.inference_mode()
     def admit(self, cache: Any, constraint: Constraint) -> range:
-        start = Continuation(None, -1, constraint.start, 0.0, 0.0, False)
+        start = Continuation(None, -1, constraint.start, 0.0, [0.0] * self.columns, False)
         numbers = self._join(cache, constraint, empty=not self.beams)
         rows = self.ranking.first_rows(start)
         self.beams += [Beam(number, self.ranking, rows, constraint.eos) for number in numbers]
@@ -365,13 +382,21 @@ class BeamSearch(_Requests):
         totals = allowed + torch.tensor([[row.total] for row in live], device=allowed.device)
         count = min(self.ranking.candidates(), totals.shape[-1])
         top, index = totals.topk(count)
-        parts = (logprobs[:, :1], cut[:, None].float(), top, index.float(), logprobs.gather(1, index))
+        parts = (logprobs[:, :1], cut[:, None].float(), top, index.float(), self._measured(logprobs, index).flatten(1))
         values = torch.cat(parts, 1).tolist()  # the one wait for the device
         _check([row[0] for row in values])
+        width, measured = self.columns, 2 + 2 * count
         return [
             [
-                Continuation(live[row], row, int(token), total, logprob, live[row].cut or bool(v[1]))
-                for total, token, logprob in zip(v[2 : 2 + count], v[2 + count : 2 + 2 * count], v[2 + 2 * count :])
+                Continuation(
+                    live[row],
+                    row,
+                    int(token),
+                    total,
+                    v[measured + width * place : measured + width * (place + 1)],
+                    live[row].cut or bool(v[1]),
+                )
+                for place, (total, token) in enumerate(zip(v[2 : 2 + count], v[2 + count : 2 + 2 * count]))
                 if total > MASKED
             ]
             for row, v in enumerate(values)
@@ -412,4 +437,4 @@ class Beam:
             path.append(row)
             row = row.parent
         path.reverse()
-        return Generated(tuple(r.token for r in path), tuple(r.logprob for r in path), path[-1].cut)
+        return _generated([r.token for r in path], [r.measured for r in path], path[-1].cut)

@@ -23,6 +23,7 @@ from florence2.codec.tasks import Task, task_of
 from florence2.drawing import html_figure, picture
 from florence2.pixels import PilImage
 from florence2.predictor import exchange, images
+from florence2.predictor.confidence import Signals, all_signals
 from florence2.predictor.images import ImageSource
 from florence2.records import Ask, Decision, Parsed, Region, Text, to_json
 from florence2.structuring import brief
@@ -49,12 +50,20 @@ class Answer(Parsed):
     token_logprobs: tuple[float, ...] = field(default=(), repr=False)
     token_spans: Mapping[str, ItemSpan] = field(default_factory=dict, repr=False, compare=False)
     """For each item's id the places in `token_ids` that name it and that place it; empty where parsed from text."""
+    token_measures: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """(T, F) float32: what `florence2.decoding.measures` took of each token; None where parsed from text."""
     ask: Ask = field(default_factory=Ask, repr=False)
     row: Task | None = field(default=None, repr=False, compare=False)
     decisions: tuple[Decision, ...] = field(default=(), repr=False)
     """Why filters rejected regions that `text` holds and the answer does not."""
     image: ImageSource | None = field(default=None, repr=False, compare=False)
     """What the user gave as the picture, for drawing; of many pictures only the path is kept."""
+
+    def signals(self) -> dict[str, Signals]:
+        """Item id -> what its score is made of (`florence2.predictor.confidence`); empty where parsed from text."""
+        if self.token_measures is None:
+            return {}
+        return all_signals(self, self.token_spans, self.token_measures, self.size_wh)
 
     # ---- as numpy ----
 

@@ -30,13 +30,15 @@ MAX_TILES = 1024
 
 @dataclass(frozen=True)
 class Decoding:
-    """How one call decodes: the search, the most tokens an answer may take, the grammar or the official rules."""
+    """How one call decodes: the search, the most tokens an answer may take, the grammar or the official rules; and the
+    least score of what is kept."""
 
     rules: Rules
     budget: int
     by_grammar: bool
     filters: tuple[str, ...] = ()
     tiles: str | tuple[int, int] | None = None
+    min_score: float = 0.0
 
 
 class DecodingOptions(TypedDict, total=False):
@@ -48,6 +50,8 @@ class DecodingOptions(TypedDict, total=False):
     grammar: bool | None
     filters: Iterable[str]
     tiles: str | tuple[int, int] | None
+    min_score: float
+    margin: float
 
 
 def asks_of(
@@ -126,8 +130,11 @@ def decoding_of(
     grammar: bool | None = None,
     filters: Iterable[str] = (),
     tiles: str | tuple[int, int] | None = None,
+    min_score: float = 0.0,
+    margin: float = 0.0,
 ) -> Decoding:
-    """How to decode: as the call says, else as the checkpoint does; labels ask for the grammar."""
+    """How to decode: as the call says, else as the checkpoint does; labels and a margin ask for the grammar."""
+    min_score, margin = _number("min_score", min_score, 1.0), _number("margin", margin, math.inf)
     kinds = [task_of(ask.task, tasks).output_kind for ask in asks]
     if official is not None and grammar is not None and bool(official) == bool(grammar):
         raise ValueError(f"official, grammar: one excludes the other, got both {bool(official)}; drop one")
@@ -135,6 +142,12 @@ def decoding_of(
         if official or grammar is False:
             raise ValueError(
                 "labels: only the grammar can hold an answer to them; drop labels, or official and grammar"
+            )
+        grammar = True
+    if margin:
+        if official or grammar is False:
+            raise ValueError(
+                f"margin: only answers under the grammar may go on past their end, got {margin:g}; drop it"
             )
         grammar = True
     if grammar is None:
@@ -161,9 +174,10 @@ def decoding_of(
         forced_eos=config.forced_eos_id,
         start=config.start_id,
         eos=config.eos_id,
+        margin=margin,
     )
     chosen = post_filters.checked(filters, kinds)
-    return Decoding(rules, budget, bool(grammar), chosen, _tiles(tiles, asks, tasks, official))
+    return Decoding(rules, budget, bool(grammar), chosen, _tiles(tiles, asks, tasks, official), min_score)
 
 
 def _tiles(
@@ -251,3 +265,10 @@ def _region(region: Iterable[float]) -> tuple[float, ...]:
     if len(flat) < 4 or len(flat) % 2 or not all(map(math.isfinite, flat)):
         raise ValueError(f"region: expected (x1, y1, x2, y2) or a flat polygon in pixels, got {region!r:.100}")
     return flat
+
+
+def _number(name: str, value: object, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most or math.isinf(value):
+        wanted = f"a number from 0 to {most:g}" if most < math.inf else "a number from 0 up, in nats"
+        raise ValueError(f"{name}: expected {wanted}, got {value!r:.40}")
+    return float(value)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from florence2.codec import answers
 from florence2.codec.grammar import Automaton, automaton
+from florence2.codec.locations import BINS
 from florence2.codec.tasks import Task, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.decoding.generate import constraint_of, search_of
@@ -34,7 +35,8 @@ from florence2.predictor import images as loading
 from florence2.predictor import post_filters
 from florence2.predictor.answer import Answer, answer_of
 from florence2.predictor.asks import Decoding, prompt_of
-from florence2.predictor.confidence import scored
+from florence2.predictor.calibration import Calibration, ScoreMap
+from florence2.predictor.confidence import above, scored
 from florence2.predictor.drawings import warn_of_photographs
 from florence2.predictor.images import ImageSource, failure_of
 from florence2.records import Ask, Failure
@@ -73,12 +75,14 @@ class Request:
 
 
 class ModelParts(Protocol):
-    """What a batch needs: the weights, the tokenizer, the table of tasks; whether the weights know drawings alone."""
+    """What a batch needs: the weights, the tokenizer, the table of tasks, what scores are mapped by; whether the
+    weights know drawings alone."""
 
     model: Florence
     tokenizer: Tokenizer
     tasks: dict[str, Task]
     drawings_only: bool
+    calibration: Calibration | None
 
 
 def load(config: ModelConfig, image: ImageSource, keep: bool = False) -> LoadedImage:
@@ -172,7 +176,7 @@ class OpenBatch:
         """What an ask's answer begins with, as far as it can no longer change; None where nothing is certain yet."""
         group, place, row = self._rows[number]
         ids = self._searches[group].so_far().get(place)
-        if ids is None:
+        if ids is None or row.decoding.min_score:  # what is scored too low to be kept is known at the end
             return None
         return _read(self._predictor.tokenizer, row, Generated(tuple(ids), (0.0,) * len(ids)))
 
@@ -186,7 +190,8 @@ class OpenBatch:
         rules = asked[0].decoding.rules
         cache = model.prefill(features, ids, mask)
         if group not in self._searches:
-            self._searches[group] = search_of(model, rules, ids.device)
+            loc0 = self._predictor.tokenizer.loc0
+            self._searches[group] = search_of(model, rules, ids.device, (loc0, loc0 + BINS))
         constraint = constraint_of([row.decoding.budget for row in asked], automata, rules)
         for (number, row), place in zip(rows.items(), self._searches[group].admit(cache, constraint)):
             self._rows[number] = group, place, row
@@ -206,6 +211,7 @@ class _AskRow:
     prompt_ids: list[int]
     decoding: Decoding
     automaton: Automaton | None
+    score_map: ScoreMap | None
 
     @property
     def group(self) -> object:
@@ -234,7 +240,8 @@ def _row(predictor: ModelParts, picture: EncodedImage, ask: Ask, decoding: Decod
             f"prompt: expected at most {limit} tokens beside the picture, got {len(ids)} ({prompt!r:.60}); shorten it"
         )
     grammar = automaton(task, predictor.tokenizer, ask) if decoding.by_grammar else None
-    return _AskRow(picture, ask, task, prompt, ids, decoding, grammar)
+    score_map = predictor.calibration.of(task.token) if predictor.calibration else None
+    return _AskRow(picture, ask, task, prompt, ids, decoding, grammar, score_map)
 
 
 def _pad(prompts: Sequence[list[int]], model: Florence) -> tuple[Tensor, Tensor]:
@@ -248,7 +255,10 @@ def _pad(prompts: Sequence[list[int]], model: Florence) -> tuple[Tensor, Tensor]
 def _read(tokenizer: Tokenizer, row: _AskRow, generated: Generated) -> Answer:
     size_wh = row.picture.size_wh
     parsed, spans = answers.parse_ids(generated.ids, tokenizer, row.task, size_wh, row.ask)
-    parsed = dataclasses.replace(scored(parsed, spans, generated.logprobs), truncated=generated.truncated)
+    if len(generated.measures):  # of an answer that is not at its end yet nothing is measured
+        least = row.score_map.least_there if row.score_map else 0.0
+        parsed = scored(parsed, spans, generated.measures, size_wh, row.score_map, least)
+    parsed = dataclasses.replace(above(parsed, row.decoding.min_score), truncated=generated.truncated)
     parsed, decisions = post_filters.apply(parsed, row.decoding.filters, row.task.output_kind, size_wh)
     return answer_of(
         parsed,
@@ -260,6 +270,7 @@ def _read(tokenizer: Tokenizer, row: _AskRow, generated: Generated) -> Answer:
         token_logprobs=generated.logprobs,
         token_spans=spans,
         decisions=decisions,
+        token_measures=generated.measures if len(generated.measures) else None,
         ask=row.ask,
         row=row.task,
         image=row.picture.image,

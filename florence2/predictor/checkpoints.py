@@ -5,12 +5,13 @@ Whoever wants a part of one (training its weights, `data check` its tokenizer, a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,10 @@ from florence2.model.adapter import CONFIG as ADAPTER_CONFIG
 from florence2.model.adapter import adapter_base
 from florence2.model.checkpoint import Checkpoint, load_model, open_checkpoint, save_model
 from florence2.model.florence import Florence
-from florence2.model.tensor_files import read_json
+from florence2.model.tensor_files import ADAPTER, TensorFolder, read_json
+from florence2.predictor.calibration import FILE, Calibration, check_fits, read_calibration
 
+CALIBRATED_BY = "auto"  # calibration: that of the file beside the weights
 SHIPPED = Path(__file__).parent.parent / "weights"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOKENIZER_FILES = (
@@ -97,6 +100,39 @@ def open_parts(
     return Parts(model, tokenizer, found.tasks())
 
 
+def weights_sha256(found: FoundCheckpoint) -> str:
+    """The sha256 of the weights' file; of shards, and of an adapter beside its base, that of their sums in order."""
+    files = sorted({file.path for file in TensorFolder(found.base).files.values()})
+    if found.adapter is not None:
+        files += sorted({file.path for file in TensorFolder(found.adapter, ADAPTER, ()).files.values()})
+    sums = [_sha256(file) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def calibration_of(
+    found: FoundCheckpoint, wanted: Calibration | str | os.PathLike[str] | bool | None, tasks: Mapping[str, Task]
+) -> Calibration | None:
+    """The calibration wanted, checked against weights and tasks: "auto" is that beside the weights, if there is one."""
+    if wanted is None or wanted is False:
+        return None
+    if wanted is True or wanted == CALIBRATED_BY:
+        path: str | os.PathLike[str] = (found.adapter or found.base) / FILE
+        if not Path(path).is_file():
+            if wanted is True:
+                raise ValueError(f"{path}: does not exist; run florence2 calibrate, or load without calibration")
+            return None
+    elif isinstance(wanted, Calibration):
+        check_fits(wanted, weights_sha256(found), tasks, "calibration")
+        return wanted
+    elif isinstance(wanted, (str, os.PathLike)):
+        path = Path(wanted) / FILE if Path(wanted).is_dir() else wanted
+    else:
+        raise ValueError(f"calibration: expected a file, None or False, got {wanted!r:.60}")
+    calibration = read_calibration(path)
+    check_fits(calibration, weights_sha256(found), tasks, path)
+    return calibration
+
+
 def save(
     model: Florence,
     tokenizer: Tokenizer,
@@ -104,8 +140,10 @@ def save(
     folder: str | os.PathLike[str],
     layout: str = "florence2",
     home: Path | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
-    """Weights, configs, tokenizer and tasks of one's own. Tokenizer files of `home` that fit are copied as they are.
+    """Weights, configs, tokenizer, tasks of one's own, a calibration. Tokenizer files of `home` that fit are copied as
+    they are.
 
     The weights keep the type of the file they came from where that loses nothing, else the type they have.
     """
@@ -124,6 +162,15 @@ def save(
     if layout == "transformers":
         (target / "processor_config.json").write_text(json.dumps(_processor(), indent=2) + "\n", encoding="utf-8")
     save_tasks(tasks, target)
+    save_calibration(calibration, target)
+
+
+def save_calibration(calibration: Calibration | None, folder: Path) -> None:
+    """The same maps beside these weights; none left there of others."""
+    if calibration is None:
+        (folder / FILE).unlink(missing_ok=True)
+    else:
+        replace(calibration, weights_sha256=weights_sha256(find(folder))).save(folder / FILE)
 
 
 def lossless_dtype(model: Florence) -> torch.dtype:
@@ -150,6 +197,14 @@ def find_folder(source: str | os.PathLike[str], revision: str | None = None) -> 
     raise ValueError(
         f"{name or 'model'}: no such folder; expected 'nano', a folder with config.json and weights, or a hub id"
     )
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while block := opened.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _found(base: Path, adapter: Path | None) -> FoundCheckpoint:

@@ -52,6 +52,7 @@ def convert(
     job = {"source": os.path.abspath(found.home), "layout": layout, "revision": revision}
     job["adapter"] = os.path.abspath(adapter) if adapter else None
     aside = _begin(target, job)
+    calibration = checkpoints.calibration_of(found, checkpoints.CALIBRATED_BY, found.tasks())
     stays = found.adapter if adapter is None else None
     model, tokenizer, tasks = checkpoints.open_parts(found, found.checkpoint().dtype)
     if stays is not None:
@@ -59,8 +60,9 @@ def convert(
         if found.home == stays:
             tokenizer.save(aside)
             save_tasks(tasks, aside)
+        checkpoints.save_calibration(calibration, aside)
     else:
-        checkpoints.save(model, tokenizer, tasks, aside, layout, found.home)
+        checkpoints.save(model, tokenizer, tasks, aside, layout, found.home, calibration)
     compared = _compare(model, aside, tokenizer)
     for file in sorted(aside.iterdir()):
         os.replace(file, target / file.name)

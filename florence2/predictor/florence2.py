@@ -35,6 +35,7 @@ from florence2.predictor.asks import (
     refuse_planned,
 )
 from florence2.predictor.batch import EncodedImage, LoadedImage, Picture, Request
+from florence2.predictor.calibration import Calibration
 from florence2.predictor.images import Bad, ImageSource, batches, is_path, load_ahead, pictures_in
 from florence2.records import Ask, Failure
 
@@ -56,11 +57,18 @@ NO_GATE = "the gate measures whole checkpoints on a CPU: the weights' own tier"
 class Florence2:
     """A Florence-2 model with its tokenizer and its tasks: encode a picture once, ask many times."""
 
-    def __init__(self, model: Florence, tokenizer: Tokenizer, tasks: Mapping[str, Task] | None = None):
+    def __init__(
+        self,
+        model: Florence,
+        tokenizer: Tokenizer,
+        tasks: Mapping[str, Task] | None = None,
+        calibration: Calibration | None = None,
+    ):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tasks = known_tasks() if tasks is None else dict(tasks)
         self.drawings_only = False
+        self.calibration = calibration
         self._products: dict[str, Any] = {"tier": str(model.dtype).removeprefix("torch.")}
 
     def accelerate(self, quantize: str | None = None, keep: Sequence[str] = ()) -> None:
@@ -87,11 +95,13 @@ class Florence2:
 
     @property
     def identity(self) -> str:
-        """Changes with any weight, and where int8 computes."""
+        """Changes with any weight, where int8 computes, and with the calibration of scores."""
         weights = sorted(self.model.state_dict().items())
         sums = [f"{name} {checksum(tensor.detach().cpu().contiguous())}" for name, tensor in weights]
         if self._products["tier"] == "int8":
             sums.append(str(self._products["products"]))
+        if self.calibration is not None:
+            sums.append(str(sorted((name, m.method, m.numbers) for name, m in self.calibration.maps.items())))
         return hashlib.blake2b("\n".join(sums).encode(), digest_size=8).hexdigest()
 
     @overload
@@ -132,6 +142,9 @@ class Florence2:
             official, grammar           decode by the official rules, or by the task's grammar
             tiles                       "auto" or (columns, rows): overlapping tiles are asked beside the whole picture
             filters                     names of FILTERS that judge the regions (post_filters.py)
+            min_score                   0 to 1: items scored below it are left out
+            margin                      nats: the answer ends only where its end is so much likelier than what could
+                                        follow; more is found, less surely
         """
         refuse_planned(continue_from=continue_from)
         asks, many = asks_of(self.tasks, task, prompt, text, labels, region)
@@ -236,8 +249,9 @@ class Florence2:
         return self.model.vision_tower.maps(pixels.to(self.device, self.model.dtype))
 
     def save(self, folder: str | os.PathLike[str], layout: str = "florence2") -> None:
-        """Write a checkpoint in our layout, "microsoft" or "transformers": weights, configs, tokenizer, own tasks."""
-        checkpoints.save(self.model, self.tokenizer, self.tasks, folder, layout)
+        """Write a checkpoint in our layout, "microsoft" or "transformers": weights, configs, tokenizer, own tasks, the
+        calibration."""
+        checkpoints.save(self.model, self.tokenizer, self.tasks, folder, layout, calibration=self.calibration)
 
     def _predict_many(
         self, items: Iterator[object], asked: Callable[[Any], _Asked], batch_size: int, strict: bool
@@ -281,7 +295,7 @@ def load(
     source: str | os.PathLike[str],
     revision: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
-    calibration: object = None,
+    calibration: Calibration | str | os.PathLike[str] | bool | None = "auto",
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
@@ -296,9 +310,9 @@ def load(
     `quantize="int8"`: products in int8, on a CPU. `speed="fast"` takes the quickest tier that `florence2 quantize`
     found good enough for this checkpoint, float32 where there is none; `info()` says which. `threads`: how many torch
     uses in this process, or "auto", measured. `device`: as torch names it; without it, or "auto", a CUDA GPU if there
-    is one.
+    is one. `calibration`: "auto", the calibration.json beside the weights if there is one; a file of one; None or
+    False: scores as they are measured.
     """
-    refuse_planned(calibration=calibration)
     place = to_device(device)
     found = checkpoints.find(source, revision, adapter)
     chosen = tiers.Tier(quantize=quantize, dtype=dtype)
@@ -312,6 +326,7 @@ def load(
         torch.set_num_threads(tiers.thread_count(threads))
     model = Florence2(*checkpoints.open_parts(found, chosen.dtype, place))
     model.drawings_only = found.base == checkpoints.SHIPPED / "nano" and found.adapter is None
+    model.calibration = checkpoints.calibration_of(found, calibration, model.tasks)
     model.accelerate(chosen.quantize, chosen.keep)
     if speed == "fast":
         model._products["why"] = f"{chosen.why}; {model._products['why']}"

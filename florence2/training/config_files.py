@@ -111,6 +111,8 @@ def _source(data: Any, where: str) -> DataSource:
         raise ValueError(f"{where}.answers: expected all or first, got {source.answers!r}")
     if source.prefix_suffix:
         source.format = source.format or "prefix_suffix"
+    if not 0 <= source.negatives <= 100:
+        raise ValueError(f"{where}.negatives: expected a number from 0 to 100, got {source.negatives}")
     if source.weight <= 0 or source.pairs < 1:
         raise ValueError(
             f"{where}: expected weight above 0 and pairs of at least 1, got {source.weight}, {source.pairs}"

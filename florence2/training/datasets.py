@@ -24,6 +24,7 @@ from florence2.pixels import BadImage
 from florence2.records import Sample
 from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.sources import files
+from florence2.sources.negatives import SURVEYED, Negatives
 from florence2.sources.scenes import PREFIX, parse
 from florence2.sources.splits import fold_of, in_split
 from florence2.training.config import DataSource
@@ -76,9 +77,15 @@ def open_source(
 ) -> TrainingSource:
     """The dataset of a source, pictures brought to `size_wh`, moved as often as `moves` says; `letters`: those in the
     picture are trained on whatever is asked."""
+    opened: TrainingSource
     if source.path.startswith(PREFIX):
-        return SceneSource(source, tasks, size_wh, moves, letters)
-    return SampleSource(source, tasks, size_wh, None, on_error, moves, letters)
+        opened = SceneSource(source, tasks, size_wh, moves, letters)
+    else:
+        opened = SampleSource(source, tasks, size_wh, None, on_error, moves, letters)
+    if source.negatives:
+        found = Negatives.of(opened.samples(SURVEYED), source.negatives)
+        opened.tasks = dataclasses.replace(tasks, negatives=found)
+    return opened
 
 
 class SampleSource:

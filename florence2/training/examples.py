@@ -14,6 +14,7 @@ from florence2.codec.tasks import Task, prompt_text, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Ask, Parsed, Sample
+from florence2.sources.negatives import Negatives
 
 Truth = tuple[Task, Ask, Parsed]
 
@@ -26,11 +27,18 @@ class TaskMixture:
     table: Mapping[str, Task]
     first: bool = False
     """Of several answers to one ask only the first is trained on."""
+    negatives: Negatives | None = None
+    """What is asked about things that are not there."""
 
     def truths(self, sample: Sample) -> list[Truth]:
         """Every pair that the sample's truth holds for these tasks, in the tasks' order."""
-        truths = [(task, ask, parsed) for task in self.tasks for ask, parsed in task.truths(sample)]
+        truths = [(task, ask, parsed) for task in self.tasks for ask, parsed in self.pairs(task, sample)]
         return list({truth[1]: truth for truth in reversed(truths)}.values())[::-1] if self.first else truths
+
+    def pairs(self, task: Task, sample: Sample) -> list[tuple[Ask, Parsed]]:
+        """The pairs of one task: what is true, and what is not there."""
+        found = task.truths(sample)
+        return found + self.negatives.pairs(task, sample, found) if self.negatives else found
 
     @property
     def tasks(self) -> list[Task]:
@@ -151,7 +159,7 @@ def sample_tasks(sample: Sample, tasks: TaskMixture, count: int, rng: random.Ran
         token = rng.choices(tuple(remaining), tuple(remaining.values()))[0]
         del remaining[token]
         task = task_of(token, tasks.table)
-        truths = task.truths(sample)
+        truths = tasks.pairs(task, sample)
         if truths:
             drawn.append((task, *rng.choice(truths)))
     return drawn

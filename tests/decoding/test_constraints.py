@@ -54,11 +54,11 @@ class Items:
         return (state + 1) % self.size
 
 
-def answer(count, budgets, sizes, beams=1, eos=-9.0, first=0):
+def answer(count, budgets, sizes, beams=1, eos=-9.0, first=0, margin=0.0):
     features, ids, mask = prompts(first + count)
     automata = [Items(size) for size in sizes]
-    model = MockModel(V, eos)
-    return generate(model, features[first:], ids[first:], mask[first:], budgets, automata, Rules(num_beams=beams))
+    model, rules = MockModel(V, eos), Rules(num_beams=beams, margin=margin)
+    return generate(model, features[first:], ids[first:], mask[first:], budgets, automata, rules)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -76,6 +76,33 @@ def test_not_truncated_where_the_model_ends_by_itself():
     assert len(answers) == 6
     for got in answers:
         assert not got.truncated and got.ids[-1] == 2
+
+
+def test_the_end_has_to_win_by_the_margin():
+    model, lengths = MockModel(V, 1.0), []
+    for margin in (0.0, 1.0, 3.0):
+        for n, got in enumerate(answer(6, [60] * 6, [3] * 6, eos=1.0, margin=margin)):
+            row = [3 + n] * 3
+            for place, token in enumerate(got.ids):
+                if place >= 2 and (place - 2) % 3 == 0 and place < 50:  # where an item may begin, or the end come
+                    logits = model.scores(row)
+                    lead = float(logits[2] - logits[3:10].max())
+                    assert (token == 2) == (lead > margin)
+                    assert got.logprobs[place] == pytest.approx(float(logits.log_softmax(-1)[token]), abs=1e-5)
+                row.append(token)
+            lengths.append((margin, len(got.ids)))
+    of_margin = {m: sum(length for margin, length in lengths if margin == m) for m in (0.0, 1.0, 3.0)}
+    assert of_margin[0.0] < of_margin[1.0] < of_margin[3.0]
+
+
+def test_beams_under_a_margin_end_later():
+    plain, late = (answer(6, [60] * 6, [3] * 6, 3, eos=2.0, margin=margin) for margin in (0.0, 4.0))
+    assert sum(len(got.ids) for got in late) > sum(len(got.ids) for got in plain)
+
+
+def test_a_request_of_another_margin_does_not_join():
+    with pytest.raises(ValueError, match="admit: .* a search of its own"):
+        Grammar([Items(3)], [9]).admit(Grammar([Items(3)], [9], margin=1.0))
 
 
 @pytest.mark.parametrize("beams", [1, 3])

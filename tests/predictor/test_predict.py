@@ -11,15 +11,14 @@ import pytest
 import torch
 
 from florence2 import sources
-from florence2.codec.answers import ItemSpan, unused_positions
+from florence2.codec.answers import unused_positions
 from florence2.codec.grammar import automaton
 from florence2.codec.tasks import TASKS, Task
 from florence2.decoding.generate import constraint_of
 from florence2.pixels import BadImage, encode
 from florence2.predictor import Answer, Florence2, batch, load
-from florence2.predictor.confidence import SPREAD, scored
 from florence2.predictor.images import load_ahead
-from florence2.records import Ask, Failure, ImageRef, Parsed, Region
+from florence2.records import Ask, Failure, ImageRef
 
 ASKS = [
     "<CAPTION>",
@@ -109,36 +108,6 @@ def test_every_answer_keeps_its_grammar_and_its_budget(tiny, pictures, task):
         assert all(0 < item.score <= 1 for item in items)
         height, width = pictures[1].shape[:2]
         assert (answer.xyxy >= 0).all() and (answer.xyxy <= [width, height] * 2).all()
-
-
-def test_scores_come_from_the_item_s_own_tokens(tiny, pictures):
-    answer = tiny.predict(pictures[0], "<OD>", max_new_tokens=30)
-    loc0 = tiny.tokenizer.loc0
-    first = next(i for i, token in enumerate(answer.token_ids) if token >= loc0)
-    assert answer.token_spans["r0"] == (tuple(range(2, first)), tuple(range(first, first + 4)))
-    name = math.exp(sum(answer.token_logprobs[2:first]) / (first - 2))
-    place = math.exp(sum(answer.token_logprobs[first : first + 4]) / 4)
-    assert answer.regions[0].score == pytest.approx(math.sqrt(name * min(1, SPREAD * place)))
-    text = tiny.predict(pictures[0], "<CAPTION>", max_new_tokens=12)
-    assert text.texts[0].score == pytest.approx(math.exp(sum(text.token_logprobs[2:-1]) / len(text.token_ids[2:-1])))
-
-
-def test_scores_of_places_are_on_a_detectors_scale():
-    logprobs = [math.log(p) for p in (0.9, 0.9, *[0.02] * 4, 0.9, *[0.002] * 4, 0.5, *[0.9] * 4)]
-    spans = {
-        "sure": ItemSpan((0, 1), (2, 3, 4, 5)),
-        "vague": ItemSpan((6,), (7, 8, 9, 10)),
-        "word": ItemSpan((11,), ()),
-        "place": ItemSpan((), (12, 13, 14, 15)),
-    }
-    parsed = Parsed((), tuple(Region(name, box=(0, 0, 9, 9)) for name in (*spans, "given")))
-    assert {r.id: r.score for r in scored(parsed, spans, logprobs).regions} == {
-        "sure": pytest.approx((0.9 * 0.02 * SPREAD) ** 0.5),  # name and place, their geometric mean
-        "vague": pytest.approx((0.9 * 0.002 * SPREAD) ** 0.5),
-        "word": pytest.approx(0.5),
-        "place": 1,  # a mass spread over 40 bins is all there
-        "given": None,  # read from no token
-    }
 
 
 def test_log_probabilities_equal_the_training_forward(tiny, pictures):
@@ -455,6 +424,15 @@ WRONG = {
     "tiles by the official rules": (dict(task="OD", official=True, tiles="auto"), "tiles", "official"),
     "a filter that is none": (dict(task="OD", filters=["sharpen"]), "filters", "sharpen"),
     "a filter for a caption": (dict(task="CAPTION", filters=["nms"]), "filters", "nms"),
+    "a score above 1": (dict(task="OD", min_score=1.5), "min_score", "0 to 1", "1.5"),
+    "a score below 0": (dict(task="OD", min_score=-0.1), "min_score", "-0.1"),
+    "a score that is none": (dict(task="OD", min_score=math.nan), "min_score", "nan"),
+    "a score as text": (dict(task="OD", min_score="0.5"), "min_score", "'0.5'"),
+    "a margin that is none": (dict(task="OD", margin=math.nan), "margin", "nan"),
+    "a margin below 0": (dict(task="OD", margin=-1.0), "margin", "-1"),
+    "a margin without end": (dict(task="OD", margin=math.inf), "margin", "inf"),
+    "a margin under official rules": (dict(task="OD", margin=1.0, official=True), "margin", "grammar"),
+    "a margin without grammar": (dict(task="OD", margin=1, grammar=False), "margin", "grammar"),
     "continue_from": (dict(task="OD", continue_from=1), "continue_from", "planned"),
 }
 
@@ -479,12 +457,6 @@ def test_wrong_use_of_predict_many_is_refused_before_any_picture(tiny):
     }.items():
         with pytest.raises(ValueError, match=word):
             tiny.predict_many([], **arguments)
-
-
-@pytest.mark.parametrize("name", ["calibration"])
-def test_planned_arguments_of_load_are_refused(folder, name):
-    with pytest.raises(ValueError, match=f"{name}: is planned"):
-        load(folder, **{name: "int8"})
 
 
 def test_hub_ids_open_from_the_local_cache(folder, tiny, pictures, tmp_path, monkeypatch):
