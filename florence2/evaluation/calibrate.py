@@ -26,7 +26,7 @@ from florence2.predictor.answer import Answer
 from florence2.predictor.calibration import FILE, Calibration, ScoreMap, check_fits, read_calibration
 from florence2.predictor.confidence import Signals
 from florence2.predictor.florence2 import Florence2, load
-from florence2.records import Grounding, Sample
+from florence2.records import Sample
 from florence2.sources.negatives import ASKED, Negatives
 
 LEAST = 50  # items, of either kind a fifth of it, under which no map is fitted

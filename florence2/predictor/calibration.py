@@ -22,7 +22,7 @@ from typing import Any
 
 from florence2.atomic_files import write_atomic
 from florence2.predictor.confidence import FEATURES, Signals
-from florence2.records import brief
+from florence2.structuring import brief
 
 FILE = "calibration.json"
 VERSION = 1

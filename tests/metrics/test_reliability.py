@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from florence2.metrics.reliability import brier, calibration_error, log_loss, ranking, reliability
 
+QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SCORED = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 
 
+@QUIET
 @given(SCORED)
 def test_ranking_is_the_chance_that_a_right_item_is_above_a_wrong_one(rows):
     good, bad = [s for s, r in rows if r], [s for s, r in rows if not r]
@@ -17,6 +19,7 @@ def test_ranking_is_the_chance_that_a_right_item_is_above_a_wrong_one(rows):
     assert ranking(*zip(*rows)) == pytest.approx(np.mean(pairs) if pairs else 0.5)
 
 
+@QUIET
 @given(SCORED)
 def test_bins_hold_every_item_once(rows):
     scores, right = zip(*rows)

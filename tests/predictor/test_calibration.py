@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from florence2.evaluation.score_maps import FITS, MANY, SOME, cross_fitted, fit
@@ -15,6 +15,7 @@ from florence2.predictor.calibration import Calibration, ScoreMap, read_calibrat
 from florence2.predictor.confidence import Signals
 from florence2.predictor.convert import convert
 
+QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HALVED = ScoreMap("isotonic", ((0.0, 1.0), (0.0, 0.5)))
 
 
@@ -36,6 +37,7 @@ def test_a_fitted_map_says_how_often_items_are_right(method):
     assert all(made.of_score(s) == pytest.approx(s**2, abs=0.08) for s in (0.3, 0.5, 0.7, 0.9))
 
 
+@QUIET
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40),
     st.sampled_from(sorted(FITS)),
@@ -166,6 +168,7 @@ def test_what_is_not_surely_there_is_left_out(folder, pictures):
     assert len(every) and not len(some)
 
 
+@QUIET
 @given(st.sampled_from(sorted(FITS)), st.integers(0, 5))
 def test_the_file_keeps_the_map(method, seed):
     import tempfile

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from florence2.codec.answers import ItemSpan
@@ -14,6 +14,8 @@ from florence2.codec.tasks import TASKS
 from florence2.decoding.measures import END, LOGPROB, MASS, ORDERED, RADII
 from florence2.predictor.confidence import WINDOW, Signals, above, all_signals, nearness, scored
 from florence2.records import Ask, Grounding, Parsed, Region, Text
+
+QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def told(*tokens):
@@ -76,6 +78,7 @@ def test_items_without_tokens_have_no_score():
     assert answer.regions[0].score is None and answer.regions[1].score is not None
 
 
+@QUIET
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 1), st.floats(0.001, 1), st.floats(0.01, 1))
 def test_nearness_is_a_probability_and_grows_with_the_window(steps, width, height, window):
     mass = np.minimum(1, np.cumsum(np.resize(steps, len(RADII)) / len(RADII)))
