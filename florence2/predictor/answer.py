@@ -89,6 +89,13 @@ class Answer(Parsed):
         return np.array([np.nan if r.score is None else r.score for r in self.boxed], np.float32)
 
     @property
+    def avg_loc_scores(self) -> np.ndarray:
+        """(N,) float32: the official score of each box, exp of the mean log-probability of its location tokens; NaN
+        where there is none. `scores` ranks better and is nearer to a probability (docs/confidence.md)."""
+        signals = self.signals()
+        return np.array([signals[r.id].located if r.id in signals else np.nan for r in self.boxed], np.float32)
+
+    @property
     def classes(self) -> list[str]:
         """The set of labels that was asked for, else the labels in the order in which they come up."""
         return list(label_names(self.ask.labels)) if self.ask.labels else list(dict.fromkeys(self.labels.tolist()))

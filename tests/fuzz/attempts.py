@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 PARTS = {
-    name: f"tests.fuzz.{name}" for name in ("labels", "pictures", "tars", "tables", "stores", "checkpoints", "answers")
+    name: f"tests.fuzz.{name}"
+    for name in ("labels", "pictures", "tars", "tables", "stores", "checkpoints", "answers", "generated")
 }
 SECONDS = 10.0  # for one attempt
 MIB = 1 << 20

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from florence2.codec.answers import ItemSpan
 from florence2.codec.locations import BINS
+from florence2.codec.official import avg_loc_scores, decode_with_spans
 from florence2.codec.tasks import TASKS
 from florence2.decoding.measures import END, LOGPROB, MASS, ORDERED, RADII
+from florence2.predictor import parse
 from florence2.predictor.confidence import WINDOW, Signals, above, all_signals, nearness, scored
 from florence2.records import Ask, Grounding, Parsed, Region, Text
 
@@ -127,6 +129,14 @@ def test_a_score_is_the_same_alone_and_in_a_batch(tiny, pictures, beams):
                 assert alone.scores == pytest.approx(answer.scores, abs=1e-4)
 
 
+def test_the_official_score_lies_beside(tiny, pictures):
+    answer = tiny.predict(pictures[0], "<OD>", grammar=True, max_new_tokens=60)
+    text, at = decode_with_spans(answer.token_ids[1:], tiny.tokenizer)
+    official = avg_loc_scores(text, at, answer.token_logprobs[1:])
+    assert len(answer) and answer.avg_loc_scores == pytest.approx(official, abs=1e-6)
+    assert np.isnan(parse("<OD>", "<s>cat<loc_1><loc_2><loc_3><loc_4></s>", (10, 10)).avg_loc_scores).all()
+
+
 PHRASES = Parsed(
     texts=(Text("t0", "a cat", score=0.3), Text("t1", "a dog", score=None)),
     regions=(Region("r0", score=0.9), Region("r1", score=0.2), Region("r2", score=0.9), Region("r3", score=0.6)),
@@ -172,7 +182,5 @@ def test_with_a_margin_an_answer_goes_on(tiny, pictures):
 
 
 def test_signals_of_a_parsed_text_are_none():
-    from florence2.predictor import parse
-
     assert parse("<OD>", "<s>cat<loc_1><loc_2><loc_3><loc_4></s>", (10, 10)).signals() == {}
     assert dataclasses.replace(Signals(), name=0.25).score == 0.5

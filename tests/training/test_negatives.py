@@ -121,7 +121,7 @@ def test_samples_with_negatives_are_the_same_when_planned_and_when_loaded(tmp_pa
 
 @pytest.mark.parametrize("value", [-1, 101, float("nan")])
 def test_a_rate_out_of_range_is_refused(value):
-    with pytest.raises(ValueError, match=r"data\[0\].negatives: expected a number from 0 to 100"):
+    with pytest.raises(ValueError, match=r"data\[0\].*negatives: expected a number"):
         from_mapping({"out": "x", "data": [{"path": "scenes:3", "negatives": value}]})
 
 
