@@ -185,7 +185,9 @@ def least_there(task: Task, asked: Sequence[Asked]) -> tuple[float, dict[str, An
     return least, {"absent": len(false), "absent_answered": round(answered, 4), "recall_kept": round(kept, 4)}
 
 
-def _target(source: str | os.PathLike[str], found: checkpoints.Found, out: str | os.PathLike[str] | None) -> Path:
+def _target(
+    source: str | os.PathLike[str], found: checkpoints.FoundCheckpoint, out: str | os.PathLike[str] | None
+) -> Path:
     if out is not None:
         path = Path(out)
         return path / FILE if path.is_dir() or not path.suffix else path

@@ -49,7 +49,9 @@ def _answered(model, rng, name):
     pixels = np.random.default_rng(rng.randrange(10**6)).integers(0, 255, (rng.randint(1, 50), 40, 3), np.uint8)
     size_wh = (pixels.shape[1], pixels.shape[0])
     how = {"num_beams": rng.choice((1, 1, 2, 4)), "max_new_tokens": rng.choice((2, 3, 7, 24, 60))}
-    how |= rng.choice(({"official": True}, {"grammar": True}, {"grammar": True, "margin": rng.choice((0.1, 2.0, 40.0))}))
+    how |= rng.choice(
+        ({"official": True}, {"grammar": True}, {"grammar": True, "margin": rng.choice((0.1, 2.0, 40.0))})
+    )
     asks = [_ask(rng, size_wh, closed="grammar" in how) for _ in range(TOGETHER)]
     try:
         answers = model.predict(pixels, asks, **how)
@@ -63,7 +65,10 @@ def _answered(model, rng, name):
 
 def _ask(rng, size_wh, closed):
     task = rng.choice([*TASKS.values(), *QUESTIONS.values()])
-    given = {"text": {"text": rng.choice(("a dog", "cat", "a star on a house"))}, "region": {"region": (0, 0, *size_wh)}}
+    given = {
+        "text": {"text": rng.choice(("a dog", "cat", "a star on a house"))},
+        "region": {"region": (0, 0, *size_wh)},
+    }
     fields = given.get(task.input_kind, {})
     if closed and task.output_kind in CLOSED and rng.random() < 0.5:
         fields = {**fields, "labels": tuple(rng.sample(LABELS, rng.randint(1, len(LABELS))))}
