@@ -2,7 +2,7 @@
 
 A file, or a folder of them (its own, or those of annotations/, or of train/, valid/ and test/): records of one picture
 in several files become one sample, phrase pairs beside them its groundings. The split is what a record says, else what
-the name of its file or folder does. A crowd is an ignored region. LVIS (its negative and not exhaustive categories
+the name of its folder does. A crowd is an ignored region. LVIS (its negative and not exhaustive categories
 become the sample's coverage) and Objects365 are read alike. What is not COCO's own is written under keys of its own: a
 source, what the absence of a label means. Lost in writing: quads, descriptions, questions, groundings, verdicts.
 """
@@ -49,7 +49,7 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
     phrases: list[tuple[Path, Any]] = []
     moved: set[str] = set()
     files = files_of(path)
-    parts = tested_on({file: part_of(file.stem) or part_of_folder(file.parent) for file in files})
+    parts = tested_on({file: "" if file.parent == path else part_of_folder(file.parent) for file in files})
     for file in files:
         with problems.record():
             data = documents.read_json(file)

@@ -32,6 +32,11 @@ def part_folders(root: Path) -> list[Path]:
 
 
 def tested_on(parts: Mapping[Key, str]) -> dict[Key, str]:
-    """What belongs to which part, where a set without a test part is tested on its val part."""
-    tested = "test" in parts.values()
-    return {key: "test" if part == "val" and not tested else part for key, part in parts.items()}
+    """What belongs to which part, where folders are called after parts.
+
+    A set with one such folder alone has no parts; one without a test part is tested on its val part.
+    """
+    named = set(parts.values()) - {""}
+    if len(named) < 2:
+        return dict.fromkeys(parts, "")
+    return {key: "test" if part == "val" and "test" not in named else part for key, part in parts.items()}

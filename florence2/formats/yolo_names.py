@@ -48,9 +48,9 @@ def card(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     for top in (root, root / "images"):
         for folder in part_folders(top) if top.is_dir() else ():
             data.setdefault(part_of_folder(folder), []).append(str(folder.relative_to(root)))
-    if set(data) == {"names"}:
+    if len(data) < 3:  # one folder alone is no part
         whole = "images" if (root / "images").is_dir() else "."
-        return {**data, "train": [whole]}, {whole: ""}
+        return {"names": data["names"], "train": [whole]}, {whole: ""}
     return data, {}
 
 

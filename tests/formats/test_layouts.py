@@ -48,7 +48,7 @@ LAYOUTS = {
             "train2017/a.jpg": None,
             "val2017/b.jpg": None,
         },
-        {"train2017/a.jpg": "train", "val2017/b.jpg": "test"},
+        {"train2017/a.jpg": "", "val2017/b.jpg": ""},
     ),
     "CVAT's COCO": (
         {"annotations/instances_default.json": coco("a.jpg"), "images/default/a.jpg": None},
@@ -68,7 +68,7 @@ LAYOUTS = {
     ),
     "COCO, parts by the files' names": (
         {"train.json": coco("t/1.jpg"), "val.json": coco("v/1.jpg"), "t/1.jpg": None, "v/1.jpg": None},
-        {"t/1.jpg": "train", "v/1.jpg": "test"},
+        {"t/1.jpg": "", "v/1.jpg": ""},
     ),
     "Roboflow's VOC": (
         {
@@ -100,14 +100,27 @@ def test_a_set_opens_by_its_folder_and_its_names_tell_the_parts(tmp_path, files,
         assert set(found(root, split=part)) == {name for name, of in parts.items() if of == part}
 
 
-def test_one_file_of_a_set_is_the_part_it_is_called_after(tmp_path):
-    root = put(tmp_path, {"instances_val2017.json": coco("a.jpg", "b.jpg"), "a.jpg": None, "b.jpg": None})
-    file = root / "instances_val2017.json"
-    assert {sample.split for sample in sources.open(file)} == {"test"}
-    with pytest.raises(
-        ValueError, match="instances_val2017.json: has no train part: none of its pictures belongs to it"
-    ):
-        list(sources.open(file, split="train"))
+def test_one_folder_called_after_a_part_is_no_part(tmp_path):
+    root = put(tmp_path / "set", {"train/a.xml": VOC.format("a.jpg"), "train/a.jpg": None})
+    assert found(root) == {"train/a.jpg": ("", CAT)}
+
+
+def test_a_part_without_pictures_is_refused(tmp_path):
+    root = put(
+        tmp_path / "set",
+        {
+            "train/a.xml": VOC.format("a.jpg"),
+            "train/a.jpg": None,
+            "test/b.jpg": None,
+            "test/b.xml": VOC.format("b.jpg"),
+        },
+    )
+    with pytest.raises(ValueError, match="set: has no val part of its own"):
+        list(sources.open(root, split="val"))
+    one = put(tmp_path / "one", {"instances.json": coco("a.jpg"), "a.jpg": None})
+    other = "test" if sources.split_of("a.jpg") == "train" else "train"
+    with pytest.raises(ValueError, match=f"one: has no {other} part: none of its pictures belongs to it"):
+        list(sources.open(one, split=other))
 
 
 def test_metadata_of_an_image_folder(tmp_path):
@@ -117,10 +130,16 @@ def test_metadata_of_an_image_folder(tmp_path):
     ]
     root = put(
         tmp_path,
-        {"train/metadata.jsonl": "\n".join(map(json.dumps, rows)), "train/a.jpg": None, "train/sub/b.jpg": None},
+        {
+            "train/metadata.jsonl": "\n".join(map(json.dumps, rows)),
+            "train/a.jpg": None,
+            "train/sub/b.jpg": None,
+            "test/metadata.jsonl": '{"file_name": "c.jpg", "text": "x"}',
+            "test/c.jpg": None,
+        },
     )
     assert sources.format_of(root) == "imagefolder"
-    captioned, boxed = sources.open(root)
+    captioned, boxed = sources.open(root, split="train")
     assert [text.text for text in captioned.texts] == ["a cat"] and captioned.split == boxed.split == "train"
     assert [(r.label, r.box) for r in boxed.regions] == CAT and boxed.image.size_wh == (160, 120)
 
@@ -143,6 +162,8 @@ def test_a_text_beside_each_picture_is_its_caption(tmp_path, caplog):
             "b.jpg": None,
             "test/c.png": None,
             "test/c.txt": "a dog",
+            "train/e.png": None,
+            "train/e.txt": "an owl",
             "d.txt": "x",
         },
     )
@@ -152,5 +173,6 @@ def test_a_text_beside_each_picture_is_its_caption(tmp_path, caplog):
     assert {s.id: (s.split, [t.text for t in s.texts]) for s in samples} == {
         "a.jpg": ("", ["a cat on a mat"]),
         "test/c.png": ("test", ["a dog"]),
+        "train/e.png": ("train", ["an owl"]),
     }
     assert "b.jpg: has no .txt beside it" in caplog.text and "d.txt: is a text without a picture" in caplog.text
