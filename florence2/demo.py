@@ -30,8 +30,8 @@ from florence2.records import Sample
 from florence2.refinement import refine
 from florence2.store import Store
 
-HELD_OUT = scenes.TRAINING_SEEDS  # nano never saw a scene from here on
-SHOWN = HELD_OUT + 3  # a scene with a sign, on which all 15 tasks can be asked
+FIRST_UNSEEN_SEED = scenes.TRAINING_SEEDS  # nano never saw a scene from here on
+SHOWN = FIRST_UNSEEN_SEED + 3  # a scene with a sign, on which all 15 tasks can be asked
 PHOTOS = {  # scikit-image's own pictures; the names that its wheel carries
     "astronaut": "astronaut.png",
     "cat": "chelsea.png",
@@ -204,13 +204,13 @@ def photographs(folder: Path, names: Iterable[str] = tuple(PHOTOS)) -> Path:
 def drawn_scenes(config: DemoConfig) -> Iterator[tuple[Any, Sample]]:
     """Held-out scenes without signs; every n-th with kinds that nano has never seen."""
     for i in range(config.scenes):
-        yield scenes.draw(HELD_OUT + config.seed * 1_000_000 + i, signs=0.0, withheld=i % config.every == 0)
+        yield scenes.draw(FIRST_UNSEEN_SEED + config.seed * 1_000_000 + i, signs=0.0, withheld=i % config.every == 0)
 
 
 def drawn_pages(config: DemoConfig) -> Iterator[tuple[Any, Sample]]:
     """Held-out receipts, to be read."""
     for i in range(config.pages):
-        yield scenes.draw_page(HELD_OUT + config.seed * 1_000_000 + i)
+        yield scenes.draw_page(FIRST_UNSEEN_SEED + config.seed * 1_000_000 + i)
 
 
 class Truth:

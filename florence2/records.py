@@ -17,7 +17,8 @@ Box = tuple[float, float, float, float]
 Polygon = tuple[float, ...]  # flat x, y, x, y, ...
 
 REGION_KINDS = ("object", "text")
-DETAILS = ("brief", "detailed", "more_detailed", "ocr", "answer")
+CAPTION_DETAILS = ("brief", "detailed", "more_detailed")
+DETAILS = (*CAPTION_DETAILS, "ocr", "answer")
 SOURCE_KINDS = ("human", "import", "specialist", "model", "simulated")
 STATUSES = ("kept", "rejected", "superseded")
 COVERAGE_STATES = ("exhaustive", "partial", "negatives")

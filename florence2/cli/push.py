@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 from florence2.labels import one_line
+from florence2.sources.hub_datasets import HUB_ID
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 UPLOADED = ("*.json", "*.safetensors", "*.txt", "*.md", "LICENSE*", "NOTICE*")
 OF_A_RUN = ("held_out.json", "best.json")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,10 +27,10 @@ from florence2.model.checkpoint import Checkpoint, load_model, open_checkpoint, 
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import ADAPTER, TensorFolder, read_json
 from florence2.predictor.calibration import FILE, Calibration, check_fits, read_calibration
+from florence2.sources.hub_datasets import HUB_ID
 
 CALIBRATED_BY = "auto"  # calibration: that of the file beside the weights
 SHIPPED = Path(__file__).parent.parent / "weights"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "encoder.json", "vocab.bpe", "dict.txt"),

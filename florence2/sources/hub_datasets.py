@@ -9,7 +9,8 @@ from florence2.labels import one_line
 
 PREFIX = "hf:"
 WANTED = ("*.parquet", "*.arrow", "*.tar", "*.jpg", "*.jpeg", "*.png", "*.webp", "*.gif", "*.bmp", "*.tif", "*.tiff")
-_ID = re.compile(r"hf:(?://datasets/|//)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
+_SOURCE = re.compile(rf"hf:(?://datasets/|//)?({HUB_ID.pattern})(?:@([\w./-]+))?")
 
 
 def is_hub(source: object) -> bool:
@@ -19,7 +20,7 @@ def is_hub(source: object) -> bool:
 
 def download(source: str) -> Path:
     """The folder of its files that hold pictures, downloaded or found in the cache."""
-    match = _ID.fullmatch(source)
+    match = _SOURCE.fullmatch(source)
     if not match:
         raise ValueError(f"{source}: expected hf:OWNER/NAME, or hf:OWNER/NAME@REVISION")
     from huggingface_hub import snapshot_download

@@ -16,7 +16,7 @@ import numpy as np
 
 from florence2 import geometry
 from florence2.formats.problems import LostObjects, ReadProblems
-from florence2.records import Box, Grounding, Polygon, Region, Sample, Text
+from florence2.records import CAPTION_DETAILS, Box, Grounding, Polygon, Region, Sample, Text
 from florence2.training.examples import TaskMixture
 
 GREY = 128
@@ -40,7 +40,6 @@ PLACES = re.compile(  # of the whole picture, or by comparison: a window makes t
     r"|fourth|fifth|last|only|entire|whole|full|half)\b",
     re.IGNORECASE,
 )
-CAPTIONS = ("brief", "detailed", "more_detailed")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def allowed(sample: Sample, tasks: TaskMixture, letters: bool = False) -> Allowe
     """
     truths = tasks.truths(sample)
     texts = [text for _, _, parsed in truths for text in parsed.texts]
-    if any(text.detail not in (*CAPTIONS, "ocr") for text in texts):
+    if any(text.detail not in (*CAPTION_DETAILS, "ocr") for text in texts):
         return NOTHING
     regions = [region for _, _, parsed in truths for region in parsed.regions]
     words = [text.text for text in texts] + [ask.text for _, ask, _ in truths]
@@ -130,7 +129,7 @@ def allowed(sample: Sample, tasks: TaskMixture, letters: bool = False) -> Allowe
     read = [r for r in sample.current().regions if r.kind == "text"] if letters else []
     read += [region for region in regions if region.kind == "text"]
     whole = any(text.detail == "ocr" for text in texts)
-    captions = any(text.detail in CAPTIONS for text in texts) or any(ask.text_id for _, ask, _ in truths)
+    captions = any(text.detail in CAPTION_DETAILS for text in texts) or any(ask.text_id for _, ask, _ in truths)
     boxes = tuple(box for region in read if (box := geometry.region_box(region)) is not None)
     return Allowed(
         flip=not read and not whole and not any(map(OTHER_SENSE.search, words)),

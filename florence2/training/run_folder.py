@@ -30,7 +30,7 @@ from florence2.training.config import TrainConfig
 from florence2.training.config_files import from_mapping, to_mapping
 
 CONFIG = "config.yaml"
-HELD_OUT = "held_out.json"
+HELD_OUT_FILE = "held_out.json"
 METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
 LEFT_OUT = "left_out.jsonl"
@@ -121,7 +121,7 @@ class RunFolder:
         for name in (METRICS, EVALUATIONS, LEFT_OUT):
             _cut_back(self.path / name, step)
         text = yaml.safe_dump(to_mapping(config), sort_keys=False)
-        write_atomic(self.path / HELD_OUT, json.dumps(list(held_out)) + "\n", sole=True)
+        write_atomic(self.path / HELD_OUT_FILE, json.dumps(list(held_out)) + "\n", sole=True)
         write_atomic(self.path / CONFIG, text, sole=True)
 
     # checkpoints
@@ -233,7 +233,7 @@ class JsonLinesWriter:
 
 def remembered_of(checkpoint: Path) -> list[Any] | None:
     """What the run of a checkpoint holds out, by source; None where it was begun before that was written down."""
-    file = checkpoint.parent.parent / HELD_OUT
+    file = checkpoint.parent.parent / HELD_OUT_FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from florence2.engine.curation.filters.rules import BY_DETAIL, RULES, RuleFilter, open_chain
+from florence2.engine.curation.filters.rules import RULES, RuleFilter, open_chain
 from florence2.engine.curation.filters.verdicts import by_people
 from florence2.engine.curation.tuning import MATCH, good_of, labelled_kinds, labelled_pairs
 from florence2.geometry import iou
 from florence2.labels import fold_label
-from florence2.records import Item, Region, Sample
+from florence2.records import CAPTION_DETAILS, Item, Region, Sample
 
 STEPS = 24  # values tried of a threshold
 ENOUGH = 20  # judged items from which a source, a label or a length of text gets a threshold of its own
@@ -167,7 +167,7 @@ def _of(name: str, setting: str, settings: Mapping[str, Any], item: Item) -> lis
         return []
     if isinstance(settings[setting], Mapping):
         detail = getattr(item, "detail", "")
-        return [Knob(name, setting, detail)] if detail in BY_DETAIL else []
+        return [Knob(name, setting, detail)] if detail in CAPTION_DETAILS else []
     out = [Knob(name, setting)]
     if "sources" in settings and item.source is not None:
         out.append(Knob(name, "sources", item.source.name))

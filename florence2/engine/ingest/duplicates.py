@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from florence2 import pixels, sources
+from florence2.engine.execution.options import Progress
 from florence2.engine.ingest import near_duplicates
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import perceptual_hash
@@ -23,7 +24,6 @@ from florence2.store import Store, is_store
 BANDS = 8  # bytes of a 64-bit hash; hashes up to seven bits apart share one
 BLOCK = 1024  # pictures whose signatures are compared with all before them at a time
 
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from florence2.atomic_files import write_atomic
+from florence2.engine.execution.options import Progress
 from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.pixels import BadImage
 from florence2.sources import file_types, files
@@ -36,7 +37,6 @@ PASSING = re.compile(
 )  # problems that another try may not meet
 COLUMNS = ("url", "image_url", "URL")
 
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

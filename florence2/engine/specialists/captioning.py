@@ -9,9 +9,7 @@ import numpy as np
 
 from florence2.engine.operator import Spec
 from florence2.engine.specialists import transformers_models
-from florence2.records import Parsed, Result, Sample, Text
-
-DETAILS = ("brief", "detailed", "more_detailed")
+from florence2.records import CAPTION_DETAILS, Parsed, Result, Sample, Text
 
 
 class Captioning(transformers_models.TransformersModel):
@@ -22,8 +20,8 @@ class Captioning(transformers_models.TransformersModel):
     def __init__(
         self, model: str, detail: str = "brief", prompt: str = "", max_new_tokens: int = 40, revision: str = ""
     ) -> None:
-        if detail not in DETAILS:
-            raise ValueError(f"captioning: detail: expected one of {', '.join(DETAILS)}, got {detail!r}")
+        if detail not in CAPTION_DETAILS:
+            raise ValueError(f"captioning: detail: expected one of {', '.join(CAPTION_DETAILS)}, got {detail!r}")
         self.detail, self.prompt = detail, prompt
         self.max_new_tokens = int(transformers_models.number("captioning", "max_new_tokens", max_new_tokens, 1, 1024))
         produces = frozenset({f"text/{detail}"})

@@ -15,9 +15,8 @@ from florence2.engine.specialists.composer import IRREGULAR, NUMBERS, plural
 from florence2.engine.text.parser import Parser
 from florence2.engine.text.phrases import NounChunk, Word
 from florence2.labels import fold_label
-from florence2.records import Grounding, Parsed, Region, Result, Sample, Text
+from florence2.records import CAPTION_DETAILS, Grounding, Parsed, Region, Result, Sample, Text
 
-CAPTIONS = ("brief", "detailed", "more_detailed")
 MIN_SCORE = 0.3  # a box below is not pointed at
 
 SYNONYMS = (  # labels of common detectors, and what captions call them
@@ -76,7 +75,7 @@ class Grounder:
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
         """All captions are parsed together."""
         current = [sample.current() for sample in samples]
-        self.parser.read(text.text for sample in current for text in sample.texts if text.detail in CAPTIONS)
+        self.parser.read(text.text for sample in current for text in sample.texts if text.detail in CAPTION_DETAILS)
         return [self._ground(sample) for sample in current]
 
     def _ground(self, sample: Sample) -> Parsed:
@@ -87,7 +86,7 @@ class Grounder:
         regions.sort(key=lambda r: -(1.0 if r.score is None else r.score))
         found: list[Grounding] = []
         for text in sample.texts:
-            if text.detail in CAPTIONS:
+            if text.detail in CAPTION_DETAILS:
                 found += self._phrases(text, regions, len(found))
         return Parsed(groundings=tuple(found))
 

@@ -15,9 +15,7 @@ from florence2.engine.specialists import transformers_models
 from florence2.engine.specialists.found_regions import detected
 from florence2.engine.text.parser import Parser
 from florence2.engine.text.phrases import NounChunk
-from florence2.records import Grounding, Parsed, Region, Result, Sample, Text
-
-CAPTIONS = ("brief", "detailed", "more_detailed")
+from florence2.records import CAPTION_DETAILS, Grounding, Parsed, Region, Result, Sample, Text
 
 
 class GroundingDino(transformers_models.TransformersModel):
@@ -51,7 +49,7 @@ class GroundingDino(transformers_models.TransformersModel):
             regions: list[Region] = []
             groundings: list[Grounding] = []
             for text in sample.current().texts:
-                if text.detail in CAPTIONS and text.text.strip():
+                if text.detail in CAPTION_DETAILS and text.text.strip():
                     self._ground(text, image, regions, groundings)
             results.append(Parsed(regions=tuple(regions), groundings=tuple(groundings)))
         return results

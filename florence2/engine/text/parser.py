@@ -27,7 +27,7 @@ from florence2.engine.text.phrases import Measures, NounChunk, Word, agree, meas
 BUNDLED = Path(__file__).parents[2] / "weights" / "parser"
 INSTALLED = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")  # the first one found is used
 REMEMBERED = 4096  # parsed texts kept, since several rules judge the same text
-HELD_OUT = 25  # every 25th group of training sentences chooses the best step, so that dev is only ever scored
+DEV_EVERY = 25  # every 25th group of training sentences chooses the best step, so that dev is only ever scored
 
 
 class Parser:
@@ -216,8 +216,8 @@ def train_parser(data: Path, out: Path, steps: int = 6000, stop: int = 0, seed: 
     docs = list(_docs(_treebank_part(data, "train"), spacy.blank("en").vocab, seed))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        DocBin(docs=[d for i, d in enumerate(docs) if i % HELD_OUT]).to_disk(work / "train.spacy")
-        DocBin(docs=docs[::HELD_OUT]).to_disk(work / "held_out.spacy")
+        DocBin(docs=[d for i, d in enumerate(docs) if i % DEV_EVERY]).to_disk(work / "train.spacy")
+        DocBin(docs=docs[::DEV_EVERY]).to_disk(work / "held_out.spacy")
         (work / "model").mkdir()
         config = _config(steps, stop, seed, work / "train.spacy", work / "held_out.spacy")
         train(init_nlp(config), work / "model")

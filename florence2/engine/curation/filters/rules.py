@@ -18,7 +18,7 @@ import yaml
 from florence2 import box_rules
 from florence2.engine.operator import Spec
 from florence2.formats import documents
-from florence2.records import Decision, Sample
+from florence2.records import CAPTION_DETAILS, Decision, Sample
 from florence2.structuring import structure
 
 
@@ -37,7 +37,6 @@ _REGIONS = "florence2.engine.curation.filters.region_rules"
 _PHRASES = "florence2.engine.curation.filters.phrase_rules"
 _TEXTS = "florence2.engine.curation.filters.text_rules"
 _PARSER = {"parser": "auto"}
-BY_DETAIL = ("brief", "detailed", "more_detailed")  # settings by granularity have these keys; others any name
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {  # in the order in which they run
@@ -216,7 +215,7 @@ def _merged(where: str, defaults: Mapping[str, Any], change: Any) -> dict[str, A
 
 def _value(where: str, key: str, default: Any, value: Any) -> Any:
     """The value, once it is of the default's type; a number for a mapping by granularity holds for all of them."""
-    by_detail = isinstance(default, Mapping) and set(default) == set(BY_DETAIL)
+    by_detail = isinstance(default, Mapping) and set(default) == set(CAPTION_DETAILS)  # others: by any name
     if by_detail and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = dict.fromkeys(default, value)
     made = structure(_type_of(default), value, where, settings=True, key=key)

@@ -13,9 +13,7 @@ from typing import Any
 from florence2.engine.curation.filters.verdicts import by_people, verdict
 from florence2.engine.text.parser import Parser
 from florence2.engine.text.phrases import Measures, Word
-from florence2.records import Decision, Sample, Text
-
-JUDGED = ("brief", "detailed", "more_detailed")
+from florence2.records import CAPTION_DETAILS, Decision, Sample, Text
 
 MARKS = re.compile(
     r"</?[a-z][^>]*>"  # tags, special tokens
@@ -140,7 +138,7 @@ def parser_of(name: str) -> Parser:
 
 
 def _judged(sample: Sample) -> list[Text]:
-    return [text for text in sample.texts if text.detail in JUDGED and not by_people(text)]
+    return [text for text in sample.texts if text.detail in CAPTION_DETAILS and not by_people(text)]
 
 
 def read(samples: Iterable[Sample], settings: Mapping[str, Any]) -> Parser:
