@@ -25,7 +25,6 @@ BANDS = 8  # bytes of a 64-bit hash; hashes up to seven bits apart share one
 BLOCK = 1024  # pictures whose signatures are compared with all before them at a time
 
 
-
 @dataclass(frozen=True)
 class HashedPicture:
     """What is compared: a picture's hashes, the part of the data it is in, and whether it is kept (not rejected).

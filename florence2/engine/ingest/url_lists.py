@@ -38,7 +38,6 @@ PASSING = re.compile(
 COLUMNS = ("url", "image_url", "URL")
 
 
-
 @dataclass(frozen=True)
 class UrlEntry:
     """A line of a list."""
