@@ -7,7 +7,8 @@ parameters, so that DistributedDataParallel can wrap it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -114,16 +115,14 @@ def recompute_layers(model: Florence) -> None:
     """Keep only the inputs of layers for the backward pass and compute them again there (arXiv 1604.06174)."""
     for module in model.modules():
         if isinstance(module, (Block, EncoderLayer)):
-            module.forward = _recomputed(module, module.forward)  # type: ignore[method-assign]
+            # a partial is copied with the model, so that the lower copy computes with its own weights
+            module.forward = functools.partial(_recomputed, module, module.forward)  # type: ignore[method-assign]
 
 
-def _recomputed(module: nn.Module, forward):  # type: ignore[no-untyped-def]
-    def run(*args):  # type: ignore[no-untyped-def]
-        if module.training and torch.is_grad_enabled():
-            return checkpoint(forward, *args, use_reentrant=False)
-        return forward(*args)
-
-    return run
+def _recomputed(module: nn.Module, forward: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    if module.training and torch.is_grad_enabled():
+        return checkpoint(forward, *args, use_reentrant=False)  # type: ignore[no-any-return]
+    return forward(*args)
 
 
 @contextlib.contextmanager
