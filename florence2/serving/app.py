@@ -10,9 +10,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from florence2.serving import chat_routes, errors, info_routes, predict_routes
+from florence2.serving import chat_bodies, chat_routes, errors, info_routes, predict_routes
 from florence2.serving.batcher import Batcher, Connect
-from florence2.serving.chat_bodies import ChatBody
 from florence2.serving.counters import Metrics
 from florence2.serving.gate import OPEN, Gate
 from florence2.serving.pages.mounting import routers
@@ -76,11 +75,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     asks = {re.sub(r"\W", "_", f"Ask{name}", flags=re.ASCII): schema for name, schema in schemas(service.tasks).items()}
     parts.update(asks)
     one_of = {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in asks]}
-    chat = ChatBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    parts.update(chat.pop("$defs", {}))
+    chat, named = chat_bodies.request_body(service.settings, service.max_tokens)
+    parts.update(named)
     out["components"]["requestBodies"] = {
         "Predict": predict_routes.request_body(service, one_of),
-        "Chat": {"required": True, "content": {"application/json": {"schema": chat}}},
+        "Chat": chat,
     }
     if service.settings.api_keys:
         out["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from florence2.codec.tasks import CLOSED, Task, task_of
@@ -20,6 +20,14 @@ from florence2.serving.task_schemas import checked_ask
 
 FORM_FIELDS = ("image", "task", "text", "labels", "region", "min_score", "num_beams", "max_new_tokens")
 M = TypeVar("M", bound=BaseModel)
+
+
+def _whole(value: Any) -> Any:
+    """In JSON 3.0 is a whole number too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class Strict(BaseModel):
@@ -42,8 +50,8 @@ class DecodingBody(Strict):
 
     min_score: float = Field(0.0, ge=0, le=1)
     """Items scored lower are left out."""
-    num_beams: Union[int, None] = Field(None, ge=1)
-    max_new_tokens: Union[int, None] = Field(None, ge=2)
+    num_beams: Union[Whole, None] = Field(None, ge=1)
+    max_new_tokens: Union[Whole, None] = Field(None, ge=2)
 
 
 class PredictBody(DecodingBody):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from florence2.codec.tasks import Task, ask_of
 from florence2.records import Ask
-from florence2.serving.bodies import DecodingBody, Strict, options_of, parsed_json, validated
+from florence2.serving.bodies import DecodingBody, Strict, Whole, options_of, parsed_json, validated
 from florence2.serving.errors import ServiceError, invalid
 from florence2.serving.messages import Answered, Options
 from florence2.serving.settings import Settings
@@ -69,13 +69,13 @@ class ChatBody(DecodingBody):
     """One user message: the model keeps no conversation."""
     stream: Union[bool, None] = False
     stream_options: Union[StreamOptions, None] = None
-    max_tokens: Union[int, None] = Field(None, ge=2)
-    max_completion_tokens: Union[int, None] = Field(None, ge=2)
+    max_tokens: Union[Whole, None] = Field(None, ge=2)
+    max_completion_tokens: Union[Whole, None] = Field(None, ge=2)
     n: Union[Literal[1], None] = 1
     temperature: Union[Literal[0], None] = None
     """Decoding is deterministic: 0, or left out."""
     top_p: Union[Literal[1], None] = None
-    seed: Union[int, None] = None
+    seed: Union[Whole, None] = None
     """Taken, without effect: equal requests have equal answers."""
     user: Union[str, None] = None
     """Taken, without effect."""
@@ -117,6 +117,26 @@ class Completion(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+
+
+def request_body(settings: Settings, max_tokens: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The OpenAPI request body with this server's model and caps, and the schemas that it names."""
+    schema = ChatBody.model_json_schema(ref_template="#/components/schemas/{model}")
+    named = schema.pop("$defs", {})
+    fields = schema["properties"]
+    fields["model"] = {"enum": [settings.model_name]}
+    caps = {"max_tokens": max_tokens, "max_completion_tokens": max_tokens, "max_new_tokens": max_tokens}
+    for name, most in {**caps, "num_beams": settings.max_beams}.items():
+        fields[name]["anyOf"][0]["maximum"] = most
+    content = named["UserMessage"]["properties"]["content"]
+    content |= {
+        "maxItems": 2,
+        "contains": {"$ref": "#/components/schemas/ImagePart"},
+        "minContains": 1,
+        "maxContains": 1,
+    }
+    named["ImageUrl"]["properties"]["url"]["format"] = "image-url"
+    return {"required": True, "content": {"application/json": {"schema": schema}}}, named
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,15 @@ def request_body(service: Service, asks: dict[str, Any]) -> dict[str, Any]:
         "additionalProperties": False,
     }
     names = [name for task in service.tasks.values() for name in (task.name, task.token)]
+    several, text = (
+        {"type": "array", "items": {"enum": names}, "minItems": 1, "maxItems": settings.max_asks},
+        {"type": "string"},
+    )
     form = {
         "image": {"type": "string", "format": "binary", "contentMediaType": "image/*"},
-        "task": {"type": "array", "items": {"enum": names}, "minItems": 1, "maxItems": settings.max_asks},
+        "task": {"anyOf": [{"enum": names}, several], "description": "One or several; /v1/tasks says what they take."},
         "text": {"type": "string", "description": "For the tasks that take one."},
-        "labels": {"type": "array", "items": {"type": "string"}, "description": "Repeated, or joined by commas."},
+        "labels": {"anyOf": [text, {"type": "array", "items": text}], "description": "Repeated, or joined by commas."},
         "region": {"type": "string", "description": "x1,y1,x2,y2 in pixels of the upright picture."},
         "min_score": number,
         "num_beams": {"type": "integer", "minimum": 1, "maximum": settings.max_beams},
