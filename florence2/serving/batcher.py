@@ -28,6 +28,7 @@ ATTEMPTS = 3  # workers that a request may see the end of
 BOOTS = 5  # workers in a row that may end before one was ever ready
 MOST_BACKOFF_S = 5.0  # before the next worker is asked for, where the last ones ended before they were ready
 RETRY_AFTER_S = 1
+LEFT = 499  # the client has left: counted, as nginx has it, and never sent
 WATCH_S = 0.5
 
 
@@ -120,7 +121,7 @@ class Batcher:
         """Nobody waits for this request any more: what is not begun is never begun."""
         if not ticket.done.done():
             self.metrics.rejects.labels("client_left").inc()
-            self._fail(ticket, ServiceError(499, "the client has left"))
+            self._fail(ticket, ServiceError(LEFT, "the client has left"))
 
     # ---- life ----
 

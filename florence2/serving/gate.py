@@ -15,9 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 
 from florence2.serving import errors
 from florence2.serving.counters import Metrics
+from florence2.serving.batcher import LEFT
 from florence2.serving.errors import ServiceError
 from florence2.serving.settings import LOOPBACK, Settings
 
@@ -59,6 +61,8 @@ class Gate:
             self._check(scope)
             body.announced(Headers(scope=scope))
             await self.app(scope, body.receive, answer)
+        except ClientDisconnect:
+            status = status or LEFT
         except Exception as error:
             refusal = body.refusal or (error if isinstance(error, ServiceError) else errors.internal(error))
             if status:
