@@ -49,10 +49,18 @@ def test_every_import_is_brought_by_the_package_or_an_extra():
         ("cv2", "pip install 'florence2[demo]'"),
         ("PIL.Image", "pip install florence2"),
         ("tomatoes", "pip install tomatoes"),
+        ("mcp.server.lowlevel", "pip install 'florence2[mcp]'"),
+        ("uvicorn", "pip install 'florence2[serve]'"),
     ],
 )
 def test_advice(module, advice):
     assert remedy(module, requirements()) == advice
+
+
+def test_the_smallest_extra_is_named():
+    """A built package lists what extras take over from others, dev everything."""
+    lines = ["numpy", *(f"{name}; extra == 'dev'" for name in ("uvicorn", "fastapi", "mcp")), "mcp; extra == 'mcp'"]
+    assert remedy("mcp", lines) == "pip install 'florence2[mcp]'" and remedy("numpy", lines) == "pip install florence2"
 
 
 def test_a_command_says_what_to_install(monkeypatch, capsys, tmp_path):

@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "write a store as COCO, VOC, YOLO, JSON Lines, Label Studio or CVAT",
     "serve": "answer over HTTP, with pages to try a model and to correct a store",
     "calibrate": "make scores probabilities of being right, on labelled data",
+    "mcp": "the model's tasks as tools for language models",
     "quantize": "measure bfloat16 and int8, keep what is good enough",
     "convert": "save a checkpoint in another layout",
     "push": "upload a checkpoint to the Hugging Face hub",

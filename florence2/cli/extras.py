@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 # module -> the distribution that brings it, where the two are named apart
@@ -17,11 +18,17 @@ def remedy(module: str, requirements: Sequence[str] | None = None) -> str:
     """
     top = module.partition(".")[0]
     wanted = DISTRIBUTIONS.get(top, top.replace("_", "-")).lower()
+    bring: Counter[str] = Counter()
+    found: list[str] = []
     for line in _own() if requirements is None else requirements:
         name, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"]([\w-]+)['\"]", line)
+        bring[extra[1] if extra else ""] += 1
         if name and name[0].replace("_", "-").lower() == wanted:
-            return f"pip install 'florence2[{extra[1]}]'" if extra else "pip install florence2"
-    return f"pip install {wanted}"
+            found.append(extra[1] if extra else "")
+    if not found:
+        return f"pip install {wanted}"
+    least = "" if "" in found else min(found, key=lambda extra: bring[extra])  # extras hold one another, dev holds all
+    return f"pip install 'florence2[{least}]'" if least else "pip install florence2"
 
 
 def _own() -> Sequence[str]:

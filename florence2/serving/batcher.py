@@ -18,9 +18,9 @@ from typing import Protocol
 from florence2.codec.tasks import Task
 from florence2.records import Ask
 from florence2.serving.counters import Metrics
-from florence2.serving.errors import ServiceError
 from florence2.serving.image_input import ImageBytes
 from florence2.serving.messages import Alive, Broken, Cancel, Delta, Done, Options, Ready, ToServer, ToWorker, Work
+from florence2.serving.refusals import ServiceError
 from florence2.serving.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from starlette.datastructures import FormData, UploadFile
 from florence2.codec.tasks import CLOSED, Task, task_of
 from florence2.records import Ask
 from florence2.serving import errors
-from florence2.serving.errors import invalid
 from florence2.serving.messages import Options
+from florence2.serving.refusals import ServiceError, invalid
 from florence2.serving.settings import Settings
 from florence2.serving.task_schemas import checked_ask
 
@@ -75,7 +75,7 @@ def parsed_json(data: bytes) -> Any:
     try:
         return json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise errors.ServiceError(422, f"body: expected JSON ({str(error)[:100]})", "body") from None
+        raise ServiceError(422, f"body: expected JSON ({str(error)[:100]})", "body") from None
 
 
 def validated(kind: type[M], data: Any) -> M:

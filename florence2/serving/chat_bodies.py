@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from florence2.codec.tasks import Task, ask_of
 from florence2.records import Ask
 from florence2.serving.bodies import DecodingBody, Strict, Whole, options_of, parsed_json, validated
-from florence2.serving.errors import ServiceError, invalid
 from florence2.serving.messages import Answered, Options
+from florence2.serving.refusals import ServiceError, invalid
 from florence2.serving.settings import Settings
 from florence2.serving.task_schemas import checked_ask
 

@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from florence2.serving import chat_bodies, errors
 from florence2.serving.batcher import Ticket
 from florence2.serving.chat_bodies import ChatRequest, Completion
-from florence2.serving.errors import ServiceError
 from florence2.serving.messages import Answered, Done
 from florence2.serving.predict_routes import SMALL
+from florence2.serving.refusals import ServiceError
 from florence2.serving.service import Service, left, service_of
 
 router = APIRouter(tags=["model"])

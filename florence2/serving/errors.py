@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,24 +14,10 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from florence2.serving.refusals import ServiceError, invalid
+
 log = logging.getLogger(__name__)
 
-TYPES = {  # status -> the error's type
-    400: "bad_request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    408: "slow_request",
-    409: "conflict",
-    413: "too_large",
-    415: "unsupported_media",
-    421: "wrong_host",
-    422: "invalid_request",
-    500: "internal",
-    503: "overloaded",
-    504: "timeout",
-}
 MEANS = {  # status -> what it means, in OpenAPI
     400: "The request is no HTTP that is understood here.",
     401: "The API key is missing or wrong.",
@@ -64,23 +49,6 @@ class ErrorBody(BaseModel):
     """The body of every error."""
 
     error: ErrorDetail
-
-
-class ServiceError(Exception):
-    """An error with its HTTP status, the field it lies in, and headers."""
-
-    def __init__(
-        self, status: int, message: str, field: str = "", type: str = "", headers: Mapping[str, str] | None = None
-    ):
-        super().__init__(message)
-        self.status, self.message, self.field = status, message, field
-        self.type = type or TYPES.get(status, "error")
-        self.headers = dict(headers or {})
-
-
-def invalid(field: str, message: str) -> ServiceError:
-    """A wrong argument."""
-    return ServiceError(422, message, field)
 
 
 def body_of(error: ServiceError) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from florence2.serving import errors
 from florence2.serving.batcher import LEFT
 from florence2.serving.counters import Metrics
-from florence2.serving.errors import ServiceError
+from florence2.serving.refusals import ServiceError
 from florence2.serving.settings import LOOPBACK, Settings
 
 Scope = MutableMapping[str, Any]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from florence2 import pixels
 from florence2.pixels import BadImage
-from florence2.serving.errors import ServiceError, invalid
+from florence2.serving.refusals import ServiceError, invalid
 from florence2.serving.settings import Settings
 from florence2.sources.fetching import Fetching, fetch
 

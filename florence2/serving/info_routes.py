@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from florence2.serving import errors
-from florence2.serving.errors import ServiceError
+from florence2.serving.refusals import ServiceError
 from florence2.serving.service import service_of
 from florence2.serving.task_schemas import schemas
 

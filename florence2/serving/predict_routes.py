@@ -12,7 +12,7 @@ from starlette.responses import Response
 from florence2.records import Grounding, Region, Text
 from florence2.serving import bodies, errors
 from florence2.serving.bodies import PredictRequest
-from florence2.serving.errors import ServiceError
+from florence2.serving.refusals import ServiceError
 from florence2.serving.service import Service, service_of
 
 FORM_FIELDS = 400

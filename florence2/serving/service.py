@@ -19,9 +19,9 @@ from florence2.records import Ask
 from florence2.serving import image_input
 from florence2.serving.batcher import Batcher, Ticket
 from florence2.serving.counters import Metrics
-from florence2.serving.errors import ServiceError
 from florence2.serving.image_input import ImageBytes, refusal
 from florence2.serving.messages import Answered, Done, Options, Refused
+from florence2.serving.refusals import ServiceError
 from florence2.serving.settings import Settings
 
 R = TypeVar("R")

@@ -11,7 +11,7 @@ from typing import Any
 
 from florence2.codec.tasks import CLOSED, Task, prompt_text, task_of
 from florence2.records import Ask
-from florence2.serving.errors import invalid
+from florence2.serving.refusals import invalid
 
 TEXT = {
     "answer": "The question.",

@@ -1,7 +1,7 @@
 """Where a page joins the app: one router a page, in `routers`.
 
 A page's module defines `router(settings) -> APIRouter`. In a route `service_of(request)` gives the model (see
-`service.Service`): `await service.answer(image_bytes, asks)`. Errors are raised as `errors.ServiceError`. Every route
+`service.Service`): `await service.answer(image_bytes, asks)`. Errors are raised as `refusals.ServiceError`. Every route
 goes through the same checks of key, origin and size; what a route may answer is declared by `errors.responses(...)`.
 """
 
