@@ -173,8 +173,8 @@ def same(found: dict, alone: Answer) -> bool:
 
 
 def right(args: argparse.Namespace) -> dict[str, object]:
-    count, files = (300, pictures(20)) if args.quick else (10_000, pictures(200))
-    asked = mixed(count, files, seed=1)
+    count, files = (300, pictures(20)) if args.quick else (args.requests, pictures(200))
+    asked = mixed(count, files, args.seed)
     requests = [request(files[place], [ask]) for place, ask in asked]
     with RunningServer(args.model, "--threads", str(args.threads), "--queue", "1000") as server:
         server.wait_ready()
@@ -280,6 +280,8 @@ def main() -> None:
     out.add_argument("--batch", type=int, default=8, help="of both")
     out.add_argument("--clients", type=int, default=24, help="connections that send without a pause")
     out.add_argument("--pairs", type=int, default=5)
+    out.add_argument("--requests", type=int, default=10_000, help="of `right`")
+    out.add_argument("--seed", type=int, default=1, help="of `right`")
     out.add_argument("--seconds", type=float, help="of the soak")
     args = out.parse_args()
     result: dict[str, object] = {"benchmark": "serving", "model": args.model, "quick": args.quick}

@@ -1,8 +1,8 @@
 """The MCP server: a tool a task over standard input and output, answers small enough for a language model to read.
 
-The tools' schemas are those of `task_schemas`, with the picture beside them. Pictures are files of this machine, or data
-URLs; addresses are not fetched. Answers are whole numbers of pixels and short scores, and bounded: what is left out is
-counted. Nothing but the protocol is written to standard output.
+The tools' schemas are those of `task_schemas`, with the picture beside them. Pictures are files of this machine, or
+data URLs; addresses are not fetched. Answers are whole numbers of pixels and short scores, and bounded: what is left
+out is counted. Nothing but the protocol is written to standard output.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from florence2.predictor.batch import EncodedImage
 from florence2.records import Region
 from florence2.serving.refusals import ServiceError
 from florence2.serving.task_schemas import ask_schema, checked_ask
-from florence2.serving.worker import FeatureCache, above
+from florence2.serving.worker import FeatureCache
 
 MAX_ITEMS = 50  # boxes, lines of text or outlines in one answer
 MAX_POINTS = 40  # of one outline
@@ -71,8 +71,8 @@ class Tools:
             ask = checked_ask(self.model.tasks, tasks[name].token, **fields)
         except ServiceError as error:
             raise ValueError(error.message) from None
-        answer = self.model.predict(self._encoded(given["image"]), ask)
-        return compact(answer, float(given.get("min_score", 0.0)), int(given.get("max_items", MAX_ITEMS)))
+        answer = self.model.predict(self._encoded(given["image"]), ask, min_score=given.get("min_score", 0.0))
+        return compact(answer, given.get("max_items", MAX_ITEMS))
 
     def _tool(self, task: Task) -> types.Tool:
         schema = ask_schema(task, bare=True)
@@ -121,15 +121,14 @@ def tool_name(task: Task) -> str:
     return task.name.lower()
 
 
-def compact(answer: Answer, min_score: float = 0.0, max_items: int = MAX_ITEMS) -> dict[str, Any]:
+def compact(answer: Answer, max_items: int = MAX_ITEMS) -> dict[str, Any]:
     """An answer in few letters: the size of the picture, texts, and items with places in whole pixels, best first."""
-    kept = {region["id"] for region in above(answer, min_score)["regions"]}
     labels = dict(zip((region.id for region in answer.boxed), answer.labels.tolist()))
-    regions = [region for region in answer.regions if region.id in kept]
+    regions = list(answer.regions)
     if answer.row is None or answer.row.output_kind != "quads":  # lines of text stay in reading order
         regions.sort(key=lambda region: -(region.score or 0.0))
     out: dict[str, Any] = {"size": list(answer.size_wh)}
-    texts = [text.text for text in answer.texts if text.score is None or text.score >= min_score]
+    texts = [text.text for text in answer.texts]
     if texts:
         whole = "\n".join(texts)
         out["text"] = whole[:MAX_LETTERS] + (" ..." if len(whole) > MAX_LETTERS else "")

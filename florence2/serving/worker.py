@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
-from typing import Any, Union
+from typing import Union
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from florence2.predictor import Answer, Florence2
 from florence2.predictor.batch import EncodedImage, LoadedImage, OpenBatch, Request
 from florence2.predictor.batch import load as load_image
 from florence2.predictor.images import failure_of
-from florence2.records import Ask, Failure
+from florence2.records import Failure
 from florence2.serving.messages import Alive, Answered, Cancel, Delta, Done, Ready, Refused, Work
 from florence2.serving.settings import Settings
 
@@ -57,6 +57,7 @@ class Worker:
     ) -> None:
         self.model, self.connection, self.settings = model, connection, settings
         self._leave = leave or (lambda: os._exit(0))
+        self.most_tokens = min(settings.max_tokens, model.config.text.max_positions)
         self.features = FeatureCache(settings.cache_bytes)
         self.batch = OpenBatch(model)
         self.waiting: list[_Item] = []
@@ -69,8 +70,7 @@ class Worker:
 
     def run(self) -> None:
         """Say that it is ready, then answer until the server hangs up."""
-        positions = self.model.config.text.max_positions
-        ready = Ready(os.getpid(), dict(self.model.tasks), min(self.settings.max_tokens, positions), self.model.info())
+        ready = Ready(os.getpid(), dict(self.model.tasks), self.most_tokens, self.model.info())
         self.connection.send(ready)
         threading.Thread(target=self._receive, name="florence2-receiver", daemon=True).start()
         while self._take():
@@ -207,14 +207,15 @@ class Worker:
             return item.picture
         options = item.work.options
         try:
-            return self._asked(item.picture, item.work.asks, options.num_beams, options.max_new_tokens)
+            return self.model.request(
+                item.picture,
+                item.work.asks,
+                num_beams=options.num_beams,
+                max_new_tokens=self.most_tokens if options.max_new_tokens is None else options.max_new_tokens,
+                min_score=options.min_score,
+            )
         except ValueError as error:
             return failure_of(error)
-
-    def _asked(self, picture: Any, asks: Sequence[Ask], beams: int | None, tokens: int | None) -> Request:
-        most = min(self.settings.max_tokens, self.model.config.text.max_positions)
-        tokens = most if tokens is None else tokens
-        return self.model.request(picture, asks, num_beams=beams, max_new_tokens=tokens)
 
     def _step(self) -> None:
         if not self.batch.rows:
@@ -261,7 +262,7 @@ class Worker:
     def _answered(self, answer: Answer, item: _Item) -> Answered:
         prompt = len(self.model.tokenizer.prompt_ids(answer.prompt))
         features = len(item.picture.features) if isinstance(item.picture, EncodedImage) else 0
-        shown = json.dumps(above(answer, item.work.options.min_score), ensure_ascii=False, allow_nan=False)
+        shown = json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False)
         return Answered(shown.encode("utf-8", "replace"), prompt + features, len(answer.token_ids) - 1)
 
     def _show(self, item: _Item) -> None:
@@ -324,20 +325,6 @@ def warm(model: Florence2) -> None:
     """Answer once, so that the first request does not wait for what is made on first use."""
     blank = np.full((64, 64, 3), 127, np.uint8)
     model.predict(blank, ["<CAPTION>", "<OD>"], num_beams=1, max_new_tokens=4)
-
-
-def above(answer: Answer, min_score: float) -> dict[str, Any]:
-    """An answer's JSON with only the items that score at least so much; items without a score stay."""
-    out = answer.to_json()
-    if min_score <= 0:
-        return out
-    for name in ("texts", "regions", "groundings"):
-        out[name] = [item for item in out[name] if item.get("score") is None or item["score"] >= min_score]
-    left = {region.get("id") for region in out["regions"]}
-    for grounding in [one for one in out["groundings"] if "region_ids" in one]:
-        grounding["region_ids"] = [i for i in grounding["region_ids"] if i in left]
-    out["groundings"] = [one for one in out["groundings"] if one.get("region_ids", True)]
-    return out
 
 
 def _bytes(encoded: EncodedImage) -> int:

@@ -14,7 +14,7 @@ from florence2.records import Ask
 from florence2.scenes import draw
 from florence2.serving.messages import Alive, Answered, Cancel, Delta, Done, Options, Ready, Work
 from florence2.serving.settings import Settings
-from florence2.serving.worker import FeatureCache, Worker, above
+from florence2.serving.worker import FeatureCache, Worker
 from tests.serving.test_predict_route import assert_same
 
 PLAIN = Options()
@@ -200,15 +200,15 @@ def test_work_that_ended_a_worker_is_answered_alone(nano):
     assert set(rows) == {1}
 
 
-def test_a_score_leaves_out_items_and_what_leaned_on_them(nano):
-    answer = nano.predict(PICTURES[0], Ask("<CAPTION_TO_PHRASE_GROUNDING>", text="a fish and an umbrella and a star"))
-    assert above(answer, 0) == answer.to_json()
-    least = sorted(region.score for region in answer.regions)[len(answer.regions) // 2]
-    kept = above(answer, least)
-    ids = {region["id"] for region in kept["regions"]}
-    assert ids == {region.id for region in answer.regions if region.score >= least}
-    for grounding in kept["groundings"]:
-        assert set(grounding["region_ids"]) <= ids and grounding["region_ids"]
+def test_a_score_leaves_out_items_as_a_call_does(nano, scene):
+    ask = Ask("<OD>")
+    scores = sorted(region.score for region in nano.predict(scene, ask).regions)
+    with Running(nano) as running:
+        running.send(0, scene, ask, options=Options(min_score=scores[1]))
+        (done,) = running.until_done(0)
+    alone = nano.predict(scene, ask, min_score=scores[1])
+    assert_same(texts(done)[0], alone)
+    assert len(alone.regions) == len(scores) - 1
 
 
 def test_features_do_not_keep_their_whole_batch(nano):
