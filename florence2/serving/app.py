@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from florence2.serving.settings import Settings
 from florence2.serving.task_schemas import schemas
 from florence2.serving.worker_link import ModelHost
 
+HOST_S = 1.0
 ABOUT = "Florence-2: a picture and tasks in; texts, boxes, quads and polygons out."
 
 
@@ -56,13 +58,23 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if service.batcher is not None:
         service.batcher.on_tasks = lambda: setattr(app, "openapi_schema", None)
         service.batcher.start()
+    watching = asyncio.ensure_future(_keep(app.state.host)) if app.state.host is not None else None
     yield
+    if watching is not None:
+        watching.cancel()
     service.draining = True
     if service.batcher is not None:
         await service.batcher.stop()
     if app.state.host is not None:
         app.state.host.stop()
     service.close()
+
+
+async def _keep(host: ModelHost) -> None:
+    """Start the host again when it has ended, so that it is ready when a worker is asked for."""
+    while True:
+        await asyncio.sleep(HOST_S)
+        host.ensure()
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Knows no request: what a worker says is handed to `on_message` in the event loop
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pickle
 import queue
@@ -21,6 +22,7 @@ from florence2.serving.batcher import OnEnd, OnMessage
 from florence2.serving.messages import Ready, ToWorker
 from florence2.serving.settings import Settings
 
+log = logging.getLogger(__name__)
 _CODE = "import sys; sys.path[:] = {path!r}; from florence2.serving.model_host import main; main({fd})"
 
 
@@ -45,8 +47,10 @@ class ModelHost:
 
     def ensure(self) -> bool:
         """Start the host unless it runs; whether it had to be. What was asked meanwhile is answered by the new one."""
-        if self._process is not None and self._process.poll() is None:
-            return False
+        if self._process is not None:
+            if self._process.poll() is None:
+                return False
+            log.warning("the model host ended with code %s; it is started again", self._process.returncode)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _CODE.format(path=sys.path, fd=self._answering.fileno())],
             pass_fds=[self._answering.fileno()],

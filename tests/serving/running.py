@@ -27,7 +27,7 @@ class RunningServer:
         self.process = subprocess.Popen(
             command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
         )
-        self.lines, self.url = [], ""
+        self.lines, self.url, self.hosts = [], "", set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -52,8 +52,9 @@ class RunningServer:
         return int(self.url.rpartition(":")[2])
 
     def worker_pids(self):
-        """The processes below the model host."""
-        return [pid for host in children(self.process.pid) for pid in children(host)]
+        """The worker processes, those included whose model host was killed."""
+        self.hosts |= {pid for pid in children(self.process.pid) if session(pid) == pid}
+        return [pid for pid in processes() if session(pid) in self.hosts and pid not in self.hosts]
 
     def stop(self, seconds=90):
         self.process.send_signal(signal.SIGTERM)
@@ -75,13 +76,26 @@ class RunningServer:
 
 
 def children(pid):
-    """The processes that a process started."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
+    """The processes that a process started and that have not ended."""
+    return [child for child in processes() if stat(child)[1:2] == [str(pid)]]
+
+
+def processes():
+    """All that have not ended."""
+    return [pid for path in Path("/proc").glob("[0-9]*") if (stat(pid := int(path.name)) or ["Z"])[0] != "Z"]
+
+
+def session(pid):
+    """The process that a process's session began with; -1 where it has ended."""
+    return int((stat(pid) or [0, 0, 0, -1])[3])
+
+
+def stat(pid):
+    """State, parent, group, session ... of a process; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def is_open(port):
