@@ -70,6 +70,8 @@ def target_segments(parsed: Parsed, task: Task | str, size_wh: Size, ask: Ask | 
 
 def parse(text: str, task: Task | str, size_wh: Size, ask: Ask | None = None) -> Parsed:
     """The answer that a generated text holds, special tokens in; what fits no item is left out."""
+    if not is_unicode(text):
+        raise ValueError(f"text: expected Unicode, got a lone surrogate in {text!r:.80}; mend the text")
     return read(segments_of_text(text), task_of(task), size_wh, ask).parsed
 
 
