@@ -1,7 +1,6 @@
 """`python -m florence2` is the `florence2` command."""
 
-import sys
+from florence2.cli import script
 
-from florence2.cli import main
-
-sys.exit(main())
+if __name__ == "__main__":
+    script()

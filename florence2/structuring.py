@@ -228,7 +228,7 @@ def brief(value: Any) -> str:
 
 def brief_key(key: Any) -> str:
     """A key in a place, as it is where it is a plain word."""
-    return key if isinstance(key, str) and key.isidentifier() else brief(key)
+    return key if isinstance(key, str) and key.isidentifier() and len(key) <= 60 else brief(key)
 
 
 _SHORT = reprlib.Repr()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from types import ModuleType
+from typing import NoReturn
 
 from florence2.cli.terminal import Printable, printable
 from florence2.labels import one_line
@@ -60,22 +62,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(f"florence2: the command {name!r} is planned and not built yet; see florence2 --help", 2)
     if name not in COMMANDS:
         return _refuse(f"florence2: unknown command {name!r}; expected one of {', '.join(COMMANDS)}", 2)
-    module = importlib.import_module(f"florence2.cli.{name}_" if name == "import" else f"florence2.cli.{name}")
     with redirect_stdout(Printable(sys.stdout)), redirect_stderr(Printable(sys.stderr)):  # type: ignore[type-var]
-        return _run(name, module, rest)
+        return _run(name, rest)
 
 
-def _run(name: str, module: ModuleType, rest: list[str]) -> int:
+def script() -> NoReturn:
+    """What the installed command runs: ends at once after Ctrl-C, and without a word where it is pressed again."""
+    signal.signal(signal.SIGINT, _interrupted)
     try:
+        code = main()
+    except KeyboardInterrupt:  # before the command began
+        code = _refuse("florence2: interrupted", 130)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 130:
+        os._exit(code)  # threads that read or fetch are not waited for
+    sys.exit(code)
+
+
+_PRESSED = threading.Event()  # Ctrl-C
+
+
+def _interrupted(*_: object) -> None:
+    _PRESSED.set()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    raise KeyboardInterrupt
+
+
+def _run(name: str, rest: list[str]) -> int:
+    try:
+        module = importlib.import_module(f"florence2.cli.{name}_" if name == "import" else f"florence2.cli.{name}")
         return int(module.main(rest))
     except KeyboardInterrupt:
         return _refuse(f"florence2 {name}: interrupted; run the same command again to go on", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
-        return _refuse(f"florence2 {name}: {one_line(error, 1000)}", 1)
-    except ImportError as error:
+    except (ValueError, OSError, ImportError) as error:
+        if _PRESSED.is_set():  # a library that was being loaded made an error of its own of it
+            return _refuse(f"florence2 {name}: interrupted; run the same command again to go on", 130)
+        if not isinstance(error, ImportError):
+            return _refuse(f"florence2 {name}: {one_line(error, 1000)}", 1)
         from florence2.cli.extras import remedy
 
         advice = f"; {remedy(error.name)}" if error.name else ""

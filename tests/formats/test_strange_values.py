@@ -303,3 +303,11 @@ def test_a_line_without_a_text_is_unreadable_and_told(tmp_path):
     (sample,), refused, (note,) = read(tmp_path)
     assert [(r.label, r.ignore) for r in sample.regions] == [("", True), ("WORD", False)] and not refused
     assert "gt_a.txt:1: a line without a text" in note
+
+
+@pytest.mark.parametrize("key", ["x" * 5000, "a\nb", "\x1b[2J", "9" * 5000])
+def test_an_unknown_key_of_any_length_is_named_in_one_short_line(tmp_path, key):
+    row = {"id": "0", "image": {"id": "0", "uri": "a.jpg"}, key: 1}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    _, (refused,), _ = read(tmp_path)
+    assert "samples.jsonl:1" in refused and len(refused) < 1000 and len(refused.splitlines()) == 1

@@ -207,8 +207,7 @@ def _odd(samples):
     """Samples that no later step could use."""
     for sample in samples:
         for region in sample.regions:
-            label = region.label.casefold()
-            if (label in ("none", "nan") and region.kind == "object") or (
+            if (region.label in ("None", "nan") and region.kind == "object") or (
                 region.box and not all(abs(v) < 1e7 for v in region.box)
             ):
                 yield f"made up: {region.label[:40]!r} {region.box}"

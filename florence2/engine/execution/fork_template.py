@@ -57,9 +57,11 @@ class ForkTemplate:
             raise TimeoutError(f"a template of workers gave no answer in {timeout_s:.0f} s")
         return self._control.recv()
 
-    def close(self) -> None:
-        """End it; workers that are still there end with it."""
+    def close(self, at_once: bool = False) -> None:
+        """End it, `at_once` where it may still be loading; workers that are still there end with it."""
         self._control.close()
+        if at_once:
+            self._process.kill()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -89,7 +89,7 @@ class ProcessRunner:
                 worker.process.wait()
         self._workers.clear()
         if self._template is not None:
-            self._template.close()
+            self._template.close(at_once=kind is not None)
             self._template = None
 
     @property
