@@ -42,7 +42,7 @@ SECONDS = {
 
 
 @dataclass
-class Asked:
+class AnnotatedJob:
     """The results of a job's pictures: how many there were, and why some failed."""
 
     pictures: int = 0
@@ -79,7 +79,7 @@ class AnnotateTask:
         seconds["rest"] = took - seconds["annotate"] - seconds["wait"] - seconds["write"]
         failures = Counter(each.reason for each in found if isinstance(each, Failure))
         failed = tuple(each.id for each in found if isinstance(each, Failure))
-        return JobOutcome(tuple(fragments), seconds, Asked(len(found), failures, took, failed))
+        return JobOutcome(tuple(fragments), seconds, AnnotatedJob(len(found), failures, took, failed))
 
     def _commit(self, store: Store, found: Sequence[Signed], config_sha: str) -> list[Fragment]:
         count = len(self.inputs.unit.samples)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from florence2.engine import current_annotations
-from florence2.engine.execution.annotation import SECONDS, AnnotateTask, Asked, pieces_name
+from florence2.engine.execution.annotation import SECONDS, AnnotatedJob, AnnotateTask, pieces_name
 from florence2.engine.execution.handout import Pace
 from florence2.engine.execution.jobs import Job, Resources, Runner
 from florence2.engine.execution.options import Progress
@@ -77,7 +77,7 @@ def run_specialist(
     count = Count(operator.name, total, progress)
     jobs = _Jobs(session, step, max_pixels, only, Pace(spec.batch_size, runner.workers(resources)), count, report)
     for job, outcome in run_phase(session, runner, jobs, resources, count):
-        assert isinstance(outcome.facts, Asked)
+        assert isinstance(outcome.facts, AnnotatedJob)
         for image in outcome.facts.failed:  # its earlier annotations are kept
             jobs.asked_again.pop(image, None)
         jobs.pace.learn(outcome.facts.took_s, job.size)
