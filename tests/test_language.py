@@ -163,8 +163,10 @@ def test_measures_of_nothing():
 def test_the_parser_reads_many_texts_and_remembers_them(parser):
     texts = ["A dog runs.", "", "  two   cats \n sit  ", "naïve café 🐕 dog"]
     parser.read(texts)
-    for text in texts:
+    expected = ["A dog runs .", "", "two cats sit", "naïve café 🐕 dog"]
+    for text, said in zip(texts, expected, strict=True):
         words = parser.parse(text)
+        assert [w.text for w in words] == said.split()
         assert all(text[w.start : w.end] == w.text and 0 <= w.head < len(words) for w in words)
         assert [c.text for c in parser.noun_chunks(text)] == [text[c.start : c.end] for c in parser.noun_chunks(text)]
 

@@ -26,7 +26,7 @@ K = TypeVar("K")
 def truths(task: Task, sample: Sample) -> Pairs:
     """All (ask, answer) pairs of the task; equal pairs are given once."""
     pairs = _TRUTHS[task.output_kind](task, sample.current())
-    return list({(ask, _content(parsed)): (ask, parsed) for ask, parsed in reversed(pairs)}.values())[::-1]
+    return list({(ask, _content(task, parsed)): (ask, parsed) for ask, parsed in reversed(pairs)}.values())[::-1]
 
 
 def add(task: Task, sample: Sample, ask: Ask, parsed: Parsed, source: Source) -> Sample:
@@ -308,8 +308,12 @@ def _if_any(task: Task, sample: Sample, regions: Sequence[Region]) -> Pairs:
     return [(Ask(task.token), Parsed(regions=tuple(regions)))] if regions or searched else []
 
 
-def _content(parsed: Parsed) -> str:
-    """The content of an answer without ids and sources."""
+def _content(task: Task, parsed: Parsed) -> str:
+    """What an answer to the task says: without ids, sources and what the ask says or the task does not write."""
+    if task.output_kind == "region_text":
+        return repr([r.description if task.storage_rule == "description" else r.label for r in parsed.regions])
+    if task.output_kind == "polygons":
+        return repr([r.polygons for r in parsed.regions])
     place = {region.id: index for index, region in enumerate(parsed.regions)}
     texts = [(text.text, text.question) for text in parsed.texts]
     regions = [(r.box, r.label, r.description, r.quad, r.polygons) for r in parsed.regions]

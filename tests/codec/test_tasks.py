@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from florence2.codec import answers
@@ -85,6 +85,32 @@ def test_truths(name, expected):
     assert said(name, SCENE) == expected
 
 
+TWICE = [  # task, two regions that say the same to it, one that says something else
+    ("REGION_TO_CATEGORY", {"description": "a cat"}, {"description": "a grey cat"}, {"label": "dog"}),
+    ("REGION_TO_DESCRIPTION", {"description": "a"}, {"description": "a", "label": "dog"}, {"description": "b"}),
+    (
+        "REGION_TO_OCR",
+        {"kind": "text"},
+        {"kind": "text", "quad": (0, 1, 9, 1, 9, 8, 0, 8)},
+        {"kind": "text", "label": "x"},
+    ),
+    (
+        "REGION_TO_SEGMENTATION",
+        {"polygons": (SQUARE,)},
+        {"polygons": (SQUARE,), "label": "dog"},
+        {"polygons": (SQUARE[:4] + (60.0, 50.0),)},
+    ),
+]
+
+
+@pytest.mark.parametrize("name, first, same, other", TWICE)
+def test_what_says_the_same_is_asked_once(name, first, same, other):
+    rows = [{"kind": "object", "label": "cat", **row} for row in (first, same, other)]
+    regions = tuple(Region(f"r{n}", box=(0, 0, 9, 9), **row) for n, row in enumerate(rows))
+    found = [parsed.regions[0].id for _, parsed in task_of(name).truths(sample(regions=regions))]
+    assert found == ["r0", "r2"]
+
+
 def test_targets_are_in_order():
     def target(name):
         ((ask, parsed),) = task_of(name).truths(SCENE)
@@ -147,28 +173,38 @@ def test_a_line_of_text_with_an_outline_alone_has_the_corners_of_its_box():
 
 place = st.tuples(*[st.integers(0, 400)] * 2, *[st.integers(401, 470)] * 2).map(lambda box: tuple(map(float, box)))
 words = st.sampled_from(["dog", "cat", "a dog", "Zug", "é<loc_1>", "two\nlines", ""])
-names = st.sampled_from([f"i{n}" for n in range(9)])
+names = st.sampled_from([f"i{n}" for n in range(5)])
+text_names = st.sampled_from(["a", "b", "c"])
 regions = st.builds(
     Region, names, st.sampled_from(["object", "text"]), st.none() | place, words, description=words,
     polygons=st.lists(st.tuples(*[st.floats(0, 480)] * 6), max_size=2).map(tuple),
     quad=st.just(()) | st.tuples(*[st.floats(0, 480)] * 8),
-    ignore=st.sampled_from([False, False, True]), refines=st.sampled_from(["", "", "i1", "i8"]),
+    ignore=st.sampled_from([False, False, True]), refines=st.sampled_from(["", "", "", "i1", "i8"]),
 )  # fmt: skip
-texts = st.builds(Text, names, words, st.sampled_from(["brief", "detailed", "ocr", "answer"]), words)
-groundings = st.builds(Grounding, names, st.sampled_from(["", "i1", "i2"]), words, st.just(()), st.tuples(names, names))
-decisions = st.builds(Decision, names, st.sampled_from(["kept", "rejected", "superseded"]), st.just("rule"))
+texts = st.builds(
+    Text, text_names, words, st.sampled_from(["brief", "detailed", "more_detailed", "ocr", "answer"]), words
+)
+said_of = st.just("") | text_names
+groundings = st.builds(Grounding, names, said_of, words, st.just(()), st.tuples(names, names))
+decisions = st.builds(
+    Decision, names | text_names, st.sampled_from(["kept", "rejected", "superseded"]), st.just("rule")
+)
 
 
 @pytest.mark.parametrize("task", [*TASKS.values(), *QUESTIONS.values()], ids=lambda task: task.name)
 def test_whatever_a_sample_holds_its_truths_can_be_asked_and_rendered(task):
+    held = 0
+
     @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(*[st.lists(kind, max_size=6, unique_by=lambda item: item.id) for kind in (texts, regions, groundings)],
            st.lists(decisions, max_size=3))  # fmt: skip
+    @example([*SCENE.texts, Text("t9", "much", "more_detailed")], SCENE.regions, SCENE.groundings, SCENE.decisions)
     def law(some_texts, some_regions, some_groundings, some_decisions):
         given_sample = sample(
             texts=tuple(some_texts), regions=tuple(some_regions), groundings=tuple(some_groundings),
             decisions=tuple(some_decisions),
         )  # fmt: skip
+        nonlocal held
         current = given_sample.current()
         there = {
             item.id
@@ -185,6 +221,7 @@ def test_whatever_a_sample_holds_its_truths_can_be_asked_and_rendered(task):
                 labels = [region.label or region.description for region in said.regions]
                 assert labels == sorted(labels)
         added, pairs = given_sample, task.truths(given_sample)
+        held += bool(pairs)
         for ask, parsed in pairs:
             added = task.add(added, ask, parsed, SOURCE)
         old = len(given_sample.regions)
@@ -194,6 +231,7 @@ def test_whatever_a_sample_holds_its_truths_can_be_asked_and_rendered(task):
         assert len({region.id for region in new}) == len(new) and all(region.source == SOURCE for region in new)
 
     law()
+    assert held
 
 
 def test_nothing_is_a_truth_only_where_it_was_looked_for():

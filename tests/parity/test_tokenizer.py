@@ -137,6 +137,8 @@ def strings(count):
         "\t",
         "   ",
         "\u3000",
+        "##",
+        "#1",
     ]
     for index in range(count):
         if index % 3 == 0:

@@ -108,6 +108,7 @@ def test_every_answer_keeps_its_grammar_and_its_budget(tiny, pictures, task):
         assert all(0 < item.score <= 1 for item in items)
         height, width = pictures[1].shape[:2]
         assert (answer.xyxy >= 0).all() and (answer.xyxy <= [width, height] * 2).all()
+    assert items and (task.output_kind in ("text", "region_text") or len(answer.xyxy))  # at the largest budget
 
 
 def test_log_probabilities_equal_the_training_forward(tiny, pictures):

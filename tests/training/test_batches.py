@@ -124,7 +124,8 @@ def test_no_answer_stands_in_a_prompt(tmp_path):
 
 def test_targets_are_shifted_behind_the_start_token(tmp_path):
     part = batches(tmp_path)[0].parts[0]
-    for decoder_ids, labels in zip(part.decoder_ids, part.labels):
+    assert len(part.labels) > 1 and len({int((row >= 0).sum()) for row in part.labels}) > 1  # of several lengths
+    for decoder_ids, labels in zip(part.decoder_ids, part.labels, strict=True):
         length = int((labels >= 0).sum())
         assert labels[0] == 0 and labels[length - 1] == 2
         assert decoder_ids[0] == 2 and decoder_ids[1:length].tolist() == labels[: length - 1].tolist()

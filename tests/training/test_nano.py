@@ -3,6 +3,7 @@
 import numpy as np
 
 import florence2
+from florence2 import geometry
 from florence2.codec.tasks import QUESTIONS, TASKS
 from florence2.metrics.detection import DetectionF1
 from florence2.predictor.checkpoints import SHIPPED
@@ -52,7 +53,8 @@ def test_it_finds_what_is_there_and_not_on_a_grey_picture():
 def test_every_task_is_answered():
     model = florence2.load("nano")
     pixels, sample = draw(TRAINING_SEEDS + 4, signs=1.0)
-    box = sample.regions[0].box
+    sign, thing = sorted(sample.regions, key=lambda region: region.kind != "text")
+    box, found = thing.box, {}
     for task in florence2.TASKS.values():
         given = (
             {"text": "the star"}
@@ -62,4 +64,12 @@ def test_every_task_is_answered():
             else {}
         )
         answer = model.predict(pixels, task.token, max_new_tokens=64, **given)
-        assert answer.token_ids and answer.size_wh == (128, 128)
+        assert answer.size_wh == (128, 128) and not answer.truncated
+        assert len(answer.texts) == (task.output_kind == "text") and len(answer.regions) == (not answer.texts), task
+        found[task.name] = answer
+    for name in ("OD", "REGION_TO_CATEGORY"):
+        assert found[name].labels.tolist() == [thing.label], name
+    assert all(thing.label in found[name].texts[0].text for name in ("CAPTION", "DETAILED_CAPTION"))
+    boxes = ("OD", "DENSE_REGION_CAPTION", "REGION_PROPOSAL", "CAPTION_TO_PHRASE_GROUNDING")
+    assert min(geometry.iou([found[name].xyxy[0] for name in boxes], [box])) > 0.8
+    assert geometry.iou([found["OCR_WITH_REGION"].xyxy[0]], [sign.box]) > 0.6
