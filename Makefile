@@ -30,7 +30,7 @@ demo: setup
 	$(BIN)/florence2 demo
 
 test: setup-dev check
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 check: setup-dev
 	$(BIN)/ruff format --check florence2 tests benchmarks

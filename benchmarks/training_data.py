@@ -3,8 +3,8 @@
     python benchmarks/training_data.py [--sizes 1000,10000,100000] [--kinds jsonl,store,coco] [--folder KEPT]
 
 Pictures are few (64, drawn) and referred to again and again: what grows is the records. Each set is trained in a
-process of its own with a model of a few thousand weights, so that the data's share is what is seen; 192 steps of 16
-pairs read three blocks of records. Beside it the same samples are trained from a list in memory (`from_list`, up to
+process of its own with a model of a few thousand weights, so that the data's share is what is seen; 128 steps of 16
+pairs read two blocks of records. Beside it the same samples are trained from a list in memory (`from_list`, up to
 --listed samples). `cpu_ms` is processor time a step, which a busy machine changes less than wall time.
 """
 
@@ -17,16 +17,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from florence2.records import Sample
 
 PICTURES = 64
-KINDS = ("jsonl", "store", "coco")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,10000,100000")
-    parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--steps", type=int, default=192)
+    parser.add_argument("--kinds", default=",".join(_MAKERS))
+    parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--listed", type=int, default=100_000, help="the largest set that is held in a list as well")
     parser.add_argument("--folder", type=Path, help="where the sets are made and kept (default: a temporary folder)")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
@@ -65,36 +68,63 @@ def made(folder: Path, size: int, kind: str) -> Path:
     if not small.is_dir():
         write(small, (scenes.draw(seed, signs=0, size=64, objects=(2, 4)) for seed in range(PICTURES)))
     target = folder / f"{kind}-{size}"
-    if target.exists():
-        return target
-    rows = [json.loads(line) for line in (small / "truth.jsonl").read_text().splitlines()]
-    if kind == "coco":
-        return _coco(target, rows, size)
-    lines = folder / f"jsonl-{size}"
-    if not lines.exists():
-        lines.mkdir()
-        with open(lines / "samples.jsonl", "w", encoding="utf-8") as out:
-            for number in range(size):
-                row = rows[number % len(rows)]
-                uri = f"../pictures/{row['image']['uri']}"
-                image = {**row["image"], "id": f"{number}", "uri": uri}
-                out.write(json.dumps({**row, "id": f"s{number}", "image": image}) + "\n")
-    if kind == "jsonl":
-        return lines
-    from florence2.cli import main as command
-
-    if command(["import", str(lines), "--out", str(target)]):
-        raise SystemExit("import failed")
-    from florence2.store import Store
-
-    Store(target).compact()
+    if not target.exists():
+        _MAKERS[kind](target, small / "truth.jsonl", size)
     return target
 
 
-def _coco(target: Path, rows: list, size: int) -> Path:
+def _rows(truth: Path) -> list[dict]:
+    """The drawn pictures' records, regions alone."""
+    rows = [json.loads(line) for line in truth.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in ("texts", "groundings")} for row in rows]
+
+
+def _jsonl(target: Path, truth: Path, size: int) -> None:
+    rows = _rows(truth)
+    target.mkdir()
+    with open(target / "samples.jsonl", "w", encoding="utf-8") as out:
+        for number in range(size):
+            row = rows[number % len(rows)]
+            image = {**row["image"], "id": f"{number}", "uri": f"../pictures/{row['image']['uri']}"}
+            out.write(json.dumps({**row, "id": f"s{number}", "image": image}) + "\n")
+
+
+def _store(target: Path, truth: Path, size: int) -> None:
+    """The same in a store, as an import of as many different pictures would leave it, in units of 4,096."""
+    import dataclasses
+    import hashlib
+
+    from florence2 import sources
+    from florence2.store import Operator, Store, pending
+
+    store, fragments = Store(target, create=True), []
+    intake, labels = (
+        Operator(kind, kind, "1", digit * 32, 0, kind, made)
+        for kind, digit, made in (("images", "1", ()), ("import", "2", ("region_text/object",)))
+    )
+    drawn = [dataclasses.replace(sample, texts=(), groundings=()) for sample in sources.open(truth)]
+
+    def sample_of(number: int) -> Sample:
+        """A sample of its own name, its items too."""
+        sample = drawn[number % len(drawn)]
+        image = dataclasses.replace(sample.image, id=str(number))
+        regions = tuple(dataclasses.replace(r, id=f"{number}-{r.id}") for r in sample.regions)
+        return dataclasses.replace(sample, id=str(number), image=image, regions=regions)
+
+    for first in range(0, size, 4096):
+        unit = [sample_of(number) for number in range(first, min(first + 4096, size))]
+        uid = hashlib.sha256(str(first).encode()).hexdigest()[:32]
+        rows = [pending.image_row(sample, uid) for sample in unit]
+        parts = [pending.images_of(intake, uid, rows), pending.annotations_of(labels, uid, uid, unit)]
+        fragments += store.put_all(parts)
+    store.save(store.snapshot(), fragments, [intake, labels], {"phase": "import", "round": 0})
+
+
+def _coco(target: Path, truth: Path, size: int) -> None:
     """The same as a COCO file, each record a picture of its own name (hard links)."""
     import os
 
+    rows = _rows(truth)
     target.mkdir()
     images, annotations = [], []
     for number in range(size):
@@ -108,7 +138,9 @@ def _coco(target: Path, rows: list, size: int) -> Path:
             annotations.append({"id": len(annotations) + 1, **box})
     data = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
     (target / "annotations.json").write_text(json.dumps(data))
-    return target
+
+
+_MAKERS = {"jsonl": _jsonl, "store": _store, "coco": _coco}
 
 
 def measured(data: Path, steps: int, in_memory: bool = False) -> dict[str, float]:

@@ -116,6 +116,12 @@ def test_broken_run_lengths_are_refused(rle):
         geometry.decode_rle(rle)
 
 
+def test_a_hull_has_corners_only():
+    square = (0, 0, 5, 0, 10, 0, 10, 10, 4, 4, 5, 10, 0, 10, 0, 5)
+    assert geometry.convex_hull(square) == [(0, 0), (10, 0), (10, 10), (0, 10)]
+    assert len(geometry.convex_hull((0, 0, 5, 5, 10, 10))) < 3
+
+
 @settings(max_examples=200, deadline=None)
 @given(MASKS)
 def test_polygons_of_a_mask_draw_the_mask(mask):

@@ -14,6 +14,7 @@ from florence2.engine.curation.merging import MergeConfig
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, picture
 
 KINDS = ("good", "good", "good", "copy", "blank", "empty", "cut", "tiny", "text")
+STATUSES = ("ok", "rejected", "failed")
 DEEDS = ("raises", "nan", "garbage", "fails", "wild")
 
 pictures = st.lists(st.sampled_from(KINDS), min_size=1, max_size=9)
@@ -50,8 +51,9 @@ def check(store):
     )
     sizes = {row["id"]: (row["width"], row["height"]) for row in images}
     status = Counter(row["status"] for row in images)
-    assert len(sizes) == len(images) == sum(status[name] for name in ("ok", "rejected", "failed"))
+    assert len(sizes) == len(images) == sum(status[name] for name in STATUSES)
     assert all(bool(row["reason"]) == (row["status"] != "ok") for row in images)
+    assert store.counts()["images"] == {"total": len(images), **{name: status[name] for name in STATUSES}}
 
     ids = {row["ann_id"] for row in annotations}
     assert len(ids) == len(annotations)
@@ -90,7 +92,7 @@ def check(store):
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes

@@ -1,5 +1,6 @@
 """Damage to a store is noticed by whoever reads it, and named. Any damage to any file: tests/fuzz/stores.py."""
 
+import json
 import random
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 
 import florence2
 from florence2.engine.planning.repair import repair
-from florence2.store import parquet
+from florence2.store import parquet, sealed
 from tests.engine.doubles import folder_of
 from tests.engine.test_repair import WITHOUT_PARSER, own_names
 
@@ -43,6 +44,16 @@ def test_no_flipped_bit_of_a_snapshot_or_record_is_accepted(store):
                 read()
             (store.root / path).write_bytes(good)
         assert read()
+
+
+def test_a_record_that_was_sealed_again_is_named_by_the_chain(store):
+    run = store.snapshot().operators[0].run_id
+    for path in (f"runs/{run}.json", f"runs/{run}/000001.json"):
+        good = (store.root / path).read_bytes()
+        (store.root / path).write_bytes(sealed.seal({**json.loads(good), "note": "another"}))
+        assert [(damage.path, damage.cause) for damage in store.verify()] == [(path, "changed")]
+        (store.root / path).write_bytes(good)
+    assert store.verify() == []
 
 
 def test_a_sealed_file_under_the_name_of_another_is_refused(store):

@@ -87,11 +87,10 @@ def test_each_worker_has_a_device_of_its_own_where_gpus_are_wanted(tmp_path):
 def life(root, out, workers):
     """A store's life with every phase that there is."""
     reader = Boxes("reader", shift=1.0, requires={"region_text/object"})
-    import_labels(root / "labels.jsonl", out, workers=workers, unit=2)
+    import_labels(root / "labels.jsonl", out, workers=workers, unit=3)
     for version in "1", "2":  # the second supersedes
-        florence2.annotate(root / "pictures", out, [Boxes(version=version), reader], workers=workers, unit=2)
-        florence2.filter(out, [Floor(0.5), NoTexts()], merging=MergeConfig(), workers=workers)
-        florence2.filter(out, merging=MergeConfig(), workers=workers)
+        florence2.annotate(root / "pictures", out, [Boxes(version=version), reader], workers=workers, unit=3)
+    florence2.filter(out, [Floor(0.5), NoTexts()], merging=MergeConfig(), workers=workers)
     return Store(out)
 
 

@@ -154,6 +154,9 @@ def test_a_negative_of_a_set_rejects_what_a_specialist_sees_there(tmp_path):
     before = store.counts()
     florence2.filter(store, [Floor(0.0)], merging=dataclasses.replace(MergeConfig(), contradicted=False))
     assert [len(s.regions) for s in store.samples()] == [1, 1] and before["annotations"]["total"] == 6
+    made = store.snapshot().operators
+    florence2.filter(store, [Floor(0.0)], merging=dataclasses.replace(MergeConfig(), contradicted=False))
+    assert store.snapshot().operators == made  # a merge reads no merge of its round: the same again is the same
 
 
 def test_a_sets_label_is_kept_against_models_that_agree_with_each_other():

@@ -34,7 +34,9 @@ def test_what_was_decided_lies_beside_the_weights_and_is_loaded(tmp_path, monkey
     assert any("rms of logits by group" in line for line in lines)
     assert load(tmp_path / "q").identity == load("nano").identity
     monkeypatch.setattr(tiers.Speeds, "ms", lambda self, kind, rows: 1.0 if kind == "int8" else 2.0)
-    info = load(tmp_path / "q", speed="fast").info()
+    fast = load(tmp_path / "q", speed="fast")
+    assert fast.identity not in ("", load("nano").identity)  # other products, other answers: not to be mixed up
+    info = fast.info()
     assert info["tier"] == "int8" and {g for g, kind in info["products"].items() if kind == "float32"} == set(
         verdict.keep
     )

@@ -49,9 +49,10 @@ def test_boxes_drawn_before_exif_turned_the_picture_are_turned(tmp_path, format)
     assert boxes(sample) == {"cat": (30, 10, 100, 50), "dog": (70, 110, 100, 150)}
 
 
+@pytest.mark.parametrize("told", [label_sets.SIZE, None], ids=["size told", "no size"])
 @pytest.mark.parametrize("orientation, cat", [(5, (20, 10, 90, 50)), (7, (30, 110, 100, 150)), (8, (20, 110, 90, 150))])
-def test_every_turn_is_the_loaders(tmp_path, orientation, cat):
-    (sample,), _, _ = read(made(tmp_path, "coco", orientation=orientation))
+def test_every_turn_is_the_loaders(tmp_path, orientation, cat, told):
+    (sample,), _, _ = read(made(tmp_path, "coco", told=told, orientation=orientation))
     assert boxes(sample)["cat"] == cat
 
 

@@ -33,6 +33,7 @@ def coco(root):
         ([1, 2, 3, 4], 1, 7),
         ([1, 2, None, 4], 1, 7),
         ([1, 2, 3, 4], 9, 7),
+        ([1, 2, 3, 4, 5], 1, 7),
         ([1, 2, 3, 4], 1, 99),
         ([5, 6, 7, 8], 2, 7),
     ]
@@ -40,7 +41,7 @@ def coco(root):
     (root / "labels.json").write_text(
         json.dumps({"images": images, "annotations": rows, "categories": [{"id": 7, "name": "cat"}]})
     )
-    return 2, 2, ["images[1]", "images[2]", "annotation 2", "annotation 1", "annotation 3"]
+    return 2, 2, ["images[1]", "images[2]", "annotation 2", "annotation 1", "annotation 3", "annotation 4"]
 
 
 def jsonl(root):

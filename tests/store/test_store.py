@@ -17,9 +17,16 @@ from hypothesis import strategies as st
 import florence2
 from florence2.geometry import encode_rle
 from florence2.records import Coverage, Decision, Grounding, ImageRef, Region, Sample, Source, Text
+<<<<<<< HEAD
 from florence2.store import Store, compaction, is_store, random_access, schema
 from florence2.store.image_rows import ImageRow, columns_of, row_of
 from florence2.store.storage import local, open_storage
+=======
+from florence2.store import Store, compaction, random_access, schema
+from florence2.store.parquet import Fragment
+from florence2.store.snapshots import Operator, Snapshot
+from florence2.store.storage import local
+>>>>>>> 5a815ba (Tests: survivors of mutation are killed, files are not synced, slow ones are cheaper; training_data measures stores and COCO, and a list in memory beside them)
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 
 number = st.floats(0, 5000, width=32)
@@ -57,6 +64,23 @@ groundings = st.builds(
     score=score,
     source=source,
 )
+
+
+def test_a_snapshot_is_written_without_what_is_by_default():
+    """So that a field added later leaves the bytes, and the hash, of every snapshot before it as they are."""
+    operator = Operator("run", "x", "1", "f" * 32, 0, "specialist", ("region_text/object",))
+    fragment = Fragment("annotations/a.parquet", 3, "ab" * 32, ("u",), "run")
+    assert json.loads(Snapshot(2, 1, (fragment,), (operator,)).to_bytes()) == {
+        "parent": 1,
+        "operators": [
+            {"run_id": "run", "name": "x", "version": "1", "fingerprint": "f" * 32, "round": 0,
+             "produces": ["region_text/object"]},
+        ],
+        "fragments": [
+            {"path": "annotations/a.parquet", "rows": 3, "sha256": "ab" * 32, "units": ["u"], "run_id": "run"}
+        ],
+        "sha256": "6ce5400b028db7e00655abcabaf59378d92adcc301b26ebf4fcb20455c956810",
+    }  # fmt: skip
 
 
 def short(value):
