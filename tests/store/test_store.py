@@ -17,16 +17,11 @@ from hypothesis import strategies as st
 import florence2
 from florence2.geometry import encode_rle
 from florence2.records import Coverage, Decision, Grounding, ImageRef, Region, Sample, Source, Text
-<<<<<<< HEAD
 from florence2.store import Store, compaction, is_store, random_access, schema
 from florence2.store.image_rows import ImageRow, columns_of, row_of
-from florence2.store.storage import local, open_storage
-=======
-from florence2.store import Store, compaction, random_access, schema
 from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Operator, Snapshot
-from florence2.store.storage import local
->>>>>>> 5a815ba (Tests: survivors of mutation are killed, files are not synced, slow ones are cheaper; training_data measures stores and COCO, and a list in memory beside them)
+from florence2.store.storage import local, open_storage
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 
 number = st.floats(0, 5000, width=32)
