@@ -23,7 +23,7 @@ import numpy as np
 from florence2 import geometry
 from florence2.records import Box, Polygon, Region
 
-EDGE = 0.015  # of a tile's side: what comes so near to an inner edge is cut by it
+EDGE = 0.03  # of a tile's side: what comes so near to an inner edge is cut by it
 SAME_IOU = 0.5  # boxes that overlap so much are one
 INSIDE = 0.7  # share of the smaller box within the other: a piece of a thing, or a part of a line
 ALIGNED = 0.5  # overlap along the seam (of intervals, as an IoU) of two pieces of one thing
@@ -74,8 +74,7 @@ def merged(pieces: Sequence[Piece], size_wh: tuple[int, int]) -> list[tuple[str,
     out: list[Piece] = []
     boxes = np.zeros((0, 4))
     for one in sorted(_joined(pieces, size_wh), key=_precedence):
-        same = [n for n, other in enumerate(out) if _text(one) or other.name == one.name]
-        if not _repeats(one, [out[n] for n in same], boxes[same]):
+        if not _repeats(one, out, boxes):
             out.append(one)
             boxes = np.concatenate([boxes, [one.box]])
     return [(one.name, one.region) for one in out]
@@ -106,10 +105,15 @@ def _text(one: Piece) -> bool:
 
 
 def _repeats(one: Piece, taken: Sequence[Piece], boxes: np.ndarray) -> bool:
-    """Whether a piece is one of the things that were taken, or a part of one."""
+    """Whether a piece is one of the things that were taken, or a part of one.
+
+    A part may be called otherwise than the whole (a wheel, for a car that the seam cut), so whatever lies inside a
+    thing goes if a seam cut it.
+    """
     if not taken:
         return False
-    if (geometry.iou(one.box, boxes)[0] >= SAME_IOU).any():
+    same = np.array([_text(one) or other.name == one.name for other in taken])
+    if (same & (geometry.iou(one.box, boxes)[0] >= SAME_IOU)).any():
         return True
     if not any(one.cut) and not _text(one):
         return False

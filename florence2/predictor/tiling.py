@@ -42,24 +42,35 @@ def answer(predictor: ModelParts, requests: Sequence[Request]) -> list[list[Answ
 
 
 def parts_of(tiles: Tiles, size_wh: tuple[int, int], config: ModelConfig) -> list[Box]:
-    """The whole picture, then its tiles row by row, in pixels; ValueError for tiles smaller than a cell of the map."""
+    """The whole picture, then its tiles row by row, in pixels; ValueError for tiles smaller than a cell of the map.
+
+    "auto": tiles of the model's own picture size, MOST a side at the most, and of twice that size, so that what is cut
+    at one size is whole at another; none for a picture that is no larger than the model's.
+    """
     (width, height), (wide, high) = size_wh, config.image_size_wh
-    if tiles == "auto":
-        columns, rows = (min(MOST, max(1, math.ceil(a / b))) for a, b in zip(size_wh, config.image_size_wh))
-    else:
-        assert isinstance(tiles, tuple)
-        columns, rows = tiles
-    across, down = _steps(width, columns), _steps(height, rows)
+    grids = _auto(size_wh, config.image_size_wh) if tiles == "auto" or tiles is None else [(tiles[0], tiles[1])]
     cell = wide / config.map_size_wh[0], high / config.map_size_wh[1]
-    least = min(b - a for a, b in across), min(b - a for a, b in down)
-    if tiles != "auto" and (least[0] < cell[0] or least[1] < cell[1]):
-        raise ValueError(
-            f"tiles: ({columns}, {rows}) of {width} x {height} pixels are of {least[0]:.0f} x {least[1]:.0f} each; "
-            f"expected at least one cell of the model's map, {cell[0]:.0f} x {cell[1]:.0f} pixels"
-        )
-    whole = (0.0, 0.0, float(width), float(height))
-    grid = [(x1, y1, x2, y2) for y1, y2 in down for x1, x2 in across]
-    return [whole, *grid] if len(grid) > 1 else [whole]
+    parts = [(0.0, 0.0, float(width), float(height))]
+    for columns, rows in grids:
+        across, down = _steps(width, columns), _steps(height, rows)
+        least = min(b - a for a, b in across), min(b - a for a, b in down)
+        if tiles != "auto" and (least[0] < cell[0] or least[1] < cell[1]):
+            raise ValueError(
+                f"tiles: ({columns}, {rows}) of {width} x {height} pixels are of {least[0]:.0f} x {least[1]:.0f} each; "
+                f"expected at least one cell of the model's map, {cell[0]:.0f} x {cell[1]:.0f} pixels"
+            )
+        if columns * rows > 1:
+            parts += [(x1, y1, x2, y2) for y1, y2 in down for x1, x2 in across]
+    return parts
+
+
+def _auto(size_wh: tuple[int, int], own_wh: tuple[int, int]) -> list[tuple[int, int]]:
+    """(columns, rows) of each size of tiles."""
+    columns, rows = (min(MOST, max(1, math.ceil(side / own))) for side, own in zip(size_wh, own_wh))
+    grids = [(columns, rows)]
+    if max(grids[-1]) > 2:
+        grids.append((math.ceil(columns / 2), math.ceil(rows / 2)))
+    return grids
 
 
 def _steps(side: int, count: int) -> list[tuple[float, float]]:

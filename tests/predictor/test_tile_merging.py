@@ -83,8 +83,8 @@ def test_parts_cover_the_picture_and_overlap():
 def test_auto_makes_tiles_of_the_models_own_size_up_to_a_limit():
     assert len(parts_of("auto", (128, 100), SIZES["nano"])) == 1
     assert len(parts_of("auto", (256, 100), SIZES["nano"])) == 1 + 2
-    assert len(parts_of("auto", (2000, 1500), SIZES["base"])) == 1 + 3 * 2
-    assert len(parts_of("auto", (20_000, 20_000), SIZES["nano"])) == 1 + 36
+    assert len(parts_of("auto", (2000, 1500), SIZES["base"])) == 1 + 3 * 2 + 2 * 1
+    assert len(parts_of("auto", (20_000, 20_000), SIZES["nano"])) == 1 + 6 * 6 + 3 * 3
 
 
 def test_tiles_smaller_than_a_cell_are_refused():
