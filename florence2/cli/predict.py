@@ -18,7 +18,17 @@ EXAMPLES = """examples:
   florence2 predict photo.jpg --task REGION_TO_DESCRIPTION --region 10 20 300 400
   florence2 predict my_photos --task MORE_DETAILED_CAPTION --to txt --prefix "a photo of sks, "
 """
-OPTIONS = ("num_beams", "max_new_tokens", "official", "grammar", "min_score", "margin", "batch_size")
+OPTIONS = (
+    "num_beams",
+    "max_new_tokens",
+    "official",
+    "grammar",
+    "min_score",
+    "margin",
+    "tiles",
+    "filters",
+    "batch_size",
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     rules = out.add_mutually_exclusive_group()
     rules.add_argument("--official", action="store_true", default=None, help="decode by the official rules")
     rules.add_argument("--grammar", action="store_true", default=None, help="decode by the task's grammar")
+    out.add_argument("--tiles", type=_tiles, metavar="auto|CxR", help="ask overlapping tiles too: 3x2, or auto")
+    out.add_argument("--filters", type=_names, default=(), metavar="A,B", help="of invalid, whole_image, nms, ...")
     out.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
     out.add_argument("--json", action="store_true", help="one JSON object a line for each answer")
     out.add_argument("--draw", type=Path, metavar="OUT", help="write the picture with the answer; a folder for several")
@@ -103,6 +115,16 @@ def main(argv: Sequence[str]) -> int:
             if args.draw:
                 answer.draw().save(_target(args.draw, args.images, image, answer.task or "prompt"))
     return 1 if failed else 0
+
+
+def _tiles(given: str) -> str | tuple[int, int]:
+    """What --tiles names; a wrong one is refused by the model, with its own words."""
+    columns, x, rows = given.partition("x")
+    return (int(columns), int(rows)) if x and columns.isdigit() and rows.isdigit() else given
+
+
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in given.split(","))
 
 
 def _check_captions(args: argparse.Namespace) -> None:

@@ -202,13 +202,6 @@ def _tiles(
     return checked
 
 
-def refuse_planned(**arguments: object) -> None:
-    """Refuse what is planned and not built yet."""
-    for name, value in arguments.items():
-        if value is not None:
-            raise ValueError(f"{name}: is planned and not built yet; leave it out")
-
-
 def _ask(ask: object, tasks: Mapping[str, Task]) -> Ask:
     """A task's token or name (its text may follow, as the official processor takes it), or an Ask."""
     if isinstance(ask, Ask):

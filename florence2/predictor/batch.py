@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from florence2.codec import answers
-from florence2.codec.grammar import Automaton, automaton
+from florence2.codec.grammar import automaton
 from florence2.codec.locations import BINS
 from florence2.codec.tasks import Task, task_of
 from florence2.codec.tokenizer import Tokenizer
+from florence2.decoding.constraints import TokenAutomaton
 from florence2.decoding.generate import constraint_of, search_of
 from florence2.decoding.search import Generated, Search
 from florence2.model.florence import Florence
@@ -36,7 +37,8 @@ from florence2.predictor import post_filters
 from florence2.predictor.answer import Answer, answer_of
 from florence2.predictor.asks import Decoding, prompt_of
 from florence2.predictor.calibration import Calibration, ScoreMap
-from florence2.predictor.confidence import above, scored
+from florence2.predictor.confidence import above, scored, without
+from florence2.predictor.continuation import Continuation, continuation
 from florence2.predictor.drawings import warn_of_photographs
 from florence2.predictor.images import ImageSource, failure_of
 from florence2.records import Ask, Failure
@@ -72,6 +74,8 @@ class Request:
     image: Picture | Failure
     asks: Sequence[Ask]
     decoding: Decoding
+    before: Answer | None = None
+    """The answer to the only ask that was cut and is to go on."""
 
 
 class ModelParts(Protocol):
@@ -135,7 +139,7 @@ class OpenBatch:
     def admit(self, requests: Sequence[Request]) -> list[list[int | Failure]]:
         """Take in requests, their pictures encoded together: for each ask its number, or why it has no answer."""
         pictures = encode(self._predictor, [request.image for request in requests])
-        pairs = [(picture, ask, one.decoding) for picture, one in zip(pictures, requests) for ask in one.asks]
+        pairs = [(picture, ask, one) for picture, one in zip(pictures, requests) for ask in one.asks]
         groups: dict[object, dict[int, _AskRow]] = {}
         numbers: list[int | Failure] = []
         for pair in pairs:
@@ -210,8 +214,9 @@ class _AskRow:
     prompt: str
     prompt_ids: list[int]
     decoding: Decoding
-    automaton: Automaton | None
+    automaton: TokenAutomaton | None
     score_map: ScoreMap | None
+    continuation: Continuation | None = None
 
     @property
     def group(self) -> object:
@@ -220,28 +225,41 @@ class _AskRow:
 
 
 def _row_or_failure(
-    predictor: ModelParts, picture: EncodedImage | Failure, ask: Ask, decoding: Decoding
+    predictor: ModelParts, picture: EncodedImage | Failure, ask: Ask, request: Request
 ) -> _AskRow | Failure:
     if isinstance(picture, Failure):
         return picture
     try:
-        return _row(predictor, picture, ask, decoding)
+        return _row(predictor, picture, ask, request)
     except ValueError as error:
         return failure_of(error, picture.image)
 
 
-def _row(predictor: ModelParts, picture: EncodedImage, ask: Ask, decoding: Decoding) -> _AskRow:
+def _row(predictor: ModelParts, picture: EncodedImage, ask: Ask, request: Request) -> _AskRow:
+    decoding, positions = request.decoding, predictor.model.config.text.max_positions
+    if decoding.tiles is not None:
+        raise ValueError("tiles: several parts are no single row of a batch; ask through predict or predict_many")
     task = task_of(ask.task, predictor.tasks)
     prompt = prompt_of(ask, picture.size_wh, predictor.tasks)
     ids = predictor.tokenizer.prompt_ids(prompt)
-    limit = predictor.model.config.text.max_positions - len(picture.features)
+    limit = positions - len(picture.features)
     if len(ids) > limit:
         raise ValueError(
             f"prompt: expected at most {limit} tokens beside the picture, got {len(ids)} ({prompt!r:.60}); shorten it"
         )
     grammar = automaton(task, predictor.tokenizer, ask) if decoding.by_grammar else None
     score_map = predictor.calibration.of(task.token) if predictor.calibration else None
-    return _AskRow(picture, ask, task, prompt, ids, decoding, grammar, score_map)
+    row = _AskRow(picture, ask, task, prompt, ids, decoding, grammar, score_map)
+    if request.before is None:
+        return row
+    if grammar is None or request.before.size_wh != picture.size_wh:
+        raise ValueError(
+            f"continue_from: expected the picture of {request.before.size_wh} pixels that the answer is about, and "
+            f"the grammar; got one of {picture.size_wh}"
+        )
+    going_on = continuation(request.before, grammar, positions)
+    longer = dataclasses.replace(decoding, budget=going_on.budget(decoding.budget, positions))
+    return dataclasses.replace(row, automaton=going_on.resumed(grammar), decoding=longer, continuation=going_on)
 
 
 def _pad(prompts: Sequence[list[int]], model: Florence) -> tuple[Tensor, Tensor]:
@@ -254,11 +272,15 @@ def _pad(prompts: Sequence[list[int]], model: Florence) -> tuple[Tensor, Tensor]
 
 def _read(tokenizer: Tokenizer, row: _AskRow, generated: Generated) -> Answer:
     size_wh = row.picture.size_wh
+    if row.continuation is not None:
+        generated = row.continuation.joined(generated)
     parsed, spans = answers.parse_ids(generated.ids, tokenizer, row.task, size_wh, row.ask)
     if len(generated.measures):  # of an answer that is not at its end yet nothing is measured
         least = row.score_map.least_there if row.score_map else 0.0
         parsed = scored(parsed, spans, generated.measures, size_wh, row.score_map, least)
     parsed = dataclasses.replace(above(parsed, row.decoding.min_score), truncated=generated.truncated)
+    repeats = row.continuation.repeats(parsed, spans) if row.continuation is not None else ()
+    parsed = without(parsed, {decision.item_id for decision in repeats})
     parsed, decisions = post_filters.apply(parsed, row.decoding.filters, row.task.output_kind, size_wh)
     return answer_of(
         parsed,
@@ -269,7 +291,7 @@ def _read(tokenizer: Tokenizer, row: _AskRow, generated: Generated) -> Answer:
         token_ids=generated.ids,
         token_logprobs=generated.logprobs,
         token_spans=spans,
-        decisions=decisions,
+        decisions=(*repeats, *decisions),
         token_measures=generated.measures if len(generated.measures) else None,
         ask=row.ask,
         row=row.task,

@@ -1,8 +1,8 @@
 """An answer that the token limit cut goes on: its whole items are given to the decoder again, then new ones follow.
 
-    before    <s> item item item item | </s>             the limit ended it, or tore an item
-    again     <s>      item item item | item item </s>   the oldest are left out where the positions would not suffice
-    answer    <s> item item item item | item item </s>   all of them, a repeated one rejected
+before    <s> item item item item | </s>             the limit ended it, or tore an item
+again     <s>      item item item | item item </s>   the oldest are left out where the positions would not suffice
+answer    <s> item item item item | item item </s>   all of them, a repeated one rejected
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from florence2.codec.grammar import Automaton
 from florence2.codec.resumption import Resumed, item_starts, whole_ids
 from florence2.decoding.search import Generated
 from florence2.predictor.answer import Answer
-from florence2.records import Ask, Decision, Parsed
+from florence2.records import Ask, Box, Decision, Parsed
 
 RULE = "continue_from"
 REPEATED = 0.8  # IoU from which a further box of a label is one that was said before
@@ -48,33 +48,36 @@ class Continuation:
 
     def joined(self, generated: Generated) -> Generated:
         """All that was said: what the decoder was not given again, as it was, in its place."""
-        start, rest = generated.ids[:2], generated.ids[2:]
-        old = slice(2, 2 + self.dropped)
-        logprobs = (*generated.logprobs[:2], *self.before.token_logprobs[old], *generated.logprobs[2:])
-        return dataclasses.replace(generated, ids=(*start, *self.ids[: self.dropped], *rest), logprobs=logprobs)
+        start, old = slice(0, 2), slice(2, 2 + self.dropped)
+        measures, known = generated.measures, self.before.token_measures
+        if self.dropped and len(measures) and known is not None:
+            measures = np.concatenate([measures[start], known[old], measures[2:]])
+        return dataclasses.replace(
+            generated,
+            ids=(*generated.ids[start], *self.ids[: self.dropped], *generated.ids[2:]),
+            logprobs=(*generated.logprobs[start], *self.before.token_logprobs[old], *generated.logprobs[2:]),
+            measures=measures,
+        )
 
-    def without_repeats(
-        self, parsed: Parsed, spans: Mapping[str, ItemSpan]
-    ) -> tuple[Parsed, tuple[Decision, ...]]:
-        """The answer without new regions that were said before, and a verdict on each of those."""
-        names = {i: g.phrase for g in parsed.groundings for i in g.region_ids}
-        old: dict[str, list[tuple[str, object]]] = {}
+    def repeats(self, parsed: Parsed, spans: Mapping[str, ItemSpan]) -> tuple[Decision, ...]:
+        """Verdicts on new regions that are among those said before, by name and place, or among the new ones."""
+        names = {i: grounding.phrase for grounding in parsed.groundings for i in grounding.region_ids}
+        known: dict[str, list[tuple[str, Box]]] = {}
         decisions = []
         for region in parsed.regions:
-            span, box = spans.get(region.id), geometry.region_box(region)
-            name = region.label or region.description or names.get(region.id, "")
-            known = old.setdefault(name, [])
-            if box is None or span is None:
+            box, places = geometry.region_box(region), spans[region.id].location_tokens
+            if box is None or not places:
                 continue
-            if min((*span.location_tokens, len(self.ids) + 2)) >= len(self.ids) + 2 and known:
-                overlaps = geometry.iou(box, [other for _, other in known])[0]
-                if overlaps.max() >= REPEATED:
-                    by = known[int(overlaps.argmax())][0]
-                    found = float(overlaps.max())
-                    decisions.append(Decision(region.id, "rejected", RULE, "repeated", found, REPEATED, by))
+            own = known.setdefault(region.label or region.description or names.get(region.id, ""), [])
+            if places[0] >= 2 + len(self.ids) and own:
+                overlaps = geometry.iou(box, [other for _, other in own])[0]
+                best = int(overlaps.argmax())
+                if overlaps[best] >= REPEATED:
+                    value = float(overlaps[best])
+                    decisions.append(Decision(region.id, "rejected", RULE, "repeated", value, REPEATED, own[best][0]))
                     continue
-            known.append((region.id, box))
-        return parsed, tuple(decisions)
+            own.append((region.id, box))
+        return tuple(decisions)
 
 
 def continuation(before: Answer, automaton: Automaton, positions: int) -> Continuation:
@@ -87,14 +90,22 @@ def continuation(before: Answer, automaton: Automaton, positions: int) -> Contin
     return Continuation(before, tuple(ids), dropped)
 
 
-def checked(before: object, asks: Sequence[Ask], given: bool) -> Answer:
-    """The answer that is to go on; ValueError where it cannot, or is asked something else."""
+def ask_of(before: object) -> Ask:
+    """What the answer that is to go on was asked."""
     if not isinstance(before, Answer):
         raise ValueError(f"continue_from: expected an answer of predict, got {before!r:.80}")
+    return before.ask
+
+
+def check(before: object, asks: Sequence[Ask], many: bool, options: Mapping[str, object]) -> None:
+    """Refuse what cannot go on: a whole answer, one without tokens, another ask, rules that no grammar holds."""
+    own = ask_of(before)
+    assert isinstance(before, Answer)
+    if many or list(asks) != [own]:
+        raise ValueError(f"continue_from: is the answer to {own.task or 'a prompt'} alone; ask nothing else")
+    if options.get("official") or options.get("grammar") is False or options.get("tiles") is not None:
+        raise ValueError("continue_from: goes on by the grammar, in one piece; drop official, grammar and tiles")
     if len(before.token_ids) < 2:
-        raise ValueError("continue_from: expected an answer that a model said in one piece, got one without tokens")
+        raise ValueError("continue_from: expected an answer with its tokens; this one was parsed or made of tiles")
     if not before.truncated:
         raise ValueError("continue_from: the answer ended by itself, nothing was cut; leave continue_from out")
-    if given and list(asks) != [before.ask]:
-        raise ValueError(f"continue_from: is the answer to {before.ask.task or 'another prompt'}; ask nothing else")
-    return before

@@ -23,7 +23,7 @@ from florence2.model.device import to_device
 from florence2.model.florence import Florence
 from florence2.model.model_config import ModelConfig
 from florence2.model.tensor_files import checksum
-from florence2.predictor import batch, checkpoints, tiling
+from florence2.predictor import batch, checkpoints, continuation, tiling
 from florence2.predictor.answer import Answer
 from florence2.predictor.asks import (
     AskLike,
@@ -32,7 +32,6 @@ from florence2.predictor.asks import (
     Labels,
     asks_of,
     decoding_of,
-    refuse_planned,
 )
 from florence2.predictor.batch import EncodedImage, LoadedImage, Picture, Request
 from florence2.predictor.calibration import Calibration
@@ -135,8 +134,9 @@ class Florence2:
 
         `image`: a path, bytes, PIL image, HWC uint8 array, a Sample's ImageRef, or what `encode_image` returned.
         `labels` closes the answer to a set of names: a list, or a file of them (one a line, or a COCO .json); class ids
-        are places in it. `region` is in pixels of the upright picture. `prompt` is sent as written. Options, all off or
-        the checkpoint's where left out:
+        are places in it. `region` is in pixels of the upright picture. `prompt` is sent as written. `continue_from` is
+        an answer about this picture that the token limit cut: the whole answer comes back, that one's items first; the
+        ask need not be given again. Options, all off or the checkpoint's where left out:
 
             num_beams, max_new_tokens   the search, and the most tokens of an answer, `<s>` and `</s>` included
             official, grammar           decode by the official rules, or by the task's grammar
@@ -146,12 +146,16 @@ class Florence2:
             margin                      nats: the answer ends only where its end is so much likelier than what could
                                         follow; more is found, less surely
         """
-        refuse_planned(continue_from=continue_from)
+        if continue_from is not None and task is None and prompt is None:
+            task = continuation.ask_of(continue_from)
         asks, many = asks_of(self.tasks, task, prompt, text, labels, region)
+        if continue_from is not None:
+            continuation.check(continue_from, asks, many, options)
+            options["grammar"] = True
         decoding = decoding_of(self.config, self.tasks, asks, **options)
         given = image if isinstance(image, EncodedImage) else batch.load(self.config, image, keep=bool(decoding.tiles))
         answers: list[Answer] = []
-        for found in self.answer([Request(given, asks, decoding)])[0]:
+        for found in self.answer([Request(given, asks, decoding, continue_from)])[0]:
             if isinstance(found, Failure):
                 raise ValueError(found.detail)
             answers.append(found)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 
 from florence2 import box_rules, geometry
+from florence2.predictor.confidence import without
 from florence2.records import Decision, Parsed, Region
 
 Size = tuple[int, int]
@@ -64,7 +65,7 @@ def apply(parsed: Parsed, names: Sequence[str], kind: str, size_wh: Size) -> tup
         row = FILTERS[name]
         if kind in row.kinds:
             found = [dataclasses.replace(d, rule=name, reason=row.reason) for d in row.judge(_judged(parsed, size_wh))]
-            parsed = _without({d.item_id for d in found}, parsed)
+            parsed = without(parsed, {d.item_id for d in found})
             decisions += found
     return parsed, tuple(decisions)
 
@@ -80,16 +81,6 @@ def _judged(parsed: Parsed, size_wh: Size) -> Judged:
         [region.label or region.description or phrases.get(region.id, "") for region in regions],
         size_wh,
     )
-
-
-def _without(ids: set[str], parsed: Parsed) -> Parsed:
-    groundings = []
-    for grounding in parsed.groundings:
-        kept = tuple(i for i in grounding.region_ids if i not in ids)
-        if kept or not grounding.region_ids:
-            groundings.append(dataclasses.replace(grounding, region_ids=kept))
-    regions = tuple(region for region in parsed.regions if region.id not in ids)
-    return dataclasses.replace(parsed, regions=regions, groundings=tuple(groundings))
 
 
 def _rejected(region: Region, value: float, threshold: float, by: Region | None = None) -> Decision:

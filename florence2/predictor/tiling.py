@@ -48,7 +48,7 @@ def parts_of(tiles: Tiles, size_wh: tuple[int, int], config: ModelConfig) -> lis
     at one size is whole at another; none for a picture that is no larger than the model's.
     """
     (width, height), (wide, high) = size_wh, config.image_size_wh
-    grids = _auto(size_wh, config.image_size_wh) if tiles == "auto" or tiles is None else [(tiles[0], tiles[1])]
+    grids = [tiles] if isinstance(tiles, tuple) else _auto(size_wh, config.image_size_wh)
     cell = wide / config.map_size_wh[0], high / config.map_size_wh[1]
     parts = [(0.0, 0.0, float(width), float(height))]
     for columns, rows in grids:

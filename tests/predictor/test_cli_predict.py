@@ -60,6 +60,17 @@ def test_asks_with_input(folder, files, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == listed
 
 
+def test_tiles_and_filters(folder, files, capsys):
+    how = ("--task", "OD", "--max-new-tokens", "120", "--json")
+    assert run(folder, files[0], *how, "--tiles", "2x1", "--filters", "nms, nms_all") == 0
+    judged = json.loads(capsys.readouterr().out)
+    assert judged["token_ids"] == [] and judged["regions"]
+    assert {d["rule"] for d in judged.get("decisions", [])} <= {"nms", "nms_all"}
+    for wrong, words in (("--tiles", "2by1"), "tiles: expected"), (("--filters", "blur"), "expected some of invalid"):
+        assert run(folder, files[0], *how, *wrong) == 1
+        assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "args",
     [

@@ -434,7 +434,8 @@ WRONG = {
     "a margin without end": (dict(task="OD", margin=math.inf), "margin", "inf"),
     "a margin under official rules": (dict(task="OD", margin=1.0, official=True), "margin", "grammar"),
     "a margin without grammar": (dict(task="OD", margin=1, grammar=False), "margin", "grammar"),
-    "continue_from": (dict(task="OD", continue_from=1), "continue_from", "planned"),
+    "continue_from": (dict(task="OD", continue_from=1), "continue_from", "expected an answer"),
+    "continue_from and no ask": (dict(continue_from="x"), "continue_from", "expected an answer"),
 }
 
 
