@@ -82,7 +82,7 @@ def closed(model, args) -> dict[str, object]:
 def several(model, args) -> dict[str, object]:
     """Four kinds in one question joined by <and>, beside one question each."""
     out: dict[str, object] = {}
-    print("| scenes | asked | precision | recall | F1 | kinds in the picture that have an answer |\n|---|---|---|---|---|---|")
+    print("| scenes | asked | precision | recall | F1 | kinds there with an answer |\n|---|---|---|---|---|---|")
     rng = np.random.default_rng(0)
     for regime, spec in REGIMES.items():
         scenes = list(sources.open(f"scenes:count={args.pictures},seed={FIRST + 5000},{spec}"))
@@ -92,7 +92,9 @@ def several(model, args) -> dict[str, object]:
             others = [k for k in rng.permutation(KINDS) if k not in {r.label for r in scene.regions}]
             sets.append(tuple(str(k) for k in rng.permutation([*there, *others[: 4 - len(there)]])))
         pairs = [(s.image, Ask("<OPEN_VOCABULARY_DETECTION>", labels=labels)) for s, labels in zip(scenes, sets)]
-        alone = [(s.image, [Ask("<OPEN_VOCABULARY_DETECTION>", labels=(k,)) for k in ks]) for s, ks in zip(scenes, sets)]
+        alone = [
+            (s.image, [Ask("<OPEN_VOCABULARY_DETECTION>", labels=(k,)) for k in ks]) for s, ks in zip(scenes, sets)
+        ]
         joined = list(model.predict_many(pairs, batch_size=32))
         each = list(model.predict_many(alone, batch_size=16))
         missing = [
