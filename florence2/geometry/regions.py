@@ -18,5 +18,7 @@ def region_box(region: Region) -> Box | None:
 
 def region_quad(region: Region) -> Polygon:
     """The region's quad, else the corners of `region_box`, clockwise from the top left; () where it has no place."""
+    if region.quad:
+        return region.quad
     box = region_box(region)
-    return region.quad or (box_quad(box) if box is not None else ())
+    return () if box is None else box_quad(box)
