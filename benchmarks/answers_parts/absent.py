@@ -29,7 +29,8 @@ def run(args) -> dict:
     """A table of both models; the figures."""
     pictures = max(20, args.pictures // 3)
     samples = samples_of(f"scenes:count={pictures},seed={TRAINING_SEEDS + 2 * 10**6},{SCENES}", None)
-    models = {"as it is": args.model} | ({"trained with negatives": args.negatives} if args.negatives else {})
+    named = {"as it is": args.model, "trained further": args.control, "with negatives": args.negatives}
+    models = {title: name for title, name in named.items() if name}
     figures = {}
     print(
         "\n| model | task | true, absent questions | recall | false | ranking (AUROC) | false at 90 % of the recall |"

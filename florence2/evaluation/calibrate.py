@@ -165,7 +165,8 @@ def judged_signals(task: Task, asked: Sequence[Asked]) -> tuple[list[Signals], n
 
 def least_there(task: Task, asked: Sequence[Asked]) -> tuple[float, dict[str, Any]]:
     """How surely a thing has to be there to be answered for: so that MOST_FALSE of what is absent is, but no more of
-    the right answers is lost than 1 - KEPT; and what that gives on these questions."""
+    the right answers is lost than 1 - KEPT; and what that gives on these questions. 0 where it would not take away half
+    of the false answers: it would cost more than it brings."""
     right: list[float] = []
     false: list[float] = []  # one number a thing that is not there, 0 where it was not answered for
     for one in asked if task.output_kind in ASKED else ():
@@ -182,7 +183,11 @@ def least_there(task: Task, asked: Sequence[Asked]) -> tuple[float, dict[str, An
     least = round(min(lowest, float(np.quantile(false, 1 - MOST_FALSE)) + 1e-6, 1.0), 6)
     answered = sum(sure >= least for sure in false) / len(false)
     kept = sum(sure >= least for sure in right) / len(right)
-    return least, {"absent": len(false), "absent_answered": round(answered, 4), "recall_kept": round(kept, 4)}
+    before = sum(sure > 0 for sure in false) / len(false)
+    facts: dict[str, Any] = {"absent": len(false), "absent_answered_before": round(before, 4)}
+    if 2 * answered > before:
+        return 0.0, facts
+    return least, {**facts, "absent_answered": round(answered, 4), "recall_kept": round(kept, 4)}
 
 
 def _target(

@@ -2,14 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from florence2.cli import main
+from florence2.codec.answers import ItemSpan
 from florence2.codec.tasks import TASKS
-from florence2.evaluation.calibrate import LEAST, calibrate
+from florence2.decoding.measures import END, MASS, RADII
+from florence2.evaluation.calibrate import LEAST, Asked, calibrate, least_there
 from florence2.evaluation.eval_items import EvalItem
 from florence2.evaluation.rightness import right_items
-from florence2.predictor import load
+from florence2.predictor import Answer, load
 from florence2.records import Ask, Grounding, ImageRef, Parsed, Region, Sample, Text
 
 BOX, FAR = (10.0, 10.0, 50.0, 50.0), (60.0, 60.0, 90.0, 90.0)
@@ -81,6 +84,32 @@ def test_an_outline_is_right_by_its_mask():
 )
 def test_texts(task, true, said, right):
     assert judged(task, Parsed(texts=(Text("t", true),)), Parsed(texts=(Text("t0", said),))) == {"t0": right}
+
+
+def query(label, sure, there, right):
+    """A question about a label, whether it is there, and an answer of one box that is begun with probability `sure`."""
+    task = "<OPEN_VOCABULARY_DETECTION>"
+    truth = Parsed(regions=(Region("t", box=BOX, label=label),) if there else ())
+    box = BOX if right else FAR
+    measures = np.zeros((7, MASS + len(RADII)), np.float32)
+    measures[2, END] = 1 - sure
+    answer = Answer(regions=(Region("r0", box=box, label=label),), size_wh=(100, 100), token_measures=measures,
+                    token_spans={"r0": ItemSpan((2,), (3, 4, 5, 6))})  # fmt: skip
+    item = EvalItem(Sample("s", ImageRef("i", width=100, height=100)), Ask(task, text=label), (truth,))
+    return Asked(item, there, answer)
+
+
+def test_what_is_absent_is_told_apart_where_it_can_be():
+    task = TASKS["<OPEN_VOCABULARY_DETECTION>"]
+    there = [query("cat", 0.5 + n / 200, True, True) for n in range(100)]  # right ones from 0.5 up
+    unsure = [query("dog", n / 250, False, False) for n in range(100)]  # up to 0.4
+    least, facts = least_there(task, there + unsure)
+    assert least == pytest.approx(0.38, abs=0.01)  # five of a hundred lie above
+    assert facts["absent_answered"] <= 0.05 and facts["recall_kept"] == 1.0
+    as_sure = [query("dog", 0.5 + n / 200, False, False) for n in range(100)]
+    assert least_there(task, there + as_sure)[0] == 0.0  # nothing to be gained
+    assert least_there(TASKS["<OD>"], there) == (0.0, {})
+    assert least_there(task, there[:5] + unsure) == (0.0, {})  # too few
 
 
 def test_calibrate_writes_beside_the_weights_and_load_finds_it(tmp_path, capsys):
