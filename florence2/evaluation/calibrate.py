@@ -64,7 +64,7 @@ def calibrate(
 ) -> tuple[Path, list[TaskCalibration]]:
     """Fit the maps of a checkpoint's tasks to `data` and write calibration.json: beside the weights, or at `out`.
 
-    Tasks that the file holds already stay. ValueError where no task has enough items.
+    Tasks that the file holds already stay, where it is of these weights. ValueError where no task has enough items.
     """
     found = checkpoints.find(source)
     path = _target(source, found, out)
@@ -75,8 +75,11 @@ def calibrate(
     known: dict[str, ScoreMap] = {}
     if path.is_file():
         before = read_calibration(path)
-        check_fits(before, weights, model.tasks, path)
-        known = dict(before.maps)
+        if before.weights_sha256 == weights:
+            check_fits(before, weights, model.tasks, path)
+            known = dict(before.maps)
+        else:
+            report(f"{path}: was of other weights and is begun anew")
     results = []
     for task in scored_tasks(model, samples, tasks, data):
         result = calibrate_task(model, samples, task, {"data": data, "split": split or ""})

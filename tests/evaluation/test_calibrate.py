@@ -122,6 +122,11 @@ def test_calibrate_writes_beside_the_weights_and_load_finds_it(tmp_path, capsys)
     assert set(load(tmp_path / "own").calibration.maps) == {"OD"}
     calibrate(tmp_path / "own", data, tasks=["REGION_TO_CATEGORY"])  # the other task stays
     assert set(load(tmp_path / "own").calibration.maps) == {"OD", "REGION_TO_CATEGORY"}
+    file = tmp_path / "own/calibration.json"
+    file.write_text(file.read_text().replace('"weights_sha256": "', '"weights_sha256": "0'))
+    lines: list[str] = []
+    calibrate(tmp_path / "own", data, tasks=["REGION_TO_CATEGORY"], report=lines.append)  # of other weights: anew
+    assert set(load(tmp_path / "own").calibration.maps) == {"REGION_TO_CATEGORY"} and "begun anew" in lines[0]
 
 
 def test_too_little_data_is_said(tmp_path, capsys):
