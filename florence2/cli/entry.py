@@ -29,6 +29,7 @@ COMMANDS = {
     "data": "check or show a data set as the model sees it",
     "evaluate": "score a model or a specialist on a data set",
     "report": "write a page about a store or a run",
+    "review": "write the pictures worth a person's minute for Label Studio",
     "export": "write a store as COCO, VOC, YOLO, JSON Lines, Label Studio or CVAT",
     "serve": "answer over HTTP, with pages to try a model and to correct a store",
     "calibrate": "make scores probabilities of being right, on labelled data",

@@ -11,7 +11,7 @@ import importlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -235,12 +235,14 @@ def _remember(store: Store, name: str, samples: _View, on_message: OnMessage) ->
     """Note in the store what an export held, for the file that a reviewer sends back."""
     categories = samples.originals.categories if samples.originals else ()
     labels = samples.labels | {row["name"] for row in categories}
-    facts: Mapping[str, Any] = {
-        "export": samples.plan.to,
-        "snapshot": samples.snapshot.number,
-        "labels": sorted(labels - {""}),
-        "texts": samples.texts,
-    }
+    remember_export(store, name, samples.plan.to, samples.snapshot.number, labels, samples.texts, on_message)
+
+
+def remember_export(
+    store: Store, name: str, to: str, snapshot: int, labels: Collection[str], texts: bool, on_message: OnMessage
+) -> None:
+    """Note in the store what an export held, for the file that a reviewer sends back."""
+    facts = {"export": to, "snapshot": snapshot, "labels": sorted(set(labels) - {""}), "texts": texts}
     try:
         store.record_run(name, facts, where_and_when())
     except OSError as error:

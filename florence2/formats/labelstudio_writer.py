@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 from florence2 import geometry
+from florence2.atomic_files import write_atomic
 from florence2.formats import export_files
 from florence2.formats.export_files import PLAIN, Export, ExportOptions, xml_text
 from florence2.records import Region, Sample, Source, Text, to_json
@@ -28,32 +30,61 @@ def write(samples: Iterable[Sample], path: str | Path, options: ExportOptions = 
     as a polygon.
     """
     export = Export(Path(path), options)
-    lost, names, config = export.lost, export_files.Names(), _Config()
-    tasks = []
+    names, tasks = export_files.Names(), _Tasks(options.export_id, export.lost)
     for sample in samples:
-        size_wh = export_files.size_of(sample)
+        export_files.size_of(sample)
         file = options.picture(sample.image)
         name = f"images/{names.of(file.name)}"
         export.place(sample.image, file, name)
-        sample = export_files.count_lost(sample, lost, HOLDS, words=True)
+        tasks.add(sample, _address(options.image_prefix, name))
+    export.write_text("config.xml", tasks.config.xml())
+    export.write_json("tasks.json", tasks.rows)
+    return export.finish()
+
+
+def write_tasks(
+    samples: Iterable[Sample], file: Path, address: Callable[[Sample], str], export_id: str, labels: Iterable[str]
+) -> Counter[str]:
+    """FILE.json, with its labelling config beside it as FILE.xml, for pictures that stay where they are; counts losses.
+
+    `address` is where Label Studio finds a sample's picture; `labels` are offered beside those that the samples use.
+    """
+    lost: Counter[str] = Counter()
+    tasks = _Tasks(export_id, lost)
+    for sample in samples:
+        tasks.add(sample, address(sample))
+    tasks.config.labels.update(dict.fromkeys(labels))
+    write_atomic(file.with_suffix(".xml"), tasks.config.xml())
+    write_atomic(file, json.dumps(tasks.rows, ensure_ascii=False))
+    return lost
+
+
+class _Tasks:
+    """Tasks as Label Studio imports them, and the config that holds what they use."""
+
+    def __init__(self, export_id: str, lost: Counter[str]) -> None:
+        self.export_id, self.lost = export_id, lost
+        self.config = _Config()
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, sample: Sample, address: str) -> None:
+        """A task for one picture."""
+        size_wh = export_files.size_of(sample)
+        sample = export_files.count_lost(sample, self.lost, HOLDS, words=True)
         groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         items: tuple[Region | Text, ...] = (*sample.regions, *sample.texts)
         for item in items:
-            rows = _results(item, size_wh, lost) if isinstance(item, Region) else _text_results(item)
+            rows = _results(item, size_wh, self.lost) if isinstance(item, Region) else _text_results(item)
             groups.setdefault(_maker(item.source), []).extend(rows)
-            config.add(rows)
+            self.config.add(rows)
         own = sample.id.isascii() and sample.id.isdecimal()
         task: dict[str, Any] = {"id": int(sample.id)} if own and len(sample.id) < 16 else {}
-        ours = {"id": sample.id, "split": sample.split, "licence": sample.image.licence, "export": options.export_id}
+        ours = {"id": sample.id, "split": sample.split, "licence": sample.image.licence, "export": self.export_id}
         ours["coverage"] = to_json(sample).get("coverage", {})
-        address = _address(options.image_prefix, name)
         task["data"] = {"image": address, OURS: {key: value for key, value in ours.items() if value}}
         task["annotations"] = [{"result": rows} for maker, rows in groups.items() if not maker]
         task["predictions"] = [_prediction(maker, rows) for maker, rows in groups.items() if maker]
-        tasks.append(task)
-    export.write_text("config.xml", config.xml())
-    export.write_json("tasks.json", tasks)
-    return export.finish()
+        self.rows.append(task)
 
 
 def _maker(source: Source | None) -> tuple[str, ...]:

@@ -1,0 +1,78 @@
+"""Pictures for a person to go over in Label Studio, those worth most first; `import --reviewed` takes them back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from florence2 import arguments
+from florence2.atomic_files import check_replaceable
+from florence2.engine.curation.review_order import ReviewPicture, objects, review_order
+from florence2.engine.export import remember_export
+from florence2.engine.operator import digest
+from florence2.formats.labelstudio_writer import write_tasks
+from florence2.records import Sample
+from florence2.sources import files
+from florence2.store import Store
+
+LOCAL = "/data/local-files/?d="  # how Label Studio's local storage names a file, from the root of the disk
+
+
+def write_review(
+    store: str | Path | Store,
+    out: str | Path,
+    limit: int | None = None,
+    image_prefix: str = "",
+    on_message: Callable[[str], None] = lambda line: None,
+) -> list[ReviewPicture]:
+    """Write OUT.json with the tasks of the pictures worth most, their predictions, and OUT.xml with the config.
+
+    Pictures stay where they are: a task names the file by its path, as Label Studio's local storage does, or with
+    `image_prefix` by its name behind the prefix. A picture in an archive or a table is left out, with a message.
+    Returns the pictures in the order written.
+    """
+    store = store if isinstance(store, Store) else Store(store)
+    out = Path(arguments.path("out", out))
+    if out.suffix != ".json":
+        raise ValueError(f"--out {out}: expected the name of a .json file")
+    check_replaceable(out, b'[{"', "tasks of an earlier review")
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit {limit}: expected at least 1")
+    number = store.snapshot().number
+    ranked = review_order(store)
+    labels: dict[str, None] = {}
+    wanted = {one.image_id: n for n, one in enumerate(ranked[:limit])}
+    samples: dict[int, Sample] = {}
+    elsewhere, texts = 0, False
+    for group in store.groups():
+        for sample in store.group_samples(group):
+            labels.update(dict.fromkeys(region.label for region in objects(sample)))
+            texts |= any(region.kind == "text" for region in sample.regions)
+            if sample.image.id in wanted and not files.plain_path(sample.image):
+                elsewhere += 1
+            elif sample.image.id in wanted:
+                samples[wanted[sample.image.id]] = sample
+    chosen = sorted(samples)
+    if elsewhere:
+        on_message(
+            f"left out, as they are no files of their own or are not there: {elsewhere} pictures; "
+            "export --to labelstudio copies what lies in archives and tables"
+        )
+    if not chosen:
+        raise ValueError(f"{store.root}: holds no picture to review: all that are good have been gone over")
+    name = f"export-{digest(['review', number, [ranked[n].image_id for n in chosen]])}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lost = write_tasks((samples[n] for n in chosen), out, lambda sample: _address(sample, image_prefix), name, labels)
+    if lost:
+        on_message("Label Studio cannot hold: " + ", ".join(f"{n} {what}" for what, n in sorted(lost.items())))
+    remember_export(store, name, "labelstudio", number, labels, texts, on_message)
+    return [ranked[n] for n in chosen]
+
+
+def _address(sample: Sample, prefix: str) -> str:
+    place = os.path.abspath(files.path_of(sample.image.uri))
+    if prefix:
+        return prefix + ("" if prefix.endswith(("/", "=")) else "/") + quote(os.path.basename(place))
+    return LOCAL + quote(place.lstrip("/"))

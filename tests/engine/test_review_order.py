@@ -1,0 +1,104 @@
+"""Which pictures a person should go over first, and how they go to Label Studio and come back."""
+
+import json
+import math
+
+import pytest
+
+from florence2.cli import main
+from florence2.engine.commands import import_labels
+from florence2.engine.curation.review_order import review_order, worth
+from florence2.engine.review_tasks import write_review
+from florence2.formats import jsonl
+from florence2.records import Coverage, Decision, ImageRef, Region, Sample, Source
+from tests.engine.doubles import folder_of
+
+ONE, OTHER = Source("specialist", "one"), Source("specialist", "other")
+KNOWN = {"one": {"cat", "dog"}, "other": {"cat", "dog"}}
+SEEN = {"cat": 100, "dog": 100, "yak": 1}
+
+
+def thing(name, x, label, score=None, source=ONE, **more):
+    return Region(name, box=(x, 2.0, x + 8.0, 20.0), label=label, score=score, source=source, **more)
+
+
+def parts(*regions, decisions=()):
+    return worth(Sample("s", ImageRef("s"), regions=regions, decisions=decisions), SEEN, KNOWN)
+
+
+def test_what_two_sources_name_differently_or_one_lacks_is_disputed():
+    assert parts(thing("a", 1, "cat"), thing("b", 1, "Cat", source=OTHER))["disputed"] == 0
+    assert parts(thing("a", 1, "cat"), thing("b", 1, "dog", source=OTHER))["disputed"] == 2
+    assert parts(thing("a", 1, "cat"))["disputed"] == 1
+    assert parts(thing("a", 1, "yak"))["disputed"] == 0  # the other source does not know yaks
+
+
+def test_what_was_merged_counts_once():
+    merged = Region(
+        "m", box=(1.0, 2.0, 9.0, 20.0), label="cat", source=Source("merge", "merge"), derived_from=("a", "b")
+    )
+    verdicts = [Decision(name, "superseded", "merge", by_id="m") for name in "ab"]
+    found = parts(thing("a", 1, "cat"), thing("b", 1, "dog", source=OTHER), merged, decisions=verdicts)
+    assert found["disputed"] == 1
+
+
+def test_a_score_near_its_threshold_is_uncertain_whether_kept_or_rejected():
+    at, off = (parts(thing("a", 1, "cat", score))["uncertain"] for score in (0.4, 0.55))
+    assert (at, off) == (pytest.approx(1), pytest.approx(math.exp(-1)))
+    verdict = Decision("a", "rejected", "region_score", "low_score", value=0.6, threshold=0.6)
+    assert parts(thing("a", 1, "cat", 0.6), decisions=[verdict])["uncertain"] == pytest.approx(1)
+
+
+def test_rare_labels_and_pictures_without_any_are_new():
+    assert parts(thing("a", 1, "yak"), thing("b", 20, "cat"))["new"] == 1
+    assert parts(thing("a", 1, "cat"))["new"] == pytest.approx(0.1)
+    assert parts()["silent"] == 1 and parts(thing("a", 1, "cat"))["silent"] == 0
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Three pictures: sure, doubtful, and one whose set says that it is complete."""
+    pictures = sorted(folder_of(tmp_path, 3).glob("*.png"))
+    regions = [thing("r", 1.0, "cat", 0.95)], [thing("r", 1.0, "cat", 0.41)], [thing("r", 1.0, "dog", 0.4)]
+    samples = [
+        Sample(path.stem, ImageRef(path.name, str(path)), regions=tuple(r)) for path, r in zip(pictures, regions)
+    ]
+    samples[2] = Sample("done", samples[2].image, (), samples[2].regions, coverage={"": (Coverage("exhaustive"),)})
+    jsonl.write(samples, tmp_path / "in")
+    return import_labels(tmp_path / "in", tmp_path / "s", workers=0), [str(path) for path in pictures]
+
+
+def test_the_doubtful_comes_first_and_the_complete_not_at_all(store):
+    store, pictures = store
+    uris = {sample.image.id: sample.image.uri for sample in store.samples()}
+    assert [uris[one.image_id] for one in review_order(store)] == [pictures[1], pictures[0]]
+
+
+def test_a_picture_goes_to_label_studio_and_what_the_person_did_comes_back(tmp_path, store, capsys):
+    store, pictures = store
+    out = tmp_path / "tasks.json"
+    assert main(["review", str(store.root), "--out", str(out), "--limit", "1"]) == 0
+    assert "1 pictures" in capsys.readouterr().out
+    (task,) = json.loads(out.read_text())
+    assert task["data"]["image"] == f"/data/local-files/?d={pictures[1].lstrip('/')}"
+    assert "dog" in (tmp_path / "tasks.xml").read_text()  # a label that this picture lacks is offered
+    task["annotations"] = [{"completed_by": 7, "result": []}]  # a person deletes the cat
+    out.write_text(json.dumps([task]))
+    assert main(["import", str(out), "--out", str(store.root), "--reviewed"]) == 0
+    assert "1 deleted" in capsys.readouterr().err
+    kept = {sample.image.uri: len(sample.regions) for sample in store.samples()}
+    assert kept == {pictures[0]: 1, pictures[1]: 0, pictures[2]: 1}
+    assert main(["review", str(store.root), "--out", str(out), "--image-prefix", "http://x/"]) == 0
+    (task,) = json.loads(out.read_text())  # what was gone over is not asked about again
+    assert task["data"]["image"] == f"http://x/{pictures[0].rpartition('/')[2]}"
+
+
+def test_what_cannot_be_written_is_refused(tmp_path, store):
+    store, _ = store
+    (tmp_path / "mine.json").write_text('{"a": 1}')
+    with pytest.raises(FileExistsError, match="mine.json: exists and is not tasks of an earlier review"):
+        write_review(store, tmp_path / "mine.json")
+    with pytest.raises(ValueError, match="--limit 0: expected at least 1"):
+        write_review(store, tmp_path / "tasks.json", limit=0)
+    with pytest.raises(ValueError, match="expected the name of a .json file"):
+        write_review(store, tmp_path / "tasks")
