@@ -49,6 +49,14 @@ def test_a_score_near_its_threshold_is_uncertain_whether_kept_or_rejected():
     assert parts(thing("a", 1, "cat", 0.6), decisions=[verdict])["uncertain"] == pytest.approx(1)
 
 
+def test_what_is_kept_is_as_doubtful_as_its_score_says():
+    assert parts(thing("a", 1, "cat", 0.9), thing("b", 20, "cat"))["doubtful"] == pytest.approx(0.6)
+    human = thing("a", 1, "cat", source=Source("human", "anna"))
+    assert parts(human)["doubtful"] == 0
+    rejected = Decision("a", "rejected", "region_score", "low_score", value=0.1, threshold=0.4)
+    assert parts(thing("a", 1, "cat", 0.1), decisions=[rejected])["doubtful"] == 0
+
+
 def test_rare_labels_and_pictures_without_any_are_new():
     assert parts(thing("a", 1, "yak"), thing("b", 20, "cat"))["new"] == 1
     assert parts(thing("a", 1, "cat"))["new"] == pytest.approx(0.1)
