@@ -1,6 +1,7 @@
 """A run before its first step: the plan, the first batch as the model sees it, what it will take of memory and time.
 
-One forward and backward is made and measured; nothing is written but pictures where a folder is named for them.
+Memory is predicted from the config and the batch; a forward and backward is made and timed, of a part of the batch
+where the whole would take long. Nothing is written but pictures where a folder is named for them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from florence2.codec.answers import parse_ids
 from florence2.codec.tasks import task_of
 from florence2.drawing.picture import draw
@@ -21,11 +19,15 @@ from florence2.training import optim, products
 from florence2.training import ranks as processes
 from florence2.training.batches import Batch
 from florence2.training.config import TrainConfig
+from florence2.training.memory import Shapes, predicted
+from florence2.training.order import Cursor
 from florence2.training.run_folder import RunFolder
 from florence2.training.setup import TrainingJob, prepare
 from florence2.training.step import TrainingStep, attention
 
 GB = 1e9
+MOST = 32  # pairs that are shown, and measured at once
+LONGEST = 20.0  # seconds that a measured step may take
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,10 @@ class Plan:
             f"longest    prompt {self.longest_prompt}, target {self.longest_target} tokens",
             f"left out   {self.left_out or 'nothing'}",
             f"evaluated  {self.validation}",
-            f"memory     about {sum(self.memory_gb.values()):.2f} GB ({memory})",
+            f"memory     about {sum(self.memory_gb.values()):.2f} GB on one rank at the peak ({memory})",
             f"time       about {self.seconds_a_step:.2f} s a step{once}, {long} in all, without evaluations",
             *self.notes,
-            "the first batch:",
+            f"of the first batch {len(self.first_batch)} pairs:",
         ]
         for row in self.first_batch:
             lines += [f"  {row['id']}", f"    prompt  {row['prompt']}", f"    target  {row['target']}"]
@@ -83,10 +85,13 @@ def dry_run(config: TrainConfig, folder: str | Path | None = None) -> Plan:
     newest = run.newest()
     job = prepare(config, processes.Ranks(device=processes.device_of(config.device)), newest)
     job.maker.features = None
-    (batch,) = job.first(1)
+    some = min(MOST, config.batch_size)
+    batch = job.maker[next(job.order.batches(some, Cursor()))]
+    pictures = sum(source.count(0) for source in job.order.sources)
+    shapes = Shapes.of(batch).times(config.batch_size / some)
+    memory = predicted(config, job.model.config, shapes, pictures)
     with products.float32_products(config.fast_fp32, job.model.device, config.precision):
-        memory, seconds, look = measured(job, batch)
-    pictures = sum(source.count(0) for source in job.order.sources) if look else 0
+        seconds, look = measured(job, config.batch_size)
     pairs = sum(job.found.pairs_by_source)
     each = config.batch_size * config.accumulate
     validation = job.validation
@@ -113,47 +118,36 @@ def dry_run(config: TrainConfig, folder: str | Path | None = None) -> Plan:
     )
 
 
-def measured(job: TrainingJob, batch: Batch) -> tuple[dict[str, int], float, float]:
-    """Bytes by kind of a step on this batch, its seconds, and those of a picture whose features are kept (else 0)."""
-    weights = optim.Weights(job.model, job.config.precision, job.config.ema)
+def measured(job: TrainingJob, size: int) -> tuple[float, float]:
+    """Seconds of a forward and backward of so many pairs, and of a picture whose features are kept (else 0).
+
+    Two pairs are measured first; all are where that takes no longer than LONGEST, else the time is in proportion.
+    """
+    weights = optim.Weights(job.model, job.config.precision, 0.0)
     step = TrainingStep(weights.compute_model, job.head, job.loss).train()
-    kept: dict[int, int] = {}
+    pairs = min(2, size)
+    seconds, look = _seconds(job, step, pairs)
+    if size > pairs and seconds * size / pairs < LONGEST and size <= MOST:
+        pairs = size
+        seconds, look = _seconds(job, step, pairs)
+    return seconds * size / pairs, look
 
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
 
-    look = _seconds_a_picture(step, batch) if job.features is not None else 0.0
-    own = {p.untyped_storage().data_ptr() for p in step.parameters()}
+def _seconds(job: TrainingJob, step: TrainingStep, pairs: int) -> tuple[float, float]:
+    batch = job.maker[next(job.order.batches(pairs, Cursor()))]
+    look = 0.0
+    if job.features is not None:
+        started = time.monotonic()
+        step.frozen.encode(batch.pictures)
+        look = (time.monotonic() - started) / batch.picture_count
     started = time.monotonic()
     with attention(job.model.device):
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss, tokens, _ = step(batch)
+        loss, tokens, _ = step(batch)
         if loss.requires_grad:
             (loss / max(1, tokens)).backward()
-    seconds = time.monotonic() - started - look * batch.picture_count
     for parameter in step.parameters():
         parameter.grad = None
-    trained = sum(p.nbytes for p in optim.trainable(job.model).values())
-    copy = sum(p.nbytes for p in weights.compute_model.parameters()) if weights.compute_model is not job.model else 0
-    return (
-        {
-            "weights": sum(p.nbytes for p in job.model.parameters())
-            + copy
-            + sum(t.nbytes for t in weights.average.values()),
-            "gradients": trained,
-            "moments": 2 * trained,
-            "activations": sum(size for place, size in kept.items() if place not in own),
-        },
-        seconds,
-        look,
-    )
-
-
-def _seconds_a_picture(step: TrainingStep, batch: Batch) -> float:
-    started = time.monotonic()
-    step.frozen.encode(batch.pictures)
-    return (time.monotonic() - started) / batch.picture_count
+    return max(1e-4, time.monotonic() - started - look * batch.picture_count), look
 
 
 def _row(job: TrainingJob, name: str, prompt: str, ids: tuple[int, ...]) -> dict[str, Any]:

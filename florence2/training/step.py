@@ -94,7 +94,10 @@ class TrainingStep(nn.Module):
         memory, mask = self.model.read(features[part.picture.to(features.device)], part.prompt_ids, part.prompt_mask)
         states = self.model.language.target_states(memory, mask, part.decoder_ids.to(features.device))
         counted = labels >= 0  # no logits for padding
-        states, labels = states[counted], labels[counted]
+        return self.token_losses(states[counted], labels[counted])
+
+    def token_losses(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of states (N, C) before labels (N,), logits of some tokens at a time."""
         rows = max(1, LOGITS // self.model.config.text.vocab_size)
         if len(labels) <= rows:
             return self._token_loss(states, labels)

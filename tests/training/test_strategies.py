@@ -231,7 +231,7 @@ def test_the_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 8 and not (tmp_path / "out").exists()
     assert main(["train", "--config", str(file), "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["trained"] < plan["parameters"] and plan["memory_gb"]["activations"] > 0
+    assert plan["trained"] < plan["parameters"] and plan["memory_gb"]["step"] > 0
 
 
 def test_help_lists_every_key(capsys):

@@ -1,0 +1,159 @@
+"""Peak memory of a training run, predicted from its config alone: the step is traced on tensors without memory.
+
+What is traced is the model's own code, so nothing has to be kept in step with it. On a CPU attention is written out, as
+`step.attention` does there; on a GPU with fused attention less is held. Saving a checkpoint is not in it.
+
+Legend: B pictures, P pairs, L prompt tokens, T target tokens, C d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from florence2.model.florence import Florence, blank
+from florence2.model.model_config import ModelConfig
+from florence2.training import lora, optim
+from florence2.training.batches import Batch
+from florence2.training.config import TrainConfig
+from florence2.training.features import FrozenVision
+from florence2.training.loss import TokenLoss
+from florence2.training.step import TrainingStep, recompute_layers
+
+PROCESS = 0.45e9  # python, torch and this package, once a step was made
+PARTS = ("weights", "moments", "step", "features", "process")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A forward: its pictures, and (pairs, prompt tokens, target tokens) of each part that is padded together."""
+
+    pictures: int
+    parts: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, batch: Batch) -> Shapes:
+        """Those of a batch."""
+        return cls(batch.picture_count, tuple((*p.prompt_ids.shape, p.labels.shape[1]) for p in batch.parts))
+
+    def times(self, factor: float) -> Shapes:
+        """Those of a batch so many times as large: as many parts more."""
+        whole, rest = divmod(factor, 1.0)
+        more = [(max(1, round(pairs * rest)), *lengths) for pairs, *lengths in self.parts if round(pairs * rest)]
+        return Shapes(math.ceil(self.pictures * factor), (*self.parts * int(whole), *more))  # type: ignore[arg-type]
+
+    @classmethod
+    def even(cls, pairs: int, prompt: int = 20, target: int = 60, asks: int = 1) -> Shapes:
+        """So many pairs of one length, `asks` about each picture."""
+        return cls(math.ceil(pairs / asks), ((pairs, prompt, target),))
+
+
+def predicted(config: TrainConfig, shape: ModelConfig, shapes: Shapes, pictures: int | None = None) -> dict[str, int]:
+    """Bytes by kind at a run's peak, `shapes` being one rank's share of a forward.
+
+    `weights`: the model, its lower copy, its average. `moments`: the optimiser's. `step`: what the forward holds and
+    the backward adds, gradients among it. `features`: what is kept of a frozen tower, of so many pictures, or at the
+    most. `process`: python and its libraries.
+    """
+    model = blank(shape)
+    if config.lora is not None:
+        lora.put_in(model, config.lora, "florence2")
+        model.to("meta")
+    optim.choose_trainable(model, config.strategy, config.freeze_stages)
+    lower = optim.LOWER.get(config.precision)
+    kind = torch.float64 if config.precision == "fp64" else torch.float32
+    model.to(kind)
+    trained = sum(p.nbytes for p in optim.trainable(model).values())
+    weights = sum(p.nbytes for p in model.parameters()) + (trained if config.ema else 0)
+    computing = model
+    if lower is not None:
+        computing = copy.deepcopy(model).to(lower)
+        weights += sum(p.nbytes for p in computing.parameters())
+    if config.gradient_checkpointing:
+        recompute_layers(computing)
+    cached = config.cache_features != "off"
+    loss = TokenLoss(config.label_smoothing, config.soft_locations)
+    peak, left = _traced(computing, shapes, cached, loss)
+    each = math.prod(FrozenVision(model).shape) * (2 if config.cache_dtype == "bf16" else 4)
+    kept = min(config.cache_gb * 1e9, math.inf if pictures is None else pictures * each)
+    gradients = trained if lower is None else 3 * trained // 2  # two bytes each, then four
+    return {
+        "weights": weights,
+        "moments": 2 * trained,
+        "step": max(peak, left, gradients),
+        "features": round(kept) if cached else 0,
+        "process": round(PROCESS),
+    }
+
+
+def _traced(model: Florence, shapes: Shapes, cached: bool, loss: TokenLoss) -> tuple[int, int]:
+    """Bytes of a forward and backward at their peak, and those that are left of it (the gradients)."""
+    model.train()
+    meter = _Meter(model)
+    with sdpa_kernel(SDPBackend.MATH), meter:
+        _step(model, shapes, cached, loss)
+    return meter.peak, meter.now
+
+
+def _step(model: Florence, shapes: Shapes, cached: bool, loss: TokenLoss) -> None:
+    dtype, config, step = model.dtype, model.config, TrainingStep(model, loss=loss)
+    frozen = step.frozen
+    if frozen.tower and cached:
+        seen = torch.empty(shapes.pictures, *frozen.shape, dtype=dtype, device="meta")
+    elif frozen.tower:
+        with torch.no_grad():  # on a CPU one picture at a time
+            one = model.vision_tower(torch.empty(1, 3, *config.image_size_wh[::-1], dtype=dtype, device="meta"))
+            one = model.projector(one) if frozen.projector else one
+        seen = one.expand(shapes.pictures, *one.shape[1:]).clone()
+    else:
+        pixels = torch.empty(shapes.pictures, 3, *config.image_size_wh[::-1], dtype=dtype, device="meta")
+        seen = model.vision_tower(pixels)
+    features = seen if frozen.projector else model.projector(seen)
+    total = torch.zeros((), device="meta")
+    for pairs, prompt, target in shapes.parts:
+        ids = torch.empty(pairs, prompt, dtype=torch.long, device="meta")
+        place = torch.empty(pairs, dtype=torch.long, device="meta")
+        memory, _ = model.read(features[place], ids, None)
+        states = model.language.target_states(
+            memory, None, torch.empty(pairs, target, dtype=torch.long, device="meta")
+        ).flatten(0, 1)
+        labels = torch.empty(len(states), dtype=torch.long, device="meta")
+        total = total + step.token_losses(states, labels)[0]
+    if total.requires_grad:
+        total.backward()
+
+
+class _Meter(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, and their most; those of a model's weights are not counted."""
+
+    def __init__(self, model: Florence) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive = {p.untyped_storage()._cdata: 0 for p in model.state_dict(keep_vars=True).values()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self._alive.pop(key, 0)
