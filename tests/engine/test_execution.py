@@ -249,3 +249,28 @@ class Dies:
 
     def __call__(self):
         os._exit(3)
+
+
+class HangingPreload:
+    """A preload that does not end."""
+
+    def __call__(self):
+        time.sleep(600)
+
+
+def test_a_template_that_hangs_is_ended_and_done_without(tmp_path):
+    store = Store(tmp_path / "s", create=True)
+    begun = time.monotonic()
+    with ProcessRunner(WorkerContext(store.root), cpus=1, boot_s=60) as runner:
+        runner.boot_s = 2  # of the template
+        start = runner._start
+
+        def started(slot, preload):
+            worker, runner.boot_s = start(slot, preload), 60
+            return worker
+
+        runner._start = started
+        jobs = [Job(f"k{n}", 1, Squares(n), preload=HangingPreload()) for n in range(2)]
+        assert [outcome.facts for _, outcome in runner.run(jobs, Resources("x"))] == [0, 1]
+        template = runner._template
+    assert template._process.returncode == -9 and time.monotonic() - begun < 120

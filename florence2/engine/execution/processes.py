@@ -145,21 +145,28 @@ class ProcessRunner:
 
     def _start(self, slot: int, preload: Callable[[], None] | None) -> _Worker:
         """A worker: forked where all need the same, else, or where that fails, a process of its own."""
-        ours, theirs = Pipe()
-        process: subprocess.Popen[bytes] | ForkedProcess | None = None
-        if preload is not None and self._forks:
-            try:
-                self._template = self._template or ForkTemplate(preload, _environment(), self.boot_s)
-                process = self._template.fork(theirs)
-            except (OSError, EOFError):
-                self._forks = False
-        process = process or _spawned(theirs.fileno())
-        theirs.close()
+        forked = self._forked(preload) if preload is not None and self._forks else None
+        ours, process = forked or _spawned()
         try:
             ours.send_bytes(self._hello)
         except OSError:
             pass  # it died at once: noticed when it is given a job
         return _Worker(process, ours, slot)
+
+    def _forked(self, preload: Callable[[], None]) -> tuple[Connection, ForkedProcess] | None:
+        """A connection to a worker forked from the template; None where that has failed, once and for all."""
+        ours, theirs = Pipe()
+        try:
+            self._template = self._template or ForkTemplate(preload, _environment(), self.boot_s)
+            return ours, self._template.fork(theirs)
+        except (OSError, EOFError):
+            self._forks = False
+            ours.close()
+            if self._template is not None:
+                self._template.close(at_once=True)
+            return None
+        finally:
+            theirs.close()
 
     def _give(self, worker: _Worker, job: Job, resources: Resources) -> bool:
         device = self.devices[worker.slot % len(self.devices)] if resources.num_gpus > 0 and self.devices else ""
@@ -276,12 +283,16 @@ def _environment() -> dict[str, str]:
     return {**threads, **os.environ}  # one thread a worker: scores do not depend on how many workers there are
 
 
-def _spawned(fd: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", _START.format(path=sys.path, fd=fd)],
-        pass_fds=[fd],
+def _spawned() -> tuple[Connection, subprocess.Popen[bytes]]:
+    """A connection to a worker that is a new interpreter."""
+    ours, theirs = Pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", _START.format(path=sys.path, fd=theirs.fileno())],
+        pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=2,  # what a library prints must not mix with a command's output
         env=_environment(),
         start_new_session=True,  # Ctrl-C is for the supervisor
     )
+    theirs.close()
+    return ours, process
