@@ -18,6 +18,8 @@ PARTS = {  # part -> the module with run(args) -> figures
     "confidence": "answers_parts.confidence",
     "margin": "answers_parts.margin",
     "absent": "answers_parts.absent",
+    "label_sets": "answers_parts.label_sets",
+    "tiles": "answers_parts.tiles",
 }
 
 

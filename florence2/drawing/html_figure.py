@@ -76,15 +76,17 @@ def _svg(overlay: Overlay, unit: float, size_wh: tuple[int, int], taken: list[tu
     fill = f'fill="{color}" fill-opacity="0.3"' if overlay.filled and not overlay.rejected else 'fill="none"'
     path = " ".join(_path(outline) for outline in overlay.outlines)
     size = 12 * unit
-    long = 0.56 * size * len(overlay.caption)
+    words = _fitting(overlay.caption, int((size_wh[0] - 3 * unit) / (0.56 * size)))
+    long = 0.56 * size * len(words)
     left = min(v for outline in overlay.outlines for v in outline[::2])
     x = max(min(left, size_wh[0] - long - 2 * unit), 0) + unit  # inside the picture, where it fits
     y = max(min(v for outline in overlay.outlines for v in outline[1::2]) - 3 * unit, size)
     end = x + long
     while y < size_wh[1] and any(x < right and left < end and abs(y - foot) < size for left, right, foot in taken):
         y += size  # down, past a label that is there already
+    y = min(y, size_wh[1] - 0.25 * size)
     taken.append((x, end, y))
-    caption = escaped(overlay.caption)
+    caption = escaped(words)
     shape = f'<path d="{path}" {fill} stroke="{color}" stroke-width="{2 * unit:.2f}"{dashes} fill-rule="evenodd"/>'
     label = (
         f'<text x="{x:.1f}" y="{y:.1f}" font-family="sans-serif" '
@@ -94,6 +96,11 @@ def _svg(overlay: Overlay, unit: float, size_wh: tuple[int, int], taken: list[tu
     named = f' class="{overlay.status}"' if overlay.status else ""
     named += f' data-f="{escaped(overlay.facets)}"' if overlay.facets else ""
     return f"<g{named}><title>{escaped(overlay.hint or overlay.caption)}</title>{shape}{label if caption else ''}</g>"
+
+
+def _fitting(caption: str, letters: int) -> str:
+    """The caption where it fits into so many letters, else its beginning; the whole of it is shown on hover."""
+    return caption if len(caption) <= letters else caption[: max(letters - 1, 1)].rstrip() + "\u2026"
 
 
 def escaped(text: str) -> str:

@@ -52,6 +52,8 @@ def parts_of(tiles: Tiles, size_wh: tuple[int, int], config: ModelConfig) -> lis
     cell = wide / config.map_size_wh[0], high / config.map_size_wh[1]
     parts = [(0.0, 0.0, float(width), float(height))]
     for columns, rows in grids:
+        if columns * rows == 1:
+            continue
         across, down = _steps(width, columns), _steps(height, rows)
         least = min(b - a for a, b in across), min(b - a for a, b in down)
         if tiles != "auto" and (least[0] < cell[0] or least[1] < cell[1]):
@@ -59,8 +61,7 @@ def parts_of(tiles: Tiles, size_wh: tuple[int, int], config: ModelConfig) -> lis
                 f"tiles: ({columns}, {rows}) of {width} x {height} pixels are of {least[0]:.0f} x {least[1]:.0f} each; "
                 f"expected at least one cell of the model's map, {cell[0]:.0f} x {cell[1]:.0f} pixels"
             )
-        if columns * rows > 1:
-            parts += [(x1, y1, x2, y2) for y1, y2 in down for x1, x2 in across]
+        parts += [(x1, y1, x2, y2) for y1, y2 in down for x1, x2 in across]
     return parts
 
 

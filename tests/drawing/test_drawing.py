@@ -142,3 +142,18 @@ def test_a_tint_stays_inside_its_outline():
     assert marks[31:59, 21:79].all() and not marks[:20].any() and not marks[:, 90:].any()
     outside = [Region(polygons=((-90, -90, -20, -90, -20, -20),)), Region(polygons=((300, 300, 400, 300, 400, 400),))]
     assert not changed(draw(GREY, outside)).any()
+
+
+@pytest.mark.parametrize("size_wh", [(640, 480), (120, 900), (4000, 3000), (900, 60)])
+def test_labels_of_the_figure_are_inside_it(size_wh):
+    import re
+
+    width, height = size_wh
+    rng = np.random.default_rng(2)
+    corners = np.sort(rng.uniform(-0.1, 1.1, (40, 2, 2)), axis=1) * size_wh
+    regions = [Region(box=tuple(b.reshape(-1)), label="a label of some length " * 3, score=0.5) for b in corners]
+    page = html_figure(np.full((height, width, 3), 128, np.uint8), regions)
+    found = re.findall(r'<text x="([-.\d]+)" y="([-.\d]+)"[^>]*font-size="([.\d]+)"[^>]*>([^<]*)</text>', page)
+    assert len(found) == 40 and page.count(("a label of some length " * 3).strip()) >= 40  # whole on hover
+    for x, y, size, words in ((float(x), float(y), float(size), words) for x, y, size, words in found):
+        assert 0 <= x and x + 0.56 * size * len(words) <= width + 1 and 0 < y <= height

@@ -1,4 +1,5 @@
-"""Answers of models with random weights, under every task, rule, label set, margin and beam width: whole, scored."""
+"""Answers of models with random weights, under every task, rule, label set, margin and beam width, going on,
+in tiles and filtered: whole, scored."""
 
 import math
 import random
@@ -12,6 +13,7 @@ from florence2.codec.tasks import CLOSED, QUESTIONS, TASKS
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model.florence import Florence
 from florence2.predictor import Florence2
+from florence2.predictor.post_filters import FILTERS, PLACED
 from florence2.records import Ask
 from tests.fuzz.attempts import Attempt
 from tests.training.tiny import WORDS, tiny_config
@@ -61,6 +63,48 @@ def _answered(model, rng, name):
     for ask, answer in zip(asks, answers):
         fault = "; ".join(_amiss(model.tokenizer, ask, answer, size_wh, "grammar" in how))
         yield Attempt(answer.row.output_kind, f"{name}: {ask.task} {ask.labels[:3]} {how}: {answer.text[:80]}", fault)
+    yield from _further(model, rng, pixels, list(zip(asks, answers)), how, name)
+
+
+def _further(model, rng, pixels, asked, how, name):
+    """One of the answers goes on, one is made of tiles, one is filtered."""
+    size_wh = (pixels.shape[1], pixels.shape[0])
+    budget = {"max_new_tokens": rng.choice((7, 24, 60))}
+    cut = [(ask, answer, {"continue_from": answer, **budget}) for ask, answer in asked if answer.truncated]
+    placed = [(a, b) for a, b in asked if b.row.output_kind in PLACED]
+    grids = ("auto", (1, 1), *(((2, 1), (2, 2)) if size_wh[1] > 16 else ()))  # tiles of a cell at least
+    tiled = [(a, b, {"tiles": rng.choice(grids), **budget}) for a, b in placed if b.row.input_kind != "region"]
+    filtered = [
+        (a, b, {"filters": [f for f, row in FILTERS.items() if b.row.output_kind in row.kinds], **budget})
+        for a, b in placed
+    ]
+    for ask, answer, options in (rng.choice(some) for some in (cut, tiled, filtered) if some):
+        told = f"{name}: {ask.task} {ask.labels[:3]} {sorted(options)} after {how}"
+        try:
+            found = model.predict(pixels, None if "continue_from" in options else ask, **options)
+        except Exception as error:
+            yield Attempt("further", told, f"{type(error).__name__}: {str(error)[:200]}")
+            continue
+        by_grammar = "continue_from" in options or ("filters" in options and model.config.rules == "grammar")
+        if "tiles" in options:
+            fault = "; ".join(_outside(found, size_wh))
+        else:
+            fault = "; ".join(_amiss(model.tokenizer, answer.ask, found, size_wh, by_grammar))
+        yield Attempt("further", f"{told}: {found.text[:80]}", fault)
+
+
+def _outside(answer, size_wh):
+    """What is wrong with an answer that was made of parts: it has no tokens of its own."""
+    width, height = size_wh
+    ids = [item.id for item in (*answer.regions, *answer.groundings)]
+    if len(set(ids)) < len(ids) or any(i not in ids for g in answer.groundings for i in g.region_ids):
+        yield f"ids {ids[:9]}"
+    if not ((answer.xyxy >= 0).all() and (answer.xyxy <= [width, height] * 2).all()):
+        yield f"a place outside the picture of {size_wh}"
+    if not all(r.score is not None and 0 <= r.score <= 1 for r in (*answer.regions, *answer.groundings)):
+        yield "an item without a score"
+    if answer.ask.labels and not set(answer.labels.tolist()) <= set(answer.ask.labels):
+        yield "a label outside the set"
 
 
 def _ask(rng, size_wh, closed):
@@ -82,7 +126,8 @@ def _amiss(tokenizer, ask, answer, size_wh, by_grammar):
     for item in items:
         if item.score is None or not 0 <= item.score <= 1:
             yield f"{item.id}: score {item.score}"
-    if set(answer.signals()) != {item.id for item in items}:
+    gone = {decision.item_id for decision in answer.decisions}
+    if not {item.id for item in items} <= set(answer.signals()) <= {item.id for item in items} | gone:
         yield "items without signals"
     if not all(math.isfinite(value) for value in answer.token_measures.ravel().tolist()):
         yield "a measure that is no number"
