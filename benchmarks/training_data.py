@@ -3,7 +3,7 @@
     python benchmarks/training_data.py [--sizes 1000,10000,100000] [--kinds jsonl,store,coco] [--folder KEPT]
 
 Pictures are few (64, drawn) and referred to again and again: what grows is the records. Each set is trained in a
-process of its own with a model of a few thousand weights, so that the data's share is what is seen; 128 steps of 16
+process of its own with a model of a few thousand weights, so that the data's share is what is seen; 96 steps of 16
 pairs read two blocks of records. Beside it the same samples are trained from a list in memory (`from_list`, up to
 --listed samples). `cpu_ms` is processor time a step, which a busy machine changes less than wall time.
 """
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,10000,100000")
     parser.add_argument("--kinds", default=",".join(_MAKERS))
-    parser.add_argument("--steps", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=96)
     parser.add_argument("--listed", type=int, default=100_000, help="the largest set that is held in a list as well")
     parser.add_argument("--folder", type=Path, help="where the sets are made and kept (default: a temporary folder)")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
@@ -95,7 +95,7 @@ def _store(target: Path, truth: Path, size: int) -> None:
     import hashlib
 
     from florence2 import sources
-    from florence2.store import Operator, Store, pending
+    from florence2.store import ImageRow, Operator, Store, pending
 
     store, fragments = Store(target, create=True), []
     intake, labels = (
@@ -114,7 +114,7 @@ def _store(target: Path, truth: Path, size: int) -> None:
     for first in range(0, size, 4096):
         unit = [sample_of(number) for number in range(first, min(first + 4096, size))]
         uid = hashlib.sha256(str(first).encode()).hexdigest()[:32]
-        rows = [pending.image_row(sample, uid) for sample in unit]
+        rows = [ImageRow.of(sample, unit=uid) for sample in unit]
         parts = [pending.images_of(intake, uid, rows), pending.annotations_of(labels, uid, uid, unit)]
         fragments += store.put_all(parts)
     store.save(store.snapshot(), fragments, [intake, labels], {"phase": "import", "round": 0})

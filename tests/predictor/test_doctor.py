@@ -11,6 +11,7 @@ from florence2.codec.tokenizer import Tokenizer
 from florence2.model.checkpoint import load_model, save_model
 from florence2.predictor import load
 from florence2.predictor.convert import convert
+from florence2.predictor.doctor import _run as longest_run
 from florence2.predictor.doctor import examine
 
 
@@ -33,6 +34,10 @@ def test_the_loop_is_heard(folder, tmp_path):
     save_model(model, tmp_path)
     Tokenizer.load(folder).save(tmp_path)
     assert any("loops on <s>" in note for note in examine(tmp_path).notes)
+
+
+def test_a_loop_is_one_run_not_many_tokens():
+    assert [longest_run(ids, 0) for ids in ([], [5], [0, 5, 0, 0, 5, 0], [0, 0, 0])] == [0, 0, 2, 3]
 
 
 def test_what_is_odd_is_named(folder, tmp_path):

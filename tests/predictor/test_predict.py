@@ -366,6 +366,16 @@ def test_maps_of_the_tower(tiny, pictures):
     assert maps[-1].requires_grad
 
 
+def test_a_model_in_training_is_asked_without_dropout(folder, pictures):
+    made = load(folder)
+    before = made.predict(pictures[0], "<CAPTION>", max_new_tokens=9)
+    trained = made.model.train()
+    assert trained.language.training
+    again = Florence2(trained, made.tokenizer)
+    assert not any(module.training for module in again.model.modules())
+    assert again.predict(pictures[0], "<CAPTION>", max_new_tokens=9) == before
+
+
 def test_one_picture_for_predict_many_is_refused(tiny):
     with pytest.raises(ValueError, match="images: expected several"):
         tiny.predict_many("photo.jpg", "OD")
