@@ -101,21 +101,8 @@ def columns_of(row: ImageRow) -> Columns:
 def row_of(columns: Mapping[str, Any]) -> ImageRow:
     """The row that `columns_of` wrote; columns that are absent are as null."""
     get = columns.get
-    offset, length = get("offset"), get("length")
-    ref = ImageRef(
-        id=columns["id"],
-        uri=get("uri") or "",
-        member=get("member") or "",
-        frame=get("frame") or 0,
-        offset=-1 if offset is None else offset,
-        length=-1 if length is None else length,
-        width=get("width") or 0,
-        height=get("height") or 0,
-        sha256=get("sha256") or "",
-        licence=get("licence") or "",
-    )
     return ImageRow(
-        image=ref,
+        image=_image_of(columns),
         unit=get("unit") or "",
         status=get("status") or "ok",
         reason=get("reason") or "",
@@ -128,6 +115,30 @@ def row_of(columns: Mapping[str, Any]) -> ImageRow:
         exif_orientation=get("exif_orientation"),
         phash=get("phash") or "",
         earlier=get("first_status") or "",
+    )
+
+
+def sample_of(columns: Mapping[str, Any]) -> Sample:
+    """`row_of(columns).sample()`, in half the time."""
+    image = _image_of(columns)
+    coverage = coverage_of(columns.get("label_coverage"))
+    return Sample(image.id, image, split=columns.get("split") or "", coverage=coverage)
+
+
+def _image_of(columns: Mapping[str, Any]) -> ImageRef:
+    get = columns.get
+    offset, length = get("offset"), get("length")
+    return ImageRef(
+        id=columns["id"],
+        uri=get("uri") or "",
+        member=get("member") or "",
+        frame=get("frame") or 0,
+        offset=-1 if offset is None else offset,
+        length=-1 if length is None else length,
+        width=get("width") or 0,
+        height=get("height") or 0,
+        sha256=get("sha256") or "",
+        licence=get("licence") or "",
     )
 
 
@@ -144,8 +155,10 @@ def coverage_rows(coverage: Mapping[str, Sequence[Coverage]]) -> list[Columns] |
 
 def coverage_of(rows: Iterable[Mapping[str, Any]] | None) -> dict[str, tuple[Coverage, ...]]:
     """The coverage that a cell `label_coverage` holds."""
+    if not rows:
+        return {}
     labels: dict[str, dict[tuple[str, bool], list[str]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows or ():
+    for row in rows:
         found = labels[row["label_space"]][row["state"], row["label"] is None]
         if row["label"] is not None:
             found.append(row["label"])

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from florence2.records import Sample
 from florence2.store import layout, parquet, scan, schema
-from florence2.store.image_rows import row_of
+from florence2.store.image_rows import sample_of
 from florence2.store.parquet import Fragment
 from florence2.store.scan import UnitGroup
 from florence2.store.snapshots import Snapshot
@@ -120,7 +120,7 @@ class CompactedReader:
     def sample(self, position: int) -> Sample:
         """The `position`-th good picture with all its annotations and verdicts."""
         row = int(self.index.good[position])
-        bare = [row_of(columns).sample() for columns in schema.each_row(self._rows("images", row, row + 1))]
+        bare = [sample_of(columns) for columns in schema.each_row(self._rows("images", row, row + 1))]
         tables = []
         for name in TABLES_READ[1:]:
             bounds = self.index.bounds.get(name)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from florence2.records import ImageRef, Sample
 from florence2.store import failures, import_metadata, parquet, schema
-from florence2.store.image_rows import ImageRow, row_of
+from florence2.store.image_rows import ImageRow, row_of, sample_of
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Snapshot
@@ -87,9 +87,9 @@ def group_samples(storage: Storage, group: UnitGroup, view: str = "current") -> 
     """The samples of a group's good pictures: with the kept annotations, or with all of them and the verdicts."""
     if view not in VIEWS:
         raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
-    images = image_rows(storage, group.fragments.get("images", ()))
+    images = schema.each_row(parquet.read_table(storage, "images", group.fragments.get("images", ())))
     found = schema.samples(
-        [row.sample() for row in images if row.status == "ok"],
+        [sample_of(columns) for columns in images if columns["status"] == "ok"],
         parquet.read_table(storage, "annotations", group.fragments.get("annotations", ())),
         parquet.read_table(storage, "decisions", group.fragments.get("decisions", ())),
     )

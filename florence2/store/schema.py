@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -184,15 +183,15 @@ def samples(bare: Sequence[Sample], annotations: pa.Table | None, decisions: pa.
             verdicts[row["image_id"]].append(_decision(row))
     out = []
     for sample in bare:
-        found: dict[str, Any] = {}
+        texts, regions, groundings = sample.texts, sample.regions, sample.groundings
         if annotations is not None:
             of = items.get(sample.image.id, {})
-            found = {"regions": tuple(of.get(Region, ())), "texts": tuple(of.get(Text, ()))}
-            found["groundings"] = tuple(of.get(Grounding, ()))
+            texts, regions, groundings = (tuple(of.get(kind, ())) for kind in (Text, Region, Grounding))
+        judged = sample.decisions
         if decisions is not None:
-            ordered = sorted(verdicts.get(sample.image.id, ()), key=lambda d: (d.round, d.seq))
-            found["decisions"] = tuple(ordered)
-        out.append(replace(sample, **found))
+            judged = tuple(sorted(verdicts.get(sample.image.id, ()), key=lambda d: (d.round, d.seq)))
+        split, coverage = sample.split, sample.coverage
+        out.append(Sample(sample.id, sample.image, texts, regions, groundings, judged, split, coverage))
     return out
 
 

@@ -58,12 +58,12 @@ def units(storage: Storage, snapshot: Snapshot) -> Iterator[Unit]:
         turned: dict[str, list[Sample]] = {}  # that became good later: each is work of its own
         gone = set()
         for row in scan.image_rows(storage, group.fragments["images"]):
-            first = row.first_verdict
-            if row.status == "ok" and first != "ok":
-                turned.setdefault(row.unit, []).append(row.sample())
+            was_ok, sample = row.first_verdict == "ok", row.sample()
+            if row.status == "ok" and not was_ok:
+                turned.setdefault(row.unit, []).append(sample)
                 continue
-            bare.setdefault((row.unit, first == "ok"), []).append(row.sample())
-            if first == "ok" and row.status != "ok":
+            bare.setdefault((row.unit, was_ok), []).append(sample)
+            if was_ok and row.status != "ok":
                 gone.add(row.id)
         metadata = scan.import_metadata_of(storage, group.imports, whole=False)
         for uid in group.units:

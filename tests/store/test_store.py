@@ -18,7 +18,7 @@ import florence2
 from florence2.geometry import encode_rle
 from florence2.records import Coverage, Decision, Grounding, ImageRef, Region, Sample, Source, Text
 from florence2.store import Store, compaction, is_store, random_access, schema
-from florence2.store.image_rows import ImageRow, columns_of, row_of
+from florence2.store.image_rows import ImageRow, columns_of, row_of, sample_of
 from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Operator, Snapshot
 from florence2.store.storage import local, open_storage
@@ -115,7 +115,7 @@ def test_records_survive_the_columns(regions, texts, groundings, data):
     )
     row = ImageRow.of(given_, unit="u", reason="", bytes=7, phash="0f", exif_orientation=6, origin="https://x/y")
     (columns,) = schema.rows(schema.table("images", [columns_of(row)]))
-    assert row_of(columns) == row
+    assert row_of(columns) == row and sample_of(columns) == row.sample()
     (back,) = schema.samples([row_of(columns).sample()], *tables)
     assert back == given_
 
