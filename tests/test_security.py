@@ -1,13 +1,18 @@
 """What is never executed: pickles, YAML tags, remote code. Each door is given something that would leave a mark."""
 
+import ast
 import json
 import os
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+import florence2
 from florence2.cli.refine import recipe_of
+from florence2.codec.tasks import load_tasks
 from florence2.engine.curation import merging
 from florence2.engine.curation.filters.rules import open_chain
 from florence2.engine.specialists import open as open_specialist
@@ -78,3 +83,33 @@ def test_remote_code_of_a_model(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="cannot be opened by transformers"):
         transformers_models.load(str(tmp_path), "", "cpu", "AutoModel")
     assert not (tmp_path / "mark").exists()
+
+
+STARTERS = {  # the modules that start a process, all of them this Python
+    "engine/execution/fork_template.py", "engine/execution/processes.py", "serving/server.py",
+    "serving/worker_link.py", "sources/child_process.py",
+}  # fmt: skip
+
+
+def test_no_program_is_started_but_python():
+    package = Path(florence2.__file__).parent
+    for file in package.rglob("*.py"):
+        name, tree = file.relative_to(package).as_posix(), ast.parse(file.read_text())
+        imported = {
+            a.name for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for a in node.names
+        }
+        assert "subprocess" not in imported or name in STARTERS, name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                called = ast.unparse(node.func)
+                assert not re.fullmatch(r"os\.(system|popen|exec\w+|spawn\w+|posix_spawnp?|startfile)", called), name
+                if called.startswith("subprocess.") and called != "subprocess.TimeoutExpired":
+                    assert ast.unparse(node.args[0]).startswith("[sys.executable,"), f"{name}: {ast.unparse(node)[:80]}"
+
+
+def test_rows_of_a_checkpoint_s_tasks_are_names(tmp_path):
+    rows = [{"token": "<X>", "prompt": "x", "gives": "__import__('os').mkdir('mark')", "keeps": "answer"}]
+    (tmp_path / "tasks.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="tasks.json: .*gives: expected one of"):
+        load_tasks(tmp_path)
+    assert not Path("mark").exists()

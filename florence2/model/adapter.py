@@ -33,7 +33,7 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
         return None
     data = read_json(folder / CONFIG)
     name = data.get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not 0 < len(name) < 1000 or not name.isprintable():
         raise ValueError(
             f"{folder / CONFIG}: base_model_name_or_path: expected a folder or a hub id, got {name!r:.60}; "
             "give the base and this folder as its adapter"

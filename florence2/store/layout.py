@@ -100,6 +100,18 @@ def is_compacted(path: str) -> bool:
     return path.startswith(f"{COMPACT}/")
 
 
+def is_fragment(path: str) -> bool:
+    """Whether a path can be that of a fragment or a large file: below its table, and nowhere else."""
+    parts = path.split("/")
+    below = len(parts) > (3 if parts[0] == COMPACT else 1) and all(part not in ("", ".", "..") for part in parts)
+    return below and "\0" not in path and table_of(path) in TABLES
+
+
+def is_name(name: str) -> bool:
+    """Whether a name is one component of a path."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
 def table_of(path: str) -> str:
     """Which of the four tables a fragment or a large file is part of."""
     parts = path.split("/")

@@ -20,6 +20,7 @@ from florence2.store.layout import TABLES
 from florence2.store.parquet import Fragment
 from florence2.store.sealed import Damaged, Missing
 from florence2.store.storage import Storage
+from florence2.structuring import brief
 
 
 class StaleBase(RuntimeError):
@@ -192,13 +193,23 @@ def _without_defaults(record: Fragment | Operator) -> dict[str, Any]:
 
 
 def _fragment(entry: Mapping[str, Any]) -> Fragment:
-    return Fragment(
-        entry["path"], entry["rows"], entry["sha256"], tuple(entry.get("units", ())), entry.get("run_id", "")
-    )
+    path, rows, sha256 = entry["path"], entry["rows"], entry["sha256"]
+    found = Fragment(path, rows, sha256, tuple(entry.get("units", ())), entry.get("run_id", ""))
+    if not (all(isinstance(each, str) for each in (path, sha256, found.run_id, *found.units)) and type(rows) is int):
+        raise TypeError(f"a fragment of other types: {brief(entry)}")
+    if not layout.is_fragment(path) or not found.units:
+        raise TypeError(f"{brief(path)} is no fragment of a store's units")
+    return found
 
 
 def _operator(entry: Mapping[str, Any]) -> Operator:
-    return Operator(**{**entry, "produces": tuple(entry.get("produces", ()))})
+    found = Operator(**{**entry, "produces": tuple(entry.get("produces", ()))})
+    texts = (found.run_id, found.name, found.version, found.fingerprint, found.kind, *found.produces)
+    if not all(isinstance(each, str) for each in texts) or type(found.round) is not int:
+        raise TypeError(f"an operator of other types: {brief(entry)}")
+    if not layout.is_name(found.run_id):
+        raise TypeError(f"{brief(found.run_id)} is the name of no run")
+    return found
 
 
 def undo(storage: Storage, to: int | None = None) -> Snapshot:

@@ -110,6 +110,26 @@ def test_no_flipped_bit_of_a_fragment_is_accepted_nor_another_s_bytes(store):
         list(store.images(1))
 
 
+@pytest.mark.parametrize("where", ["../", "annotations/../../", "compact/000001/annotations/../../../../", "{0}/"])
+def test_a_stranger_s_snapshot_names_no_file_outside_its_store(store, where):
+    """Its seal is right and it has no chain; repair would write the large file again, from the small ones."""
+    shutil.rmtree(store.root / "chain")
+    victim = store.root.parent / "victim.parquet"
+    victim.write_bytes(b"precious")
+    path = store.root / "snapshots" / "000003.json"
+    said = sealed.unseal(path.read_bytes())
+    fragment = next(f for f in said["fragments"] if "/annotations/" in f["path"])
+    fragment["path"] = where.format(victim.parent) + "victim.parquet"
+    path.write_bytes(sealed.seal(said))
+    with pytest.raises(ValueError, match="000003.json: not a snapshot .*victim.parquet.* is no fragment"):
+        store.counts()
+    repair(store, store.verify(), workers=0)
+    assert victim.read_bytes() == b"precious"
+    for call in (store.storage.read, store.storage.discard, store.storage.sha256, store.storage.source):
+        with pytest.raises(ValueError, match="expected a path inside the store"):
+            call("annotations/../../victim.parquet")
+
+
 def test_compacted_files_whose_small_ones_nobody_knows_are_named_and_the_rest_is_mended(store):
     flip(store.root / store.paths("annotations")[0], 200)
     flip(store.root / "snapshots" / "000002.json", 200)

@@ -13,6 +13,7 @@ import florence2
 from florence2.cli import main
 from florence2.engine import specialists, trust
 from florence2.engine.ingest.inspection import ImageRules
+from florence2.engine.planning.repair import repair
 from florence2.store import Store
 from tests.engine.doubles import folder_of
 from tests.specialists.test_onnx import CARD
@@ -201,3 +202,22 @@ def test_a_folder_that_cannot_be_written_is_said(given, tmp_path, monkeypatch):
     assert len(lines) == 1 and "this command alone" in lines[0]
     lose(Store(store.root), "teller")
     assert main(["verify", str(store.root), "--repair", "--workers", "0"]) == 0
+
+
+def test_a_billed_specialist_runs_only_where_it_is_named(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        OWN.format(ran=os.devnull).replace(
+            "    name, version, produces, requires", "    billed = True\n    name, version, produces, requires"
+        )
+    )
+    names = [f"{own}:Finder", f"{own}:Teller"]
+    store = florence2.annotate(folder_of(tmp_path, 3), tmp_path / "s", names, workers=0)
+    before, said = list(store.samples()), []
+    lose(store, "teller")
+    left = repair(store, store.verify(), workers=0, on_message=said.append)
+    assert left and "teller" in said[0] and "is billed; verify --repair --with" in said[0]
+    assert repair(store, store.verify(), names[1:], workers=0) == [] and list(store.samples()) == before
+    said.clear()
+    florence2.annotate(store.root, with_=[f"{own}:Newer"], workers=0, on_message=said.append)
+    assert any("teller" in line and "it is billed" in line for line in said)

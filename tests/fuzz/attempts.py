@@ -12,10 +12,8 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-PARTS = {
-    name: f"tests.fuzz.{name}"
-    for name in ("labels", "pictures", "tars", "tables", "stores", "checkpoints", "answers", "generated")
-}
+_NAMES = "labels pictures tars tables stores sealed_stores checkpoints answers generated"
+PARTS = {name: f"tests.fuzz.{name}" for name in _NAMES.split()}
 SECONDS, WAITING = 10.0, 60.0  # of the processor, and of the clock on a machine that others use, for one attempt
 MIB = 1 << 20
 SPARE = 64 * MIB

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from florence2.atomic_files import sync_folder
@@ -29,9 +29,15 @@ class LocalStorage:
     def __init__(self, root: str | Path):
         self.root = Path(root)
 
+    def _at(self, path: str) -> Path:
+        """Where a path of the store lies; ValueError where it would lead out of it, as a stranger's snapshot may say."""
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
+            raise ValueError(f"{self.root}: {path!r:.100}: expected a path inside the store; it is not a store's own")
+        return self.root / path
+
     def put_if_absent(self, files: Sequence[tuple[str, bytes]], durable: bool = True) -> list[bool]:
         """Write each file unless its name is taken. All are synced at once, which takes little longer than one."""
-        wanted = [(self.root / path, data) for path, data in files]
+        wanted = [(self._at(path), data) for path, data in files]
         todo = [(final, data) for final, data in wanted if not final.exists()]
         for folder in {final.parent for final, _ in todo}:
             make_folder(self.root, folder)
@@ -69,37 +75,37 @@ class LocalStorage:
 
     def read(self, path: str) -> bytes:
         """The bytes at a path."""
-        return (self.root / path).read_bytes()
+        return self._at(path).read_bytes()
 
     def source(self, path: str) -> Any:
         """The file's own path: pyarrow maps and reads local files by itself."""
-        return self.root / path
+        return self._at(path)
 
     def stamp(self, path: str) -> tuple[int, ...]:
         """Inode, size and time."""
-        found = os.stat(self.root / path)
+        found = os.stat(self._at(path))
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at a path."""
-        return (self.root / path).is_file()
+        return self._at(path).is_file()
 
     def list(self, prefix: str) -> list[str]:
         """The paths of all files below a folder, sorted."""
-        top = self.root / prefix
+        top = self._at(prefix)
         found = (Path(folder) / name for folder, _, names in os.walk(top) for name in names)
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def sha256(self, path: str) -> str:
         """Hex SHA-256 of a file, read in pieces."""
-        return sha256_of(self.root / path)
+        return sha256_of(self._at(path))
 
     def discard(self, path: str) -> None:
         """Move a damaged file into tmp/, where it stays for a while for inspection."""
         make_folder(self.root, self.root / layout.TEMPORARY)
         target = self.root / layout.TEMPORARY / f"damaged-{os.urandom(4).hex()}-{Path(path).name}"
         try:
-            os.replace(self.root / path, target)
+            os.replace(self._at(path), target)
         except FileNotFoundError:
             pass
 
@@ -107,8 +113,8 @@ class LocalStorage:
         """Delete files of tmp/, and the folders that they leave empty."""
         assert all(path.startswith(f"{layout.TEMPORARY}/") for path in paths), paths
         for path in paths:
-            (self.root / path).unlink(missing_ok=True)
-        for folder in {(self.root / path).parent for path in paths}:
+            self._at(path).unlink(missing_ok=True)
+        for folder in {self._at(path).parent for path in paths}:
             try:
                 folder.rmdir()
             except OSError:  # another process put something there, or was first
@@ -138,7 +144,7 @@ class LocalStorage:
             if file.is_file():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
-        final = self.root / path
+        final = self._at(path)
         make_folder(self.root, final.parent)
         try:
             os.rename(made, final)
@@ -160,7 +166,7 @@ class LocalStorage:
 
     def folder(self, path: str) -> Path:
         """The folder at a path."""
-        return self.root / path
+        return self._at(path)
 
     def location(self, path: str = "") -> str:
         """The path in the file system."""
