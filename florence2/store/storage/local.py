@@ -30,7 +30,7 @@ class LocalStorage:
         self.root = Path(root)
 
     def _at(self, path: str) -> Path:
-        """Where a path of the store lies; ValueError where it would lead out of it, as a stranger's snapshot may say."""
+        """Where a path of the store lies; ValueError where it leads out of it, as a stranger may have written."""
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
             raise ValueError(f"{self.root}: {path!r:.100}: expected a path inside the store; it is not a store's own")
         return self.root / path
