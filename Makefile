@@ -43,7 +43,7 @@ format: setup-dev
 	$(BIN)/ruff check --fix florence2 tests benchmarks
 
 # The quick forms of the speed benchmarks; each file run by itself is the full measure, as are the others there.
-SPEED := encode_once latency throughput decode vision preprocess
+SPEED := encode_once latency throughput decode vision preprocess serving
 bench: setup-dev
 	@for name in $(SPEED); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 

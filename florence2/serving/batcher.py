@@ -11,7 +11,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,7 +78,7 @@ class Batcher:
         self._left: set[int] = set()  # sent, and no longer waited for
         self._link: Link | None = None
         self._ready = False
-        self._boots = self._numbered = 0
+        self._boots = self._numbered = self._reading = 0
         self._sign = time.monotonic()
         self._watching: asyncio.Task[None] | None = None
         self._closing = False
@@ -94,20 +95,26 @@ class Batcher:
         """How many requests wait, and how many the worker has."""
         return len(self._waiting), len(self._sent)
 
-    def check_room(self) -> None:
-        """Refuse a request that could not be taken, before its body is read."""
-        if self.fault:
-            raise ServiceError(503, f"the model cannot be loaded: {_no_path(self.fault)}", type="not_ready")
-        if not self.tasks:
-            raise self._busy("the model is being loaded", "not_ready")
-        if len(self._waiting) >= self.settings.queue:
-            raise self._busy(f"{self.settings.queue} requests wait already; try again later", "overloaded")
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around the reading of a request, until it is submitted: refused before where there would be no room for it.
+
+        Bodies on their way in are counted too, so that memory is bounded by so many of them.
+        """
+        self._check_room()
+        if self._reading + len(self._waiting) + len(self._sent) >= self.settings.queue + self._window:
+            raise self._busy("too many requests are under way; try again later", "overloaded")
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
 
     def submit(
         self, image: ImageBytes, asks: Sequence[Ask], options: Options, deadline: float, deltas: bool = False
     ) -> Ticket:
         """Take a request in, to be answered before `deadline` (of time.monotonic); 503 where the queue is full."""
-        self.check_room()
+        self._check_room()
         loop = asyncio.get_running_loop()
         self._numbered += 1
         shown: asyncio.Queue[str | None] | None = asyncio.Queue() if deltas else None
@@ -200,15 +207,27 @@ class Batcher:
 
     # ---- the queue ----
 
+    @property
+    def _window(self) -> int:
+        """Asks that the worker may have: a batch in progress, and one being decoded."""
+        return 2 * self.settings.batch_size
+
+    def _check_room(self) -> None:
+        if self.fault:
+            raise ServiceError(503, f"the model cannot be loaded: {_no_path(self.fault)}", type="not_ready")
+        if not self.tasks:
+            raise self._busy("the model is being loaded", "not_ready")
+        if len(self._waiting) >= self.settings.queue:
+            raise self._busy(f"{self.settings.queue} requests wait already; try again later", "overloaded")
+
     def _dispatch(self) -> None:
-        """Send work as far as the worker's window reaches: a batch in progress, and one being decoded."""
-        window = 2 * self.settings.batch_size
+        """Send work as far as the worker's window reaches."""
         while self._ready and self._link is not None and self._waiting:
             asked = sum(len(ticket.asks) for ticket in self._sent.values())
             ticket = self._waiting[0]
             alone = ticket.attempts > 0
             exclusive = alone or any(other.attempts for other in self._sent.values())
-            if self._sent and (exclusive or asked + len(ticket.asks) > window):
+            if self._sent and (exclusive or asked + len(ticket.asks) > self._window):
                 break
             self._waiting.popleft()
             if not self._sent and not self._left:

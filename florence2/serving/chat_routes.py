@@ -33,18 +33,11 @@ EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 async def chat(request: Request) -> Response:
     """Answer one task about a picture, in the form of OpenAI's chat completions; with `stream` as events."""
     service = service_of(request)
-    service.model().check_room()
     deadline = service.deadline()
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ServiceError(415, f"expected application/json, got {kind or 'no content type'}")
-    data = await request.body()
-    if len(data) <= SMALL:
-        asked = chat_bodies.of_json(data, service.tasks, service.settings)
-    else:
-        asked = await service.aside(chat_bodies.of_json, data, service.tasks, service.settings)
-    picture = await service.picture(asked.image, chat_bodies.CONTENT)
-    ticket = service.model().submit(picture, [asked.ask], asked.options, deadline, asked.stream)
+    with service.model().reading():
+        asked = await _read(request, service)
+        picture = await service.picture(asked.image, chat_bodies.CONTENT)
+        ticket = service.model().submit(picture, [asked.ask], asked.options, deadline, asked.stream)
     if not asked.stream:
         answer = await _answered(service, ticket, asked, request)
         name = service.settings.model_name
@@ -57,13 +50,27 @@ async def chat(request: Request) -> Response:
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
+async def _read(request: Request, service: Service) -> ChatRequest:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ServiceError(415, f"expected application/json, got {kind or 'no content type'}")
+    data = await request.body()
+    if len(data) <= SMALL:
+        return chat_bodies.of_json(data, service.tasks, service.settings)
+    return await service.aside(chat_bodies.of_json, data, service.tasks, service.settings)
+
+
 async def _answered(service: Service, ticket: Ticket, asked: ChatRequest, request: Request | None) -> Answered:
     return service.answered(await _done(service, ticket, request), [asked.ask], "")[0]
 
 
 async def _done(service: Service, ticket: Ticket, request: Request | None) -> Done:
     done = await service.wait(ticket, request)
-    service.check(done, "")
+    try:
+        service.check(done, "")
+    except ServiceError as error:
+        error.field = chat_bodies.CONTENT if error.field in ("image", "text") else error.field
+        raise
     return done
 
 

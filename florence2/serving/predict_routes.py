@@ -53,11 +53,12 @@ router = APIRouter(tags=["model"])
 async def predict(request: Request) -> Response:
     """Answer tasks about a picture. It is encoded once; the answers are those of one call for each ask."""
     service = service_of(request)
-    service.model().check_room()
     deadline = service.deadline()
-    asked = await _read(request, service)
-    picture = await service.picture(asked.image)
-    done = await service.answer(picture, asked.asks, asked.options, request, deadline)
+    with service.model().reading():
+        asked = await _read(request, service)
+        picture = await service.picture(asked.image)
+        ticket = service.model().submit(picture, asked.asks, asked.options, deadline)
+    done = await service.wait(ticket, request)
     place = "asks.{}." if _kind(request) == "application/json" else ""
     answers = service.answered(done, asked.asks, place)
     return Response(b'{"answers":[' + b",".join(a.json for a in answers) + b"]}", media_type="application/json")

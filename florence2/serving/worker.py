@@ -99,9 +99,10 @@ class Worker:
 
     def _prepare(self, work: Work) -> None:
         """Find the picture's features, or decode it; whatever goes wrong is this work's own failure."""
+        bare = replace(work, image=b"")
         known = self.features.get(work.key)
         if known is not None:
-            self._arrived.put(_Item(work, known, cached=True))
+            self._arrived.put(_Item(bare, known, cached=True))
             return
         picture: Union[LoadedImage, Failure]
         try:
@@ -114,7 +115,7 @@ class Worker:
         except Exception as error:  # a decoder may raise anything
             log.exception("a picture could not be decoded")
             picture = Failure(reason="error", detail=type(error).__name__)
-        self._arrived.put(_Item(replace(work, image=b""), picture))
+        self._arrived.put(_Item(bare, picture))
 
     def _take(self) -> bool:
         """Take in what has arrived; waits where there is nothing to do."""

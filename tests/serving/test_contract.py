@@ -91,6 +91,28 @@ def test_a_full_queue_is_said_before_the_body_is_read():
     run(scenario, queue=1, batch_size=1)
 
 
+def test_bodies_on_their_way_in_are_counted():
+    async def scenario(app, worker):
+        arrive = asyncio.Event()
+
+        async def slow():
+            yield predict_body()[:5]
+            await arrive.wait()
+            yield predict_body()[5:]
+
+        slow_ones = [asyncio.ensure_future(call(app, "/v1/predict", chunks=slow())) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        assert (await call(app, "/v1/predict", predict_body()))[0] == 503
+        arrive.set()
+        assert [(await one)[0] for one in slow_ones] == [200] * 3
+        assert (await call(app, "/v1/predict", predict_body()))[0] == 200
+        for body in (b"junk", predict_body(b"junk"), predict_body(task=1)):  # a place is given back whatever happens
+            for _ in range(5):
+                assert (await call(app, "/v1/predict", body))[0] in (415, 422)
+
+    run(scenario, FakeWorker(answers=True), queue=1, batch_size=1)
+
+
 def test_a_late_request_is_504_and_its_work_is_skipped():
     async def scenario(app, worker):
         batcher = app.state.service.batcher

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 HERE = Path(__file__).parent
 EXAMPLES = os.environ.get("FLORENCE2_EXAMPLES", "")  # a number: every phase, with so many examples
 
 
+@pytest.mark.slow
 def test_whatever_is_generated_from_the_description_is_answered_as_described(server):
     phases = "examples,coverage,fuzzing,stateful" if EXAMPLES else "fuzzing"
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"), "run"]
