@@ -51,7 +51,7 @@ def ask_schema(task: Task, bare: bool = False) -> dict[str, Any]:
         needs.append("region")
     if task.output_kind in CLOSED:
         label = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"\S"}
-        bounds = {"minItems": 1, "maxItems": MAX_LABELS}
+        bounds = {"minItems": int(bare), "maxItems": MAX_LABELS}
         kind = "array" if bare else ["array", "null"]
         takes["labels"] = {"type": kind, "items": label, **bounds, "description": LABELS}
     schema: dict[str, Any] = {
@@ -62,7 +62,7 @@ def ask_schema(task: Task, bare: bool = False) -> dict[str, Any]:
         "additionalProperties": False,
     }
     if not bare:
-        empty = {"text": ["", None], "labels": [None], "region": [None]}
+        empty = {"text": ["", None], "labels": [[], None], "region": [[], None]}
         unused = {name: {"enum": values} for name, values in empty.items() if name not in takes}
         schema["properties"] = {"task": {"enum": [task.name, task.token]}, **takes, **unused}
         needs.insert(0, "task")
