@@ -13,7 +13,7 @@ EXAMPLES = os.environ.get("FLORENCE2_EXAMPLES", "")  # a number: every phase, wi
 
 
 @pytest.mark.slow
-def test_whatever_is_generated_from_the_description_is_answered_as_described(server):
+def test_whatever_is_generated_from_the_description_is_answered_as_described(server, tmp_path):
     phases = "examples,coverage,fuzzing,stateful" if EXAMPLES else "fuzzing"
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"), "run"]
     command += [server.url + "/openapi.json", "--phases", phases, "--max-examples", EXAMPLES or "6", "--no-color"]
@@ -23,7 +23,7 @@ def test_whatever_is_generated_from_the_description_is_answered_as_described(ser
         "SCHEMATHESIS_HOOKS": "tests.serving.schemathesis_hooks",
         "PYTHONPATH": str(HERE.parent.parent),
     }
-    done = subprocess.run(command, cwd=HERE.parent.parent, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     described = httpx.get(server.url + "/openapi.json").json()
     assert f"Tested: {sum(map(len, described['paths'].values()))}\n" in done.stdout
