@@ -14,6 +14,7 @@ from florence2.labels import fold_spaces
 
 if TYPE_CHECKING:
     from florence2.cli.progress import ProgressBars
+    from florence2.engine.curation.paper_statistics import PaperStatistics
     from florence2.engine.curation.statistics import Statistics
     from florence2.engine.ingest.duplicates import HashedPicture
 
@@ -62,15 +63,53 @@ def duplicates(args: argparse.Namespace, bars: ProgressBars) -> int:
 def stats(args: argparse.Namespace) -> int:
     """Print a store, or a data set in a known format, in numbers."""
     from florence2 import sources
+    from florence2.engine.curation.paper_statistics import paper_statistics
     from florence2.engine.curation.statistics import of_samples, statistics
     from florence2.store import Store, is_store
 
     (path,) = args.paths if len(args.paths) == 1 else [None]
     if path is None:
         raise ValueError(f"stats: expected one PATH, got {len(args.paths)}")
-    found = statistics(Store(path)) if is_store(path) else of_samples(sources.open(path))
-    print(json.dumps(found.to_json()) if args.json else _plain(found, args.labels))
+    if is_store(path):
+        store = Store(path)
+        found, paper = statistics(store), paper_statistics(store.samples())
+    else:
+        found, paper = of_samples(sources.open(path)), paper_statistics(sources.open(path))
+    if args.json:
+        print(json.dumps({**found.to_json(), "paper": paper.to_json()}))
+    else:
+        print(_plain(found, args.labels), _beside_paper(paper), sep="\n\n")
     return 0
+
+
+def _beside_paper(paper: PaperStatistics) -> str:
+    """The paper's tables of this data set, FLD-5B's values in brackets."""
+    from florence2.engine.curation import paper_statistics as paper_numbers
+
+    names = ("annotations", "tokens", "regions", "mean_regions", "region_tokens")
+    lines = ["as the paper counts (FLD-5B in brackets)", f"{'':<34}" + "".join(f"{name:>22}" for name in names)]
+    for key, row in paper.rows.items():
+        theirs = paper_numbers.FLD5B[key]
+        cells = (_cell(getattr(row, name), getattr(theirs, name)) for name in names)
+        lines.append(f"{' '.join(key):<34}" + "".join(f"{cell:>22}" for cell in cells))
+    if paper.semantic:
+        lines += ["", f"{'a text has':<34}" + "".join(f"{kind:>22}" for kind in paper.semantic)]
+        for n, name in enumerate(paper_numbers.SEMANTIC):
+            cells = (_cell(v[n], paper_numbers.FLD5B_SEMANTIC[kind][n]) for kind, v in paper.semantic.items())
+            lines.append(f"{name.replace('_', ' '):<34}" + "".join(f"{cell:>22}" for cell in cells))
+    if paper.unparsed:
+        lines.append(f"semantic coverage {paper.unparsed}")
+    return "\n".join(lines)
+
+
+def _cell(ours: float | None, theirs: float | None) -> str:
+    if ours is None:
+        return ""
+    return f"{_short(ours)} ({_short(theirs or 0)})"
+
+
+def _short(value: float) -> str:
+    return f"{value / 1e6:,.0f}M" if value >= 1e7 else f"{value:,.0f}" if float(value).is_integer() else f"{value:.2f}"
 
 
 def _plain(found: Statistics, labels: int) -> str:

@@ -37,6 +37,27 @@ def histogram(title: str, parts: Mapping[str, Sequence[int]], low: float = 0.0, 
     return _chart(title, Html("".join(bars)), f"{low:g}", f"{high:g}", number(tallest))
 
 
+def grid(title: str, counts: Sequence[Sequence[int]]) -> Html:
+    """A map of counts, row by row from the top, the most of them darkest."""
+    most = max((count for row in counts for count in row), default=0) or 1
+    high, wide = HEIGHT / max(1, len(counts)), (WIDTH - LEFT) / max(1, len(counts[0]) if counts else 0)
+    cells = [
+        element(
+            "rect",
+            element("title", f"{count:,}"),
+            class_="kept",
+            x=f"{LEFT + column * wide:.1f}",
+            y=f"{row * high:.1f}",
+            width=f"{wide - 1:.1f}",
+            height=f"{high - 1:.1f}",
+            opacity=f"{0.05 + 0.95 * count / most:.3f}",
+        )  # fmt: skip
+        for row, values in enumerate(counts)
+        for column, count in enumerate(values)
+    ]
+    return _chart(title, Html("".join(cells)), "left", "right", "")
+
+
 def curve(title: str, points: Sequence[tuple[float, float]], diagonal: bool = False) -> Html:
     """A line through (x, y) points, y from 0; `diagonal` draws y = x beneath it, on axes of equal length."""
     if not points:

@@ -14,6 +14,7 @@ from typing import Any
 from florence2.records import Sample
 from florence2.reporting.charts import histogram
 from florence2.reporting.html_page import Cell, Html, Section, element, escape, join, number, shares, table, tiles
+from florence2.reporting.paper_sections import paper_sections
 from florence2.reporting.picture_cards import Load, board
 from florence2.reporting.surveys import STATUSES, Survey, survey
 from florence2.store import Store, UnitGroup
@@ -27,7 +28,7 @@ GROUPS = 8  # of units, read for the pictures
 
 
 def store_sections(store: Store, load: Load, pictures: int = 24) -> list[Section]:
-    """Overview, what each phase kept, labels, scores and sizes, where sources disagree, failures, pictures."""
+    """Overview, what each phase kept, labels, scores, disagreements, the paper's statistics, failures, pictures."""
     found, tally = survey(store), store.tally()
     return [
         Section("Overview", _overview(store)),
@@ -36,6 +37,7 @@ def store_sections(store: Store, load: Load, pictures: int = 24) -> list[Section
         *_labels(found),
         *_scores(found),
         *_disagreements(found),
+        *paper_sections(store),
         *_failures(store),
         _pictures(store, found, load, pictures),
     ]

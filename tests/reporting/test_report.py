@@ -76,6 +76,9 @@ def test_examples_of_each_reason_come_first(store):
         "Labels",
         "Scores and sizes",
         "Where sources disagree",
+        "Statistics",
+        "Semantic coverage",
+        "Spatial coverage",
         "Failures",
         "Pictures",
     ]
