@@ -7,6 +7,8 @@ R rows, K tokens taken of each, V ids, F measures.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -28,18 +30,25 @@ def measures(logits: Tensor, chosen: Tensor, end: int, ordered: tuple[int, int] 
     if ordered is None:
         return logprob[:, :, None]
     first, last = ordered
-    shape = chosen.shape
+    (R, K), radii = chosen.shape, len(RADII)
+    out = logits.new_zeros(R, K, MASS + radii)
     probabilities = (logits - normaliser).exp_()
-    finite = logits.masked_fill(logits.isneginf(), 0.0)  # what is impossible adds nothing to the entropy
-    entropy = normaliser - (probabilities * finite).sum(-1, keepdim=True)
+    out[:, :, LOGPROB] = logprob
+    out[:, :, END] = probabilities[:, end : end + 1]
+    out[:, :, ENTROPY] = normaliser - (probabilities * logits).nansum(-1, keepdim=True)  # 0 times -inf adds nothing
     below = torch.nn.functional.pad(probabilities[:, first:last].cumsum(-1), (1, 0))  # (R, n + 1): all before each
+    out[:, :, ORDERED] = below[:, -1:].clamp(max=1.0)
     place = chosen - first
     inside = (place >= 0) & (place < last - first)
-    radii = torch.tensor(RADII, device=chosen.device)
-    high = (place[:, :, None] + radii + 1).clamp(0, last - first)
-    low = (place[:, :, None] - radii).clamp(0, last - first)
-    near = below.gather(1, high.flatten(1)) - below.gather(1, low.flatten(1))
-    near = (near.view(*shape, len(RADII)) * inside[:, :, None]).clamp(0.0, 1.0)
-    rows = [probabilities[:, end : end + 1], entropy, below[:, -1:].clamp(max=1.0)]
-    of_row = torch.cat(rows, 1)[:, None].expand(*shape, len(rows))
-    return torch.cat([logprob[:, :, None], of_row, near], 2)
+    if chosen.device.type != "cpu" or inside.any():  # elsewhere to ask would be to wait for the device
+        edges = (place[:, :, None] + _edges(chosen.device)).clamp_(0, last - first)
+        masses = below.gather(1, edges.flatten(1)).view(R, K, 2 * radii)
+        near = (masses[:, :, radii:] - masses[:, :, :radii]).clamp_(0.0, 1.0)
+        out[:, :, MASS:] = near * inside[:, :, None]
+    return out
+
+
+@lru_cache(maxsize=8)
+def _edges(device: torch.device) -> Tensor:
+    """Where the neighbourhoods begin, and where they end, from the token."""
+    return torch.tensor([*(-radius for radius in RADII), *(radius + 1 for radius in RADII)], device=device)

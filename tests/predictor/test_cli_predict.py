@@ -90,3 +90,20 @@ def test_wrong_use_exits_with_2(folder, files, args):
 def test_an_unknown_task_is_refused_with_the_tasks_there_are(folder, files, capsys):
     assert run(folder, files[0], "--task", "DETECT") == 1
     assert "DETECT" in (err := capsys.readouterr().err) and "CAPTION" in err and err.count("\n") == 1
+
+
+def test_only_what_is_sure_enough_is_printed(folder, files, capsys):
+    assert run(folder, files[0], "--task", "OD", "--grammar", "--json") == 0
+    every = json.loads(capsys.readouterr().out)["regions"]
+    floor = max(region["score"] for region in every)
+    assert run(folder, files[0], "--task", "OD", "--grammar", "--json", "--min-score", str(floor), "--margin", "1") == 0
+    assert [r["score"] for r in json.loads(capsys.readouterr().out)["regions"]] == [floor]
+
+
+@pytest.mark.parametrize(
+    "option, value", [("--min-score", "1.5"), ("--min-score", "nan"), ("--margin", "-1"), ("--margin", "nan")]
+)
+def test_a_threshold_out_of_range_is_refused_in_a_line(folder, files, capsys, option, value):
+    assert run(folder, files[0], "--task", "OD", option, value) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and option.strip("-").replace("-", "_") in err and "expected a number from 0" in err
