@@ -19,12 +19,7 @@ def polygons_of(region: Region) -> tuple[Polygon, ...]:
 
 def by_area(regions: Iterable[Region]) -> list[Region]:
     """Largest box first; equal ones stay as they came."""
-
-    def area(region: Region) -> float:
-        x1, y1, x2, y2 = region.box or (0.0, 0.0, 0.0, 0.0)
-        return abs((x2 - x1) * (y2 - y1))
-
-    return sorted(regions, key=area, reverse=True)
+    return sorted(regions, key=lambda region: abs(geometry.box_area(region.box)), reverse=True)
 
 
 def reading_order(regions: Iterable[Region]) -> list[Region]:

@@ -4,7 +4,7 @@ A box is x1, y1, x2, y2 in float pixels; many are an (N, 4) array. A polygon is 
 bool.
 """
 
-from florence2.geometry.boxes import area, as_boxes, clip, intersection, iou, nms, ordered, soft_nms
+from florence2.geometry.boxes import area, as_boxes, box_area, clip, intersection, iou, nms, ordered, soft_nms
 from florence2.geometry.neighbours import neighbours
 from florence2.geometry.outlines import mask_polygons
 from florence2.geometry.polygons import (
@@ -31,8 +31,8 @@ from florence2.geometry.rle import (
 )
 
 __all__ = [
-    "area", "as_boxes", "box_quad", "clip", "clockwise", "convex_area", "convex_hull", "decode_rle", "encode_rle",
-    "intersection", "iou", "mask_polygons", "neighbours", "nms", "ordered", "pack_counts", "points", "polygon_area",
-    "polygon_box", "quad_intersection", "rasterize", "region_box", "region_quad", "rle_area", "rle_box", "rle_counts",
+    "area", "as_boxes", "box_area", "box_quad", "clip", "clockwise", "convex_area", "convex_hull", "decode_rle",
+    "encode_rle", "intersection", "iou", "mask_polygons", "neighbours", "nms", "ordered", "pack_counts", "points",
+    "polygon_area", "polygon_box", "quad_intersection", "rasterize", "region_box", "region_quad", "rle_area", "rle_box", "rle_counts",
     "rle_from_polygons", "simplify", "soft_nms",
 ]  # fmt: skip

@@ -22,6 +22,11 @@ def area(boxes: object) -> np.ndarray:
     return np.asarray(np.maximum(b[:, 2] - b[:, 0], 0) * np.maximum(b[:, 3] - b[:, 1], 0))
 
 
+def box_area(box: Box | None) -> float:
+    """The area of one box in plain floats, negative for one turned inside out; 0 where there is none."""
+    return 0.0 if box is None else (box[2] - box[0]) * (box[3] - box[1])
+
+
 def intersection(a: object, b: object) -> np.ndarray:
     """(N, M) areas shared by each box of `a` with each of `b`."""
     a, b = as_boxes(a), as_boxes(b)

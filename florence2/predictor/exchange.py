@@ -129,7 +129,7 @@ def _coco_annotation(region: Region, number: int, image_id: int, category_id: in
         "image_id": image_id,
         "category_id": category_id,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": (x2 - x1) * (y2 - y1),
+        "area": geometry.box_area((x1, y1, x2, y2)),
         "iscrowd": 0,
         "segmentation": [],
     }

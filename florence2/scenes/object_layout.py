@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from florence2.geometry import box_area
 from florence2.scenes.palette import COLOURS, TEXTURES, Rgb, distance, jitter
 from florence2.scenes.shapes import SHAPES, Path
 
@@ -64,7 +65,7 @@ class Layout:
             return False
         if any(_shared(box, other) for other in self._reserved):
             return False
-        overlaps = [_shared(box, other) / min(_area(box), _area(other)) for other in self._boxes]
+        overlaps = [_shared(box, other) / min(box_area(box), box_area(other)) for other in self._boxes]
         if max(overlaps, default=0) > 0.6:
             return False
         mask, corner = silhouette(placed)
@@ -186,10 +187,6 @@ def _bridge(path: Path, hole: Path) -> Path:
     i, j = min(pairs, key=lambda ij: math.dist(path[ij[0]], hole[ij[1]]))
     inside = tuple(reversed(hole[j + 1 :] + hole[: j + 1]))  # starts at hole[j]
     return path[: i + 1] + inside + (inside[0],) + path[i:]
-
-
-def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _shared(a: Box, b: Box) -> float:

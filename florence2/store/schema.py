@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from florence2.geometry import polygon_box, rle_box
+from florence2.geometry import box_area, polygon_box, rle_box
 from florence2.records import Decision, Failure, Grounding, Item, Region, Rle, Sample, Source, Text
 
 STRING, INT32, INT64, FLOAT, BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -268,8 +268,7 @@ def _geometry(region: Region) -> Row:
     elif row["box"] is None and region.mask is not None:
         row["box"] = rle_box(region.mask) or (0.0,) * 4
     if row["box"] is not None:
-        x1, y1, x2, y2 = row["box"]
-        row["area"] = (x2 - x1) * (y2 - y1)
+        row["area"] = box_area(row["box"])
     row["attrs"] = attrs or None
     return row
 

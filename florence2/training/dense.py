@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from florence2.atomic_files import replacing
+from florence2.geometry import box_area
 from florence2.labels import fold_label
 from florence2.model.tensor_files import save_ordered
 from florence2.records import Region, Sample
@@ -82,7 +83,7 @@ def cell_targets(sample: Sample, vocabulary: Vocabulary, side: int) -> dict[str,
     scale = side / np.array(sample.image.size_wh * 2, np.float32)
     centres = np.arange(side) + 0.5
     regions = [r for r in sample.current().regions if r.box is not None and not r.ignore]
-    for region in sorted(regions, key=lambda r: -_area(r)):  # the smaller one is written last and wins its cells
+    for region in sorted(regions, key=lambda r: -box_area(r.box)):  # the smaller one is written last and wins its cells
         x1, y1, x2, y2 = np.asarray(region.box, np.float32) * scale
         cx, cy = np.clip((x1 + x2) / 2, 0, side - 1e-3), np.clip((y1 + y2) / 2, 0, side - 1e-3)
         columns = (abs(centres - cx) < 0.75) | (np.arange(side) == int(cx))
@@ -212,11 +213,6 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     """Summed over boxes, the mean over their two middles and two sides."""
     middle = F.smooth_l1_loss(a[:, :2], b[:, :2], reduction="sum")
     return (middle + F.smooth_l1_loss(a[:, 2:].log(), b[:, 2:].log(), reduction="sum")) / 2
-
-
-def _area(region: Region) -> float:
-    x1, y1, x2, y2 = region.box or (0.0, 0.0, 0.0, 0.0)
-    return (x2 - x1) * (y2 - y1)
 
 
 def _write_letters(region: Region, letters: np.ndarray, scale: np.ndarray, side: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from florence2.codec.places import reading_order
 from florence2.engine.operator import Spec
-from florence2.geometry import iou
+from florence2.geometry import box_area, iou
 from florence2.labels import fold_label, fold_spaces
 from florence2.records import Box, Parsed, Region, Result, Sample, Text
 
@@ -63,7 +63,7 @@ def compose(sample: Sample, width: int, height: int) -> Parsed:
     objects = [r for r in regions if r.kind == "object"]
     lines = one_reading([r for r in regions if r.kind == "text"])
     together: dict[str, list[Region]] = {}
-    for region in sorted(objects, key=lambda r: -_area(r)):
+    for region in sorted(objects, key=lambda r: -box_area(r.box)):
         together.setdefault(fold_label(region.label), []).append(region)
     groups = {_name(found[0]): found for found in list(together.values())[:MAX_LABELS]}
     if not groups and not lines:
@@ -110,7 +110,7 @@ def _shared(one: Region, other: Region) -> float:
     if (one.source and one.source.name) == (other.source and other.source.name):
         return 0.0
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0) * max(height, 0) / max(1e-9, min(_area(one), _area(other)))
+    return max(width, 0) * max(height, 0) / max(1e-9, min(box_area(one.box), box_area(other.box)))
 
 
 def counted(label: str, count: int) -> str:
@@ -158,7 +158,7 @@ def _related(groups: Mapping[str, Sequence[Region]], width: int, height: int) ->
     single = [found[0] for found in groups.values() if len(found) == 1]
     out = []
     for region in single:
-        share = _area(region) / max(1, width * height)
+        share = box_area(region.box) / max(1, width * height)
         if share >= LARGE:
             out.append(f"The {_name(region)} is large and fills {'most' if share > 0.5 else 'much'} of the view.")
         elif share <= SMALL:
@@ -199,11 +199,6 @@ def _distinct(regions: Sequence[Region]) -> list[Region]:
         if not same or iou(np.array([region.box]), np.array(same)).max() <= MAX_OVERLAP:
             kept.append(region)
     return sorted(kept, key=lambda r: (r.box[1], r.box[0]) if r.box else ())
-
-
-def _area(region: Region) -> float:
-    x1, y1, x2, y2 = region.box or (0, 0, 0, 0)
-    return (x2 - x1) * (y2 - y1)
 
 
 def _by_place(
