@@ -33,6 +33,6 @@ from florence2.geometry.rle import (
 __all__ = [
     "area", "as_boxes", "box_area", "box_quad", "clip", "clockwise", "convex_area", "convex_hull", "decode_rle",
     "encode_rle", "intersection", "iou", "mask_polygons", "neighbours", "nms", "ordered", "pack_counts", "points",
-    "polygon_area", "polygon_box", "quad_intersection", "rasterize", "region_box", "region_quad", "rle_area", "rle_box", "rle_counts",
-    "rle_from_polygons", "simplify", "soft_nms",
+    "polygon_area", "polygon_box", "quad_intersection", "rasterize", "region_box", "region_quad", "rle_area",
+    "rle_box", "rle_counts", "rle_from_polygons", "simplify", "soft_nms",
 ]  # fmt: skip
