@@ -64,5 +64,11 @@ def test_vqa_accuracy_of_ten_people(said, expected):
     assert vqa_accuracy(people, "Blue.") == pytest.approx(expected)
 
 
+def test_of_three_answers_or_fewer_any_one_is_right():
+    assert vqa_accuracy(["blue", "red", "red"], "blue") == vqa_accuracy(["blue"], "blue") == 1
+    assert vqa_accuracy(["blue", "red", "red"], "green") == 0
+    assert 0 < vqa_accuracy(["blue", "red", "red", "red"], "blue") < 1
+
+
 def test_similarity_of_nothing_to_nothing():
     assert similarity("", "") == 1 and similarity("a", "") == 0

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -65,5 +66,11 @@ def test_our_side_of_maestro_runs(folder, tmp_path):
     for name, seed in (("train", 0), ("test", 2**31)):
         write(tmp_path / "cards" / name, (florence2.scenes.draw(seed + n, objects=(1, 1), size=96) for n in range(4)))
     code = sides(2)[1].replace("2000", "2").replace('"cards/train"', '"cards/train/truth.jsonl"')
-    scores = run(code.replace('"cards/test"', '"cards/test/truth.jsonl"'), folder)["_"]
-    assert scores["metrics"]["AP"] >= 0 and (tmp_path / "runs" / "scores" / "scores.json").is_file()
+    names = run(code.replace('"cards/test"', '"cards/test/truth.jsonl"'), folder)
+    trained, scores = tmp_path / "runs" / "cards", names["_"]
+    assert [json.loads(line)["step"] for line in (trained / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert names["model"].identity == florence2.load(trained).identity != florence2.load(folder).identity
+    kept = json.loads((tmp_path / "runs" / "scores" / "scores.json").read_text())
+    assert kept["metrics"] == scores["metrics"] and {"AP", "AP50"} <= set(scores["metrics"])
+    answers = (tmp_path / "runs" / "scores" / "predictions.jsonl").read_text().splitlines()
+    assert len(answers) == 4
