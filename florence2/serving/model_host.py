@@ -7,6 +7,7 @@ both would be unsafe to fork.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -35,6 +36,8 @@ def main(control: int) -> None:
         model = _load(settings, threads=1) if shares_memory(settings) else None
     except Exception as error:  # whatever it is, the server says it and ends
         fault = " ".join(str(error).split())[:900] or type(error).__name__
+    gc.collect()
+    gc.freeze()  # what is loaded stays in pages that all workers share
     while os.getppid() == parent:
         _reap()
         if not select.select([requests], [], [], TICK_S)[0]:
