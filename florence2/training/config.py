@@ -86,6 +86,16 @@ class LoraConfig:
 
 
 @dataclass
+class InitConfig:
+    """What a new model's parts begin with; the rest starts from nothing."""
+
+    language: str = ""
+    """A BART checkpoint (folder or hub id) of the size's own widths; its tokenizer comes with it."""
+    tower: str = ""
+    """A Florence-2 checkpoint whose tower is taken, or an original DaViT's (exact for one picture size alone)."""
+
+
+@dataclass
 class BestConfig:
     """Which evaluation is the best."""
 
@@ -114,6 +124,8 @@ class TrainConfig:
     image_size: int = 0
     """Side in pixels of the squares that pictures are brought to, saved with the model; 0: as the model has it. The
     tables of positions are stretched to the new map."""
+    init: InitConfig = field(default_factory=InitConfig)
+    """Given weights that a new model begins with: language, tower."""
     new_tokens: list[str] = field(default_factory=list)
     """Tokens of your own, appended to the vocabulary for prompts and answers; old ids stay. With lora and decoder their
     rows alone are trained of the matrix."""
@@ -298,6 +310,8 @@ def _check_strategy(config: TrainConfig) -> None:
         raise ValueError(f"lora: goes with strategy lora, got strategy {config.strategy}; leave out one of the two")
     if config.strategy == "lora" and config.lora is None:
         config.lora = LoraConfig()
+    if (config.init.language or config.init.tower) and not config.model.startswith("new:"):
+        raise ValueError("init: goes with a new model (model: new:base); leave out one of the two")
     if config.cache_folder and config.cache_features != "disk":
         raise ValueError("cache_folder: goes with cache_features: disk; leave out one of the two")
     if config.freeze_stages and config.strategy != "full":

@@ -19,7 +19,7 @@ from florence2.model.florence import Florence
 from florence2.model.model_config import SIZES, ModelConfig
 from florence2.predictor import checkpoints
 from florence2.records import Sample
-from florence2.training import init, lora, optim, vocabulary
+from florence2.training import given_weights, init, lora, optim, vocabulary
 from florence2.training.batches import Batch, BatchMaker
 from florence2.training.config import DataSource, TrainConfig
 from florence2.training.datasets import SampleSource, TrainingSource, open_source
@@ -166,12 +166,18 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     read = [s for source in sources for s in source.samples(SURVEYED // len(sources))] if needs_texts else []
     if start is None:
         known = Tokenizer.load(resumed) if resumed is not None else None
-        tokenizer = known or Tokenizer.train(texts_of(read), config.vocab_size)
+        given = config.init.language
+        tokenizer = known or (
+            Tokenizer.load(checkpoints.find_folder(given))
+            if given
+            else Tokenizer.train(texts_of(read), config.vocab_size)
+        )
         tokenizer = vocabulary.grown(tokenizer, config.new_tokens)
         model = init.build(size, tokenizer, config.seed)
     else:
         model, tokenizer, _ = opened(start, config.new_tokens, config.seed)
     init.resize(model, shape.image_size_wh)
+    given_weights.take(model, config.init.language, config.init.tower)
     limits = limits_of(shape, config.max_target)
     for source in sources:
         source.tokenizer, source.limits = tokenizer, limits
