@@ -8,7 +8,6 @@ tokens and positions that the given matrices lack keep their first weights.
 
 from __future__ import annotations
 
-
 import torch
 from torch import Tensor
 
