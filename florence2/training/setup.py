@@ -164,20 +164,7 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     validation = validation_of(config, own, held_out, tasks, shape)
     needs_texts = start is None or bool(config.dense)
     read = [s for source in sources for s in source.samples(SURVEYED // len(sources))] if needs_texts else []
-    if start is None:
-        known = Tokenizer.load(resumed) if resumed is not None else None
-        given = config.init.language
-        tokenizer = known or (
-            Tokenizer.load(checkpoints.find_folder(given))
-            if given
-            else Tokenizer.train(texts_of(read), config.vocab_size)
-        )
-        tokenizer = vocabulary.grown(tokenizer, config.new_tokens)
-        model = init.build(size, tokenizer, config.seed)
-    else:
-        model, tokenizer, _ = opened(start, config.new_tokens, config.seed)
-    init.resize(model, shape.image_size_wh)
-    given_weights.take(model, config.init.language, config.init.tower)
+    tokenizer, model = _started(config, size, start, shape, read, resumed)
     limits = limits_of(shape, config.max_target)
     for source in sources:
         source.tokenizer, source.limits = tokenizer, limits
@@ -220,6 +207,33 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
         config, model, tokenizer, tasks, order, maker, head, steps, found, validation, held_out, start, features,
         own_rows, notes, ranks,
     )  # fmt: skip
+
+
+def _started(
+    config: TrainConfig,
+    size: str,
+    start: Start | None,
+    shape: ModelConfig,
+    read: Sequence[Sample],
+    resumed: Path | None,
+) -> tuple[Tokenizer, Florence]:
+    """The tokenizer and the model before the first step: those of a start, or new ones."""
+    if start is not None:
+        model, tokenizer, _ = opened(start, config.new_tokens, config.seed)
+        init.resize(model, shape.image_size_wh)
+        return tokenizer, model
+    given = config.init
+    if resumed is not None:
+        tokenizer = Tokenizer.load(resumed)
+    elif given.language:
+        tokenizer = Tokenizer.load(checkpoints.find_folder(given.language))
+    else:
+        tokenizer = Tokenizer.train(texts_of(read), config.vocab_size)
+    tokenizer = vocabulary.grown(tokenizer, config.new_tokens)
+    model = init.build(size, tokenizer, config.seed)
+    init.resize(model, shape.image_size_wh)
+    given_weights.take(model, given.language, given.tower)
+    return tokenizer, model
 
 
 def open_sources(config: TrainConfig, tasks: Mapping[str, Task], shape: ModelConfig) -> list[TrainingSource]:
