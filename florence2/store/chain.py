@@ -9,13 +9,22 @@ A store written before there was a chain has none; its next command seals all th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from florence2.store import layout, sealed
 from florence2.store.storage import Storage, next_number
 
 Hashes = dict[str, str | None]
+INSTEAD = "instead_of"  # what a link that could not be restored hashed to, in the one that was put in its place
+
+
+def _is_sealed(data: bytes) -> bool:
+    try:
+        sealed.unseal(data)
+    except ValueError:
+        return False
+    return True
 
 
 class Chain:
@@ -50,39 +59,44 @@ class Chain:
     def hashes(self) -> Hashes:
         """Every file the links name, with what it should hash to (None: given up). Damaged and Missing name a link."""
         out: Hashes = {}
-        previous = None
+        previous: tuple[str | None, ...] = (None,)
         for number in range(1, self._last() + 1):
             link = self._read(layout.chain(number))
-            if link["previous"] != previous:
+            if link["previous"] not in previous:
                 path, cause = self.damage()[0]
                 raise sealed.Damaged(f"{self.storage.location(path)}: {cause}; {self._remedy()}")
             out.update(link["files"])
-            previous = self._hash_of(number)
+            previous = self._hash_of(number), link.get(INSTEAD) or ""
         return out
 
-    def knows(self, path: str) -> bool:
-        """Whether a file is what the links say, or none names it."""
-        return self.hashes().get(path) in (None, self.storage.sha256(path))
+    def known(self) -> Hashes:
+        """`hashes` of those links that are whole, whatever became of the others."""
+        damaged = {path for path, _ in self.damage()}
+        links = (path for path in self.storage.list(layout.CHAIN) if path not in damaged)
+        return {name: sha256 for link in links for name, sha256 in self._read(link)["files"].items()}
 
     def damage(self) -> list[tuple[str, str]]:
         """(path, "missing" or "changed") of every link that is not whole, or not the one its neighbours know."""
         last = self._last()
         found: dict[int, str] = {}
-        whole: dict[int, tuple[str, str | None]] = {}  # what a link hashes to, and what it says of the one before
+        whole: dict[int, tuple[str, str | None, str]] = {}  # a link's hash, that of the one before, what it replaces
         for number in range(1, last + 1):
             try:
                 data = self.storage.read(layout.chain(number))
-                whole[number] = hashlib.sha256(data).hexdigest(), sealed.unseal(data)["previous"]
+                link = sealed.unseal(data)
+                whole[number] = hashlib.sha256(data).hexdigest(), link["previous"], link.get(INSTEAD) or ""
             except FileNotFoundError:
                 found[number] = "missing"
-            except (ValueError, OSError):
+            except (ValueError, KeyError, OSError):
                 found[number] = "changed"
 
         def fits(number: int) -> bool | None:
             """Whether a link is what the next one says; None where one of the two is lost."""
             if number == 0:
                 return whole[1][1] is None if 1 in whole else None
-            return whole[number + 1][1] == whole[number][0] if {number, number + 1} <= whole.keys() else None
+            if not {number, number + 1} <= whole.keys():
+                return None
+            return whole[number + 1][1] in (whole[number][0], whole[number][2] or whole[number][0])
 
         for number in range(last):
             if fits(number) is False:  # of the two, the one that does not fit its other neighbour either
@@ -143,11 +157,23 @@ class Chain:
         self.storage.discard(path)
         return self.storage.put_if_absent([(path, data)])[0]
 
-    def renew(self) -> None:
-        """Begin the chain anew over what is there: where links that are lost cannot be restored from the rest."""
-        for path in self.storage.list(layout.CHAIN):
-            self.storage.discard(path)
-        self.extend(0)
+    def substitute(self, path: str, damaged_files: Collection[str]) -> None:
+        """Put a link over whole files that no other names in the place of one that is lost; the next stays as it is."""
+        number, damaged = layout.number_of(path), dict(self.damage())
+        named, files = self.known(), dict[str, str]()
+        for name in self._sealable():
+            data = self.storage.read(name)
+            if name not in named and name not in damaged_files and _is_sealed(data):
+                files[name] = hashlib.sha256(data).hexdigest()
+        newest = [layout.number_of(name) for name in files if name.startswith(layout.SNAPSHOTS)]
+        link = {"previous": self._hash_of(number - 1) if number > 1 else None, "snapshot": max(newest, default=0)}
+        if number > 1:
+            link["snapshot"] = max(link["snapshot"], self._read(layout.chain(number - 1))["snapshot"])
+        after = layout.chain(number + 1)
+        if after not in damaged and self.storage.exists(after):
+            link[INSTEAD] = self._read(after)["previous"]
+        self.storage.discard(path)
+        self.storage.put_if_absent([(path, sealed.seal({**link, "files": files}))])
 
     def _sealable(self) -> list[str]:
         return [*self.storage.list(layout.SNAPSHOTS), *self.storage.list(layout.RUNS)]

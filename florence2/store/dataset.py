@@ -357,12 +357,12 @@ class Store:
         """Every damaged or missing fragment of any snapshot, and snapshots and records of runs that are damaged."""
         return verification.verify(self.storage)
 
-    def mend_json(self, damage: verification.Damage) -> str:
-        """Mend a damaged or missing record, link or snapshot where the store itself says what it held.
+    def mend_json(self, damaged: Sequence[verification.Damage]) -> list[tuple[verification.Damage, str]]:
+        """Mend damaged or missing records, links and snapshots where the store itself says what they held.
 
-        Returns "" where it did; else why it cannot be and what to do. A start that is lost is given up with that.
+        Returns those that cannot be, each with why and what to do. A start that is lost is given up with that.
         """
-        return verification.mend_json(self.storage, damage)
+        return verification.mend_json(self.storage, damaged)
 
     def compact(self, snapshot: int | None = None, rows: int = compaction.COMPACT_ROWS) -> Snapshot:
         """A new snapshot with the same rows in few large files."""

@@ -108,7 +108,7 @@ def read(storage: Storage, number: int | None = None) -> Snapshot:
         raise ValueError(f"{storage.location()}: no snapshot {number}; {span}")
     data = Chain(storage).read(path, remedy(storage, number))
     parent = data.get("parent") or 0
-    if parent != number - 1 and not Chain(storage).knows(path):  # one follows the one before, or those given up
+    if parent != number - 1 and not _follows(storage, number, parent):
         raise Damaged(f"{storage.location(path)}: damaged (it follows {parent}); {remedy(storage, number)}")
     try:
         return Snapshot(
@@ -121,6 +121,23 @@ def read(storage: Storage, number: int | None = None) -> Snapshot:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{storage.location(path)}: not a snapshot ({error}); {remedy(storage, number)}") from None
+
+
+def _follows(storage: Storage, number: int, parent: int) -> bool:
+    """Whether a snapshot can follow one that is not the one before: those between are lost, or the chain says so."""
+    stated = Chain(storage).known().get(layout.snapshot(number))
+    if parent >= number:
+        return False
+    if stated is not None:
+        return stated == storage.sha256(layout.snapshot(number))
+    return not any(_is_sealed(storage, between) for between in range(parent + 1, number))
+
+
+def _is_sealed(storage: Storage, number: int) -> bool:
+    try:
+        return bool(Chain(storage).read(layout.snapshot(number), ""))
+    except ValueError:
+        return False
 
 
 def remedy(storage: Storage, number: int) -> str:

@@ -35,7 +35,7 @@ class Damage:
 def verify(storage: Storage) -> list[Damage]:
     """Every damaged or missing fragment of every snapshot, JSON file and link, and strays that cannot be read."""
     found = [Damage(path, cause) for path, cause in Chain(storage).damage()]
-    hashes = {} if found else Chain(storage).hashes()
+    hashes = Chain(storage).known()
     wanted: dict[str, Fragment] = {}
     recorded: set[str] = set()
     for number in snapshots.numbers(storage):
@@ -80,20 +80,32 @@ def unreferenced(storage: Storage, known: Collection[str], tables: Sequence[str]
     return [p for name in tables for p in storage.list(name) if p.endswith(".parquet") and p not in known]
 
 
-def mend_json(storage: Storage, damage: Damage) -> str:
-    """Mend a damaged or missing JSON file; "" where that worked, else why not and what to do."""
-    path, chain = damage.path, Chain(storage)
-    where = f"{storage.location(path)}: {damage.cause}"
-    if path.startswith(layout.CHAIN):
-        if path not in dict(chain.damage()) or chain.restore(path):
-            return ""
-        chain.renew()
-        return f"{where}, as is another link or record: the chain begins anew, what else is gone is not noticed by it"
-    if path.startswith(layout.SNAPSHOTS):
-        return f"{where}; {snapshots.remedy(storage, layout.number_of(path))}"
-    if path.count("/") == 1:
-        mended = runs.restore(storage, path, chain.hashes().get(path))
-        return "" if mended else f"{where}, and no start of the run says what it was; run its command again"
-    chain.extend(chain.newest_snapshot(), given_up=[path])
-    storage.discard(path)
-    return f"{where}: when and on what the run was started is lost, and given up; run its command again to record it"
+def mend_json(storage: Storage, damaged: Sequence[Damage]) -> list[tuple[Damage, str]]:
+    """Mend damaged or missing JSON files, and name those that cannot be, with why not and what to do.
+
+    Links of the chain come first, as what they say helps with the rest; then records of what a run is, which may help
+    with links; then links for which nothing helps, and the others.
+    """
+    chain, out = Chain(storage), list[tuple[Damage, str]]()
+    links = [damage for damage in damaged if damage.path.startswith(layout.CHAIN)]
+    records = [d for d in damaged if d.path.startswith(layout.RUNS) and d.path.count("/") == 1]
+
+    def is_lost(link: Damage) -> bool:
+        return link.path in dict(chain.damage()) and not chain.restore(link.path)
+
+    lost = [link for link in links if is_lost(link)]
+    for record in records:
+        if not runs.restore(storage, record.path, chain.known().get(record.path)):
+            out.append((record, "no start of the run says what it was; run its command again"))
+    for link in lost:
+        if is_lost(link):
+            chain.substitute(link.path, {damage.path for damage in damaged})
+            out.append((link, "what it named is lost with it; one over what is there takes its place"))
+    for damage in (damage for damage in damaged if damage not in links and damage not in records):
+        if damage.snapshot:
+            out.append((damage, snapshots.remedy(storage, damage.snapshot)))
+        else:
+            chain.extend(chain.newest_snapshot(), given_up=[damage.path])
+            storage.discard(damage.path)
+            out.append((damage, "when and on what the run was started is given up; run its command again to record it"))
+    return [(damage, f"{storage.location(damage.path)}: {damage.cause}; {why}") for damage, why in out]

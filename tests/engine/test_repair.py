@@ -261,3 +261,38 @@ def test_a_link_of_the_chain_is_made_again_to_the_byte(tmp_path, deed, number):
     assert (f"chain/{number:06d}.json", cause) in [(d.path, d.cause) for d in store.verify()]
     assert repair(store, store.verify(), workers=0) == []
     assert path.read_bytes() == good and store.verify() == []
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ("chain/000002.json", "chain/000003.json"),
+        ("chain/000001.json", "chain/000003.json"),
+        ("chain/000002.json", "runs/{run}/000001.json"),
+        ("chain/000001.json", "runs/{run}.json"),
+        ("chain/000003.json", "snapshots/000002.json"),
+        ("chain/000001.json", "chain/000002.json", "runs/{run}/000001.json"),
+    ],
+)
+def test_what_is_lost_with_a_link_of_the_chain_is_named_and_the_other_links_stay(tmp_path, capsys, lost):
+    store = florence2.annotate(folder_of(tmp_path, 3), tmp_path / "s", own_names(tmp_path), workers=0)
+    florence2.filter(store, WITHOUT_PARSER)
+    store.undo()
+    florence2.filter(store, WITHOUT_PARSER)
+    run = next(o.run_id for o in store.snapshot().operators if o.name == "mine")
+    lost = [path.format(run=run) for path in lost]
+    before = {p.relative_to(store.root).as_posix(): p.read_bytes() for p in store.root.rglob("*.json")}
+    for path in lost:
+        flip(store.root / path)
+    assert {d.path for d in store.verify()} == set(lost)
+    said = []
+    left = {d.path for d in repair(store, store.verify(), workers=0, on_message=said.append)}
+    after = {p.relative_to(store.root).as_posix(): p.read_bytes() for p in store.root.rglob("*.json")}
+    changed = {path for path in before if before[path] != after.get(path)}
+    assert changed <= left <= set(lost) and len(said) == len(left)
+    assert [path for path in lost if path.startswith("snapshots/")] == [d.path for d in store.verify()]
+    if store.verify() == []:
+        florence2.filter(store, WITHOUT_PARSER)
+        before = store.snapshot().number
+        (store.root / "snapshots" / f"{before:06d}.json").unlink()
+        assert [d.path for d in store.verify()] == [f"snapshots/{before:06d}.json"]  # the chain holds on

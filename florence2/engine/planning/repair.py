@@ -61,15 +61,13 @@ def repair(
         specialists = {resolve_specialist(s).spec.name: s for s in with_}
     trust.remember(store.root, own_code, on_message)
     makers = Makers(specialists, {rule.spec.name: rule for rule in rules})
-    lost: set[int] = set()
+    lost = {damage.snapshot for damage in damaged}
     given_up: list[Damage] = []
+    for damage, why in store.mend_json([damage for damage in damaged if damage.is_json]):
+        given_up.append(damage)
+        on_message(why) if on_message else None
     for damage in damaged:
-        if damage.is_json:
-            lost.add(damage.snapshot)
-            if why := store.mend_json(damage):
-                given_up.append(damage)
-                on_message(why) if on_message else None
-        elif damage.fragment is None:
+        if damage.fragment is None and not damage.is_json:
             store.quarantine(damage.path)  # no snapshot needs it: the next command makes it again
     execution = Execution(workers=workers, progress=progress)
     reported: set[str] = set()
