@@ -84,7 +84,7 @@ QUICK = DemoConfig(
 
 
 @dataclass(frozen=True)
-class Row:
+class PhaseScores:
     """One phase: what it kept and threw out, and what that is worth beside the truth."""
 
     name: str
@@ -110,7 +110,7 @@ class Row:
 class DemoResult:
     """What the demo found, and where its page is."""
 
-    rows: list[Row]
+    rows: list[PhaseScores]
     rounds: list[str]
     page: Path
     store: Path
@@ -224,7 +224,7 @@ class Truth:
 
     def judged(
         self, name: str, found: Iterable[Sample], store: Store | None = None, snapshot: int | None = None
-    ) -> Row:
+    ) -> PhaseScores:
         """A phase's row: boxes that have the right name at IoU 0.5, and the share of page letters read rightly."""
         groups = {group: DetectionF1() for group in GROUPS}
         letters, pages = TextErrors(), 0
@@ -246,7 +246,7 @@ class Truth:
         scores = {group: metric.compute() for group, metric in groups.items()}
         accuracy = max(0.0, 1 - letters.compute()["CER"]) if pages else None
         kept, rejected = (None, {}) if store is None else tally(store, snapshot)
-        return Row(name, scores, accuracy, kept=kept, rejected=rejected)
+        return PhaseScores(name, scores, accuracy, kept=kept, rejected=rejected)
 
 
 def paired_lines(truth: Sample, found: Sample) -> tuple[str, str]:
@@ -308,7 +308,7 @@ def refine_by(
     )
 
 
-def compared(rows: list[Row]) -> list[Row]:
+def compared(rows: list[PhaseScores]) -> list[PhaseScores]:
     """The rows with what each gained in F1 over the phase it builds on."""
     builds_on = {
         "filtered": "specialists",
@@ -326,7 +326,7 @@ def compared(rows: list[Row]) -> list[Row]:
     ]
 
 
-def write_page(out: Path, rows: list[Row], rounds: list[str], store: Store) -> Path:
+def write_page(out: Path, rows: list[PhaseScores], rounds: list[str], store: Store) -> Path:
     """The report: the table by phase, the rounds, every task on one held-out scene, the store."""
     header = ["phase", "kept", "rejected", *(f"{g} {m}" for g in GROUPS for m in ("P", "R", "F1")), "text", "effect"]
     body = [

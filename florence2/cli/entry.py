@@ -74,7 +74,7 @@ def script() -> NoReturn:
         code = main()
     except KeyboardInterrupt:  # before the command began
         code = _refuse("florence2: interrupted", 130)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is printed
     sys.stdout.flush()
     sys.stderr.flush()
     if code == 130:

@@ -275,7 +275,7 @@ class Ranking:
         """A finished row's score; `length` counts every token after the start, `</s>` included."""
         return float(np.float32(total) / np.float32(length**self.length_penalty))  # as precise as the reference
 
-    def first_rows(self, start: Continuation) -> list[Continuation]:
+    def first_rows(self, start: Candidate) -> list[Candidate]:
         """The live rows a sample begins with: one, or all beams would be equal."""
         return [start]
 
@@ -303,10 +303,10 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
-class Continuation:
+class Candidate:
     """A row going on with one token: its place in the tree of rows, and the sum of its log-probabilities."""
 
-    parent: Continuation | None
+    parent: Candidate | None
     row: int  # of the parent, in the batch
     token: int
     total: float
@@ -319,7 +319,7 @@ class Ended:
     """A finished row and its score."""
 
     score: float
-    row: Continuation
+    row: Candidate
 
 
 class BeamSearch(_Requests):
@@ -341,7 +341,7 @@ class BeamSearch(_Requests):
 
     @torch.inference_mode()
     def admit(self, cache: Any, constraint: Constraint) -> range:
-        start = Continuation(None, -1, constraint.start, 0.0, [0.0] * self.columns, False)
+        start = Candidate(None, -1, constraint.start, 0.0, [0.0] * self.columns, False)
         numbers = self._join(cache, constraint, empty=not self.beams)
         rows = self.ranking.first_rows(start)
         self.beams += [Beam(number, self.ranking, rows, constraint.eos) for number in numbers]
@@ -373,7 +373,7 @@ class BeamSearch(_Requests):
     def so_far(self) -> dict[int, Sequence[int]]:
         return {}
 
-    def _options(self, live: Sequence[Continuation]) -> list[list[Continuation]]:
+    def _options(self, live: Sequence[Candidate]) -> list[list[Candidate]]:
         """The best continuations of each row."""
         logits = self.model.logits(self._step([row.token for row in live])).float()
         logprobs = logits.log_softmax(-1)
@@ -388,7 +388,7 @@ class BeamSearch(_Requests):
         width, measured = self.columns, 2 + 2 * count
         return [
             [
-                Continuation(
+                Candidate(
                     live[row],
                     row,
                     int(token),
@@ -406,7 +406,7 @@ class BeamSearch(_Requests):
 class Beam:
     """One request's live rows, best first, and the rows that have finished."""
 
-    def __init__(self, number: int, ranking: Ranking, rows: list[Continuation], eos: int):
+    def __init__(self, number: int, ranking: Ranking, rows: list[Candidate], eos: int):
         self.number = number
         self.ranking = ranking
         self.rows = rows
@@ -415,7 +415,7 @@ class Beam:
         self.length = 0
         self.done = False
 
-    def step(self, options: list[Continuation], remaining: int) -> None:
+    def step(self, options: list[Candidate], remaining: int) -> None:
         """Take the joint best of all rows' continuations: some end, the best others go on."""
         ranking, last = self.ranking, remaining == 1
         self.length += 1
@@ -431,8 +431,8 @@ class Beam:
 
     def answer(self) -> Generated:
         """The best finished row, its tokens read back along its parents."""
-        path: list[Continuation] = []
-        row: Continuation | None = self.finished[0].row
+        path: list[Candidate] = []
+        row: Candidate | None = self.finished[0].row
         while row is not None:
             path.append(row)
             row = row.parent

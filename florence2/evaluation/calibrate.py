@@ -32,7 +32,7 @@ from florence2.sources.negatives import ASKED, Negatives
 LEAST = 50  # items, of either kind a fifth of it, under which no map is fitted
 MOST_FALSE = 0.05  # of questions about what is not there that are answered
 KEPT = 0.9  # of the right answers that are left, at the least
-SAFE = 200  # items under which what is said of a map's error means little
+SAFE = 200  # items under which a map's measured error means little
 
 OnLine = Callable[[str], None]
 

@@ -6,7 +6,7 @@ phrases    the phrase is true, and its first box lies on one of its true boxes (
 outlines   the answer's mask overlaps the true one by IoU 0.5
 texts      a reading or a person's answer, equal after white space is folded; a caption, none of whose words is
            missing from a true caption (facts, in drawn scenes; of people's captions it says little)
-region     what is said of the region asked about, equal after case and white space are folded
+region     the answer about the region asked about, equal after case and white space are folded
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ PARTS = {
 
 
 def part_of(name: str) -> str:
-    """The part that a name tells by one of its words (instances_val2017, train-00000-of-00001), "" where none does."""
+    """The part that a name states by one of its words (instances_val2017, train-00000-of-00001), "" where none does."""
     words = re.split(r"[^a-z]+", name.casefold())
     return next((PARTS[word] for word in words if word in PARTS), "")
 

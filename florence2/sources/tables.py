@@ -266,7 +266,7 @@ def _explained(path: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, ValueError) and not isinstance(error, (pa.ArrowException, UnicodeError)):
-            raise  # said by this file
+            raise  # raised by this file
         raise ValueError(f"{path}: not a whole table ({one_line(error)})") from None
 
 

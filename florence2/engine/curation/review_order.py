@@ -133,7 +133,7 @@ def _disputed(everything: Sequence[Region], known: Mapping[str, set[str]], last:
 
 
 def _standing(name: str, last: Mapping[str, Decision]) -> str:
-    """The item that stands for one that was superseded or suppressed."""
+    """The item that replaced one that was superseded or suppressed."""
     passed = set()
     while name in last and last[name].status != "kept" and last[name].by_id and name not in passed:
         passed.add(name)
