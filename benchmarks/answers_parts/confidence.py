@@ -84,12 +84,12 @@ def formulas(c: dict[str, np.ndarray], window: float) -> dict[str, np.ndarray]:
         "mean log-probability of all tokens": c["tokens"],
         "of the locations (avg_loc_scores)": c["located"],
         "before: root of name x 40 bins, estimated": np.sqrt(spelled * np.minimum(1, 40 * c["located"])),
-        "name x mass within 20 bins": c["name"] * c["fixed"],
-        "name x mass within a share of the side": c["name"] * placed,
-        "root of name x mass within a share (answers' own)": np.sqrt(c["name"]) * c[f"placed {WINDOW}"],
-        "name x expected IoU": c["name"] * c["overlap"],
+        "name x mass within 20 bins": c["name"] * c["fixed"] ** 4,
+        "name x mass within a share of the side": c["name"] * placed**4,
+        "root of name x mass within a share (answers' own)": np.sqrt(c["name"]) * c[f"placed {WINDOW}"] ** 2,
+        "name x expected IoU": c["name"] * c["overlap"] ** 4,
         "begun": c["begun"],
-        "begun x name x mass within a share": c["begun"] * c["name"] * placed,
+        "begun x name x mass within a share": c["begun"] * c["name"] * placed**4,
         "least token": c["smallest"],
     }
 
@@ -102,7 +102,7 @@ def scored_elsewhere(c: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np
         other = ~own
         a = {key: values[other] for key, values in c.items()}
         b = {key: values[own] for key, values in c.items()}
-        window = max(WINDOWS, key=lambda w: ranking(a["name"] * a[f"placed {w}"], a["right"]))
+        window = max(WINDOWS, key=lambda w: ranking(a["name"] * a[f"placed {w}"] ** 4, a["right"]))
         weights = fit_logistic(a["features"], a["right"]).numbers
         raw_a, raw_b = formulas(a, window), formulas(b, window)
         for raw, part in ((raw_a, a), (raw_b, b)):

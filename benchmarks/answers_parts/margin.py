@@ -44,10 +44,8 @@ class of_answers:  # noqa: N801
     """Items of all answers as arrays: picture, score, right; of each picture the objects and the tokens."""
 
     def __init__(self, rows, how):
-        items = [
-            (picture, next(r.score for r in rows[number][2].regions if r.id == name), right)
-            for picture, number, name, right in judged("OD", rows)
-        ]
+        signals = [answer.signals() for _, _, answer in rows]
+        items = [(picture, signals[n][name].score, right) for picture, n, name, right in judged("OD", rows)]
         self.picture = np.array([item[0] for item in items], int)
         self.score = np.array([item[1] for item in items], float)
         self.right = np.array([item[2] for item in items], bool)

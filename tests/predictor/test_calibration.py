@@ -52,7 +52,7 @@ def test_a_map_stays_in_the_unit_interval_and_never_falls(rows, method, asked):
 
 
 def as_signals(scores):
-    return [Signals(placed=score) for score in scores.tolist()]
+    return [Signals(name=score**2) for score in scores.tolist()]
 
 
 def test_few_items_get_a_map_of_few_numbers():

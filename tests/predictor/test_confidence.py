@@ -58,7 +58,7 @@ def test_the_score_is_of_the_name_and_the_place():
     assert signals["r0"].name == pytest.approx(0.72) and signals["r0"].placed == pytest.approx(1)
     assert signals["r0"].score == pytest.approx(math.sqrt(0.72))
     assert signals["r2"].placed == pytest.approx(WINDOW * 500 / 400, abs=0.01)
-    assert signals["r2"].score == pytest.approx(math.sqrt(0.5) * WINDOW * 500 / 400, abs=0.01)
+    assert signals["r2"].score == pytest.approx(math.sqrt(0.5) * (WINDOW * 500 / 400) ** 2, abs=0.01)
 
 
 def test_what_is_near_depends_on_the_side():
