@@ -51,8 +51,8 @@ class Signals:
 
     @property
     def score(self) -> float:
-        """How sure the item is, in [0, 1]: the geometric mean of its name's probability and of its place's, that all four
-        coordinates of a box lie near; why so: docs/confidence.md."""
+        """How sure the item is, in [0, 1]: the geometric mean of its name's probability and of its place's, which is
+        that all four coordinates of a box lie near; why so: docs/confidence.md."""
         return math.sqrt(self.name) * self.placed**2
 
     @property
