@@ -100,6 +100,15 @@ def test_a_calibration_lies_beside_the_weights(folder, pictures, tmp_path):
     assert load(own, calibration=tmp_path / "elsewhere.json").identity != bare.identity
 
 
+def test_the_shipped_model_is_calibrated():
+    calibration = load("nano").calibration  # refused where it were of other weights
+    assert {"OD", "OPEN_VOCABULARY_DETECTION", "REGION_TO_CATEGORY"} <= set(calibration.maps)
+    assert (
+        calibration.of("<OD>").facts["ece_after"] < 0.05 and 0 < calibration.of("OPEN_VOCABULARY_DETECTION").least_there
+    )
+    assert load("nano", calibration=None).calibration is None
+
+
 @pytest.mark.parametrize("layout", ["florence2", "microsoft", "transformers"])
 def test_save_and_convert_carry_it(folder, tmp_path, layout):
     own = tmp_path / "own"
