@@ -1,7 +1,9 @@
 """Killed at any step that reaches the disk, a refine run again leaves what one left in peace leaves, to the byte."""
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,35 @@ def test_a_student_that_is_gone_is_no_reason_to_start_elsewhere_in_silence(annot
     shutil.rmtree(first.students[1].folder)
     with pytest.raises(ValueError, match="student of round 1 cannot be found: its folder .* is gone; --from-scratch"):
         rounds(root, 2)
+
+
+class Counting(Named):
+    """Takes its time, and notes each training in a file."""
+
+    def __init__(self, notes):
+        super().__init__()
+        self.notes = notes
+
+    def __call__(self, config):
+        with open(self.notes, "a") as file:
+            file.write(f"{config['data'][0].get('fold')}\n")
+        time.sleep(0.5)
+        return super().__call__(config)
+
+
+def test_of_two_refines_at_once_the_second_waits_for_the_students_of_the_first(annotated, clean, tmp_path):
+    root, notes = shutil.copytree(annotated, tmp_path / "s"), tmp_path / "notes"
+    children = []
+    for _ in range(2):
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                rounds(root, 1, Counting(notes))
+                os._exit(0)
+            finally:
+                os._exit(1)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    trained = notes.read_text().splitlines()
+    assert len(trained) == len(set(trained)) == 2
+    rounds(root)
+    assert content(root) == content(clean[0])
