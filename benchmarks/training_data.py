@@ -90,7 +90,7 @@ def _jsonl(target: Path, truth: Path, size: int) -> None:
 
 
 def _store(target: Path, truth: Path, size: int) -> None:
-    """The same in a store, as an import of as many different pictures would leave it, in units of 4,096."""
+    """The same in a store, as an import of as many different pictures would leave it once it is compacted."""
     import dataclasses
     import hashlib
 
@@ -118,6 +118,7 @@ def _store(target: Path, truth: Path, size: int) -> None:
         parts = [pending.images_of(intake, uid, rows), pending.annotations_of(labels, uid, uid, unit)]
         fragments += store.put_all(parts)
     store.save(store.snapshot(), fragments, [intake, labels], {"phase": "import", "round": 0})
+    store.compact()
 
 
 def _coco(target: Path, truth: Path, size: int) -> None:
