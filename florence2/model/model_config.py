@@ -172,7 +172,7 @@ def _fraction(config: object, where: str, names: tuple[str, ...]) -> None:
 
 # name -> the whole model. `base` and `large` are the published ones (spec: 231.4 and 770.2 million parameters);
 # `nano` is ours, for 128 px pictures and a last map of 8x8; `small` too, for 256 px and a map of 16x16, its widths
-# multiples of 32 (8.5 million parameters). Replace a tokenizer's size with `with_vocab`.
+# multiples of 32 (8.9 million parameters). Replace a tokenizer's size with `with_vocab`.
 SIZES: dict[str, ModelConfig] = {
     "nano": ModelConfig(
         vision=VisionConfig(
