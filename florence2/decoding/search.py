@@ -259,7 +259,7 @@ def _grouped(spans: Sequence[tuple[int, int] | None]) -> Iterator[tuple[list[int
 
 
 def _check(logprobs: list[float]) -> None:
-    if any(math.isnan(value) for value in logprobs):
+    if math.isnan(sum(logprobs)) and any(math.isnan(value) for value in logprobs):
         raise ValueError("dtype: the model's numbers overflowed in this type; load it as float32 or bfloat16")
 
 
