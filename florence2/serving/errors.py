@@ -63,7 +63,12 @@ def response_of(error: ServiceError) -> Response:
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors that a route may answer, for its OpenAPI entry."""
-    return {status: {"model": ErrorBody, "description": MEANS[status]} for status in sorted({*ALWAYS, *statuses})}
+    found: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": MEANS[status]} for status in sorted({*ALWAYS, *statuses})
+    }
+    if 503 in found:
+        found[503]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return found
 
 
 def first_fault(errors: Any) -> ServiceError:
