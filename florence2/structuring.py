@@ -37,15 +37,16 @@ class Mismatch(ValueError):
 def structure(kind: type[T], data: Any, where: str, settings: bool = False, key: str = "") -> T:
     """The value of type `kind` (a dataclass, or any type its fields may have) that `data` describes.
 
-    `where` is what holds it, a file or a kind, and `key` its key there, for the refusal. `settings`: written by a
-    person in YAML, so that a number may be given for a text, and 1e-4 for a number. ValueError: an unknown or missing
-    key, a value of another type, or what the dataclass itself refuses.
+    `where` is what holds it, a file or a kind ("": the caller names it), and `key` its key there, for the refusal.
+    `settings`: written by a person in YAML, so that a number may be given for a text, and 1e-4 for one. ValueError:
+    an unknown or missing key, a value of another type, or what the dataclass itself refuses.
     """
     try:
         hint: Any = kind
         made: T = converter(hint, settings)(data)
     except Mismatch as error:
-        raise ValueError(f"{where}: {error.below(key) if key else error}") from None
+        place = error.below(key) if key else error
+        raise ValueError(f"{where}: {place}" if where else str(place)) from None
     return made
 
 

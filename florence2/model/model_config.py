@@ -273,4 +273,4 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
 
 def from_json(data: Mapping[str, Any]) -> ModelConfig:
     """The config that `to_json` wrote; ValueError names an unknown, missing or ill-typed key."""
-    return structure(ModelConfig, data, "config")
+    return structure(ModelConfig, data, "")
