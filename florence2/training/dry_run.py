@@ -19,7 +19,7 @@ from florence2.training import optim, products
 from florence2.training import ranks as processes
 from florence2.training.batches import Batch
 from florence2.training.config import TrainConfig
-from florence2.training.memory import Shapes, predicted
+from florence2.training.memory import Shapes, of_larger
 from florence2.training.order import Cursor
 from florence2.training.run_folder import RunFolder
 from florence2.training.setup import TrainingJob, prepare
@@ -88,8 +88,7 @@ def dry_run(config: TrainConfig, folder: str | Path | None = None) -> Plan:
     some = min(MOST, config.batch_size)
     batch = job.maker[next(job.order.batches(some, Cursor()))]
     pictures = sum(source.count(0) for source in job.order.sources)
-    shapes = Shapes.of(batch).times(config.batch_size / some)
-    memory = predicted(config, job.model.config, shapes, pictures)
+    memory = of_larger(config, job.model.config, Shapes.of(batch), config.batch_size / some, pictures)
     with products.float32_products(config.fast_fp32, job.model.device, config.precision):
         seconds, look = measured(job, config.batch_size)
     pairs = sum(job.found.pairs_by_source)

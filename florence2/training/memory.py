@@ -95,6 +95,17 @@ def predicted(config: TrainConfig, shape: ModelConfig, shapes: Shapes, pictures:
     }
 
 
+def of_larger(
+    config: TrainConfig, shape: ModelConfig, shapes: Shapes, factor: float, pictures: int | None = None
+) -> dict[str, int]:
+    """`predicted` of a batch so many times as large as `shapes`; over twice in proportion: every part adds the same."""
+    if factor <= 2:
+        return predicted(config, shape, shapes.times(factor), pictures)
+    found = predicted(config, shape, shapes, pictures)
+    twice = predicted(config, shape, shapes.times(2), pictures)
+    return {**found, "step": round(found["step"] + (factor - 1) * (twice["step"] - found["step"]))}
+
+
 def _traced(model: Florence, shapes: Shapes, cached: bool, loss: TokenLoss) -> tuple[int, int]:
     """Bytes of a forward and backward at their peak, and those that are left of it (the gradients)."""
     model.train()

@@ -9,7 +9,7 @@ import pytest
 
 from florence2.model.model_config import SIZES
 from florence2.training.config_files import from_mapping
-from florence2.training.memory import Shapes, predicted
+from florence2.training.memory import Shapes, of_larger, predicted
 
 CHILD = """
 import json, resource, sys
@@ -83,3 +83,10 @@ def test_shapes_are_those_of_so_many_batches():
     shapes = Shapes(6, ((4, 10, 20), (2, 12, 30)))
     assert shapes.times(2) == Shapes(12, ((4, 10, 20), (2, 12, 30), (4, 10, 20), (2, 12, 30)))
     assert shapes.times(1.5) == Shapes(9, ((4, 10, 20), (2, 12, 30), (2, 10, 20), (1, 12, 30)))
+
+
+def test_a_much_larger_batch_is_in_proportion():
+    config = from_mapping({"out": "x", "data": [{"path": "x"}], "model": "nano"})
+    shapes = Shapes(4, ((4, 10, 20),))
+    whole = predicted(config, SIZES["nano"], shapes.times(5))["step"]
+    assert of_larger(config, SIZES["nano"], shapes, 5.0, 10)["step"] == pytest.approx(whole, rel=0.01)
