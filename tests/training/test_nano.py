@@ -1,6 +1,7 @@
 """The shipped nano: small, trained by its recipe on scenes that are not held out, and it looks at the picture."""
 
 import numpy as np
+import pytest
 
 import florence2
 from florence2 import geometry
@@ -21,8 +22,9 @@ def test_it_is_small_and_its_card_is_there():
     assert "florence2 train --config nano" in (folder / "README.md").read_text()
 
 
-def test_its_recipe_sees_scenes_below_the_held_out_seeds_and_nothing_else():
-    config = read_config("nano")
+@pytest.mark.parametrize("name", ["nano", "nano_256", "small"])
+def test_its_recipe_sees_scenes_below_the_held_out_seeds_and_nothing_else(name):
+    config = read_config(name)
     table = {**TASKS, **QUESTIONS}
     datasets = [open_source(source, mixture(source, table), (128, 128)) for source in config.data]
     order = PairOrder(datasets, config.seed)
