@@ -110,6 +110,21 @@ def test_imports_go_down():
     assert not wrong, "\n".join(wrong)
 
 
+RUNNERS = ("inline", "processes", "fork_template", "worker_process")
+
+
+def test_runners_are_known_to_execution_alone():
+    names = {f"florence2.engine.execution.{name}" for name in RUNNERS}
+    outside = [path for path in modules() if path.parent.name != "execution"]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: imports {name}; ask Execution.runner for one"
+        for path in outside
+        for name, line in imports(path)
+        if name in names
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_heavy_libraries_stay_at_home():
     wrong = []
     for path in modules():

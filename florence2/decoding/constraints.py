@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from florence2.decoding.ngrams import History, select
+from florence2.model.device import put
 
 BOS, EOS = 0, 2
 UNLIMITED = 1 << 30
@@ -116,7 +117,7 @@ class Grammar:
             free = [
                 self._mask(self.automata[rows[i]].allowed(self.states[rows[i]], UNLIMITED), scores) for i in limited
             ]
-            index = torch.tensor(limited, device=scores.device)
+            index = put(limited, scores.device)
             wanted = scores[index].masked_fill(torch.stack(free), MASKED).argmax(-1, keepdim=True)
             cut[index] = masks[index].gather(1, wanted)[:, 0]
         scores.masked_fill_(masks, MASKED)
@@ -156,10 +157,9 @@ class Grammar:
         if key not in self._masks:
             if len(self._masks) >= 512:  # 25 MB over the official vocabulary
                 self._masks.clear()
-            forbidden = torch.ones(scores.shape[-1], dtype=torch.bool)  # the model may have rows no token names
-            mask = torch.tensor(allowed.mask)
-            forbidden[: len(mask)] = ~mask
-            self._masks[key] = forbidden.to(scores.device)
+            forbidden = np.ones(scores.shape[-1], bool)  # the model may have rows no token names
+            forbidden[: len(allowed.mask)] = ~np.asarray(allowed.mask)
+            self._masks[key] = put(forbidden, scores.device)
         return self._masks[key]
 
     def _all_but(self, token: int, scores: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class Official:
             for followers in self.histories[row].followers()
         ]
         if banned:
-            scores.view(-1).index_fill_(0, torch.from_numpy(np.concatenate(banned)).to(scores.device), MASKED)
+            scores.view(-1).index_fill_(0, put(np.concatenate(banned), scores.device), MASKED)
         cut = torch.zeros(len(rows), dtype=torch.bool, device=scores.device)
         for place, row in enumerate(rows):
             if self.remaining[row] == 1:

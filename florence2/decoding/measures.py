@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from florence2.model.device import put
+
 LOGPROB, END, ENTROPY, ORDERED, MASS = range(5)
 """Columns: log-probability of the token; probability of the end in its place; entropy of the row in nats; probability
 of the ordered ids together; from MASS on the probability of the ordered ids at most RADII away from the token."""
@@ -51,4 +53,4 @@ def measures(logits: Tensor, chosen: Tensor, end: int, ordered: tuple[int, int] 
 @lru_cache(maxsize=8)
 def _edges(device: torch.device) -> Tensor:
     """Where the neighbourhoods begin, and where they end, from the token."""
-    return torch.tensor([*(-radius for radius in RADII), *(radius + 1 for radius in RADII)], device=device)
+    return put([*(-radius for radius in RADII), *(radius + 1 for radius in RADII)], device)

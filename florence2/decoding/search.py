@@ -24,6 +24,7 @@ from torch import Tensor
 
 from florence2.decoding.constraints import MASKED, Constraint
 from florence2.decoding.measures import LOGPROB, columns, measures
+from florence2.model.device import put
 
 PENDING = 64  # so many states wait for their normaliser at the most
 
@@ -105,7 +106,7 @@ class _Requests:
         return range(first, self.admitted)
 
     def _step(self, tokens: Sequence[int]) -> Tensor:
-        return self.model.states(torch.tensor(tokens, device=self.device), self.cache)
+        return self.model.states(put(tokens, self.device), self.cache)
 
     def _go_on(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """These rows go on, each with its token."""
@@ -198,7 +199,7 @@ class GreedySearch(_Requests):
         spans = self.constraint.spans()
         for rows, span in _grouped(spans):
             every = rows == list(range(len(self.rows)))  # grouping by spans may have changed the order
-            own = states if every else states[torch.tensor(rows, device=states.device)]
+            own = states if every else states[put(rows, states.device)]
             logits = self.model.logits(own, span).float()
             if span is None:
                 scores = logits.clone()
@@ -206,7 +207,7 @@ class GreedySearch(_Requests):
                 best = scores.argmax(-1, keepdim=True)
                 measured = self._measured(logits, best)[:, 0]
             else:
-                within = torch.tensor([spans[row] for row in rows], device=logits.device) - span[0]
+                within = put([spans[row] for row in rows], logits.device) - span[0]
                 ids = torch.arange(logits.shape[1], device=logits.device)
                 outside = (ids < within[:, :1]) | (ids >= within[:, 1:])
                 best = logits.masked_fill(outside, MASKED).argmax(-1, keepdim=True)
@@ -239,7 +240,7 @@ class GreedySearch(_Requests):
     def _measured_late(self, pending: Sequence[_Pending]) -> Tensor:
         logits = self.model.logits(torch.cat([p.states for p in pending])).float()
         chosen = [[row.ids[place]] for p in pending for row, place in p.places]
-        return self._measured(logits, torch.tensor(chosen, device=logits.device))[:, 0]
+        return self._measured(logits, put(chosen, logits.device))[:, 0]
 
 
 def _grouped(spans: Sequence[tuple[int, int] | None]) -> Iterator[tuple[list[int], tuple[int, int] | None]]:
@@ -379,7 +380,7 @@ class BeamSearch(_Requests):
         logprobs = logits.log_softmax(-1)
         allowed = logprobs.clone()
         cut = self.constraint.apply(allowed, range(len(live)))
-        totals = allowed + torch.tensor([[row.total] for row in live], device=allowed.device)
+        totals = allowed + put([[row.total] for row in live], allowed.device)
         count = min(self.ranking.candidates(), totals.shape[-1])
         top, index = totals.topk(count)
         parts = (logprobs[:, :1], cut[:, None].float(), top, index.float(), self._measured(logprobs, index).flatten(1))

@@ -18,8 +18,8 @@ from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwi
 from florence2.engine.curation.reviewing import OUTCOMES, review
 from florence2.engine.execution.annotation_phase import AnnotationReport, run_specialist
 from florence2.engine.execution.context import resolve_specialist
+from florence2.engine.execution.jobs import ATTEMPTS
 from florence2.engine.execution.options import Execution, Progress
-from florence2.engine.execution.processes import ATTEMPTS
 from florence2.engine.ingest import ingestion, picture_life, url_lists
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageCandidate, ImageRules

@@ -162,12 +162,7 @@ def _signature(item: Region | Text) -> dict[str, Any]:
 
 
 def _annotation(region: Region, lost: Counter[str], scores: bool) -> dict[str, Any] | None:
-    box = region.box
-    if box is None:
-        outlines = [region.quad] if region.quad else list(region.polygons)
-        box = geometry.polygon_box(*outlines) if outlines else None
-    if box is None and region.mask is not None:
-        box = box_around((), region.mask)
+    box = geometry.region_box(region)
     if box is None or not region.label:
         lost["region_without_place" if box is None else "region_without_label"] += 1
         return None

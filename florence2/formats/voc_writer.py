@@ -53,8 +53,7 @@ def write(samples: Iterable[Sample], path: str | Path, options: ExportOptions = 
 
 
 def _object(root: ElementTree.Element, region: Region, lost: Counter[str]) -> None:
-    outlines = [region.quad] if region.quad else list(region.polygons)
-    box = region.box or (geometry.polygon_box(*outlines) if outlines else None)
+    box = geometry.region_box(region)
     if box is None or not region.label.strip():
         lost["region_without_box" if box is None else "region_without_label"] += 1
         return

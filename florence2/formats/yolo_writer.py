@@ -125,7 +125,7 @@ class _LabelRows:
             self.lost["score"] += self.scores and region.score is not None  # what a row of an outline cannot hold
             return [self._row(region.label, joined(shapes))]
         self.lost["outline"] += bool(region.polygons or region.quad)
-        box = region.box or (geometry.polygon_box(*shapes) if shapes else None)
+        box = geometry.region_box(region)
         if box is None:
             self.lost["region_without_box"] += 1
             return []

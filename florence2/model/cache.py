@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from florence2.model.device import put
+
 
 class OwnKeys(Protocol):
     """The decoder's own keys and values, a stretch of tokens for each row. `lengths`: how many tokens each row has."""
@@ -75,7 +77,7 @@ class GrowingKeys:
         self._places = None
 
     def select(self, rows: Sequence[int]) -> None:
-        chosen = self.stored().index_select(2, torch.tensor(rows, device=self.store.device))
+        chosen = self.stored().index_select(2, put(rows, self.store.device))
         make = self.store.new_empty if self._even() else self.store.new_zeros  # masked places must be finite
         self.store = make(*self.store.shape[:2], len(rows), *self.store.shape[3:])
         self._put(chosen, 0)
@@ -108,7 +110,7 @@ class GrowingKeys:
 
     def _uneven(self) -> tuple[Tensor, Tensor]:
         if self._places is None:
-            places = torch.tensor(self.lengths, device=self.store.device)
+            places = put(self.lengths, self.store.device)
             beyond = torch.arange(max(self.lengths) + 1, device=places.device) > places[:, None]
             mask = self.store.new_zeros(beyond.shape).masked_fill_(beyond, float("-inf"))[:, None, None]
             self._places = places, mask
@@ -125,7 +127,7 @@ class FixedKeys(GrowingKeys):
 
     def select(self, rows: Sequence[int]) -> None:
         self._check(len(rows), 0)
-        self._put(self.stored().index_select(2, torch.tensor(rows, device=self.store.device)), 0)
+        self._put(self.stored().index_select(2, put(rows, self.store.device)), 0)
         self._forget([self.lengths[row] for row in rows])
 
     def admit(self, other: OwnKeys) -> None:
@@ -176,7 +178,7 @@ class Cache:
         self.sample = [self.sample[row] for row in rows]
         kept = sorted(set(self.sample))
         if len(kept) < self.samples:
-            index = torch.tensor(kept, device=self.cross[0][0].device)
+            index = put(kept, self.cross[0][0].device)
             self.cross = [(keys[index], values[index]) for keys, values in self.cross]
             self.mask = None if self.mask is None else self.mask[index]
             self.sample = [kept.index(sample) for sample in self.sample]
@@ -210,8 +212,8 @@ class Cache:
             for place, row in enumerate(rows):
                 slots[row] = sample * most + place
         device = self.cross[0][0].device
-        self.beam_rows = torch.tensor([rows + [0] * (most - len(rows)) for rows in packed], device=device)
-        self.row_slot = torch.tensor(slots, device=device)
+        self.beam_rows = put([rows + [0] * (most - len(rows)) for rows in packed], device)
+        self.row_slot = put(slots, device)
 
 
 def _padded_to(keys: Tensor, length: int) -> Tensor:

@@ -20,6 +20,16 @@ def to_device(name: str | torch.device | None = AUTO) -> torch.device:
     return device
 
 
+def put(values: object, device: torch.device | str | None) -> torch.Tensor:
+    """Numbers of the host as a tensor on a device, without waiting for what a GPU computes at the time.
+
+    A plain copy to a GPU waits for all that was queued before it; one from pinned memory is queued behind it instead.
+    """
+    if device is None or torch.device(device).type != "cuda":
+        return torch.tensor(values, device=device)
+    return torch.tensor(values, pin_memory=True).to(device, non_blocking=True)
+
+
 def _kinds() -> list[str]:
     there = ["cuda"] if torch.cuda.is_available() else []
     there += ["mps"] if torch.backends.mps.is_available() else []

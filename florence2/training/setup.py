@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from florence2.codec.tasks import PROMPT, QUESTIONS, REGISTERED, TASKS, Task, task_of
+from florence2.codec.tasks import PROMPT, TASKS, Task, known_tasks, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.model.davit import Block
 from florence2.model.florence import Florence
@@ -155,9 +155,7 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     shape = SIZES[size] if start is None else start.found.checkpoint().config
     if config.image_size:
         shape = init.with_image_size(shape, config.image_size)
-    tasks: dict[str, Task] = {**TASKS, **QUESTIONS, **REGISTERED}
-    if start is not None:
-        tasks |= start.found.tasks()
+    tasks = known_tasks() if start is None else start.found.tasks()
     sources = open_sources(config, tasks, shape)
     own = sources[: len(config.data)]
     held_out = held_out_of(config, own, remembered_of(resumed) if resumed else None)

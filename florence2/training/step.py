@@ -24,7 +24,7 @@ from florence2.training.dense import DenseHead
 from florence2.training.features import FeatureCache, FrozenVision, rounded
 from florence2.training.loss import TokenLoss
 
-LOGITS = 1 << 25  # that stand at a time, 128 MB in fp32; of more, those of some tokens, made again in the backward pass
+LOGITS = 1 << 25  # held at a time, 128 MB in fp32; of more, those of some tokens, made again in the backward pass
 PART = "sequence"  # the plain sequence loss among the parts
 
 

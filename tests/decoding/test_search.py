@@ -1,11 +1,15 @@
 """Greedy and beam search over a model made by hand: alone or in a batch the same answer, and the rules kept."""
 
+import ast
 import itertools
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+from florence2 import decoding
 from florence2.decoding.generate import Rules, constraint_of, generate, search_of
 from tests.decoding.mock import MockModel, prompts
 
@@ -212,3 +216,18 @@ def test_a_step_waits_for_the_device_once(beams, monkeypatch):
         steps += 1
     assert steps >= 11
     assert len(waits) == steps
+
+
+def test_numbers_go_to_the_device_by_one_way_that_does_not_wait():
+    """A plain copy to a GPU waits for all that is queued there; a step is to wait once, for the tokens it chose."""
+    room = Path(decoding.__file__).parent
+    calls = [
+        (path.name, node.lineno, ast.unparse(node))
+        for path in (*room.glob("*.py"), room.parent / "model" / "cache.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    copies = [call for call in calls if re.match(r"torch\.(as_)?tensor\(|torch\.from_numpy\(|.*\.(to|cuda)\(", call[2])]
+    waits = [call for call in calls if re.search(r"\.(tolist|item|cpu|numpy)\(\)$", call[2])]
+    assert not copies, "use florence2.model.device.put"
+    assert [name for name, *_ in waits] == ["search.py"] * 2, waits  # one in each search

@@ -383,6 +383,23 @@ def test_the_real_sets_are_read():
         assert sources.pixels(found[0].image).shape[:2] == found[0].image.size_wh[::-1]
 
 
+PLACED = {  # a region without a box of its own -> its place
+    "quad": dict(quad=(4, 6, 20, 6, 20, 30, 4, 30)),
+    "polygons": dict(polygons=((4, 6, 20, 6, 20, 18), (4, 18, 4, 30, 20, 30))),
+    "mask": dict(mask=geometry.encode_rle(geometry.rasterize([geometry.box_quad((4, 6, 20, 30))], (WIDTH, HEIGHT)))),
+}
+
+
+@pytest.mark.parametrize("shape", PLACED)
+@pytest.mark.parametrize("module", [coco, voc, yolo])
+def test_a_region_without_a_box_is_written_at_its_place(tmp_path, picture, module, shape):
+    image = ImageRef("a b.png", str(picture), width=WIDTH, height=HEIGHT)
+    region = Region("r", label="nut", **PLACED[shape])
+    module.write([Sample("a b.png", image, regions=(region,))], tmp_path / "set")
+    (again,) = sources.open(tmp_path / "set")
+    assert [(r.label, r.box) for r in again.regions] == [("nut", pytest.approx((4, 6, 20, 30), abs=1e-3))]
+
+
 TWINS = [jsonl, coco, voc, yolo, labelstudio]
 
 

@@ -4,6 +4,7 @@ import gc
 import io
 import math
 import threading
+import warnings
 
 import numpy as np
 import pandas
@@ -387,6 +388,26 @@ def test_a_gpu_says_what_a_cpu_says(tiny, folder, pictures, how):
     on_gpu = load(folder, device="cuda", dtype="float32")
     for ours, theirs in zip(tiny.predict(pictures[0], ASKS, **how), on_gpu.predict(pictures[0], ASKS, **how)):
         assert ours.token_ids == theirs.token_ids
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("how", [dict(grammar=True), dict(official=True), dict(official=True, num_beams=1)])
+def test_a_step_waits_for_the_gpu_once(folder, pictures, how):
+    on_gpu = load(folder, device="cuda", dtype="float32")
+    on_gpu.predict(pictures[0], ASKS, **how)  # masks and tables are on the device from here on
+    asks = on_gpu.request(pictures[0], ASKS, **how)
+    running = batch.OpenBatch(on_gpu)
+    running.admit([asks])
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        while running.rows:
+            groups = len(running._searches)
+            with warnings.catch_warnings(record=True) as waits:
+                warnings.simplefilter("always")
+                running.step()
+            assert len(waits) <= groups, [str(wait.message) for wait in waits]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 # what is asked -> words the one-line refusal must hold

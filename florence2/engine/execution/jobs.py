@@ -15,6 +15,8 @@ from florence2.engine.execution.context import WorkerContext
 from florence2.engine.operator import Specialist
 from florence2.store import Fragment, Store
 
+ATTEMPTS = 3  # deaths of a job before its pictures are tried one at a time
+
 
 @dataclass(frozen=True)
 class JobOutcome:

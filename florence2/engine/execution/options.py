@@ -12,8 +12,8 @@ from florence2 import arguments
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.devices import AUTO, accelerators
 from florence2.engine.execution.inline import InlineRunner
-from florence2.engine.execution.jobs import Runner
-from florence2.engine.execution.processes import ATTEMPTS, ProcessRunner
+from florence2.engine.execution.jobs import ATTEMPTS, Runner
+from florence2.engine.execution.processes import ProcessRunner
 from florence2.engine.operator import Filter
 from florence2.store import Snapshot
 

@@ -25,9 +25,8 @@ from florence2.engine.execution import attempt_journal
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.devices import accelerators
 from florence2.engine.execution.fork_template import AVAILABLE, ForkedProcess, ForkTemplate
-from florence2.engine.execution.jobs import Job, JobOutcome, OnProgress, Resources
+from florence2.engine.execution.jobs import ATTEMPTS, Job, JobOutcome, OnProgress, Resources
 
-ATTEMPTS = 3  # deaths of a job before its pictures are tried one at a time
 BOOT_S = 600.0  # for a worker to start and load what a job needs
 FIRST_LEASE_S = 600.0  # between two signs of life, until the time that they take is known
 LEASE_FLOOR_S = 120.0

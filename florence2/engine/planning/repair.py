@@ -12,8 +12,7 @@ from florence2.engine import trust
 from florence2.engine.curation.judging import judge_units, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, merge_units
 from florence2.engine.execution.annotation_phase import run_specialist
-from florence2.engine.execution.context import WorkerContext, resolve_specialist
-from florence2.engine.execution.inline import InlineRunner
+from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.execution.jobs import Runner
 from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.ingest import ingestion, revision
@@ -127,7 +126,7 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
     facts = session.store.run(operator.run_id)
     if facts is None:
         raise Unrepairable(f"{operator.name}: runs/{operator.run_id}.json is missing or damaged; run its command again")
-    here = InlineRunner(WorkerContext(session.store.root, restoring=session.store.restoring))
+    here = Execution(workers=0).runner(session.store.root, session.store.restoring)
     if operator.kind == "images":
         _take_in_again(session, facts, execution)
     elif operator.kind == "import" and any("source" in start for start in facts["starts"]):
