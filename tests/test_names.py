@@ -40,3 +40,11 @@ def test_no_two_public_classes_share_a_name():
     shared = of_name(classes)
     assert set(shared) - set(SAME_CLASSES) == set(), {n: p for n, p in shared.items() if n not in SAME_CLASSES}
     assert set(SAME_CLASSES) <= set(shared), "named above, and shared no more"
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest imports test files by their bare names: of two of one name it collects neither, and runs nothing."""
+    shared = defaultdict(list)
+    for path in Path(__file__).parent.rglob("test_*.py"):
+        shared[path.name].append(str(path))
+    assert not {name: places for name, places in shared.items() if len(places) > 1}
