@@ -59,7 +59,7 @@ def test_every_task_is_answered():
     box, found = thing.box, {}
     for task in florence2.TASKS.values():
         given = (
-            {"text": "the star"}
+            {"text": f"the {thing.label}"}
             if task.input_kind == "text"
             else {"region": box}
             if task.input_kind == "region"
