@@ -31,6 +31,7 @@ from florence2.sources.hub_datasets import HUB_ID
 
 CALIBRATED_BY = "auto"  # calibration: that of the file beside the weights
 SHIPPED = Path(__file__).parent.parent / "weights"
+SHIPPED_NAMES = ("nano", "nano_256")  # the same one at 128 and, trained further, at 256 pixels
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "encoder.json", "vocab.bpe", "dict.txt"),
@@ -72,7 +73,7 @@ class FoundCheckpoint:
 def find(
     source: str | os.PathLike[str], revision: str | None = None, adapter: str | os.PathLike[str] | None = None
 ) -> FoundCheckpoint:
-    """The checkpoint of a folder of any layout, of an adapter's folder (which names its base), a hub id, or "nano"."""
+    """The checkpoint of a folder of any layout, of an adapter's (which names its base), a hub id, a shipped name."""
     folder = find_folder(source, revision)
     if adapter is not None:
         return _found(folder, find_folder(adapter))
@@ -184,17 +185,18 @@ def lossless_dtype(model: Florence) -> torch.dtype:
 def find_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The folder of a shipped model's name, of a path, or of a hub id (downloaded, or found in the local cache)."""
     name = arguments.path("model", source)
-    if name == "nano":  # a folder of that name is ./nano
+    if name in SHIPPED_NAMES:  # a folder of that name is ./nano
         folder = SHIPPED / name
         if not (folder / "config.json").is_file():
-            raise ValueError(f"nano: {folder} holds no weights; train them with `florence2 train --config nano`")
+            raise ValueError(f"{name}: {folder} holds no weights; train them with `florence2 train --config {name}`")
         return folder
     if name and Path(name).is_dir():
         return Path(name)
     if HUB_ID.fullmatch(name) and not Path(name).exists():
         return _from_hub(name, revision)
     raise ValueError(
-        f"{name or 'model'}: no such folder; expected 'nano', a folder with config.json and weights, or a hub id"
+        f"{name or 'model'}: no such folder; expected 'nano' or 'nano_256', a folder with config.json and weights, "
+        "or a hub id"
     )
 
 

@@ -307,7 +307,7 @@ def load(
     speed: str = "exact",
     threads: int | str | None = None,
 ) -> Florence2:
-    """The model of a folder, of a hub id, or "nano", the small one that comes with the package.
+    """The model of a folder, of a hub id, or "nano", the small one that comes with the package ("nano_256": at 256 px).
 
     A folder may be any layout's, or a peft adapter's, which names its base; `adapter` is one to merge into `source`.
     `dtype`: "float32", "float16" or "bfloat16"; without it float32 on a CPU, elsewhere as the file has it.
@@ -329,7 +329,7 @@ def load(
     if threads is not None:
         torch.set_num_threads(tiers.thread_count(threads))
     model = Florence2(*checkpoints.open_parts(found, chosen.dtype, place))
-    model.drawings_only = found.base == checkpoints.SHIPPED / "nano" and found.adapter is None
+    model.drawings_only = found.base.parent == checkpoints.SHIPPED and found.adapter is None
     model.calibration = checkpoints.calibration_of(found, calibration, model.tasks)
     model.accelerate(chosen.quantize, chosen.keep)
     if speed == "fast":

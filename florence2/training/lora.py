@@ -119,9 +119,8 @@ def base_name(start: Start | None, run: TrainConfig) -> str:
     assert start is not None  # the config asks for a model that is there
     if start.found.adapter is not None or run.new_tokens:
         return str((Path(run.out) / BASE).resolve())
-    return (
-        start.source if start.source == "nano" or not Path(start.source).exists() else str(start.found.base.resolve())
-    )
+    named = start.source in checkpoints.SHIPPED_NAMES or not Path(start.source).exists()
+    return start.source if named else str(start.found.base.resolve())
 
 
 def keep_base(start: Start | None, parts: Callable[[], checkpoints.Parts], run: TrainConfig) -> None:

@@ -7,7 +7,7 @@ import florence2
 from florence2 import geometry
 from florence2.codec.tasks import QUESTIONS, TASKS
 from florence2.metrics.detection import DetectionF1
-from florence2.predictor.checkpoints import SHIPPED
+from florence2.predictor.checkpoints import SHIPPED, SHIPPED_NAMES
 from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.sources.scenes import parse
 from florence2.training.config_files import read_config
@@ -16,13 +16,14 @@ from florence2.training.order import PairOrder
 from florence2.training.setup import mixture
 
 
-def test_it_is_small_and_its_card_is_there():
-    folder = SHIPPED / "nano"
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 30e6
-    assert "florence2 train --config nano" in (folder / "README.md").read_text()
+def test_they_are_small_and_their_cards_are_there():
+    folders = [SHIPPED / name for name in SHIPPED_NAMES]
+    assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 30e6
+    for folder in folders:
+        assert f"florence2 train --config {folder.name}" in (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["nano", "nano_256", "small"])
+@pytest.mark.parametrize("name", [*SHIPPED_NAMES, "small"])
 def test_its_recipe_sees_scenes_below_the_held_out_seeds_and_nothing_else(name):
     config = read_config(name)
     table = {**TASKS, **QUESTIONS}
@@ -50,6 +51,16 @@ def test_it_finds_what_is_there_and_not_on_a_grey_picture():
         grey.update(truth, blind.regions)
     assert seen.compute()["F1"] > 0.85 and seen.compute()["label_accuracy"] > 0.85
     assert grey.compute()["F1"] < 0.1
+
+
+def test_at_256_pixels_many_things_are_named():
+    model = florence2.load("nano_256")
+    assert model.config.image_size_wh == (256, 256) and model.drawings_only
+    scenes = [draw(TRAINING_SEEDS + i, objects=(5, 12), min_side=0.08, size=256) for i in range(12)]
+    seen = DetectionF1()
+    for (_, sample), answer in zip(scenes, model.predict_many([pixels for pixels, _ in scenes], "<OD>", batch_size=12)):
+        seen.update([region for region in sample.regions if region.kind == "object"], answer.regions)
+    assert seen.compute()["F1"] > 0.35 and seen.compute()["label_accuracy"] > 0.75
 
 
 def test_every_task_is_answered():
