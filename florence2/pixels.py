@@ -67,12 +67,12 @@ def load(image: ImageLike, max_pixels: int = MAX_PIXELS, frame: int = 0, name: s
             raise BadImage(
                 name, "not_an_image", f"is {image.format}, which is not decoded here; call .load() on it first"
             )
-        _check_size(image.size, max_pixels, name)
+        check_size(image.size, max_pixels, name)
         _check_cost(image, None, 0, name)
         with _decoding(name):
             return _upright_rgb(image)
     with _opened(image, name) as (opened, source, name):
-        _check_size(opened.size, max_pixels, name)
+        check_size(opened.size, max_pixels, name)
         _check_cost(opened, source, frame, name)
         if frame:
             with _decoding(name):
@@ -80,7 +80,7 @@ def load(image: ImageLike, max_pixels: int = MAX_PIXELS, frame: int = 0, name: s
                     opened.seek(frame)
                 except EOFError:
                     raise BadImage(name, "no_frame", f"has no frame {frame}; the first is 0") from None
-            _check_size(opened.size, max_pixels, name)
+            check_size(opened.size, max_pixels, name)
             _check_cost(opened, source, frame, name)
         with _decoding(name):
             return _upright_rgb(opened, ours=True)
@@ -258,9 +258,10 @@ def _decoding(name: str) -> Iterator[None]:
         raise BadImage(name, reason, f"{what} ({one_line(error, 120)}); replace the file") from None
 
 
-def _check_size(size_wh: tuple[int, int], max_pixels: int, name: str) -> None:
+def check_size(size_wh: tuple[int, int], max_pixels: int, name: str) -> None:
+    """Refuse a picture without pixels or with too many, as BadImage."""
     width, height = size_wh
-    if not width * height:
+    if min(width, height) < 1:
         raise BadImage(name, "empty", f"has no pixels ({width} x {height})")
     if width * height > max_pixels:
         detail = f"has {width} x {height} pixels, over the limit of {max_pixels:,}; make it smaller or raise max_pixels"
@@ -419,7 +420,7 @@ def _from_array(array: np.ndarray, max_pixels: int, name: str) -> np.ndarray:
         channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         hint = "; call .transpose(1, 2, 0)" if channels_first else ""
         raise BadImage(name, "bad_array", f"expected shape (height, width, 3), got {array.shape}{hint}")
-    _check_size((array.shape[1], array.shape[0]), max_pixels, name)
+    check_size((array.shape[1], array.shape[0]), max_pixels, name)
     if array.shape[2] == 4:
         return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)))
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))

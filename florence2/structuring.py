@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import reprlib
 import types
@@ -32,6 +33,19 @@ class Mismatch(ValueError):
         """The same, seen from one level above: `key` is a field, or [index]."""
         joint = "." if self.path and not self.path.startswith("[") else ""
         return Mismatch(self.problem, f"{key}{joint}{self.path}")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds. Whatever is wrong with it is a json.JSONDecodeError, which is a ValueError: also what
+    the parser gives up on by other errors, such as too deep a nesting, numbers of thousands of digits, no Unicode."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None
+    except ValueError as error:
+        raise json.JSONDecodeError(str(error).partition(";")[0], "", 0) from None
 
 
 def structure(kind: type[T], data: Any, where: str, settings: bool = False, key: str = "") -> T:

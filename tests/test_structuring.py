@@ -1,13 +1,14 @@
 """Plain data becomes typed dataclasses, or is refused in one line that names the place and the value."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from florence2.structuring import Mismatch, structure
+from florence2.structuring import Mismatch, parse_json, structure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,3 +92,12 @@ def test_a_value_alone_is_named_by_its_key():
     assert structure(dict[str, float], {"a": 1}, "x.yaml", key="max") == {"a": 1.0}
     with pytest.raises(ValueError, match=r"^x.yaml: max\.a: expected a number, got 'b'$"):
         structure(dict[str, float], {"a": "b"}, "x.yaml", key="max")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "[" * 200_000 + "]" * 200_000, "1" * 5000, b'"\xff"', "", "{"], ids=range(6)
+)
+def test_whatever_is_wrong_with_json_is_one_error(text):
+    with pytest.raises(json.JSONDecodeError):
+        parse_json(text)
+    assert parse_json(b'{"a": [1.5]}') == {"a": [1.5]}

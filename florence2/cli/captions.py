@@ -15,6 +15,7 @@ from typing import Any
 from florence2.atomic_files import write_atomic
 from florence2.labels import fold_spaces
 from florence2.records import Failure
+from florence2.structuring import parse_json
 
 JOURNAL, METADATA = ".captions.jsonl", "metadata.jsonl"
 _NUMBER = re.compile(r"[-+.\deE]+")
@@ -121,7 +122,7 @@ def _metadata(path: Path) -> dict[str, dict[str, Any]]:
         return out
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             out[str(row.pop("file_name"))] = row
         except (ValueError, KeyError, AttributeError):
             raise ValueError(f"{path}:{number}: expected an object with file_name, got {line[:60]!r}") from None
@@ -133,7 +134,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError:
             break
     return rows

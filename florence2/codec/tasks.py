@@ -27,6 +27,7 @@ from florence2 import geometry
 from florence2.codec import truths as rules
 from florence2.codec.locations import location, quantize
 from florence2.records import Ask, Parsed, Sample, Source
+from florence2.structuring import parse_json
 
 STORAGE_RULES: dict[str, dict[str, str]] = {  # output kind -> storage rule -> input kind
     "text": {"brief": "", "detailed": "", "more_detailed": "", "ocr": "", "answer": "text"},
@@ -202,7 +203,7 @@ def load_tasks(folder: str | Path) -> dict[str, Task]:
     if not path.is_file():
         return table
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = parse_json(path.read_text(encoding="utf-8"))
         tasks = [checked(_from_row(**row)) for row in rows]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: expected a list of rows token, prompt, gives, keeps; {str(error):.700}") from None

@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
 from florence2.labels import one_line
+from florence2.structuring import parse_json
 
 CONTROL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 ADDED_TOKENS = (  # in the order in which the official processor appends them
@@ -296,7 +297,7 @@ def _fairseq_vocabulary(folder: Path) -> dict[str, int]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({one_line(error)}); fetch the file again") from None
     if not isinstance(content, dict):

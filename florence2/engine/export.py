@@ -25,6 +25,7 @@ from florence2.pixels import BadImage
 from florence2.records import ImageRef, Sample
 from florence2.sources import file_types, files, splits
 from florence2.store import Snapshot, Store
+from florence2.structuring import parse_json
 
 # format -> the module that writes it
 WRITERS = {
@@ -145,7 +146,7 @@ def _begin(out: Path, plan: ExportPlan, store: Store, snapshot: int | None, on_m
     job = out / JOB
     if job.is_file():
         try:
-            begun = json.loads(job.read_bytes())
+            begun = parse_json(job.read_bytes())
             number = int(begun.pop("snapshot"))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{job}: not readable; remove {out} and export again") from None

@@ -16,6 +16,7 @@ from typing import Any
 from florence2.formats import coco
 from florence2.records import Item, Sample
 from florence2.store import Fragment, Snapshot, Store, UnitGroup
+from florence2.structuring import parse_json
 
 KEY = "originals"  # in a fragment's metadata
 ID = "id"  # among an annotation's attrs
@@ -62,7 +63,7 @@ class Originals:
         fragments = {f.path: f for unit in group.units for f in self._fragments.get(unit, ())}
         self._items, self._pictures = {}, {}
         for fragment in fragments.values():
-            named = json.loads(self.store.fragment_facts(fragment).get(KEY, "{}"))
+            named = parse_json(self.store.fragment_facts(fragment).get(KEY, "{}"))
             self._pictures.update({image: names for image, names in named.items() if image not in self._pictures})
         if fragments:
             self._items = self.store.attributes(group, ID)

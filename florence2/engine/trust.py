@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2.engine.user_code import gate
+from florence2.structuring import parse_json
 
 EVERYTHING = "everything"  # in place of a hash
 _now: dict[str, set[str]] = {}  # what this process was given, should the file not be writable
@@ -82,8 +83,8 @@ def _allowed(store: str | Path) -> set[str]:
         return allowed
     for line in lines:
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):  # cut by a kill: what it held is not allowed
+            row = parse_json(line)
+        except ValueError:  # cut by a kill: what it held is not allowed
             continue
         if isinstance(row, dict) and row.get("store") == _key(store):
             allowed.add(_word(row))

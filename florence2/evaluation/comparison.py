@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2.evaluation.score import ABSENT, difference
+from florence2.structuring import parse_json
 
 
 def pictures_key(task: str, pictures: Sequence[str], seed: int) -> str:
@@ -47,7 +48,7 @@ def _read(folder: Path) -> dict[str, Any]:
     for name, keys in (("scores.json", ("metrics",)), ("resamples.json", ("key", "scores"))):
         file = folder / name
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = parse_json(file.read_text(encoding="utf-8"))
             out.update((key, data[key]) for key in keys)
         except FileNotFoundError:
             raise ValueError(f"{file}: does not exist; evaluate again with the same command") from None

@@ -16,6 +16,7 @@ from florence2.evaluation.eval_items import EvalItem, ItemKey, ask_key
 from florence2.formats import documents
 from florence2.formats.jsonl import check_sample
 from florence2.records import Ask, Failure, ImageRef, Parsed, Result, Sample, from_json, to_json
+from florence2.structuring import parse_json
 
 FLUSH_EVERY = 8
 
@@ -85,7 +86,7 @@ def _kept_keys(file: Path) -> set[ItemKey]:
 
 def _is_json(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False
 
@@ -154,7 +155,7 @@ def _spellings(samples: Iterable[Sample]) -> dict[str, str]:
 
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
-        line = json.loads(text)
+        line = parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg}); a line is one prediction") from None
     if not isinstance(line, dict):

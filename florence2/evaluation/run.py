@@ -25,6 +25,7 @@ from florence2.evaluation.metric_specs import metric_spec_of
 from florence2.evaluation.score import POLICY, Scored, bootstrap, finite, score
 from florence2.records import Ask, Failure, Parsed, Result, Sample
 from florence2.sources.image_pixels import GREY
+from florence2.structuring import parse_json
 
 Answerer = Callable[[list[tuple[Sample, Ask]]], Sequence[Result]]
 
@@ -226,7 +227,7 @@ def _same_run(file: Path, run: dict[str, Any]) -> None:
         _save(file, run)
         return
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = parse_json(file.read_text(encoding="utf-8"))
     except ValueError:
         raise ValueError(f"{file}: not JSON; name another folder for this run") from None
     for key, value in run.items():

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from florence2.atomic_files import replacing
-from florence2.structuring import brief
+from florence2.structuring import brief, parse_json
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # the first that a folder has is read
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -92,8 +92,8 @@ class TensorFile:
 
     def _open_metadata(self, row: Any) -> None:
         try:
-            self.checksums = dict(json.loads(row.get("sums", "{}")))
-        except (AttributeError, TypeError, ValueError, RecursionError):
+            self.checksums = dict(parse_json(row.get("sums", "{}")))
+        except (AttributeError, TypeError, ValueError):
             raise ValueError(f"{self.path}: __metadata__: sums: damaged; copy the file again") from None
 
     def _open_pickle(self) -> None:
@@ -242,10 +242,10 @@ def _largest(tensor: Tensor) -> float:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; ValueError says what else was there."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: missing; expected a JSON object") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: expected a JSON object ({_first_line(error)})") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(data).__name__}")
@@ -263,8 +263,8 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             )
         text = file.read(length)
     try:
-        header = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        header = parse_json(text)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: its header is no JSON ({_first_line(error)}); fetch it again") from None
     if not isinstance(header, dict):
         raise ValueError(f"{path}: its header is no JSON object; fetch it again")

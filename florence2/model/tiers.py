@@ -28,6 +28,7 @@ from florence2.model.florence import Florence
 from florence2.model.linear import MANY, Bands, Linear
 from florence2.model.operators import Int8, Packed, Reordered, has_int8, has_reordered, plain
 from florence2.model.tensor_files import read_json
+from florence2.structuring import parse_json
 
 ROWS = {"one": 1, "few": 8, "many": 577}
 """What a decoding step of one answer, of a batch, and what an encoder multiplies; bands end at 3 and at 64 rows."""
@@ -93,7 +94,7 @@ def measure(kinds: Sequence[str], threads: int | None = None, again: bool = Fals
     path = _record(threads)
     known: dict[str, dict[str, Timed]] = {}
     try:
-        known = {k: {r: Timed(*row) for r, row in rows.items()} for k, rows in json.loads(path.read_text()).items()}
+        known = {k: {r: Timed(*row) for r, row in rows.items()} for k, rows in parse_json(path.read_text()).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         pass  # not measured yet, or a file that is not ours: measured again
     if again or any(set(known.get(kind, ())) != set(ROWS) for kind in kinds):

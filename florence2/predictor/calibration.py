@@ -22,7 +22,7 @@ from typing import Any
 
 from florence2.atomic_files import write_atomic
 from florence2.predictor.confidence import FEATURES, Signals
-from florence2.structuring import brief
+from florence2.structuring import brief, parse_json
 
 FILE = "calibration.json"
 VERSION = 1
@@ -92,8 +92,8 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """The calibration of a file; ValueError names what does not fit."""
     try:
         with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except (ValueError, RecursionError) as error:
+            data = parse_json(file.read())
+    except ValueError as error:
         raise ValueError(f"{path}: expected the JSON that florence2 calibrate writes; {str(error)[:200]}") from None
     if not isinstance(data, dict) or data.get("version") != VERSION or not isinstance(data.get("tasks"), dict):
         found = brief(data.get("version")) if isinstance(data, dict) else type(data).__name__

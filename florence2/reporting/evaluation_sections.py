@@ -20,6 +20,7 @@ from florence2.pixels import BadImage
 from florence2.records import ImageRef, Parsed, from_json
 from florence2.reporting.charts import curve
 from florence2.reporting.html_page import Cell, Html, Section, element, join, number, table, tiles
+from florence2.structuring import parse_json
 
 PAIRS = 30  # rows of the confusion table
 
@@ -40,7 +41,7 @@ def evaluation_sections(folder: Path, beside: Path | None = None, pictures: int 
 def _read(file: Path, key: str) -> dict[str, Any]:
     """The file's object; ValueError where it is none that holds `key`."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{file}: does not exist; evaluate first") from None
     except ValueError as error:
@@ -157,7 +158,7 @@ def _answers(file: Path, rows: list[dict[str, Any]]) -> dict[tuple[str, str], Pa
     with open(file, encoding="utf-8") as lines:
         for number, text in enumerate(lines, 1):
             try:
-                line = json.loads(text)
+                line = parse_json(text)
                 if _asked(line) in wanted:
                     out[_asked(line)] = from_json(Parsed, line.get("answer") or {})
             except (ValueError, KeyError, TypeError, AttributeError):

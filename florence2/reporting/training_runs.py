@@ -6,7 +6,6 @@ that is being written is not read.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from florence2.reporting.charts import curve
 from florence2.reporting.evaluation_sections import evaluation_sections
 from florence2.reporting.html_page import Cell, Section, element, join, number, table, tiles
+from florence2.structuring import parse_json
 
 POINTS = 400  # of a curve
 NAMED = 20  # rows of what was left out
@@ -42,7 +42,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     *whole, last = path.read_text(encoding="utf-8").split("\n")
     for count, line in enumerate([*whole, last] if last.endswith("}") else whole, 1):
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError:
             raise ValueError(f"{path}:{count}: expected a JSON object, got {line[:60]!r}; train again") from None
     return rows
@@ -75,7 +75,7 @@ def _evaluations(rows: list[dict[str, Any]], folder: Path) -> Section:
     best = folder / "best" / "best.json"
     lead = ""
     if best.is_file():
-        facts = json.loads(best.read_text(encoding="utf-8"))
+        facts = parse_json(best.read_text(encoding="utf-8"))
         lead = f"The best by {facts['metric']}: {number(facts['value'])} after step {facts['step']} (kept in best/)."
     cells = [[row["step"], round(row["epoch"], 2), *(row["metrics"].get(name, "") for name in names)] for row in rows]
     numbers = table(["step", "epoch", *names], cells)

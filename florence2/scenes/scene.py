@@ -49,6 +49,11 @@ def draw(
     kinds = tuple(kinds if kinds is not None else _mixed(KINDS, WITHHELD_KINDS, withheld))
     fonts = tuple(fonts if fonts is not None else _mixed(lettering.FONTS, lettering.WITHHELD_FONTS, withheld))
     _check(size_wh, objects, min_side, kinds, fonts)
+    for share, name in zip(
+        (max_side, repeats, clutter, signs, letters), "max_side repeats clutter signs letters".split()
+    ):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} {share}: expected a fraction from 0 to 1")
     if corners and corners < 3 or not 0 < stretch[0] <= stretch[1]:
         raise ValueError(f"corners {corners}, stretch {stretch}: expected 0 or at least 3, and (least, most) above 0")
     rng = random.Random(seed)

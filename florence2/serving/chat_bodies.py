@@ -24,6 +24,7 @@ from florence2.serving.messages import Answered, Options
 from florence2.serving.refusals import ServiceError, invalid
 from florence2.serving.settings import Settings
 from florence2.serving.task_schemas import checked_ask
+from florence2.structuring import parse_json
 
 CONTENT = "messages.0.content"
 _TASK = re.compile(r"\s*(<[A-Za-z][A-Za-z0-9_-]*>)")
@@ -178,7 +179,7 @@ def content_of(answer: Mapping[str, Any]) -> str:
 
 def completion(answered: Answered, number: str, created: int, model: str) -> dict[str, Any]:
     """The whole answer at once."""
-    answer = json.loads(answered.json)
+    answer = parse_json(answered.json)
     message = {"role": "assistant", "content": content_of(answer), "refusal": None, "answer": answer}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish(answer)}
     head = {"id": number, "object": "chat.completion", "created": created, "model": model}

@@ -19,6 +19,7 @@ from florence2.serving.messages import Answered, Done
 from florence2.serving.predict_routes import SMALL
 from florence2.serving.refusals import ServiceError
 from florence2.serving.service import Service, left, service_of
+from florence2.structuring import parse_json
 
 router = APIRouter(tags=["model"])
 EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -108,7 +109,7 @@ async def _events(service: Service, ticket: Ticket, asked: ChatRequest, first: s
                 shown = text
             text = await ticket.deltas.get()
         answer = await _answered(service, ticket, asked, None)
-        whole = json.loads(answer.json)
+        whole = parse_json(answer.json)
         content = chat_bodies.content_of(whole)
         rest = content[len(shown) :] if content.startswith(shown) else ""
         yield event({"content": rest, "answer": whole})

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from florence2.sources.tables import Cell, Listing, listing
+from florence2.structuring import parse_json
 
 SECONDS = 600.0  # for one table
 MAX_BYTES = 8 << 30  # of a child's own memory
@@ -68,7 +69,7 @@ class TableLister:
             if not line.endswith(b"\n"):
                 self._end()
                 raise ValueError(f"{path}: not a whole table (it ends or hangs whoever reads it)")
-        answer = json.loads(line)
+        answer = parse_json(line)
         if "error" in answer:
             raise ValueError(answer["error"])
         return Listing([Cell(**cell) for cell in answer["cells"]], answer["left_out"], answer["passed_over"])

@@ -10,7 +10,6 @@ sample.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from florence2.formats.lookup import Lookup, files_in
 from florence2.formats.parts import part_folders, part_of, part_of_folder
 from florence2.formats.problems import ReadProblems
 from florence2.records import Ask, Coverage, Parsed, Sample, Source, Text
+from florence2.structuring import parse_json
 
 _LOCATION = re.compile(r"<loc_(\d+)>")
 _FRAME = re.compile(r"^(?:<s>)+|(?:</s>|<pad>)+$")
@@ -165,8 +165,8 @@ def begins_with(path: Path, *keys: str) -> bool:
     for file in _files(path):
         for line in documents.beginning(file, 1 << 20).splitlines():
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
+                row = parse_json(line)
+            except ValueError:
                 continue
             if isinstance(row, dict):
                 return set(keys) <= set(row)

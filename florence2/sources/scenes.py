@@ -17,6 +17,7 @@ from florence2.scenes import MORE_FONTS, TRAINING_SEEDS, draw, draw_page
 PREFIX = "scenes:"
 KEYS = ("count", "seed", "objects", "min_side", "max_side", "size", "clutter", "signs", "withheld", "pages",
         "letters", "repeats", "stretch", "corners", "fonts")  # fmt: skip
+PAGE_KEYS = frozenset(("size", "withheld", "fonts"))  # those that a page may have beside pages
 
 
 def read(spec: str, split: str | None = None) -> Iterator[Sample]:
@@ -79,6 +80,8 @@ def _drawn(options: dict[str, Any]) -> tuple[np.ndarray, Sample]:
     options = dict(options)
     spec = PREFIX + ",".join(f"{key}={_text(key, value)}" for key, value in options.items())
     seed, pages = options.pop("seed"), options.pop("pages", False)
+    if pages and not options.keys() <= PAGE_KEYS:
+        raise ValueError(f"{spec}: of pages expected only {', '.join(sorted(PAGE_KEYS))} beside count and seed")
     array, sample = (draw_page if pages else draw)(seed, **options)
     return array, dataclasses.replace(sample, image=dataclasses.replace(sample.image, uri=spec))
 

@@ -7,7 +7,6 @@ be anything: what it says is checked before it is believed, and `child_process` 
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from bisect import bisect_right
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 
 from florence2.labels import one_line
 from florence2.sources import file_types
+from florence2.structuring import parse_json
 
 SUFFIXES = (".parquet", ".arrow")
 NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
@@ -105,7 +105,7 @@ def column(path: str | Path, name: str) -> list[Any]:
 def class_names(path: str | Path) -> dict[str, list[str]]:
     """Column (or column.field) -> the names that its numbers stand for, as the `datasets` library notes them."""
     try:
-        features = json.loads((_open(path).schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((_open(path).schema.metadata or {})[b"huggingface"])["info"]["features"]
         return dict(_class_labels(features, ""))
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
@@ -300,7 +300,7 @@ def _begins_as_picture(table: _Parquet | _Arrow, column: str) -> bool:
 def _hugging_face(schema: pa.Schema) -> dict[str, str]:
     """Column -> Image, Audio, ... as the `datasets` library notes it in the file."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: str(kind.get("_type", "")) for name, kind in features.items() if isinstance(kind, dict)}
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}

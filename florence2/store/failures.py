@@ -17,6 +17,7 @@ from florence2.store import parquet
 from florence2.store.parquet import Fragment
 from florence2.store.snapshots import Snapshot
 from florence2.store.storage import Storage
+from florence2.structuring import parse_json
 
 ATTEMPT, IMAGES, SUPERSEDED = "attempt", "images", "superseded"  # keys of a fragment's facts
 
@@ -70,7 +71,7 @@ def _of_attempt(storage: Storage, fragment: Fragment, table: pa.Table, attempts:
 
 
 def _of_compacted(storage: Storage, fragment: Fragment, table: pa.Table, attempts: Attempts) -> list[bool]:
-    before = set(json.loads(parquet.facts(storage, fragment).get(SUPERSEDED, "[]")))
+    before = set(parse_json(parquet.facts(storage, fragment).get(SUPERSEDED, "[]")))
     rows = list(zip(table["run_id"].to_pylist(), table["image_id"].to_pylist()))
     later = {
         (run, image)
@@ -86,5 +87,5 @@ def _last_attempts(storage: Storage, fragments: Sequence[Fragment]) -> dict[str,
     last: dict[str, int] = {}
     for facts in (parquet.facts(storage, fragment) for fragment in fragments):
         number = int(facts.get(ATTEMPT, 1))
-        last.update({name: max(number, last.get(name, 1)) for name in json.loads(facts.get(IMAGES, "[]"))})
+        last.update({name: max(number, last.get(name, 1)) for name in parse_json(facts.get(IMAGES, "[]"))})
     return last

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from florence2.records import Coverage, Sample
+from florence2.structuring import parse_json
 
 KEY = "pictures"  # florence2.pictures in the file
 
@@ -42,7 +43,7 @@ def decode(metadata: Mapping[bytes, bytes] | None) -> dict[str, ImportMetadata]:
     text = (metadata or {}).get(f"florence2.{KEY}".encode())
     if text is None:
         return {}
-    data = json.loads(text)
+    data = parse_json(text)
     sets = [
         ImportMetadata(
             split, {space: tuple(Coverage(s, tuple(labels)) for s, *labels in states) for space, states in by.items()}

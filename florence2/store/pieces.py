@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from florence2.records import Failure, Sample, from_json, to_json
 from florence2.store import layout
 from florence2.store.storage import Storage
+from florence2.structuring import parse_json
 
 Signed = Sample | Failure  # of one picture: its annotations with ids and source, or why there are none
 
@@ -46,7 +47,7 @@ class Pieces:
         found: dict[int, Signed] = {}
         for start, _, path in self._all():
             try:
-                lines = json.loads(self.storage.read(path))
+                lines = parse_json(self.storage.read(path))
             except FileNotFoundError:  # another worker has put the unit together
                 return None
             for number, line in enumerate(lines, start):

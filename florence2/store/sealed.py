@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from florence2.store.storage import Storage
+from florence2.structuring import parse_json
 
 SEAL = "sha256"  # the key of a file's hash over all its other keys
 
@@ -34,7 +35,7 @@ def unseal(data: bytes, unsealed: bool = False) -> dict[str, Any]:
 
     With `unsealed`, a file without a seal is taken as it is: of a store that was written before there were any.
     """
-    found = json.loads(data)
+    found = parse_json(data)
     if not isinstance(found, dict):
         raise ValueError(f"expected an object, got {type(found).__name__}")
     if unsealed and SEAL not in found:

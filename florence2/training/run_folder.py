@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from florence2.atomic_files import sync_folder, write_atomic
 from florence2.formats import documents
+from florence2.structuring import parse_json
 from florence2.training.config import TrainConfig
 from florence2.training.config_files import from_mapping, to_mapping
 
@@ -181,7 +182,7 @@ class RunFolder:
     def best_facts(self) -> dict[str, Any]:
         """What best.json holds; empty where nothing was evaluated."""
         file = self.path / BEST / "best.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return parse_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def _all(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
@@ -234,7 +235,7 @@ class JsonLinesWriter:
 def remembered_of(checkpoint: Path) -> list[Any] | None:
     """What the run of a checkpoint holds out, by source; None where it was begun before that was written down."""
     file = checkpoint.parent.parent / HELD_OUT_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return parse_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -242,7 +243,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line.strip()]
+    return [parse_json(line) for line in lines if line.strip()]
 
 
 def _differences(file: Path, config: TrainConfig) -> list[str]:
@@ -284,7 +285,7 @@ def _cut_back(file: Path, step: int) -> None:
     rows = []
     for line in file.read_text(encoding="utf-8").split("\n"):
         try:
-            rows.append((json.loads(line)["step"], line))
+            rows.append((parse_json(line)["step"], line))
         except (ValueError, KeyError, TypeError):  # torn, or empty
             continue
     write_atomic(file, "".join(line + "\n" for number, line in rows if number <= step), sole=True)

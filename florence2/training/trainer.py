@@ -22,6 +22,7 @@ from florence2.model.checkpoint import save_model
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import check_finite
 from florence2.store import sha256_of
+from florence2.structuring import parse_json
 from florence2.training import dense, lora, optim
 from florence2.training.batches import Batch
 from florence2.training.order import Cursor
@@ -226,7 +227,7 @@ def _whole(folder: Path) -> dict[str, Any]:
     """What progress.json says of a state whose files are as they were written; ValueError names the one that is not."""
     again = "remove the checkpoint to go on from the one before, or --restart moves the run aside"
     try:
-        facts = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        facts = parse_json((folder / PROGRESS).read_text(encoding="utf-8"))
         files = facts.pop("files", {})  # a run begun before they were counted has none
         damaged = [
             name for name, sha in files.items() if not (folder / name).is_file() or sha256_of(folder / name) != sha

@@ -146,3 +146,13 @@ def test_formats_are_told_by_first_bytes(tmp_path):
     assert len(found) == 6 and skipped == []
     jsonl.write([], tmp_path / "empty.jsonl")
     assert discover(tmp_path)[1] == ["empty.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [("max_pixels", -1), ("max_pixels", 0), ("min_side", -1), ("max_aspect", float("nan")), ("max_aspect", -2.0),
+     ("max_aspect", float("inf")), ("blank_range", 256), ("blank_range", -2), ("near_bits", 65)],
+)  # fmt: skip
+def test_a_picture_rule_that_means_nothing_is_refused_and_rejects_no_picture(rule, value):
+    with pytest.raises(ValueError, match=f"^{rule}: expected a .*number.*, got"):
+        ImageRules(**{rule: value})

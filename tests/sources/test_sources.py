@@ -121,3 +121,16 @@ def test_cells_of_a_table_are_read_in_threads(tmp_path):
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda n: tables.read_cell(tmp_path / "t.parquet", f"image/{n}/{n}.png"), wanted))
     assert found == [cells[n] for n in wanted]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["grey:", "grey:axb", "grey:0x0", "grey:-5x-5", "grey:100000x100000", "scenes:", "scenes:seed=x",
+     "scenes:seed=1,size=60000", "scenes:seed=1,size=-60000", "scenes:seed=1,clutter=1e300",
+     "scenes:seed=1,letters=1e9", "scenes:seed=1,repeats=nan",
+     "scenes:seed=1,objects=100000000-100000000", "scenes:seed=1,pages=1,letters=0.5"],
+)  # fmt: skip
+def test_a_made_picture_that_a_stranger_describes_is_small_or_refused(uri):
+    with pytest.raises(BadImage) as error:
+        sources.pixels(ImageRef("x", uri))
+    assert str(error.value).startswith(uri) and len(str(error.value).splitlines()) == 1

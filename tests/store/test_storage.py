@@ -95,3 +95,21 @@ def _sync_that_answers(code):
         return real(handle)
 
     return sync
+
+
+@pytest.mark.parametrize("part", ["snapshots", "chain", "runs", "images", "annotations"])
+def test_a_pipe_or_a_device_in_place_of_a_file_is_named_and_never_waited_for(tmp_path, part):
+    store = florence2.annotate(folder_of(tmp_path, 2), tmp_path / "s", [Boxes()], workers=0)
+    file = sorted(path for path in (store.root / part).rglob("*") if path.is_file())[-1]
+    name = file.relative_to(store.root).as_posix()
+    for put in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir):
+        file.unlink() if file.is_symlink() or not file.is_dir() else file.rmdir()
+        put(file)
+        try:
+            named = [damage.path for damage in Store(store.root).verify()]
+            assert name in named or (file.is_dir() and part in ("runs", "chain"))
+        except (ValueError, OSError) as error:
+            assert part in ("snapshots", "chain") and (file.name in str(error) or part in str(error))
+        if part in ("snapshots", "images", "annotations"):
+            with pytest.raises((ValueError, OSError), match=None if file.is_dir() else file.name):
+                list(Store(store.root).samples(view="all"))

@@ -7,7 +7,6 @@ systems leave beside pictures (hidden folders, recycle bins, the `._` files of a
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import stat
@@ -24,6 +23,7 @@ from florence2.labels import one_line
 from florence2.sources import file_types, files, tables
 from florence2.sources.child_process import TableLister
 from florence2.store import is_store
+from florence2.structuring import parse_json
 
 ARCHIVES = (".tar",)
 PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".zip")
@@ -246,10 +246,10 @@ def _licences(source: Path, skipped: list[str]) -> dict[str, str]:
 def _licence_in(file: IO[bytes]) -> str:
     """The licence that a sample's .json in a WebDataset tar names."""
     try:
-        metadata = json.loads(file.read())
+        metadata = parse_json(file.read())
         terms = (metadata.get("licence") or metadata.get("license")) if isinstance(metadata, dict) else ""
         return terms.encode("utf-8", "replace").decode() if isinstance(terms, str) else ""
-    except (ValueError, RecursionError):
+    except ValueError:
         return ""
 
 

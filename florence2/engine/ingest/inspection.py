@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from florence2 import pixels
+from florence2 import arguments, pixels
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import JobOutcome
 from florence2.engine.operator import digest
@@ -44,6 +44,13 @@ class ImageRules:
     """Reject pictures without a licence: no_licence."""
     accept: str = ""
     """FILE.py:FUNCTION, given the upright RGB array; a word that it returns rejects the picture for that reason."""
+
+    def __post_init__(self) -> None:
+        arguments.whole("max_pixels", self.max_pixels, 1)
+        arguments.whole("min_side", self.min_side, 0)
+        arguments.above_zero("max_aspect", self.max_aspect)
+        arguments.whole("blank_range", self.blank_range, -1, 255)
+        arguments.whole("near_bits", self.near_bits, 0, 64)
 
 
 @dataclass(frozen=True)

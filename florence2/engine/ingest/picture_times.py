@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from florence2.atomic_files import write_atomic
+from florence2.structuring import parse_json
 
 FILE = "times.json"
 SETTLED_NS = 2_000_000_000  # a file changed later than this before now may change again within one tick of its clock
@@ -55,7 +56,9 @@ class PictureTimes:
 
     def _read(self) -> dict[str, Stamp]:
         try:
-            data = json.loads(self.path.read_text(encoding="utf-8", errors="surrogatepass"))
+            if self.path.exists() and not self.path.is_file():
+                return {}  # to read a pipe would never end
+            data = parse_json(self.path.read_text(encoding="utf-8", errors="surrogatepass"))
             return {str(path): (int(a), int(b), int(c)) for path, (a, b, c) in data.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}  # then hashes decide

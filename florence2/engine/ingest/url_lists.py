@@ -27,6 +27,7 @@ from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.pixels import BadImage
 from florence2.sources import file_types, files
 from florence2.sources.fetching import Fetching, fetch
+from florence2.structuring import parse_json
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 INDEX = "fetched.jsonl"
@@ -122,7 +123,7 @@ def fetched_candidates(folder: Path) -> tuple[list[ImageCandidate], list[str]] |
         if not line:
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             url, licence, name = str(entry["url"]), str(entry.get("licence", "")), entry.get("file")
             if name is not None and name != name_of(url):
                 raise ValueError(name)
@@ -245,8 +246,8 @@ def _rows(path: Path, lines: Sequence[str]) -> Iterable[UrlEntry]:
 
 def _parsed(line: str, where: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_json(line)
+    except ValueError:
         raise ValueError(f'{where}: not JSON; expected {{"url": "https://..."}}') from None
 
 

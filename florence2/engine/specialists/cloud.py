@@ -23,6 +23,7 @@ import numpy as np
 from florence2.atomic_files import write_atomic
 from florence2.labels import one_line
 from florence2.records import Failure, Parsed, Result, Sample
+from florence2.structuring import parse_json
 
 RETRIED = (408, 429, 500, 502, 503, 504)  # the answers after which asking again may help
 
@@ -76,7 +77,7 @@ class Cloud:
         name = hashlib.sha256(f"{self.name}|{key}".encode()).hexdigest()
         path = Path(self.cache) / f"{name}.json" if self.cache else None
         if path is not None and path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+            return parse_json(path.read_text(encoding="utf-8"))
         if self.spent + self.cost > self.budget:
             spending = f"{self.spent:.4g} of {self.budget:.4g} spent, one more answer costs {self.cost:.4g}"
             where = f" (all that {self.cache} holds)" if self.cache else ""
@@ -109,7 +110,7 @@ class Cloud:
             wait = self.first_wait_s * 2**attempt * random.uniform(0.5, 1.5)  # backoff with jitter
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
-                    return json.loads(response.read())
+                    return parse_json(response.read())
             except urllib.error.HTTPError as answer:
                 detail = f"{self.name}: HTTP {answer.code}: {_service_message(answer)}"
                 if answer.code not in RETRIED:
@@ -153,7 +154,7 @@ def _service_message(answer: urllib.error.HTTPError) -> str:
     except OSError:
         return str(answer.reason)
     try:
-        error = json.loads(body).get("error", {})
+        error = parse_json(body).get("error", {})
         body = f"{error.get('code', '')} {error.get('message', '')}" if isinstance(error, dict) else str(error)
     except (ValueError, AttributeError):
         pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from florence2.engine.specialists.requirements import sha256_of, version_of
 from florence2.labels import one_line
+from florence2.structuring import parse_json
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -122,7 +122,7 @@ def number(specialist: str, key: str, value: Any, low: float = 0.0, high: float 
 def _config_of(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; a model's folder has config.json beside its weights") from None
     except ValueError as error:

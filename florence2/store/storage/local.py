@@ -75,11 +75,11 @@ class LocalStorage:
 
     def read(self, path: str) -> bytes:
         """The bytes at a path."""
-        return self._at(path).read_bytes()
+        return _plain(self._at(path)).read_bytes()
 
     def source(self, path: str) -> Any:
         """The file's own path: pyarrow maps and reads local files by itself."""
-        return self._at(path)
+        return _plain(self._at(path))
 
     def stamp(self, path: str) -> tuple[int, ...]:
         """Inode, size and time."""
@@ -203,10 +203,17 @@ def write_temp(root: Path, data: bytes, suffix: str = "", durable: bool = True) 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file, read in pieces."""
     value = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(_plain(path), "rb") as file:
         while piece := file.read(1 << 20):
             value.update(piece)
     return value.hexdigest()
+
+
+def _plain(path: Path) -> Path:
+    """The path, unless it leads to what is no file: to read a pipe, or a device, would never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is not a file", str(path))
+    return path
 
 
 def _in_parallel(call: Callable[[Any], None], items: Collection[Any]) -> None:
