@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     tokenizer, table = found.tokenizer(), found.tasks()
     tasks = [task_of(args.task, table)] if args.task else list(table.values())
     unread = ReadProblems(skip=True) if args.action == "check" else None
-    samples = sources.open(args.path, args.split, args.format, args.limit, args.images, unread)
+    samples = sources.open(args.path, args.split, args.format, args.limit, args.images, unread, table)
     if unread is not None:
         from florence2.training.examples import TaskMixture
         from florence2.training.setup import limits_of

@@ -72,9 +72,10 @@ def evaluate(
     OUT/predictions_grey.jsonl. `decoding` goes to the model's `predict`; `task` is looked up in `tasks`,
     else in the model's own table; `facts` are kept in scores.json as it is.
     """
-    row = task_of(task, getattr(model, "tasks", None) if tasks is None else tasks)
+    table = getattr(model, "tasks", None) if tasks is None else tasks
+    row = task_of(task, table)
     folder = Path(arguments.path("out", out))
-    everything = _samples(data, format, images, limit if split is None else None)
+    everything = _samples(data, format, images, limit if split is None else None, table)
     samples = [s for s in everything if split is None or sources.in_split(s, split)][: _limit(limit)]
     items = eval_items_of(samples, row)
     if not items:
@@ -133,13 +134,11 @@ def _samples(
     format: str | None,
     images: str | os.PathLike[str] | None,
     limit: int | None,
+    tasks: Mapping[str, Task] | None,
 ) -> list[Sample]:
     if isinstance(data, (str, os.PathLike)):
-        return list(
-            sources.open(
-                os.fspath(data), format=format, images=None if images is None else os.fspath(images), limit=limit
-            )
-        )
+        folder = None if images is None else os.fspath(images)
+        return list(sources.open(os.fspath(data), format=format, images=folder, limit=limit, tasks=tasks))
     return list(data)[: _limit(limit)]
 
 

@@ -8,10 +8,11 @@ Both in one folder or in train/, valid/ and test/. What `florence2 predict --to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from florence2.codec.tasks import Task
 from florence2.formats import documents, validation
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import Lookup, files_in, pictures_in
@@ -35,11 +36,14 @@ def is_image_folder(path: Path) -> bool:
 
 
 def read_metadata(
-    path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
+    path: str | Path,
+    images: str | Path | None = None,
+    problems: ReadProblems | None = None,
+    tasks: Mapping[str, Task] | None = None,
 ) -> Iterator[Sample]:
     """A sample for each row; rows of one picture become one."""
     path, problems = Path(path), problems or ReadProblems()
-    labels = RowLabels({}, Source("import", "imagefolder"), problems)
+    labels = RowLabels({}, Source("import", "imagefolder"), problems, tasks)
     samples: dict[str, Sample] = {}
     for file, part in tested_on({file: part_of_folder(file.parent) for file in _metadata(path)}).items():
         lookup = Lookup(file.parent, [Path(images) if images else file.parent], images)

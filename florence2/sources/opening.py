@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from florence2 import arguments
+from florence2.codec.tasks import Task
 from florence2.formats import coco, cvat, labelstudio, lookup, ocr_datasets, voc, yolo
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
@@ -39,6 +41,7 @@ READERS = {
     "imagefolder": "florence2.sources.image_folders:read_metadata",
     "captions": "florence2.sources.image_folders:read_captions",
 }
+PROMPTS = ("prefix_suffix", "swift", "parquet", "imagefolder")  # whose rows name a task by its prompt
 FORMATS = (*READERS, "store", "scenes")
 LABEL_FILES = (".json", ".jsonl", ".xml", ".csv", ".yaml", ".yml", ".txt")
 WRITERS = ("jsonl", "coco", "voc", "yolo", "labelstudio")
@@ -51,13 +54,15 @@ def open(
     limit: int | None = None,
     images: str | Path | None = None,
     problems: ReadProblems | None = None,
+    tasks: Mapping[str, Task] | None = None,
 ) -> Iterator[Sample]:
     """The samples of anything: a data set in one of FORMATS, a store, or `scenes:COUNT`.
 
     `split` names a part (the set's own lists, else the rule of `split_of`); `images` says where the pictures are when
     they are not beside their annotations. The first `limit` samples are given. A wrong path or format raises at once.
     The first bad record raises; `problems` may collect them instead. What has no place in a Sample is noted there, or
-    else logged when all is read.
+    else logged when all is read. Rows of prompts and answers are read by `tasks`, a model's table; else by the known
+    rows.
     """
     limit = None if limit is None else arguments.whole("limit", limit, least=0)
     path = located(arguments.path("path", path) if not isinstance(path, Path) else path)
@@ -71,7 +76,8 @@ def open(
     else:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: does not exist; expected a data set in one of {', '.join(FORMATS)}")
-        samples = reader(format)(path, images, problems) if problems else _logged(reader(format), path, images)
+        read = partial(reader(format), tasks=tasks) if format in PROMPTS else reader(format)
+        samples = read(path, images, problems) if problems else _logged(read, path, images)
     if split is not None and format != "scenes":
         samples = _part(samples, split, path)
     return islice(samples, limit)

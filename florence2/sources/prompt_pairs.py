@@ -17,7 +17,7 @@ from typing import Any
 
 from florence2.codec.answers import parse, render
 from florence2.codec.locations import dequantize
-from florence2.codec.tasks import INPUT, TASKS, ask_of, known_tasks, prompt_text, task_of
+from florence2.codec.tasks import INPUT, TASKS, Task, ask_of, known_tasks, prompt_text, task_of
 from florence2.formats import documents, validation
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import Lookup, files_in
@@ -31,29 +31,48 @@ _FRAME = re.compile(r"^(?:<s>)+|(?:</s>|<pad>)+$")
 _TOKEN = re.compile(r"<[A-Za-z][A-Za-z0-9_-]*>")
 
 
-def with_pair(sample: Sample, prompt: str, answer: str, source: Source, where: str, problems: ReadProblems) -> Sample:
+def with_pair(
+    sample: Sample,
+    prompt: str,
+    answer: str,
+    source: Source,
+    where: str,
+    problems: ReadProblems,
+    tasks: Mapping[str, Task] | None = None,
+) -> Sample:
     """The sample with one pair's annotations; ValueError where the answer is none of the prompt's task.
 
-    Of an answer that fits in part the part is taken and the rest refused.
+    Of an answer that fits in part the part is taken and the rest refused. `tasks`: a model's table, else known rows.
     """
     try:
-        return _with_pair(sample, prompt, answer, source, where, problems)
+        return _with_pair(sample, prompt, answer, source, where, problems, known_tasks() if tasks is None else tasks)
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
 
 
-def _with_pair(sample: Sample, prompt: str, answer: str, source: Source, where: str, problems: ReadProblems) -> Sample:
-    ask = ask_for(prompt)
-    task = task_of(ask.task)
+def _with_pair(
+    sample: Sample,
+    prompt: str,
+    answer: str,
+    source: Source,
+    where: str,
+    problems: ReadProblems,
+    tasks: Mapping[str, Task],
+) -> Sample:
+    ask = ask_for(prompt, tasks)
+    task = task_of(ask.task, tasks)
     answer = _FRAME.sub("", answer.strip()).strip()
     if task.output_kind == "text":
         if not answer:
             raise ValueError("answer: expected text, got an empty one")
         if task.token not in TASKS:
             if _LOCATION.search(answer):
-                raise ValueError(f"answer: places of a task that is not known; register it: {validation.brief(prompt)}")
+                raise ValueError(
+                    "answer: places of a task that is not known; name the model whose table has it, or register it: "
+                    f"{validation.brief(prompt)}"
+                )
             if task.storage_rule == "answer":
-                ask = Ask(ask.task, text=prompt_text(ask, (0, 0)))
+                ask = Ask(ask.task, text=prompt_text(ask, (0, 0), tasks))
         return task.add(sample, ask, Parsed(texts=(Text(text=answer),)), source)
     size_wh = sample.image.size_wh
     if not all(size_wh):
@@ -80,7 +99,7 @@ def _with_pair(sample: Sample, prompt: str, answer: str, source: Source, where: 
     return added
 
 
-def ask_for(prompt: str) -> Ask:
+def ask_for(prompt: str, tasks: Mapping[str, Task] | None = None) -> Ask:
     """The Ask of a prompt: of a token, of the sentence that means one, or else a prompt of its own."""
     prompt = prompt.strip()
     for token, task in TASKS.items():
@@ -90,11 +109,12 @@ def ask_for(prompt: str) -> Ask:
             task.input_kind and inner > 0 and prompt.startswith(head) and prompt.endswith(tail)
         ):
             return Ask(token, text=prompt[len(head) : len(head) + inner] if task.input_kind else "")
-    ask = ask_of(prompt)
+    table = known_tasks() if tasks is None else tasks
+    ask = ask_of(prompt, table)
     if ask.task:
         return Ask(ask.task, text=ask.text.strip())
     unknown = _TOKEN.match(prompt)
-    meant = {token.casefold(): token for token in known_tasks()}.get(unknown[0].casefold()) if unknown else None
+    meant = {token.casefold(): token for token in table}.get(unknown[0].casefold()) if unknown else None
     if unknown and meant:
         raise ValueError(f"prompt: unknown task {unknown[0]}; write {meant}")
     return Ask(text=prompt)
@@ -116,7 +136,10 @@ class Collected:
 
 
 def read_prefix_suffix(
-    path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None
+    path: str | Path,
+    images: str | Path | None = None,
+    problems: ReadProblems | None = None,
+    tasks: Mapping[str, Task] | None = None,
 ) -> Iterator[Sample]:
     """Rows of image, prefix and suffix; `split` is the name of their folder or file."""
     problems, source = problems or ReadProblems(), Source("import", "prefix_suffix")
@@ -128,7 +151,7 @@ def read_prefix_suffix(
                 prefix = validation.word(validation.field(row, "prefix", where), f"{where}: prefix")
                 suffix = validation.word(validation.field(row, "suffix", where), f"{where}: suffix", empty=True)
                 key = found.start(name, part, lookup.picture(name, f"{where}: image"), where)
-                found.samples[key] = with_pair(found.samples[key], prefix, suffix, source, where, problems)
+                found.samples[key] = with_pair(found.samples[key], prefix, suffix, source, where, problems, tasks)
     yield from found.samples.values()
 
 

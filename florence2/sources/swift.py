@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from florence2.codec.tasks import Task
 from florence2.formats import documents, validation
 from florence2.formats.frames import Frame
 from florence2.formats.problems import LostObjects, ReadProblems
@@ -29,7 +30,12 @@ _SCALES = {"real": 0.0, "norm1": 1.0, "norm1000": 1000.0}
 Segment = tuple[str, Any]  # ("text" | "ref" | "box", what it is)
 
 
-def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
+def read(
+    path: str | Path,
+    images: str | Path | None = None,
+    problems: ReadProblems | None = None,
+    tasks: Mapping[str, Task] | None = None,
+) -> Iterator[Sample]:
     """A sample for each picture, with the annotations of all its rows."""
     problems = problems or ReadProblems()
     found = Collected()
@@ -43,7 +49,7 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
                 spoken = [(objects.segments(asked), objects.segments(answer)) for asked, answer in turns]
                 key = found.start(name, part, picture, where)
                 for asked, answer in spoken:
-                    found.samples[key] = _with_turn(found.samples[key], asked, answer, where, problems)
+                    found.samples[key] = _with_turn(found.samples[key], asked, answer, where, problems, tasks)
     yield from found.samples.values()
 
 
@@ -125,7 +131,12 @@ class _Objects:
 
 
 def _with_turn(
-    sample: Sample, asked: Sequence[Segment], answer: Sequence[Segment], where: str, problems: ReadProblems
+    sample: Sample,
+    asked: Sequence[Segment],
+    answer: Sequence[Segment],
+    where: str,
+    problems: ReadProblems,
+    tasks: Mapping[str, Task] | None,
 ) -> Sample:
     """The sample with one question and its answer."""
     kinds = {kind for kind, _ in answer}
@@ -149,7 +160,7 @@ def _with_turn(
         region = dataclasses.replace(region, label=words if named else "", description="" if named else words)
         return dataclasses.replace(sample, regions=(*sample.regions, region))
     prompt = "".join(str(value) for _, value in asked).strip()
-    return with_pair(sample, prompt, words, SOURCE, where, problems)
+    return with_pair(sample, prompt, words, SOURCE, where, problems, tasks)
 
 
 def _grounded(sample: Sample, answer: Sequence[Segment]) -> Sample:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2 import pixels
+from florence2.codec.tasks import Task
 from florence2.formats import validation
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import files_in
@@ -57,7 +58,12 @@ def _columns(file: Path) -> tuple[str, list[str]]:
     return (found[0], [name for name in wanted if names.count(name) == 1]) if found else ("", [])
 
 
-def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
+def read(
+    path: str | Path,
+    images: str | Path | None = None,
+    problems: ReadProblems | None = None,
+    tasks: Mapping[str, Task] | None = None,
+) -> Iterator[Sample]:
     """A sample for each row; `split` is what the file's name or folder states."""
     path, problems = Path(path), problems or ReadProblems()
     files = _files(path)
@@ -68,18 +74,26 @@ def read(path: str | Path, images: str | Path | None = None, problems: ReadProbl
             column, labels = _columns(file)
             if not labels:
                 raise ValueError(f"{file}: has no column of pictures beside one of labels")
-            yield from _Table(file, path, column, labels, problems).samples()
+            yield from _Table(file, path, column, labels, problems, tasks).samples()
 
 
 class _Table:
     """One file's rows."""
 
-    def __init__(self, file: Path, root: Path, column: str, labels: Sequence[str], problems: ReadProblems) -> None:
+    def __init__(
+        self,
+        file: Path,
+        root: Path,
+        column: str,
+        labels: Sequence[str],
+        problems: ReadProblems,
+        tasks: Mapping[str, Task] | None,
+    ) -> None:
         self.file, self.column, self.labels, self.problems = file, column, labels, problems
         below = file.relative_to(root).parts if root.is_dir() else (file.name,)
         self.part = part_of("/".join(below))
         self.name = "/".join(below)
-        self.rows = RowLabels(tables.class_names(file), SOURCE, problems)
+        self.rows = RowLabels(tables.class_names(file), SOURCE, problems, tasks)
 
     def samples(self) -> Iterator[Sample]:
         """Each row's sample; one whose labels are bad keeps its picture."""
@@ -109,8 +123,14 @@ class RowLabels:
     `classes` are the names of numbered classes by column, such as {"objects.category": ("cat", "dog")}.
     """
 
-    def __init__(self, classes: Mapping[str, Sequence[str]], source: Source, problems: ReadProblems) -> None:
-        self.classes, self.source, self.problems = classes, source, problems
+    def __init__(
+        self,
+        classes: Mapping[str, Sequence[str]],
+        source: Source,
+        problems: ReadProblems,
+        tasks: Mapping[str, Task] | None,
+    ) -> None:
+        self.classes, self.source, self.problems, self.tasks = classes, source, problems, tasks
 
     def sample(self, sample: Sample, row: Mapping[str, Any], where: str, read_size: ReadSize) -> Sample:
         """The sample with what a row says of its picture, whose size is read where something is placed on it."""
@@ -131,7 +151,7 @@ class RowLabels:
             prefix = validation.word(row["prefix"], f"{where}: prefix")
             suffix = validation.word(row.get("suffix"), f"{where}: suffix", empty=True)
             with self.problems.record():
-                sample = with_pair(sample, prefix, suffix, self.source, where, self.problems)
+                sample = with_pair(sample, prefix, suffix, self.source, where, self.problems, self.tasks)
         return sample
 
     def _answers(self, row: Mapping[str, Any], where: str) -> Iterator[Text]:

@@ -108,7 +108,7 @@ class SampleSource:
         self.limits = Limits(2**31, 2**31)
         self.unread = ReadProblems(skip=on_error == "skip")
         """Records, and items of records, that the reader refuses."""
-        self._samples = open_samples(source, self.unread) if samples is None else samples
+        self._samples = open_samples(source, self.unread, tasks.table) if samples is None else samples
         self._held_out: Callable[[Sample], bool] | None = None
         self._pixels: OrderedDict[tuple, np.ndarray] = OrderedDict()
         self._held = 0  # bytes of them

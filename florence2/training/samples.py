@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from florence2 import sources
+from florence2.codec.tasks import Task
 from florence2.formats import jsonl
 from florence2.formats.lookup import Lookup, matching
 from florence2.formats.problems import ReadProblems
@@ -29,7 +30,9 @@ HELD = 10_000  # samples of a foreign format that are held in memory
 CHUNK = 1 << 24  # bytes of a file scanned at a time
 
 
-def open_samples(source: DataSource, problems: ReadProblems) -> Sequence[Sample]:
+def open_samples(
+    source: DataSource, problems: ReadProblems, tasks: Mapping[str, Task] | None = None
+) -> Sequence[Sample]:
     """The samples of a source, of all its splits; a foreign format's bad records are collected in `problems`."""
     if source.samples is not None:
         return source.samples
@@ -39,7 +42,7 @@ def open_samples(source: DataSource, problems: ReadProblems) -> Sequence[Sample]
         return Store(path).random(source.snapshot)
     if format == "jsonl":
         return LineSamples(path, source.images or None, problems)
-    return SpilledSamples(sources.open(path, None, format, None, source.images or None, problems))
+    return SpilledSamples(sources.open(path, None, format, None, source.images or None, problems, tasks))
 
 
 def holds_prompts(source: DataSource) -> bool:

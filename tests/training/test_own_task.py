@@ -100,3 +100,40 @@ def test_it_is_trained(model, data, tmp_path, monkeypatch):
     )
     assert main(["train", "--config", "recipe.yaml"]) == 0
     assert load(tmp_path / "out").tasks[TAGS.token] == TAGS  # a run's own checkpoint knows it too
+
+
+PARTS = Task("<PARTS>", "Locate the parts.", "labelled_boxes", "label")
+COUNT = Task("<COUNT>", "How many {input}?", "text", "answer")
+ROWS = {"PARTS": ("<PARTS>", "nut<loc_100><loc_200><loc_300><loc_400>"), "COUNT": ("<COUNT>dogs", "3")}
+
+
+@pytest.mark.parametrize("form", ["prefix_suffix", "swift", "imagefolder"])
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_prompts_name_it(tmp_path, capsys, name, form):
+    folder = tiny_model(tmp_path / "model")
+    save_tasks({**TASKS, PARTS.token: PARTS, COUNT.token: COUNT}, folder)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.png").write_bytes(encode(np.full((32, 40, 3), 99, np.uint8)))
+    prompt, target = ROWS[name]
+    turns = [{"role": "user", "content": f"<image>{prompt}"}, {"role": "assistant", "content": target}]
+    row = {
+        "prefix_suffix": {"image": "a.png", "prefix": prompt, "suffix": target},
+        "swift": {"images": ["a.png"], "messages": turns},
+        "imagefolder": {"file_name": "a.png", "prefix": prompt, "suffix": target},
+    }[form]
+    file = tmp_path / "rows" / ("metadata.jsonl" if form == "imagefolder" else "rows.jsonl")
+    file.write_text(json.dumps(row) + "\n")
+    data = str(file.parent)
+    assert main(["data", "check", data, "--task", name, "--model", str(folder), "--format", form]) == 0
+    capsys.readouterr()
+    assert main(["data", "show", data, "--task", name, "--model", str(folder), "--format", form, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (shown["prompt"], shown["target"]) == ("How many dogs?" if name == "COUNT" else PARTS.prompt, target)
+    decoding = {"max_new_tokens": 9}
+    scores = florence2.evaluate(load(folder), data, name, out=tmp_path / "e", format=form, grey=False, resamples=2,
+                                decoding=decoding)  # fmt: skip
+    assert scores["asks"] == 1
+    source = {"path": data, "format": form, "tasks": [name]}
+    done = florence2.train({"model": str(folder), "out": str(tmp_path / "out"), "data": [source], "steps": 1,
+                            "batch_size": 1, "threads": 1})  # fmt: skip
+    assert done is not None and load(tmp_path / "out").tasks[f"<{name}>"] in (PARTS, COUNT)
