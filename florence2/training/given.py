@@ -10,6 +10,7 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,21 @@ from typing import Any
 import numpy as np
 
 from florence2 import pixels
+from florence2.codec.tasks import Task
 from florence2.formats.problems import ReadProblems
 from florence2.records import ImageRef, Sample, Source
 from florence2.sources import table_datasets
 from florence2.sources.prompt_pairs import with_pair
-from florence2.training.samples import PromptRows, SpilledSamples
+from florence2.training.samples import SpilledSamples, UnreadRows
 
 SOURCE = Source("import", "python")
 
 
-def given(data: Any, where: str) -> tuple[Sequence[Sample], str]:
-    """The samples, and a name of their content; ValueError names the row that is none of these."""
+def given(data: Any, where: str) -> tuple[Sequence[Sample] | UnreadRows, str]:
+    """The samples, or rows to be read once the model's tasks are known; and a name of their content.
+
+    ValueError names the row that is none of these.
+    """
     parts = data if isinstance(data, Mapping) else {"": data}
     if parts and all(hasattr(part, "to_parquet") for part in parts.values()):
         return _tables(parts)
@@ -39,18 +44,23 @@ def given(data: Any, where: str) -> tuple[Sequence[Sample], str]:
     return _rows(rows, where)
 
 
-def _tables(parts: Mapping[str, Any]) -> tuple[Sequence[Sample], str]:
+def _tables(parts: Mapping[str, Any]) -> tuple[UnreadRows, str]:
     """A Dataset or a DatasetDict, through Parquet files named by its parts."""
     folder = _folder()
     for name, part in parts.items():
         part.to_parquet(str(folder / f"{name or 'samples'}.parquet"))
     files = sorted(folder.glob("*.parquet"))
-    return SpilledSamples(table_datasets.read(folder)), _name(file.read_bytes() for file in files)
+    return UnreadRows(partial(_read_tables, folder)), _name(file.read_bytes() for file in files)
 
 
-def _rows(rows: Sequence[Any], where: str) -> tuple[Sequence[Sample], str]:
+def _read_tables(folder: Path, tasks: Mapping[str, Task] | None) -> Sequence[Sample]:
+    return SpilledSamples(table_datasets.read(folder, tasks=tasks))
+
+
+def _rows(rows: Sequence[Any], where: str) -> tuple[UnreadRows, str]:
     """Rows of (picture, prompt, answer); those of one picture are one sample."""
     found: dict[Any, Sample] = {}
+    pairs: list[tuple[Any, str, str, str]] = []  # the picture's key, prompt, answer, and the row for messages
     content: list[bytes] = []
     folder = _folder()
     for number, row in enumerate(rows):
@@ -63,9 +73,18 @@ def _rows(rows: Sequence[Any], where: str) -> tuple[Sequence[Sample], str]:
             image, name = _image(picture, number, folder, here)
             found[key] = Sample(image.id, image)
             content.append(name)
-        found[key] = with_pair(found[key], prompt, answer, SOURCE, here, ReadProblems())
+        pairs.append((key, prompt, answer, here))
         content.append(f"{number}\0{found[key].id}\0{prompt}\0{answer}".encode())
-    return PromptRows(found.values()), _name(content)
+    return UnreadRows(partial(_read_rows, found, pairs), prompts=True), _name(content)
+
+
+def _read_rows(
+    bare: Mapping[Any, Sample], pairs: Sequence[tuple[Any, str, str, str]], tasks: Mapping[str, Task] | None
+) -> Sequence[Sample]:
+    found = dict(bare)
+    for key, prompt, answer, where in pairs:
+        found[key] = with_pair(found[key], prompt, answer, SOURCE, where, ReadProblems(), tasks)
+    return list(found.values())
 
 
 def _image(picture: Any, number: int, folder: Path, where: str) -> tuple[ImageRef, bytes]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pickle
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def open_samples(
 ) -> Sequence[Sample]:
     """The samples of a source, of all its splits; a foreign format's bad records are collected in `problems`."""
     if source.samples is not None:
-        return source.samples
+        return source.samples.read(tasks) if isinstance(source.samples, UnreadRows) else source.samples
     path = sources.located(source.path)
     format = source.format or sources.format_of(path)
     if format == "store":
@@ -48,12 +49,17 @@ def open_samples(
 def holds_prompts(source: DataSource) -> bool:
     """Whether a source is of rows of prompts and answers, whose questions are whole prompts."""
     if source.samples is not None or source.path.startswith(scenes.PREFIX):
-        return isinstance(source.samples, PromptRows)
+        return isinstance(source.samples, UnreadRows) and source.samples.prompts
     return (source.format or sources.format_of(source.path)) in ("prefix_suffix", "swift")
 
 
-class PromptRows(list[Sample]):
-    """Samples made of rows of (picture, prompt, answer)."""
+@dataclass(frozen=True)
+class UnreadRows:
+    """Rows given from Python, to be read by the table of tasks of the model that is trained."""
+
+    read: Callable[[Mapping[str, Task] | None], Sequence[Sample]]
+    prompts: bool = False
+    """Whether each is of (picture, prompt, answer), whose questions are whole prompts."""
 
 
 class LineSamples(Sequence[Sample]):

@@ -137,3 +137,7 @@ def test_rows_of_prompts_name_it(tmp_path, capsys, name, form):
     done = florence2.train({"model": str(folder), "out": str(tmp_path / "out"), "data": [source], "steps": 1,
                             "batch_size": 1, "threads": 1})  # fmt: skip
     assert done is not None and load(tmp_path / "out").tasks[f"<{name}>"] in (PARTS, COUNT)
+    picture = np.full((32, 40, 3), 99, np.uint8)
+    samples = [{"samples": [(picture, prompt, target)], "tasks": [name]}]
+    assert florence2.train({"model": str(folder), "out": str(tmp_path / "given"), "data": samples, "steps": 1,
+                            "batch_size": 1, "threads": 1})  # fmt: skip
