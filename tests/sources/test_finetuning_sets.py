@@ -91,7 +91,10 @@ def test_the_target_of_each_task_is_its_suffix(tmp_path, capsys, task, prefix, s
         ({"prefix": "<OD>", "suffix": "a cat"}, "0 locations, of which 0 fit OD"),
         ({"prefix": "<OD> please", "suffix": OD}, "expected <OD> alone"),
         ({"prefix": "<cAPTION>", "suffix": "cat, dog"}, "unknown task <cAPTION>; write <CAPTION>"),
-        ({"prefix": "<FIND_TAGS>", "suffix": "cat<loc_1><loc_2>"}, "places of a task that is not known; name the model whose table has it"),
+        (
+            {"prefix": "<FIND_TAGS>", "suffix": "cat<loc_1><loc_2>"},
+            "places of a task that is not known; name the model",
+        ),
         ({"prefix": "<REGION_TO_CATEGORY>here", "suffix": "cat"}, "expected a region as four locations"),
     ],
 )

@@ -79,4 +79,5 @@ def test_what_a_worker_is_given_holds_no_record(toy):
     data = pickle.dumps(source)
     assert len(data) < 20_000
     twin = pickle.loads(data)
-    assert np.array_equal(twin._picture(planned.sample), source._picture(planned.sample))
+    mine, twins = (each._picture(planned.sample, planned.move) for each in (source, twin))
+    assert np.array_equal(mine, twins)
