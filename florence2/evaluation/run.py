@@ -75,20 +75,18 @@ def evaluate(
     table = getattr(model, "tasks", None) if tasks is None else tasks
     row = task_of(task, table)
     folder = Path(arguments.path("out", out))
+    where = os.fspath(data) if isinstance(data, (str, os.PathLike)) else ""
     everything = _samples(data, format, images, limit if split is None else None, table)
     samples = [s for s in everything if split is None or sources.in_split(s, split)][: _limit(limit)]
     items = eval_items_of(samples, row)
     if not items:
         what = f"split {split!r} of {len(everything)} samples" if split else f"{len(samples)} samples"
-        raise ValueError(
-            f"{data if isinstance(data, (str, os.PathLike)) else 'data'}: {what} hold no truth for {row.name}"
-        )
-    check_keys(items, os.fspath(data) if isinstance(data, (str, os.PathLike)) else "data")
+        raise ValueError(f"{where or 'data'}: {what} hold no truth for {row.name}")
+    check_keys(items, where or "data")
     file, blank = folder / "predictions.jsonl" if predictions is None else Path(predictions), None
     if predictions is None:
         decoding = dict(decoding or {})
         answerer = _answerer(model, batch_size, decoding)
-        where = str(data) if isinstance(data, (str, os.PathLike)) else ""
         run_of = {"task": row.name, "data": where, "split": split or "", "model": facts.get("model_name", "")}
         run_of |= {"identity": getattr(model, "identity", ""), "decoding": decoding}
         _same_run(folder / "run.json", run_of)
@@ -108,7 +106,7 @@ def evaluate(
         scores = score(run, found, resampled, baseline, bootstrap(baseline, resamples, seed))
     strange = unknown_labels(row, everything, items, found)
     _name_faults(items, found, strange)
-    source = {"data": os.fspath(data)} if isinstance(data, (str, os.PathLike)) else {}
+    source = {"data": where} if where else {}
     report = {"task": row.name, **source, "split": split or "", **scores, **facts}
     report |= {"unknown_labels": strange, "policy": POLICY}
     _save(folder / "details.json", finite(diagnostics(run, items, found)))
