@@ -48,6 +48,8 @@ def _encoding(data: bytes) -> str:
 
 def beginning(path: Path, size: int = 4096) -> bytes:
     """How a label file begins, in UTF-8 without its mark and the white space before it; for telling its format."""
+    if not os.path.isfile(path):  # to open a pipe would wait for ever
+        return b""
     try:
         with open(path, "rb") as file:
             data = file.read(size)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import florence2
-from florence2 import pixels
+from florence2 import pixels, sources
 from florence2.engine.ingest import url_lists
 from florence2.engine.ingest.discovery import discover
 from florence2.pixels import BadImage
@@ -290,3 +290,19 @@ def test_an_icns_is_passed_over_by_name(tmp_path):
     with pytest.raises(BadImage) as caught:
         pixels.load(folder / "x.icns")
     assert caught.value.reason == "not_an_image"
+
+
+def test_pipes_and_devices_among_the_pictures_are_named_as_skipped_and_never_opened(tmp_path):
+    folder = folder_of(tmp_path, 1)
+    names = ["q.tar", "q.parquet", "q.arrow", "q.png", "q.json", "q.jsonl", "._q.png", "q"]
+    for name in names:
+        os.mkfifo(folder / name)
+        (folder / f"z{name.lstrip('.')}").symlink_to("/dev/zero")
+    found, skipped = discover(folder)
+    assert len(found) == 1
+    assert {line.split(" (")[0] for line in skipped} >= {*names, *(f"z{name.lstrip('.')}" for name in names)}
+    for name in names:
+        with pytest.raises(ValueError):
+            discover(folder / name)
+        with pytest.raises(ValueError):
+            list(sources.open(folder / name))

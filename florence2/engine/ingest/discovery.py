@@ -37,6 +37,8 @@ def discover(source: Path, leave_out: Path | None = None) -> tuple[list[ImageCan
     """Every picture below a folder (or in a tar or a table), by name, and the names of files that hold none."""
     if not source.exists():
         raise ValueError(f"{source}: no such folder; name a folder of pictures, a .tar, a .parquet or a list of URLs")
+    if not (source.is_file() or source.is_dir()):
+        raise ValueError(f"{source}: is a pipe or a device; name a folder of pictures, a .tar or a .parquet")
     with TableLister() as lister:
         return _discover(source, leave_out, lister)
 
@@ -113,6 +115,8 @@ def _walk(source: Path, leave_out: Path | None, found: list[ImageCandidate], ski
 
 def _in_file(path: Path, prefix: str, lister: TableLister) -> tuple[list[ImageCandidate] | None, list[str]]:
     """The pictures inside a tar or a table, and what of it is left out; None where the file is neither."""
+    if path.exists() and not path.is_file():  # to read a pipe, or a device, would never end
+        return None, []
     if path.suffix.lower() in ARCHIVES:
         return _in_tar(path, prefix)
     if tables.is_table(path):
@@ -271,7 +275,7 @@ def _is_picture(path: Path) -> bool:
 
 def _is_mac_copy(path: Path) -> bool:
     """Whether a file is what macOS puts beside another; one that begins as a picture does is a picture."""
-    if not file_types.is_mac_copy(path.name):
+    if not file_types.is_mac_copy(path.name) or not path.is_file():
         return False
     try:
         with open(path, "rb") as file:
