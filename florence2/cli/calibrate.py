@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--task", action="append", default=[], metavar="T", help="only this task (may be repeated)")
     out.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: beside the weights)")
     out.add_argument("--split", metavar="S", help="a part of the data: train, val or test")
-    out.add_argument("--format", metavar="F", help="the data's format, if its files do not tell it")
+    out.add_argument("--format", metavar="F", help="the data's format, if its files do not show it")
     out.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
     out.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
     out.add_argument("--json", action="store_true", help="print what was fitted as one JSON object")

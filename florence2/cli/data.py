@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", default="nano", help="whose tokenizer and picture size count (default: nano)")
     parser.add_argument("--split", choices=("train", "val", "test"))
-    parser.add_argument("--format", help="the data's format where its files do not tell it")
+    parser.add_argument("--format", help="the data's format where its files do not show it")
     parser.add_argument("--images", help="the pictures' folder where they are not beside the annotations")
     parser.add_argument("--limit", type=int, metavar="N", help="read the first N samples only")
     parser.add_argument(

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--protocol", metavar="NAME", help="a benchmark's own reader, split, task and metric")
     out.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are, if not beside the data")
     out.add_argument("--split", metavar="S", help="a part of the data: train, val or test")
-    out.add_argument("--format", metavar="F", help="the data's format, if its files do not tell it")
+    out.add_argument("--format", metavar="F", help="the data's format, if its files do not show it")
     out.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
     out.add_argument("--batch-size", type=int, default=8, metavar="N", help="asks at a time (default: 8)")
     out.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")

@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
         help="a data set: COCO, LVIS, Objects365, Open Images, VOC, YOLO, Label Studio, JSON Lines, SROIE, ICDAR...",
     )
     parser.add_argument("--out", required=True, metavar="STORE", help="the store to write, or to add to")
-    parser.add_argument("--format", help="its format, where its files do not tell")
+    parser.add_argument("--format", help="its format, where its files do not show it")
     parser.add_argument("--images", metavar="DIR", help="where the pictures are, when not beside the labels")
     parser.add_argument("--split", help="one part of it: train, val, test")
     parser.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be read (data check)")

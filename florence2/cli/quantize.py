@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--task", action="append", default=[], metavar="T", help="only this task (may be repeated)")
     out.add_argument("--tiers", default="bfloat16,int8", metavar="A,B", help="what is tried (default: bfloat16,int8)")
     out.add_argument("--split", metavar="S", help="a part of the data: train or test")
-    out.add_argument("--format", metavar="F", help="the data's format, if its files do not tell it")
+    out.add_argument("--format", metavar="F", help="the data's format, if its files do not show it")
     out.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
     out.add_argument("--json", action="store_true", help="print what was decided as one JSON object")
     return out

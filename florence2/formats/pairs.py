@@ -39,7 +39,7 @@ def grounded(
                 raise ValueError(f"{where}: image_id {name} is not among the pictures beside the file")
             paired = _with_pair(sample, pair, where, n)
             if name in moved and len(paired.regions) > len(sample.regions):
-                raise ValueError(f"{where}: bbox_xyxy: its picture has another size than its labels tell")
+                raise ValueError(f"{where}: bbox_xyxy: its picture has another size than its labels state")
             out[name] = paired
     return out
 

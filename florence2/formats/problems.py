@@ -63,7 +63,7 @@ class ReadProblems:
         return f": {lines[0]}{f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''}" if lines else ""
 
     def log_notes(self) -> None:
-        """Tell the notes to whoever listens to this package's log (a command: the screen)."""
+        """Write the notes to this package's log (a command: the screen)."""
         for line in self.notes():
             LOG.warning("%s", line)
 

@@ -22,12 +22,12 @@ from florence2.predictor.answer import Answer
 from florence2.records import Ask, Box, Decision, Parsed
 
 RULE = "continue_from"
-REPEATED = 0.8  # IoU from which a further box of a label is one that was said before
+REPEATED = 0.8  # IoU from which a further box of a label repeats an earlier one
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """`ids` (after `<s>`) are what was said, whole items only; the first `dropped` of them the decoder is not given."""
+    """`ids` (after `<s>`) are the earlier answer, whole items only; the decoder is not given the first `dropped` again."""
 
     before: Answer
     ids: tuple[int, ...]
@@ -47,7 +47,7 @@ class Continuation:
         return min(positions, budget + len(self.given))
 
     def joined(self, generated: Generated) -> Generated:
-        """All that was said: what the decoder was not given again, as it was, in its place."""
+        """The whole answer: what the decoder was not given again, as it was, in its place."""
         start, old = slice(0, 2), slice(2, 2 + self.dropped)
         measures, known = generated.measures, self.before.token_measures
         if self.dropped and len(measures) and known is not None:
@@ -60,7 +60,7 @@ class Continuation:
         )
 
     def repeats(self, parsed: Parsed, spans: Mapping[str, ItemSpan]) -> tuple[Decision, ...]:
-        """Verdicts on new regions that are among those said before, by name and place, or among the new ones."""
+        """Verdicts on new regions that are among the earlier ones, by name and place, or among the new ones."""
         names = {i: grounding.phrase for grounding in parsed.groundings for i in grounding.region_ids}
         known: dict[str, list[tuple[str, Box]]] = {}
         decisions = []
