@@ -27,7 +27,7 @@ REPEATED = 0.8  # IoU from which a further box of a label repeats an earlier one
 
 @dataclass(frozen=True)
 class Continuation:
-    """`ids` (after `<s>`) are the earlier answer, whole items only; the decoder is not given its first `dropped` ids."""
+    """`ids` (after `<s>`) are the earlier answer, whole items only; the decoder gets all but the first `dropped`."""
 
     before: Answer
     ids: tuple[int, ...]
