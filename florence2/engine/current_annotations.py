@@ -1,23 +1,26 @@
 """The annotations that are kept when a specialist runs: it reads those that the verdicts so far leave.
 
-Verdicts are no part of its fingerprint. Each of its fragments says up to which verdict (round, seq) it has read, so
-that what is kept by a later one, and was not before, is found and annotated.
+Verdicts are no part of its fingerprint. Each of its fragments states up to which verdict (round, seq) it has read, so
+that what is kept by a later one, and was not before, is found and annotated; and which further attempts of those it
+reads at pictures that had failed, so that what a later attempt brings is annotated as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import Spec
 from florence2.engine.session import Session
 from florence2.store import Fragment, Operator, Unit
+from florence2.structuring import parse_json
 
 Mark = tuple[int, int]  # the last verdict's round and seq
 Fresh = Mapping[str, frozenset[str]]  # image id -> ids of items
 
-KEY = "verdicts"  # in a fragment's metadata
+KEY, RETRIED = "verdicts", "retried"  # in a fragment's metadata
 BY_ITEM = frozenset({"region_text/mask", "region_text/description"})  # annotations of each region by itself
 
 
@@ -33,6 +36,29 @@ def mark_of(session: Session, fragment: Fragment) -> Mark | None:
         return None
     round, _, seq = found.partition(" ")
     return int(round), int(seq)
+
+
+def retried_metadata(paths: Collection[str]) -> dict[str, str]:
+    """The further attempts that were read as a fragment's metadata hold them; none where there were none."""
+    return {RETRIED: json.dumps(sorted(paths))} if paths else {}
+
+
+def retried_of(session: Session, fragment: Fragment) -> frozenset[str]:
+    """The paths of the further attempts that were read for a fragment."""
+    return frozenset(parse_json(session.store.fragment_facts(fragment).get(RETRIED, "[]")))
+
+
+def of_attempts(
+    session: Session, unit: Unit, runs: Sequence[str], attempts: Sequence[Fragment], now: Mark | None
+) -> dict[str, frozenset[str]]:
+    """The ids of items of further attempts that are kept now, of pictures that have such items and are good."""
+    brought: dict[str, set[str]] = {}
+    for fragment in attempts:
+        for image, ids in annotation_ids_of(session, unit, session.operators[fragment.run_id], [fragment]).items():
+            brought.setdefault(image, set()).update(ids)
+    kept_now = kept(session, unit, runs, now) if brought else {}
+    found = {image: kept_now[image] & ids for image, ids in brought.items() if image not in unit.gone}
+    return {image: ids for image, ids in found.items() if ids}
 
 
 def read_by(session: Session, unit: Unit, runs: Sequence[str], mark: Mark | None) -> UnitInputs:

@@ -182,13 +182,20 @@ class Session:
 
     def further_attempts(self, runs: Collection[str]) -> list[str]:
         """The fragments of these runs' annotations of pictures that had failed before."""
+        return sorted({fragment.path for of_unit in self.further_by_unit(runs).values() for fragment in of_unit})
+
+    def further_by_unit(self, runs: Collection[str]) -> dict[str, list[Fragment]]:
+        """Of each unit the fragments of these runs' annotations of pictures that had failed before, by path."""
         found: dict[tuple[str, str], dict[str, Fragment]] = {}
         for fragment in (*self.base.fragments, *self._compacted.values(), *self.fragments):
             if fragment.table == "annotations" and fragment.run_id in runs:
                 for unit in fragment.units:
                     found.setdefault((fragment.run_id, unit), {})[fragment.path] = fragment
-        several = [fragment for of_unit in found.values() if len(of_unit) > 1 for fragment in of_unit.values()]
-        return sorted(f.path for f in several if is_further(self.store.fragment_facts(f)))
+        out: dict[str, list[Fragment]] = {}
+        for (_, unit), fragments in found.items():
+            further = (f for f in fragments.values() if len(fragments) > 1 and is_further(self.store.fragment_facts(f)))
+            out.setdefault(unit, []).extend(further)
+        return {unit: sorted(fragments, key=lambda f: f.path) for unit, fragments in out.items() if fragments}
 
     def live(self) -> list[Operator]:
         """The operators whose annotations are not replaced, in the order they came."""
@@ -233,10 +240,23 @@ def last_verdict(store: Store, snapshot: Snapshot, round: int) -> tuple[int, int
 
 def mark_at(store: Store, path: str) -> tuple[int, int] | None:
     """The newest verdict when the command began that first made a fragment."""
+    snapshot = _first_naming(store, path)
+    if snapshot is None:
+        return None
+    return Session(store, store.snapshot(snapshot.parent) if snapshot.parent else Snapshot()).last_verdict
+
+
+def further_at(store: Store, path: str, runs: Collection[str], unit: str) -> list[Fragment]:
+    """The further attempts of these runs at a unit's pictures that there were when a fragment was first named."""
+    snapshot = _first_naming(store, path)
+    return [] if snapshot is None else Session(store, snapshot).further_by_unit(runs).get(unit, [])
+
+
+def _first_naming(store: Store, path: str) -> Snapshot | None:
     for number in store.snapshots():
         snapshot = store.snapshot(number)
         if any(fragment.path == path for fragment in snapshot.fragments):
-            return Session(store, store.snapshot(snapshot.parent) if snapshot.parent else Snapshot()).last_verdict
+            return snapshot
     return None
 
 

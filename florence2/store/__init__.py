@@ -6,7 +6,7 @@ commits. The rest of the project imports nothing else of this room.
 
 from florence2.store import pending
 from florence2.store.dataset import Store, is_store
-from florence2.store.failures import is_further
+from florence2.store.failures import attempted_images, is_further
 from florence2.store.image_rows import ImageRow
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.journal import Journal
@@ -22,6 +22,6 @@ from florence2.store.verification import Damage
 
 __all__ = [
     "Damage", "Damaged", "Fragment", "ImageRow", "ImportMetadata", "Journal", "Missing", "Operator", "PendingFragment",
-    "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit", "UnitGroup", "extended", "is_further", "is_store",
-    "pending", "sha256_of",
+    "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit", "UnitGroup", "attempted_images", "extended",
+    "is_further", "is_store", "pending", "sha256_of",
 ]  # fmt: skip

@@ -34,6 +34,11 @@ def is_further(facts: Mapping[str, str]) -> bool:
     return int(facts.get(ATTEMPT, 1)) > 1
 
 
+def attempted_images(facts: Mapping[str, str]) -> list[str]:
+    """The pictures that a further attempt was at."""
+    return list(parse_json(facts.get(IMAGES, "[]")))
+
+
 def superseded_facts(rows: Sequence[int]) -> dict[str, str]:
     """What goes into the metadata of a compacted file: the rows that do not count, by position."""
     return {f"florence2.{SUPERSEDED}": json.dumps(list(rows))} if rows else {}
@@ -87,5 +92,5 @@ def _last_attempts(storage: Storage, fragments: Sequence[Fragment]) -> dict[str,
     last: dict[str, int] = {}
     for facts in (parquet.facts(storage, fragment) for fragment in fragments):
         number = int(facts.get(ATTEMPT, 1))
-        last.update({name: max(number, last.get(name, 1)) for name in parse_json(facts.get(IMAGES, "[]"))})
+        last.update({name: max(number, last.get(name, 1)) for name in attempted_images(facts)})
     return last

@@ -10,6 +10,7 @@ from florence2.engine.planning.repair import repair
 from florence2.records import Failure
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, folder_of, fragments
+from tests.engine.test_current_annotations import Masks, Texts
 
 
 class Moody(Boxes):
@@ -195,3 +196,54 @@ def test_what_a_retry_brings_is_judged_by_the_same_rules(tmp_path, interrupted):
     store.compact()
     florence2.filter(store, [Floor(0.99)])
     assert store.snapshot().number == before.number + 1  # nothing new to judge
+
+
+@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize("reader", [Masks, Texts])
+def test_who_reads_others_is_asked_about_what_a_retry_brings(tmp_path, reader, judged):
+    folder, mood = folder_of(tmp_path, 6), tmp_path / "mood"
+    mood.write_text("p0001.png p0004.png")
+
+    def annotate():
+        makers = [Moody(mood), reader()]
+        return florence2.annotate(folder, tmp_path / "s", makers, workers=0, unit=3), makers[1]
+
+    def read(store):
+        """What the reader says of each picture."""
+        items = [(s, [i for i in s.items() if i.source.name == made.spec.name]) for s in store.samples()]
+        return {Path(s.image.uri).name: [getattr(i, "text", "mask") for i in own] for s, own in items}
+
+    store, made = annotate()
+    if judged:
+        florence2.filter(store, [Floor(0.0)])
+    mood.write_text("p0004.png")
+    store, made = annotate()
+    clean, _ = florence2.annotate(folder, tmp_path / "clean", [Boxes("moody"), reader()], workers=0, unit=3), None
+    expected = read(clean)
+    assert len(expected) == 6 and all(expected.values())
+    still = {"p0004.png": [] if reader is Masks else ["0 boxes"]}
+    assert read(store) == {**expected, **still}
+    mood.unlink()
+    store, made = annotate()
+    assert read(store) == expected
+    whole = store.snapshot()
+    store, made = annotate()  # and nobody is asked once more
+    assert store.snapshot() == whole
+    for path in sorted((store.root / f"annotations/round-0/{made.spec.name}@1").glob("*.parquet")):
+        data = path.read_bytes()
+        path.write_bytes(data[:-9])
+        assert repair(store, store.verify(), [Moody(mood), reader()], workers=0) == []
+        assert path.read_bytes() == data
+
+
+def test_a_reader_that_came_after_the_retry_has_read_it(tmp_path):
+    folder, mood = folder_of(tmp_path, 4), tmp_path / "mood"
+    mood.write_text("p0001.png")
+    run(folder, tmp_path / "s", mood)
+    mood.unlink()
+    store, _ = run(folder, tmp_path / "s", mood)
+    florence2.annotate(store.root, with_=[Masks()], workers=0)
+    number = store.snapshot().number
+    again = Masks()
+    florence2.annotate(store.root, with_=[again], workers=0)
+    assert again.seen == [] and store.snapshot().number == number

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from florence2 import pixels, sources
-from florence2.engine.current_annotations import Fresh, Mark, mark_metadata
+from florence2.engine.current_annotations import Fresh, Mark, mark_metadata, retried_metadata
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import JobOutcome
 from florence2.engine.execution.provenance import attach_provenance
@@ -65,6 +65,7 @@ class AnnotateTask:
     mark: Mark | None = None  # the last verdict that was read
     fresh: Fresh = field(default_factory=dict)  # the only items it is to annotate
     later: bool = False  # it has annotated these pictures before
+    retried: tuple[str, ...] = ()  # further attempts of those it reads, at pictures that had failed
 
     def do(self, store: Store, context: WorkerContext) -> JobOutcome:
         """Annotate and commit; the worker that finishes a unit's last piece puts the unit together."""
@@ -99,9 +100,8 @@ class AnnotateTask:
         failures = [each for each in found if isinstance(each, Failure)]
         samples = [each for each in found if isinstance(each, Sample)]
         made = self.operator, self.uid, unit
-        about = pending.attempt_facts(
-            self.attempt, [sample.image.id for sample in self.inputs.unit.samples]
-        ) | mark_metadata(self.mark)
+        images = [sample.image.id for sample in self.inputs.unit.samples]
+        about = pending.attempt_facts(self.attempt, images) | mark_metadata(self.mark) | retried_metadata(self.retried)
         fragments = store.put_all([pending.failures_of(*made, failures, about)]) if failures else []
         return fragments + store.put_all([pending.annotations_of(*made, samples, config_sha, about)])
 

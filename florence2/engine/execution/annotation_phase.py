@@ -17,9 +17,9 @@ from florence2.engine.ingest.revision import Revision, revise
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest, retry_id
 from florence2.engine.planning.dependencies import Step
-from florence2.engine.session import Session, mark_at
+from florence2.engine.session import Session, further_at, mark_at
 from florence2.engine.specialists import absolute
-from florence2.store import Fragment, Unit, pending
+from florence2.store import Fragment, Unit, attempted_images, pending
 
 PASSING = ("error", "timeout", "missing", "worker_died")  # reasons that another try may not meet
 
@@ -91,6 +91,13 @@ def run_specialist(
     return report
 
 
+def _earlier(
+    mark: current_annotations.Mark | None, read: frozenset[str], now: current_annotations.Mark | None, there: set[str]
+) -> bool:
+    """Whether a fragment that read up to a mark, and these attempts, was made before one that read more."""
+    return read <= there and (mark is None or (now is not None and mark < now) or (mark == now and read != there))
+
+
 @dataclass
 class _Jobs:
     """Draws the jobs of a specialist, as large as its pace wants them when they are drawn."""
@@ -104,6 +111,7 @@ class _Jobs:
     report: AnnotationReport
     asked_again: dict[str, list[str]] = field(default_factory=dict)  # image id -> its answers before
     undone: dict[str, list[Fragment]] = field(default_factory=dict)  # unit -> answers that an undo took back
+    retried: dict[str, list[Fragment]] = field(default_factory=dict)  # unit -> further attempts of those it reads
 
     def __iter__(self) -> Iterator[Job]:
         begun = defaultdict[str, list[str]](list)  # a unit's work -> what its parts are kept under
@@ -113,7 +121,8 @@ class _Jobs:
         runs = [read.run_id for read in self.step.reads]
         spec = self.step.specialist.spec
         now = self.session.last_verdict if runs and not spec.reads_all else None
-        before = self.session.of_run(self.step.operator.run_id) if now else {}
+        before = self.session.of_run(self.step.operator.run_id) if runs else {}
+        self.retried = self.session.further_by_unit(runs)
         for unit in self.step.due(self.session):
             lacking, uid, attempt = self._lacking(unit, now)
             earlier = [*before.get(unit.uid, ()), *self.undone.get(unit.uid, ())]
@@ -151,7 +160,15 @@ class _Jobs:
     def _job(
         self, inputs: UnitInputs, uid: str, attempt: int, start: int, stop: int, mark: current_annotations.Mark | None
     ) -> Job:
-        return self._of(AnnotateTask(inputs, self.step.operator, uid, self.max_pixels, start, stop, attempt, mark))
+        images = {sample.image.id for sample in inputs.unit.samples}
+        retried = (f for f in self.retried.get(inputs.unit.uid, ()) if images.issuperset(self._images_of(f)))
+        read = tuple(fragment.path for fragment in retried)
+        return self._of(
+            AnnotateTask(inputs, self.step.operator, uid, self.max_pixels, start, stop, attempt, mark, retried=read)
+        )
+
+    def _images_of(self, attempt: Fragment) -> list[str]:
+        return attempted_images(self.session.store.fragment_facts(attempt))
 
     def _of(self, task: AnnotateTask) -> Job:
         step, (start, stop) = self.step, (task.start, task.stop)
@@ -167,30 +184,42 @@ class _Jobs:
         before: Sequence[Fragment],
         now: current_annotations.Mark | None,
     ) -> AnnotateTask | None:
-        """What is to be asked about items that are kept now and were not when the operator was over the unit."""
+        """What is to be asked about items that are kept now and were not when the operator was over the unit, and about
+        what a further attempt has brought since."""
         session, operator = self.session, self.step.operator
+        attempts = self.retried.get(unit.uid, [])
         lost = [f for f in before if self.only is not None and f.path in self.only]
         if lost:  # made again as it was, after those that are whole
             if session.done(lost[0].path, [unit.uid], operator.run_id):
                 return None
             now = mark_at(session.store, lost[0].path)
+            attempts = further_at(session.store, lost[0].path, runs, unit.uid)
             before = [f for f in before if f not in lost]
-        marks = [current_annotations.mark_of(session, fragment) for fragment in before]
-        earlier = [mark for mark in marks if not lost or mark is None or (now is not None and mark < now)]
-        if not earlier or now is None or (self.only is not None and not lost):
+        there = {attempt.path for attempt in attempts}
+        read = [(current_annotations.mark_of(session, f), current_annotations.retried_of(session, f)) for f in before]
+        if lost:
+            read = [(mark, paths) for mark, paths in read if _earlier(mark, paths, now, there)]
+        if not read or (self.only is not None and not lost):
             return None
-        fresh = current_annotations.newly_kept(session, unit, runs, earlier, now)
+        marks, seen = [mark for mark, _ in read], frozenset().union(*(paths for _, paths in read))
+        unread = [attempt for attempt in attempts if attempt.path not in seen]
+        fresh = dict(current_annotations.newly_kept(session, unit, runs, marks, now)) if now else {}
+        for image, ids in current_annotations.of_attempts(session, unit, runs, unread, now).items():
+            fresh[image] = fresh.get(image, frozenset()) | ids
         if not fresh:
             return None
         asked = dataclasses.replace(unit, samples=tuple(s for s in unit.samples if s.image.id in fresh))
         inputs = current_annotations.read_by(session, asked, runs, now)
-        own, size = digest([uid, *now]), len(asked.samples)
+        names = tuple(attempt.path for attempt in unread)
+        own, size = digest([uid, *(now or ()), *names]), len(asked.samples)
         if current_annotations.asks_by_item(self.step.specialist.spec):
             self.asked_again.update(dict.fromkeys(fresh, []))
         else:
             self.asked_again.update(current_annotations.annotation_ids_of(session, asked, operator, before))
             fresh = {}
-        return AnnotateTask(inputs, operator, own, self.max_pixels, 0, size, mark=now, fresh=dict(fresh), later=True)
+        return AnnotateTask(
+            inputs, operator, own, self.max_pixels, 0, size, mark=now, fresh=fresh, later=True, retried=names
+        )
 
     def _forget(self, names: Iterable[str]) -> None:
         for name in names:
