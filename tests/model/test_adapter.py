@@ -189,7 +189,6 @@ def test_an_adapter_in_a_pickle(base, tmp_path):
     [
         ("model.language_model.shared.lora_embedding_A", (4, 1216), "tied embedding"),
         ("model.language_model.shared.lora_A.weight", (4, 48), "tied embedding"),
-        ("model.language_model.shared.token_adapter.trainable_tokens_delta", (2, 48), "tied embedding"),
         ("model.language_model.encoder.layers.7.fc1.lora_A.weight", (4, 48), "no such module"),
         ("model.language_model.encoder.layers.1.fc2.lora_A.weight", (4, 96), "lora_A and lora_B"),
     ],
@@ -205,6 +204,17 @@ def test_refused_keys(base, tmp_path, key, shape, named):
     assert (
         named in str(refusal.value) and key.split(".lora")[0] in str(refusal.value) and str(file) in str(refusal.value)
     )
+
+
+def test_rows_of_new_tokens_whose_ids_are_not_stated_are_refused(base, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    adapted(theirs_of(load_model(base)), tmp_path, **CASES["LoRA"])
+    file, key = tmp_path / "adapter_model.safetensors", "model.language_model.shared"
+    rows = {f"base_model.model.{key}.token_adapter.trainable_tokens_delta": torch.ones(2, 48)}
+    save_file({**load_file(file), **rows}, file)
+    with pytest.raises(ValueError, match=f"adapter_config.json: trainable_token_indices: expected 2 ids for {key}"):
+        load_model(base, adapter=tmp_path)
 
 
 def test_the_base_an_adapter_names(base, tmp_path):

@@ -219,8 +219,8 @@ class AllLive(Ranking):
 class AllBeamsLive(BeamSearch):
     """Begun with `width` equal rows a request."""
 
-    def __init__(self, model, ranking, device=None):
-        super().__init__(model, AllLive(ranking.width, ranking.length_penalty, ranking.early_stopping), device)
+    def __init__(self, model, ranking, *others):
+        super().__init__(model, AllLive(ranking.width, ranking.length_penalty, ranking.early_stopping), *others)
 
     def _join(self, cache, constraint, empty):
         numbers = super()._join(cache, constraint, empty)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import florence2
-import florence2.serving.settings
 from florence2.cli import mcp, serve
+from florence2.serving.settings import Settings
 
 HERE = Path(__file__).parent
 TEXT = (HERE.parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def test_commands_and_options_are_there():
     options = re.search(r"^\* `(--queue.*?)`", TEXT, re.M)[1]
     given = vars(serve.parser().parse_args(["nano", *shlex.split(options)]))
     shown = {name: given[name] for name in ("queue", "max_bytes", "max_pixels", "max_asks", "max_tokens", "max_beams")}
-    defaults = florence2.serving.settings.Settings(model="nano")
+    defaults = Settings(model="nano")
     assert shown == {name: getattr(defaults, name) for name in shown} and given["timeout"] == defaults.timeout_s
     known = serve.parser().format_help()
     assert all(option in known or option in mcp.parser().format_help() for option in OPTIONS), OPTIONS

