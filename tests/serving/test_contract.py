@@ -139,6 +139,7 @@ def test_a_client_that_leaves_is_dropped_before_its_batch():
         await until(lambda: len(works(worker)) == 2)
         gone = asyncio.Event()
         leaver = asyncio.ensure_future(call(app, "/v1/predict", predict_body(), leaves=gone))
+        await until(lambda: app.state.service.batcher.load == (1, 2))  # it is the third
         after = asyncio.ensure_future(call(app, "/v1/predict", predict_body()))
         await until(lambda: app.state.service.batcher.load == (2, 2))
         gone.set()
