@@ -38,8 +38,27 @@ def read(storage: Storage, run_id: str) -> dict[str, Any] | None:
     if not storage.exists(path) and not starts:
         return None
     found = read_one(storage, path)
-    found["starts"] = [*found.get("starts", ()), *(read_one(storage, start)["start"] for start in starts)]
+    earlier = found.get("starts", [])
+    if not isinstance(earlier, list):
+        raise _damaged(storage, path)
+    found["starts"] = [*(_start(storage, path, one) for one in earlier), *(_read_start(storage, one) for one in starts)]
     return found
+
+
+def _read_start(storage: Storage, path: str) -> dict[str, Any]:
+    return _start(storage, path, read_one(storage, path).get("start"))
+
+
+def _start(storage: Storage, path: str, start: Any) -> dict[str, Any]:
+    """A start, if it is one; sealed records of strangers may hold anything."""
+    if not isinstance(start, dict):
+        raise _damaged(storage, path)
+    return start
+
+
+def _damaged(storage: Storage, path: str) -> Damaged:
+    remedy = f"florence2 verify {storage.location()} --repair mends what can be mended"
+    return Damaged(f"{storage.location(path)}: damaged (it holds no start of a run); {remedy}")
 
 
 def read_one(storage: Storage, path: str) -> dict[str, Any]:

@@ -116,11 +116,23 @@ def read(storage: Storage, number: int | None = None) -> Snapshot:
             parent=data["parent"] or 0,
             fragments=tuple(_fragment(entry) for entry in data["fragments"]),
             operators=tuple(_operator(entry) for entry in data.get("operators", ())),
-            phase=data.get("phase", {}),
-            compacts=data.get("compacts", 0),
+            phase=_mapping(data.get("phase", {})),
+            compacts=_earlier(data.get("compacts", 0), number),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{storage.location(path)}: not a snapshot ({error}); {remedy(storage, number)}") from None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected an object, got {value!r:.40}")
+    return value
+
+
+def _earlier(value: Any, number: int) -> int:
+    if type(value) is not int or not 0 <= value < number:
+        raise TypeError(f"expected the number of an earlier snapshot, got {value!r:.40}")
+    return value
 
 
 def _follows(storage: Storage, number: int, parent: int) -> bool:
