@@ -38,8 +38,8 @@ def read(storage: Storage, run_id: str) -> dict[str, Any] | None:
     if not storage.exists(path) and not starts:
         return None
     found = read_one(storage, path)
-    earlier = found.get("starts", [])
-    if not isinstance(earlier, list):
+    earlier, reads = found.get("starts", []), found.get("reads", [])
+    if not isinstance(earlier, list) or not isinstance(reads, list):
         raise _damaged(storage, path)
     found["starts"] = [*(_start(storage, path, one) for one in earlier), *(_read_start(storage, one) for one in starts)]
     return found
@@ -58,7 +58,7 @@ def _start(storage: Storage, path: str, start: Any) -> dict[str, Any]:
 
 def _damaged(storage: Storage, path: str) -> Damaged:
     remedy = f"florence2 verify {storage.location()} --repair mends what can be mended"
-    return Damaged(f"{storage.location(path)}: damaged (it holds no start of a run); {remedy}")
+    return Damaged(f"{storage.location(path)}: damaged (it is no record of a run); {remedy}")
 
 
 def read_one(storage: Storage, path: str) -> dict[str, Any]:
