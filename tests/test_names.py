@@ -10,9 +10,7 @@ SAME_MODULES = {  # name -> why all modules of that name mean the same; a comman
     "florence2": "the package, and the module of the class Florence2",
     "scenes": "drawn scenes, and drawn scenes as a source of samples",
 }
-SAME_CLASSES = {
-    "FeatureCache": "features of pictures that the tower has seen, kept by content: by a server, and by a training run",
-}
+SAME_CLASSES: dict[str, str] = {}
 
 
 def of_name(names):

@@ -31,7 +31,7 @@ from florence2.predictor.batch import EncodedImage
 from florence2.records import Region
 from florence2.serving.refusals import ServiceError
 from florence2.serving.task_schemas import ask_schema, checked_ask
-from florence2.serving.worker import FeatureCache
+from florence2.serving.worker import EncodedImageCache
 
 MAX_ITEMS = 50  # boxes, lines of text or outlines in one answer
 MAX_POINTS = 40  # of one outline
@@ -50,7 +50,7 @@ class Tools:
     """The tasks of a model as tools."""
 
     model: Florence2
-    cache: FeatureCache
+    cache: EncodedImageCache
     roots: tuple[Path, ...] = ()
     """Where pictures may lie; anywhere if there are none."""
 
@@ -143,7 +143,7 @@ def compact(answer: Answer, max_items: int = MAX_ITEMS) -> dict[str, Any]:
 
 def serve(model: Florence2, roots: Sequence[str] = ()) -> int:
     """Answer over standard input and output until it is closed."""
-    tools = Tools(model, FeatureCache(CACHE_BYTES), tuple(Path(root).expanduser().resolve() for root in roots))
+    tools = Tools(model, EncodedImageCache(CACHE_BYTES), tuple(Path(root).expanduser().resolve() for root in roots))
     with contextlib.suppress(KeyboardInterrupt):
         anyio.run(_run, tools)
     return 0

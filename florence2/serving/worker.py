@@ -58,7 +58,7 @@ class Worker:
         self.model, self.connection, self.settings = model, connection, settings
         self._leave = leave or (lambda: os._exit(0))
         self.most_tokens = min(settings.max_tokens, model.config.text.max_positions)
-        self.features = FeatureCache(settings.cache_bytes)
+        self.features = EncodedImageCache(settings.cache_bytes)
         self.batch = OpenBatch(model)
         self.waiting: list[_Item] = []
         self.running: list[_Item] = []
@@ -294,7 +294,7 @@ class Worker:
             self.connection.send(Alive(self.batch.rows))
 
 
-class FeatureCache:
+class EncodedImageCache:
     """Pictures' features by content, the least recently used given up first; at most so many bytes of them."""
 
     def __init__(self, max_bytes: int) -> None:

@@ -17,7 +17,7 @@ from florence2.pixels import encode
 from florence2.predictor.answer import answer_of
 from florence2.records import Ask, Parsed, Region, Text
 from florence2.serving.mcp_server import Tools, compact, server_of
-from florence2.serving.worker import FeatureCache
+from florence2.serving.worker import EncodedImageCache
 from tests.serving.running import ROOT
 from tests.test_extras import requirements
 
@@ -31,7 +31,7 @@ def picture(tmp_path_factory, scene):
 
 @pytest.fixture
 def tools(nano):
-    return Tools(nano, FeatureCache(1 << 20))
+    return Tools(nano, EncodedImageCache(1 << 20))
 
 
 def call(tools, name, **arguments):
@@ -130,7 +130,7 @@ def test_a_wrong_call_is_said_in_one_line(tools, picture, name, arguments, word)
 
 def test_a_link_out_of_the_root_is_refused(nano, picture, tmp_path):
     (tmp_path / "link.png").symlink_to(picture)
-    tools = Tools(nano, FeatureCache(0), (tmp_path.resolve(),))
+    tools = Tools(nano, EncodedImageCache(0), (tmp_path.resolve(),))
     assert call(tools, "od", image=str(tmp_path / "link.png")).is_error
     (tmp_path / "own.png").write_bytes(encode(np.zeros((8, 8, 3), np.uint8)))
     assert not call(tools, "od", image=str(tmp_path / "own.png")).is_error

@@ -14,7 +14,7 @@ from florence2.records import Ask
 from florence2.scenes import draw
 from florence2.serving.messages import Alive, Answered, Cancel, Delta, Done, Options, Ready, Work
 from florence2.serving.settings import Settings
-from florence2.serving.worker import FeatureCache, Worker
+from florence2.serving.worker import EncodedImageCache, Worker
 from tests.serving.test_predict_route import assert_same
 
 PLAIN = Options()
@@ -102,7 +102,7 @@ def test_a_picture_is_encoded_once(nano, monkeypatch):
 def test_the_cache_is_bounded_in_bytes_and_gives_up_what_was_used_least(nano):
     encoded = [nano.encode_image(picture) for picture in PICTURES]
     one = encoded[0].features.numel() * 4
-    cache = FeatureCache(3 * one + 10)
+    cache = EncodedImageCache(3 * one + 10)
     for number, features in enumerate(encoded[:3]):
         cache.put(str(number), features)
     assert cache.get("0") is not None
@@ -111,7 +111,7 @@ def test_the_cache_is_bounded_in_bytes_and_gives_up_what_was_used_least(nano):
     assert cache.bytes == 3 * one
     cache.put("3", encoded[3])
     assert cache.bytes == 3 * one
-    nothing = FeatureCache(one - 1)
+    nothing = EncodedImageCache(one - 1)
     nothing.put("0", encoded[0])
     assert nothing.get("0") is None and nothing.bytes == 0
 
@@ -212,7 +212,7 @@ def test_a_score_leaves_out_items_as_a_call_does(nano, scene):
 
 
 def test_features_do_not_keep_their_whole_batch(nano):
-    cache = FeatureCache(1 << 30)
+    cache = EncodedImageCache(1 << 30)
     together = nano.encode_images(PICTURES)
     for number, encoded in enumerate(together):
         assert isinstance(encoded, EncodedImage)
