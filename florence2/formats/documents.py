@@ -65,6 +65,15 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path), str(path), lines=True)
 
 
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON file that holds an object with these keys, as this program wrote it; ValueError names the file."""
+    found = read_json(path)
+    if not isinstance(found, dict) or not found.keys() >= set(keys):
+        wanted = f"an object with {', '.join(keys)}" if keys else "an object"
+        raise ValueError(f"{path}: expected {wanted}, got {brief(found)}; {_WHOLE}")
+    return found
+
+
 def parse_json(text: str, where: str, lines: bool = False) -> Any:
     """What a JSON text holds; with `lines` a refusal names the line."""
     try:

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from florence2.engine.operator import digest
 from florence2.engine.selectors import FoldSelector
+from florence2.formats import documents
 from florence2.records import Sample
 from florence2.store import Store, sha256_of
-from florence2.structuring import parse_json
+from florence2.structuring import structure
 
 FACTS = "student.json"
 RESUME_ONLY = ("checkpoints", "dense.safetensors", ".lock")  # of a run: what only going on with it would need
@@ -91,8 +92,9 @@ def train_student(
         with _alone(aside):
             if not (folder / FACTS).is_file():  # nor has another process trained it meanwhile
                 return _trained(store, snapshot, fold, start, settings, seed, train or _trainer(progress), aside, key)
-    facts = parse_json((folder / FACTS).read_text(encoding="utf-8"))
-    return TrainedStudent(str(folder), fold.fold, **facts, found=True)
+    facts = documents.read_object(folder / FACTS)
+    stated = {**facts, "folder": str(folder), "fold": fold.fold, "found": True}
+    return structure(TrainedStudent, stated, str(folder / FACTS))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from florence2.formats import documents
 from florence2.reporting.charts import curve
 from florence2.reporting.evaluation_sections import evaluation_sections
 from florence2.reporting.html_page import Cell, Section, element, join, number, table, tiles
@@ -75,7 +76,7 @@ def _evaluations(rows: list[dict[str, Any]], folder: Path) -> Section:
     best = folder / "best" / "best.json"
     lead = ""
     if best.is_file():
-        facts = parse_json(best.read_text(encoding="utf-8"))
+        facts = documents.read_object(best, "metric", "value", "step")
         lead = f"The best by {facts['metric']}: {number(facts['value'])} after step {facts['step']} (kept in best/)."
     cells = [[row["step"], round(row["epoch"], 2), *(row["metrics"].get(name, "") for name in names)] for row in rows]
     numbers = table(["step", "epoch", *names], cells)

@@ -6,6 +6,7 @@ Knows files and records; the engine decides what is computed when, and by which 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -39,6 +40,7 @@ from florence2.store.snapshots import Operator, Snapshot
 from florence2.store.storage import open_storage
 from florence2.store.storage.schemes import is_url
 from florence2.store.units import Selector, Unit
+from florence2.structuring import parse_json
 
 STALE_S = 24 * 3600  # a temporary file older than this belongs to no running command
 
@@ -338,6 +340,18 @@ class Store:
     def begun_units(self) -> set[str]:
         """The units of work of which there are pieces."""
         return pieces.begun(self.storage)
+
+    def picture_times(self) -> dict[str, tuple[int, ...]]:
+        """Path -> the size and times of a picture's file when it was last seen; a cache, empty where it is damaged."""
+        try:
+            data = parse_json(self.storage.read(layout.PICTURE_TIMES).decode("utf-8", "surrogatepass"))
+            return {str(path): tuple(map(int, stamp)) for path, stamp in data.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def keep_picture_times(self, known: Mapping[str, Sequence[int]]) -> None:
+        """Write what `picture_times` reads."""
+        self.storage.replace(layout.PICTURE_TIMES, json.dumps(known).encode())
 
     def student_folder(self, key: str) -> Path:
         """Where a trained student lies, or is to lie."""

@@ -12,6 +12,7 @@ SNAPSHOTS, RUNS, CHAIN, ATTEMPTS, COMPACT, STUDENTS, TEMPORARY = (
     "snapshots", "runs", "chain", "attempts", "compact", "students", "tmp",
 )  # fmt: skip
 
+PICTURE_TIMES = "times.json"  # a cache beside the data: the one file that is written over
 
 REVISED = "pictures-"
 

@@ -182,7 +182,7 @@ class RunFolder:
     def best_facts(self) -> dict[str, Any]:
         """What best.json holds; empty where nothing was evaluated."""
         file = self.path / BEST / "best.json"
-        return parse_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return documents.read_object(file, "metric", "value", "step") if file.is_file() else {}
 
     def _all(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
@@ -235,15 +235,15 @@ class JsonLinesWriter:
 def remembered_of(checkpoint: Path) -> list[Any] | None:
     """What the run of a checkpoint holds out, by source; None where it was begun before that was written down."""
     file = checkpoint.parent.parent / HELD_OUT_FILE
-    return parse_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return documents.read_json(file) if file.is_file() else None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a journal, a torn last one left out."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [parse_json(line) for line in lines if line.strip()]
+    lines = documents.read_text(path).split("\n")[:-1]
+    return [documents.parse_json(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _differences(file: Path, config: TrainConfig) -> list[str]:

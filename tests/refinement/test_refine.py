@@ -142,6 +142,22 @@ def test_an_interrupted_round_goes_on_without_training_again(loop, monkeypatch):
     assert store.verify() == [] and fragments(store)
 
 
+def test_a_student_whose_facts_are_damaged_is_refused_by_its_file(loop, monkeypatch):
+    store, _, run = loop
+
+    def stopped(*args, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("florence2.refinement.rounds.judge", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    for file in (store.root / "students").glob("*/student.json"):
+        file.write_text('{"steps": "two"}')
+    with pytest.raises(ValueError, match=r"student\.json: "):
+        run()
+
+
 def test_one_fold_without_filter_or_merging_is_a_control(loop):
     store, trainer, run = loop
     (done,) = run(folds=1, rules=[], merging=None)

@@ -16,7 +16,7 @@ import yaml
 
 import florence2
 from florence2.training import train
-from florence2.training.run_folder import RunFolder, read_lines
+from florence2.training.run_folder import RunFolder, read_lines, remembered_of
 from tests.training.tiny import tiny_run
 
 
@@ -237,3 +237,20 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path, damage):
     with pytest.raises(ValueError, match=f"{file.name}: damaged.*--restart") as refused:
         train({**config, "steps": 2})
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["{", '{"metric": "loss"}', "[1]"])
+def test_a_damaged_best_json_is_refused_by_its_name(tmp_path, text):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "best.json").write_text(text)
+    with pytest.raises(ValueError, match=r"best/best\.json.*; check that the file is whole"):
+        RunFolder(tmp_path).best_facts()
+
+
+def test_damaged_lines_and_what_is_held_out_are_refused_by_their_file(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n{"st')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not JSON"):
+        read_lines(tmp_path / "metrics.jsonl")
+    (tmp_path / "held_out.json").write_text("[")
+    with pytest.raises(ValueError, match=r"held_out\.json:1: not JSON"):
+        remembered_of(tmp_path / "checkpoints" / "step-1")

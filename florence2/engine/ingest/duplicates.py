@@ -64,7 +64,7 @@ class Duplicate:
     def to_json(self) -> dict[str, Any]:
         """As plain values: each side's id, uri, hashes, part and whether it is kept."""
         sides = {
-            name: {"id": p.id, "uri": p.uri, "sha256": p.sha256, "phash": p.phash, "part": p.part, "stands": p.kept}
+            name: {"id": p.id, "uri": p.uri, "sha256": p.sha256, "phash": p.phash, "part": p.part, "kept": p.kept}
             for name, p in (("first", self.first), ("second", self.second))
         }
         return {"kind": self.kind, **sides, "bits": self.bits, "across": self.across, "leaks": self.leaks}

@@ -94,7 +94,7 @@ def ingest_source(
 
     `complete`: the listing is all that the source holds. Returns the times to be saved once the command has ended.
     """
-    times = PictureTimes(session.store.root)
+    times = PictureTimes(session.store)
     life = picture_life.follow(session, times, source, listing, complete and bool(listing))
     for line in life.messages:
         execution.message(line)

@@ -1,30 +1,26 @@
 """When the store last saw a picture's file: size and times, by which it is known without reading that it is the same.
 
-Kept beside the fragments (times.json), never in them. Where nothing is known of a file, its hash decides.
+Kept beside the fragments, never in them. Where nothing is known of a file, its hash decides.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from pathlib import Path
 
-from florence2.atomic_files import write_atomic
-from florence2.structuring import parse_json
+from florence2.store import Store
 
-FILE = "times.json"
 SETTLED_NS = 2_000_000_000  # a file changed later than this before now may change again within one tick of its clock
 
-Stamp = tuple[int, int, int]  # bytes, mtime and ctime in nanoseconds
+Stamp = tuple[int, ...]  # bytes, mtime and ctime in nanoseconds
 
 
 class PictureTimes:
     """What is known of the files, and what they are now; each is read once."""
 
-    def __init__(self, root: Path):
-        self.path = root / FILE
-        self._known = self._read()
+    def __init__(self, store: Store):
+        self.store = store
+        self._known = store.picture_times()
         self._now: dict[str, Stamp | None] = {}
 
     def now(self, path: str) -> Stamp | None:
@@ -50,15 +46,5 @@ class PictureTimes:
             known.pop(path, None)
             if stamp is not None and max(stamp[1:]) < border:
                 known[path] = stamp
-        if known == self._known:
-            return
-        write_atomic(self.path, json.dumps(known))
-
-    def _read(self) -> dict[str, Stamp]:
-        try:
-            if self.path.exists() and not self.path.is_file():
-                return {}  # to read a pipe would never end
-            data = parse_json(self.path.read_text(encoding="utf-8", errors="surrogatepass"))
-            return {str(path): (int(a), int(b), int(c)) for path, (a, b, c) in data.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}  # then hashes decide
+        if known != self._known:
+            self.store.keep_picture_times(known)

@@ -22,6 +22,9 @@ class Storage(Protocol):
         Of several writers of one name exactly one wins. With `durable` the files survive a power cut once this returns.
         """
 
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file, whole, over what its name holds: of a cache that is no part of the data."""
+
     def read(self, path: str) -> bytes:
         """The bytes at a path; FileNotFoundError where there are none."""
 

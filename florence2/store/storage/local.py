@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from florence2.atomic_files import sync_folder
+from florence2.atomic_files import sync_folder, write_atomic
 from florence2.store import layout
 
 THREADS = 20  # that write and sync at once; they wait for the disk, not for a processor
@@ -72,6 +72,10 @@ class LocalStorage:
                 ) from None
             raise
         return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file over what its name holds; it is not synced."""
+        write_atomic(self._at(path), data)
 
     def read(self, path: str) -> bytes:
         """The bytes at a path."""
