@@ -130,6 +130,29 @@ def test_a_stranger_s_snapshot_names_no_file_outside_its_store(store, where):
             call("annotations/../../victim.parquet")
 
 
+@pytest.mark.parametrize(
+    ("where", "key", "value"),
+    [
+        ("runs/{run}.json", "starts", 7),
+        ("runs/{run}.json", "starts", [7]),
+        ("runs/{run}.json", "reads", "all"),
+        ("runs/{run}/000001.json", "start", [1]),
+        ("snapshots/000003.json", "phase", [1]),
+        ("snapshots/000003.json", "compacts", "2"),
+        ("snapshots/000003.json", "compacts", 3),
+        ("snapshots/000003.json", "compacts", -1),
+    ],
+)
+def test_a_stranger_s_sealed_record_of_another_shape_is_named_and_refused(store, where, key, value):
+    """Its seal is right and it has no chain, so that only the shape of what it holds can tell."""
+    run = store.snapshot().operators[0].run_id
+    shutil.rmtree(store.root / "chain")
+    path = store.root / where.format(run=run)
+    path.write_bytes(sealed.seal({**sealed.unseal(path.read_bytes()), key: value}))
+    with pytest.raises(sealed.Damaged, match=f"{path.name}: (damaged|not a snapshot) .*florence2 (verify|undo)"):
+        store.run(run) if "runs" in where else store.snapshot()
+
+
 def test_compacted_files_whose_small_ones_nobody_knows_are_named_and_the_rest_is_mended(store):
     flip(store.root / store.paths("annotations")[0], 200)
     flip(store.root / "snapshots" / "000002.json", 200)
