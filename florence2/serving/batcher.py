@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -69,6 +69,7 @@ class Batcher:
         self.tasks: dict[str, Task] = {}
         self.max_tokens = settings.max_tokens
         self.info: dict[str, object] = {}
+        self.filters: Mapping[str, str] = {}
         self.fault = ""
         """Why no worker can be had at all; empty while one can."""
         self.on_fault: Callable[[], None] = lambda: None
@@ -154,6 +155,7 @@ class Batcher:
         self._sign = time.monotonic()
         if isinstance(message, Ready):
             self.tasks, self.max_tokens, self.info = message.tasks, message.max_tokens, message.info
+            self.filters = message.filters
             self._ready, self._boots = True, 0
             self.metrics.ready.set(1)
             self.on_tasks()

@@ -16,9 +16,10 @@ from florence2.serving import errors
 from florence2.serving.messages import Options
 from florence2.serving.refusals import ServiceError, invalid
 from florence2.serving.settings import Settings
-from florence2.serving.task_schemas import checked_ask
+from florence2.serving.task_schemas import MAX_FILTERS, MAX_MARGIN, checked_ask
 
-FORM_FIELDS = ("image", "task", "text", "labels", "region", "min_score", "num_beams", "max_new_tokens")
+OPTIONS = {"min_score": float, "num_beams": int, "max_new_tokens": int, "margin": float, "filters": list}
+FORM_FIELDS = ("image", "task", "text", "labels", "region", *OPTIONS)
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -52,6 +53,10 @@ class DecodingBody(Strict):
     """Items scored lower are left out."""
     num_beams: Union[Whole, None] = Field(None, ge=1)
     max_new_tokens: Union[Whole, None] = Field(None, ge=2)
+    margin: float = Field(0.0, ge=0, le=MAX_MARGIN)
+    """Nats: an answer ends only where its end is so much likelier than what could follow."""
+    filters: list[str] = Field(default_factory=list, max_length=MAX_FILTERS)
+    """Names of filters that judge the regions; /v1/tasks names them."""
 
 
 class PredictBody(DecodingBody):
@@ -105,18 +110,19 @@ async def of_form(form: FormData, tasks: Mapping[str, Task], settings: Settings)
     files = form.getlist("image")
     if len(files) != 1 or not isinstance(files[0], UploadFile):
         raise invalid("image", f"image: expected one file, got {len(files)} fields that are {_kinds(files)}")
-    names = [name for value in _texts(form, "task") for name in value.split(",") if name.strip()]
+    names = _names(form, "task")
     if not names:
         raise invalid("task", f"task: expected one of {', '.join(task.name for task in tasks.values())}; got none")
     _limit_asks(len(names), settings, "task")
     text = _one(form, "text")
-    labels = [name.strip() for value in _texts(form, "labels") for name in value.split(",") if name.strip()]
+    labels = _names(form, "labels")
     region = _numbers(_one(form, "region"), "region")
-    asks = _shared_asks(tasks, [name.strip() for name in names], text, labels, region)
+    asks = _shared_asks(tasks, names, text, labels, region)
     numbers: dict[str, Any] = {}
-    for name, kind in (("min_score", float), ("num_beams", int), ("max_new_tokens", int)):
-        value = _one(form, name)
-        if value:
+    for name, kind in OPTIONS.items():
+        if kind is list:
+            numbers[name] = _names(form, name)
+        elif value := _one(form, name):
             numbers[name] = _number(value, name, kind)
     body = validated(DecodingBody, numbers)
     return PredictRequest(await files[0].read(), asks, options_of(body, settings))
@@ -128,7 +134,7 @@ def options_of(body: DecodingBody, settings: Settings) -> Options:
         value = getattr(body, name)
         if value is not None and value > most:
             raise invalid(name, f"{name}: expected at most {most} on this server, got {value}")
-    return Options(body.min_score, body.num_beams, body.max_new_tokens)
+    return Options(body.min_score, body.num_beams, body.max_new_tokens, body.margin, tuple(body.filters))
 
 
 def _shared_asks(
@@ -173,6 +179,11 @@ def _texts(form: FormData, name: str) -> list[str]:
     if any(not isinstance(value, str) for value in values):
         raise invalid(name, f"{name}: expected text, got a file")
     return [value for value in values if isinstance(value, str)]
+
+
+def _names(form: FormData, name: str) -> list[str]:
+    """A field given several times, or with commas."""
+    return [part.strip() for value in _texts(form, name) for part in value.split(",") if part.strip()]
 
 
 def _one(form: FormData, name: str) -> str:

@@ -45,9 +45,11 @@ class TaskBody(BaseModel):
 
 
 class TasksBody(BaseModel):
-    """For each task the JSON schema of an ask, and the prompt that the model reads."""
+    """For each task the JSON schema of an ask, and the prompt that the model reads; the options of any request."""
 
     tasks: dict[str, TaskBody]
+    options: dict[str, dict[str, Any]]
+    """For each option of a request (min_score, filters ...) its JSON schema."""
 
 
 class StateBody(BaseModel):
@@ -77,7 +79,8 @@ async def model(request: Request, model: str) -> ModelBody:
 @router.get("/v1/tasks", response_model=TasksBody, responses=errors.responses())
 async def tasks(request: Request) -> Response:
     """The tasks of the model, each with the JSON schema of an ask."""
-    table = service_of(request).tasks
+    service = service_of(request)
+    table = service.tasks
     found = schemas(table)
     rows = {
         row.name: {
@@ -89,7 +92,7 @@ async def tasks(request: Request) -> Response:
         }
         for row in table.values()
     }
-    return JSONResponse({"tasks": rows})
+    return JSONResponse({"tasks": rows, "options": service.options})
 
 
 @router.get("/healthz", response_model=StateBody, responses=errors.responses())

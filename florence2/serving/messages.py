@@ -6,6 +6,7 @@ worker -> server    Ready or Broken, then Alive, Delta, Done
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
@@ -20,6 +21,8 @@ class Options:
     min_score: float = 0.0
     num_beams: int | None = None
     max_new_tokens: int | None = None
+    margin: float = 0.0
+    filters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Ready:
     tasks: dict[str, Task]
     max_tokens: int
     info: dict[str, object]
+    filters: Mapping[str, str] = field(default_factory=dict)
+    """The filters of answers, each with what it leaves out."""
 
 
 @dataclass(frozen=True)

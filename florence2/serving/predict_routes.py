@@ -87,19 +87,13 @@ def _kind(request: Request) -> str:
 
 def request_body(service: Service, asks: dict[str, Any]) -> dict[str, Any]:
     """The OpenAPI request body: `asks` is the schema of one ask of this model."""
-    settings = service.settings
-    number = {"type": "number", "minimum": 0, "maximum": 1, "default": 0}
-    shared = {
-        "min_score": {**number, "description": "Items scored lower are left out."},
-        "num_beams": {"type": ["integer", "null"], "minimum": 1, "maximum": settings.max_beams},
-        "max_new_tokens": {"type": ["integer", "null"], "minimum": 2, "maximum": service.max_tokens},
-    }
+    settings, options = service.settings, service.options
     allowed = ", or an https address of an allowed host" if settings.url_hosts else ""
     image = {"type": "string", "minLength": 1, "description": f"The picture as base64, a data URL{allowed}."}
     many = {"type": "array", "items": asks, "minItems": 1, "maxItems": settings.max_asks}
     json_body = {
         "type": "object",
-        "properties": {"image": {**image, "format": "image"}, "asks": many, **shared},
+        "properties": {"image": {**image, "format": "image"}, "asks": many, **options},
         "required": ["image", "asks"],
         "additionalProperties": False,
     }
@@ -114,9 +108,10 @@ def request_body(service: Service, asks: dict[str, Any]) -> dict[str, Any]:
         "text": {"type": "string", "description": "For the tasks that take one."},
         "labels": {"anyOf": [text, {"type": "array", "items": text}], "description": "Repeated, or joined by commas."},
         "region": {"type": "string", "description": "x1,y1,x2,y2 in pixels of the upright picture."},
-        "min_score": number,
-        "num_beams": {"type": "integer", "minimum": 1, "maximum": settings.max_beams},
-        "max_new_tokens": {"type": "integer", "minimum": 2, "maximum": service.max_tokens},
+        **{
+            name: {**schema, "type": "integer"} if "null" in schema["type"] else schema
+            for name, schema in options.items()
+        },
     }
     form_body = {"type": "object", "properties": form, "required": ["image", "task"], "additionalProperties": False}
     content = {

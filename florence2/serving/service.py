@@ -23,12 +23,14 @@ from florence2.serving.image_input import ImageBytes, refusal
 from florence2.serving.messages import Answered, Done, Options, Refused
 from florence2.serving.refusals import ServiceError
 from florence2.serving.settings import Settings
+from florence2.serving.task_schemas import option_schemas
 
 R = TypeVar("R")
 FETCHERS = 8  # threads that wait for other hosts
 PLAIN = Options()
 READERS = 4  # threads that read bodies and headers of pictures
-_FIELDS = ("text", "labels", "region", "num_beams", "max_new_tokens")  # what a refusal of the model begins with
+_OPTIONS = ("num_beams", "max_new_tokens", "margin", "filters")  # fields of a whole request
+_FIELDS = ("text", "labels", "region", *_OPTIONS)  # what a refusal of the model begins with
 _PICTURE = ("missing", "unreadable", "empty", "not_an_image", "no_decoder", "too_large", "truncated", "corrupt")
 
 
@@ -51,6 +53,12 @@ class Service:
     def max_tokens(self) -> int:
         """The most tokens of an answer."""
         return self.batcher.max_tokens if self.batcher is not None else self.settings.max_tokens
+
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """The JSON schema of what a request may say of decoding, by name."""
+        filters = self.batcher.filters if self.batcher is not None else {}
+        return option_schemas(self.settings.max_beams, self.max_tokens, filters)
 
     @property
     def ready(self) -> bool:
@@ -147,7 +155,7 @@ def error_of(refused: Refused, place: str) -> ServiceError:
         return refusal(refused.reason, f"image: {detail}")
     field = refused.detail.partition(":")[0]
     field = "text" if field == "prompt" else field
-    own = field in ("num_beams", "max_new_tokens")
+    own = field in _OPTIONS
     return ServiceError(422, detail, (field if own else place + field) if field in _FIELDS else place.rstrip("."))
 
 

@@ -30,9 +30,12 @@ GIVES = {
     "region_text": "a text about the region",
 }
 REGION = "x1, y1, x2, y2 in pixels of the upright picture, from its top left corner."
+MARGIN = "Nats by which the end must be likelier than what could follow; more is found, less surely."
 LABELS = "The only labels that the answer may use."
 MAX_TEXT = 10_000
 MAX_LABELS = 1_000
+MAX_MARGIN = 100.0
+MAX_FILTERS = 16
 
 
 def ask_schema(task: Task, bare: bool = False) -> dict[str, Any]:
@@ -76,6 +79,46 @@ def ask_schema(task: Task, bare: bool = False) -> dict[str, Any]:
 def schemas(tasks: Mapping[str, Task], bare: bool = False) -> dict[str, dict[str, Any]]:
     """The schema of every task in a model's table, by its name."""
     return {task.name: ask_schema(task, bare) for task in tasks.values()}
+
+
+def option_schemas(max_beams: int, max_tokens: int, filters: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The JSON schema of each option of decoding; `filters`: their names, each with what it leaves out."""
+    names = [{"const": name, "description": says} for name, says in filters.items()]
+    return {
+        "min_score": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "default": 0,
+            "description": "Items scored lower are left out.",
+        },
+        "num_beams": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "maximum": max_beams,
+            "description": "Answers that the search follows at once.",
+        },
+        "max_new_tokens": {
+            "type": ["integer", "null"],
+            "minimum": 2,
+            "maximum": max_tokens,
+            "description": "The most tokens of an answer; then it is truncated.",
+        },
+        "margin": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": MAX_MARGIN,
+            "default": 0,
+            "description": MARGIN,
+        },
+        "filters": {
+            "type": "array",
+            "items": {"oneOf": names} if names else {"type": "string"},
+            "maxItems": MAX_FILTERS,
+            "default": [],
+            "description": "Rules that leave regions out of the answer.",
+        },
+    }
 
 
 def checked_ask(

@@ -27,6 +27,7 @@ from florence2.predictor import Answer, Florence2
 from florence2.predictor.batch import EncodedImage, LoadedImage, OpenBatch, Request
 from florence2.predictor.batch import load as load_image
 from florence2.predictor.images import failure_of
+from florence2.predictor.post_filters import FILTERS
 from florence2.records import Failure
 from florence2.serving.messages import Alive, Answered, Cancel, Delta, Done, Ready, Refused, Work
 from florence2.serving.settings import Settings
@@ -70,7 +71,8 @@ class Worker:
 
     def run(self) -> None:
         """Say that it is ready, then answer until the server hangs up."""
-        ready = Ready(os.getpid(), dict(self.model.tasks), self.most_tokens, self.model.info())
+        filters = {name: row.says for name, row in FILTERS.items()}
+        ready = Ready(os.getpid(), dict(self.model.tasks), self.most_tokens, self.model.info(), filters)
         self.connection.send(ready)
         threading.Thread(target=self._receive, name="florence2-receiver", daemon=True).start()
         while self._take():
@@ -214,6 +216,8 @@ class Worker:
                 num_beams=options.num_beams,
                 max_new_tokens=self.most_tokens if options.max_new_tokens is None else options.max_new_tokens,
                 min_score=options.min_score,
+                margin=options.margin,
+                filters=options.filters,
             )
         except ValueError as error:
             return failure_of(error)
