@@ -107,7 +107,19 @@ def open_file(storage: Storage, fragment: Fragment) -> pq.ParquetFile:
         odd = set(file.schema_arrow.names) - set(schema.SCHEMAS[layout.table_of(path)].names)
         if odd:
             raise pa.ArrowInvalid(f"column {min(odd)!r:.40} is none of the table's, or of a later version's")
+        _expect_readable(file, storage.location(path))
         return file
+
+
+def _expect_readable(file: pq.ParquetFile, path: str) -> None:
+    """Boxes were once lists of fixed size, and such lists with nulls among them pyarrow reads from 26 on only."""
+    names = file.schema_arrow.names
+    if "box" not in names or int(pa.__version__.split(".")[0]) >= 26:
+        return
+    if pa.types.is_fixed_size_list(file.schema_arrow.field("box").type):
+        raise ValueError(
+            f"{path}: its boxes have an earlier form, which needs pyarrow 26, and this is {pa.__version__}"
+        )
 
 
 _HASHES: dict[tuple[str, Any], str] = {}  # (place, stamp) -> SHA-256 of the file
@@ -132,7 +144,11 @@ def read(storage: Storage, fragment: Fragment, columns: Sequence[str] | None = N
     file = open_file(storage, fragment)
     with explain_read_errors(storage, fragment.path):
         many = file.metadata.num_rows > THREADED  # of a few rows threads cost more than they bring
-        return file.read(columns=list(columns) if columns else None, use_threads=many)
+        table = file.read(columns=list(columns) if columns else None, use_threads=many)
+    place = table.schema.get_field_index("box")
+    if place >= 0 and table.schema.field(place).type != schema.COORDS:  # of an earlier version
+        table = table.set_column(place, "box", table["box"].cast(schema.COORDS))
+    return table
 
 
 def read_table(

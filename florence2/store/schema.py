@@ -51,7 +51,7 @@ ANNOTATIONS = (  # column, type, then what it holds of a Region, a Text, a Groun
     Column("label_space", STRING, "label_space", "", ""),
     Column("label_id", STRING),
     Column("geom", STRING, "*", "", ""),
-    Column("box", pa.list_(pa.float32(), 4), "*", "", ""),
+    Column("box", COORDS, "*", "", ""),
     Column("coords", COORDS, "*", "", ""),
     Column("rings", INTS, "*", "", ""),
     Column("rle", pa.binary(), "*", "", ""),
@@ -346,15 +346,11 @@ def _decision(row: Row) -> Decision:
 
 def _coordinates(column: pa.Array) -> list[list[float] | None]:
     """Lists of float32 as Python floats, each the shortest decimal that names it."""
-    fixed = pa.types.is_fixed_size_list(column.type)
-    if not fixed:
-        flat = shortest(np.asarray(column.values)).tolist()
-        cuts = column.offsets.to_pylist()
-        return [flat[a:b] if ok else None for a, b, ok in zip(cuts, cuts[1:], column.is_valid().to_pylist())]
-    # flatten() leaves null lists out, so the valid ones are counted along
-    flat = shortest(np.asarray(column.flatten())).reshape(-1, column.type.list_size).tolist()
-    valid = iter(flat)
-    return [next(valid) if ok else None for ok in column.is_valid().to_pylist()]
+    if pa.types.is_fixed_size_list(column.type):  # boxes of an earlier version
+        column = column.cast(COORDS)
+    flat = shortest(np.asarray(column.values)).tolist()
+    cuts = column.offsets.to_pylist()
+    return [flat[a:b] if ok else None for a, b, ok in zip(cuts, cuts[1:], column.is_valid().to_pylist())]
 
 
 def shortest(values: np.ndarray) -> np.ndarray:

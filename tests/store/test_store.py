@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import pandas
 import polars
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -142,6 +143,33 @@ def test_ordinary_tools_read_it_as_it_is(tmp_path):
     assert not any("=" in part.name for part in store.root.rglob("*"))
     box = duckdb.sql(f"select box[3] - box[1] from '{store.root}/annotations/**/*.parquet' where box is not null")
     assert {width for (width,) in box.fetchall()} == {20.0}
+
+
+def test_a_store_whose_boxes_have_the_earlier_form_is_read_added_to_and_compacted(tmp_path, monkeypatch):
+    """Lists of a fixed size: with nulls among them they need pyarrow 26."""
+    folder, other = folder_of(tmp_path / "a", 5), folder_of(tmp_path / "b", 3, start=5)
+    new = florence2.annotate(folder, tmp_path / "new", [Boxes()], workers=0)
+    now = schema.SCHEMAS["annotations"]
+    place = now.get_field_index("box")
+    fixed = now.set(place, now.field(place).with_type(pa.list_(pa.float32(), 4)))
+    monkeypatch.setitem(schema.SCHEMAS, "annotations", fixed)
+    if int(pa.__version__.split(".")[0]) < 26:
+        with pytest.raises((ValueError, NotImplementedError), match="needs pyarrow 26|null components"):
+            list(florence2.annotate(folder, tmp_path / "old", [Boxes()], workers=0).samples())
+        return
+    old = florence2.annotate(folder, tmp_path / "old", [Boxes()], workers=0)
+    monkeypatch.setitem(schema.SCHEMAS, "annotations", now)
+    assert fragments(old) != fragments(new)
+    assert list(old.samples()) == list(new.samples())
+    for store in (old, new):
+        florence2.annotate(other, store.root, [Boxes()], workers=0)
+    assert list(old.samples()) == list(new.samples()) and old.verify() == []
+    assert old.table("annotations").schema == new.table("annotations").schema
+    old.compact()
+    assert list(old.samples()) == list(new.samples())
+    monkeypatch.setattr(pa, "__version__", "25.0.1")
+    with pytest.raises(ValueError, match="boxes have an earlier form, which needs pyarrow 26, and this is 25.0.1"):
+        old.table("annotations", 1)
 
 
 def test_a_snapshot_names_what_it_holds(tmp_path):
