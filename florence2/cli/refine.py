@@ -1,6 +1,7 @@
 """florence2 refine: train a student on what a store keeps, let it annotate what it has not seen, judge, merge; again.
 
-N is the number of rounds in all: rounds that the store has had are not done again, an interrupted one goes on."""
+N is the most rounds in all: rounds that the store has had are not done again, an interrupted one goes on, and it stops
+earlier where answers no longer agree better with the labels of pictures that are kept out of training (--holdout)."""
 
 from __future__ import annotations
 
@@ -32,7 +33,10 @@ def main(argv: Sequence[str]) -> int:
                     "snapshot": done.snapshot,
                     "students": [asdict(s) for s in done.students],
                 }
-                print(json.dumps({**plain, "changes": done.changes.to_json()}), flush=True)
+                held = done.agreement
+                measured = {"agreement": held and {"pictures": held.pictures, "value": held.value, **held.by_kind}}
+                more = {"changes": done.changes.to_json(), **measured, "stopped": done.stopped}
+                print(json.dumps({**plain, **more}), flush=True)
             else:
                 print("\n".join(done.lines()), flush=True)
 
@@ -48,14 +52,29 @@ def main(argv: Sequence[str]) -> int:
             merging=None if args.no_merge else MERGING,
             seed=args.seed,
             from_previous=not args.from_scratch,
+            holdout=args.holdout,
             workers=args.workers,
             device=args.device,
             progress=bars,
             on_round=show,
         )
     if not rounds and not args.json:
-        print(f"{args.store}: has had {args.rounds} rounds already; ask for more with --rounds {args.rounds + 1}")
+        print(_why_nothing(args.store, args.rounds))
     return 0
+
+
+def _why_nothing(store: str, rounds: int) -> str:
+    """Why no round was done: refinement stopped, or there were so many."""
+    from florence2.refinement.rounds import done_rounds, stop_of
+    from florence2.store import Store
+
+    newest = Store(store).snapshot()
+    if (why := stop_of(newest)) and done_rounds(newest) < rounds:
+        return (
+            f"{store}: stopped after round {done_rounds(newest)}: {why}; go on in spite of it with --holdout 0, or go "
+            "back to an earlier round with florence2 undo"
+        )
+    return f"{store}: has had {rounds} rounds already; ask for more with --rounds {rounds + 1}"
 
 
 def recipe_of(path: str | None, settings: Sequence[str]) -> dict[str, Any]:
@@ -79,12 +98,20 @@ def _parser() -> argparse.ArgumentParser:
         "florence2 refine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("store", help="the store's folder, annotated")
-    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="rounds in all (1)")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="most rounds in all (1)")
     parser.add_argument(
         "--folds", type=int, default=2, metavar="K", help="parts, each annotated by the others' student (2)"
     )
     parser.add_argument("--start", default="nano", metavar="MODEL", help="what the first students start from (nano)")
     parser.add_argument("--from-scratch", action="store_true", help="later students start from MODEL too")
+    parser.add_argument(
+        "--holdout",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the pictures that no student is trained on; refinement stops with the first round whose answers "
+        "agree no better with their labels (0.1; 0: none, nothing stops)",
+    )
     parser.add_argument("--recipe", metavar="FILE.yaml", help="keys of train for the students")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one key of train: steps=300")
     parser.add_argument(

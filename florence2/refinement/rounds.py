@@ -20,11 +20,13 @@ from florence2.engine.execution.annotation_phase import run_specialist
 from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.ingest.inspection import MAX_PIXELS
+from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import plan_steps
 from florence2.engine.selectors import FoldSelector
 from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.specialists.student import StudentSpecialist
+from florence2.refinement.agreement import Agreement, agreement, holdout_of
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.student_asks import asks_of
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
@@ -45,6 +47,10 @@ class Round:
     snapshot: int
     students: tuple[TrainedStudent, ...]
     changes: Changes
+    agreement: Agreement | None = None
+    """With the labels of pictures that no student was trained on; None where none are held out."""
+    stopped: str = ""
+    """Why no further round follows; empty: one may."""
 
     def lines(self) -> list[str]:
         """A line a student, and one of what changed."""
@@ -60,7 +66,13 @@ class Round:
             f"{c.added} added, {c.removed} removed, {c.moved} moved; {c.relabelled} labels and {c.texts_changed} texts"
         )
         out.append(f"round {self.number}: boxes {what} changed" + (" (no effect)" if c.nothing else ""))
-        return out
+        if self.agreement is not None and self.agreement.value is not None:
+            kinds = ", ".join(f"{name} {value:.3f}" for name, value in self.agreement.by_kind.items())
+            out.append(
+                f"round {self.number}: agreement with the labels of {self.agreement.pictures} held-out pictures "
+                f"{self.agreement.value:.3f} ({kinds})"
+            )
+        return out + ([f"stopped after round {self.number}: {self.stopped}"] if self.stopped else [])
 
 
 def refine(
@@ -76,6 +88,7 @@ def refine(
     merging: MergeConfig | None = MERGING,
     seed: int = 0,
     from_previous: bool = True,
+    holdout: float = 0.1,
     workers: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
@@ -89,10 +102,14 @@ def refine(
     alone is enough; unless named, they learn what the kept annotations can train and are asked the student's own tasks
     among it. Their objects have one of `labels`; unless named, one that a kept annotation has. `rules` are as for
     `filter`; None: those the store was last judged by. `merging` None keeps the sources' items side by side.
-    `from_previous`: a later student starts from the one before.
+    `from_previous`: a later student starts from the one before. `holdout`: a share of the pictures, by hash of their
+    ids, that no student is trained on; where a round's answers agree no better with their labels than those of an
+    earlier round, it is the last. 0, or a share of fewer than ten pictures: all are trained on, and nothing stops.
     """
     rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
     seed = arguments.whole("seed", seed, least=0)
+    if not isinstance(holdout, (int, float)) or not 0 <= holdout <= 0.5:
+        raise ValueError(f"holdout: expected a share of 0 to 0.5, got {holdout!r}")
     store = store if isinstance(store, Store) else Store(store)
     execution = Execution(workers=workers, device=device, progress=progress)
     _judged(store, rules, execution)
@@ -104,8 +121,9 @@ def refine(
     def next_round() -> Round | None:
         before = store.snapshot()
         number = done_rounds(before) + 1
-        if number > rounds:
+        if number > rounds or (holdout and stop_of(before)):
             return None
+        share = holdout_of((sample.image.id for sample in store.samples(before.number)), holdout)
         try:
             asks = asks_of(store.samples(before.number), table, list(recipe.get("source", {}).get("tasks", ())), labels)
         except ValueError as error:
@@ -115,11 +133,15 @@ def refine(
             begin = (_previous(store, before, number, fold) if from_previous else None) or start
             weights = weights_of(begin)
             students.append(
-                train_student(store, before.number, fold, begin, weights, recipe, seed, train, execution.progress)
+                train_student(
+                    store, before.number, fold, begin, weights, recipe, seed, train, execution.progress, share
+                )
             )
-        after = annotate_round(store, number, students, rules, merging, execution, open_student or asks.card, before)
+        held = _Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
+        opened = open_student or asks.card
+        after = annotate_round(store, number, students, rules, merging, execution, opened, before, held)
         changed = changes(store.samples(before.number), store.samples(after.number))
-        return Round(number, after.number, tuple(students), changed)
+        return Round(number, after.number, tuple(students), changed, agreement_of(after), stop_of(after))
 
     while done := next_round():
         out.append(done)
@@ -137,6 +159,7 @@ def annotate_round(
     execution: Execution = EXECUTION,
     open_student: OpenStudent | None = None,
     before: Snapshot | None = None,
+    holdout: _Holdout | None = None,
 ) -> Snapshot:
     """Have each student annotate its fold, judge all, merge: one snapshot. The students' rows carry round `number`.
 
@@ -158,7 +181,9 @@ def annotate_round(
             round = session.newest_round("decisions") + 1
         if merging is not None:
             merge(session, runner, merging, round, execution.progress)
-    made = {"folds": len(students), "students": [Path(student.folder).name for student in students]}
+    made: dict[str, Any] = {"folds": len(students), "students": [Path(student.folder).name for student in students]}
+    if holdout is not None:
+        made |= _measured(session, number, holdout, (number, round))
     return session.finish({"phase": "refine", "round": number, **made})
 
 
@@ -170,6 +195,51 @@ def student_name(folder: str) -> str:
 def done_rounds(snapshot: Snapshot) -> int:
     """How many rounds of refinement a snapshot has had."""
     return max((o.round for o in snapshot.operators if o.kind == "model"), default=0)
+
+
+def agreement_of(snapshot: Snapshot) -> Agreement | None:
+    """The agreement that a round of refinement ended with; None where the snapshot ends none, or none was measured."""
+    facts = snapshot.phase.get("holdout") or {}
+    return Agreement(facts["pictures"], facts["agreement"]) if facts else None
+
+
+def stop_of(snapshot: Snapshot) -> str:
+    """Why refinement stopped with this snapshot; empty where it did not."""
+    return str(snapshot.phase.get("stopped", ""))
+
+
+@dataclass(frozen=True)
+class _Holdout:
+    """The share of pictures that is held out, and the storage rules of what is compared there."""
+
+    share: float
+    asked: frozenset[str]
+
+
+def _measured(session: Session, number: int, holdout: _Holdout, newest: tuple[int, int]) -> dict[str, Any]:
+    """The facts of a round's agreement, for the snapshot that is about to end it."""
+    live, last = [o.run_id for o in session.live()], (max(newest) + 1, 0)
+    samples = (
+        sample
+        for unit in session.units()
+        for sample in UnitInputs.of(unit, live, list(session.operators), last).load(session.store)
+    )
+    runs = {o.run_id for o in session.operators.values() if o.kind == "model" and o.round == number}
+    found = agreement(samples, holdout.share, runs, holdout.asked)
+    facts: dict[str, Any] = {
+        "holdout": {"share": holdout.share, "pictures": found.pictures, "agreement": dict(found.by_kind)}
+    }
+    best: tuple[float, int] | None = None
+    for earlier in range(1, number):
+        ended = ending(session.store, session.base, earlier)
+        before = agreement_of(ended) if ended is not None else None
+        if before is not None and before.value is not None:
+            best = max(best or (before.value, -earlier), (before.value, -earlier))
+    if best is not None and found.value is not None and found.value <= best[0]:
+        facts["stopped"] = (
+            f"agreement with held-out labels, {found.value:.3f}, is not above the {best[0]:.3f} of round {-best[1]}"
+        )
+    return facts
 
 
 def weights_of(start: str) -> str:
@@ -199,7 +269,8 @@ def _previous(store: Store, snapshot: Snapshot, number: int, fold: FoldSelector)
     """
     if number == 1:
         return None
-    facts = _ended(store, snapshot, number - 1)
+    ended = ending(store, snapshot, number - 1)
+    facts = None if ended is None else _facts(store, ended, number - 1)
     if facts is not None and facts["folds"] != fold.folds:
         return None
     folder = store.student_folder(facts["students"][fold.fold]) if facts else None
@@ -209,17 +280,22 @@ def _previous(store: Store, snapshot: Snapshot, number: int, fold: FoldSelector)
     return str(folder)
 
 
-def _ended(store: Store, snapshot: Snapshot, number: int) -> Mapping[str, Any] | None:
-    """What the snapshot says that ended a round of which this one holds the annotations."""
+def ending(store: Store, snapshot: Snapshot, number: int) -> Snapshot | None:
+    """The snapshot that ended a round of which this one holds the annotations."""
     runs = _runs(snapshot, number)
     for earlier in reversed([n for n in store.snapshots() if n <= snapshot.number]):
         ended = store.snapshot(earlier)
         if ended.phase.get("phase") == "refine" and ended.phase.get("round") == number and _runs(ended, number) == runs:
-            if "students" in ended.phase:
-                return ended.phase
-            record = store.run(f"refine-{number}")  # where stores of before kept it
-            return record["starts"][-1] if record else None
+            return ended
     return None
+
+
+def _facts(store: Store, ended: Snapshot, number: int) -> Mapping[str, Any] | None:
+    """What a round's end says of it."""
+    if "students" in ended.phase:
+        return ended.phase
+    record = store.run(f"refine-{number}")  # where stores of before kept it
+    return record["starts"][-1] if record else None
 
 
 def _runs(snapshot: Snapshot, number: int) -> set[str]:

@@ -18,6 +18,7 @@ from florence2.engine.operator import digest
 from florence2.engine.selectors import FoldSelector
 from florence2.formats import documents
 from florence2.records import Sample
+from florence2.sources.splits import held_out
 from florence2.store import Store, sha256_of
 from florence2.structuring import structure
 
@@ -67,9 +68,17 @@ class TrainedStudent:
     found: bool = False
 
 
-def key_of(snapshot_sha256: str, recipe: Mapping[str, Any], fold: FoldSelector, start_sha256: str, seed: int) -> str:
+def key_of(
+    snapshot_sha256: str,
+    recipe: Mapping[str, Any],
+    fold: FoldSelector,
+    start_sha256: str,
+    seed: int,
+    holdout: float = 0.0,
+) -> str:
     """The name of a student's folder."""
-    return digest([snapshot_sha256, dict(recipe), fold.fold, fold.folds, start_sha256, seed])
+    more = [holdout] if holdout else []
+    return digest([snapshot_sha256, dict(recipe), fold.fold, fold.folds, start_sha256, seed, *more])
 
 
 def train_student(
@@ -82,16 +91,21 @@ def train_student(
     seed: int = 0,
     train: TrainFunction | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    holdout: float = 0.0,
 ) -> TrainedStudent:
-    """Train on what a snapshot keeps of the pictures outside `fold` (of all, where it is the only one), or find it."""
+    """Train on what a snapshot keeps of the pictures outside `fold` (of all, where it is the only one), or find it.
+
+    `holdout` is the share of pictures that no student is trained on.
+    """
     settings = {**RECIPE, **(recipe or {})}
-    key = key_of(store.snapshot(snapshot).sha256, settings, fold, start_sha256, seed)
+    key = key_of(store.snapshot(snapshot).sha256, settings, fold, start_sha256, seed, holdout)
     folder = store.student_folder(key)
     if not (folder / FACTS).is_file():
         aside = store.temporary_folder(f"student-{key}")
         with _alone(aside):
             if not (folder / FACTS).is_file():  # nor has another process trained it meanwhile
-                return _trained(store, snapshot, fold, start, settings, seed, train or _trainer(progress), aside, key)
+                source = _source(store, snapshot, fold, holdout)
+                return _trained(store, source, start, settings, seed, train or _trainer(progress), aside, key)
     facts = documents.read_object(folder / FACTS)
     stated = {**facts, "folder": str(folder), "fold": fold.fold, "found": True}
     return structure(TrainedStudent, stated, str(folder / FACTS))
@@ -107,10 +121,17 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def _source(store: Store, snapshot: int, fold: FoldSelector, holdout: float) -> dict[str, Any]:
+    """What a student is trained on, in the keys of a source of `train`."""
+    source: dict[str, Any] = {"path": str(store.root), "format": "store", "snapshot": snapshot}
+    if fold.folds > 1:
+        source["fold"] = [fold.fold, fold.folds]
+    return {**source, "holdout": holdout} if holdout else source
+
+
 def _trained(
     store: Store,
-    snapshot: int,
-    fold: FoldSelector,
+    source: Mapping[str, Any],
     start: str,
     settings: dict[str, Any],
     seed: int,
@@ -119,17 +140,16 @@ def _trained(
     key: str,
 ) -> TrainedStudent:
     """Train in the folder `aside` and keep what came out under its key."""
-    samples = sum((fold.folds == 1 or not fold(s)) and _has_truth(s) for s in store.samples(snapshot))
+    number, folds = source.get("fold", (0, 1))
+    fold, snapshot, holdout = FoldSelector(number, folds), source["snapshot"], source.get("holdout", 0.0)
+    taught = (s for s in store.samples(snapshot) if (folds == 1 or not fold(s)) and not held_out(s.image.id, holdout))
+    samples = sum(map(_has_truth, taught))
     if not samples:
-        raise ValueError(
-            f"{store.root}: snapshot {snapshot} keeps nothing to train fold {fold.fold} on; see its filters"
-        )
+        raise ValueError(f"{store.root}: snapshot {snapshot} keeps nothing to train fold {number} on; see its filters")
     more = settings.pop("data", [])
-    source = {"path": str(store.root), "format": "store", "snapshot": snapshot, **settings.pop("source", {})}
-    if fold.folds > 1:
-        source["fold"] = [fold.fold, fold.folds]
     run = aside / "run"
-    result = train({**settings, "model": start, "out": str(run), "seed": seed, "data": [source, *more]})
+    data = [{**source, **settings.pop("source", {})}, *more]
+    result = train({**settings, "model": start, "out": str(run), "seed": seed, "data": data})
     made = Path(result.folder)
     for name in RESUME_ONLY:
         path = made / name
@@ -144,7 +164,7 @@ def _trained(
     (made / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     store.keep_student(key, made)
     shutil.rmtree(aside, ignore_errors=True)
-    return TrainedStudent(str(store.student_folder(key)), fold.fold, **facts)
+    return TrainedStudent(str(store.student_folder(key)), number, **facts)
 
 
 def _weights_sha256(folder: Path) -> str:

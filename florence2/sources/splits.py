@@ -31,6 +31,12 @@ def in_split(sample: Sample, split: str) -> bool:
     return (sample.split or split_of(image.member or image.uri or image.id)) == split
 
 
+def held_out(image_id: str, share: float) -> bool:
+    """Whether a picture is of that share of all which nothing is trained on; independent of its fold and split."""
+    number = int.from_bytes(blake2b(f"held out:{image_id}".encode(), digest_size=8).digest(), "big")
+    return number / 2**64 < share
+
+
 def fold_of(image_id: str, folds: int) -> int:
     """The part of `folds` that a picture is in."""
     return int.from_bytes(blake2b(image_id.encode(), digest_size=8).digest(), "big") % folds

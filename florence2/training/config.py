@@ -51,6 +51,8 @@ class DataSource:
     """Of a store the snapshot that is read; absent: the newest."""
     fold: tuple[int, int] | None = None
     """[number, folds]: leave out the pictures of that fold, which another model is to annotate; absent: none."""
+    holdout: float = 0.0
+    """Leave out this share of the pictures, by hash of their ids, on which a model is to be measured; below 1."""
     samples: Any = field(default=None, repr=False, compare=False)
     """From Python, in place of path: Samples, rows of (picture, prompt, answer), or what `datasets` loads."""
 
@@ -282,6 +284,9 @@ def _check_numbers(config: TrainConfig) -> None:
     for key in ("flip", "crop", "crop_keep"):
         if not 0 <= getattr(config, key) <= 1:
             raise ValueError(f"{key}: expected 0 to 1, got {getattr(config, key)}")
+    for source in config.sources:
+        if not 0 <= source.holdout < 1:
+            raise ValueError(f"holdout: expected 0 to less than 1, got {source.holdout}")
     if not 0 < config.replay_share < 1:
         raise ValueError(f"replay_share: expected above 0 and below 1, got {config.replay_share}")
     if not 0.1 <= config.crop_scale[0] <= config.crop_scale[1] <= 10:

@@ -26,7 +26,7 @@ from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.sources import files
 from florence2.sources.negatives import SURVEYED, Negatives
 from florence2.sources.scenes import PREFIX, parse
-from florence2.sources.splits import fold_of, in_split
+from florence2.sources.splits import fold_of, held_out, in_split
 from florence2.training.config import DataSource
 from florence2.training.examples import Example, LeftOut, Limits, TaskMixture, fitted, left_out, sample_tasks, sound
 from florence2.training.moves import Move, MoveSettings, allowed, drawn_move, moved
@@ -138,6 +138,8 @@ class SampleSource:
         if self.source.split and not in_split(sample, self.source.split):
             return False
         if self.source.fold and fold_of(sample.image.id, self.source.fold[1]) == self.source.fold[0]:
+            return False
+        if self.source.holdout and held_out(sample.image.id, self.source.holdout):
             return False
         return self._held_out is None or not self._held_out(sample)
 

@@ -36,8 +36,8 @@ def start_by_name():
         yield
 
 
-def rounds(store, count=2, train=None):
-    given = {"rules": [Floor(0.35)], "workers": 0, "train": train or Named(), "open_student": Learned}
+def rounds(store, count=2, train=None, **more):
+    given = {"rules": [Floor(0.35)], "workers": 0, "train": train or Named(), "open_student": Learned, **more}
     return refine(store, count, **given)
 
 
@@ -70,6 +70,23 @@ def test_a_killed_refine_run_again_leaves_the_same_store(annotated, clean, tmp_p
     rounds(root)
     assert content(root) == content(expected) and students(root) == students(expected)
     assert Store(root).verify() == []
+
+
+@pytest.mark.parametrize("point", range(5))
+def test_a_killed_refine_measures_the_same_agreement_and_stops_at_the_same_round(
+    annotated, tmp_path, monkeypatch, point
+):
+    monkeypatch.setattr("florence2.refinement.agreement.LEAST", 1)
+    clean, root = (shutil.copytree(annotated, tmp_path / name / "s") for name in ("clean", "killed"))
+    counted = Counted()
+    with monkeypatch.context() as patch:
+        counted.install(patch)
+        done = rounds(clean, 5, holdout=0.5)
+    assert len(done) == 2 and done[-1].stopped  # the student by hand gets no better
+    assert killed(lambda: rounds(root, 5, holdout=0.5), spread(counted.count, 5)[point])
+    rounds(root, 5, holdout=0.5)
+    assert content(root) == content(clean) and students(root) == students(clean)
+    assert Store(root).snapshot().phase == Store(clean).snapshot().phase
 
 
 def test_stopped_right_after_its_snapshot_the_next_round_starts_from_its_students(annotated, tmp_path, monkeypatch):

@@ -4,6 +4,10 @@ Of the objects of each picture 30 % are missed; the edges of a found box move by
 another label of the file; and 0.3 objects a picture are invented. Scores mean something: a right object's are drawn
 from Beta(6, 2), a wrongly named one's from Beta(3, 3), an invented one's from Beta(2, 6), so that a threshold helps and
 never separates them. The noise is a function of the seed and the image id alone.
+
+Such errors are independent of the picture and average out by construction. Two more kinds do not: misses that depend on
+an object's size and on what covers it (`missed_small`, `missed_covered`), and kinds that are taken for one another
+(`confused`).
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from florence2.engine.operator import Spec
 from florence2.engine.sample_matching import SampleIndex
 from florence2.engine.specialists.requirements import sha256_of
 from florence2.formats import jsonl
+from florence2.geometry import box_area, intersection
 from florence2.records import Box, Failure, Parsed, Region, Result, Sample
 
 
@@ -34,6 +39,13 @@ class Noise:
     right_score: tuple[float, float] = (6, 2)  # parameters of the Beta distributions
     mislabelled_score: tuple[float, float] = (3, 3)
     invented_score: tuple[float, float] = (2, 6)
+    missed_small: float = 0.0  # so much more of objects without area, less of larger ones, nothing more from LARGE on
+    missed_covered: float = 0.0  # so much more of an object that others overlap wholly, in proportion
+    confused: tuple[tuple[str, str], ...] = ()  # labels of which either is taken for the other, as often as `confusion`
+    confusion: float = 0.5  # scores of such names are those of right ones: nothing tells them
+
+
+LARGE = 0.4  # side of an object, the root of its area, as a share of the picture's
 
 
 class Simulated:
@@ -76,9 +88,14 @@ class Simulated:
         for region in truth.regions:
             if region.kind != "object" or region.box is None or region.ignore:
                 continue
-            if rng.random() < noise.missed:
+            if rng.random() < noise.missed + self._harder(region, truth, width * height):
                 continue
             box = _jittered(region.box, noise.jitter, rng, width, height)
+            confused = [pair for pair in noise.confused if region.label in pair]
+            if confused and rng.random() < noise.confusion:
+                label = next(label for label in confused[0] if label != region.label)
+                found.append((box, label, rng.betavariate(*noise.right_score)))
+                continue
             others = [label for label in self._labels if label != region.label]
             if others and rng.random() < noise.wrong_label:
                 found.append((box, rng.choice(others), rng.betavariate(*noise.mislabelled_score)))
@@ -92,6 +109,18 @@ class Simulated:
         return tuple(
             Region(id=f"object-{i}", box=box, label=label, score=score) for i, (box, label, score) in enumerate(found)
         )
+
+    def _harder(self, region: Region, truth: Sample, area: int) -> float:
+        """How much likelier an object is missed for its size and for what covers it."""
+        noise = self.noise
+        more = 0.0
+        if noise.missed_small and region.box is not None:
+            more += noise.missed_small * max(0.0, 1 - math.sqrt(box_area(region.box) / area) / LARGE)
+        if noise.missed_covered and region.box is not None:
+            others = [r.box for r in truth.regions if r is not region and r.kind == "object" and r.box is not None]
+            shared = intersection([region.box], others).sum() if others else 0.0
+            more += noise.missed_covered * min(1.0, float(shared) / max(box_area(region.box), 1e-9))
+        return more
 
     def close(self) -> None:
         """Forget the truth."""

@@ -1,0 +1,165 @@
+"""Pictures that are kept out of training: which they are, what agreement on them is, that refinement stops by it."""
+
+import dataclasses
+
+import pytest
+
+import florence2
+from florence2.cli import main
+from florence2.records import Decision, ImageRef, Region, Sample, Source, Text
+from florence2.refinement import refine
+from florence2.refinement.agreement import agreement, holdout_of
+from florence2.refinement.rounds import agreement_of, stop_of
+from florence2.sources.splits import fold_of, held_out
+from florence2.training.config import DataSource, TrainConfig
+from tests.engine.doubles import Boxes, Floor, folder_of
+from tests.refinement.test_refine import FakeTraining, Learned
+
+NAMES = [f"picture-{n}" for n in range(4000)]
+HELD = next(name for name in NAMES if held_out(name, 0.1))
+TRAINED = next(name for name in NAMES if not held_out(name, 0.5))
+
+
+def test_a_share_by_hash_is_held_out_whatever_the_fold():
+    held = [name for name in NAMES if held_out(name, 0.1)]
+    assert 0.08 < len(held) / len(NAMES) < 0.12
+    assert 0.4 < sum(fold_of(name, 2) for name in held) / len(held) < 0.6
+    assert set(held) < {name for name in NAMES if held_out(name, 0.2)}  # a larger share holds the smaller one
+    assert not any(held_out(name, 0.0) for name in NAMES)
+
+
+def test_fewer_than_ten_pictures_are_no_measure_and_all_are_trained_on():
+    held = [name for name in NAMES if held_out(name, 0.1)]
+    assert holdout_of(held[:10], 0.1) == 0.1 and holdout_of([*held[:9], TRAINED], 0.1) == 0.0
+
+
+def region(name, box, label, source, kind="object"):
+    return Region(name, kind, box=box, label=label, source=source)
+
+
+def text(name, words, source, detail="brief"):
+    return Text(name, words, detail, source=source)
+
+
+SPECIALIST, STUDENT = Source("specialist", "s", run_id="s"), Source("model", "student", round=1, run_id="m1")
+EARLIER, FUSED = Source("model", "student", round=0, run_id="m0"), Source("specialist", "merge", run_id="g")
+CAT, DOG, FAR = (0, 0, 10, 10), (20, 20, 40, 40), (60, 60, 80, 80)
+
+
+def sample(*regions, texts=(), decisions=(), name=HELD):
+    return Sample(name, ImageRef(name, width=100, height=100), texts, regions, decisions=decisions)
+
+
+LABELS = (region("a", CAT, "cat", SPECIALIST), region("b", DOG, "dog", SPECIALIST))
+
+
+@pytest.mark.parametrize(
+    "samples, expected",
+    [
+        ([sample(*LABELS, region("c", CAT, "cat", STUDENT))], {"objects": 2 / 3}),
+        ([sample(*LABELS, region("c", CAT, "dog", STUDENT))], {"objects": 0.0}),  # the place is not enough
+        ([sample(*LABELS, region("c", CAT, "cat", EARLIER))], {"objects": 0.0}),  # another round's
+        ([sample(*LABELS, region("c", CAT, "cat", STUDENT), region("d", FAR, "cow", FUSED))], {"objects": 2 / 3}),
+        # what merging replaced is still the label that it was; what a filter rejected is none
+        (
+            [sample(*LABELS, region("c", CAT, "cat", STUDENT), decisions=(Decision("a", "superseded", "merge"),))],
+            {"objects": 2 / 3},
+        ),
+        (
+            [sample(*LABELS, region("c", CAT, "cat", STUDENT), decisions=(Decision("b", "rejected", "low"),))],
+            {"objects": 1.0},
+        ),
+        ([sample(*LABELS, region("c", CAT, "cat", STUDENT), name=TRAINED)], {}),  # not held out
+        ([sample(region("c", CAT, "cat", STUDENT))], {}),  # nothing to agree with
+        (
+            [sample(texts=(text("t", "a red cat", SPECIALIST), text("u", "a cat", STUDENT)))],
+            {"texts": 0.8},
+        ),
+        (
+            [sample(texts=(text("t", "a red cat", SPECIALIST, "detailed"),))],  # of a kind that is not asked
+            {},
+        ),
+    ],
+)  # fmt: skip
+def test_agreement_is_f1_beside_the_labels_that_no_model_made(samples, expected):
+    found = agreement(samples, 0.1, ["m1"], {"label", "brief"})
+    assert found.by_kind == pytest.approx(expected) and found.pictures == sum(s.id == HELD for s in samples)
+
+
+def test_training_leaves_the_share_out(tmp_path):
+    from florence2.codec.tasks import TASKS
+    from florence2.training.datasets import SampleSource
+    from florence2.training.examples import TaskMixture
+
+    samples = [sample(*LABELS, name=name) for name in NAMES[:100]]
+    source = SampleSource(DataSource("x", holdout=0.3), TaskMixture({"<OD>": 1.0}, TASKS), (32, 32), samples)
+    trained = {s.id for s in samples if source.trained(s)}
+    assert trained == {name for name in NAMES[:100] if not held_out(name, 0.3)} and 50 < len(trained) < 90
+    with pytest.raises(ValueError, match="holdout: expected 0 to less than 1, got 1"):
+        TrainConfig(str(tmp_path), [DataSource("x", holdout=1.0)])
+
+
+class Forgetting(Learned):
+    """A student of round 1 agrees with the labels; a later one finds its boxes elsewhere."""
+
+    def one(self, sample, image):
+        parsed = super().one(sample, image)
+        if "students" not in self.weights_sha256:  # its start was no student
+            return parsed
+        away = tuple(dataclasses.replace(r, box=(0.0, 0.0, 3.0, 3.0)) for r in parsed.regions)
+        return dataclasses.replace(parsed, regions=away)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr("florence2.refinement.rounds.weights_of", lambda start: "weights")
+    return florence2.annotate(folder_of(tmp_path, 40), tmp_path / "s", [Boxes()], workers=0)
+
+
+def run(store, rounds, trainer, **more):
+    given = {"rules": [Floor(0.0)], "workers": 0, "train": trainer, "open_student": Forgetting, "tasks": ["OD"]}
+    return refine(store, rounds, **{"holdout": 0.4, **given, **more})
+
+
+def test_students_are_not_shown_what_is_held_out_and_annotate_it(store):
+    trainer = FakeTraining()
+    (done,) = run(store, 1, trainer)
+    held = [s for s in store.samples() if held_out(s.image.id, 0.4)]
+    assert [call["data"][0]["holdout"] for call in trainer.calls] == [0.4, 0.4]
+    assert sum(student.samples for student in done.students) == 40 - len(held)
+    assert all(any(r.derived_from for r in s.regions) for s in held)  # merged of both
+    assert done.agreement.pictures == len(held) >= 10 and done.agreement.by_kind == {"objects": 1.0}
+    assert agreement_of(store.snapshot()) == done.agreement and not done.stopped
+    assert "held-out pictures 1.000 (objects 1.000)" in done.lines()[-1]
+
+
+def test_refinement_stops_where_agreement_no_longer_rises_and_says_so(store, capsys):
+    trainer = FakeTraining()
+    first, second = run(store, 5, trainer)
+    assert (first.agreement.value, second.agreement.value) == (1.0, 0.0)
+    assert "0.000, is not above the 1.000 of round 1" in second.stopped == stop_of(store.snapshot())
+    assert second.lines()[-1].startswith("stopped after round 2: ")
+    before = store.snapshots()
+    assert run(store, 5, trainer) == [] and store.snapshots() == before and len(trainer.calls) == 4
+    assert main(["refine", str(store.root), "--rounds", "5", "--quiet"]) == 0
+    assert "stopped after round 2: agreement" in capsys.readouterr().out and store.snapshots() == before
+
+
+def test_without_a_share_it_goes_on(store):
+    trainer = FakeTraining()
+    run(store, 5, trainer)
+    (third,) = run(store, 3, trainer, holdout=0)
+    assert third.number == 3 and third.agreement is None and "holdout" not in trainer.calls[-1]["data"][0]
+
+
+def test_new_labels_lift_a_stop(store):
+    trainer = FakeTraining()
+    run(store, 5, trainer)
+    florence2.annotate(store.root, None, [Boxes("more")], workers=0)
+    assert [done.number for done in run(store, 3, trainer)] == [3]
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.6, "much"])
+def test_a_share_that_leaves_little_is_refused(store, share):
+    with pytest.raises(ValueError, match="holdout: expected a share of 0 to 0.5"):
+        run(store, 1, FakeTraining(), holdout=share)
