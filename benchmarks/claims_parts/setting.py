@@ -49,7 +49,7 @@ class Size:
 
 SIZES = {
     "quick": Size("quick", 36, 24, 20, 8, 4e-4, 1),
-    "small": Size("small", 300, 200, 300, 8, 4e-4, 3),
+    "small": Size("small", 300, 150, 200, 8, 4e-4, 3),
     "full": Size("full", 400, 200, 1000, 16, 2e-4, 3),
 }
 

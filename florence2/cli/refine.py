@@ -65,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _why_nothing(store: str, rounds: int) -> str:
     """Why no round was done: refinement stopped, or there were so many."""
-    from florence2.refinement.rounds import done_rounds, stop_of
+    from florence2.refinement.rounds import done_rounds
+    from florence2.refinement.stopping import stop_of
     from florence2.store import Store
 
     newest = Store(store).snapshot()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2 import arguments
-from florence2.codec.tasks import task_of
+from florence2.codec.tasks import Task, task_of
 from florence2.engine.commands import chain_of, filter
 from florence2.engine.curation.judging import judge, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, merge
@@ -20,15 +20,15 @@ from florence2.engine.execution.annotation_phase import run_specialist
 from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.ingest.inspection import MAX_PIXELS
-from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import plan_steps
 from florence2.engine.selectors import FoldSelector
 from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.specialists.student import StudentSpecialist
-from florence2.refinement.agreement import Agreement, agreement, holdout_of
+from florence2.refinement.agreement import Agreement
 from florence2.refinement.changes import Changes, changes
-from florence2.refinement.student_asks import asks_of
+from florence2.refinement.stopping import Holdout, agreement_of, checked_share, ending, measured, share_of, stop_of
+from florence2.refinement.student_asks import StudentAsks, asks_of
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
 from florence2.store import Snapshot, Store
 
@@ -108,8 +108,7 @@ def refine(
     """
     rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
     seed = arguments.whole("seed", seed, least=0)
-    if not isinstance(holdout, (int, float)) or not 0 <= holdout <= 0.5:
-        raise ValueError(f"holdout: expected a share of 0 to 0.5, got {holdout!r}")
+    holdout = checked_share(holdout)
     store = store if isinstance(store, Store) else Store(store)
     execution = Execution(workers=workers, device=device, progress=progress)
     _judged(store, rules, execution)
@@ -123,11 +122,8 @@ def refine(
         number = done_rounds(before) + 1
         if number > rounds or (holdout and stop_of(before)):
             return None
-        share = holdout_of((sample.image.id for sample in store.samples(before.number)), holdout)
-        try:
-            asks = asks_of(store.samples(before.number), table, list(recipe.get("source", {}).get("tasks", ())), labels)
-        except ValueError as error:
-            raise ValueError(f"{store.root}: snapshot {before.number}: {error}") from None
+        share = share_of(store.samples(before.number), holdout)
+        asks = _asks(store, before, table, recipe, labels)
         students = []
         for fold in (FoldSelector(n, folds) for n in range(folds)):
             begin = (_previous(store, before, number, fold) if from_previous else None) or start
@@ -137,7 +133,7 @@ def refine(
                     store, before.number, fold, begin, weights, recipe, seed, train, execution.progress, share
                 )
             )
-        held = _Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
+        held = Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
         opened = open_student or asks.card
         after = annotate_round(store, number, students, rules, merging, execution, opened, before, held)
         changed = changes(store.samples(before.number), store.samples(after.number))
@@ -159,7 +155,7 @@ def annotate_round(
     execution: Execution = EXECUTION,
     open_student: OpenStudent | None = None,
     before: Snapshot | None = None,
-    holdout: _Holdout | None = None,
+    holdout: Holdout | None = None,
 ) -> Snapshot:
     """Have each student annotate its fold, judge all, merge: one snapshot. The students' rows carry round `number`.
 
@@ -183,7 +179,7 @@ def annotate_round(
             merge(session, runner, merging, round, execution.progress)
     made: dict[str, Any] = {"folds": len(students), "students": [Path(student.folder).name for student in students]}
     if holdout is not None:
-        made |= _measured(session, number, holdout, (number, round))
+        made |= measured(session, number, holdout, (number, round))
     return session.finish({"phase": "refine", "round": number, **made})
 
 
@@ -197,51 +193,6 @@ def done_rounds(snapshot: Snapshot) -> int:
     return max((o.round for o in snapshot.operators if o.kind == "model"), default=0)
 
 
-def agreement_of(snapshot: Snapshot) -> Agreement | None:
-    """The agreement that a round of refinement ended with; None where the snapshot ends none, or none was measured."""
-    facts = snapshot.phase.get("holdout") or {}
-    return Agreement(facts["pictures"], facts["agreement"]) if facts else None
-
-
-def stop_of(snapshot: Snapshot) -> str:
-    """Why refinement stopped with this snapshot; empty where it did not."""
-    return str(snapshot.phase.get("stopped", ""))
-
-
-@dataclass(frozen=True)
-class _Holdout:
-    """The share of pictures that is held out, and the storage rules of what is compared there."""
-
-    share: float
-    asked: frozenset[str]
-
-
-def _measured(session: Session, number: int, holdout: _Holdout, newest: tuple[int, int]) -> dict[str, Any]:
-    """The facts of a round's agreement, for the snapshot that is about to end it."""
-    live, last = [o.run_id for o in session.live()], (max(newest) + 1, 0)
-    samples = (
-        sample
-        for unit in session.units()
-        for sample in UnitInputs.of(unit, live, list(session.operators), last).load(session.store)
-    )
-    runs = {o.run_id for o in session.operators.values() if o.kind == "model" and o.round == number}
-    found = agreement(samples, holdout.share, runs, holdout.asked)
-    facts: dict[str, Any] = {
-        "holdout": {"share": holdout.share, "pictures": found.pictures, "agreement": dict(found.by_kind)}
-    }
-    best: tuple[float, int] | None = None
-    for earlier in range(1, number):
-        ended = ending(session.store, session.base, earlier)
-        before = agreement_of(ended) if ended is not None else None
-        if before is not None and before.value is not None:
-            best = max(best or (before.value, -earlier), (before.value, -earlier))
-    if best is not None and found.value is not None and found.value <= best[0]:
-        facts["stopped"] = (
-            f"agreement with held-out labels, {found.value:.3f}, is not above the {best[0]:.3f} of round {-best[1]}"
-        )
-    return facts
-
-
 def weights_of(start: str) -> str:
     """The hash of a student's starting weights."""
     return resolve_specialist(student_name(start)).weights_sha256
@@ -251,6 +202,17 @@ def _judged(store: Store, rules: Rules, execution: Execution) -> None:
     """Judge a store that was never judged: a student learns from what filters keep."""
     if not any(o.kind == "filter" for o in store.snapshot().operators) and (rules is None or chain_of(rules)):
         filter(store, rules, progress=execution.progress)
+
+
+def _asks(
+    store: Store, snapshot: Snapshot, table: Mapping[str, Task], recipe: Mapping[str, Any], labels: Sequence[str]
+) -> StudentAsks:
+    """What students of a snapshot are asked."""
+    try:
+        tasks = list(recipe.get("source", {}).get("tasks", ()))
+        return asks_of(store.samples(snapshot.number), table, tasks, labels)
+    except ValueError as error:
+        raise ValueError(f"{store.root}: snapshot {snapshot.number}: {error}") from None
 
 
 def _with_tasks(recipe: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
@@ -280,23 +242,9 @@ def _previous(store: Store, snapshot: Snapshot, number: int, fold: FoldSelector)
     return str(folder)
 
 
-def ending(store: Store, snapshot: Snapshot, number: int) -> Snapshot | None:
-    """The snapshot that ended a round of which this one holds the annotations."""
-    runs = _runs(snapshot, number)
-    for earlier in reversed([n for n in store.snapshots() if n <= snapshot.number]):
-        ended = store.snapshot(earlier)
-        if ended.phase.get("phase") == "refine" and ended.phase.get("round") == number and _runs(ended, number) == runs:
-            return ended
-    return None
-
-
 def _facts(store: Store, ended: Snapshot, number: int) -> Mapping[str, Any] | None:
     """What a round's end says of it."""
     if "students" in ended.phase:
         return ended.phase
     record = store.run(f"refine-{number}")  # where stores of before kept it
     return record["starts"][-1] if record else None
-
-
-def _runs(snapshot: Snapshot, number: int) -> set[str]:
-    return {o.run_id for o in snapshot.operators if o.kind == "model" and o.round == number}

@@ -9,7 +9,7 @@ from florence2.cli import main
 from florence2.records import Decision, ImageRef, Region, Sample, Source, Text
 from florence2.refinement import refine
 from florence2.refinement.agreement import agreement, holdout_of
-from florence2.refinement.rounds import agreement_of, stop_of
+from florence2.refinement.stopping import agreement_of, stop_of
 from florence2.sources.splits import fold_of, held_out
 from florence2.training.config import DataSource, TrainConfig
 from tests.engine.doubles import Boxes, Floor, folder_of

@@ -1,0 +1,87 @@
+"""When refinement is over: the agreement that a round ends with, kept in its snapshot, beside that of earlier rounds.
+
+What one command measured, the next reads: the same command on a store that stopped does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from florence2.engine.inputs import UnitInputs
+from florence2.engine.session import Session
+from florence2.records import Sample
+from florence2.refinement.agreement import Agreement, agreement, holdout_of
+from florence2.store import Snapshot, Store
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """The share of pictures that is held out, and the storage rules of what is compared there."""
+
+    share: float
+    asked: frozenset[str]
+
+
+def checked_share(holdout: float) -> float:
+    """A share as given; ValueError where it would leave too little to learn from."""
+    if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0 <= holdout <= 0.5:
+        raise ValueError(f"holdout: expected a share of 0 to 0.5, got {holdout!r}")
+    return float(holdout)
+
+
+def share_of(samples: Iterable[Sample], holdout: float) -> float:
+    """The share of these samples that is held out; 0 where too few would be."""
+    return holdout_of((sample.image.id for sample in samples), holdout)
+
+
+def agreement_of(snapshot: Snapshot) -> Agreement | None:
+    """The agreement that a round of refinement ended with; None where the snapshot ends none, or none was measured."""
+    facts = snapshot.phase.get("holdout") or {}
+    return Agreement(facts["pictures"], facts["agreement"]) if facts else None
+
+
+def stop_of(snapshot: Snapshot) -> str:
+    """Why refinement stopped with this snapshot; empty where it did not."""
+    return str(snapshot.phase.get("stopped", ""))
+
+
+def measured(session: Session, number: int, holdout: Holdout, newest: tuple[int, int]) -> dict[str, Any]:
+    """The facts of a round's agreement, for the snapshot that is about to end it."""
+    live, last = [o.run_id for o in session.live()], (max(newest) + 1, 0)
+    samples = (
+        sample
+        for unit in session.units()
+        for sample in UnitInputs.of(unit, live, list(session.operators), last).load(session.store)
+    )
+    runs = {o.run_id for o in session.operators.values() if o.kind == "model" and o.round == number}
+    found = agreement(samples, holdout.share, runs, holdout.asked)
+    facts: dict[str, Any] = {
+        "holdout": {"share": holdout.share, "pictures": found.pictures, "agreement": dict(found.by_kind)}
+    }
+    best: tuple[float, int] | None = None
+    for earlier in range(1, number):
+        ended = ending(session.store, session.base, earlier)
+        before = agreement_of(ended) if ended is not None else None
+        if before is not None and before.value is not None:
+            best = max(best or (before.value, -earlier), (before.value, -earlier))
+    if best is not None and found.value is not None and found.value <= best[0]:
+        facts["stopped"] = (
+            f"agreement with held-out labels, {found.value:.3f}, is not above the {best[0]:.3f} of round {-best[1]}"
+        )
+    return facts
+
+
+def ending(store: Store, snapshot: Snapshot, number: int) -> Snapshot | None:
+    """The snapshot that ended a round of which this one holds the annotations."""
+    runs = _runs(snapshot, number)
+    for earlier in reversed([n for n in store.snapshots() if n <= snapshot.number]):
+        ended = store.snapshot(earlier)
+        if ended.phase.get("phase") == "refine" and ended.phase.get("round") == number and _runs(ended, number) == runs:
+            return ended
+    return None
+
+
+def _runs(snapshot: Snapshot, number: int) -> set[str]:
+    return {o.run_id for o in snapshot.operators if o.kind == "model" and o.round == number}
