@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from florence2.serving import errors
 from florence2.serving.batcher import LEFT
 from florence2.serving.counters import Metrics
+from florence2.serving.pages import sign_in
 from florence2.serving.refusals import ServiceError
 from florence2.serving.settings import LOOPBACK, Settings
 
@@ -30,7 +32,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/healthz", "/readyz")  # asked by whoever keeps the server running: no key, any name
-CHALLENGE = {"WWW-Authenticate": 'Bearer, Basic realm="florence2", charset="UTF-8"'}
+CHALLENGES = ("Bearer", 'Basic realm="florence2", charset="UTF-8"')
 
 
 class Gate:
@@ -68,11 +70,21 @@ class Gate:
             if status:
                 raise  # half an answer is out: the connection ends without its end
             status = refusal.status
-            await errors.response_of(refusal)(scope, receive, send)  # the rest of the body: uvicorn throws it away
+            await self._response(refusal, scope)(scope, receive, send)  # the rest of the body: uvicorn throws it away
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.seconds.labels(route).observe(time.monotonic() - start)
+
+    def _response(self, refusal: ServiceError, scope: Scope) -> Response:
+        if refusal.status != 401:
+            return errors.response_of(refusal)
+        if sign_in.is_for(scope["method"], scope["query_string"], Headers(scope=scope)):
+            return sign_in.sign_in()
+        response = errors.response_of(refusal)
+        for challenge in CHALLENGES:  # a field each: Chromium reads one challenge of a field
+            response.headers.append("WWW-Authenticate", challenge)
+        return response
 
     def _check(self, scope: Scope) -> None:
         """Refuse what may not be answered at all."""
@@ -86,7 +98,10 @@ class Gate:
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             raise ServiceError(403, "pages of another origin may not send requests here")
         if self._keys and not self._knows(headers.get("authorization", "")):
-            raise ServiceError(401, "expected an API key, as Authorization: Bearer KEY", headers=CHALLENGE)
+            raise ServiceError(
+                401,
+                "expected an API key, as Authorization: Bearer KEY",
+            )
 
     def _knows(self, authorization: str) -> bool:
         """Whether the header holds one of the keys: as a bearer, or as the password of any user (a browser's form)."""

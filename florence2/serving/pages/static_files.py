@@ -5,6 +5,7 @@ A page may load nothing but these, ask nothing but this server, and run no scrip
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,13 @@ async def static_file(name: str) -> Response:
 
 def page(name: str) -> Response:
     """A page of the package, under the policy that holds for all."""
-    policy = "; ".join(f"{kind} {allowed}" for kind, allowed in POLICY.items())
     html = (FOLDER / name).read_text(encoding="utf-8")
-    return Response(html, media_type="text/html", headers={**HEADERS, "Content-Security-Policy": policy})
+    return Response(html, media_type="text/html", headers={**HEADERS, "Content-Security-Policy": written(POLICY)})
+
+
+def written(policy: Mapping[str, str]) -> str:
+    """A policy as its header has it."""
+    return "; ".join(f"{kind} {allowed}" for kind, allowed in policy.items())
 
 
 @cache

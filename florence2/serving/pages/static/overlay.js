@@ -78,7 +78,7 @@ export class Overlay {
   }
 
   mark(box) {
-    this.marked = box;
+    this.marked = box && boxOf(box.slice(0, 2), box.slice(2), this.size);
     this._draw();
   }
 
@@ -131,7 +131,7 @@ export class Overlay {
     const last = (id) => Number(id === this.edited) * 4 + Number(id === this.selected) * 2 + Number(id === this.hovered);
     const drawn = this.regions.filter((region) => !this.hidden.has(region.id))
       .sort((a, b) => last(a.id) - last(b.id) || area(b) - area(a)); // small ones on top, so that each can be pointed at
-    fill(this.svg, drawn.map((region) => this._region(region)), this.marked && this._mark(this.marked), this._draft);
+    fill(this.svg, this.marked && this._mark(this.marked), drawn.map((region) => this._region(region)), this._draft);
   }
 
   _region(region) {

@@ -112,6 +112,8 @@ async function run() {
     if (!size[0] && found.answers.length) overlay.blank(found.answers[0].size_wh);
     answers.show(found.answers, asked);
     find("took").textContent = `${Math.round(performance.now() - start)} ms`;
+    const heading = find("answers-heading");
+    if (heading.getBoundingClientRect().bottom > innerHeight - 120) heading.scrollIntoView({ block: innerWidth > 860 ? "start" : "nearest" });
   } catch (error) {
     if (error.name !== "AbortError") showError(error);
   } finally {
