@@ -25,6 +25,7 @@ OPTIONS = (
     "grammar",
     "min_score",
     "margin",
+    "each_class",
     "tiles",
     "filters",
     "batch_size",
@@ -52,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--min-score", type=float, default=0.0, metavar="X", help="leave out what is scored below, 0 to 1")
     out.add_argument("--margin", type=float, default=0.0, metavar="NATS",
                      help="go on past the answer's end unless it is so much likelier (default: 0)")  # fmt: skip
+    out.add_argument("--each-class", action=argparse.BooleanOptionalAction, default=True,
+                     help="of several labels asked for at once, ask alone about those left open")  # fmt: skip
     rules = out.add_mutually_exclusive_group()
     rules.add_argument("--official", action="store_true", default=None, help="decode by the official rules")
     rules.add_argument("--grammar", action="store_true", default=None, help="decode by the task's grammar")

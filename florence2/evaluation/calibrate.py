@@ -15,23 +15,18 @@ import numpy as np
 
 from florence2 import sources
 from florence2.codec.tasks import Task
-from florence2.evaluation.eval_items import EvalItem, eval_items_of
+from florence2.evaluation.presence import Asked, presence, questions
 from florence2.evaluation.rightness import right_items
 from florence2.evaluation.score_maps import fit
 from florence2.evaluation.tier_gate import scored_tasks
-from florence2.labels import fold_label
 from florence2.metrics.reliability import Bin, brier, calibration_error, ranking, reliability
 from florence2.predictor import checkpoints
-from florence2.predictor.answer import Answer
 from florence2.predictor.calibration import FILE, Calibration, ScoreMap, check_fits, read_calibration
 from florence2.predictor.confidence import Signals
 from florence2.predictor.florence2 import Florence2, load
 from florence2.records import Sample
-from florence2.sources.negatives import ASKED, Negatives
 
 LEAST = 50  # items, of either kind a fifth of it, under which no map is fitted
-MOST_FALSE = 0.05  # of questions about what is not there that are answered
-KEPT = 0.9  # of the right answers that are left, at the least
 SAFE = 200  # items under which a map's measured error means little
 
 OnLine = Callable[[str], None]
@@ -98,7 +93,7 @@ def calibrate_task(
     model: Florence2, samples: Sequence[Sample], task: Task, facts: dict[str, Any] | None = None
 ) -> TaskCalibration:
     """The map of one task, fitted to the model's answers about `samples`."""
-    asked = _questions(model, samples, task)
+    asked = questions(model, samples, task)
     signals, right, groups = judged_signals(task, asked)
     scores = [s.score for s in signals]
     wrong = len(right) - int(right.sum())
@@ -118,38 +113,13 @@ def calibrate_task(
         "auroc": round(ranking(elsewhere, right), 4),
         "brier": round(brier(elsewhere, right), 4),
     }
-    least, absent = least_there(task, asked)
-    made = ScoreMap(found.method, found.numbers, least, {**figures, **absent, **(facts or {})})
+    there = presence(task, asked)
+    made = ScoreMap(
+        found.method, found.numbers, there.least, there.weights, {**figures, **there.facts, **(facts or {})}
+    )
     before, after = reliability(scores, right), reliability(elsewhere, right)
     why = f"under {SAFE} items: these figures are rough" if len(right) < SAFE else ""
     return TaskCalibration(task.name, len(right), made, why, tuple(before), tuple(after))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question about a picture, whether what it asks for is there, and the answer."""
-
-    item: EvalItem
-    there: bool
-    answer: Answer
-
-
-def _questions(model: Florence2, samples: Sequence[Sample], task: Task) -> list[Asked]:
-    """The task's true questions, and as many about what is not there where the task may say so."""
-    items = eval_items_of(samples, task)
-    there = [bool(item.truths[0].regions) for item in items]
-    if task.output_kind in ASKED:
-        negatives = Negatives.of(samples, 1.0)
-        known = {item.key for item in items}
-        for sample in samples:
-            for ask, truth in negatives.pairs(task, sample, task.truths(sample)):
-                item = EvalItem(sample, ask, (truth,))
-                if item.key not in known:
-                    items.append(item)
-                    there.append(False)
-    answers = model.predict_many([(item.sample.image, item.ask) for item in items])
-    rows = zip(items, there, answers)
-    return [Asked(item, true, answer) for item, true, answer in rows if isinstance(answer, Answer)]
 
 
 def judged_signals(task: Task, asked: Sequence[Asked]) -> tuple[list[Signals], np.ndarray, np.ndarray]:
@@ -164,33 +134,6 @@ def judged_signals(task: Task, asked: Sequence[Asked]) -> tuple[list[Signals], n
                 found.append((signals[name], right, pictures[one.item.image]))
     of_items = np.array([row[1] for row in found], bool), np.array([row[2] for row in found], int)
     return [row[0] for row in found], *of_items
-
-
-def least_there(task: Task, asked: Sequence[Asked]) -> tuple[float, dict[str, Any]]:
-    """How surely a thing has to be there to be answered for: so that MOST_FALSE of what is absent is, but no more of
-    the right answers is lost than 1 - KEPT; and what that gives on these questions. 0 where it would not take away half
-    of the false answers: it would cost more than it brings."""
-    right: list[float] = []
-    false: list[float] = []  # one number a thing that is not there, 0 where it was not answered for
-    for one in asked if task.output_kind in ASKED else ():
-        signals, phrases = one.answer.signals(), {g.id: fold_label(g.phrase) for g in one.answer.groundings}
-        true = {fold_label(g.phrase) for truth in one.item.truths for g in truth.groundings}
-        judged = right_items(task, one.item, one.answer)
-        of_items = {name: own.there for name, own in signals.items() if not phrases or name in phrases}
-        right += [sure for name, sure in of_items.items() if judged.get(name)]
-        if not one.there:
-            false.append(max((sure for name, sure in of_items.items() if phrases.get(name) not in true), default=0.0))
-    if len(right) < LEAST / 5 or len(false) < LEAST / 5:
-        return 0.0, {}
-    lowest = float(np.quantile(right, 1 - KEPT))
-    least = round(min(lowest, float(np.quantile(false, 1 - MOST_FALSE)) + 1e-6, 1.0), 6)
-    answered = sum(sure >= least for sure in false) / len(false)
-    kept = sum(sure >= least for sure in right) / len(right)
-    before = sum(sure > 0 for sure in false) / len(false)
-    facts: dict[str, Any] = {"absent": len(false), "absent_answered_before": round(before, 4)}
-    if 2 * answered > before:
-        return 0.0, facts
-    return least, {**facts, "absent_answered": round(answered, 4), "recall_kept": round(kept, 4)}
 
 
 def _target(

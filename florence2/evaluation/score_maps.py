@@ -13,6 +13,7 @@ from florence2.predictor.confidence import Signals
 SOME = 200  # scored items from which a logistic model of all signals may be fitted
 MANY = 1000  # from which a map of any shape may be
 FOLDS = 5
+LEVEL = 1e-3  # a feature's spread under which it is as good as constant
 KNOTS = 1e-3  # scores of neighbouring points of an isotonic map differ by so much
 
 
@@ -47,8 +48,9 @@ def fit_isotonic(scores: np.ndarray, right: np.ndarray) -> ScoreMap:
 
 def fit_logistic(features: np.ndarray, right: np.ndarray) -> ScoreMap:
     """Of the features (N, F) of `Signals`, each brought to its own spread first, so that the ridge means the same."""
-    middle, spread = features.mean(0), np.maximum(features.std(0), 1e-6)
-    middle[-1], spread[-1] = 0.0, 1.0  # the constant
+    middle, spread = features.mean(0), features.std(0)
+    spread[spread < LEVEL] = 1.0  # what hardly differs says nothing
+    middle[-1] = 0.0  # the constant
     weights = logistic((features - middle) / spread, right, ridge=1.0) / spread
     weights[-1] -= float((weights * middle)[:-1].sum())
     return ScoreMap("logistic", tuple(map(float, weights)))

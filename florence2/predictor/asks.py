@@ -39,6 +39,7 @@ class Decoding:
     filters: tuple[str, ...] = ()
     tiles: str | tuple[int, int] | None = None
     min_score: float = 0.0
+    each_class: bool = True
 
 
 class DecodingOptions(TypedDict, total=False):
@@ -52,6 +53,7 @@ class DecodingOptions(TypedDict, total=False):
     tiles: str | tuple[int, int] | None
     min_score: float
     margin: float
+    each_class: bool
 
 
 def asks_of(
@@ -132,6 +134,7 @@ def decoding_of(
     tiles: str | tuple[int, int] | None = None,
     min_score: float = 0.0,
     margin: float = 0.0,
+    each_class: bool = True,
 ) -> Decoding:
     """How to decode: as the call says, else as the checkpoint does; labels and a margin ask for the grammar."""
     min_score, margin = _number("min_score", min_score, 1.0), _number("margin", margin, math.inf)
@@ -177,7 +180,10 @@ def decoding_of(
         margin=margin,
     )
     chosen = post_filters.checked(filters, kinds)
-    return Decoding(rules, budget, bool(grammar), chosen, _tiles(tiles, asks, tasks, official), min_score)
+    cut = _tiles(tiles, asks, tasks, official)
+    if not isinstance(each_class, bool):
+        raise ValueError(f"each_class: expected True or False, got {each_class!r:.40}")
+    return Decoding(rules, budget, bool(grammar), chosen, cut, min_score, each_class)
 
 
 def _tiles(

@@ -37,11 +37,12 @@ from florence2.predictor import post_filters
 from florence2.predictor.answer import Answer, answer_of
 from florence2.predictor.asks import Decoding, prompt_of
 from florence2.predictor.calibration import Calibration, ScoreMap
-from florence2.predictor.confidence import above, scored, without
+from florence2.predictor.confidence import scored, without
 from florence2.predictor.continuation import Continuation, continuation
 from florence2.predictor.drawings import warn_of_photographs
+from florence2.predictor.every_class import ClassQuestions, unnamed
 from florence2.predictor.images import ImageSource, failure_of
-from florence2.records import Ask, Failure
+from florence2.records import Ask, Decision, Failure
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,12 @@ class OpenBatch:
         self._predictor = predictor
         self._searches: dict[object, Search] = {}
         self._rows: dict[int, tuple[object, int, _AskRow]] = {}  # number -> group, number in its search
+        self._classes: dict[int, tuple[int, _AskRow, ClassQuestions]] = {}  # number -> whose classes it asks about
         self._admitted = 0
 
     @property
     def rows(self) -> int:
-        """How many asks are being answered."""
+        """How many asks are being answered, those about single classes of an ask included."""
         return len(self._rows)
 
     @torch.inference_mode()
@@ -155,34 +157,60 @@ class OpenBatch:
         in_order = iter(numbers)
         return [list(islice(in_order, len(request.asks))) for request in requests]
 
+    @torch.inference_mode()
     def step(self) -> list[tuple[int, Answer]]:
         """One more token for every ask; those that ended, with their answers."""
-        ended = []
+        ended: list[tuple[int, _AskRow, Generated]] = []
         for group, search in list(self._searches.items()):
             own = {place: number for number, (of, place, _) in self._rows.items() if of == group}
-            for place, generated in search.step():
-                row = self._rows.pop(own[place])[2]
-                ended.append((own[place], _read(self._predictor.tokenizer, row, generated)))
+            ended += [(own[place], self._rows.pop(own[place])[2], generated) for place, generated in search.step()]
             if search.finished:
                 del self._searches[group]
-        return ended
+        answers: list[tuple[int, Answer]] = []
+        more: dict[object, dict[int, _AskRow]] = {}
+        for number, row, generated in ended:
+            answers += self._ended(number, row, generated, more)
+        for group, rows in more.items():
+            self._join(group, rows)
+        return answers
 
     def drop(self, numbers: Collection[int]) -> None:
         """Answer these asks no longer; those that have ended are passed over."""
+        numbers = {*numbers, *(child for child, (number, _, _) in self._classes.items() if number in numbers)}
         for group, search in list(self._searches.items()):
             search.drop({place for n in numbers if n in self._rows for of, place, _ in [self._rows[n]] if of == group})
             if search.finished:
                 del self._searches[group]
         for number in numbers:
             self._rows.pop(number, None)
+            self._classes.pop(number, None)
 
     def so_far(self, number: int) -> Answer | None:
         """What an ask's answer begins with, as far as it can no longer change; None where nothing is certain yet."""
+        if number not in self._rows:  # its classes are being asked about
+            return None
         group, place, row = self._rows[number]
         ids = self._searches[group].so_far().get(place)
         if ids is None or row.decoding.min_score:  # what is scored too low to be kept is known at the end
             return None
-        return _read(self._predictor.tokenizer, row, Generated(tuple(ids), (0.0,) * len(ids)))
+        return _read(self._predictor.tokenizer, row, _whole(row, Generated(tuple(ids), (0.0,) * len(ids))))
+
+    def _ended(
+        self, number: int, row: _AskRow, generated: Generated, more: dict[object, dict[int, _AskRow]]
+    ) -> list[tuple[int, Answer]]:
+        """The answer of an ask that ended, unless classes of it are still to be asked about: into `more`."""
+        owner, whole, questions = self._classes.pop(number, (number, row, None))
+        if questions is None:
+            generated = _whole(row, generated)
+            questions = ClassQuestions(generated, unnamed(self._predictor.tokenizer, row, generated))
+        else:
+            questions.add(generated)
+        for label in questions.next():
+            child = _row(self._predictor, row.picture, Ask(row.task.token, labels=(label,)), row.decoding)
+            self._classes[self._admitted] = owner, whole, questions
+            more.setdefault(child.group, {})[self._admitted] = child
+            self._admitted += 1
+        return [] if questions.open else [(owner, _read(self._predictor.tokenizer, whole, questions.joined()))]
 
     def _join(self, group: object, rows: dict[int, _AskRow]) -> None:
         """Rows of one group join its search."""
@@ -230,13 +258,15 @@ def _row_or_failure(
     if isinstance(picture, Failure):
         return picture
     try:
-        return _row(predictor, picture, ask, request)
+        return _row(predictor, picture, ask, request.decoding, request.before)
     except ValueError as error:
         return failure_of(error, picture.image)
 
 
-def _row(predictor: ModelParts, picture: EncodedImage, ask: Ask, request: Request) -> _AskRow:
-    decoding, positions = request.decoding, predictor.model.config.text.max_positions
+def _row(
+    predictor: ModelParts, picture: EncodedImage, ask: Ask, decoding: Decoding, before: Answer | None = None
+) -> _AskRow:
+    positions = predictor.model.config.text.max_positions
     if decoding.tiles is not None:
         raise ValueError("tiles: several parts are no single row of a batch; ask through predict or predict_many")
     task = task_of(ask.task, predictor.tasks)
@@ -250,14 +280,14 @@ def _row(predictor: ModelParts, picture: EncodedImage, ask: Ask, request: Reques
     grammar = automaton(task, predictor.tokenizer, ask) if decoding.by_grammar else None
     score_map = predictor.calibration.of(task.token) if predictor.calibration else None
     row = _AskRow(picture, ask, task, prompt, ids, decoding, grammar, score_map)
-    if request.before is None:
+    if before is None:
         return row
-    if grammar is None or request.before.size_wh != picture.size_wh:
+    if grammar is None or before.size_wh != picture.size_wh:
         raise ValueError(
-            f"continue_from: expected the picture of {request.before.size_wh} pixels that the answer is about, and "
+            f"continue_from: expected the picture of {before.size_wh} pixels that the answer is about, and "
             f"the grammar; got one of {picture.size_wh}"
         )
-    going_on = continuation(request.before, grammar, positions)
+    going_on = continuation(before, grammar, positions)
     longer = dataclasses.replace(decoding, budget=going_on.budget(decoding.budget, positions))
     return dataclasses.replace(row, automaton=going_on.resumed(grammar), decoding=longer, continuation=going_on)
 
@@ -270,15 +300,18 @@ def _pad(prompts: Sequence[list[int]], model: Florence) -> tuple[Tensor, Tensor]
     return ids, mask
 
 
+def _whole(row: _AskRow, generated: Generated) -> Generated:
+    """What was generated, with what went before it."""
+    return generated if row.continuation is None else row.continuation.joined(generated)
+
+
 def _read(tokenizer: Tokenizer, row: _AskRow, generated: Generated) -> Answer:
     size_wh = row.picture.size_wh
-    if row.continuation is not None:
-        generated = row.continuation.joined(generated)
     parsed, spans = answers.parse_ids(generated.ids, tokenizer, row.task, size_wh, row.ask)
+    left_out: tuple[Decision, ...] = ()
     if len(generated.measures):  # of an answer that is not at its end yet nothing is measured
-        least = row.score_map.least_there if row.score_map else 0.0
-        parsed = scored(parsed, spans, generated.measures, size_wh, row.score_map, least)
-    parsed = dataclasses.replace(above(parsed, row.decoding.min_score), truncated=generated.truncated)
+        parsed, left_out = scored(parsed, spans, generated.measures, size_wh, row.score_map, row.decoding.min_score)
+    parsed = dataclasses.replace(parsed, truncated=generated.truncated)
     repeats = row.continuation.repeats(parsed, spans) if row.continuation is not None else ()
     parsed = without(parsed, {decision.item_id for decision in repeats})
     parsed, decisions = post_filters.apply(parsed, row.decoding.filters, row.task.output_kind, size_wh)
@@ -291,7 +324,7 @@ def _read(tokenizer: Tokenizer, row: _AskRow, generated: Generated) -> Answer:
         token_ids=generated.ids,
         token_logprobs=generated.logprobs,
         token_spans=spans,
-        decisions=(*repeats, *decisions),
+        decisions=(*left_out, *repeats, *decisions),
         token_measures=generated.measures if len(generated.measures) else None,
         ask=row.ask,
         row=row.task,

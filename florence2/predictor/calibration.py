@@ -42,14 +42,20 @@ class ScoreMap:
     method: str
     numbers: tuple[Any, ...]
     least_there: float = 0.0
-    """What is there less surely is left out of the answer (`Signals.there`): "it is not there"."""
+    """What is there less surely is left out of the answer: "it is not there"."""
+    there_weights: tuple[float, ...] = ()
+    """Of the features, for how surely it is there; without them it is `Signals.there`."""
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """What it was fitted on and how good it is, kept in the file."""
 
     def __call__(self, signals: Signals) -> float:
         if self.method == "logistic":
-            return _sigmoid(sum(weight * value for weight, value in zip(self.numbers, signals.features)))
+            return _weighted(self.numbers, signals)
         return self.of_score(signals.score)
+
+    def there(self, signals: Signals) -> float:
+        """The probability that what the item is called is there at all."""
+        return _weighted(self.there_weights, signals) if self.there_weights else signals.there
 
     def of_score(self, score: float) -> float:
         """The probability of a score; not of a logistic map, which takes more than that."""
@@ -66,7 +72,8 @@ class ScoreMap:
     def to_json(self) -> dict[str, Any]:
         """The map as plain JSON types."""
         values = [list(v) if isinstance(v, tuple) else v for v in self.numbers]
-        absent = {"least_there": self.least_there} if self.least_there else {}
+        absent: dict[str, Any] = {"least_there": self.least_there} if self.least_there else {}
+        absent |= {"there": dict(zip(FEATURES, self.there_weights))} if self.there_weights else {}
         return {"method": self.method, **dict(zip(NUMBERS[self.method], values)), **absent, **self.facts}
 
 
@@ -125,17 +132,22 @@ def _map(row: Any, where: str) -> ScoreMap:
         raise ValueError(f"{where}: method: expected one of {', '.join(NUMBERS)}, got {brief(method)}")
     keys = NUMBERS[method]
     values = [row.get(key) for key in keys]
-    facts = {key: value for key, value in row.items() if key not in (*keys, "method", "least_there")}
+    facts = {key: value for key, value in row.items() if key not in (*keys, "method", "least_there", "there")}
     least = row.get("least_there", 0.0)
     if not _finite(least) or not 0 <= least <= 1:
         raise ValueError(f"{where}: least_there: expected a number in 0..1, got {brief(least)}")
+    there = row.get("there", {})
+    weights: list[Any] = [there.get(key) for key in FEATURES] if isinstance(there, dict) and there else []
+    if not isinstance(there, dict) or not all(map(_finite, weights)):
+        raise ValueError(f"{where}: there: expected a number for each of {', '.join(FEATURES)}, got {brief(there)}")
+    absent = float(least), tuple(map(float, weights))
     if method != "isotonic":
         if not all(map(_finite, values)) or (method != "logistic" and min(values[:-1]) < 0):
             raise ValueError(
                 f"{where}: {', '.join(keys)}: expected numbers, of a score's map all but the last not negative, "
                 f"got {brief(values)}"
             )
-        return ScoreMap(method, tuple(map(float, values)), float(least), facts)
+        return ScoreMap(method, tuple(map(float, values)), *absent, facts)
     for key, value in zip(keys, values):
         if not isinstance(value, list) or not value or not all(_finite(v) and 0 <= v <= 1 for v in value):
             raise ValueError(f"{where}: {key}: expected numbers in 0..1, got {brief(value)}")
@@ -143,7 +155,7 @@ def _map(row: Any, where: str) -> ScoreMap:
     rising = all(a < b for a, b in pairwise(scores)) and all(a <= b for a, b in pairwise(right))
     if len(scores) != len(right) or not rising:
         raise ValueError(f"{where}: expected as many rising scores as shares that never fall, got {brief(values)}")
-    return ScoreMap(method, (tuple(map(float, scores)), tuple(map(float, right))), float(least), facts)
+    return ScoreMap(method, (tuple(map(float, scores)), tuple(map(float, right))), *absent, facts)
 
 
 def _finite(value: Any) -> bool:
@@ -158,6 +170,10 @@ def _between(score: float, scores: tuple[float, ...], right: tuple[float, ...]) 
         return right[-1]
     low, high = scores[place - 1], scores[place]
     return right[place - 1] + (right[place] - right[place - 1]) * (score - low) / (high - low)
+
+
+def _weighted(weights: tuple[float, ...], signals: Signals) -> float:
+    return _sigmoid(sum(weight * value for weight, value in zip(weights, signals.features)))
 
 
 def _sigmoid(x: float) -> float:

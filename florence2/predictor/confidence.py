@@ -7,8 +7,9 @@ so that a score means the same in greedy and beam search, alone and in a batch, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from florence2 import geometry
 from florence2.codec.answers import ItemSpan
 from florence2.codec.locations import BINS
 from florence2.decoding.measures import END, ENTROPY, LOGPROB, MASS, ORDERED, RADII
-from florence2.records import Box, Item, Parsed
+from florence2.records import Box, Decision, Parsed
 
 WINDOW = 0.2
 """How far from where it is a coordinate may lie, as a share of the item's side, for the place to be as good."""
@@ -152,25 +153,35 @@ def _sides(box: Box | None, size_wh: tuple[int, int]) -> tuple[float, float]:
     return (x2 - x1) / size_wh[0], (y2 - y1) / size_wh[1]
 
 
+class Calibrated(Protocol):
+    """A map of calibration: signals to a score, and how surely a thing has to be there."""
+
+    @property
+    def least_there(self) -> float: ...
+    def __call__(self, signals: Signals) -> float: ...
+    def there(self, signals: Signals) -> float: ...
+
+
 def scored(
     parsed: Parsed,
     spans: Mapping[str, ItemSpan],
     measures: np.ndarray,
     size_wh: tuple[int, int],
-    score_map: Callable[[Signals], float] | None = None,
-    least_there: float = 0.0,
-) -> Parsed:
+    score_map: Calibrated | None = None,
+    min_score: float = 0.0,
+) -> tuple[Parsed, tuple[Decision, ...]]:
     """The answer with a score on every text, region and phrase that has tokens of its own, by a map of calibration
-    where there is one; without what is there less surely than `least_there`."""
+    where there is one; without what is not surely enough there, and what is scored below `min_score`: why, beside it.
+    """
     signals = all_signals(parsed, spans, measures, size_wh)
-    answer = with_scores(parsed, {n: score_map(s) if score_map else s.score for n, s in signals.items()})
-    return without(answer, {name for name, own in signals.items() if own.there < least_there})
-
-
-def above(parsed: Parsed, min_score: float) -> Parsed:
-    """The answer without items scored below `min_score`, and without phrases that thereby lost all of their regions."""
-    items: list[Item] = [*parsed.texts, *parsed.regions, *parsed.groundings]
-    return without(parsed, {item.id for item in items if item.score is not None and item.score < min_score})
+    scores = {name: score_map(own) if score_map else own.score for name, own in signals.items()}
+    lost: dict[str, Decision] = {}
+    for name, own in signals.items():
+        if score_map and score_map.least_there and (sure := score_map.there(own)) < score_map.least_there:
+            lost[name] = Decision(name, "rejected", "calibration", "absent", sure, score_map.least_there)
+        elif scores[name] < min_score:
+            lost[name] = Decision(name, "rejected", "min_score", "low_score", scores[name], min_score)
+    return without(with_scores(parsed, scores), lost), tuple(lost.values())
 
 
 def without(parsed: Parsed, lost: Collection[str]) -> Parsed:

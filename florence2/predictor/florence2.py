@@ -100,7 +100,8 @@ class Florence2:
         if self._products["tier"] == "int8":
             sums.append(str(self._products["products"]))
         if self.calibration is not None:
-            sums.append(str(sorted((name, m.method, m.numbers) for name, m in self.calibration.maps.items())))
+            maps = self.calibration.maps.items()
+            sums.append(str(sorted((name, m.method, m.numbers, m.least_there, m.there_weights) for name, m in maps)))
         return hashlib.blake2b("\n".join(sums).encode(), digest_size=8).hexdigest()
 
     @overload
@@ -145,6 +146,8 @@ class Florence2:
             min_score                   0 to 1: items scored below it are left out
             margin                      nats: the answer ends only where its end is so much likelier than what could
                                         follow; more is found, less surely
+            each_class                  False: of several classes in one open-vocabulary question those that the answer
+                                        does not name are not asked about alone (answers.md)
         """
         if continue_from is not None and task is None and prompt is None:
             task = continuation.ask_of(continue_from)

@@ -93,7 +93,7 @@ def _tiled(predictor: ModelParts, request: Request) -> list[Answer | Failure]:
         boxes = parts_of(request.decoding.tiles, size_wh, predictor.model.config)
     except ValueError as error:
         return [failure_of(error, source)] * len(request.asks)
-    alone = dataclasses.replace(request.decoding, tiles=None, filters=())
+    alone = dataclasses.replace(request.decoding, tiles=None, filters=(), each_class=False)
     parts = (_part(array, box, predictor.model.config) for box in boxes)
     answers: list[list[Answer | Failure]] = []
     for chunk in _chunks(parts):

@@ -1,24 +1,28 @@
-"""Questions about what is not there: for detection of a text, and captions that name what the picture lacks.
+"""Questions about what is not there: for detection of a text, captions that name what the picture lacks, empty regions.
 
 Only what is verifiably absent is asked about: a label that the sample's coverage names as one, or one of a label space
 that was searched all over. Half of the labels are hard ones, drawn by how often they come together with what is in the
-picture in the source's other pictures; the other half are any of the source's. What is drawn for a sample never
-changes.
+picture in the source's other pictures; the other half are any of the source's. A region is empty where a label space
+(of lines: the text) was searched all over and nothing that the sample holds comes near it. What is drawn for a sample
+never changes.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from florence2 import geometry
 from florence2.codec.tasks import Task
-from florence2.records import Ask, Parsed, Sample
+from florence2.records import Ask, Box, Coverage, Parsed, Sample
 
-ASKED = ("open_boxes", "phrases")  # output kinds that negatives are made for
+ASKED = ("open_boxes", "phrases", "region_text")  # output kinds that negatives are made for
 HARD = 0.5  # the share of negatives that are hard ones
 SURVEYED = 300  # pictures that say which labels come together
+TRIES = 20  # places tried for an empty region
 
 Pairs = list[tuple[Ask, Parsed]]
 
@@ -47,14 +51,16 @@ class Negatives:
 
     def pairs(self, task: Task, sample: Sample, positives: Sequence[tuple[Ask, Parsed]]) -> Pairs:
         """What a sample is asked of a task beside its positives."""
-        if task.output_kind not in ASKED or task.storage_rule not in ("query", "caption") or not self.rate:
+        if task.output_kind not in ASKED or task.storage_rule == "answer" or not self.rate:
             return []
         rng = random.Random(f"{sample.id}:{task.token}:negatives")
-        absent = self.absent(sample)
         answered = [(ask, parsed) for ask, parsed in positives if parsed.regions]
         count = self.rate * max(1, len(answered))
         wanted = int(count) + (rng.random() < count % 1)
-        labels = self.drawn(sample, absent, wanted, rng)
+        if task.output_kind == "region_text":
+            boxes = empty_regions(sample, "text" if task.storage_rule == "text" else "object", wanted, rng)
+            return [(Ask(task.token, region=box), Parsed()) for box in boxes]
+        labels = self.drawn(sample, self.absent(sample), wanted, rng)
         if task.output_kind == "open_boxes":
             asked = {ask.text for ask, _ in positives}
             return [(Ask(task.token, text=label), Parsed()) for label in labels if label not in asked]
@@ -108,16 +114,65 @@ def present(sample: Sample) -> dict[str, set[str]]:
     return out
 
 
+def empty_regions(sample: Sample, kind: str, count: int, rng: random.Random) -> list[Box]:
+    """Up to `count` boxes of the size of one of the picture's objects ("object") or lines ("text"), moved to where
+    nothing is; none where the picture was not searched all over for them."""
+    spaces = [states for space, states in sample.coverage.items() if (space == "text") == (kind == "text")]
+    searched = [all(one.state != "partial" for one in states) and _whole(states) for states in spaces]
+    taken = [box for box in map(geometry.region_box, sample.regions) if box is not None]
+    sizes = [geometry.region_box(region) for region in sample.current().regions if region.kind == kind]
+    width, height = sample.image.size_wh
+    out: list[Box] = []
+    while any(searched) and any(sizes) and len(out) < count:
+        box = _empty_place(rng, [size for size in sizes if size], taken, width, height)
+        if box is None:
+            return out
+        out.append(box)
+    return out
+
+
+def _whole(states: Iterable[Coverage]) -> bool:
+    return any(one.state == "exhaustive" and not one.labels for one in states)
+
+
+def _empty_place(rng: random.Random, sizes: Sequence[Box], taken: Sequence[Box], width: int, height: int) -> Box | None:
+    for _ in range(TRIES):
+        x1, y1, x2, y2 = rng.choice(sizes)
+        left, top = rng.uniform(0, max(0.0, width - (x2 - x1))), rng.uniform(0, max(0.0, height - (y2 - y1)))
+        box = left, top, left + x2 - x1, top + y2 - y1
+        if not geometry.intersection([box], taken).any():
+            return box
+    return None
+
+
 def _misled(rng: random.Random, label: str, ask: Ask, parsed: Parsed) -> tuple[Ask, Parsed]:
-    """A caption with the label in place of one of its phrases, which is then no longer answered for."""
+    """A caption with the label in place of what one of its phrases names, which is then no longer answered for."""
     placed = [grounding for grounding in parsed.groundings if grounding.spans]
-    article = "An" if label[:1].lower() in "aeiou" else "A"
     if not placed:
-        return Ask(ask.task, text=f"{article} {label}"), Parsed()
+        return Ask(ask.task, text=f"{_article(label, capital=True)} {label}"), Parsed()
     lost = rng.choice(placed)
     start, end = lost.spans[0]
-    phrase = f"{article if ask.text[start : start + 1].isupper() else article.lower()} {label}"
+    called = {region.id: region.label for region in parsed.regions if region.kind == "object"}
+    own = {called.get(name, "") for name in lost.region_ids}
+    phrase = _renamed(ask.text[start:end], own.pop() if len(own) == 1 else "", label)
     kept = tuple(replace(g, spans=()) for g in parsed.groundings if g is not lost)
     named = {name for grounding in kept for name in grounding.region_ids}
     regions = tuple(region for region in parsed.regions if region.id in named)
     return Ask(ask.task, text=ask.text[:start] + phrase + ask.text[end:]), Parsed(regions=regions, groundings=kept)
+
+
+def _renamed(phrase: str, own: str, label: str) -> str:
+    """The phrase about another label: its colour and number kept, so that only the picture tells that it is false."""
+    capital = phrase[:1].isupper()
+    found = re.search(rf"\b{re.escape(own)}(?=(?:e?s)?\b(?!['’]))", phrase, re.IGNORECASE) if own.strip() else None
+    if not found:
+        return f"{_article(label, capital)} {label}"
+    before, after = phrase[: found.start()], phrase[found.end() :]
+    if re.fullmatch(r"(?i)an? ", before):
+        before = _article(label, capital) + " "
+    return before + (label[:1].upper() + label[1:] if capital and not before else label) + after
+
+
+def _article(label: str, capital: bool) -> str:
+    article = "an" if label[:1].lower() in "aeiou" else "a"
+    return article.capitalize() if capital else article

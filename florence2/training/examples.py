@@ -100,7 +100,8 @@ def fitted(
         return left_out("long_prompt", sample, detail, task)
     if target > limits.target:
         return left_out("too_long", sample, f"target of {target} tokens; max_target is {limits.target}", task)
-    if target == 2 and truth[0].output_kind in ("text", "region_text"):
+    empty = truth[0].output_kind == "text" or (truth[0].output_kind == "region_text" and truth[2].regions)
+    if target == 2 and empty:  # of a region an empty answer says that nothing is there
         return left_out("empty", sample, "the answer holds no letters", task)
     return made
 

@@ -9,13 +9,15 @@ from florence2.cli import main
 from florence2.codec.answers import ItemSpan
 from florence2.codec.tasks import TASKS
 from florence2.decoding.measures import END, MASS, RADII
-from florence2.evaluation.calibrate import LEAST, Asked, calibrate, least_there
+from florence2.evaluation.calibrate import LEAST, calibrate
 from florence2.evaluation.eval_items import EvalItem
+from florence2.evaluation.presence import Asked, Presence, presence
 from florence2.evaluation.rightness import right_items
 from florence2.predictor import Answer, load
+from florence2.predictor.calibration import ScoreMap
 from florence2.records import Ask, Grounding, ImageRef, Parsed, Region, Sample, Text
 
-BOX, FAR = (10.0, 10.0, 50.0, 50.0), (60.0, 60.0, 90.0, 90.0)
+BOX, FAR = (10.0, 10.0, 50.0, 50.0), (55.0, 55.0, 95.0, 95.0)
 SHIFTED = (14.0, 10.0, 54.0, 50.0)
 
 
@@ -86,16 +88,18 @@ def test_texts(task, true, said, right):
     assert judged(task, Parsed(texts=(Text("t", true),)), Parsed(texts=(Text("t0", said),))) == {"t0": right}
 
 
-def query(label, sure, there, right):
+def query(label, sure, there, right, spread=0.5):
     """A question about a label, whether it is there, and an answer of one box that is begun with probability `sure`."""
     task = "<OPEN_VOCABULARY_DETECTION>"
     truth = Parsed(regions=(Region("t", box=BOX, label=label),) if there else ())
     box = BOX if right else FAR
     measures = np.zeros((7, MASS + len(RADII)), np.float32)
     measures[2, END] = 1 - sure
+    measures[3:, MASS:] = spread
     answer = Answer(regions=(Region("r0", box=box, label=label),), size_wh=(100, 100), token_measures=measures,
                     token_spans={"r0": ItemSpan((2,), (3, 4, 5, 6))})  # fmt: skip
-    item = EvalItem(Sample("s", ImageRef("i", width=100, height=100)), Ask(task, text=label), (truth,))
+    name = f"{label}{sure}{spread}"
+    item = EvalItem(Sample(name, ImageRef(name, width=100, height=100)), Ask(task, text=label), (truth,))
     return Asked(item, there, answer)
 
 
@@ -103,13 +107,25 @@ def test_what_is_absent_is_told_apart_where_it_can_be():
     task = TASKS["<OPEN_VOCABULARY_DETECTION>"]
     there = [query("cat", 0.5 + n / 200, True, True) for n in range(100)]  # right ones from 0.5 up
     unsure = [query("dog", n / 250, False, False) for n in range(100)]  # up to 0.4
-    least, facts = least_there(task, there + unsure)
-    assert least == pytest.approx(0.38, abs=0.01)  # five of a hundred lie above
-    assert facts["absent_answered"] <= 0.05 and facts["recall_kept"] == 1.0
+    few = presence(task, there[:20] + unsure[:20])  # too few to fit a model to
+    assert not few.weights and 0.04 < few.least < 0.5 and few.facts["absent_answered"] <= 0.05
+    found = presence(task, there + unsure)
+    assert found.facts["absent_answered"] <= 0.05 and found.facts["recall_kept"] == 1.0
+    as_map = ScoreMap("platt", (1.0, 0.0), found.least, found.weights)
+    kept = [as_map.there(one.answer.signals()["r0"]) >= found.least for one in there + unsure]
+    assert sum(kept[:100]) >= 90 and sum(kept[100:]) <= 6  # what is written down decides as it was measured
     as_sure = [query("dog", 0.5 + n / 200, False, False) for n in range(100)]
-    assert least_there(task, there + as_sure)[0] == 0.0  # nothing to be gained
-    assert least_there(TASKS["<OD>"], there) == (0.0, {})
-    assert least_there(task, there[:5] + unsure) == (0.0, {})  # too few
+    assert presence(task, there + as_sure).least == 0.0  # nothing to be gained
+    assert presence(TASKS["<OD>"], there) == presence(task, there[:5] + unsure) == Presence()  # not asked; too few
+
+
+def test_answers_that_differ_in_their_place_alone_are_told_apart():
+    task = TASKS["<OPEN_VOCABULARY_DETECTION>"]
+    there = [query("cat", 0.7, True, True, spread=0.9 + n / 1000) for n in range(60)]
+    absent = [query("dog", 0.7, False, False, spread=0.3 + n / 1000) for n in range(60)]
+    assert presence(task, there[:40] + absent[:40]).least == 0.0  # by what is begun nothing can be said
+    found = presence(task, there + absent)
+    assert found.weights and found.facts["absent_answered"] <= 0.05 and found.facts["recall_kept"] >= 0.9
 
 
 def test_calibrate_writes_beside_the_weights_and_load_finds_it(tmp_path, capsys):

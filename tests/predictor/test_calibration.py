@@ -136,6 +136,11 @@ REFUSED = [  # what the file says, what the refusal names
         {"tasks": {"OD": {"method": "platt", "slope": 1, "offset": 0, "least_there": 2}}},
         "least_there: expected a number",
     ),
+    (
+        {"tasks": {"OD": {"method": "platt", "slope": 1, "offset": 0, "there": [1, 2]}}},
+        "there: expected a number for each",
+    ),
+    ({"tasks": {"OD": {"method": "platt", "slope": 1, "offset": 0, "there": {"name": 1}}}}, "there: expected a number"),
     ({"tasks": {"OD": {"method": "isotonic", "scores": [0, 2], "right": [0, 1]}}}, "scores: expected numbers in 0..1"),
     ({"tasks": {"OD": {"method": "isotonic", "scores": [0, 1], "right": [1, 0]}}}, "never fall"),
     ({"tasks": {"OD": {"method": "isotonic", "scores": [], "right": []}}}, "scores: expected numbers"),
@@ -163,6 +168,15 @@ def test_a_calibration_that_is_not_there(folder, tmp_path):
         load(folder, calibration=True)
     with pytest.raises(ValueError, match="calibration: expected a file, None or False, got 3"):
         load(folder, calibration=3)
+
+
+def test_how_surely_a_thing_is_there_may_be_weighed(tmp_path):
+    weights = (0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # twice the logit of begun, less one
+    one = ScoreMap("platt", (1.0, 0.0), 0.4, weights)
+    assert one.there(Signals(begun=0.5)) == pytest.approx(1 / (1 + np.exp(1.0)))
+    assert ScoreMap("platt", (1.0, 0.0), 0.4).there(Signals(there=0.3)) == 0.3
+    Calibration("x", {"OD": one}).save(tmp_path / "c.json")
+    assert read_calibration(tmp_path / "c.json").of("OD") == one
 
 
 def test_what_is_not_surely_there_is_left_out(folder, pictures):

@@ -14,7 +14,7 @@ from florence2.codec.official import avg_loc_scores, decode_with_spans
 from florence2.codec.tasks import TASKS
 from florence2.decoding.measures import END, LOGPROB, MASS, ORDERED, RADII
 from florence2.predictor import parse
-from florence2.predictor.confidence import WINDOW, Signals, above, all_signals, nearness, scored
+from florence2.predictor.confidence import WINDOW, Signals, all_signals, nearness, scored, without
 from florence2.records import Ask, Grounding, Parsed, Region, Text
 
 QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -76,7 +76,7 @@ def test_begun_is_the_end_that_did_not_come_or_a_further_place():
 
 
 def test_items_without_tokens_have_no_score():
-    answer = scored(found(given=LARGE, r0=LARGE), SPANS, MEASURES, (100, 100))
+    answer, _ = scored(found(given=LARGE, r0=LARGE), SPANS, MEASURES, (100, 100))
     assert answer.regions[0].score is None and answer.regions[1].score is not None
 
 
@@ -148,13 +148,42 @@ PHRASES = Parsed(
 )
 
 
-def test_a_threshold_leaves_what_is_as_sure():
-    kept = above(PHRASES, 0.5)
-    assert [text.id for text in kept.texts] == ["t1"]  # no score, nothing against it
+def test_what_is_left_out_takes_along_what_hangs_on_it():
+    kept = without(PHRASES, {"t0", "r1", "g2"})
+    assert [text.id for text in kept.texts] == ["t1"]
     assert [region.id for region in kept.regions] == ["r0", "r3"]  # r2 went with its phrase
     assert [(g.id, g.region_ids) for g in kept.groundings] == [("g0", ("r0",))]
-    assert above(PHRASES, 0.0) is PHRASES
-    assert [region.id for region in above(PHRASES, 0.6).regions] == ["r0", "r3"]  # equal is enough
+    assert without(PHRASES, set()) is PHRASES
+
+
+@dataclasses.dataclass
+class ByName:
+    """A map that says the name's probability."""
+
+    least_there: float = 0.0
+
+    def __call__(self, signals):
+        return signals.name
+
+
+def test_a_threshold_leaves_what_is_as_sure_and_says_what_it_took():
+    three = found(r0=LARGE, r1=LARGE, r2=LARGE)  # names of 0.72, 0.72 and 0.5
+    kept, decisions = scored(three, SPANS, MEASURES, (100, 100), ByName(), min_score=0.6)
+    assert [region.id for region in kept.regions] == ["r0", "r1"]
+    (lost,) = decisions
+    assert (lost.item_id, lost.status, lost.rule, lost.reason) == ("r2", "rejected", "min_score", "low_score")
+    assert lost.value == pytest.approx(0.5) and lost.threshold == 0.6
+    at = kept.regions[0].score
+    assert len(scored(three, SPANS, MEASURES, (100, 100), ByName(), min_score=at)[0].regions) == 2  # equal is enough
+
+
+def test_what_is_not_surely_there_is_left_out_with_all_of_its_places():
+    three = found(r0=LARGE, r1=LARGE, r2=LARGE)  # there by 0.8 * 0.72, and by 0.5
+    kept, decisions = scored(three, SPANS, MEASURES, (100, 100), ByName(least_there=0.55))
+    assert [region.id for region in kept.regions] == ["r0", "r1"]
+    kept, decisions = scored(three, SPANS, MEASURES, (100, 100), ByName(least_there=0.58))
+    assert not kept.regions and [d.item_id for d in decisions] == ["r0", "r1", "r2"]
+    assert {(d.rule, d.reason, d.threshold) for d in decisions} == {("calibration", "absent", 0.58)}
 
 
 def test_predict_leaves_out_what_is_less_sure(tiny, pictures):
@@ -167,6 +196,8 @@ def test_predict_leaves_out_what_is_less_sure(tiny, pictures):
         every
     )
     assert some.token_ids == every.token_ids
+    lost = {region.id for region in every.regions} - {region.id for region in some.regions}
+    assert {(d.item_id, d.rule, d.reason) for d in some.decisions} == {(n, "min_score", "low_score") for n in lost}
 
 
 def test_with_a_margin_an_answer_goes_on(tiny, pictures):

@@ -6,8 +6,10 @@ import random
 import numpy as np
 import pytest
 
+from florence2.codec.grammar import automaton
 from florence2.codec.tasks import TASKS
 from florence2.codec.tokenizer import Tokenizer
+from florence2.geometry import intersection
 from florence2.pixels import encode
 from florence2.records import Ask, Coverage, Grounding, ImageRef, Parsed, Region, Sample, Text
 from florence2.scenes import draw
@@ -15,10 +17,11 @@ from florence2.sources.negatives import Negatives
 from florence2.training.config import DataSource
 from florence2.training.config_files import from_mapping
 from florence2.training.datasets import open_source
-from florence2.training.examples import TaskMixture
+from florence2.training.examples import Limits, TaskMixture, fitted
 from florence2.training.setup import mixture
 
 OPEN, PHRASES = TASKS["<OPEN_VOCABULARY_DETECTION>"], TASKS["<CAPTION_TO_PHRASE_GROUNDING>"]
+CATEGORY, READING = TASKS["<REGION_TO_CATEGORY>"], TASKS["<REGION_TO_OCR>"]
 ALL = (Coverage("exhaustive"),)
 
 
@@ -96,6 +99,89 @@ def test_the_other_phrases_are_still_answered_for():
         assert left.phrase in ask.text and [region.id for region in parsed.regions] == list(left.region_ids)
         seen.add(left.phrase)
     assert seen == {"A cat", "the door"}
+
+
+@pytest.mark.parametrize(
+    "phrase, renamed",
+    [
+        ("A small brown cat", "A small brown {}"),  # its colour is no hint that it is false
+        ("two cats", "two {}s"),
+        ("an orange cat's toy", "{article} {}"),  # the cat is not what it names
+        ("Cats", "{Name}s"),
+        ("a cat", "{article} {}"),
+        ("a concatenation", "{article} {}"),  # the label inside a word is none
+        ("the animal", "{article} {}"),
+    ],
+)
+def test_a_phrase_about_what_is_not_there_keeps_the_rest(phrase, renamed):
+    text = Text("t", f"See {phrase} here.")
+    one = sample(
+        "x", ["cat"], texts=(text,), groundings=(Grounding("g", "t", phrase, ((4, 4 + len(phrase)),), ("x.0",)),)
+    )
+    for n in range(6):
+        own = dataclasses.replace(one, id=f"x{n}")
+        ((ask, _),) = Negatives.of(OTHERS, 1.0).pairs(PHRASES, own, PHRASES.truths(own))
+        said = ask.text[4:-6]
+        capital = phrase[0].isupper()
+        assert said in {
+            renamed.format(name, Name=name.capitalize(), article="A" if capital else "a")
+            for name in ("dog", "fish", "fox")
+        }
+
+
+def test_a_line_of_text_is_not_read_as_a_label():
+    line = Region("x.9", kind="text", box=(2.0, 2.0, 8.0, 6.0), label="cat")
+    text = Text("t", 'A sign that says "cat".')
+    grounding = Grounding("g", "t", 'A sign that says "cat"', ((0, 22),), ("x.9",))
+    one = dataclasses.replace(sample("x", ["cow"], texts=(text,), groundings=(grounding,)), regions=(line,))
+    ((ask, _),) = Negatives.of(OTHERS, 1.0).pairs(PHRASES, one, PHRASES.truths(one))
+    assert ask.text in {f"A {name}." for name in ("cat", "dog", "fish", "fox")}
+
+
+def test_an_empty_region_holds_nothing_and_has_an_objects_size():
+    one = dataclasses.replace(sample("x", ["cat", "dog"]), image=ImageRef("x", width=60, height=60))
+    sizes = {(r.box[2] - r.box[0], r.box[3] - r.box[1]) for r in one.regions}
+    pairs = Negatives.of(OTHERS, 3.0).pairs(CATEGORY, one, CATEGORY.truths(one))
+    assert len(pairs) == 6 and pairs == Negatives.of(OTHERS, 3.0).pairs(CATEGORY, one, CATEGORY.truths(one))
+    for ask, parsed in pairs:
+        x1, y1, x2, y2 = ask.region
+        assert parsed == Parsed() and 0 <= x1 and 0 <= y1 and x2 <= 60 and y2 <= 60
+        assert any(np.allclose((x2 - x1, y2 - y1), size) for size in sizes)
+        assert not intersection([ask.region], [r.box for r in one.regions]).any()
+
+
+@pytest.mark.parametrize(
+    "coverage, asked",
+    [
+        ({"pets": ALL}, True),
+        ({"pets": (Coverage("exhaustive", ("cat",)),)}, False),  # a dog may be there
+        ({"pets": (Coverage("partial"),)}, False),
+        ({"pets": (Coverage("exhaustive"), Coverage("partial", ("dog",)))}, False),
+        ({"text": ALL}, False),  # of lines only
+        ({}, False),
+    ],
+)
+def test_a_region_is_empty_only_where_all_was_searched_for(coverage, asked):
+    one = dataclasses.replace(sample("x", ["cat"]), image=ImageRef("x", width=60, height=60), coverage=coverage)
+    assert bool(Negatives.of(OTHERS, 1.0).pairs(CATEGORY, one, CATEGORY.truths(one))) == asked
+    assert not Negatives.of(OTHERS, 1.0).pairs(READING, one, READING.truths(one))  # no line has a size to take
+
+
+def test_no_room_no_empty_region():
+    one = dataclasses.replace(sample("x", ["cat"]), image=ImageRef("x", width=10, height=10))
+    assert not Negatives.of(OTHERS, 1.0).pairs(CATEGORY, one, CATEGORY.truths(one))
+
+
+def test_an_empty_region_is_trained_on_and_an_answer_without_letters_is_not():
+    tokenizer = Tokenizer.train(["cat dog fish on a ground"] * 4, 320)
+    one = dataclasses.replace(sample("x", ["cat"]), image=ImageRef("x", width=60, height=60))
+    ((ask, nothing),) = Negatives.of(OTHERS, 1.0).pairs(CATEGORY, one, CATEGORY.truths(one))
+    limits = Limits(100, 100)
+    made = fitted(one, (CATEGORY, ask, nothing), tokenizer, limits, TASKS)
+    assert made.target_ids == (tokenizer.bos, tokenizer.eos)
+    grammar = automaton(CATEGORY, tokenizer, ask)
+    assert tokenizer.eos in grammar.allowed(grammar.start(), 10)
+    assert fitted(one, (TASKS["<CAPTION>"], Ask("<CAPTION>"), Parsed()), tokenizer, limits, TASKS).reason == "empty"
 
 
 def test_a_source_with_negatives_asks_them(tmp_path):
