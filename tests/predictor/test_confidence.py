@@ -165,6 +165,9 @@ class ByName:
     def __call__(self, signals):
         return signals.name
 
+    def there(self, signals):
+        return signals.there
+
 
 def test_a_threshold_leaves_what_is_as_sure_and_says_what_it_took():
     three = found(r0=LARGE, r1=LARGE, r2=LARGE)  # names of 0.72, 0.72 and 0.5
