@@ -68,7 +68,7 @@ def questions(model: Florence2, samples: Sequence[Sample], task: Task) -> list[A
 
 
 @dataclass(frozen=True)
-class Answered:
+class PresenceItems:
     """Items that are right, and items about what is absent: their signals, which they are, of which picture; for each
     thing that is absent the places of its items."""
 
@@ -78,7 +78,7 @@ class Answered:
     absent: tuple[tuple[int, ...], ...]
 
 
-def answered(task: Task, asked: Sequence[Asked]) -> Answered:
+def presence_items(task: Task, asked: Sequence[Asked]) -> PresenceItems:
     """What answers say of what is there, rightly, and of what is not."""
     numbers = {image: number for number, image in enumerate(dict.fromkeys(one.item.image for one in asked))}
     found: list[tuple[Signals, bool, int]] = []
@@ -94,14 +94,14 @@ def answered(task: Task, asked: Sequence[Asked]) -> Answered:
             absent.append(tuple(range(len(found), len(found) + len(false))))
             found += [(own, False, numbers[one.item.image]) for own in false]
     right, pictures = np.array([row[1] for row in found], bool), np.array([row[2] for row in found], int)
-    return Answered(tuple(row[0] for row in found), right, pictures, tuple(absent))
+    return PresenceItems(tuple(row[0] for row in found), right, pictures, tuple(absent))
 
 
 def presence(task: Task, asked: Sequence[Asked]) -> Presence:
     """How surely a thing has to be there to be answered for: so that MOST_FALSE of what is absent is, but no more of
     the right answers is lost than 1 - KEPT, on pictures that the model of it was not fitted to; and what that gives.
     Nothing where it would not take away half of the false answers: it would cost more than it brings."""
-    items = answered(task, asked) if task.output_kind in SILENT else None
+    items = presence_items(task, asked) if task.output_kind in SILENT else None
     if items is None or items.right.sum() < FEWEST or len(items.absent) < FEWEST:
         return Presence()
     before = sum(bool(own) for own in items.absent) / len(items.absent)
@@ -117,7 +117,7 @@ def presence(task: Task, asked: Sequence[Asked]) -> Presence:
     return Presence(best.least, best.weights, {**facts, **best.facts})
 
 
-def _decided(items: Answered, weights: tuple[float, ...], sure: np.ndarray) -> Presence:
+def _decided(items: PresenceItems, weights: tuple[float, ...], sure: np.ndarray) -> Presence:
     right = sure[items.right]
     false = np.array([max(sure[list(own)], default=0.0) for own in items.absent])
     highest = min(float(np.quantile(right, 1 - KEPT)), float(np.quantile(false, 1 - MOST_FALSE)) + 1e-6, 1.0)
