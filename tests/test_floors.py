@@ -110,7 +110,7 @@ def test_imports_go_down():
     assert not wrong, "\n".join(wrong)
 
 
-RUNNERS = ("inline", "processes", "fork_template", "worker_process")
+RUNNERS = ("inline", "processes", "fork_template", "worker_process", "job_worker", "supervision", "ray")
 
 
 def test_runners_are_known_to_execution_alone():

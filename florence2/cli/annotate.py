@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from florence2.cli.runners import add_runner, runner_of
 from florence2.cli.trusting import add_trust, trusted
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
             args.out,
             [name.strip() for name in args.with_.split(",") if name.strip()],
             unit=args.unit,
-            workers=args.workers,
+            **runner_of(args),
             rules=rules,
             lease_s=args.lease,
             device=args.device,
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--unit", type=int, metavar="N", help="new pictures in a unit of work (64; of very many up to 512)"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
+    add_runner(parser, "processes (one a core); 0: in this process")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
     parser.add_argument("--lease", type=float, metavar="S", help="seconds a unit may take (learned from the others)")
     parser.add_argument("--allow-urls", metavar="H,H", help="hosts from which a list's addresses may be fetched")

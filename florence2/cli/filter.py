@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from florence2.cli.runners import add_runner, runner_of
 from florence2.cli.trusting import add_trust, trusted
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--tune", metavar="LABELLED", help="fit rules to a labelled data set, judge nothing")
     parser.add_argument("--write", metavar="FILE.yaml", help="with --tune: write the fitted rules, for --rules")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core); 0: in this process")
+    add_runner(parser, "processes (one a core); 0: in this process")
     add_trust(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     with ProgressBars(args.quiet) as bars:
         trusted(args, args.store, bars.on_message)
         store = filter(
-            args.store, args.rules, merging=merging, workers=args.workers, progress=bars, on_message=bars.on_message
+            args.store, args.rules, merging=merging, **runner_of(args), progress=bars, on_message=bars.on_message
         )
     counts, reasons = store.counts(), store.reasons()
     if args.json:

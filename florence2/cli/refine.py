@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from florence2.cli.runners import add_runner, runner_of
 from florence2.cli.trusting import add_trust, trusted
 
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
             seed=args.seed,
             from_previous=not args.from_scratch,
             holdout=args.holdout,
-            workers=args.workers,
+            **runner_of(args),
             device=args.device,
             progress=bars,
             on_round=show,
@@ -124,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rules", metavar="FILE.yaml", help="filter rules (those the store was last judged by)")
     parser.add_argument("--no-merge", action="store_true", help="leave sources side by side")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that annotate (one a core)")
+    add_runner(parser, "processes that annotate (one a core)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
     add_trust(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a round")

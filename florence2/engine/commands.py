@@ -53,6 +53,8 @@ def annotate(
     lease_s: float | None = None,
     attempts: int = ATTEMPTS,
     device: str = "auto",
+    runner: str = "local",
+    ray_address: str | None = None,
     fetching: Fetching | None = None,
     dependents: bool = True,
     progress: Progress | None = None,
@@ -64,9 +66,10 @@ def annotate(
     `hf:OWNER/NAME` is a data set of the hub; of a list of addresses, what `fetching` allows is fetched. Specialists are
     named as on the command line, or are objects. Run again, it finds what is done and goes on. What had read what they
     replace is run again, too, or named to `on_message` where it cannot be (`dependents`). `reports` is filled with
-    what came of each specialist's pictures in this run, by its name.
+    what came of each specialist's pictures in this run, by its name. With `runner` "ray" the work is done by actors, of
+    the cluster at `ray_address`, or of a Ray that is started for it.
     """
-    execution = Execution(workers, lease_s, attempts, device, progress, on_message)
+    execution = Execution(workers, lease_s, attempts, device, progress, on_message, runner, ray_address)
     wanted = [with_] if isinstance(with_, str) else with_
     names = arguments.items("with_", wanted, "specialists", lambda s: isinstance(s, str) or hasattr(s, "annotate"))
     own_code: dict[str, Path] = {}
@@ -82,9 +85,9 @@ def annotate(
     trust.remember(store.root, own_code, on_message)
     session = Session(store)
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
-    with execution.runner(store.root) as runner:
+    with execution.runner(store.root) as runs:
         times = ingestion.ingest_source(
-            session, runner, source, listing, unit, rules, execution, samples, complete=not samples
+            session, runs, source, listing, unit, rules, execution, samples, complete=not samples
         )
         selector = FolderSelector(os.path.abspath(source)) if listing and not samples else None
         asked: Sequence[tuple[str | Specialist, Specialist]] = list(zip(names, specialists))
@@ -94,7 +97,7 @@ def annotate(
 
         def run(steps: Sequence[Step]) -> None:
             for step in steps:
-                report = run_specialist(session, step, runner, rules.max_pixels, progress)
+                report = run_specialist(session, step, runs, rules.max_pixels, progress)
                 if reports is not None:
                     reports[report.name] = report.after(reports.get(report.name))
 
@@ -107,7 +110,7 @@ def annotate(
         for line in left:
             execution.message(line)
         run(more)
-        supersede_replaced(session, runner, [*made, *((step.operator, step.selector) for step in more)])
+        supersede_replaced(session, runs, [*made, *((step.operator, step.selector) for step in more)])
     session.finish({"phase": "annotate", "round": 0})
     times.save()
     return store
@@ -145,6 +148,8 @@ def filter(
     *,
     merging: MergeConfig | None = None,
     workers: int | None = None,
+    runner: str = "local",
+    ray_address: str | None = None,
     progress: Progress | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> Store:
@@ -157,13 +162,15 @@ def filter(
     store = store if isinstance(store, Store) else Store(store)
     session = Session(store)
     chain = chain_of(rules)
-    execution = Execution(workers, progress=progress, on_message=on_message).for_rules(chain, session.base)
-    with execution.runner(store.root) as runner:
-        round = judge(session, runner, chain, progress)
+    execution = Execution(
+        workers, progress=progress, on_message=on_message, runner_name=runner, ray_address=ray_address
+    )
+    with execution.for_rules(chain, session.base).runner(store.root) as runs:
+        round = judge(session, runs, chain, progress)
         if merging is not None:
             if merged_otherwise(session, merging, round):
-                round = judge(session, runner, chain, progress, again=True)
-            merge(session, runner, merging, round, progress)
+                round = judge(session, runs, chain, progress, again=True)
+            merge(session, runs, merging, round, progress)
     session.finish({"phase": "filter" if merging is None else "merge", "round": round})
     return store
 

@@ -46,6 +46,7 @@ class Spec:
     batch_size: int = 8
     num_gpus: float = 0
     num_cpus: float = 1
+    memory_gb: float = 0  # what a worker that holds it takes at the most; 0: not known
     deterministic: bool = True
     billed: bool = False
     max_pixels: int = 64_000_000

@@ -91,6 +91,8 @@ def refine(
     holdout: float = 0.1,
     workers: int | None = None,
     device: str = "auto",
+    runner: str = "local",
+    ray_address: str | None = None,
     progress: Progress | None = None,
     train: TrainFunction | None = None,
     open_student: OpenStudent | None = None,
@@ -110,7 +112,9 @@ def refine(
     seed = arguments.whole("seed", seed, least=0)
     holdout = checked_share(holdout)
     store = store if isinstance(store, Store) else Store(store)
-    execution = Execution(workers=workers, device=device, progress=progress)
+    execution = Execution(
+        workers=workers, device=device, progress=progress, runner_name=runner, ray_address=ray_address
+    )
     _judged(store, rules, execution)
     table = StudentSpecialist(start).tasks
     recipe = _with_tasks(recipe or {}, [task_of(name, table).token for name in tasks])
@@ -166,17 +170,17 @@ def annotate_round(
     named: list[str | Specialist] = [opened(student.folder) for student in students]
     selectors = [FoldSelector(student.fold, len(students)) if len(students) > 1 else None for student in students]
     steps = plan_steps(session, [(name, resolve_specialist(name)) for name in named], number, selectors)
-    with execution.runner(store.root) as runner:
+    with execution.runner(store.root) as runs:
         for step in steps:
-            run_specialist(session, step, runner, MAX_PIXELS, execution.progress)
+            run_specialist(session, step, runs, MAX_PIXELS, execution.progress)
     chain = recorded_chain(session) if rules is None else chain_of(rules)
-    with execution.for_rules(chain, session.base).runner(store.root) as runner:
+    with execution.for_rules(chain, session.base).runner(store.root) as runs:
         if chain:
-            round = judge(session, runner, chain, execution.progress)
+            round = judge(session, runs, chain, execution.progress)
         else:
             round = session.newest_round("decisions") + 1
         if merging is not None:
-            merge(session, runner, merging, round, execution.progress)
+            merge(session, runs, merging, round, execution.progress)
     made: dict[str, Any] = {"folds": len(students), "students": [Path(student.folder).name for student in students]}
     if holdout is not None:
         made |= measured(session, number, holdout, (number, round))
@@ -201,7 +205,8 @@ def weights_of(start: str) -> str:
 def _judged(store: Store, rules: Rules, execution: Execution) -> None:
     """Judge a store that was never judged: a student learns from what filters keep."""
     if not any(o.kind == "filter" for o in store.snapshot().operators) and (rules is None or chain_of(rules)):
-        filter(store, rules, progress=execution.progress)
+        ran_by = execution.runner_name
+        filter(store, rules, runner=ran_by, ray_address=execution.ray_address, progress=execution.progress)
 
 
 def _asks(

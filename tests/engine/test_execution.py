@@ -16,7 +16,8 @@ from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.inline import InlineRunner
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources
 from florence2.engine.execution.options import Execution
-from florence2.engine.execution.processes import FIRST_LEASE_S, LEASE_FACTOR, ProcessRunner, _Worker
+from florence2.engine.execution.processes import ProcessRunner, ProcessWorker
+from florence2.engine.execution.supervision import FIRST_LEASE_S, LEASE_FACTOR
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, NoTexts, folder_of, fragments
 
@@ -79,8 +80,8 @@ def test_each_worker_has_a_device_of_its_own_where_gpus_are_wanted(tmp_path):
             sent.append(message[1])
 
     for slot in range(3):
-        runner._give(_Worker(None, Wire(), slot), Job("k", 1, Squares(1)), Resources("x", num_gpus=0.5))
-    runner._give(_Worker(None, Wire(), 0), Job("k", 1, Squares(1)), Resources("x"))
+        runner._give(ProcessWorker(None, Wire(), slot), Job("k", 1, Squares(1)), Resources("x", num_gpus=0.5))
+    runner._give(ProcessWorker(None, Wire(), 0), Job("k", 1, Squares(1)), Resources("x"))
     assert sent == ["cuda:0", "cuda:1", "cuda:0", ""] and folder.is_dir()
 
 
@@ -144,7 +145,8 @@ def test_rules_of_ones_own_are_judged_here_unless_workers_are_named(tmp_path):
 def test_the_lease_is_learnt_for_each_operator(tmp_path):
     """An operator of long silences is not held to what another's jobs took: the first lease is generous."""
     runner = ProcessRunner(WorkerContext(Store(tmp_path / "s", create=True).root), 1)
-    worker = _Worker(None, None, 0, Job("k", 4, None), started=time.monotonic())
+    worker = ProcessWorker(None, None, 0)
+    worker.job, worker.started = Job("k", 4, None), time.monotonic()
     runner._silences["inspecting"].extend([0.01] * 50)
     assert runner._patience(worker, Resources("slow")) == FIRST_LEASE_S
     runner._silences["slow"].extend([20.0, 20.0, 20.0])
@@ -265,8 +267,8 @@ def test_a_template_that_hangs_is_ended_and_done_without(tmp_path):
         runner.boot_s = 2  # of the template
         start = runner._start
 
-        def started(slot, preload):
-            worker, runner.boot_s = start(slot, preload), 60
+        def started(slot, job, resources):
+            worker, runner.boot_s = start(slot, job, resources), 60
             return worker
 
         runner._start = started

@@ -72,7 +72,8 @@ def run_specialist(
     session.start(operator, facts, {"with": named, "takes": step.selector.to_json() if step.selector else None})
     total = session.count(step.selector) if step.units is None else sum(len(u.samples) for u in step.due(session))
     # one process keeps a service's rate and the budget
-    resources = Resources(spec.name, spec.num_cpus, spec.num_gpus, at_once=1 if spec.billed else 0)
+    at_once = 1 if spec.billed else 0
+    resources = Resources(spec.name, spec.num_cpus, spec.num_gpus, spec.memory_gb, at_once)
     report = AnnotationReport(operator.name, due=total)
     count = Count(operator.name, total, progress)
     jobs = _Jobs(session, step, max_pixels, only, Pace(spec.batch_size, runner.workers(resources)), count, report)

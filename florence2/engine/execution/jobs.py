@@ -53,6 +53,7 @@ class Resources:
     name: str  # whose work it is: for what is learnt of it, and for messages
     num_cpus: float = 1
     num_gpus: float = 0
+    memory_gb: float = 0  # 0: not known
     at_once: int = 0  # no more jobs together than this; 0: as many as fit
 
 

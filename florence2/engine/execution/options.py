@@ -17,12 +17,13 @@ from florence2.engine.execution.processes import ProcessRunner
 from florence2.engine.operator import Filter
 from florence2.store import Snapshot
 
+RUNNERS = ("local", "ray")
 Progress = Callable[[str, int, int], None]  # what is being done, pictures done, pictures in all
 
 
 @dataclass(frozen=True)
 class Execution:
-    """Processes (0: in this one), their lease, how often a job may kill its worker, where messages go."""
+    """Processes or actors (0: in this process), their lease, how often a job may kill its worker, where messages go."""
 
     workers: int | None = None
     lease_s: float | None = None
@@ -30,6 +31,8 @@ class Execution:
     device: str = AUTO
     progress: Progress | None = None
     on_message: Callable[[str], None] | None = None
+    runner_name: str = "local"  # or "ray"
+    ray_address: str | None = None  # of a cluster; None: RAY_ADDRESS, else a Ray of this command's own
 
     def __post_init__(self) -> None:
         if self.workers is not None:
@@ -37,10 +40,24 @@ class Execution:
         if self.lease_s is not None:
             arguments.above_zero("lease_s", self.lease_s)
         arguments.whole("attempts", self.attempts, least=1)
+        if self.runner_name not in RUNNERS:
+            raise ValueError(f"runner {self.runner_name!r}: expected {' or '.join(RUNNERS)}")
+        if self.ray_address and self.runner_name != "ray":
+            raise ValueError(f"ray_address {self.ray_address!r}: names a Ray cluster; it goes with runner ray")
+        if self.workers == 0 and self.runner_name == "ray":
+            raise ValueError(
+                "workers 0: is this process alone; with runner ray name 1 or more, or none for all there is"
+            )
 
     def runner(self, root: Path, restoring: Mapping[str, str] | None = None) -> Runner:
         """The runner for a store."""
         context = WorkerContext(root, self.device, restoring)
+        if self.runner_name == "ray":
+            from florence2.engine.execution.ray import RayRunner
+
+            return RayRunner(
+                context, self.workers, self.ray_address, self.attempts, self.lease_s, on_message=self.on_message
+            )
         if self.device != AUTO:
             accelerators(self.device)  # refused before anything is done
         if self.workers == 0:
@@ -53,6 +70,8 @@ class Execution:
 
         There is none for a single unit, and another process may not be able to import rules that are not the engine's.
         """
+        if self.runner_name != "local":
+            return self
         few = len(snapshot.of("images")) < 2
         own = any(not type(rule).__module__.startswith("florence2.") for rule in chain)
         return dataclasses.replace(self, workers=0) if self.workers is None and (few or own) else self

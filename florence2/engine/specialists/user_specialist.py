@@ -72,6 +72,7 @@ class UserSpecialist:
             billed=bool(getattr(user, "billed", False)),
             num_cpus=float(getattr(user, "num_cpus", 1)),
             num_gpus=float(getattr(user, "num_gpus", 0)),
+            memory_gb=float(getattr(user, "memory_gb", 0)),
         )
         self.config, self.weights_sha256 = config, weights_sha256
 
