@@ -72,15 +72,13 @@ def annotate(
     execution = Execution(workers, lease_s, attempts, device, progress, on_message, runner, ray_address)
     wanted = [with_] if isinstance(with_, str) else with_
     names = arguments.items("with_", wanted, "specialists", lambda s: isinstance(s, str) or hasattr(s, "annotate"))
-    own_code: dict[str, Path] = {}
+    rules, own_code = _image_rules(rules), dict[str, Path]()
     with trust.noting(own_code):
         specialists = [resolve_specialist(name) for name in names]
-    names = [name if isinstance(name, str) else found for name, found in zip(names, specialists)]
-    refuse_twins([specialist.spec.name for specialist in specialists])
-    rules = _image_rules(rules)
-    with trust.noting(own_code):
         if rules.accept:
             load_function(rules.accept)
+    names = [name if isinstance(name, str) else found for name, found in zip(names, specialists)]
+    refuse_twins([specialist.spec.name for specialist in specialists])
     store, source, listing, samples = _source(src, out, execution, fetching or Fetching())
     trust.remember(store.root, own_code, on_message)
     session = Session(store)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -283,6 +285,16 @@ class Store:
     def delete_temporary(self, age_s: float = STALE_S) -> int:
         """Delete what interrupted writes left in tmp/; returns how many files."""
         return self.storage.delete_temporary(age_s)
+
+    @contextmanager
+    def beacon(self) -> Iterator[str]:
+        """A path that `has` finds until the block ends: another machine that finds it there sees this very store."""
+        path = layout.beacon(os.urandom(8).hex())
+        self.storage.put_if_absent([(path, b"")], durable=False)
+        try:
+            yield path
+        finally:
+            self.storage.delete([path])
 
     def save(
         self,

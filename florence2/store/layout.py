@@ -60,6 +60,11 @@ def piece(uid: str, start: int, stop: int) -> str:
     return f"{PIECES}/{uid}/{start:06d}-{stop:06d}.json"
 
 
+def beacon(name: str) -> str:
+    """A file that shows which store this is."""
+    return f"{TEMPORARY}/beacon-{name}"
+
+
 def numbered(folder: str, number: int, suffix: str = "") -> str:
     """The path of the `number`-th record in a folder of numbered records, counted from 1."""
     return f"{folder}/{number:06d}{suffix}"

@@ -52,7 +52,7 @@ def test_each_job_comes_with_its_outcome_and_its_signs(tmp_path):
         jobs = (Job(f"square-{n}", 1, Squares(n)) for n in range(5))
         done = {job.key: outcome.facts for job, outcome in runs.run(jobs, Resources("x"), lambda j, n: shown.append(n))}
     assert done == {f"square-{n}": n * n for n in range(5)} and shown == [1] * 5
-    assert ray.is_initialized() and not list((store.root / "tmp").glob("ray-*"))
+    assert ray.is_initialized() and not list((store.root / "tmp").glob("beacon-*"))
 
 
 # what the operator wants, processors named -> workers
@@ -160,7 +160,7 @@ def test_a_node_that_is_not_like_this_one_is_refused(tmp_path):
         JobActor(path, context, "0.0.1", "tmp/absent")
     with pytest.raises(ChildProcessError, match="ended.*is another folder on this node.*3 times while loading"):
         with runner(store.root) as runs:
-            runs._token = "tmp/absent"
+            runs._beacon = "tmp/absent"
             list(runs.run([Job("k", 1, Squares(1))], Resources("x")))
 
 

@@ -15,8 +15,8 @@ import socket
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -30,7 +30,6 @@ from florence2.engine.execution.jobs import ATTEMPTS, Job, Resources
 from florence2.engine.execution.processes import THREADS
 from florence2.engine.execution.supervision import BOOT_S, Ending, Supervisor, Worker, WorkerLost
 from florence2.labels import one_line
-from florence2.store import layout
 
 STARTS = 3  # of an embedded Ray, which does not always come up on a busy machine
 OBJECT_STORE_BYTES = 100_000_000  # of an embedded one: jobs and outcomes are small, pictures are never in it
@@ -42,12 +41,12 @@ GB = 10**9
 class JobActor:
     """The worker inside an actor: a job's messages are yielded as they come, the job runs beside in a thread."""
 
-    def __init__(self, path: Sequence[str], pickled: bytes, version: str, token: str):
+    def __init__(self, path: Sequence[str], pickled: bytes, version: str, beacon: str):
         sys.path += [folder for folder in path if folder not in sys.path]
         self._check(version)
         self._worker = JobWorker(pickled)
         store = self._worker.context.store
-        if not store.storage.exists(token):
+        if not store.has(beacon):
             raise ValueError(
                 f"{store.root}: is another folder on this node; a store must be on storage that nodes share"
             )
@@ -124,12 +123,17 @@ class RayRunner(Supervisor[ActorWorker]):
         self.cpus = cpus
         self._shape: dict[str, float] = {}  # what the present actors ask of the cluster
         self._looked, self._nodes = -math.inf, [dict[str, float]()]
-        self._token = f"{layout.TEMPORARY}/ray-{uuid.uuid4().hex}"
+        self.address, self._ours, self._beacon = address, False, ""
+        self._held = ExitStack()
         _check_device(context.device)
-        self._ours = _connect(address, cpus, context.device)
-        self.context.store.storage.put_if_absent([(self._token, b"")], durable=False)
 
     def __enter__(self) -> RayRunner:
+        with ExitStack() as held:
+            self._beacon = held.enter_context(self._store.beacon())
+            self._ours = _connect(self.address, self.cpus, self.context.device)
+            if self._ours:
+                held.callback(ray.shutdown)
+            self._held = held.pop_all()
         return self
 
     def __exit__(
@@ -138,9 +142,7 @@ class RayRunner(Supervisor[ActorWorker]):
         for worker in self._workers:
             ray.kill(worker.actor)
         self._workers.clear()
-        self._store.storage.delete([self._token])
-        if self._ours:
-            ray.shutdown()
+        self._held.close()
 
     def workers(self, resources: Resources) -> int:
         """As many as `cpus` hold, or all nodes of now; where a GPU is wanted and there are some, as these hold."""
@@ -192,7 +194,7 @@ class RayRunner(Supervisor[ActorWorker]):
             max_task_retries=0,
             runtime_env={"env_vars": {name: os.environ.get(name, one) for name, one in THREADS.items()}},
         )
-        return ActorWorker(actor.remote(*pickled(self.context), florence2.__version__, self._token), slot)
+        return ActorWorker(actor.remote(*pickled(self.context), florence2.__version__, self._beacon), slot)
 
     def _wait(self, workers: Sequence[ActorWorker], timeout_s: float) -> Collection[ActorWorker]:
         by_what = {worker.coming: worker for worker in workers}
