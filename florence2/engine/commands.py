@@ -160,9 +160,7 @@ def filter(
     store = store if isinstance(store, Store) else Store(store)
     session = Session(store)
     chain = chain_of(rules)
-    execution = Execution(
-        workers, progress=progress, on_message=on_message, runner_name=runner, ray_address=ray_address
-    )
+    execution = Execution(workers, progress=progress, on_message=on_message, kind=runner, ray_address=ray_address)
     with execution.for_rules(chain, session.base).runner(store.root) as runs:
         round = judge(session, runs, chain, progress)
         if merging is not None:

@@ -112,9 +112,7 @@ def refine(
     seed = arguments.whole("seed", seed, least=0)
     holdout = checked_share(holdout)
     store = store if isinstance(store, Store) else Store(store)
-    execution = Execution(
-        workers=workers, device=device, progress=progress, runner_name=runner, ray_address=ray_address
-    )
+    execution = Execution(workers=workers, device=device, progress=progress, kind=runner, ray_address=ray_address)
     _judged(store, rules, execution)
     table = StudentSpecialist(start).tasks
     recipe = _with_tasks(recipe or {}, [task_of(name, table).token for name in tasks])
@@ -132,11 +130,8 @@ def refine(
         for fold in (FoldSelector(n, folds) for n in range(folds)):
             begin = (_previous(store, before, number, fold) if from_previous else None) or start
             weights = weights_of(begin)
-            students.append(
-                train_student(
-                    store, before.number, fold, begin, weights, recipe, seed, train, execution.progress, share
-                )
-            )
+            made = train_student(store, before.number, fold, begin, weights, recipe, seed, train, progress, share)
+            students.append(made)
         held = Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
         opened = open_student or asks.card
         after = annotate_round(store, number, students, rules, merging, execution, opened, before, held)
@@ -205,7 +200,7 @@ def weights_of(start: str) -> str:
 def _judged(store: Store, rules: Rules, execution: Execution) -> None:
     """Judge a store that was never judged: a student learns from what filters keep."""
     if not any(o.kind == "filter" for o in store.snapshot().operators) and (rules is None or chain_of(rules)):
-        ran_by = execution.runner_name
+        ran_by = execution.kind
         filter(store, rules, runner=ran_by, ray_address=execution.ray_address, progress=execution.progress)
 
 

@@ -166,10 +166,10 @@ def test_a_node_that_is_not_like_this_one_is_refused(tmp_path):
 
 # settings -> what the refusal says
 WRONG = [
-    ({"runner_name": "dask"}, "runner 'dask'.*local or ray"),
+    ({"kind": "dask"}, "runner 'dask'.*local or ray"),
     ({"ray_address": "auto"}, "ray_address.*goes with runner ray"),
-    ({"runner_name": "ray", "workers": 0}, "workers 0"),
-    ({"runner_name": "ray", "device": "cuda:1"}, "device 'cuda:1'.*auto, cpu or cuda"),
+    ({"kind": "ray", "workers": 0}, "workers 0"),
+    ({"kind": "ray", "device": "cuda:1"}, "device 'cuda:1'.*auto, cpu or cuda"),
 ]
 
 

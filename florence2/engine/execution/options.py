@@ -31,7 +31,7 @@ class Execution:
     device: str = AUTO
     progress: Progress | None = None
     on_message: Callable[[str], None] | None = None
-    runner_name: str = "local"  # or "ray"
+    kind: str = "local"  # or "ray"
     ray_address: str | None = None  # of a cluster; None: RAY_ADDRESS, else a Ray of this command's own
 
     def __post_init__(self) -> None:
@@ -40,11 +40,11 @@ class Execution:
         if self.lease_s is not None:
             arguments.above_zero("lease_s", self.lease_s)
         arguments.whole("attempts", self.attempts, least=1)
-        if self.runner_name not in RUNNERS:
-            raise ValueError(f"runner {self.runner_name!r}: expected {' or '.join(RUNNERS)}")
-        if self.ray_address and self.runner_name != "ray":
+        if self.kind not in RUNNERS:
+            raise ValueError(f"runner {self.kind!r}: expected {' or '.join(RUNNERS)}")
+        if self.ray_address and self.kind != "ray":
             raise ValueError(f"ray_address {self.ray_address!r}: names a Ray cluster; it goes with runner ray")
-        if self.workers == 0 and self.runner_name == "ray":
+        if self.workers == 0 and self.kind == "ray":
             raise ValueError(
                 "workers 0: is this process alone; with runner ray name 1 or more, or none for all there is"
             )
@@ -52,7 +52,7 @@ class Execution:
     def runner(self, root: Path, restoring: Mapping[str, str] | None = None) -> Runner:
         """The runner for a store."""
         context = WorkerContext(root, self.device, restoring)
-        if self.runner_name == "ray":
+        if self.kind == "ray":
             from florence2.engine.execution.ray import RayRunner
 
             return RayRunner(
@@ -70,7 +70,7 @@ class Execution:
 
         There is none for a single unit, and another process may not be able to import rules that are not the engine's.
         """
-        if self.runner_name != "local":
+        if self.kind != "local":
             return self
         few = len(snapshot.of("images")) < 2
         own = any(not type(rule).__module__.startswith("florence2.") for rule in chain)
