@@ -15,10 +15,10 @@ from florence2.engine.execution.devices import accelerators
 from florence2.engine.execution.fork_template import AVAILABLE, ForkedProcess, ForkTemplate
 from florence2.engine.execution.job_worker import Message, pickled
 from florence2.engine.execution.jobs import ATTEMPTS, Job, Resources
-from florence2.engine.execution.supervision import BOOT_S, Ending, Supervisor, Worker, WorkerLost
+from florence2.engine.execution.supervision import BOOT_S, Ending, SupervisedWorker, Supervisor, WorkerLost
 
 
-class ProcessWorker(Worker):
+class ProcessWorker(SupervisedWorker):
     """A process at the other end of a pipe."""
 
     def __init__(self, process: subprocess.Popen[bytes] | ForkedProcess, connection: Connection, slot: int):

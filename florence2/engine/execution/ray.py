@@ -28,7 +28,7 @@ from florence2.engine.execution.devices import AUTO
 from florence2.engine.execution.job_worker import JobWorker, Message, pickled
 from florence2.engine.execution.jobs import ATTEMPTS, Job, Resources
 from florence2.engine.execution.processes import THREADS
-from florence2.engine.execution.supervision import BOOT_S, Ending, Supervisor, Worker, WorkerLost
+from florence2.engine.execution.supervision import BOOT_S, Ending, SupervisedWorker, Supervisor, WorkerLost
 from florence2.labels import one_line
 
 STARTS = 3  # of an embedded Ray, which does not always come up on a busy machine
@@ -71,7 +71,7 @@ class JobActor:
                 return
 
 
-class ActorWorker(Worker):
+class ActorWorker(SupervisedWorker):
     """An actor, which is not ready until Ray has found room for it and it has opened the store."""
 
     def __init__(self, actor: Any, slot: int):

@@ -42,7 +42,7 @@ class Ending:
     to_blame: bool = True
 
 
-class Worker(ABC):
+class SupervisedWorker(ABC):
     """A worker as its supervisor knows it."""
 
     def __init__(self, slot: int):
@@ -66,7 +66,7 @@ class Worker(ABC):
         """End it at once, if it has not ended."""
 
 
-W = TypeVar("W", bound=Worker)
+W = TypeVar("W", bound=SupervisedWorker)
 
 
 class Supervisor(ABC, Generic[W]):
