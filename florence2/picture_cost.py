@@ -240,6 +240,16 @@ def png_pixels(file: BinaryIO, texts: bool = True) -> BinaryIO:
     return io.BufferedReader(_Segments(file, [*stretches, (begin, size)])) if stretches else file
 
 
+def png_turn_follows(file: BinaryIO) -> bool:
+    """Whether a PNG holds something that may say how it is turned after its pixels, where opening does not see it."""
+    pixels = False
+    for kind, place, length in _png_chunks(file):
+        pixels = pixels or kind == b"IDAT"
+        if pixels and (kind == b"eXIf" or (kind in _PNG_HIDDEN and _tells_turn(file, kind, place, length))):
+            return True
+    return False
+
+
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """Each chunk's kind, where its data begins, and its length."""
     place = 8

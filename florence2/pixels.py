@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
@@ -88,17 +88,17 @@ def load(image: ImageLike, max_pixels: int = MAX_PIXELS, frame: int = 0, name: s
 
 def read_size(image: ImageFile, name: str = "") -> tuple[int, int]:
     """Width and height of the upright image, its pixels not decoded."""
-    with _opened(image, name) as (opened, _, _):
+    with _opened(image, name) as (opened, source, _):
         width, height = opened.size
         # Pillow swaps a turned TIFF's sides itself
-        turned = opened.format != "TIFF" and _orientation(opened) >= 5
+        turned = opened.format != "TIFF" and _stated_orientation(opened, source) >= 5
         return (height, width) if turned else (width, height)
 
 
 def read_orientation(image: ImageFile, name: str = "") -> int:
     """The EXIF orientation that a picture file names, 1 to 8; 1, upright, where it names none."""
-    with _opened(image, name) as (opened, _, _):
-        return _orientation(opened)
+    with _opened(image, name) as (opened, source, _):
+        return _stated_orientation(opened, source)
 
 
 def holds_more(image: ImageFile, name: str = "") -> bool:
@@ -275,9 +275,19 @@ def _check_cost(image: Image.Image, file: BinaryIO | None, frame: int, name: str
         raise BadImage(name, "too_large", f"{why}; make it smaller or save it as PNG or JPEG")
 
 
-def _orientation(image: Image.Image) -> int:
+def _stated_orientation(image: Image.Image, file: BinaryIO) -> int:
+    """The orientation of a picture just opened; of a PNG Pillow would decode all pixels to look for one after them."""
+    if image.format != "PNG":
+        return _orientation(image)
+    place = file.tell()
+    follows = picture_cost.png_turn_follows(file)
+    file.seek(place)
+    return _orientation(image, image.getexif if follows else partial(Image.Image.getexif, image))
+
+
+def _orientation(image: Image.Image, exif: Callable[[], Image.Exif] | None = None) -> int:
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = (exif or image.getexif)().get(_ORIENTATION, 1)
     except Exception:  # a damaged tag; the pixels may be whole
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

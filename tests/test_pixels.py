@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from florence2 import pixels
 from florence2.pixels import BadImage
@@ -238,3 +239,34 @@ def test_real_photos_load():
         width, height = pixels.read_size(file)
         found = pixels.load(file)
         assert found.shape == (height, width, 3) and found.dtype == np.uint8 and found.std() > 1, file.name
+
+
+def _png_turned(where: str, value: int = 6) -> bytes:
+    """A PNG of 4 x 2 pixels that names an orientation in a chunk before or after its pixels, or nowhere."""
+    out = io.BytesIO()
+    Image.new("RGB", (4, 2)).save(out, "PNG")
+    data = out.getvalue()
+    exif = Image.Exif()
+    exif[0x0112] = value
+    payload = exif.tobytes().removeprefix(b"Exif\0\0")
+    xmp = b"XML:com.adobe.xmp\0\0\0\0\0" + f'<x tiff:Orientation="{value}"/>'.encode()
+    kind, body = (b"iTXt", xmp) if "xmp" in where else (b"eXIf", payload)
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    place = data.index(b"IDAT" if "before" in where else b"IEND") - 4
+    return data if where == "nowhere" else data[:place] + chunk + data[place:]
+
+
+@pytest.mark.parametrize("where", ["nowhere", "before", "after", "xmp before", "xmp after"])
+def test_the_size_of_a_png_is_that_of_its_pixels_upright(where):
+    data = _png_turned(where)
+    height, width = pixels.load(data).shape[:2]
+    assert pixels.read_size(data) == (width, height) == ((4, 2) if where == "nowhere" else (2, 4))
+    assert pixels.read_orientation(data) == (1 if where == "nowhere" else 6)
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels(monkeypatch):
+    loads = []
+    monkeypatch.setattr(PngImageFile, "load", lambda self: loads.append(self))
+    assert pixels.read_size(_png_turned("before")) == (2, 4)
+    assert pixels.read_size(_png_turned("nowhere")) == (4, 2)
+    assert not loads
