@@ -169,7 +169,7 @@ class TrainConfig:
     threads: int = 0
     """Threads of torch on the CPU; 0: as they are."""
     workers: int = 0
-    """Processes that prepare batches; 0: this one does."""
+    """Processes that prepare batches; 0: a thread of this one does."""
     seed: int = 0
     """Of the order, the augmentation, dropout and new weights."""
     dropout: float | None = None

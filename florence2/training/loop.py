@@ -144,7 +144,11 @@ class Run:
         losses = Losses(self.folder, first)
         with _stop_asked() as stop, contextlib.closing(self._lines_writer(METRICS)) as metrics:
             over = job.ranks.any(first and evaluations.out_of_patience())
-            why = "patience" if over else self._steps(metrics, losses, evaluations, stop)
+            if over:
+                why = "patience"
+            else:
+                with contextlib.closing(job.stream(self.done.step, self.done.cursor)) as stream:
+                    why = self._steps(stream, metrics, losses, evaluations, stop)
             interrupted = why == "interrupted"
             self._save()
             if not interrupted and first:
@@ -165,11 +169,15 @@ class Run:
         )
 
     def _steps(
-        self, metrics: JsonLinesWriter, losses: Losses, evaluations: Evaluations, stop: Callable[[], bool]
+        self,
+        stream: Iterator[Sequence[Batch]],
+        metrics: JsonLinesWriter,
+        losses: Losses,
+        evaluations: Evaluations,
+        stop: Callable[[], bool],
     ) -> str:
         """All steps that are left; why it ended before the last, empty where it did not."""
         job = self.job
-        stream = iter(job.stream(self.done.step, self.done.cursor))
         while self.done.step < job.steps:
             if job.ranks.any(stop()):
                 return "interrupted"

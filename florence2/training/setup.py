@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from florence2.training.features import FeatureCache, FrozenVision
 from florence2.training.loss import TokenLoss
 from florence2.training.moves import MoveSettings
 from florence2.training.order import Cursor, PairOrder, PlannedBatch
+from florence2.training.prefetch import made_ahead
 from florence2.training.ranks import Ranks, device_of
 from florence2.training.run_folder import remembered_of
 from florence2.training.samples import holds_prompts
@@ -39,6 +41,7 @@ from florence2.training.validation_set import HeldOut, Validation, held_out_of, 
 NEW = "new:"
 QUOTED = re.compile(r'"[^"]*"')
 GB = 1e9
+AHEAD = 4  # batches made before they are asked for
 SURVEYED = 3000  # samples that are read for texts and labels before the run
 
 
@@ -89,23 +92,25 @@ class TrainingJob:
         """Whole passes after which the data ends; 0: it never does."""
         return int(self.config.epochs) if self.config.epochs == int(self.config.epochs) else 0
 
-    def stream(self, done: int, cursor: Cursor) -> Iterator[Sequence[Batch]]:
-        """The batches of each step after the first `done`, made by worker processes where the config asks for them."""
+    def stream(self, done: int, cursor: Cursor) -> Generator[Sequence[Batch], None, None]:
+        """The batches of each step after the first `done`, made ahead: planned by a thread, and by it or by the worker
+        processes that the config asks for loaded. Close it to stop them."""
         workers = self.config.workers
         loader: DataLoader[Batch] = DataLoader(
             self.maker,
             batch_size=None,
             sampler=_Plans(self, cursor, (self.steps - done) * self.config.accumulate),
             num_workers=workers,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=AHEAD if workers else None,
             worker_init_fn=_leave_signals,
         )
         waiting: list[Batch] = []
-        for batch in loader:
-            waiting.append(batch)
-            if len(waiting) == self.config.accumulate:
-                yield waiting
-                waiting = []
+        with contextlib.closing(made_ahead(iter(loader), AHEAD)) as batches:
+            for batch in batches:
+                waiting.append(batch)
+                if len(waiting) == self.config.accumulate:
+                    yield waiting
+                    waiting = []
         if waiting:
             yield waiting
 
