@@ -1,13 +1,15 @@
-"""Regions, quads, polygons and texts drawn on pixels with Pillow's own font."""
+"""Regions, quads, polygons and texts drawn on pixels with Pillow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from florence2.drawing.fonts import Font, lettering
 from florence2.drawing.overlays import Overlay, ink_on, overlays_of, texts_of
 from florence2.labels import fold_spaces
 from florence2.records import Parsed, Region
@@ -45,12 +47,14 @@ def draw(
         for outline in overlay.outlines:
             _outline(pen, _scaled(outline, scale), overlay, thick)
     taken: list[tuple[float, float, float, float]] = []
-    font = _label_font([overlay.caption for overlay in overlays], canvas.size)
+    texts = [t.text for t in texts_of(shown) if t.text]
+    letters = lettering([*(overlay.caption for overlay in overlays), *texts])
+    overlays = [replace(overlay, caption=letters.written(overlay.caption)) for overlay in overlays]
+    font = letters.font(_label_size([overlay.caption for overlay in overlays], canvas.size))
     for overlay in overlays:
         if overlay.caption:
             _caption(pen, overlay, scale, font, canvas.size, taken)
-    texts = [t.text for t in texts_of(shown) if t.text]
-    return np.array(_with_strip(canvas, texts, ImageFont.load_default(size=_letters(canvas.size))))
+    return np.array(_with_strip(canvas, list(map(letters.written, texts)), letters.font(_letters(canvas.size))))
 
 
 def as_image(array: np.ndarray) -> Image.Image:
@@ -62,7 +66,8 @@ def contact_sheet(
     pictures: Sequence[np.ndarray], captions: Sequence[str] = (), columns: int = 4, cell: int = 320
 ) -> np.ndarray:
     """HWC uint8: pictures of any size in a grid of square cells, a line of caption under each."""
-    font = ImageFont.load_default(size=14)
+    letters = lettering(captions)
+    font = letters.font(14)
     rows = -(-len(pictures) // columns)
     line = 22 if captions else 4
     sheet = Image.new("RGB", (columns * (cell + 4) + 4, max(rows, 1) * (cell + line + 4) + 4), PAPER)
@@ -74,7 +79,7 @@ def contact_sheet(
         x, y = 4 + n % columns * (cell + 4), 4 + n // columns * (cell + line + 4)
         sheet.paste(picture, (x + (cell - picture.width) // 2, y + (cell - picture.height) // 2))
         if n < len(captions):
-            pen.text((x + 2, y + cell + 2), _cut(captions[n], font, cell - 4), fill=BLACK, font=font)
+            pen.text((x + 2, y + cell + 2), _cut(letters.written(captions[n]), font, cell - 4), fill=BLACK, font=font)
     return np.array(sheet)
 
 
@@ -87,12 +92,12 @@ def _letters(size_wh: tuple[int, int]) -> int:
     return max(LEAST + 1, round(min(max(size_wh) / 45, min(size_wh) / 12)))
 
 
-def _label_font(captions: Sequence[str], size_wh: tuple[int, int]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The labels' font: smaller, down to half, the more of the picture they would cover."""
+def _label_size(captions: Sequence[str], size_wh: tuple[int, int]) -> int:
+    """The size of the labels' letters: smaller, down to half, the more of the picture they would cover."""
     size = _letters(size_wh)
     covered = sum(0.6 * size * len(caption) * 1.4 * size for caption in captions) / (size_wh[0] * size_wh[1])
     shrink = max(0.5, min(1.0, (COVERED / covered) ** 0.5)) if covered else 1.0
-    return ImageFont.load_default(size=max(LEAST, round(size * shrink)))
+    return max(LEAST, round(size * shrink))
 
 
 def _fill(canvas: Image.Image, overlay: Overlay, scale: int) -> None:
@@ -138,7 +143,7 @@ def _caption(
     pen: ImageDraw.ImageDraw,
     overlay: Overlay,
     scale: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
     size_wh: tuple[int, int],
     taken: list[tuple[float, float, float, float]],
 ) -> None:
@@ -161,7 +166,7 @@ def _caption(
     pen.text((x + 3 - x1, y + 3 - y1), text, fill=ink_on(overlay.color), font=font)
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+def _cut(text: str, font: Font, width: float) -> str:
     """One line that fits, with an ellipsis where it was cut."""
     text = fold_spaces(text)
     if font.getlength(text) <= width:
@@ -171,9 +176,7 @@ def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: f
     return text.rstrip() + "..."
 
 
-def _with_strip(
-    canvas: Image.Image, texts: list[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> Image.Image:
+def _with_strip(canvas: Image.Image, texts: list[str], font: Font) -> Image.Image:
     lines = [line for text in texts for part in text.splitlines() for line in _wrapped(part, font, canvas.width - 16)]
     if not lines:
         return canvas
@@ -186,7 +189,7 @@ def _with_strip(
     return sheet
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
+def _wrapped(text: str, font: Font, width: float) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

@@ -90,7 +90,12 @@ def presence_items(task: Task, asked: Sequence[Asked]) -> PresenceItems:
         of_items = {name: own for name, own in signals.items() if not phrases or name in phrases}
         found += [(own, True, numbers[one.item.image]) for name, own in of_items.items() if judged.get(name)]
         if not one.there:
-            false = [own for name, own in of_items.items() if phrases.get(name) not in true]
+            asked_for = fold_label(one.item.ask.text)  # a phrase that the caption does not have was not asked for
+            false = [
+                own
+                for name, own in of_items.items()
+                if not phrases or (phrases[name] not in true and phrases[name] in asked_for)
+            ]
             absent.append(tuple(range(len(found), len(found) + len(false))))
             found += [(own, False, numbers[one.item.image]) for own in false]
     right, pictures = np.array([row[1] for row in found], bool), np.array([row[2] for row in found], int)

@@ -1,11 +1,14 @@
 """What is drawn where; that nothing said by a picture becomes markup."""
 
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from florence2.drawing import fonts
 from florence2.drawing import picture as picture_module
+from florence2.drawing.fonts import Lettering, lettering
 from florence2.drawing.html_figure import html_figure
 from florence2.drawing.overlays import color_of, overlays_of
 from florence2.drawing.picture import contact_sheet, draw
@@ -157,3 +160,48 @@ def test_labels_of_the_figure_are_inside_it(size_wh):
     assert len(found) == 40 and page.count(("a label of some length " * 3).strip()) >= 40  # whole on hover
     for x, y, size, words in ((float(x), float(y), float(size), words) for x, y, size, words in found):
         assert 0 <= x and x + 0.56 * size * len(words) <= width + 1 and 0 < y <= height
+
+
+@pytest.mark.parametrize("label", ["car", "a red car, 0.98"])
+def test_english_is_drawn_in_pillows_own_letters(label):
+    assert lettering([label]) == Lettering() and Lettering().written(label) == label
+
+
+def test_letters_that_no_font_has_are_written_as_their_codes(monkeypatch):
+    monkeypatch.setattr(fonts, "_files", lambda: ())
+    fonts._lettering.cache_clear()
+    found = lettering(["caf\xe9 \u6f22", "\U00020000"])
+    fonts._lettering.cache_clear()
+    assert found.file == "" and found.lacking == {"\xe9", "\u6f22", "\U00020000"}
+    assert found.written("caf\xe9 \u6f22") == r"caf\u00e9 \u6f22" and found.written("\U00020000") == r"\U00020000"
+
+
+def test_a_font_of_this_machine_is_taken_for_what_pillow_lacks(monkeypatch, tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    monkeypatch.setattr(fonts, "_folders", lambda: [tmp_path / "none", folder])
+    for cached in (fonts._files, fonts._lettering):
+        cached.cache_clear()
+    greek = lettering(["\u03b1\u03b2\u03b3", "cat"])
+    partly = lettering(["\u03b1 \u6f22"])
+    for cached in (fonts._files, fonts._lettering):
+        cached.cache_clear()
+    assert greek.file and not greek.lacking and "lastresort" not in greek.file.lower()
+    assert partly.lacking == {"\u6f22"} and partly.written("\u03b1 \u6f22") == "\u03b1 \\u6f22"  # none has it
+
+
+def test_a_broken_font_is_passed_over(monkeypatch, tmp_path):
+    (tmp_path / "dejavusans.ttf").write_bytes(b"no font")
+    monkeypatch.setattr(fonts, "_files", lambda: (str(tmp_path / "dejavusans.ttf"), str(tmp_path / "gone.ttf")))
+    fonts._lettering.cache_clear()
+    found = lettering(["\xe9"])
+    fonts._lettering.cache_clear()
+    assert found == Lettering("", frozenset("\xe9"))
+
+
+def test_no_letter_of_a_label_is_drawn_as_a_box():
+    picture = np.full((120, 200, 3), 255, np.uint8)
+    plain = draw(picture, [Region("r", box=(40.0, 40.0, 120.0, 100.0), label="cafe")])
+    marked = draw(picture, [Region("r", box=(40.0, 40.0, 120.0, 100.0), label="caf\xe9")])
+    boxed = draw(picture, [Region("r", box=(40.0, 40.0, 120.0, 100.0), label="caf\uffff")])
+    assert (plain != marked).any() and (marked != boxed).any()
