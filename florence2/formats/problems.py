@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from florence2.records import Coverage, Region
 
@@ -61,6 +62,17 @@ class ReadProblems:
         """For the end of a refusal: what was left out first, of how many, where anything was."""
         lines = [*self.refused, *self.notes()]
         return f": {lines[0]}{f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''}" if lines else ""
+
+    def state(self) -> dict[str, Any]:
+        """What was refused and noted, as plain values."""
+        return {"refused": self.refused, "notes": [[w, count, self._first[w]] for w, count in self._notes.items()]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what another reading's `state` holds."""
+        self.refused += state["refused"]
+        for what, count, first in state["notes"]:
+            self._notes[what] += count
+            self._first.setdefault(what, first)
 
     def log_notes(self) -> None:
         """Write the notes to this package's log (a command: the screen)."""

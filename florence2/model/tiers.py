@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from florence2.atomic_files import write_atomic
+from florence2.cache_folder import cache_folder
 from florence2.model.florence import Florence
 from florence2.model.linear import MANY, Bands, Linear
 from florence2.model.operators import Int8, Packed, Reordered, has_int8, has_reordered, plain
@@ -273,9 +274,8 @@ def _disturbed(found: Mapping[str, Mapping[str, Timed]], kinds: Sequence[str], t
 
 def _record(threads: int) -> Path:
     """The file of this machine's measurement."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "florence2"
     facts = [torch.__version__, torch.backends.cpu.get_cpu_capability(), platform.machine(), _processor(), str(threads)]
-    return home / f"products-{hashlib.blake2b(chr(0).join(facts).encode(), digest_size=8).hexdigest()}.json"
+    return cache_folder() / f"products-{hashlib.blake2b(chr(0).join(facts).encode(), digest_size=8).hexdigest()}.json"
 
 
 def _processor() -> str:

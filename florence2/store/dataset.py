@@ -92,8 +92,7 @@ class Store:
 
     def samples(self, snapshot: int | None = None, view: str = "current", limit: int | None = None) -> Iterator[Sample]:
         """Its good pictures in order: with the kept annotations ("current"), or with all and every verdict ("all")."""
-        if view not in scan.VIEWS:
-            raise ValueError(f"view {view!r}: expected one of {', '.join(scan.VIEWS)}")
+        scan.known_view(view)
         limit = None if limit is None else arguments.whole("limit", limit, least=0)
         return islice(scan.samples(self.storage, self.snapshot(snapshot), view), limit)
 

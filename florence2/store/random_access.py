@@ -1,7 +1,8 @@
-"""Samples by position, in bounded memory: of a compacted store a few rows at a time, of any other a unit at a time.
+"""Samples by position, in bounded memory; records are made of the rows that are asked for alone.
 
 A compacted file holds its rows in the order of its pictures, in small row groups: where a picture's rows are is
-computed once from the file's column of picture ids.
+computed once from the file's column of picture ids. The small fragments of any other group are read whole, and their
+rows put in that order in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from florence2.records import Sample
-from florence2.store import layout, parquet, scan, schema
+from florence2.store import import_metadata, layout, parquet, scan, schema
 from florence2.store.image_rows import sample_of
 from florence2.store.parquet import Fragment
 from florence2.store.scan import UnitGroup
@@ -26,18 +27,22 @@ from florence2.store.snapshots import Snapshot
 from florence2.store.storage import Storage
 
 TABLES_READ = ("images", "annotations", "decisions")
+HELD_BYTES = 64 << 20  # of rows that are held, whatever `keep` says
+TOGETHER = 16  # samples that are made at once: of one row it costs nearly as much
+MADE = 4  # times so many samples are held
 
 
 class RandomSamples(Sequence[Sample]):
-    """The samples of a snapshot by position. `keep` units or compacted files are held at a time."""
+    """The samples of a snapshot by position. `keep` groups of units or compacted files are held at a time."""
 
     def __init__(self, storage: Storage, snapshot: Snapshot, view: str = "current", keep: int = 16):
-        self.storage, self.view, self.keep = storage, view, keep
+        self.storage, self.view, self.keep = storage, scan.known_view(view), keep
         self.groups = scan.unit_groups(snapshot)
         self.group_sizes = [sum(scan.count_ok(storage, f) for f in group.fragments["images"]) for group in self.groups]
         self._starts = [0, *accumulate(self.group_sizes)]
         self._row_indices: dict[int, RowIndex | None] = {}
-        self._open: OrderedDict[int, list[Sample] | CompactedReader] = OrderedDict()
+        self._open: OrderedDict[int, GroupRows | CompactedReader] = OrderedDict()
+        self._made: OrderedDict[tuple[int, int], list[Sample]] = OrderedDict()
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -49,24 +54,35 @@ class RandomSamples(Sequence[Sample]):
             raise IndexError(f"{self.storage.location()}: no sample {index}; it has {len(self)}")
         index %= len(self)
         number = bisect_right(self._starts, index) - 1
+        part, place = divmod(index - self._starts[number], TOGETHER)
+        if (number, part) not in self._made:
+            self._made[number, part] = self._make(number, part * TOGETHER)
+            if len(self._made) > MADE:
+                self._made.popitem(last=False)
+        return self._made[number, part][place]
+
+    def _make(self, number: int, start: int) -> list[Sample]:
+        """The next samples of a group from a position on."""
         if number not in self._open:
             self._open[number] = self._open_group(number)
-            if len(self._open) > self.keep:
-                self._open.popitem(last=False)
         self._open.move_to_end(number)
-        found, position = self._open[number], index - self._starts[number]
-        if isinstance(found, list):
-            return found[position]
-        sample = found.sample(position)
-        return sample.current() if self.view == "current" else sample
+        samples = self._open[number].samples(start, min(start + TOGETHER, self.group_sizes[number]))
+        self._give_up_old()
+        return [sample.current() for sample in samples] if self.view == "current" else samples
 
-    def _open_group(self, number: int) -> list[Sample] | CompactedReader:
+    def _give_up_old(self) -> None:
+        """Close the groups that were used longest ago, but never the last one."""
+        held = sum(reader.nbytes for reader in self._open.values()) if len(self._open) > 1 else 0
+        while len(self._open) > 1 and (len(self._open) > self.keep or held > HELD_BYTES):
+            held -= self._open.popitem(last=False)[1].nbytes
+
+    def _open_group(self, number: int) -> GroupRows | CompactedReader:
         group = self.groups[number]
         if number not in self._row_indices:
             self._row_indices[number] = row_index_of(self.storage, group)
         index = self._row_indices[number]
         if index is None:
-            return scan.group_samples(self.storage, group, self.view)
+            return GroupRows(self.storage, group)
         return CompactedReader(self.storage, group, index)
 
 
@@ -105,6 +121,36 @@ def _compacted(found: Sequence[Fragment]) -> bool:
     return all(layout.is_compacted(fragment.path) for fragment in found)
 
 
+class GroupRows:
+    """The rows of a group of small fragments in memory, in the order of its pictures."""
+
+    def __init__(self, storage: Storage, group: UnitGroup):
+        tables = {
+            name: parquet.read_table(storage, name, group.fragments.get(name, ()), schema.COLUMNS_READ[name])
+            for name in TABLES_READ
+        }
+        images = tables["images"].filter(pc.equal(tables["images"]["status"], "ok"))
+        ids = images["id"].combine_chunks()
+        self.metadata = scan.import_metadata_of(storage, group.imports)
+        self.images = images.combine_chunks()
+        self.tables, self.bounds = {}, {}
+        for name in TABLES_READ[1:]:
+            positions = image_positions(tables[name]["image_id"], ids)
+            order = np.argsort(positions, kind="stable")
+            self.tables[name] = tables[name].take(order).combine_chunks()
+            self.bounds[name] = np.searchsorted(positions[order], np.arange(len(ids) + 1))
+        self.nbytes = sum(table.nbytes for table in (self.images, *self.tables.values()))
+
+    def samples(self, start: int, stop: int) -> list[Sample]:
+        """The good pictures from the `start`-th on, up to the `stop`-th, with all their annotations and verdicts."""
+        bare = [sample_of(columns) for columns in schema.each_row(self.images.slice(start, stop - start))]
+        found = []
+        for name in TABLES_READ[1:]:
+            first, last = self.bounds[name][[start, stop]].tolist()
+            found.append(self.tables[name].slice(first, last - first) if last > first else None)
+        return import_metadata.apply(schema.samples(bare, *found), self.metadata)
+
+
 class CompactedReader:
     """The open files of a compacted group; of each table the row groups that were read last are held."""
 
@@ -117,16 +163,23 @@ class CompactedReader:
         self.starts = {name: _row_group_starts(file) for name, file in self.files.items()}
         self._held: dict[str, tuple[int, int, pa.Table]] = {}
 
-    def sample(self, position: int) -> Sample:
-        """The `position`-th good picture with all its annotations and verdicts."""
-        row = int(self.index.good[position])
-        bare = [sample_of(columns) for columns in schema.each_row(self._rows("images", row, row + 1))]
+    @property
+    def nbytes(self) -> int:
+        """Of the rows that are held."""
+        return sum(table.nbytes for _, _, table in self._held.values())
+
+    def samples(self, start: int, stop: int) -> list[Sample]:
+        """The good pictures from the `start`-th on, up to the `stop`-th, with all their annotations and verdicts."""
+        good = self.index.good[start:stop]
+        first, last = int(good[0]), int(good[-1]) + 1
+        rows = self._rows("images", first, last).take(good - first)
+        bare = [sample_of(columns) for columns in schema.each_row(rows)]
         tables = []
         for name in TABLES_READ[1:]:
             bounds = self.index.bounds.get(name)
-            empty = bounds is None or bounds[row] == bounds[row + 1]
-            tables.append(None if empty else self._rows(name, int(bounds[row]), int(bounds[row + 1])))  # type: ignore[index]
-        return schema.samples(bare, *tables)[0]
+            low, high = (0, 0) if bounds is None else bounds[[first, last]].tolist()
+            tables.append(self._rows(name, low, high) if high > low else None)
+        return schema.samples(bare, *tables)
 
     def _rows(self, name: str, start: int, end: int) -> pa.Table:
         low, high, table = self._held.get(name, (0, 0, None))

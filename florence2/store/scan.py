@@ -23,6 +23,13 @@ from florence2.store.storage import Storage
 VIEWS = ("current", "all")
 
 
+def known_view(view: str) -> str:
+    """The name of a view, one of VIEWS; ValueError else."""
+    if view not in VIEWS:
+        raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
+    return view
+
+
 @dataclass(frozen=True)
 class UnitGroup:
     """The fragments of all four tables about the pictures of some units; `imports` of its annotations are imports'."""
@@ -85,8 +92,7 @@ def count_ok(storage: Storage, fragment: Fragment) -> int:
 
 def group_samples(storage: Storage, group: UnitGroup, view: str = "current") -> list[Sample]:
     """The samples of a group's good pictures: with the kept annotations, or with all of them and the verdicts."""
-    if view not in VIEWS:
-        raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
+    known_view(view)
     images = schema.each_row(parquet.read_table(storage, "images", group.fragments.get("images", ())))
     found = schema.samples(
         [sample_of(columns) for columns in images if columns["status"] == "ok"],

@@ -79,7 +79,11 @@ _PLAIN = {
 
 # columns that no record holds: for people and their tools
 _UNREAD = {"task", "lang", "label_id", "area", "score_text", "config_sha"}
-_READ = {column.name for column in ANNOTATIONS} - _UNREAD
+COLUMNS_READ: dict[str, list[str] | None] = {  # of each table what records are made of; None: all
+    "images": None,
+    "annotations": [column.name for column in ANNOTATIONS if column.name not in _UNREAD],
+    "decisions": None,
+}
 
 SCHEMAS: dict[str, pa.Schema] = {
     "images": pa.schema(
@@ -174,7 +178,7 @@ def samples(bare: Sequence[Sample], annotations: pa.Table | None, decisions: pa.
     items: dict[str, dict[type, list[Any]]] = defaultdict(lambda: defaultdict(list))
     sources: dict[tuple[Any, ...], Source] = {}
     if annotations is not None:
-        for row in each_row(annotations.select([name for name in annotations.column_names if name in _READ])):
+        for row in each_row(annotations.select([n for n in annotations.column_names if n not in _UNREAD])):
             item = _item(row, sources)
             items[row["image_id"]][type(item)].append(item)
     verdicts: dict[str, list[Decision]] = defaultdict(list)

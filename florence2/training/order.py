@@ -141,7 +141,7 @@ class PairOrder:
         """The pairs of a block's pictures in random order, a picture's asks in groups; and what cannot be read."""
         keyed: list[tuple[bytes, PlannedPairs]] = []
         lost: list[LeftOut] = []
-        for source, number in pictures.tolist():
+        for source, number in sorted(pictures.tolist()):  # in the set's order, so that what lies together is read once
             planned = self.sources[source].plan(number, epoch, self.seed)
             if planned is None:
                 continue

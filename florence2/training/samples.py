@@ -1,7 +1,8 @@
 """Samples by position in memory that does not grow with the set, whatever they are stored as.
 
 A store is read through its random access, JSON Lines through the places of its lines. Any other format is read once,
-in order; beyond the first `HELD` samples the records go to a temporary file.
+in order: where its label files are large into a file of records that later runs find again, else beyond the first
+`HELD` samples into a temporary file.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from florence2.formats import jsonl
 from florence2.formats.lookup import Lookup, matching
 from florence2.formats.problems import ReadProblems
 from florence2.records import Sample
-from florence2.sources import scenes
+from florence2.sources import record_files, scenes
+from florence2.sources.record_files import line_spans
 from florence2.store import Store
 from florence2.training.config import DataSource
 
 HELD = 10_000  # samples of a foreign format that are held in memory
-CHUNK = 1 << 24  # bytes of a file scanned at a time
 
 
 def open_samples(
@@ -43,6 +44,8 @@ def open_samples(
         return Store(path).random(source.snapshot)
     if format == "jsonl":
         return LineSamples(path, source.images or None, problems)
+    if record_files.is_large(path, format):
+        return record_files.record_file(path, format, source.images or None, problems, tasks)
     return SpilledSamples(sources.open(path, None, format, None, source.images or None, problems, tasks))
 
 
@@ -121,17 +124,3 @@ class SpilledSamples(Sequence[Sample]):
             return self._held[index]
         self._file.seek(int(self._starts[index - len(self._held)]))
         return pickle.load(self._file)
-
-
-def line_spans(file: Path) -> np.ndarray:
-    """(lines, 3) int64 of a file's lines that hold something: first byte, byte after the last, number from 1."""
-    ends: list[np.ndarray] = []
-    size = 0
-    with open(file, "rb") as opened:
-        while chunk := opened.read(CHUNK):
-            ends.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + size)
-            size += len(chunk)
-    all_ends = np.concatenate([*ends, [size]]).astype(np.int64)  # the last line may lack its line break
-    starts = np.concatenate([[0], all_ends[:-1] + 1])
-    spans = np.stack([starts, all_ends, np.arange(1, len(starts) + 1)], 1)
-    return spans[all_ends - starts > 1]  # an empty line, or a carriage return alone

@@ -250,8 +250,9 @@ def test_compaction_made_again_writes_what_is_lost_and_nothing_else(tmp_path):
     assert lost.read_bytes() == good
 
 
+@pytest.mark.parametrize("compacted", [False, True])
 @pytest.mark.parametrize("view", ["current", "all"])
-def test_a_compacted_store_gives_by_position_what_it_gives_in_order(tmp_path, monkeypatch, view):
+def test_a_store_gives_by_position_what_it_gives_in_order(tmp_path, monkeypatch, view, compacted):
     folder = folder_of(tmp_path, 9)
     (folder / "p0004.png").write_bytes(b"")
     (folder / "copy.png").write_bytes((folder / "p0001.png").read_bytes())
@@ -261,14 +262,16 @@ def test_a_compacted_store_gives_by_position_what_it_gives_in_order(tmp_path, mo
     florence2.filter(store, [Floor(0.5), NoTexts()])
     samples = list(store.samples(view=view))
     monkeypatch.setattr(compaction, "ROW_GROUP", 5)  # so that a picture's rows lie across row groups
-    store.compact(rows=25)
+    if compacted:
+        store.compact(rows=25)
     assert list(store.samples(view=view)) == samples
-    for keep in (1, 16):
+    for keep, held in ((1, 1 << 20), (16, 1 << 20), (16, 1)):
+        monkeypatch.setattr(random_access, "HELD_BYTES", held)
         random = random_access.RandomSamples(store.storage, store.snapshot(), view, keep)
         assert len(random) == len(samples) == 8 and len(random.groups) > 1
         for i in (3, 0, 7, 1, 7, 2, 4, 5, 6):
-            assert random[i] == samples[i]
-        assert all(index is not None for index in random._row_indices.values())  # none was read whole
+            assert random[i] == samples[i] and len(random._open) <= (keep if held > 1 else 1)
+        assert all((index is not None) == compacted for index in random._row_indices.values())
 
 
 def test_files_in_tmp_are_swept_by_age(tmp_path):

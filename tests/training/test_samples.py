@@ -11,10 +11,12 @@ from florence2.cli import main
 from florence2.codec.tasks import TASKS
 from florence2.formats.problems import ReadProblems
 from florence2.scenes.scene_files import write
+from florence2.sources import record_files
+from florence2.sources.record_files import RecordFile, line_spans
 from florence2.training.config import DataSource
 from florence2.training.datasets import SampleSource
 from florence2.training.examples import TaskMixture
-from florence2.training.samples import SpilledSamples, line_spans, open_samples
+from florence2.training.samples import SpilledSamples, open_samples
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_a_foreign_format_is_spilled_beyond_what_is_held(toy):
     ("", []),
 ])  # fmt: skip
 def test_lines_are_found_whatever_they_end_with(tmp_path, monkeypatch, text, numbers):
-    monkeypatch.setattr("florence2.training.samples.CHUNK", 3)
+    monkeypatch.setattr("florence2.sources.record_files.CHUNK", 3)
     file = tmp_path / "x.jsonl"
     file.write_bytes(text.encode())
     spans = line_spans(file)
@@ -81,3 +83,95 @@ def test_what_a_worker_is_given_holds_no_record(toy):
     twin = pickle.loads(data)
     mine, twins = (each._picture(planned.sample, planned.move) for each in (source, twin))
     assert np.array_equal(mine, twins)
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """Every set's labels count as large; the cache folder is the test's own."""
+    monkeypatch.setattr(record_files, "LARGE", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "florence2" / "sets"
+
+
+def never(call):
+    raise AssertionError(f"{call['path']} was read again")
+
+
+def exported(toy, tmp_path, kind):
+    assert main(["import", str(toy), "--out", str(tmp_path / "store")]) == 0
+    assert main(["export", str(tmp_path / "store"), "--to", kind, "--out", str(tmp_path / kind)]) == 0
+    return tmp_path / kind
+
+
+@pytest.mark.parametrize("kind", ["coco", "labelstudio", "voc", "yolo"])
+def test_a_set_of_large_labels_is_read_once_and_then_by_position(toy, tmp_path, large, monkeypatch, kind):
+    folder = exported(toy, tmp_path, kind)
+    expected = list(sources.open(folder))
+    found = opened(folder)
+    assert isinstance(found, RecordFile) and len(found) == 9 and list(found) == expected and found[2:4] == expected[2:4]
+    assert found[-1] == expected[-1]
+    monkeypatch.setattr(record_files, "_read_apart", never)
+    assert list(opened(folder)) == expected
+    assert len(list(large.glob("*.jsonl"))) == 1
+
+
+def coco_of(toy, tmp_path):
+    file = exported(toy, tmp_path, "coco") / "instances.json"
+    return file, json.loads(file.read_text())
+
+
+def test_changed_labels_or_pictures_are_read_again_and_who_has_the_old_ones_keeps_them(toy, tmp_path, large):
+    file, data = coco_of(toy, tmp_path)
+    before = opened(file)
+    old = list(before)
+    data["categories"] = [{**row, "name": f"{row['name']}s"} for row in data["categories"]]
+    file.write_text(json.dumps(data))
+    after = opened(file)
+    assert {r.label for r in after[0].regions} == {f"{r.label}s" for r in old[0].regions} and list(before) == old
+    assert len(list(large.glob("*.jsonl"))) == 1
+    picture = next(file.parent.parent.rglob(old[3].image.uri.rsplit("/", 1)[-1]))
+    (picture.parent / "deeper").mkdir()
+    picture.rename(picture.parent / "deeper" / picture.name)
+    assert list(opened(file)) == list(sources.open(file)) and opened(file)[3].image.uri != old[3].image.uri
+
+
+@pytest.mark.parametrize("damage", [
+    lambda file: file.write_text("{"),
+    lambda file: file.write_text("{}"),
+    lambda file: file.unlink(),
+    lambda file: file.with_suffix(".jsonl"),
+])  # fmt: skip
+def test_what_is_kept_of_a_set_is_made_again_where_it_is_damaged(toy, tmp_path, large, damage):
+    file, _ = coco_of(toy, tmp_path)
+    expected = list(opened(file))
+    (facts,) = large.glob("*.json")
+    damage(facts)
+    (records,) = large.glob("*.jsonl")
+    records.write_bytes(records.read_bytes()[:-20])
+    assert list(opened(file)) == expected
+
+
+def test_what_a_reader_refused_and_noted_is_told_at_every_start(toy, tmp_path, large, monkeypatch):
+    file, data = coco_of(toy, tmp_path)
+    data["annotations"][0]["bbox"] = "none"
+    data["annotations"][1]["keypoints"] = [1, 2, 2]
+    file.write_text(json.dumps(data))
+    told = []
+    for _ in range(2):
+        problems = ReadProblems(skip=True)
+        open_samples(DataSource(path=str(file)), problems)
+        told.append((problems.refused, problems.notes()))
+        monkeypatch.setattr(record_files, "_read_apart", never)
+    assert told[0] == told[1] and len(told[0][0]) == 1 and "key points are left out" in told[0][1][0]
+    monkeypatch.undo()
+
+
+def test_a_bad_record_or_a_reader_that_is_killed_ends_the_start_in_one_line(toy, tmp_path, large, monkeypatch):
+    file, data = coco_of(toy, tmp_path)
+    data["annotations"][0]["bbox"] = "none"
+    file.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="bbox"):
+        opened(file)
+    monkeypatch.setattr(record_files, "_CODE", "import os; os.kill(os.getpid(), 9)  # {path!r}")
+    with pytest.raises(ValueError, match="the process that read its labels ended by signal 9"):
+        opened(file)
