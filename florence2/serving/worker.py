@@ -148,12 +148,12 @@ class Worker:
     # ---- through ----
 
     def _admit(self) -> None:
-        """Let waiting work join the batch where there is room for a good part of it, pictures encoded together."""
+        """Let waiting work join where half the batch is free, or all that waits fits: together it costs less."""
         if self.running and any(item.work.alone for item in self.running + self.waiting[:1]):
             return
         room = self.settings.batch_size - self.batch.rows
         wanted = sum(len(item.work.asks) for item in self.waiting)
-        if self.running and room < min(wanted, max(1, self.settings.batch_size // 4)):
+        if self.running and room < min(wanted, max(1, self.settings.batch_size // 2)):
             return
         chosen: list[_Item] = []
         while self.waiting and (not chosen or room >= len(self.waiting[0].work.asks)):
