@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from starlette.datastructures import FormData, UploadFile
 
 from florence2.codec.tasks import CLOSED, Task, task_of
@@ -58,6 +58,13 @@ class DecodingBody(Strict):
     filters: list[str] = Field(default_factory=list, max_length=MAX_FILTERS)
     """Names of filters that judge the regions; /v1/tasks names them."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_pictures(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            _refuse_tiles(data)
+        return data
+
 
 class PredictBody(DecodingBody):
     """The JSON body of /v1/predict."""
@@ -104,6 +111,7 @@ def of_json(data: bytes, tasks: Mapping[str, Task], settings: Settings) -> Predi
 
 async def of_form(form: FormData, tasks: Mapping[str, Task], settings: Settings) -> PredictRequest:
     """The request of a multipart form: one picture, one or several tasks, which share text, labels and region."""
+    _refuse_tiles(form)
     unknown = [name for name in form if name not in FORM_FIELDS]
     if unknown:
         raise invalid(unknown[0][:80], f"{unknown[0]:.80}: unknown field; expected {', '.join(FORM_FIELDS)}")
@@ -126,6 +134,12 @@ async def of_form(form: FormData, tasks: Mapping[str, Task], settings: Settings)
             numbers[name] = _number(value, name, kind)
     body = validated(DecodingBody, numbers)
     return PredictRequest(await files[0].read(), asks, options_of(body, settings))
+
+
+def _refuse_tiles(given: Mapping[str, Any]) -> None:
+    """Tiles are many pictures for one request, and would hold up everybody else's."""
+    if given.get("tiles"):
+        raise invalid("tiles", "tiles: a picture is asked about whole here; use predict(tiles=...), or send the parts")
 
 
 def options_of(body: DecodingBody, settings: Settings) -> Options:

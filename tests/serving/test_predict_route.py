@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from florence2.pixels import encode
+from florence2.predictor.post_filters import FILTERS
 from florence2.records import Ask
 from florence2.scenes import draw
 
@@ -78,6 +79,22 @@ def test_a_data_url_and_a_score(server, nano, scene):
     assert len(answer.json()["answers"][0]["regions"]) == len(scores) - 1
 
 
+def test_options_are_those_of_predict(server, nano, scene):
+    asks = [{"task": "REGION_PROPOSAL"}, {"task": "OD"}]
+    options = {"margin": 3.0, "filters": ["containers", "nms_all"], "min_score": 0.05}
+    plain, alone = (nano.predict(scene, [one["task"] for one in asks], **given) for given in ({}, options))
+    assert [len(one.regions) for one in alone] != [len(one.regions) for one in plain] and alone[0].decisions
+    body = {"image": base64.b64encode(scene).decode(), "asks": asks, **options}
+    form = {"task": ["REGION_PROPOSAL", "OD"], **options, "filters": "containers,nms_all"}
+    for given in ({"json": body}, {"data": form, "files": {"image": scene}}):
+        answer = httpx.post(server.url + "/v1/predict", timeout=60, **given)
+        for found, one in zip(answer.json()["answers"], alone, strict=True):
+            assert_same(found, one)
+    schemas = httpx.get(server.url + "/v1/tasks").json()["options"]
+    assert [one["const"] for one in schemas["filters"]["items"]["oneOf"]] == list(FILTERS)
+    assert set(schemas) == {"min_score", "num_beams", "max_new_tokens", "margin", "filters"}
+
+
 def test_other_pictures_other_answers(server, nano):
     """Many at once, so that they share batches; each gets its own."""
     from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +140,13 @@ WRONG = [  # body without the picture -> the field that is named
     ({"asks": [{"task": "OD"}], "num_beams": 0}, "num_beams"),
     ({"asks": [{"task": "OD"}], "max_new_tokens": 5000}, "max_new_tokens"),
     ({"asks": [{"task": "OD"}], "max_new_tokens": 513}, "max_new_tokens"),  # within the server's cap, over nano's
+    ({"asks": [{"task": "OD"}], "margin": -1}, "margin"),
+    ({"asks": [{"task": "OD"}], "margin": True}, "margin"),
+    ({"asks": [{"task": "OD"}], "filters": "nms"}, "filters"),
+    ({"asks": [{"task": "OD"}], "filters": ["no_such"]}, "filters"),
+    ({"asks": [{"task": "CAPTION"}], "filters": ["nms"]}, "filters"),  # judges nothing of this request
+    ({"asks": [{"task": "OD"}], "filters": ["nms"] * 17}, "filters"),
+    ({"asks": [{"task": "OD"}], "tiles": "auto"}, "tiles"),
     ({"asks": [{"task": "VQA", "text": "what " * 600}]}, "asks.0.text"),  # longer than the model reads
     ({"asks": [{"task": "VQA", "text": "\ud800"}]}, "asks.0.text"),
 ]
@@ -149,6 +173,9 @@ FORMS = [
     ({"task": "OD", "min_score": "high"}, "min_score"),
     ({"task": "OD", "min_score": "nan"}, "min_score"),
     ({"task": "OD", "text": ["a", "b"]}, "text"),
+    ({"task": "OD", "margin": "wide"}, "margin"),
+    ({"task": "OD", "filters": "nms,no_such"}, "filters"),
+    ({"task": "OD", "tiles": "2x2"}, "tiles"),
 ]
 
 

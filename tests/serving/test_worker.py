@@ -10,11 +10,12 @@ import pytest
 
 from florence2.pixels import encode
 from florence2.predictor.batch import EncodedImage, OpenBatch
+from florence2.predictor.batch import load as load_image
 from florence2.records import Ask
 from florence2.scenes import draw
 from florence2.serving.messages import Alive, Answered, Cancel, Delta, Done, Options, Ready, Work
 from florence2.serving.settings import Settings
-from florence2.serving.worker import EncodedImageCache, Worker
+from florence2.serving.worker import FeatureCache, Worker, _Item
 from tests.serving.test_predict_route import assert_same
 
 PLAIN = Options()
@@ -97,6 +98,25 @@ def test_a_picture_is_encoded_once(nano, monkeypatch):
         (last,) = running.until_done(4)
     assert sum(seen) == 1
     assert [done.cached for done in first].count(False) >= 1 and last.cached
+
+
+def test_work_joins_where_half_the_batch_is_free_or_all_that_waits_fits(nano):
+    worker = Worker(nano, multiprocessing.Pipe()[0], Settings(model="nano", batch_size=4, cache_bytes=0))
+    loaded = [load_image(nano.config, picture) for picture in PICTURES]
+    numbers = iter(range(100))
+
+    def wait(count):
+        for _ in range(count):
+            number = next(numbers)
+            work = Work(number, b"", str(number), (Ask("<OD>"),), PLAIN)
+            worker.waiting.append(_Item(work, loaded[number % len(loaded)]))
+        worker._admit()
+        return worker.batch.rows, len(worker.waiting)
+
+    assert wait(2) == (2, 0) and wait(1) == (3, 0)  # all that waits fits
+    assert wait(3) == (3, 3)  # one seat for three is left free
+    worker.batch.drop([worker.running[0].numbers.popitem()[0]])
+    assert wait(0) == (4, 1)  # half of the seats
 
 
 def test_the_cache_is_bounded_in_bytes_and_gives_up_what_was_used_least(nano):
