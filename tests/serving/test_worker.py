@@ -15,7 +15,7 @@ from florence2.records import Ask
 from florence2.scenes import draw
 from florence2.serving.messages import Alive, Answered, Cancel, Delta, Done, Options, Ready, Work
 from florence2.serving.settings import Settings
-from florence2.serving.worker import FeatureCache, Worker, _Item
+from florence2.serving.worker import EncodedImageCache, Worker, _Item
 from tests.serving.test_predict_route import assert_same
 
 PLAIN = Options()
