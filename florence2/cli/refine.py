@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
             merging=None if args.no_merge else MERGING,
             seed=args.seed,
             from_previous=not args.from_scratch,
+            replay=args.replay,
             holdout=args.holdout,
             **runner_of(args),
             device=args.device,
@@ -106,6 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--start", default="nano", metavar="MODEL", help="what the first students start from (nano)")
     parser.add_argument("--from-scratch", action="store_true", help="later students start from MODEL too")
+    parser.add_argument(
+        "--replay",
+        default="own",
+        metavar="DATA",
+        help="data shown beside the labels so that students do not forget what their start knew: a path, none, or own, "
+        "the start's own where they are known (own)",
+    )
     parser.add_argument(
         "--holdout",
         type=float,

@@ -27,6 +27,7 @@ from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.specialists.student import StudentSpecialist
 from florence2.refinement.agreement import Agreement
 from florence2.refinement.changes import Changes, changes
+from florence2.refinement.replay import OWN, with_replay
 from florence2.refinement.stopping import Holdout, agreement_of, checked_share, ending, measured, share_of, stop_of
 from florence2.refinement.student_asks import StudentAsks, asks_of
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
@@ -88,6 +89,7 @@ def refine(
     merging: MergeConfig | None = MERGING,
     seed: int = 0,
     from_previous: bool = True,
+    replay: str = OWN,
     holdout: float = 0.1,
     workers: int | None = None,
     device: str = "auto",
@@ -104,7 +106,9 @@ def refine(
     alone is enough; unless named, they learn what the kept annotations can train and are asked the student's own tasks
     among it. Their objects have one of `labels`; unless named, one that a kept annotation has. `rules` are as for
     `filter`; None: those the store was last judged by. `merging` None keeps the sources' items side by side.
-    `from_previous`: a later student starts from the one before. `holdout`: a share of the pictures, by hash of their
+    `from_previous`: a later student starts from the one before. `replay` is shown beside the labels against forgetting:
+    the start's own data ("own", where they are known: of the models that come with the package), a path, or "none";
+    with it students train longer. `holdout`: a share of the pictures, by hash of their
     ids, that no student is trained on; where a round's answers agree no better with their labels than those of an
     earlier round, it is the last. 0, or a share of fewer than ten pictures: all are trained on, and nothing stops.
     """
@@ -126,12 +130,13 @@ def refine(
             return None
         share = share_of(store.samples(before.number), holdout)
         asks = _asks(store, before, table, recipe, labels)
-        students = []
-        for fold in (FoldSelector(n, folds) for n in range(folds)):
-            begin = (_previous(store, before, number, fold) if from_previous else None) or start
-            weights = weights_of(begin)
-            made = train_student(store, before.number, fold, begin, weights, recipe, seed, train, progress, share)
-            students.append(made)
+        learned = with_replay(recipe, replay, start, recipe.get("source", {}).get("tasks") or asks.tasks)
+        parts = [FoldSelector(n, folds) for n in range(folds)]
+        begins = [(_previous(store, before, number, part) if from_previous else None) or start for part in parts]
+        students = [
+            train_student(store, before.number, part, begin, weights_of(begin), learned, seed, train, progress, share)
+            for part, begin in zip(parts, begins)
+        ]
         held = Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
         opened = open_student or asks.card
         after = annotate_round(store, number, students, rules, merging, execution, opened, before, held)

@@ -272,3 +272,34 @@ def test_nano_adds_no_caption_and_no_label_to_a_store_of_boxes(tmp_path):
     (operator,) = (o for o in store.snapshot().operators if o.kind == "model")
     card = store.run(operator.run_id)["starts"][-1]["with"]
     assert resolve_specialist(card).config == {"tasks": ["<OD>"], "labels": ["Ding"]}
+
+
+def test_nano_is_shown_its_own_scenes_beside_the_labels(loop):
+    _, trainer, run = loop
+    run(tasks=["OD"])
+    for call in trainer.calls:
+        assert call["replay"]["path"].startswith("scenes:") and call["replay"]["tasks"] == {"<OD>": 1.0}
+        assert (call["steps"], call["replay_share"]) == (1000, 0.5)
+
+
+@pytest.mark.parametrize(
+    "more, replay, steps",
+    [
+        ({"replay": "none"}, None, 200),
+        ({"start": "elsewhere"}, None, 200),  # whose own data are not known
+        ({"replay": "scenes:50", "recipe": {"steps": 7}}, {"path": "scenes:50", "tasks": {"<OD>": 1.0, "<CAPTION>": 1.0}}, 7),
+        ({"recipe": {"replay": {"path": "x"}}}, {"path": "x"}, 200),
+    ],
+)  # fmt: skip
+def test_what_is_replayed(loop, more, replay, steps):
+    _, trainer, run = loop
+    run(**more)
+    assert (trainer.calls[0].get("replay"), trainer.calls[0]["steps"]) == (replay, steps)
+
+
+def test_replay_that_is_not_there_or_named_twice_is_refused(loop):
+    _, _, run = loop
+    with pytest.raises(ValueError, match="replay: .*gone: does not exist; expected own, none, or the path"):
+        run(replay="gone")
+    with pytest.raises(ValueError, match="name it once"):
+        run(replay="scenes:50", recipe={"replay": {"path": "x"}})

@@ -1,0 +1,38 @@
+"""What a student is shown beside a store's labels, so that it does not forget what its start knew.
+
+A start that is fine-tuned on some labels alone forgets: even clean truth makes it worse with more steps, and noisy
+labels more so. Shown as much of its own training data, it gains with steps and ends above its labels (docs/claims.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+OWN, NONE = "own", "none"
+OWN_DATA: Mapping[str, str] = {  # of the starts that come with the package: scenes like those they were trained on
+    "nano": "scenes:objects=1-3,min_side=0.15,signs=0.3,count=20000",
+    "nano_256": "scenes:objects=1-8,min_side=0.08,max_side=0.5,signs=0.3,count=20000",
+}
+REPLAYED: Mapping[str, Any] = {"steps": 1000, "replay_share": 0.5}  # of students with replay, unless a recipe says
+
+
+def with_replay(recipe: Mapping[str, Any], replay: str, start: str, tasks: Sequence[str]) -> dict[str, Any]:
+    """A recipe with a source that is replayed, of these tasks: `own`, that of the start where it is known; `none`; or
+    a source's path. A recipe that names its own `replay` (or null) is left as it is."""
+    if replay not in (OWN, NONE) and "replay" in recipe:
+        raise ValueError("refine: replay is named both by --replay and in the recipe; name it once")
+    path = OWN_DATA.get(start, "") if replay == OWN else "" if replay == NONE else located(replay)
+    if not path or "replay" in recipe:
+        return dict(recipe)
+    return {**REPLAYED, **recipe, "replay": {"path": path, "tasks": dict.fromkeys(tasks, 1.0)}}
+
+
+def located(path: str) -> str:
+    """A source's path as every working directory reads it; ValueError where nothing is there."""
+    if path.partition(":")[0] in ("scenes", "hf"):
+        return path
+    if not Path(path).exists():
+        raise ValueError(f"replay: {path}: does not exist; expected {OWN}, {NONE}, or the path of a data set")
+    return str(Path(path).resolve())
