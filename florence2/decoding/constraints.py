@@ -69,14 +69,22 @@ class Constraint(Protocol):
 class Grammar:
     """Rows that follow an automaton each, within a budget each: no item is begun that could not be closed.
 
-    `margin`: the end is taken only where it is so many nats likelier than what could follow.
+    `margin`: the end is taken only where it is so many nats likelier than what could follow. `more_above`, a
+    probability: wherever it may end, an answer goes on where the model's own probability of anything but the end is
+    above it, and ends where it is not; whatever single token is likeliest.
     """
 
     start = eos = EOS
 
-    def __init__(self, automata: Sequence[TokenAutomaton], budgets: Sequence[int], margin: float = 0.0):
+    def __init__(
+        self,
+        automata: Sequence[TokenAutomaton],
+        budgets: Sequence[int],
+        margin: float = 0.0,
+        more_above: float | None = None,
+    ):
         self.automata = list(automata)
-        self.margin = margin
+        self.margin, self.more_above = margin, more_above
         self.remaining = list(budgets)
         self.states: list[Any] = [None] * len(self.automata)  # None: before the leading <s>
         self._allowed: list[TokenMask | None] | None = None  # of this step; None for a row before the leading <s>
@@ -92,11 +100,17 @@ class Grammar:
         return spans
 
     def _weighs_end(self, span: tuple[int, int] | None) -> bool:
-        """Whether the margin decides between the end and other ids of a span."""
-        return bool(self.margin) and span is not None and span[0] <= EOS < span[1] and span[1] - span[0] > 1
+        """Whether it is weighed, and not only found likeliest, that the end comes and no other id of a span."""
+        return (
+            bool(self.margin or self.more_above is not None)
+            and span is not None
+            and span[0] <= EOS < span[1]
+            and span[1] - span[0] > 1
+        )
 
     def apply(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
         sets = self._sets()
+        more = None if self.more_above is None else 1 - scores.softmax(-1)[:, EOS] > self.more_above
         if self.margin:
             scores[:, EOS] -= self.margin
         cut = torch.zeros(len(rows), dtype=torch.bool, device=scores.device)
@@ -120,6 +134,10 @@ class Grammar:
             index = put(limited, scores.device)
             wanted = scores[index].masked_fill(torch.stack(free), MASKED).argmax(-1, keepdim=True)
             cut[index] = masks[index].gather(1, wanted)[:, 0]
+        if more is not None:
+            either = ~masks[:, EOS] & ((~masks).sum(1) > 1)  # rows that may end and may go on
+            masks |= (either & ~more)[:, None]
+            masks[:, EOS] = torch.where(either, more, masks[:, EOS])
         scores.masked_fill_(masks, MASKED)
         return cut
 
@@ -239,6 +257,6 @@ class Official:
 
 
 def _same_rules(one: Constraint, other: Constraint) -> None:
-    numbers = ("start", "eos", "size", "forced_bos", "forced_eos", "margin")
+    numbers = ("start", "eos", "size", "forced_bos", "forced_eos", "margin", "more_above")
     if type(one) is not type(other) or any(getattr(one, n, None) != getattr(other, n, None) for n in numbers):
         raise ValueError("admit: expected a request under the rules of those that run; give it a search of its own")

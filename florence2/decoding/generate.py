@@ -25,7 +25,8 @@ class Generator(Protocol):
 class Rules:
     """The numbers that decide between answers. The defaults are the official ones (transformers' `generate`).
 
-    `margin`, in nats, is the grammar's own: `</s>` is taken only where it is so much likelier than what could follow.
+    `margin`, in nats, and `more_above`, a probability, are the grammar's own: `</s>` is taken only where it is so much
+    likelier than what could follow; exactly where anything else is at most that probable.
     """
 
     num_beams: int = 3
@@ -37,6 +38,7 @@ class Rules:
     start: int = EOS
     eos: int = EOS
     margin: float = 0.0
+    more_above: float | None = None
 
 
 def generate(
@@ -75,6 +77,6 @@ def search_of(model: Generator, rules: Rules, device: Any = None, ordered: tuple
 def constraint_of(budgets: Sequence[int], automata: Sequence[TokenAutomaton] | None, rules: Rules) -> Constraint:
     """What a batch of requests may generate: by their automata where given, or by the official rules."""
     if automata is not None:
-        return Grammar(automata, budgets, rules.margin)
+        return Grammar(automata, budgets, rules.margin, rules.more_above)
     size = rules.no_repeat_ngram_size
     return Official(budgets, size, rules.forced_bos, rules.forced_eos, rules.start, rules.eos)

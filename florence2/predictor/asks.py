@@ -54,6 +54,7 @@ class DecodingOptions(TypedDict, total=False):
     min_score: float
     margin: float
     each_class: bool
+    more_above: float | None
 
 
 def asks_of(
@@ -135,8 +136,10 @@ def decoding_of(
     min_score: float = 0.0,
     margin: float = 0.0,
     each_class: bool = True,
+    more_above: float | None = None,
 ) -> Decoding:
-    """How to decode: as the call says, else as the checkpoint does; labels and a margin ask for the grammar."""
+    """How to decode: as the call says, else as the checkpoint does; labels and rules of the end ask for the grammar."""
+    more_above = None if more_above is None else _number("more_above", more_above, 1.0)
     min_score, margin = _number("min_score", min_score, 1.0), _number("margin", margin, math.inf)
     kinds = [task_of(ask.task, tasks).output_kind for ask in asks]
     if official is not None and grammar is not None and bool(official) == bool(grammar):
@@ -147,12 +150,13 @@ def decoding_of(
                 "labels: only the grammar can hold an answer to them; drop labels, or official and grammar"
             )
         grammar = True
-    if margin:
-        if official or grammar is False:
-            raise ValueError(
-                f"margin: only answers under the grammar may go on past their end, got {margin:g}; drop it"
-            )
-        grammar = True
+    for name, value in (("margin", margin or None), ("more_above", more_above)):
+        if value is not None:
+            if official or grammar is False:
+                raise ValueError(
+                    f"{name}: only answers under the grammar may go on past their end, got {value:g}; drop it"
+                )
+            grammar = True
     if grammar is None:
         grammar = not official if official is not None else config.rules == "grammar"
     limit = config.text.max_positions
@@ -178,6 +182,7 @@ def decoding_of(
         start=config.start_id,
         eos=config.eos_id,
         margin=margin,
+        more_above=more_above,
     )
     chosen = post_filters.checked(filters, kinds)
     cut = _tiles(tiles, asks, tasks, official)

@@ -148,6 +148,8 @@ class Florence2:
                                         follow; more is found, less surely
             each_class                  False: of several classes in one open-vocabulary question those that the answer
                                         does not name are not asked about alone (answers.md)
+            more_above                  0 to 1: an answer goes on exactly where anything but its end is more probable
+                                        than this; for models whose training labels lacked objects (refinement.md)
         """
         if continue_from is not None and task is None and prompt is None:
             task = continuation.ask_of(continue_from)

@@ -201,6 +201,8 @@ def parts_of(picked: Sequence[tuple[int, Example]], tokenizer: Tokenizer) -> Ite
         labels = padded([e.target_ids for _, e in chunk], -100)
         decoder_ids = torch.full_like(labels, tokenizer.eos)  # the start token of the decoder is </s>
         decoder_ids[:, 1:] = labels[:, :-1].masked_fill(labels[:, :-1] == -100, tokenizer.pad)
+        for row, (_, e) in enumerate(chunk):
+            labels[row, list(e.unscored)] = -100
         mask = padded([[1] * len(e.prompt_ids) for _, e in chunk], 0).bool()
         yield PaddedPairs(torch.tensor([p for p, _ in chunk]), prompts, mask, decoder_ids, labels)
 

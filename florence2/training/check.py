@@ -127,7 +127,7 @@ def _faults(sample: Sample, tasks: TaskMixture, tokenizer: Tokenizer, limits: Li
         yield "no_truth", f"holds nothing that {name} could be trained on"
     sample = sized(sample)
     for truth in truths:
-        found = fitted(sample, truth, tokenizer, limits, tasks.table)
+        found = fitted(sample, truth, tokenizer, limits, tasks)
         if isinstance(found, LeftOut):
             yield found.reason, f"{found.task}: {found.detail}"
 

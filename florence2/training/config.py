@@ -51,6 +51,13 @@ class DataSource:
     """Of a store the snapshot that is read; absent: the newest."""
     fold: tuple[int, int] | None = None
     """[number, folds]: leave out the pictures of that fold, which another model is to annotate; absent: none."""
+    unsure_below: float = 0.0
+    """Objects scored lower are written in targets and not scored by the loss: their places are neither objects nor
+    background."""
+    open_end: bool = False
+    """Where coverage does not say that all objects are listed, the end of a list of objects is not scored."""
+    item_order: str = "fixed"
+    """Of lists of objects: fixed, as the task says; random, another one each time."""
     holdout: float = 0.0
     """Leave out this share of the pictures, by hash of their ids, on which a model is to be measured; below 1."""
     samples: Any = field(default=None, repr=False, compare=False)
@@ -287,6 +294,10 @@ def _check_numbers(config: TrainConfig) -> None:
     for source in config.sources:
         if not 0 <= source.holdout < 1:
             raise ValueError(f"holdout: expected 0 to less than 1, got {source.holdout}")
+        if not 0 <= source.unsure_below <= 1:
+            raise ValueError(f"unsure_below: expected 0 to 1, got {source.unsure_below}")
+        if source.item_order not in ("fixed", "random"):
+            raise ValueError(f"item_order: expected fixed or random, got {source.item_order!r}")
     if not 0 < config.replay_share < 1:
         raise ValueError(f"replay_share: expected above 0 and below 1, got {config.replay_share}")
     if not 0.1 <= config.crop_scale[0] <= config.crop_scale[1] <= 10:

@@ -186,8 +186,8 @@ class SampleSource:
         array = self._picture(planned.sample, planned.move) if seen else None
         sample = sized(planned.sample)
         truths = self.tasks.truths(sample)
-        table = self.tasks.table
-        return array, sample, [fitted(sample, truths[ask], self.tokenizer, self.limits, table) for ask in asks]
+        limits, tasks = self.limits, self.tasks
+        return array, sample, [fitted(sample, truths[ask], self.tokenizer, limits, tasks, rng) for ask in asks]
 
     def samples(self, most: int) -> list[Sample]:
         found = [self._samples[number] for number in range(min(most, len(self._samples)))]
@@ -261,7 +261,7 @@ class SceneSource:
         chosen = [truths[ask] for ask in asks if ask < len(truths)]
         if (array.shape[1], array.shape[0]) != self.size_wh:  # the source names a size of its own
             array = loader.resize(array, self.size_wh)
-        return array, sample, [fitted(sample, t, self.tokenizer, self.limits, self.tasks.table) for t in chosen]
+        return array, sample, [fitted(sample, t, self.tokenizer, self.limits, self.tasks, rng) for t in chosen]
 
     def samples(self, most: int) -> list[Sample]:
         return [self._draw(self.first + i)[1] for i in range(min(most, self._count))]

@@ -164,7 +164,7 @@ def examined(
         yield left_out(error.reason, sample, str(error), pairs=len(truths))
         return
     for truth in truths:
-        yield fitted(sample, truth, source.tokenizer, source.limits, source.tasks.table)
+        yield fitted(sample, truth, source.tokenizer, source.limits, source.tasks)
 
 
 def _opened(sample: Sample) -> Sample:

@@ -15,6 +15,7 @@ from florence2.codec.tokenizer import Tokenizer
 from florence2.formats.problems import LostObjects, ReadProblems
 from florence2.records import Ask, Parsed, Sample
 from florence2.sources.negatives import Negatives
+from florence2.training.unscored import ListRules
 
 Truth = tuple[Task, Ask, Parsed]
 
@@ -29,6 +30,8 @@ class TaskMixture:
     """Of several answers to one ask only the first is trained on."""
     negatives: Negatives | None = None
     """What is asked about things that are not there."""
+    lists: ListRules = ListRules()
+    """How lists of objects are taught."""
 
     def truths(self, sample: Sample) -> list[Truth]:
         """Every pair that the sample's truth holds for these tasks, in the tasks' order."""
@@ -74,6 +77,8 @@ class Example:
     prompt: str
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    unscored: tuple[int, ...] = ()
+    """Positions of target ids that the loss leaves out."""
 
 
 def example(sample: Sample, truth: Truth, tokenizer: Tokenizer, table: Mapping[str, Task] | None = None) -> Example:
@@ -86,12 +91,18 @@ def example(sample: Sample, truth: Truth, tokenizer: Tokenizer, table: Mapping[s
 
 
 def fitted(
-    sample: Sample, truth: Truth, tokenizer: Tokenizer, limits: Limits, table: Mapping[str, Task] | None = None
+    sample: Sample,
+    truth: Truth,
+    tokenizer: Tokenizer,
+    limits: Limits,
+    tasks: TaskMixture,
+    rng: random.Random | None = None,
 ) -> Example | LeftOut:
-    """The pair, or why it cannot be trained on."""
+    """The pair, or why it cannot be trained on; `rng` draws the order of items where it is random."""
     task = truth[0].name
+    truth = (*truth[:2], tasks.lists.ordered(truth[0], truth[2], rng))
     try:
-        made = example(sample, truth, tokenizer, table)
+        made = example(sample, truth, tokenizer, tasks.table)
     except ValueError as error:
         return left_out("unwritable", sample, str(error), task)
     prompt, target = len(made.prompt_ids), len(made.target_ids)
@@ -103,7 +114,8 @@ def fitted(
     empty = truth[0].output_kind == "text" or (truth[0].output_kind == "region_text" and truth[2].regions)
     if target == 2 and empty:  # of a region an empty answer says that nothing is there
         return left_out("empty", sample, "the answer holds no letters", task)
-    return made
+    unscored = tasks.lists.unscored(sample, *truth, made.target_ids, tokenizer)
+    return replace(made, unscored=unscored) if unscored else made
 
 
 def sound(sample: Sample, tasks: TaskMixture) -> tuple[Sample, list[LeftOut]]:

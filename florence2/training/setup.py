@@ -36,6 +36,7 @@ from florence2.training.ranks import Ranks, device_of
 from florence2.training.run_folder import remembered_of
 from florence2.training.samples import holds_prompts
 from florence2.training.step import recompute_layers
+from florence2.training.unscored import ListRules
 from florence2.training.validation_set import HeldOut, Validation, held_out_of, validation_of
 
 NEW = "new:"
@@ -318,7 +319,8 @@ def mixture(source: DataSource, table: Mapping[str, Task]) -> TaskMixture:
     answers the prompts as they are."""
     weights = source.tasks or dict.fromkeys((*TASKS, PROMPT) if holds_prompts(source) else TASKS, 1.0)
     chosen = {task_of(name, table).token: weight for name, weight in weights.items() if weight}
-    return TaskMixture(chosen, table, source.answers == "first")
+    lists = ListRules(source.unsure_below, source.open_end, source.item_order == "random")
+    return TaskMixture(chosen, table, source.answers == "first", lists=lists)
 
 
 def limits_of(shape: ModelConfig, max_target: int | None) -> Limits:

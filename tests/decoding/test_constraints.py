@@ -54,10 +54,10 @@ class Items:
         return (state + 1) % self.size
 
 
-def answer(count, budgets, sizes, beams=1, eos=-9.0, first=0, margin=0.0):
+def answer(count, budgets, sizes, beams=1, eos=-9.0, first=0, margin=0.0, more_above=None):
     features, ids, mask = prompts(first + count)
     automata = [Items(size) for size in sizes]
-    model, rules = MockModel(V, eos), Rules(num_beams=beams, margin=margin)
+    model, rules = MockModel(V, eos), Rules(num_beams=beams, margin=margin, more_above=more_above)
     return generate(model, features[first:], ids[first:], mask[first:], budgets, automata, rules)
 
 
@@ -95,6 +95,29 @@ def test_the_end_has_to_win_by_the_margin():
     assert of_margin[0.0] < of_margin[1.0] < of_margin[3.0]
 
 
+def test_an_answer_goes_on_exactly_where_anything_but_its_end_is_probable_enough():
+    model, lengths = MockModel(V, 1.0), []
+    for above in (0.9, 0.7, 0.5, 0.0):
+        for n, got in enumerate(answer(6, [60] * 6, [3] * 6, eos=1.0, more_above=above)):
+            row = [3 + n] * 3
+            for place, token in enumerate(got.ids):
+                if place >= 2 and (place - 2) % 3 == 0 and place < 50:  # where an item may begin, or the end come
+                    scores = model.scores(row)
+                    rest = 1 - float(scores.softmax(-1)[2])
+                    assert (token == 2) == (rest <= above), (rest, above)
+                    if token != 2:  # the likeliest name, even where the end is likelier than it
+                        assert token == 3 + int(scores[3:10].argmax())
+                row.append(token)
+            lengths.append((above, len(got.ids)))
+    by_threshold = [sum(length for a, length in lengths if a == above) for above in (0.9, 0.7, 0.5, 0.0)]
+    assert by_threshold == sorted(by_threshold) and len(set(by_threshold)) == 4
+
+
+def test_beams_under_a_threshold_of_more_end_later():
+    early, late = (answer(6, [60] * 6, [3] * 6, 3, eos=1.0, more_above=above) for above in (0.95, 0.3))
+    assert sum(len(got.ids) for got in late) > sum(len(got.ids) for got in early)
+
+
 def test_beams_under_a_margin_end_later():
     plain, late = (answer(6, [60] * 6, [3] * 6, 3, eos=2.0, margin=margin) for margin in (0.0, 4.0))
     assert sum(len(got.ids) for got in late) > sum(len(got.ids) for got in plain)
@@ -103,6 +126,8 @@ def test_beams_under_a_margin_end_later():
 def test_a_request_of_another_margin_does_not_join():
     with pytest.raises(ValueError, match="admit: .* a search of its own"):
         Grammar([Items(3)], [9]).admit(Grammar([Items(3)], [9], margin=1.0))
+    with pytest.raises(ValueError, match="admit: .* a search of its own"):
+        Grammar([Items(3)], [9]).admit(Grammar([Items(3)], [9], more_above=0.5))
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -287,7 +287,11 @@ def test_nano_is_shown_its_own_scenes_beside_the_labels(loop):
     [
         ({"replay": "none"}, None, 200),
         ({"start": "elsewhere"}, None, 200),  # whose own data are not known
-        ({"replay": "scenes:50", "recipe": {"steps": 7}}, {"path": "scenes:50", "tasks": {"<OD>": 1.0, "<CAPTION>": 1.0}}, 7),
+        (
+            {"replay": "scenes:50", "recipe": {"steps": 7}},
+            {"path": "scenes:50", "tasks": {"<OD>": 1.0, "<CAPTION>": 1.0}},
+            7,
+        ),
         ({"recipe": {"replay": {"path": "x"}}}, {"path": "x"}, 200),
     ],
 )  # fmt: skip

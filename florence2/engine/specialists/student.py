@@ -36,11 +36,16 @@ SHARDS = ("model-*.safetensors", "pytorch_model-*.bin", "*.safetensors", "*.bin"
 class StudentSpecialist:
     """Asks a model the tasks that need no input, and where GROUNDING is among them, its own captions' phrases.
 
-    With `labels` the names of objects are held to them.
+    With `labels` the names of objects are held to them. `more_above`: when answers go on (`predict`).
     """
 
     def __init__(
-        self, model: str, tasks: Sequence[str] = TASKS, batch_size: int = 16, labels: Sequence[str] = ()
+        self,
+        model: str,
+        tasks: Sequence[str] = TASKS,
+        batch_size: int = 16,
+        labels: Sequence[str] = (),
+        more_above: float | None = None,
     ) -> None:
         self.model = model
         self.tasks = _tasks_of(model)
@@ -51,6 +56,7 @@ class StudentSpecialist:
         if isinstance(labels, str) or not all(isinstance(label, str) and label.strip() for label in labels):
             raise ValueError(f"student: labels: expected a list of names, got {labels!r:.80}")
         held = tuple(labels)
+        self.more_above = more_above
         self._asks = [Ask(row.token, labels=held if closed(row) else ()) for row in rows if not row.input_kind]
         self._grounds = any(row.token == GROUNDING for row in rows)
         files = _weights(model)
@@ -63,7 +69,9 @@ class StudentSpecialist:
             source_kind="model",
             num_gpus=1,
         )
-        self.config = {"tasks": [row.token for row in rows], **({"labels": list(held)} if held else {})}
+        self.config: dict[str, Any] = {"tasks": [row.token for row in rows], **({"labels": list(held)} if held else {})}
+        if more_above is not None:
+            self.config["more_above"] = more_above
         self._loaded: Any = None
 
     def setup(self, device: str) -> None:
@@ -84,7 +92,8 @@ class StudentSpecialist:
         """One batch: each picture is encoded once, for its asks and for the phrases of the captions it was given."""
         model = self._loaded
         encoded = model.encode_images(images)
-        answers = model.answer([model.request(picture, self._asks) for picture in encoded])
+        how: Any = {} if self.more_above is None else {"more_above": self.more_above}
+        answers = model.answer([model.request(picture, self._asks, **how) for picture in encoded])
         bare = [
             Sample(sample.id, ImageRef(sample.image.id, width=image.shape[1], height=image.shape[0]))
             for sample, image in zip(samples, images)
