@@ -107,14 +107,12 @@ def refine(
     among it. Their objects have one of `labels`; unless named, one that a kept annotation has. `rules` are as for
     `filter`; None: those the store was last judged by. `merging` None keeps the sources' items side by side.
     `from_previous`: a later student starts from the one before. `replay` is shown beside the labels against forgetting:
-    the start's own data ("own", where they are known: of the models that come with the package), a path, or "none";
-    with it students train longer. `holdout`: a share of the pictures, by hash of their
-    ids, that no student is trained on; where a round's answers agree no better with their labels than those of an
-    earlier round, it is the last. 0, or a share of fewer than ten pictures: all are trained on, and nothing stops.
+    the start's own data ("own", where known: of the models that come with the package), a path, or "none"; with it
+    students train longer. `holdout`: a share of the pictures, by hash, that no student is trained on; the first round
+    whose answers agree no better with their labels is the last (0, or fewer than ten pictures: nothing stops).
     """
     rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
-    seed = arguments.whole("seed", seed, least=0)
-    holdout = checked_share(holdout)
+    seed, holdout = arguments.whole("seed", seed, least=0), checked_share(holdout)
     store = store if isinstance(store, Store) else Store(store)
     execution = Execution(workers=workers, device=device, progress=progress, kind=runner, ray_address=ray_address)
     _judged(store, rules, execution)
