@@ -101,6 +101,26 @@ def read_orientation(image: ImageFile, name: str = "") -> int:
         return _stated_orientation(opened, source)
 
 
+def read_format(image: ImageFile, name: str = "") -> str:
+    """The format of a picture file, one of FORMATS, by its header."""
+    with _opened(image, name) as (opened, _, _):
+        return opened.format or ""
+
+
+def thumbnail(image: ImageFile, side: int, max_pixels: int = MAX_PIXELS, name: str = "") -> np.ndarray:
+    """The picture as `load` gives it, at most `side` pixels long and high; of a JPEG only as much is decoded."""
+    with _opened(image, name) as (opened, source, name):
+        check_size(opened.size, max_pixels, name)
+        _check_cost(opened, source, 0, name)
+        with _decoding(name):
+            if opened.format == "JPEG":
+                opened.draft(None, (2 * side, 2 * side))
+            array = _upright_rgb(opened, ours=True)
+    scale = side / max(array.shape[:2])
+    height, width = (max(1, round(size * min(1.0, scale))) for size in array.shape[:2])
+    return resize(array, (width, height))
+
+
 def holds_more(image: ImageFile, name: str = "") -> bool:
     """Whether a file holds more than the picture that is read of it: pages, or the frames of an animation."""
     with _opened(image, name) as (opened, _, _):

@@ -13,9 +13,10 @@ from typing import Any
 from florence2 import arguments, sources
 from florence2.engine import trust
 from florence2.engine.curation.filters.rules import open_chain
+from florence2.engine.curation.human_verdicts import OUTCOMES
 from florence2.engine.curation.judging import judge
 from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwise
-from florence2.engine.curation.reviewing import OUTCOMES, review
+from florence2.engine.curation.reviewing import review
 from florence2.engine.execution.annotation_phase import AnnotationReport, run_specialist
 from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.execution.jobs import ATTEMPTS

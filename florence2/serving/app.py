@@ -44,6 +44,7 @@ def create_app(settings: Settings, connect: Connect | None = None) -> FastAPI:
     batcher = Batcher(settings, metrics, connect) if connect is not None else None
     app.state.service = Service(settings, metrics, batcher)
     app.state.host = host
+    app.state.browser = _browser(settings)
     errors.install(app)
     for router in (predict_routes.router, chat_routes.router, info_routes.router, *routers(settings)):
         app.include_router(router)
@@ -58,6 +59,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if service.batcher is not None:
         service.batcher.on_tasks = lambda: setattr(app, "openapi_schema", None)
         service.batcher.start()
+    if app.state.browser is not None:
+        app.state.browser.start()
     watching = asyncio.ensure_future(_keep(app.state.host)) if app.state.host is not None else None
     yield
     if watching is not None:
@@ -67,7 +70,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.batcher.stop()
     if app.state.host is not None:
         app.state.host.stop()
+    if app.state.browser is not None:
+        await asyncio.to_thread(app.state.browser.stop)
     service.close()
+
+
+def _browser(settings: Settings) -> Any:
+    """The store of these settings; None without one."""
+    if not settings.store:
+        return None
+    from florence2.serving.store_browser import StoreBrowser  # what only serves a model does without Arrow
+
+    return StoreBrowser(settings.store, settings.max_pixels)
 
 
 async def _keep(host: ModelHost) -> None:

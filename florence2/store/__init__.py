@@ -12,6 +12,8 @@ from florence2.store.import_metadata import ImportMetadata
 from florence2.store.journal import Journal
 from florence2.store.layout import TABLES
 from florence2.store.parquet import Fragment, PendingFragment
+from florence2.store.picture_index import PictureIndex, Wanted
+from florence2.store.picture_reader import PictureState
 from florence2.store.pieces import Signed
 from florence2.store.scan import UnitGroup
 from florence2.store.sealed import Damaged, Missing
@@ -22,6 +24,6 @@ from florence2.store.verification import Damage
 
 __all__ = [
     "Damage", "Damaged", "Fragment", "ImageRow", "ImportMetadata", "Journal", "Missing", "Operator", "PendingFragment",
-    "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit", "UnitGroup", "attempted_images", "extended",
-    "is_further", "is_store", "pending", "sha256_of",
+    "PictureIndex", "PictureState", "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit", "UnitGroup", "Wanted",
+    "attempted_images", "extended", "is_further", "is_store", "pending", "sha256_of",
 ]  # fmt: skip

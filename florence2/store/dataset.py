@@ -38,6 +38,7 @@ from florence2.store.chain import Chain
 from florence2.store.image_rows import ImageRow
 from florence2.store.journal import Journal
 from florence2.store.parquet import Fragment, PendingFragment
+from florence2.store.picture_index import PictureIndex
 from florence2.store.snapshots import Operator, Snapshot
 from florence2.store.storage import open_storage
 from florence2.store.storage.schemes import is_url
@@ -207,6 +208,12 @@ class Store:
     def newest_seq(self, round: int, snapshot: Snapshot | int | None = None) -> int:
         """The highest seq of a round's verdicts, -1 where there are none."""
         return unit_reading.newest_seq(self.storage, self._opened(snapshot), round)
+
+    # reading, picture by picture: what a person who leafs through it asks for
+
+    def picture_index(self, snapshot: Snapshot | int | None = None) -> PictureIndex:
+        """Its pictures and annotations as columns in memory: filtered, counted and paged without making records."""
+        return PictureIndex(self.storage, self._opened(snapshot))
 
     def image_rows(self, fragment: Fragment) -> list[ImageRow]:
         """The pictures of one fragment of `images`; ValueError where it is damaged."""

@@ -21,10 +21,15 @@ Covered = Mapping[str, tuple[Coverage, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class ImportMetadata:
-    """What one import states of a picture as a whole: its split and its coverage."""
+    """What one import states of a picture as a whole: its split and its coverage.
+
+    `correction` names the correction of a person (ROUND.SEQ) that states it: its coverage takes the place of what was
+    stated before of the label spaces that it names.
+    """
 
     split: str = ""
     coverage: Covered = dataclasses.field(default_factory=dict)
+    correction: str = ""
 
 
 def encode(metadata_of: Mapping[str, ImportMetadata]) -> str:
@@ -33,7 +38,8 @@ def encode(metadata_of: Mapping[str, ImportMetadata]) -> str:
     of: dict[str, int] = {}
     for name, metadata in metadata_of.items():
         coverage = {s: [[c.state, *c.labels] for c in states] for s, states in sorted(metadata.coverage.items())}
-        text = json.dumps([metadata.split, coverage], ensure_ascii=False, separators=(",", ":"))
+        parts = [metadata.split, coverage, *filter(None, [metadata.correction])]
+        text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
         of[name] = sets.setdefault(text, len(sets))
     return f'{{"sets":[{",".join(sets)}],"of":{json.dumps(of, separators=(",", ":"))}}}'
 
@@ -46,20 +52,23 @@ def decode(metadata: Mapping[bytes, bytes] | None) -> dict[str, ImportMetadata]:
     data = parse_json(text)
     sets = [
         ImportMetadata(
-            split, {space: tuple(Coverage(s, tuple(labels)) for s, *labels in states) for space, states in by.items()}
+            split,
+            {space: tuple(Coverage(s, tuple(labels)) for s, *labels in states) for space, states in by.items()},
+            correction="".join(more),
         )
-        for split, by in data["sets"]
+        for split, by, *more in data["sets"]
     ]
     return {name: sets[number] for name, number in data["of"].items()}
 
 
 def combine(parts: Iterable[Mapping[str, ImportMetadata]]) -> dict[str, ImportMetadata]:
-    """The metadata of several imports together: of one label space the union of their statements."""
+    """The metadata of several imports together, in order: of one label space the union of their statements."""
     out: dict[str, ImportMetadata] = {}
     for part in parts:
         for name, metadata in part.items():
             old = out.get(name, ImportMetadata())
-            both = {s: _union((*old.coverage.get(s, ()), *states)) for s, states in metadata.coverage.items()}
+            before = {} if metadata.correction else old.coverage
+            both = {s: _union((*before.get(s, ()), *states)) for s, states in metadata.coverage.items()}
             out[name] = ImportMetadata(old.split or metadata.split, {**old.coverage, **both})
     return out
 

@@ -113,9 +113,18 @@ def failures_of(storage: Storage, fragment: Fragment) -> list[Failure]:
 
 def newest_seq(storage: Storage, snapshot: Snapshot, round: int) -> int:
     """The highest seq of a round's verdicts, -1 where there are none."""
-    highest = -1
-    for fragment in snapshot.of("decisions"):
+    found = (_newest_seqs(storage, fragment).get(round, -1) for fragment in snapshot.of("decisions") if fragment.rows)
+    return max(found, default=-1)
+
+
+def _newest_seqs(storage: Storage, fragment: Fragment) -> dict[int, int]:
+    """The highest seq of each round in a fragment; kept, as a fragment is never changed."""
+    key = storage.location(fragment.path), fragment.sha256
+    if key not in _SEQS:
         table = parquet.read(storage, fragment, ["round", "seq"])
-        of_round = table.filter(pc.field("round") == round)["seq"]
-        highest = max(highest, pc.max(of_round).as_py() if of_round.length() else -1)
-    return highest
+        highest = table.group_by("round").aggregate([("seq", "max")])
+        _SEQS[key] = dict(zip(highest["round"].to_pylist(), highest["seq_max"].to_pylist()))
+    return _SEQS[key]
+
+
+_SEQS: dict[tuple[str, str], dict[int, int]] = {}

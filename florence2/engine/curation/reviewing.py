@@ -10,29 +10,26 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
 from florence2 import geometry
-from florence2.engine.execution.provenance import attach_provenance
+from florence2.engine.curation.human_verdicts import AnyItem, HumanRows, PictureChanges
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest, run_id
 from florence2.engine.session import ANNOTATORS, HUMAN, Session
 from florence2.formats import export_files
 from florence2.formats.reviews import Review, Reviewed
-from florence2.records import Coverage, Decision, Parsed, Region, Sample, Source, Text, to_json
+from florence2.records import Coverage, Region, Sample, Text, to_json
 from florence2.sources import files
 from florence2.store import ImportMetadata, Operator, Unit, pending
 
 NAME, VERSION = "reviewed", "1"
-OUTCOMES = ("deleted", "changed", "added", "confirmed")
 SAME_PX = 0.5  # pixels that a corner may differ by, for writing and reading percents
 AGREE = 0.5  # IoU from which a box without a name is a box of the export that was moved
 RELABELLED = 0.9  # IoU from which it is one with another label
 HOLDS = frozenset(("texts", "regions", "split", "licence", "source"))
-
-AnyItem = Union[Region, Text]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +70,7 @@ def review(
         if not chosen:
             continue
         unit = dataclasses.replace(unit, samples=tuple(chosen))
-        rows = _ReviewRows(operator, facts["seq"], format)
+        rows = HumanRows(operator, facts["seq"], format)
         for sample in session.samples(unit, facts["reads"], operator, facts["seq"]):
             one = pictures[sample.image.id]
             before = exported.get(sample.image.id, Sample(sample.id, sample.image))
@@ -139,18 +136,9 @@ def _scope(session: Session, given: Review, newest: int, pictures: Mapping[str, 
     return Scope(snapshot, labels | used, {label: found.most_common(1)[0][0] for label, found in spaces.items()})
 
 
-@dataclasses.dataclass
-class _Compared:
-    """What a person did to one picture: new items, each perhaps in place of old ones; items deleted, and confirmed."""
-
-    new: list[tuple[AnyItem, AnyItem | None]] = dataclasses.field(default_factory=list)
-    deleted: list[AnyItem] = dataclasses.field(default_factory=list)
-    confirmed: list[AnyItem] = dataclasses.field(default_factory=list)
-
-
-def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, str], scope: Scope) -> _Compared:
+def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, str], scope: Scope) -> PictureChanges:
     """The file's items beside those of the export, as they are now."""
-    out = _Compared()
+    out = PictureChanges()
     held = export_files.count_lost(before, Counter(), HOLDS, words=True)
     left = {item.id: item for item in _items(held) if _exportable(item)}
     current = {item.id: item for item in _items(now.current())}
@@ -246,58 +234,7 @@ def _parts(region: Region) -> list[Sequence[float]]:
     return [geometry.box_quad(region.box)] if region.box is not None else []
 
 
-class _ReviewRows:
-    """What is written for the pictures of one unit: a person's annotations and verdicts."""
-
-    def __init__(self, operator: Operator, seq: int, format: str) -> None:
-        self.operator, self.seq, self.format = operator, seq, format
-        self.annotated: list[Sample] = []
-        self.decisions: list[tuple[str, Decision]] = []
-        self.counts: Counter[str] = Counter()
-        self.images: list[str] = []
-
-    def add(self, now: Sample, found: _Compared) -> None:
-        """Note what a person did to a picture."""
-        operator = self.operator
-        self.images.append(now.image.id)
-        source = Source(HUMAN, self.format, VERSION, operator.round, operator.run_id)
-        regions = tuple(_fresh(item, old, n) for n, (item, old) in enumerate(found.new) if isinstance(item, Region))
-        texts = tuple(_fresh(item, old, n) for n, (item, old) in enumerate(found.new) if isinstance(item, Text))
-        bare = Sample(now.id, now.image)
-        signed = attach_provenance(Parsed(texts, regions), bare, source, operator.fingerprint)
-        self.annotated.append(signed)
-        ids = {item.id: new.id for item, new in zip((*regions, *texts), signed.items())}
-        verdicts = [Decision(item.id, "rejected", HUMAN, "deleted") for item in found.deleted]
-        verdicts += [Decision(item.id, "kept", HUMAN, "confirmed") for item in found.confirmed]
-        for n, (_, old) in enumerate(found.new):
-            verdicts.append(Decision(ids[f"n{n}"], "kept", HUMAN, "added" if old is None else "changed"))
-            if old is not None:
-                verdicts.append(Decision(old.id, "superseded", HUMAN, "changed", by_id=ids[f"n{n}"]))
-        verdicts += _details(now.current(), verdicts)
-        self.counts.update(deleted=len(found.deleted), confirmed=len(found.confirmed))
-        self.counts.update("added" if old is None else "changed" for _, old in found.new)
-        for verdict in verdicts:
-            placed = dataclasses.replace(verdict, round=operator.round, seq=self.seq)
-            self.decisions.append((now.image.id, placed))
-
-
-def _fresh(item: Any, old: AnyItem | None, number: int) -> Any:
-    """A person's item as it is stored: what it takes over from the one it replaces is its label space."""
-    space = {"label_space": old.label_space} if isinstance(old, Region) else {}
-    return dataclasses.replace(item, id=f"n{number}", score=None, **space)
-
-
-def _details(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
-    """What refined an item that is gone goes with it: a mask its box."""
-    gone = {verdict.item_id: verdict for verdict in verdicts if verdict.status != "kept"}
-    return [
-        dataclasses.replace(gone[region.refines], item_id=region.id)
-        for region in sample.regions
-        if region.refines in gone and region.id not in gone
-    ]
-
-
-def _put(session: Session, operator: Operator, unit: Unit, rows: _ReviewRows, scope: Scope) -> None:
+def _put(session: Session, operator: Operator, unit: Unit, rows: HumanRows, scope: Scope) -> None:
     """Commit a unit's rows, with what a person's review means for the absence of labels."""
     coverage: dict[str, list[str]] = {}
     for label in sorted(scope.labels):

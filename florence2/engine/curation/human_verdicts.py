@@ -1,0 +1,92 @@
+"""What a person did to pictures, as rows of the store: annotations of kind `human`, verdicts of the rule `human`.
+
+No later round undoes them: filters do not judge what they keep, nor reopen what they reject. A reviewer's file
+(`reviewing`) and a correction on the page (`correcting`) both end here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Union
+
+from florence2.engine.execution.provenance import attach_provenance
+from florence2.engine.session import HUMAN
+from florence2.records import Decision, Parsed, Region, Sample, Source, Text
+from florence2.store import Operator
+
+AnyItem = Union[Region, Text]
+OUTCOMES = ("deleted", "changed", "added", "confirmed")
+
+
+@dataclasses.dataclass
+class PictureChanges:
+    """What a person did to one picture: new items, each perhaps in place of old ones; items deleted, and confirmed."""
+
+    new: list[tuple[AnyItem, AnyItem | None]] = dataclasses.field(default_factory=list)
+    deleted: list[Any] = dataclasses.field(default_factory=list)
+    confirmed: list[Any] = dataclasses.field(default_factory=list)
+
+
+class HumanRows:
+    """What is written for some pictures of one unit: a person's annotations and verdicts.
+
+    `name` is the source of what is new; `fingerprint` is what the ids of it are made of.
+    """
+
+    def __init__(self, operator: Operator, seq: int, name: str, fingerprint: str = "") -> None:
+        self.operator, self.seq = operator, seq
+        self.source = Source(HUMAN, name, operator.version, operator.round, operator.run_id)
+        self.fingerprint = fingerprint or operator.fingerprint
+        self.annotated: list[Sample] = []
+        self.decisions: list[tuple[str, Decision]] = []
+        self.counts: Counter[str] = Counter()
+        self.images: list[str] = []
+
+    def add(self, now: Sample, found: PictureChanges) -> list[str]:
+        """Note what a person did to a picture; the ids of the new items, in order."""
+        self.images.append(now.image.id)
+        regions = tuple(_fresh(item, old, n) for n, (item, old) in enumerate(found.new) if isinstance(item, Region))
+        texts = tuple(_fresh(item, old, n) for n, (item, old) in enumerate(found.new) if isinstance(item, Text))
+        bare = Sample(now.id, now.image)
+        signed = attach_provenance(Parsed(texts, regions), bare, self.source, self.fingerprint)
+        self.annotated.append(signed)
+        ids = {item.id: new.id for item, new in zip((*regions, *texts), signed.items())}
+        verdicts = [Decision(item.id, "rejected", HUMAN, "deleted") for item in found.deleted]
+        verdicts += [Decision(item.id, "kept", HUMAN, "confirmed") for item in found.confirmed]
+        for n, (_, old) in enumerate(found.new):
+            verdicts.append(Decision(ids[f"n{n}"], "kept", HUMAN, "added" if old is None else "changed"))
+            if old is not None:
+                verdicts.append(Decision(old.id, "superseded", HUMAN, "changed", by_id=ids[f"n{n}"]))
+        same = {old.id for item, old in found.new if old is not None and _shape(item) == _shape(old)}
+        verdicts += _details(now.current(), [verdict for verdict in verdicts if verdict.item_id not in same])
+        self.counts.update(deleted=len(found.deleted), confirmed=len(found.confirmed))
+        self.counts.update("added" if old is None else "changed" for _, old in found.new)
+        self.judge(now.image.id, verdicts)
+        return [ids[f"n{n}"] for n in range(len(found.new))]
+
+    def judge(self, image_id: str, verdicts: Sequence[Decision]) -> None:
+        """Note verdicts on a picture's items, as of now."""
+        placed = (dataclasses.replace(verdict, round=self.operator.round, seq=self.seq) for verdict in verdicts)
+        self.decisions += [(image_id, verdict) for verdict in placed]
+
+
+def _fresh(item: Any, old: AnyItem | None, number: int) -> Any:
+    """A person's item as it is stored: what it takes over from the one it replaces is its label space."""
+    space = {"label_space": old.label_space} if isinstance(old, Region) else {}
+    return dataclasses.replace(item, id=f"n{number}", score=None, **space)
+
+
+def _shape(item: AnyItem) -> Any:
+    return (item.box, item.quad, item.polygons, item.mask) if isinstance(item, Region) else None
+
+
+def _details(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
+    """What refined an item that is gone goes with it: a mask its box. Under another label it stays as it is."""
+    gone = {verdict.item_id: verdict for verdict in verdicts if verdict.status != "kept"}
+    return [
+        dataclasses.replace(gone[region.refines], item_id=region.id)
+        for region in sample.regions
+        if region.refines in gone and region.id not in gone
+    ]
