@@ -32,6 +32,7 @@ COMMANDS = {
     "review": "write the pictures worth a person's minute for Label Studio",
     "export": "write a store as COCO, VOC, YOLO, JSON Lines, Label Studio or CVAT",
     "serve": "answer over HTTP, with pages to try a model and to correct a store",
+    "view": "look through a store in the browser, and correct it",
     "calibrate": "make scores probabilities of being right, on labelled data",
     "mcp": "the model's tasks as tools for language models",
     "quantize": "measure bfloat16 and int8, keep what is good enough",

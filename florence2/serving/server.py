@@ -45,6 +45,10 @@ _CODE = (
 
 def serve(settings: Settings, on_listening: Callable[[str], None] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C; the exit code. `on_listening` is given the address once the port is open."""
+    if settings.store:
+        from florence2.store import Store  # what only serves a model does without Arrow
+
+        Store(settings.store)  # refused before anybody is told that it is served
     listening = _listen(settings)
     if on_listening:
         on_listening(_address(listening))

@@ -190,8 +190,8 @@ class CorrectedBody(BaseModel):
 
     name: str
     snapshot: int
-    new_ids: list[str]
-    """Of new annotations and such as took the place of changed ones, in the order of the changes."""
+    ann_ids: list[str]
+    """For each change the annotation that stands now: a new one for what was changed or added."""
     picture: PictureBody
 
 
@@ -263,7 +263,9 @@ def _annotation(item: Item, last: Decision | None, history: list[VerdictBody]) -
         outline = geometry.mask_polygons(geometry.decode_rle(region.mask))
         polygons, masked = [_thinned(polygon) for polygon in outline], True
     kind = item.kind if isinstance(item, Region) else item.detail if isinstance(item, Text) else "phrase"
-    source = item.source
+    made_by = None
+    if item.source is not None:
+        made_by = SourceBody(**{name: getattr(item.source, name) for name in ("kind", "name", "version", "round")})
     return AnnotationBody(
         ann_id=item.id,
         kind=kind,
@@ -275,7 +277,7 @@ def _annotation(item: Item, last: Decision | None, history: list[VerdictBody]) -
         mask=masked,
         refines=region.refines,
         score=item.score,
-        source=source and SourceBody(kind=source.kind, name=source.name, version=source.version, round=source.round),
+        source=made_by,
         status=last.status if last else "kept",  # type: ignore[arg-type]
         seen=place_of(last),
         history=history,

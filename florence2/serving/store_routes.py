@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from florence2.engine.curation.correcting import CorrectionRefused, NotInStore, Overtaken
 from florence2.pixels import BadImage
-from florence2.serving import errors, image_input
+from florence2.serving import errors
 from florence2.serving.refusals import ServiceError, invalid
 from florence2.serving.store_bodies import (
     CorrectedBody,
@@ -56,8 +56,18 @@ def wanted_of(
     max_score: Score = None,
 ) -> Wanted:
     """The filter of a query. Values of one name are alternatives; one annotation fits all that is asked of them."""
-    texts = (tuple(values) for values in (label, source, status, reason, round))
-    return Wanted(*texts, min_score, max_score, tuple(split), tuple(picture), tuple(review))
+    return Wanted(
+        label=tuple(label),
+        source=tuple(source),
+        status=tuple(status),
+        reason=tuple(reason),
+        round=tuple(round),
+        least=min_score,
+        most=max_score,
+        split=tuple(split),
+        picture=tuple(picture),
+        review=tuple(review),
+    )
 
 
 Filter = Annotated[Wanted, Depends(wanted_of)]
@@ -88,7 +98,8 @@ async def aside(browser: StoreBrowser, work: Callable[..., R], *arguments: Any) 
         browser.waiting -= 1
 
 
-def _state(browser: StoreBrowser, image_id: str) -> PictureState:
+def state_of(browser: StoreBrowser, image_id: str) -> PictureState:
+    """All that the store holds of a picture; 404 where it has none of that id."""
     state = browser.state(image_id)
     if state is None:
         raise ServiceError(404, f"the store has no picture {image_id!r:.80}", "image_id")
@@ -154,7 +165,7 @@ async def facets(request: Request, wanted: Filter) -> FacetsBody:
 async def picture(request: Request, image_id: str) -> Response:
     """A picture with every annotation: who made it, what was judged of it and why."""
     browser = browser_of(request)
-    body = await aside(browser, lambda: picture_of(browser, browser.index(), _state(browser, image_id)))
+    body = await aside(browser, lambda: picture_of(browser, browser.index(), state_of(browser, image_id)))
     return Response(body.model_dump_json(), media_type="application/json")
 
 
@@ -166,7 +177,7 @@ async def picture(request: Request, image_id: str) -> Response:
 async def image(request: Request, image_id: str) -> Response:
     """The picture, upright, from where it lies."""
     browser = browser_of(request)
-    found = await aside(browser, lambda: browser.picture(_state(browser, image_id)))
+    found = await aside(browser, lambda: browser.picture(state_of(browser, image_id)))
     return Response(found.data, media_type=found.media_type, headers={**CACHED, **SAFE})
 
 
@@ -181,7 +192,7 @@ async def thumbnail(
     """A small JPEG of the picture, its longer side at least `side` where the picture is as large."""
     browser = browser_of(request)
     wanted = next(known for known in SIDES if known >= side)
-    data = await aside(browser, lambda: browser.thumbnail(_state(browser, image_id), wanted))
+    data = await aside(browser, lambda: browser.thumbnail(state_of(browser, image_id), wanted))
     return Response(data, media_type="image/jpeg", headers={**CACHED, **SAFE})
 
 
@@ -208,7 +219,7 @@ async def corrections(request: Request, body: CorrectionBody) -> Response:
         return CorrectedBody(
             name=outcome.name,
             snapshot=outcome.snapshot,
-            new_ids=list(outcome.new_ids),
+            ann_ids=list(outcome.ann_ids),
             picture=picture_of(browser, index, state),
         )
 

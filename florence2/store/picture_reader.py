@@ -23,6 +23,7 @@ from florence2.store.scan import UnitGroup
 from florence2.store.storage import Storage
 
 KEEP_BYTES = 256 << 20
+OVERHEAD = 20_000  # of a table of few rows
 _KEY = {"images": "id", "annotations": "image_id", "decisions": "image_id"}
 
 
@@ -50,6 +51,11 @@ class _Kept(NamedTuple):
     pictures: frozenset[str]
     metadata: dict[str, ImportMetadata]
 
+    @property
+    def size(self) -> int:
+        """Bytes in memory, about."""
+        return OVERHEAD + int(self.table.nbytes)
+
 
 class PictureReader:
     """Reads pictures by id; safe to share among threads."""
@@ -68,6 +74,8 @@ class PictureReader:
         for name, key in _KEY.items():
             rows[name] = []
             for fragment in group.fragments.get(name, ()):
+                if not fragment.rows and fragment.path not in imports:
+                    continue
                 kept = self._table(fragment)
                 if fragment.path in imports and image_id in kept.metadata:
                     stated.append(kept.metadata[image_id])
@@ -95,9 +103,9 @@ class PictureReader:
         with self._lock:
             if fragment.path not in self._kept:
                 self._kept[fragment.path] = found
-                self._bytes += table.nbytes
+                self._bytes += found.size
             while self._bytes > self.keep_bytes and len(self._kept) > 1:
-                self._bytes -= self._kept.popitem(last=False)[1].table.nbytes
+                self._bytes -= self._kept.popitem(last=False)[1].size
         return found
 
 

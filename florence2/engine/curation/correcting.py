@@ -96,12 +96,12 @@ class Correction:
 
 @dataclass(frozen=True)
 class Corrected:
-    """A correction that stands in the store: its name, the snapshot, the ids of its new annotations in order."""
+    """A correction that stands in the store: its name, the snapshot, for each change the annotation now."""
 
     image_id: str
     name: str
     snapshot: int
-    new_ids: tuple[str, ...] = ()
+    ann_ids: tuple[str, ...] = ()
 
 
 Outcome = Union[Corrected, CorrectionRefused]
@@ -148,7 +148,9 @@ class _Batch:
         state = self._states.get(correction.image_id) or self.index.state(correction.image_id)
         if state is None or state.row.status != "ok":
             raise NotInStore("image_id", f"expected a good picture of the store, got {correction.image_id!r:.80}")
-        operator, seq = self._operator(person), self.seq + 1
+        stated = (one.correction.partition(".") for one in state.stated)  # without a verdict of its own, some of them
+        newest = max((int(seq) for round, _, seq in stated if round == str(self.round)), default=-1)
+        operator, seq = self._operator(person), 1 + max(self.seq, newest)
         name = f"{self.round}.{seq}"
         uid = digest([NAME, operator.run_id, name, correction.image_id, dataclasses.asdict(correction)])
         rows = HumanRows(operator, seq, person, uid)
@@ -156,31 +158,31 @@ class _Batch:
             corrections = {o.run_id for o in self.session.operators.values() if o.name == NAME}
             verdicts, statement = _undoing(state, correction, name, corrections)
             rows.judge(correction.image_id, verdicts)
-            new_ids: list[str] = []
+            ann_ids: list[str] = []
         else:
             changes = _changes(state, correction.changes, self.index)
             statement = _statement(state, correction, self.index, name)
             if statement is None and not correction.changes:
                 raise CorrectionRefused("changes", "expected a verdict or labels that are complete, got none")
-            new_ids = _added(rows, state.sample, changes)
+            new_ids = iter(_added(rows, state.sample, changes))
+            made = {old.id for _, old in changes.new if old is not None} | {""}
+            ann_ids = [next(new_ids) if one.ann_id in made else one.ann_id for one in correction.changes]
         self._commit(operator, uid, state, rows, statement)
         self.seq = seq
         self.entered += 1
-        return Corrected(correction.image_id, name, 0, tuple(new_ids))
+        return Corrected(correction.image_id, name, 0, tuple(ann_ids))
 
     def _operator(self, person: str) -> Operator:
         """A person's work in a round is one run."""
         made_by = digest([NAME, VERSION, person])
-        operator = Operator(
-            run_id(made_by, self.round), NAME, VERSION, made_by, self.round, HUMAN, ("region_text/object", "text")
-        )
-        if operator.run_id not in self.session.operators:
-            self.session.start(operator, {"person": person, "reads": []}, {})
-        return operator
+        made = ("region_text/object", "text")
+        return Operator(run_id(made_by, self.round), NAME, VERSION, made_by, self.round, HUMAN, made)
 
     def _commit(
         self, operator: Operator, uid: str, state: PictureState, rows: HumanRows, statement: ImportMetadata | None
     ) -> None:
+        if operator.run_id not in self.session.operators:
+            self.session.start(operator, {"person": rows.source.name, "reads": []}, {})
         unit, image = state.row.unit, state.row.id
         found = [pending.decisions_of(operator, uid, unit, rows.decisions)] if rows.decisions else []
         if statement is not None or any(sample.items() for sample in rows.annotated):
@@ -319,7 +321,7 @@ def _shaped(region: Region, change: Change, where: str) -> Region:
     if bare.polygons or bare.quad:
         return dataclasses.replace(bare, box=geometry.polygon_box(*(bare.polygons or (bare.quad,))))
     box = change.box or ()
-    if len(box) != 4 or box[2] - box[0] < 1e-3 or box[3] - box[1] < 1e-3:
+    if len(box) != 4 or not (box[2] - box[0] >= 1e-3 and box[3] - box[1] >= 1e-3):
         raise CorrectionRefused(f"{where}.box", f"expected x1, y1, x2, y2 with x1 < x2 and y1 < y2, got {list(box)}")
     return dataclasses.replace(bare, box=(box[0], box[1], box[2], box[3]))
 
@@ -380,7 +382,7 @@ def _undoing(
 ) -> tuple[list[Decision], ImportMetadata | None]:
     """The verdicts and the statement that leave everything as it was before one of the picture's corrections.
 
-    `corrections`: the runs that are people's corrections.
+    What it said must be what stands now: what came since was undone. `corrections`: the runs that are people's.
     """
     if correction.changes or correction.complete or correction.incomplete:
         raise CorrectionRefused("undoes", "expected nothing else beside it")
@@ -394,7 +396,7 @@ def _undoing(
         if at is None:
             continue
         found = True
-        if at != len(judged) - 1:
+        if dataclasses.replace(judged[-1], round=judged[at].round, seq=judged[at].seq) != judged[at]:
             raise Overtaken("undoes", f"{item_id} was judged again since; undo that first")
         if at:
             verdicts.append(judged[at - 1])
@@ -414,7 +416,7 @@ def _earlier_statement(state: PictureState, wanted: str, name: str) -> ImportMet
     """The coverage that there was before a correction, of the spaces that it states; None where it states none."""
     for number, one in enumerate(state.stated):
         if one.correction == wanted:
-            if any(set(later.coverage) & set(one.coverage) for later in state.stated[number + 1 :]):
+            if any(state.sample.coverage.get(space, ()) != states for space, states in one.coverage.items()):
                 raise Overtaken("undoes", "what the picture is complete for was stated again since; undo that first")
             before = state.coverage_before(number)
             return ImportMetadata("", {space: before.get(space, ()) for space in one.coverage}, name)

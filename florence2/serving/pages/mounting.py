@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from florence2.serving.pages import static_files, try_page
+from florence2.serving.pages import static_files, store_page, try_page
 from florence2.serving.settings import Settings
 
 
@@ -20,4 +20,8 @@ def routers(settings: Settings) -> list[APIRouter]:
     found = [static_files.router]
     if settings.model:
         found.append(try_page.router(settings))
+    if settings.store:
+        from florence2.serving import assist_routes, store_routes  # they read Arrow, which a model alone does not need
+
+        found += [store_page.router(settings), store_routes.router, assist_routes.router]
     return found

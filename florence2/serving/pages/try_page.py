@@ -10,12 +10,11 @@ from starlette.responses import Response
 from florence2 import pixels
 from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.serving import errors
-from florence2.serving.pages.static_files import HEADERS, page
+from florence2.serving.pages.static_files import HEADERS, HTML, page
 from florence2.serving.service import service_of
 from florence2.serving.settings import Settings
 
 SAMPLES = 1_000_000
-HTML: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
 PNG: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 }

@@ -1,7 +1,8 @@
 // Regions drawn over a picture, chosen and changed by mouse and keys: an <img> with an SVG on it. Shared by the pages.
 //
 //   const overlay = new Overlay(element, { onSelect(id, event), onHover(id), onDraw(box), onPoint([x, y]), onChange(id, region) });
-//   await overlay.open(url, "a photo")        the picture -> [width, height] of it upright; rejects where it cannot be shown
+//   await overlay.open(url, "a photo")        the picture -> [width, height] of it upright; rejects where it cannot be shown;
+//                                             in place of an address an <img> that is decoded already
 //   overlay.blank([width, height])            no picture: an empty field of that size
 //   overlay.show(regions)                     [{id, label, score, box | quad | polygons | mask, colour?, dashed?, faint?}]
 //   overlay.hide(ids)                         a Set of what is not drawn
@@ -43,8 +44,9 @@ export class Overlay {
   }
 
   async open(url, alt = "") {
-    const image = h("img", { alt, draggable: "false", src: url });
-    await image.decode();
+    const image = url instanceof HTMLImageElement ? url : h("img", { draggable: "false", src: url });
+    image.alt = alt;
+    if (image !== url) await image.decode();
     this.image.replaceWith(image);
     this.image = image;
     this._sized([image.naturalWidth, image.naturalHeight]);
@@ -119,8 +121,10 @@ export class Overlay {
     const [width, height] = this.size;
     if (!width || !this.stage.offsetWidth) return;
     const style = getComputedStyle(this.stage), borders = 2 * parseFloat(style.borderTopWidth);
-    const room = [this.stage.offsetWidth - borders, (parseFloat(style.maxHeight) || Infinity) - borders];
-    const fit = Math.min(room[0] / width, room[1] / height, Math.max(1, 640 / Math.max(width, height)));
+    const filled = this.stage.classList.contains("filled"); // its height is the page's, not the picture's
+    const high = filled ? this.stage.offsetHeight : parseFloat(style.maxHeight) || Infinity;
+    const room = [this.stage.offsetWidth - borders, high - borders];
+    const fit = Math.min(room[0] / width, room[1] / height, Math.max(1, (filled ? 1600 : 640) / Math.max(width, height)));
     this.stage.classList.toggle("zoomed", this._zoom > 1);
     this.picture.style.width = `${Math.round(width * fit * this._zoom)}px`;
     this.picture.style.height = `${Math.round(height * fit * this._zoom)}px`;

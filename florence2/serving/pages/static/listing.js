@@ -1,0 +1,66 @@
+// The pictures that fit a filter, a page at a time as they are looked at, in an order that corrections do not move.
+
+import { ask } from "./api.js";
+
+const PAGE = 60;
+
+export class Listing {
+  /** `query`: URLSearchParams of the filter and the order; `onLoaded()` when there is more to show. */
+  constructor(query, onLoaded) {
+    Object.assign(this, { query, onLoaded });
+    this.total = null;
+    this.items = []; // sparse, by place
+    this.name = "";
+    this.queueReady = true;
+    this._asked = new Map(); // page -> a promise
+    this._abort = new AbortController();
+  }
+
+  /** No longer wanted. */
+  close() { this._abort.abort(); }
+
+  at(place) { return this.items[place] ?? null; }
+
+  /** Have the pictures from `first` up to `last` here. */
+  async ensure(first, last) {
+    const pages = [];
+    for (let page = Math.floor(Math.max(0, first) / PAGE); page <= Math.floor(Math.max(0, last) / PAGE); page += 1) {
+      if (this.total === null || page * PAGE < this.total) pages.push(this._page(page));
+    }
+    await Promise.all(pages);
+  }
+
+  placeOf(id) { return this.items.findIndex((item) => item?.id === id); }
+
+  /** Put what a correction made of a picture into its line. */
+  update(picture) {
+    const item = this.items[this.placeOf(picture.id)];
+    if (!item) return;
+    const of = (status) => picture.annotations.filter((each) => each.status === status).length;
+    Object.assign(item, { review: picture.review, kept: of("kept"), rejected: of("rejected") });
+  }
+
+  async _page(page) {
+    if (page > 0 && !this.name) await this._page(0);
+    if (!this._asked.has(page)) this._asked.set(page, this._load(page));
+    try {
+      await this._asked.get(page);
+    } catch (error) {
+      this._asked.delete(page);
+      throw error;
+    }
+  }
+
+  async _load(page) {
+    const query = new URLSearchParams(this.query);
+    query.set("offset", page * PAGE);
+    query.set("limit", PAGE);
+    if (this.name) query.set("listing", this.name);
+    const body = await ask(`/v1/store/pictures?${query}`, { signal: this._abort.signal });
+    this.name ||= body.listing;
+    this.total = body.total;
+    this.queueReady = body.queue_ready;
+    body.pictures.forEach((picture, n) => { this.items[body.offset + n] = picture; });
+    this.onLoaded();
+  }
+}
