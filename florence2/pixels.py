@@ -101,12 +101,6 @@ def read_orientation(image: ImageFile, name: str = "") -> int:
         return _stated_orientation(opened, source)
 
 
-def read_format(image: ImageFile, name: str = "") -> str:
-    """The format of a picture file, one of FORMATS, by its header."""
-    with _opened(image, name) as (opened, _, _):
-        return opened.format or ""
-
-
 def thumbnail(image: ImageFile, side: int, max_pixels: int = MAX_PIXELS, name: str = "") -> np.ndarray:
     """The picture as `load` gives it, at most `side` pixels long and high; of a JPEG only as much is decoded."""
     with _opened(image, name) as (opened, source, name):
@@ -116,9 +110,8 @@ def thumbnail(image: ImageFile, side: int, max_pixels: int = MAX_PIXELS, name: s
             if opened.format == "JPEG":
                 opened.draft(None, (2 * side, 2 * side))
             array = _upright_rgb(opened, ours=True)
-    scale = side / max(array.shape[:2])
-    height, width = (max(1, round(size * min(1.0, scale))) for size in array.shape[:2])
-    return resize(array, (width, height))
+    scale = min(1.0, side / max(array.shape[:2]))
+    return resize(array, (max(1, round(array.shape[1] * scale)), max(1, round(array.shape[0] * scale))))
 
 
 def holds_more(image: ImageFile, name: str = "") -> bool:

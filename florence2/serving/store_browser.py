@@ -22,7 +22,7 @@ from florence2 import pixels
 from florence2.engine.curation.correcting import Correction, Outcome, correct
 from florence2.pixels import BadImage
 from florence2.serving.review_queue import ReviewQueue
-from florence2.sources import files
+from florence2.sources import file_types, files
 from florence2.store import PictureIndex, PictureState, Store, Wanted
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ THUMBNAIL_BYTES = 64 << 20
 SIDES = (160, 320, 640)  # of thumbnails, the longer side in pixels
 TOGETHER = 64  # corrections written into one snapshot
 THREADS = 3
-SHOWN = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif", "BMP": "image/bmp"}
+SHOWN = {"jpeg": "image/jpeg", "jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class StoreBrowser:
 
 def shown(data: bytes, max_pixels: int) -> PictureFileBytes:
     """A picture's file as a browser shows it upright: as it lies, or decoded and written anew."""
-    format = pixels.read_format(data, "picture")
+    format = file_types.format_of(data[:16])
     width, height = pixels.read_size(data, "picture")
     if width * height > max_pixels:
         raise BadImage("picture", "too_large", f"has {width} x {height} pixels, over the limit of {max_pixels:,}")
