@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from florence2 import geometry
-from florence2.engine.curation.correcting import Change, Correction, last_verdicts, place_of
+from florence2.engine.curation.correcting import AnnotationChange, Correction, last_verdicts, place_of
 from florence2.records import Decision, Grounding, Item, Region, Text
 from florence2.serving.store_browser import StoreBrowser
 from florence2.sources import files
@@ -156,11 +156,13 @@ class ChangeBody(BaseModel):
     quad: Points | None = Field(None, min_length=8, max_length=8)
     polygons: list[Points] | None = Field(None, min_length=1, max_length=1_000)
 
-    def change(self) -> Change:
+    def change(self) -> AnnotationChange:
         """The record."""
         polygons = None if self.polygons is None else tuple(map(tuple, self.polygons))
         box, quad = (None if value is None else tuple(value) for value in (self.box, self.quad))
-        return Change(self.verdict, self.ann_id, self.seen, self.label, self.text, box, quad, polygons, self.kind)
+        return AnnotationChange(
+            self.verdict, self.ann_id, self.seen, self.label, self.text, box, quad, polygons, self.kind
+        )
 
 
 class CorrectionBody(BaseModel):

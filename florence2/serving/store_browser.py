@@ -32,11 +32,11 @@ THUMBNAIL_BYTES = 64 << 20
 SIDES = (160, 320, 640)  # of thumbnails, the longer side in pixels
 TOGETHER = 64  # corrections written into one snapshot
 THREADS = 3
-SHOWN = {"jpeg": "image/jpeg", "jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
+SHOWN = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 
 
 @dataclass(frozen=True)
-class Listing:
+class PictureListing:
     """The positions of pictures that fit a filter, in an order, as of one index."""
 
     name: str
@@ -68,7 +68,7 @@ class StoreBrowser:
         """Requests under way; counted by the event loop."""
         self._looked = 0.0
         self._following = threading.Lock()
-        self._listings: OrderedDict[str, Listing] = OrderedDict()
+        self._listings: OrderedDict[str, PictureListing] = OrderedDict()
         self._listing = threading.Lock()
         self._thumbnails = ByteCache(THUMBNAIL_BYTES)
         self._people: dict[str, str] = {}
@@ -126,7 +126,7 @@ class StoreBrowser:
             self._index = index
             self.queue.follow(index.snapshot)
 
-    def listing(self, wanted: Wanted, by_queue: bool, name: str = "") -> Listing:
+    def listing(self, wanted: Wanted, by_queue: bool, name: str = "") -> PictureListing:
         """The pictures that fit; one that was made before is found by its name, whatever was corrected since."""
         with self._listing:
             if name in self._listings:
@@ -138,7 +138,7 @@ class StoreBrowser:
         if ranks is not None:
             positions = positions[np.argsort(ranks[positions], kind="stable")]
         key = f"{index.snapshot.number} {wanted} {by_queue} {ranks is not None}"
-        made = Listing(hashlib.blake2b(key.encode(), digest_size=8).hexdigest(), positions, index)
+        made = PictureListing(hashlib.blake2b(key.encode(), digest_size=8).hexdigest(), positions, index)
         with self._listing:
             self._listings[made.name] = made
             while len(self._listings) > LISTINGS:

@@ -8,7 +8,7 @@ import pytest
 import florence2
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.correcting import (
-    Change,
+    AnnotationChange,
     Corrected,
     Correction,
     CorrectionRefused,
@@ -88,14 +88,14 @@ def objects(sample):
 def test_each_verdict_is_a_persons_in_the_store(store, index):
     image, items = of(index)
     changes = [
-        Change("kept", items["cat"].id),
-        Change("changed", items["dog"].id, label="wolf"),
-        Change("rejected", items["STOP"].id),
-        Change("changed", items["a cat"].id, text="a cat and a wolf"),
-        Change("added", label="hen", box=(1.0, 1.0, 5.0, 5.0)),
-        Change("added", kind="text", label="GO", quad=(1.0, 1.0, 9.0, 1.0, 9.0, 5.0, 1.0, 5.0)),
-        Change("added", label="hill", polygons=((0.0, 20.0, 40.0, 20.0, 40.0, 30.0),)),
-        Change("added", kind="detailed", text="A cat, a wolf and a hen on a hill."),
+        AnnotationChange("kept", items["cat"].id),
+        AnnotationChange("changed", items["dog"].id, label="wolf"),
+        AnnotationChange("rejected", items["STOP"].id),
+        AnnotationChange("changed", items["a cat"].id, text="a cat and a wolf"),
+        AnnotationChange("added", label="hen", box=(1.0, 1.0, 5.0, 5.0)),
+        AnnotationChange("added", kind="text", label="GO", quad=(1.0, 1.0, 9.0, 1.0, 9.0, 5.0, 1.0, 5.0)),
+        AnnotationChange("added", label="hill", polygons=((0.0, 20.0, 40.0, 20.0, 40.0, 30.0),)),
+        AnnotationChange("added", kind="detailed", text="A cat, a wolf and a hen on a hill."),
     ]
     outcome, _ = one(store, index, changes=changes)
     sample = current(store)
@@ -123,18 +123,20 @@ def test_each_verdict_is_a_persons_in_the_store(store, index):
 def test_what_is_only_relabelled_keeps_its_mask_and_what_is_moved_loses_it(store, index):
     _, items = of(index)
     masked = index.state(index.ids[0]).sample.regions[4].id
-    outcome, index = one(store, index, changes=[Change("changed", items["dog"].id, label="wolf")])
+    outcome, index = one(store, index, changes=[AnnotationChange("changed", items["dog"].id, label="wolf")])
     assert {r.id: r.refines for r in current(store).regions}[masked] == outcome.ann_ids[0]
-    moved, index = one(store, index, changes=[Change("changed", outcome.ann_ids[0], box=(12.0, 2.0, 20.0, 20.0))])
+    moved, index = one(
+        store, index, changes=[AnnotationChange("changed", outcome.ann_ids[0], box=(12.0, 2.0, 20.0, 20.0))]
+    )
     regions = {r.id: r for r in current(store).regions}
     assert masked not in regions and regions[moved.ann_ids[0]].label == "wolf"
 
 
 def test_a_box_in_place_of_an_outline_drops_it(store, index):
     hill, index = one(
-        store, index, changes=[Change("added", label="hill", polygons=((0.0, 20.0, 40.0, 20.0, 40.0, 30.0),))]
+        store, index, changes=[AnnotationChange("added", label="hill", polygons=((0.0, 20.0, 40.0, 20.0, 40.0, 30.0),))]
     )
-    one(store, index, changes=[Change("changed", hill.ann_ids[0], box=(1.0, 20.0, 30.0, 30.0))])
+    one(store, index, changes=[AnnotationChange("changed", hill.ann_ids[0], box=(1.0, 20.0, 30.0, 30.0))])
     (region,) = [r for r in current(store).regions if r.label == "hill"]
     assert region.box == (1.0, 20.0, 30.0, 30.0) and not region.polygons
 
@@ -143,10 +145,10 @@ def test_a_correction_is_kept_in_every_later_round(store, index):
     _, items = of(index)
     weak = next(r for r in index.state(index.ids[0]).sample.regions if r.score == 0.1)
     changes = [
-        Change("kept", weak.id),  # which the rules reject
-        Change("rejected", items["cat"].id),  # which they keep
-        Change("changed", items["dog"].id, label="wolf"),
-        Change("added", label="hen", box=(21.0, 2.0, 29.0, 20.0)),
+        AnnotationChange("kept", weak.id),  # which the rules reject
+        AnnotationChange("rejected", items["cat"].id),  # which they keep
+        AnnotationChange("changed", items["dog"].id, label="wolf"),
+        AnnotationChange("added", label="hen", box=(21.0, 2.0, 29.0, 20.0)),
     ]
     one(store, index, changes=changes, complete=("cat", "wolf", "hen"))
     expected = current(store)
@@ -164,16 +166,19 @@ def test_a_correction_is_kept_in_every_later_round(store, index):
 def test_corrected_after_a_later_round_too(store, index):
     _, items = of(index)
     florence2.filter(store, [Floor(0.2)], workers=0)
-    outcome, index = one(store, index, changes=[Change("rejected", items["cat"].id)])
+    outcome, index = one(store, index, changes=[AnnotationChange("rejected", items["cat"].id)])
     assert outcome.name.startswith("1.")
-    again, _ = one(store, index, "Bob", changes=[Change("kept", items["cat"].id)])
+    again, _ = one(store, index, "Bob", changes=[AnnotationChange("kept", items["cat"].id)])
     assert items["cat"].id in {r.id for r in current(store).regions}
     assert [int(part) for part in again.name.split(".")] > [int(part) for part in outcome.name.split(".")]
 
 
 def test_what_a_person_says_comes_out_in_an_export(store, index, tmp_path):
     _, items = of(index)
-    changes = [Change("changed", items["dog"].id, label="wolf"), Change("rejected", items["cat"].id)]
+    changes = [
+        AnnotationChange("changed", items["dog"].id, label="wolf"),
+        AnnotationChange("rejected", items["cat"].id),
+    ]
     one(store, index, changes=changes)
     export_labels(store, "coco", tmp_path / "out")
     sample = next(iter(coco.read(tmp_path / "out" / "instances.json")))
@@ -209,10 +214,10 @@ def test_undo_leaves_all_as_it_was_and_redo_brings_it_back(store, index):
     before = current(store)
     weak = next(r for r in index.state(index.ids[0]).sample.regions if r.score == 0.1)
     changes = [
-        Change("kept", weak.id),
-        Change("rejected", items["cat"].id),
-        Change("changed", items["dog"].id, box=(12.0, 2.0, 20.0, 20.0)),
-        Change("added", label="hen", box=(1.0, 1.0, 5.0, 5.0)),
+        AnnotationChange("kept", weak.id),
+        AnnotationChange("rejected", items["cat"].id),
+        AnnotationChange("changed", items["dog"].id, box=(12.0, 2.0, 20.0, 20.0)),
+        AnnotationChange("added", label="hen", box=(1.0, 1.0, 5.0, 5.0)),
     ]
     done, index = one(store, index, changes=changes, complete=("cat",))
     after = current(store)
@@ -229,12 +234,12 @@ def test_undo_leaves_all_as_it_was_and_redo_brings_it_back(store, index):
 def test_one_correction_after_another_is_undone_and_done_again(store, index):
     _, items = of(index)
     states, names = [], []
-    added, index = one(store, index, changes=[Change("added", label="hen", box=(1.0, 1.0, 5.0, 5.0))])
+    added, index = one(store, index, changes=[AnnotationChange("added", label="hen", box=(1.0, 1.0, 5.0, 5.0))])
     last = added.ann_ids[0]
     names.append(added.name)
     for change in (dict(label="cock"), dict(box=(2.0, 2.0, 9.0, 9.0)), dict(label="duck")):
         states.append(current(store).regions)
-        done, index = one(store, index, changes=[Change("changed", last, **change)])
+        done, index = one(store, index, changes=[AnnotationChange("changed", last, **change)])
         last = done.ann_ids[0]
         names.append(done.name)
     undone = []
@@ -250,8 +255,8 @@ def test_one_correction_after_another_is_undone_and_done_again(store, index):
 def test_what_was_undone_holds_nothing_up_or_down_any_longer(store, index):
     _, items = of(index)
     weak = next(r for r in index.state(index.ids[0]).sample.regions if r.score == 0.1)
-    changes = [Change("rejected", items["dog"].id), Change("rejected", weak.id)]
-    changes.append(Change("added", label="hen", box=(1.0, 1.0, 5.0, 5.0)))
+    changes = [AnnotationChange("rejected", items["dog"].id), AnnotationChange("rejected", weak.id)]
+    changes.append(AnnotationChange("added", label="hen", box=(1.0, 1.0, 5.0, 5.0)))
     done, index = one(store, index, changes=changes)
     undone, index = one(store, index, undoes=done.name)
     florence2.filter(store, [Floor(0.05)], workers=0)
@@ -264,8 +269,8 @@ def test_what_was_undone_holds_nothing_up_or_down_any_longer(store, index):
 
 def test_what_was_judged_since_is_not_undone(store, index):
     _, items = of(index)
-    first, index = one(store, index, changes=[Change("rejected", items["cat"].id)])
-    second, index = one(store, index, "Bob", changes=[Change("kept", items["cat"].id)])
+    first, index = one(store, index, changes=[AnnotationChange("rejected", items["cat"].id)])
+    second, index = one(store, index, "Bob", changes=[AnnotationChange("kept", items["cat"].id)])
     with pytest.raises(Overtaken, match="judged again since"):
         one(store, index, undoes=first.name)
     _, index = one(store, index, undoes=second.name)
@@ -283,13 +288,13 @@ def test_only_corrections_are_undone(store, index):
 def test_who_saw_another_state_is_told(store, index):
     _, items = of(index)
     stale = index
-    first, index = one(store, index, changes=[Change("rejected", items["cat"].id, seen="")])
+    first, index = one(store, index, changes=[AnnotationChange("rejected", items["cat"].id, seen="")])
     with pytest.raises(Overtaken, match="rejected now"):
-        one(store, stale, "Bob", changes=[Change("kept", items["cat"].id, seen="")])
-    one(store, stale, "Bob", changes=[Change("kept", items["cat"].id, seen=first.name)])
-    wolf, index = one(store, index, changes=[Change("changed", items["dog"].id, label="wolf")])
+        one(store, stale, "Bob", changes=[AnnotationChange("kept", items["cat"].id, seen="")])
+    one(store, stale, "Bob", changes=[AnnotationChange("kept", items["cat"].id, seen=first.name)])
+    wolf, index = one(store, index, changes=[AnnotationChange("changed", items["dog"].id, label="wolf")])
     with pytest.raises(Overtaken, match=f"replaced by {wolf.ann_ids[0]}"):
-        one(store, stale, "Bob", changes=[Change("kept", items["dog"].id)])
+        one(store, stale, "Bob", changes=[AnnotationChange("kept", items["dog"].id)])
 
 
 REFUSED = [
@@ -297,22 +302,22 @@ REFUSED = [
     (dict(person="x" * 101), "person"),
     (dict(person="a\x00b"), "person"),
     (dict(changes=()), "changes"),
-    (dict(changes=[Change("praised", "cat")]), "changes.0.verdict"),
-    (dict(changes=[Change("kept", "nothing")]), "changes.0.ann_id"),
-    (dict(changes=[Change("kept", "cat"), Change("rejected", "cat")]), "changes.1.ann_id"),
-    (dict(changes=[Change("changed", "cat")]), "changes.0"),
-    (dict(changes=[Change("changed", "cat", label=" ")]), "changes.0.label"),
-    (dict(changes=[Change("changed", "cat", label="\ud800")]), "changes.0.label"),
-    (dict(changes=[Change("changed", "cat", text="x")]), "changes.0.text"),
-    (dict(changes=[Change("changed", "a cat", label="x")]), "changes.0.text"),
-    (dict(changes=[Change("changed", "cat", box=(5.0, 5.0, 5.0, 9.0))]), "changes.0.box"),
-    (dict(changes=[Change("changed", "cat", box=(9.0, 5.0, 1.0, 9.0))]), "changes.0.box"),
-    (dict(changes=[Change("added", label="x", box=(1.0, 2.0, float("nan"), 4.0))]), "changes.0.box"),
-    (dict(changes=[Change("added", label="x", box=(1.0, 2.0, 3.0))]), "changes.0.box"),
-    (dict(changes=[Change("added", label="x", polygons=((1.0, 2.0, 3.0, 4.0),))]), "changes.0"),
-    (dict(changes=[Change("added", label="x")]), "changes.0"),
-    (dict(changes=[Change("added", "cat", label="x", box=(1.0, 2.0, 3.0, 4.0))]), "changes.0.ann_id"),
-    (dict(changes=[Change("added", kind="poem", text="x")]), "changes.0.kind"),
+    (dict(changes=[AnnotationChange("praised", "cat")]), "changes.0.verdict"),
+    (dict(changes=[AnnotationChange("kept", "nothing")]), "changes.0.ann_id"),
+    (dict(changes=[AnnotationChange("kept", "cat"), AnnotationChange("rejected", "cat")]), "changes.1.ann_id"),
+    (dict(changes=[AnnotationChange("changed", "cat")]), "changes.0"),
+    (dict(changes=[AnnotationChange("changed", "cat", label=" ")]), "changes.0.label"),
+    (dict(changes=[AnnotationChange("changed", "cat", label="\ud800")]), "changes.0.label"),
+    (dict(changes=[AnnotationChange("changed", "cat", text="x")]), "changes.0.text"),
+    (dict(changes=[AnnotationChange("changed", "a cat", label="x")]), "changes.0.text"),
+    (dict(changes=[AnnotationChange("changed", "cat", box=(5.0, 5.0, 5.0, 9.0))]), "changes.0.box"),
+    (dict(changes=[AnnotationChange("changed", "cat", box=(9.0, 5.0, 1.0, 9.0))]), "changes.0.box"),
+    (dict(changes=[AnnotationChange("added", label="x", box=(1.0, 2.0, float("nan"), 4.0))]), "changes.0.box"),
+    (dict(changes=[AnnotationChange("added", label="x", box=(1.0, 2.0, 3.0))]), "changes.0.box"),
+    (dict(changes=[AnnotationChange("added", label="x", polygons=((1.0, 2.0, 3.0, 4.0),))]), "changes.0"),
+    (dict(changes=[AnnotationChange("added", label="x")]), "changes.0"),
+    (dict(changes=[AnnotationChange("added", "cat", label="x", box=(1.0, 2.0, 3.0, 4.0))]), "changes.0.ann_id"),
+    (dict(changes=[AnnotationChange("added", kind="poem", text="x")]), "changes.0.kind"),
     (dict(complete=("cat",), incomplete=("cat",)), "complete"),
     (dict(complete=(" ",)), "complete.0"),
     (dict(complete=("cat",), undoes="0.1"), "undoes"),
@@ -333,7 +338,7 @@ def test_what_is_wrong_is_named_and_nothing_is_entered(store, index, wrong, fiel
 
 
 def test_what_lies_outside_is_cut_at_the_pictures_edge(store, index):
-    one(store, index, changes=[Change("added", label="hen", box=(-5.0, -5.0, 400.0, 10.0))])
+    one(store, index, changes=[AnnotationChange("added", label="hen", box=(-5.0, -5.0, 400.0, 10.0))])
     (region,) = [r for r in current(store).regions if r.label == "hen"]
     width, _ = current(store).image.size_wh
     assert region.box == (0.0, 0.0, float(width), 10.0)
@@ -344,8 +349,8 @@ def test_a_refused_one_holds_up_no_other(store, index):
     asked = [
         Correction("Ada", ids[0], complete=("cat",)),
         Correction("Ada", "nowhere", complete=("cat",)),
-        Correction("Bob", ids[1], (Change("added", label="hen", box=(1.0, 1.0, 5.0, 5.0)),)),
-        Correction("Bob", ids[1], (Change("added", label="hen", box=(6.0, 1.0, 9.0, 5.0)),)),
+        Correction("Bob", ids[1], (AnnotationChange("added", label="hen", box=(1.0, 1.0, 5.0, 5.0)),)),
+        Correction("Bob", ids[1], (AnnotationChange("added", label="hen", box=(6.0, 1.0, 9.0, 5.0)),)),
     ]
     outcomes, _ = correct(store, asked, index)
     assert [type(outcome) for outcome in outcomes] == [Corrected, NotInStore, Corrected, Corrected]
@@ -363,7 +368,7 @@ def test_people_and_commands_at_once_lose_nothing(store, index):
         own, known = Store(store.root), index
         try:
             for n in range(each):
-                change = Change("added", label=f"{person} {n}", box=(1.0, 1.0, 5.0 + n, 5.0))
+                change = AnnotationChange("added", label=f"{person} {n}", box=(1.0, 1.0, 5.0 + n, 5.0))
                 (outcome,), known = correct(own, [Correction(person, index.ids[n % 4], (change,))], known)
                 assert isinstance(outcome, Corrected)
         except Exception as error:
@@ -390,6 +395,6 @@ def test_people_and_commands_at_once_lose_nothing(store, index):
 
 def test_a_correction_can_be_stepped_back_like_any_command(store, index):
     before = current(store)
-    one(store, index, changes=[Change("added", label="hen", box=(1.0, 1.0, 5.0, 5.0))])
+    one(store, index, changes=[AnnotationChange("added", label="hen", box=(1.0, 1.0, 5.0, 5.0))])
     store.undo()
     assert current(store) == before

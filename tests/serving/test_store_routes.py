@@ -293,7 +293,7 @@ def test_a_wrong_correction_is_refused_and_named(changed, body, status, field):
 
 def test_two_people_at_once_lose_nothing(changed):
     """And a command beside them, as from another terminal."""
-    from florence2.engine.curation.correcting import Change, Correction, correct
+    from florence2.engine.curation.correcting import AnnotationChange, Correction, correct
 
     image_id, each = changed.ids()[5], 10
 
@@ -302,7 +302,7 @@ def test_two_people_at_once_lose_nothing(changed):
         return changed.correct(image_id, person, changes=[box]).status_code
 
     def command(n):
-        change = Change("added", label=f"other {n}", box=(1.0, 1.0, 9.0, 9.0))
+        change = AnnotationChange("added", label=f"other {n}", box=(1.0, 1.0, 9.0, 9.0))
         correct(Store(changed.store.root), [Correction("other", image_id, (change,))])
         return 200
 

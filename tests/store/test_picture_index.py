@@ -8,7 +8,7 @@ import pytest
 
 import florence2
 from florence2.engine.commands import import_labels
-from florence2.engine.curation.correcting import Change, Correction, correct
+from florence2.engine.curation.correcting import AnnotationChange, Correction, correct
 from florence2.formats import jsonl
 from florence2.records import Coverage, ImageRef, Region, Sample, Source, Text
 from florence2.store import Store, Wanted
@@ -50,8 +50,8 @@ def store(path, tmp_path, request):
         index = store.picture_index()
         for name in index.ids[3:9:2]:
             first = index.state(name).sample.regions[:1]
-            changes = [Change("changed", one.id, label="hen") for one in first]
-            changes.append(Change("added", label="cat", box=(1.0, 1.0, 9.0, 9.0)))
+            changes = [AnnotationChange("changed", one.id, label="hen") for one in first]
+            changes.append(AnnotationChange("added", label="cat", box=(1.0, 1.0, 9.0, 9.0)))
             outcomes, index = correct(store, [Correction("Ada", name, tuple(changes), complete=("cat",))], index)
             assert not isinstance(outcomes[0], Exception)
     return store
@@ -156,8 +156,8 @@ def test_following_is_the_same_as_reading_anew(path, tmp_path):
     followed = store.picture_index()
     for n, name in enumerate(followed.ids[:5]):
         regions = followed.state(name).sample.regions
-        changes = [Change("rejected" if n % 2 else "kept", one.id) for one in regions]
-        changes.append(Change("added", label=f"new {n}", box=(0.0, 0.0, 5.0, 5.0)))
+        changes = [AnnotationChange("rejected" if n % 2 else "kept", one.id) for one in regions]
+        changes.append(AnnotationChange("added", label=f"new {n}", box=(0.0, 0.0, 5.0, 5.0)))
         outcomes, followed = correct(store, [Correction(f"person {n}", name, tuple(changes))], followed)
         assert not isinstance(outcomes[0], Exception)
     florence2.filter(store, {"region_score": {"min": 0.3}}, workers=0)
@@ -188,7 +188,7 @@ def test_an_index_that_was_followed_is_left_as_it_was(path, tmp_path):
     before = store.picture_index()
     facets = before.facets(Wanted())
     ann = before.state(before.ids[3]).sample.regions[0].id
-    correct(store, [Correction("Ada", before.ids[3], (Change("rejected", ann),))], before)
+    correct(store, [Correction("Ada", before.ids[3], (AnnotationChange("rejected", ann),))], before)
     assert before.facets(Wanted()) == facets
 
 

@@ -61,7 +61,7 @@ class Overtaken(CorrectionRefused):
 
 
 @dataclass(frozen=True)
-class Change:
+class AnnotationChange:
     """One verdict: `kept` or `rejected`, `changed` (what is given here takes the place of what was), or `added`."""
 
     verdict: str
@@ -86,7 +86,7 @@ class Correction:
 
     person: str
     image_id: str
-    changes: tuple[Change, ...] = ()
+    changes: tuple[AnnotationChange, ...] = ()
     complete: tuple[str, ...] = ()
     """Labels of which the picture holds every object, so that another box is wrong."""
     incomplete: tuple[str, ...] = ()
@@ -216,7 +216,7 @@ def _person(name: str) -> str:
     return name
 
 
-def _changes(state: PictureState, changes: Sequence[Change], index: PictureIndex) -> PictureChanges:
+def _changes(state: PictureState, changes: Sequence[AnnotationChange], index: PictureIndex) -> PictureChanges:
     """The changes as they are entered, each checked against what the picture holds now."""
     if len(changes) > CHANGES:
         raise CorrectionRefused("changes", f"expected at most {CHANGES:,}, got {len(changes):,}")
@@ -261,7 +261,7 @@ def place_of(decision: Decision | None) -> str:
     return f"{decision.round}.{decision.seq}" if decision is not None else ""
 
 
-def _check_seen(change: Change, last: Decision | None, where: str) -> None:
+def _check_seen(change: AnnotationChange, last: Decision | None, where: str) -> None:
     """Overtaken where the person saw another state of the annotation, or another person's work took its place."""
     if change.seen is not None and change.seen != place_of(last):
         what = f"is {last.status} now ({last.reason or last.rule})" if last else "has no verdict now"
@@ -270,7 +270,7 @@ def _check_seen(change: Change, last: Decision | None, where: str) -> None:
         raise Overtaken(f"{where}.ann_id", f"{change.ann_id} was replaced by {last.by_id}; judge that one")
 
 
-def _made(change: Change, where: str, index: PictureIndex) -> Region | Text:
+def _made(change: AnnotationChange, where: str, index: PictureIndex) -> Region | Text:
     """A new item."""
     if change.ann_id:
         raise CorrectionRefused(f"{where}.ann_id", "what is added has none yet; leave it out")
@@ -287,7 +287,7 @@ def _made(change: Change, where: str, index: PictureIndex) -> Region | Text:
     return Text(text=_letters(change.text, f"{where}.text", required=True), detail=change.kind)
 
 
-def _edited(item: Item, change: Change, where: str) -> Any:
+def _edited(item: Item, change: AnnotationChange, where: str) -> Any:
     """The item with what a change gives; what it leaves out stays."""
     if isinstance(item, Text):
         if change.text is None or change.label is not None:
@@ -305,7 +305,7 @@ def _edited(item: Item, change: Change, where: str) -> Any:
     return _shaped(item, change, where)
 
 
-def _shaped(region: Region, change: Change, where: str) -> Region:
+def _shaped(region: Region, change: AnnotationChange, where: str) -> Region:
     """The region in the shape that is given: of several the finest; a box alone drops an outline it no longer fits."""
     if not (change.polygons or change.quad or change.box):
         return region
