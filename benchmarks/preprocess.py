@@ -32,7 +32,7 @@ def main() -> None:
             "theirs": lambda image=image: processor(image, return_tensors="pt")["pixel_values"][0],
         }
         times = alternate(calls, 5 if args.quick else args.pairs)
-        error = difference(calls["ours"](), calls["theirs"]())
+        error = difference(torch.from_numpy(calls["ours"]()), calls["theirs"]())
         table.row(name.split(",")[0].replace(" ", "_"), name, times["theirs"], times["ours"], error=error)
     table.end()
 

@@ -38,8 +38,9 @@ _PUBLIC = {
 }
 
 # rooms that can be reached as attributes without importing them first
-_ROOMS = ("codec", "compat", "drawing", "engine", "evaluation", "formats", "geometry", "metrics", "model", "pixels",
-          "predictor", "records", "refinement", "reporting", "scenes", "sources", "store", "training")  # fmt: skip
+_ROOMS = ("codec", "compat", "drawing", "engine", "evaluation", "formats", "geometry", "metrics", "model", "onnx",
+          "pixels", "predictor", "records", "refinement", "reporting", "scenes", "sources", "store",
+          "training")  # fmt: skip
 
 __all__ = ["__version__", *_PUBLIC]
 

@@ -98,7 +98,7 @@ class AutoProcessor:
         return Inputs(
             input_ids=torch.tensor([row + [self.config.pad_id] * (length - len(row)) for row in rows]),
             attention_mask=torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
-            pixel_values=torch.stack([preprocess(_pixels(picture), self.config) for picture in pictures]),
+            pixel_values=torch.from_numpy(np.stack([preprocess(_pixels(one), self.config) for one in pictures])),
         )
 
     def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False, **other: Any) -> list[str]:

@@ -13,13 +13,13 @@ PACKAGE = ROOT / "florence2"
 
 FLOORS = {  # room -> floor; a room imports only from floors below its own; every room may know the records
     "structuring": -2, "records": -1, "arguments": -1, "labels": -1, "atomic_files": -1, "cache_folder": -1,
-    "picture_cost": -1,
+    "picture_cost": -1, "arrays": -1,
     "geometry": 0, "pixels": 0,
     "codec": 1, "formats": 1, "store": 1, "metrics": 1, "model": 1, "scenes": 1, "drawing": 1, "box_rules": 1,
     "decoding": 2, "sources": 2,
     "predictor": 3,
     "evaluation": 4, "compat": 4,
-    "training": 5, "engine": 5,
+    "training": 5, "engine": 5, "onnx": 5,
     "refinement": 6,
     "serving": 7, "reporting": 7,
     "cli": 8, "demo": 8, "evaluate_command": 8, "__main__": 8, "__init__": 8,
@@ -34,7 +34,8 @@ HOMES = {  # heavy library -> the only places that may import it (prefixes of pa
     "peft": ("training/lora.py",),
     "spacy": ("engine/text/parser.py",),
     "cv2": ("engine/specialists/",),
-    "onnxruntime": ("engine/specialists/",),
+    "onnx": ("onnx/",),
+    "onnxruntime": ("engine/specialists/", "onnx/"),
     "rapidocr": ("engine/specialists/",),
     "tesserocr": ("engine/specialists/",),
     "transformers": ("engine/specialists/",),
@@ -62,6 +63,8 @@ NO_TORCH = (
     "metrics",
     "scenes",
     "drawing",
+    "arrays",
+    "decoding",
 )
 
 

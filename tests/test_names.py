@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "florence2"
 
 SAME_MODULES = {  # name -> why all modules of that name mean the same; a command is called as what it does
     "florence2": "the package, and the module of the class Florence2",
+    "onnx": "models in ONNX: a detector that a card describes, and Florence-2 exported",
     "scenes": "drawn scenes, and drawn scenes as a source of samples",
 }
 SAME_CLASSES: dict[str, str] = {}

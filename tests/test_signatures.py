@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 
 import florence2
-from florence2.predictor import Florence2
+from florence2.predictor.prompted_model import PromptedModel
 
 
 def functions():
@@ -31,7 +31,7 @@ def test_no_parameter_of_the_public_contract_is_any(name, function):
 
 
 def test_predict_is_overloaded_by_one_ask_and_by_several():
-    (model,) = (n for n in ast.parse(inspect.getsource(Florence2)).body if isinstance(n, ast.ClassDef))
+    (model,) = (n for n in ast.parse(inspect.getsource(PromptedModel)).body if isinstance(n, ast.ClassDef))
     gives = defaultdict(set)
     for method in model.body:
         if isinstance(method, ast.FunctionDef) and "overload" in map(ast.unparse, method.decorator_list):

@@ -20,10 +20,10 @@ from florence2.codec.answers import unused_positions
 from florence2.codec.tasks import TASKS, ask_of
 from florence2.model.checkpoint import open_checkpoint
 from florence2.model.layouts import EMBEDDING
+from florence2.predictor import EncodedImage
 from florence2.predictor.checkpoints import find_folder
 from florence2.predictor.convert import convert
 from florence2.predictor.doctor import CheckpointReport, examine
-from florence2.predictor.florence2 import EncodedImage
 
 # picture -> what is asked about it: a caption to ground, an expression, a class; a region is the middle half of it
 INPUTS = {

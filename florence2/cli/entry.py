@@ -18,7 +18,7 @@ from typing import NoReturn
 from florence2.cli.terminal import Printable, printable
 from florence2.labels import one_line
 
-# command -> its one-line summary; the module is florence2.cli.<command> ("import" is in import_)
+# command -> its one-line summary; the module is florence2.cli.<command> ("import" is in import_, "-" is "_")
 COMMANDS = {
     "predict": "answer a task about images",
     "import": "bring existing annotations into a store",
@@ -37,6 +37,7 @@ COMMANDS = {
     "mcp": "the model's tasks as tools for language models",
     "quantize": "measure bfloat16 and int8, keep what is good enough",
     "convert": "save a checkpoint in another layout",
+    "export-model": "write a checkpoint as ONNX graphs, compared with it first",
     "push": "upload a checkpoint to the Hugging Face hub",
     "doctor": "say what a checkpoint is, and whether it is whole",
     "verify": "find damaged or missing parts of a store",
@@ -94,7 +95,8 @@ def _interrupted(*_: object) -> None:
 
 def _run(name: str, rest: list[str]) -> int:
     try:
-        module = importlib.import_module(f"florence2.cli.{name}_" if name == "import" else f"florence2.cli.{name}")
+        stem = f"{name}_" if name == "import" else name.replace("-", "_")
+        module = importlib.import_module(f"florence2.cli.{stem}")
         return int(module.main(rest))
     except KeyboardInterrupt:
         return _refuse(f"florence2 {name}: interrupted; run the same command again to go on", 130)
@@ -113,7 +115,7 @@ def _run(name: str, rest: list[str]) -> int:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())
+    rows = "\n".join(f"  {name:<12} {summary}" for name, summary in COMMANDS.items())
     return f"usage: florence2 COMMAND ...\n\n{rows}\n\nflorence2 COMMAND --help says more of each."
 
 

@@ -11,15 +11,12 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from florence2.arrays import MASKED, Arrays
 from florence2.decoding.ngrams import History, select
-from florence2.model.device import put
 
 BOS, EOS = 0, 2
 UNLIMITED = 1 << 30
-MASKED = float("-inf")
 
 
 class TokenMask(Protocol):
@@ -57,7 +54,7 @@ class Constraint(Protocol):
         """Rows that may only take one of the ids first <= id < last, whatever the scores of others are."""
         ...
 
-    def apply(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
+    def apply(self, scores: Any, rows: Sequence[int], arrays: Arrays) -> Any:
         """Mask what these rows (R, V) may not generate; (R,) True where only the budget masked a row's best token."""
         ...
 
@@ -88,7 +85,7 @@ class Grammar:
         self.remaining = list(budgets)
         self.states: list[Any] = [None] * len(self.automata)  # None: before the leading <s>
         self._allowed: list[TokenMask | None] | None = None  # of this step; None for a row before the leading <s>
-        self._masks: dict[tuple[Hashable, torch.device], Tensor] = {}
+        self._masks: dict[Hashable, Any] = {}
 
     def spans(self) -> list[tuple[int, int] | None]:
         spans: list[tuple[int, int] | None] = []
@@ -108,37 +105,41 @@ class Grammar:
             and span[1] - span[0] > 1
         )
 
-    def apply(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
+    def apply(self, scores: Any, rows: Sequence[int], arrays: Arrays) -> Any:
         sets = self._sets()
-        more = None if self.more_above is None else 1 - scores.softmax(-1)[:, EOS] > self.more_above
+        more = None
+        if self.more_above is not None:
+            more = 1 - arrays.into_exp(arrays.log_softmax(scores)[:, EOS]) > self.more_above
         if self.margin:
             scores[:, EOS] -= self.margin
-        cut = torch.zeros(len(rows), dtype=torch.bool, device=scores.device)
+        cut = arrays.flags(len(rows))
         forbidden = []
         limited = []
         for place, row in enumerate(rows):
             allowed = sets[row]
             if allowed is None:
                 only = BOS if self.remaining[row] > 1 else EOS
-                forbidden.append(self._all_but(only, scores))
+                forbidden.append(self._all_but(only, scores, arrays))
                 cut[place] = only == EOS
             else:
-                forbidden.append(self._mask(allowed, scores))
+                forbidden.append(self._mask(allowed, scores, arrays))
                 if allowed.limited:
                     limited.append(place)
-        masks = torch.stack(forbidden)
+        masks = arrays.stack(forbidden)
         if limited:
             free = [
-                self._mask(self.automata[rows[i]].allowed(self.states[rows[i]], UNLIMITED), scores) for i in limited
+                self._mask(self.automata[rows[i]].allowed(self.states[rows[i]], UNLIMITED), scores, arrays)
+                for i in limited
             ]
-            index = put(limited, scores.device)
-            wanted = scores[index].masked_fill(torch.stack(free), MASKED).argmax(-1, keepdim=True)
-            cut[index] = masks[index].gather(1, wanted)[:, 0]
+            index = arrays.put(limited)
+            wanted = arrays.masked(scores[index], arrays.stack(free)).argmax(-1)[:, None]
+            cut[index] = arrays.gather(masks[index], wanted)[:, 0]
         if more is not None:
-            either = ~masks[:, EOS] & ((~masks).sum(1) > 1)  # rows that may end and may go on
+            end = masks[:, EOS] | False  # a copy
+            either = ~end & ((~masks).sum(1) > 1)  # rows that may end and may go on
             masks |= (either & ~more)[:, None]
-            masks[:, EOS] = torch.where(either, more, masks[:, EOS])
-        scores.masked_fill_(masks, MASKED)
+            masks[:, EOS] = (either & more) | (~either & end)
+        arrays.mask(scores, masks)
         return cut
 
     def select(self, rows: Sequence[int]) -> None:
@@ -170,20 +171,20 @@ class Grammar:
             ]
         return self._allowed
 
-    def _mask(self, allowed: TokenMask, scores: Tensor) -> Tensor:
-        key = (allowed.key, scores.device)
+    def _mask(self, allowed: TokenMask, scores: Any, arrays: Arrays) -> Any:
+        key = allowed.key
         if key not in self._masks:
             if len(self._masks) >= 512:  # 25 MB over the official vocabulary
                 self._masks.clear()
             forbidden = np.ones(scores.shape[-1], bool)  # the model may have rows no token names
             forbidden[: len(allowed.mask)] = ~np.asarray(allowed.mask)
-            self._masks[key] = put(forbidden, scores.device)
+            self._masks[key] = arrays.put(forbidden)
         return self._masks[key]
 
-    def _all_but(self, token: int, scores: Tensor) -> Tensor:
-        forbidden = torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    def _all_but(self, token: int, scores: Any, arrays: Arrays) -> Any:
+        forbidden = np.ones(scores.shape[-1], bool)
         forbidden[token] = False
-        return forbidden
+        return arrays.put(forbidden)
 
 
 class Official:
@@ -213,7 +214,7 @@ class Official:
     def spans(self) -> list[tuple[int, int] | None]:
         return [None] * len(self.remaining)
 
-    def apply(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
+    def apply(self, scores: Any, rows: Sequence[int], arrays: Arrays) -> Any:
         V = scores.shape[-1]
         banned = [
             np.frombuffer(followers, np.int64) + place * V
@@ -222,8 +223,8 @@ class Official:
             for followers in self.histories[row].followers()
         ]
         if banned:
-            scores.view(-1).index_fill_(0, put(np.concatenate(banned), scores.device), MASKED)
-        cut = torch.zeros(len(rows), dtype=torch.bool, device=scores.device)
+            arrays.mask_flat(scores, arrays.put(np.concatenate(banned)))
+        cut = arrays.flags(len(rows))
         for place, row in enumerate(rows):
             if self.remaining[row] == 1:
                 cut[place] = scores[place].argmax() != self.eos
@@ -251,8 +252,8 @@ class Official:
         self.histories += other.histories
 
     @staticmethod
-    def _force(row: Tensor, token: int) -> None:
-        row.fill_(MASKED)
+    def _force(row: Any, token: int) -> None:
+        row[:] = MASKED
         row[token] = 0.0
 
 

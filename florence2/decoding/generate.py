@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
+from florence2.arrays import Arrays
+from florence2.decoding.beams import Ranking
 from florence2.decoding.constraints import BOS, EOS, Constraint, Grammar, Official, TokenAutomaton
-from florence2.decoding.search import BeamSearch, Generated, GreedySearch, Ranking, Search
+from florence2.decoding.generated import Generated
+from florence2.decoding.search import BeamSearch, GreedySearch, Search
 
 
 class Generator(Protocol):
     """What is needed of a model: `prefill` once, then `states` a token at a time, and `logits` of those."""
 
-    def prefill(self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor) -> Any: ...
-    def states(self, ids: Tensor, cache: Any) -> Tensor: ...
-    def logits(self, states: Tensor, span: tuple[int, int] | None = None) -> Tensor: ...
+    @property
+    def arrays(self) -> Arrays: ...
+    def prefill(self, image_features: Any, prompt_ids: Any, prompt_mask: Any) -> Any: ...
+    def states(self, ids: Any, cache: Any) -> Any: ...
+    def logits(self, states: Any, span: tuple[int, int] | None = None) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Rules:
 
 def generate(
     model: Generator,
-    image_features: Tensor,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
+    image_features: Any,
+    prompt_ids: Any,
+    prompt_mask: Any,
     budgets: Sequence[int],
     automata: Sequence[TokenAutomaton] | None = None,
     rules: Rules = Rules(),
@@ -57,9 +59,9 @@ def generate(
     taken; without, the official rules do. `ordered`: ids first <= id < last of which neighbours mean nearly the same;
     with them each token is measured (`decoding.measures`).
     """
-    with torch.inference_mode():
+    with model.arrays.inference():
         cache = model.prefill(image_features, prompt_ids, prompt_mask)
-    search = search_of(model, rules, prompt_ids.device, ordered)
+    search = search_of(model, rules, ordered)
     search.admit(cache, constraint_of(budgets, automata, rules))
     answers: dict[int, Generated] = {}
     while not search.finished:
@@ -67,11 +69,11 @@ def generate(
     return [answers[sample] for sample in range(len(budgets))]
 
 
-def search_of(model: Generator, rules: Rules, device: Any = None, ordered: tuple[int, int] | None = None) -> Search:
+def search_of(model: Generator, rules: Rules, ordered: tuple[int, int] | None = None) -> Search:
     """An empty search, which requests can join at any step."""
     if rules.num_beams == 1:
-        return GreedySearch(model, device, ordered)
-    return BeamSearch(model, Ranking(rules.num_beams, rules.length_penalty, rules.early_stopping), device, ordered)
+        return GreedySearch(model, ordered)
+    return BeamSearch(model, Ranking(rules.num_beams, rules.length_penalty, rules.early_stopping), ordered)
 
 
 def constraint_of(budgets: Sequence[int], automata: Sequence[TokenAutomaton] | None, rules: Rules) -> Constraint:

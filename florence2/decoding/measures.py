@@ -7,12 +7,9 @@ R rows, K tokens taken of each, V ids, F measures.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from florence2.model.device import put
+from florence2.arrays import Arrays
 
 LOGPROB, END, ENTROPY, ORDERED, MASS = range(5)
 """Columns: log-probability of the token; probability of the end in its place; entropy of the row in nats; probability
@@ -25,32 +22,28 @@ def columns(ordered: tuple[int, int] | None) -> int:
     return 1 if ordered is None else MASS + len(RADII)
 
 
-def measures(logits: Tensor, chosen: Tensor, end: int, ordered: tuple[int, int] | None) -> Tensor:
+def measures(arrays: Arrays, logits: Any, chosen: Any, end: int, ordered: tuple[int, int] | None) -> Any:
     """(R, K, F) float32 of logits (R, V) float32 and the ids taken (R, K); `ordered` are the ids first <= id < last."""
-    normaliser = logits.logsumexp(-1, keepdim=True)
-    logprob = logits.gather(1, chosen) - normaliser
+    normaliser = arrays.logsumexp(logits)
+    logprob = arrays.gather(logits, chosen) - normaliser
     if ordered is None:
         return logprob[:, :, None]
     first, last = ordered
     (R, K), radii = chosen.shape, len(RADII)
-    out = logits.new_zeros(R, K, MASS + radii)
-    probabilities = (logits - normaliser).exp_()
+    out = arrays.zeros(R, K, MASS + radii)
+    probabilities = arrays.into_exp(logits - normaliser)
     out[:, :, LOGPROB] = logprob
     out[:, :, END] = probabilities[:, end : end + 1]
-    out[:, :, ENTROPY] = normaliser - (probabilities * logits).nansum(-1, keepdim=True)  # 0 times -inf adds nothing
-    below = torch.nn.functional.pad(probabilities[:, first:last].cumsum(-1), (1, 0))  # (R, n + 1): all before each
-    out[:, :, ORDERED] = below[:, -1:].clamp(max=1.0)
+    out[:, :, ENTROPY] = normaliser - arrays.nansum(probabilities * logits)  # 0 times -inf adds nothing
+    sums = probabilities[:, first:last].cumsum(-1)
+    below = arrays.concat([arrays.zeros(R, 1), sums], 1)  # (R, n + 1): all before each
+    out[:, :, ORDERED] = below[:, -1:].clip(max=1.0)
     place = chosen - first
     inside = (place >= 0) & (place < last - first)
-    if chosen.device.type != "cpu" or inside.any():  # elsewhere to ask would be to wait for the device
-        edges = (place[:, :, None] + _edges(chosen.device)).clamp_(0, last - first)
-        masses = below.gather(1, edges.flatten(1)).view(R, K, 2 * radii)
-        near = (masses[:, :, radii:] - masses[:, :, :radii]).clamp_(0.0, 1.0)
+    if arrays.waits() or inside.any():
+        around = [*(-radius for radius in RADII), *(radius + 1 for radius in RADII)]  # begins, and ends, from the token
+        edges = (place[:, :, None] + arrays.put(around)).clip(0, last - first)
+        masses = arrays.gather(below, edges.reshape(R, -1)).reshape(R, K, 2 * radii)
+        near = (masses[:, :, radii:] - masses[:, :, :radii]).clip(0.0, 1.0)
         out[:, :, MASS:] = near * inside[:, :, None]
     return out
-
-
-@lru_cache(maxsize=8)
-def _edges(device: torch.device) -> Tensor:
-    """Where the neighbourhoods begin, and where they end, from the token."""
-    return put([*(-radius for radius in RADII), *(radius + 1 for radius in RADII)], device)

@@ -14,45 +14,29 @@ R rows, V tokens; a request has one row in greedy search and up to `width` in be
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-import numpy as np
-import torch
-from torch import Tensor
+from florence2.arrays import MASKED, Arrays
+from florence2.decoding.beams import Beam, Candidate, Ranking
+from florence2.decoding.constraints import Constraint
+from florence2.decoding.generated import Generated, generated_of
+from florence2.decoding.measures import columns, measures
 
-from florence2.decoding.constraints import MASKED, Constraint
-from florence2.decoding.measures import LOGPROB, columns, measures
-from florence2.model.device import put
-
+P = ParamSpec("P")
+R = TypeVar("R")
 PENDING = 64  # so many states wait for their normaliser at the most
 
 
 class Steps(Protocol):
     """A model that takes one token a row and scores what may follow."""
 
-    def states(self, ids: Tensor, cache: Any) -> Tensor: ...
-    def logits(self, states: Tensor, span: tuple[int, int] | None = None) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One answer in token ids, the start token first, and the raw log-probability of each (0 for the start token).
-
-    `truncated`: the budget ended or bent the answer where the model would have gone on. `measures` (T, F) float32 are
-    those of `decoding.measures`, a row an id.
-    """
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    truncated: bool = False
-    measures: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.float32), compare=False, repr=False)
-
-
-def _generated(ids: Sequence[int], measured: Sequence[Sequence[float]], truncated: bool) -> Generated:
-    table = np.array(measured, np.float32)
-    return Generated(tuple(ids), tuple(row[LOGPROB] for row in measured), truncated, table)
+    @property
+    def arrays(self) -> Arrays: ...
+    def states(self, ids: Any, cache: Any) -> Any: ...
+    def logits(self, states: Any, span: tuple[int, int] | None = None) -> Any: ...
 
 
 class Search(Protocol):
@@ -80,21 +64,33 @@ class Search(Protocol):
         ...
 
 
+def _without_gradients(method: Callable[P, R]) -> Callable[P, R]:
+    """A method of a search that keeps no gradient."""
+
+    @wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        search: Any = args[0]
+        with search.arrays.inference():
+            return method(*args, **kwargs)
+
+    return wrapped
+
+
 class _Requests:
     """What both searches share: the cache and the constraint of all requests, and how others join them."""
 
     cache: Any
     constraint: Constraint
 
-    def __init__(self, model: Steps, device: Any = None, ordered: tuple[int, int] | None = None) -> None:
+    def __init__(self, model: Steps, ordered: tuple[int, int] | None = None) -> None:
         self.model = model
-        self.device = device
+        self.arrays = model.arrays
         self.ordered = ordered
         self.columns = columns(ordered)
         self.admitted = 0
 
-    def _measured(self, logits: Tensor, chosen: Tensor) -> Tensor:
-        return measures(logits, chosen, self.constraint.eos, self.ordered)
+    def _measured(self, logits: Any, chosen: Any) -> Any:
+        return measures(self.arrays, logits, chosen, self.constraint.eos, self.ordered)
 
     def _join(self, cache: Any, constraint: Constraint, empty: bool) -> range:
         if empty:
@@ -105,8 +101,8 @@ class _Requests:
         first, self.admitted = self.admitted, self.admitted + len(constraint.remaining)
         return range(first, self.admitted)
 
-    def _step(self, tokens: Sequence[int]) -> Tensor:
-        return self.model.states(put(tokens, self.device), self.cache)
+    def _step(self, tokens: Sequence[int]) -> Any:
+        return self.model.states(self.arrays.put(tokens), self.cache)
 
     def _go_on(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """These rows go on, each with its token."""
@@ -136,7 +132,7 @@ class _Pending:
     """States whose token was chosen by a part of the output matrix; the whole of it measures many of them at once."""
 
     places: list[tuple[_Row, int]]
-    states: Tensor  # (n, C)
+    states: Any  # (n, C)
 
 
 class GreedySearch(_Requests):
@@ -146,8 +142,8 @@ class GreedySearch(_Requests):
     multiplied; what is measured over all of them follows later, for up to 64 such tokens in one product.
     """
 
-    def __init__(self, model: Steps, device: Any = None, ordered: tuple[int, int] | None = None) -> None:
-        super().__init__(model, device, ordered)
+    def __init__(self, model: Steps, ordered: tuple[int, int] | None = None) -> None:
+        super().__init__(model, ordered)
         self.rows: list[_Row] = []
         self.ended: list[_Row] = []
         self.pending: list[_Pending] = []
@@ -156,19 +152,20 @@ class GreedySearch(_Requests):
     def finished(self) -> bool:
         return not self.rows and not self.ended
 
-    @torch.inference_mode()
+    @_without_gradients
     def admit(self, cache: Any, constraint: Constraint) -> range:
         numbers = self._join(cache, constraint, empty=not self.rows)
         self.rows += [_Row(number, [constraint.start], [[0.0] * self.columns]) for number in numbers]
         return numbers
 
-    @torch.inference_mode()
+    @_without_gradients
     def step(self) -> list[tuple[int, Generated]]:
         due = self.pending if self.ended or sum(len(p.places) for p in self.pending) >= PENDING else []
         late = [self._measured_late(due)] if due else []
         self.pending = [] if due else self.pending
         order, chosen = self._choose() if self.rows else ([], [])
-        values = torch.cat([tensor.flatten() for tensor in (*late, *chosen)]).tolist()  # the one wait for the device
+        flat = [array.reshape(-1) for array in (*late, *chosen)]
+        values = self.arrays.concat(flat, 0).tolist() if flat else []  # the one wait for the device
         _check(values)
         places = [place for pending in due for place in pending.places]
         for number, (row, place) in enumerate(places):
@@ -178,9 +175,9 @@ class GreedySearch(_Requests):
             self._take(order, values[len(places) * self.columns :])
         done = [row for row in self.ended if not row.owed]
         self.ended = [row for row in self.ended if row.owed]
-        return [(row.number, _generated(row.ids, row.measured, row.truncated)) for row in done]
+        return [(row.number, generated_of(row.ids, row.measured, row.truncated)) for row in done]
 
-    @torch.inference_mode()
+    @_without_gradients
     def drop(self, numbers: Collection[int]) -> None:
         kept = [place for place, row in enumerate(self.rows) if row.number not in numbers]
         self.ended = [row for row in self.ended if row.number not in numbers]
@@ -191,35 +188,36 @@ class GreedySearch(_Requests):
     def so_far(self) -> dict[int, Sequence[int]]:
         return {row.number: row.ids for row in self.rows}
 
-    def _choose(self) -> tuple[list[int], list[Tensor]]:
+    def _choose(self) -> tuple[list[int], list[Any]]:
         """Rows in an order, and for each in that order (token, cut, what is measured or the logit) as float32."""
+        arrays = self.arrays
         states = self._step([row.ids[-1] for row in self.rows])
         order: list[int] = []
         chosen = []
         spans = self.constraint.spans()
         for rows, span in _grouped(spans):
             every = rows == list(range(len(self.rows)))  # grouping by spans may have changed the order
-            own = states if every else states[put(rows, states.device)]
-            logits = self.model.logits(own, span).float()
+            own = states if every else states[arrays.put(rows)]
+            logits = arrays.floats(self.model.logits(own, span))
             if span is None:
-                scores = logits.clone()
-                cut = self.constraint.apply(scores, rows)
-                best = scores.argmax(-1, keepdim=True)
+                scores = arrays.copy(logits)
+                cut = self.constraint.apply(scores, rows, arrays)
+                best = scores.argmax(-1)[:, None]
                 measured = self._measured(logits, best)[:, 0]
             else:
-                within = put([spans[row] for row in rows], logits.device) - span[0]
-                ids = torch.arange(logits.shape[1], device=logits.device)
+                within = arrays.put([spans[row] for row in rows]) - span[0]
+                ids = arrays.arange(logits.shape[1])
                 outside = (ids < within[:, :1]) | (ids >= within[:, 1:])
-                best = logits.masked_fill(outside, MASKED).argmax(-1, keepdim=True)
-                measured, cut = logits.gather(1, best), torch.zeros(len(rows), device=logits.device)
-                measured = measured.expand(-1, self.columns)  # until they are measured
+                best = arrays.masked(logits, outside).argmax(-1)[:, None]
+                cut = arrays.flags(len(rows))
+                measured = arrays.concat([arrays.gather(logits, best)] * self.columns, 1)  # until they are measured
                 places = [(self.rows[row], len(self.rows[row].ids)) for row in rows]
                 for row in rows:
                     self.rows[row].owed += 1
                 self.pending.append(_Pending(places, own))
                 best = best + span[0]
             order += rows
-            chosen.append(torch.cat([best.float(), cut[:, None].float(), measured], 1))  # ids are below 2**24
+            chosen.append(arrays.concat([arrays.floats(best), arrays.floats(cut)[:, None], measured], 1))  # ids < 2**24
         return order, chosen
 
     def _take(self, order: Sequence[int], values: Sequence[float]) -> None:
@@ -237,10 +235,10 @@ class GreedySearch(_Requests):
         self.rows = [self.rows[n] for n in kept]
         self._go_on(kept, [row.ids[-1] for row in self.rows])
 
-    def _measured_late(self, pending: Sequence[_Pending]) -> Tensor:
-        logits = self.model.logits(torch.cat([p.states for p in pending])).float()
+    def _measured_late(self, pending: Sequence[_Pending]) -> Any:
+        logits = self.arrays.floats(self.model.logits(self.arrays.concat([p.states for p in pending], 0)))
         chosen = [[row.ids[place]] for p in pending for row, place in p.places]
-        return self._measured(logits, put(chosen, logits.device))[:, 0]
+        return self._measured(logits, self.arrays.put(chosen))[:, 0]
 
 
 def _grouped(spans: Sequence[tuple[int, int] | None]) -> Iterator[tuple[list[int], tuple[int, int] | None]]:
@@ -264,75 +262,14 @@ def _check(logprobs: list[float]) -> None:
         raise ValueError("dtype: the model's numbers overflowed in this type; load it as float32 or bfloat16")
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """How beams are ranked and when a sample stops: the official numbers of beam search."""
-
-    width: int = 3
-    length_penalty: float = 1.0
-    early_stopping: bool | str = True
-
-    def score(self, total: float, length: int) -> float:
-        """A finished row's score; `length` counts every token after the start, `</s>` included."""
-        return float(np.float32(total) / np.float32(length**self.length_penalty))  # as precise as the reference
-
-    def first_rows(self, start: Candidate) -> list[Candidate]:
-        """The live rows a sample begins with: one, or all beams would be equal."""
-        return [start]
-
-    def candidates(self) -> int:
-        """How many continuations of one sample are kept for selection: enough to go on if the best `width` all end."""
-        return 2 * self.width
-
-    def may_finish(self, rank: int) -> bool:
-        """Only a continuation among the best `width` may end; an ending further down is dropped."""
-        return rank < self.width
-
-    def keep(self, finished: list[Ended]) -> list[Ended]:
-        """The finished rows that are kept: the best `width`."""
-        return sorted(finished, key=lambda ended: -ended.score)[: self.width]
-
-    def done(self, finished: list[Ended], best_total: float, length: int, budget: int) -> bool:
-        """Whether a sample stops, its best live row having `best_total` after `length` tokens."""
-        if len(finished) < self.width:
-            return False
-        if self.early_stopping is True:
-            return True
-        if self.early_stopping == "never" and self.length_penalty > 0:
-            length = budget
-        return self.score(best_total, length) <= finished[-1].score
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A row going on with one token: its place in the tree of rows, and the sum of its log-probabilities."""
-
-    parent: Candidate | None
-    row: int  # of the parent, in the batch
-    token: int
-    total: float
-    measured: Sequence[float]
-    cut: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A finished row and its score."""
-
-    score: float
-    row: Candidate
-
-
 class BeamSearch(_Requests):
     """The best finished row of each request, after transformers' `generate` (one live row a request at first).
 
     Totals are ranked over the whole vocabulary's log-probabilities, so the output matrix is always multiplied whole.
     """
 
-    def __init__(
-        self, model: Steps, ranking: Ranking, device: Any = None, ordered: tuple[int, int] | None = None
-    ) -> None:
-        super().__init__(model, device, ordered)
+    def __init__(self, model: Steps, ranking: Ranking, ordered: tuple[int, int] | None = None) -> None:
+        super().__init__(model, ordered)
         self.ranking = ranking
         self.beams: list[Beam] = []
 
@@ -340,7 +277,7 @@ class BeamSearch(_Requests):
     def finished(self) -> bool:
         return not self.beams
 
-    @torch.inference_mode()
+    @_without_gradients
     def admit(self, cache: Any, constraint: Constraint) -> range:
         start = Candidate(None, -1, constraint.start, 0.0, [0.0] * self.columns, False)
         numbers = self._join(cache, constraint, empty=not self.beams)
@@ -348,7 +285,7 @@ class BeamSearch(_Requests):
         self.beams += [Beam(number, self.ranking, rows, constraint.eos) for number in numbers]
         return numbers
 
-    @torch.inference_mode()
+    @_without_gradients
     def step(self) -> list[tuple[int, Generated]]:
         live = [row for b in self.beams for row in b.rows]
         options, remaining = self._options(live), self.constraint.remaining
@@ -363,7 +300,7 @@ class BeamSearch(_Requests):
         self._go_on([row.row for row in chosen], [row.token for row in chosen])
         return done
 
-    @torch.inference_mode()
+    @_without_gradients
     def drop(self, numbers: Collection[int]) -> None:
         owners = [b.number for b in self.beams for _ in b.rows]
         kept = [place for place, number in enumerate(owners) if number not in numbers]
@@ -376,15 +313,17 @@ class BeamSearch(_Requests):
 
     def _options(self, live: Sequence[Candidate]) -> list[list[Candidate]]:
         """The best continuations of each row."""
-        logits = self.model.logits(self._step([row.token for row in live])).float()
-        logprobs = logits.log_softmax(-1)
-        allowed = logprobs.clone()
-        cut = self.constraint.apply(allowed, range(len(live)))
-        totals = allowed + put([[row.total] for row in live], allowed.device)
+        arrays = self.arrays
+        logits = arrays.floats(self.model.logits(self._step([row.token for row in live])))
+        logprobs = arrays.log_softmax(logits)
+        allowed = arrays.copy(logprobs)
+        cut = self.constraint.apply(allowed, range(len(live)), arrays)
+        totals = allowed + arrays.put([[row.total] for row in live])
         count = min(self.ranking.candidates(), totals.shape[-1])
-        top, index = totals.topk(count)
-        parts = (logprobs[:, :1], cut[:, None].float(), top, index.float(), self._measured(logprobs, index).flatten(1))
-        values = torch.cat(parts, 1).tolist()  # the one wait for the device
+        top, index = arrays.topk(totals, count)
+        measured_all = self._measured(logprobs, index).reshape(len(live), -1)
+        parts = (logprobs[:, :1], arrays.floats(cut)[:, None], top, arrays.floats(index), measured_all)
+        values = arrays.concat(parts, 1).tolist()  # the one wait for the device
         _check([row[0] for row in values])
         width, measured = self.columns, 2 + 2 * count
         return [
@@ -402,40 +341,3 @@ class BeamSearch(_Requests):
             ]
             for row, v in enumerate(values)
         ]
-
-
-class Beam:
-    """One request's live rows, best first, and the rows that have finished."""
-
-    def __init__(self, number: int, ranking: Ranking, rows: list[Candidate], eos: int):
-        self.number = number
-        self.ranking = ranking
-        self.rows = rows
-        self.eos = eos
-        self.finished: list[Ended] = []
-        self.length = 0
-        self.done = False
-
-    def step(self, options: list[Candidate], remaining: int) -> None:
-        """Take the joint best of all rows' continuations: some end, the best others go on."""
-        ranking, last = self.ranking, remaining == 1
-        self.length += 1
-        budget = self.length + remaining - 1
-        best = sorted(options, key=lambda option: -option.total)[: ranking.candidates()]
-        ends = [option.token == self.eos or last for option in best]
-        for rank, option in enumerate(best):
-            if ends[rank] and ranking.may_finish(rank):
-                self.finished.append(Ended(ranking.score(option.total, self.length), option))
-        self.finished = ranking.keep(self.finished)
-        self.rows = [option for option, end in zip(best, ends) if not end][: ranking.width]
-        self.done = last or not self.rows or ranking.done(self.finished, self.rows[0].total, self.length, budget)
-
-    def answer(self) -> Generated:
-        """The best finished row, its tokens read back along its parents."""
-        path: list[Candidate] = []
-        row: Candidate | None = self.finished[0].row
-        while row is not None:
-            path.append(row)
-            row = row.parent
-        path.reverse()
-        return _generated([r.token for r in path], [r.measured for r in path], path[-1].cut)

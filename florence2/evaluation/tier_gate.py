@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from florence2 import sources
 from florence2.atomic_files import write_atomic
@@ -28,6 +27,7 @@ from florence2.model import tiers
 from florence2.model.tensor_files import read_json
 from florence2.predictor.answer import Answer
 from florence2.predictor.florence2 import Florence2, load
+from florence2.predictor.prompted_model import PromptedModel
 from florence2.records import Sample
 
 WORST_LOSS = 0.02  # of float32's value of a metric
@@ -76,7 +76,7 @@ def quantize(
     samples = [s for s in sources.open(data, format=format, limit=limit if split is None else None, tasks=exact.tasks)]
     samples = [s for s in samples if split is None or sources.in_split(s, split)][:limit]
     rows = scored_tasks(exact, samples, tasks, data)
-    gate = _Gate(exact, samples, rows, folder / "gate", resamples, report)
+    gate = TierGate(exact, samples, rows, folder / "gate", resamples, report)
     exact.save(folder)
     found = {tier: gate.try_tier(source, tier) for tier in wanted}
     facts = {"data": data, "split": split or "", "samples": len(samples), "tasks": [row.name for row in rows]}
@@ -86,7 +86,7 @@ def quantize(
     return found
 
 
-def scored_tasks(model: Florence2, samples: Sequence[Sample], tasks: Sequence[str], data: str) -> list[Task]:
+def scored_tasks(model: PromptedModel[Any], samples: Sequence[Sample], tasks: Sequence[str], data: str) -> list[Task]:
     """The tasks that the data holds a truth for, or those of them that are named."""
     named = {task_of(name, model.tasks).token for name in tasks}
     rows = [row for token, row in model.tasks.items() if not named or token in named]
@@ -98,8 +98,8 @@ def scored_tasks(model: Florence2, samples: Sequence[Sample], tasks: Sequence[st
     return found
 
 
-class _Gate:
-    """Float32's answers and scores, and other tiers beside them."""
+class TierGate:
+    """Float32's answers and scores, and other tiers beside them, of whatever runtime."""
 
     def __init__(
         self,
@@ -121,24 +121,24 @@ class _Gate:
     def try_tier(self, source: str | os.PathLike[str], tier: str) -> Verdict:
         """The tier as a whole; int8 with ever more of its worst groups in float32 until it passes."""
         if tier == "bfloat16":
-            return self._judge(load(source, dtype=tier, device="cpu"), tier, [])
+            return self.judge(load(source, dtype=tier, device="cpu"), tier, [])
         keep: list[str] = []
         model = load(source, dtype="float32", device="cpu")
         worst = self._worst_groups(model)
         verdict = None
         for _ in range(TRIES):
             model.accelerate(tier, keep)
-            while self._agreement(model)[0] < LEAST_AGREEMENT and len(keep) < len(worst):
+            while self.agreement(model)[0] < LEAST_AGREEMENT and len(keep) < len(worst):
                 keep.append(worst[len(keep)])
                 model.accelerate(tier, keep)
             if len(keep) == len(worst):
                 break
-            verdict = self._judge(model, tier, keep)
+            verdict = self.judge(model, tier, keep)
             if verdict.passed or len(keep) + 1 >= len(worst):
                 break
             keep.append(worst[len(keep)])
         if verdict is None:
-            return Verdict(False, "every group of layers would have to stay in float32", *self._agreement(model), keep)
+            return Verdict(False, "every group of layers would have to stay in float32", *self.agreement(model), keep)
         return verdict
 
     def _worst_groups(self, model: Florence2) -> list[str]:
@@ -148,19 +148,20 @@ class _Gate:
         errors = {}
         for group in tiers.GROUPS:
             model.accelerate("int8", [name for name in tiers.GROUPS if name != group])
-            gaps = [(logits_of(model, answer) - e).square().mean() for answer, e in zip(probes, expected)]
-            errors[group] = float(torch.stack(gaps).mean().sqrt())
+            gaps = [np.square(logits_of(model, answer) - e).mean() for answer, e in zip(probes, expected)]
+            errors[group] = float(np.sqrt(np.mean(gaps)))
         self.report("int8, rms of logits by group: " + ", ".join(f"{g} {e:.2g}" for g, e in errors.items()))
         return sorted((group for group in errors if errors[group] > 0), key=lambda group: -errors[group])
 
-    def _agreement(self, model: Florence2) -> tuple[float, int]:
+    def agreement(self, model: PromptedModel[Any]) -> tuple[float, int]:
         """How often the model picks float32's token, given the same tokens before; and of how many."""
         same = [picks_of(model, answer) == picks for answer, picks in zip(self.forced, self.picks)]
         tokens = sum(len(picks) for picks in self.picks)
         return sum(int(row.sum()) for row in same) / max(1, tokens), tokens
 
-    def _judge(self, model: Florence2, tier: str, keep: Sequence[str]) -> Verdict:
-        agreement, tokens = self._agreement(model)
+    def judge(self, model: PromptedModel[Any], tier: str, keep: Sequence[str]) -> Verdict:
+        """The figures of a model that computes in a tier, and whether they are good enough."""
+        agreement, tokens = self.agreement(model)
         verdict = Verdict(True, "", agreement, tokens, list(keep))
         reasons = []
         if agreement < LEAST_AGREEMENT:
@@ -174,7 +175,7 @@ class _Gate:
         self.report(f"{tier}{f', {chr(44).join(keep)} in float32' if keep else ''}: {verdict.why}")
         return verdict
 
-    def _evaluate(self, model: Florence2, name: str, row: Task) -> dict[str, Any]:
+    def _evaluate(self, model: PromptedModel[Any], name: str, row: Task) -> dict[str, Any]:
         """The task's main metric, and its paired difference from float32's."""
         folder, beside = self.folder / name / row.name, self.folder / "float32" / row.name
         scores = evaluate(model, list(self.samples), row.token, folder, grey=False, resamples=self.resamples)
@@ -209,23 +210,25 @@ def _spread(items: Sequence[EvalItem], count: int) -> Iterable[EvalItem]:
     return items[:: max(1, len(items) // count)][:count]
 
 
-def _answer(model: Florence2, item: EvalItem) -> Answer | None:
+def _answer(model: PromptedModel[Any], item: EvalItem) -> Answer | None:
     try:
         return model.predict(item.sample.image, item.ask)
     except (ValueError, OSError):
         return None  # evaluate counts it as a failure
 
 
-@torch.inference_mode()
-def logits_of(model: Florence2, answer: Answer) -> Tensor:
+def logits_of(model: PromptedModel[Any], answer: Answer) -> np.ndarray:
     """Logits (T, V) after each token of an answer, the picture seen and the prompt read by this model."""
     assert answer.image is not None  # `predict` keeps the picture it was asked about
-    features = model.encode_image(answer.image).features[None]
-    prompt = torch.tensor([model.tokenizer.prompt_ids(answer.prompt)])
-    logits: Tensor = model.model(features, prompt, None, torch.tensor([answer.token_ids[:-1]]))
-    return logits[0].float()
+    arrays = model.model.arrays
+    with arrays.inference():
+        features = model.encode_image(answer.image).features[None]
+        prompt = arrays.put([model.tokenizer.prompt_ids(answer.prompt)])
+        logits = model.model(features, prompt, None, arrays.put([answer.token_ids[:-1]]))
+        return np.asarray(arrays.floats(logits[0]))
 
 
-def picks_of(model: Florence2, answer: Answer) -> Tensor:
+def picks_of(model: PromptedModel[Any], answer: Answer) -> np.ndarray:
     """The likeliest token at each place of an answer."""
-    return logits_of(model, answer).argmax(-1)
+    picks: np.ndarray = logits_of(model, answer).argmax(-1)
+    return picks

@@ -198,23 +198,27 @@ class Attention(nn.Module):
 
     def project_kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of what is attended to, (B, G, M, D) each."""
-        return self._split(self.k(x)), self._split(self.v(x))
+        return self.split(self.k(x)), self.split(self.v(x))
 
     def attend(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(self._split(self.q(x)), keys, values, mask, dropout, causal)
+        x = F.scaled_dot_product_attention(self.split(self.q(x)), keys, values, mask, dropout, causal)
         out: Tensor = self.out(x.transpose(1, 2).flatten(2))  # (B, T, C)
         return out
 
-    def _split(self, x: Tensor) -> Tensor:
+    def split(self, x: Tensor) -> Tensor:
+        """(B, T, C) by heads."""
         B, T, C = x.shape
         return x.view(B, T, self.heads, C // self.heads).transpose(1, 2)  # (B, G, T, D)
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """(B, M) bool, True where real, as (B, 1, 1, M) to add to scores; None where nothing is padding."""
-    if mask is None or bool(mask.all()):
-        return None
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))[:, None, None]
+    return None if mask is None or bool(mask.all()) else additive_of(mask, dtype)
+
+
+def additive_of(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, M) bool, True where real, as (B, 1, 1, M): 0 where real, else -inf."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))[:, None, None]

@@ -17,10 +17,13 @@ from florence2.model.cache import Cache
 from florence2.model.davit import DaViT
 from florence2.model.linear import Linear
 from florence2.model.model_config import ModelConfig, VisionConfig
+from florence2.model.torch_arrays import TorchArrays
 
 
 class Florence(nn.Module):
     """Florence-2 (Xiao et al., arXiv 2311.06242). Encode once with `encode_image`, then run any number of prompts."""
+
+    joins = True  # requests can join others that are being answered
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -40,6 +43,11 @@ class Florence(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.language.embedding.weight.dtype
+
+    @property
+    def arrays(self) -> TorchArrays:
+        """What a search computes with beside the model."""
+        return TorchArrays(self.device)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) pixels to (B, N, C): the mean of the map first, then its cells row by row."""

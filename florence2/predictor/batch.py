@@ -14,11 +14,9 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, Union
+from typing import Any, Protocol, Union
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from florence2.codec import answers
 from florence2.codec.grammar import automaton
@@ -26,9 +24,9 @@ from florence2.codec.locations import BINS
 from florence2.codec.tasks import Task, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.decoding.constraints import TokenAutomaton
-from florence2.decoding.generate import constraint_of, search_of
-from florence2.decoding.search import Generated, Search
-from florence2.model.florence import Florence
+from florence2.decoding.generate import Generator, constraint_of, search_of
+from florence2.decoding.generated import Generated
+from florence2.decoding.search import Search
 from florence2.model.image import preprocess
 from florence2.model.model_config import ModelConfig
 from florence2.pixels import BadImage
@@ -49,7 +47,7 @@ from florence2.records import Ask, Decision, Failure
 class LoadedImage:
     """A picture ready for the tower, (3, H, W) float32; its own size; and what the user gave as the picture."""
 
-    pixels: Tensor
+    pixels: np.ndarray
     size_wh: tuple[int, int]
     image: object = None
     array: np.ndarray | None = None
@@ -60,7 +58,8 @@ class LoadedImage:
 class EncodedImage:
     """A picture as the model sees it, (N, C) features, with the size that answers about it are given in."""
 
-    features: Tensor
+    features: Any
+    """An array of the model's own kind: torch's, or numpy's of an exported model."""
     size_wh: tuple[int, int]
     image: object = None
 
@@ -79,11 +78,26 @@ class Request:
     """The answer to the only ask that was cut and is to go on."""
 
 
+class Network(Generator, Protocol):
+    """A model in whatever runtime: pictures (B, 3, H, W) to features (B, N, C), then what a search needs.
+
+    `joins`: whether requests can join others that are being answered.
+    """
+
+    joins: bool
+
+    @property
+    def config(self) -> ModelConfig: ...
+    def encode_image(self, pixels: Any) -> Any: ...
+
+
 class ModelParts(Protocol):
     """What a batch needs: the weights, the tokenizer, the table of tasks, what scores are mapped by; whether the
     weights know drawings alone."""
 
-    model: Florence
+    @property
+    def model(self) -> Network: ...
+
     tokenizer: Tokenizer
     tasks: dict[str, Task]
     drawings_only: bool
@@ -96,14 +110,15 @@ def load(config: ModelConfig, image: ImageSource, keep: bool = False) -> LoadedI
     return LoadedImage(preprocess(array, config), (array.shape[1], array.shape[0]), image, array if keep else None)
 
 
-@torch.inference_mode()
 def encode(predictor: ModelParts, pictures: Sequence[Picture | Failure]) -> list[EncodedImage | Failure]:
     """Encode the pictures together; those already encoded stay as they are."""
-    loaded = [_loaded(predictor.model.config, picture) for picture in pictures]
+    model = predictor.model
+    loaded = [_loaded(model.config, picture) for picture in pictures]
     new = [one for one in loaded if isinstance(one, LoadedImage)]
     if predictor.drawings_only:
-        warn_of_photographs((one.pixels for one in new), predictor.model.config)
-    features = iter(predictor.model.encode_image(torch.stack([one.pixels for one in new])) if new else ())
+        warn_of_photographs((one.pixels for one in new), model.config)
+    with model.arrays.inference():
+        features = iter(model.encode_image(model.arrays.put(np.stack([one.pixels for one in new]))) if new else ())
     return [
         EncodedImage(next(features), one.size_wh, one.image) if isinstance(one, LoadedImage) else one for one in loaded
     ]
@@ -137,7 +152,6 @@ class OpenBatch:
         """How many asks are being answered, those about single classes of an ask included."""
         return len(self._rows)
 
-    @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> list[list[int | Failure]]:
         """Take in requests, their pictures encoded together: for each ask its number, or why it has no answer."""
         pictures = encode(self._predictor, [request.image for request in requests])
@@ -152,12 +166,12 @@ class OpenBatch:
             numbers.append(self._admitted)
             groups.setdefault(row.group, {})[self._admitted] = row
             self._admitted += 1
-        for group, rows in groups.items():
-            self._join(group, rows)
+        with self._predictor.model.arrays.inference():
+            for group, rows in groups.items():
+                self._join(group, rows)
         in_order = iter(numbers)
         return [list(islice(in_order, len(request.asks))) for request in requests]
 
-    @torch.inference_mode()
     def step(self) -> list[tuple[int, Answer]]:
         """One more token for every ask; those that ended, with their answers."""
         ended: list[tuple[int, _AskRow, Generated]] = []
@@ -170,8 +184,9 @@ class OpenBatch:
         more: dict[object, dict[int, _AskRow]] = {}
         for number, row, generated in ended:
             answers += self._ended(number, row, generated, more)
-        for group, rows in more.items():
-            self._join(group, rows)
+        with self._predictor.model.arrays.inference():
+            for group, rows in more.items():
+                self._join(group, rows)
         return answers
 
     def drop(self, numbers: Collection[int]) -> None:
@@ -213,17 +228,19 @@ class OpenBatch:
         return [] if questions.open else [(owner, _read(self._predictor.tokenizer, whole, questions.joined()))]
 
     def _join(self, group: object, rows: dict[int, _AskRow]) -> None:
-        """Rows of one group join its search."""
+        """Rows of one group join its search, or begin one."""
         model = self._predictor.model
+        if group in self._searches and not model.joins:
+            group = group, self._admitted
         asked = list(rows.values())
         ids, mask = _pad([row.prompt_ids for row in asked], model)
-        features = torch.stack([row.picture.features for row in asked])
+        features = model.arrays.stack([row.picture.features for row in asked])
         automata = [row.automaton for row in asked if row.automaton is not None] or None
         rules = asked[0].decoding.rules
         cache = model.prefill(features, ids, mask)
         if group not in self._searches:
             loc0 = self._predictor.tokenizer.loc0
-            self._searches[group] = search_of(model, rules, ids.device, (loc0, loc0 + BINS))
+            self._searches[group] = search_of(model, rules, (loc0, loc0 + BINS))
         constraint = constraint_of([row.decoding.budget for row in asked], automata, rules)
         for (number, row), place in zip(rows.items(), self._searches[group].admit(cache, constraint)):
             self._rows[number] = group, place, row
@@ -292,12 +309,12 @@ def _row(
     return dataclasses.replace(row, automaton=going_on.resumed(grammar), decoding=longer, continuation=going_on)
 
 
-def _pad(prompts: Sequence[list[int]], model: Florence) -> tuple[Tensor, Tensor]:
+def _pad(prompts: Sequence[list[int]], model: Network) -> tuple[Any, Any]:
     """Prompt ids (B, L), padded on the right, and their mask."""
     length, pad = max(map(len, prompts)), model.config.pad_id
-    ids = torch.tensor([row + [pad] * (length - len(row)) for row in prompts], device=model.device)
-    mask = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in prompts], device=model.device)
-    return ids, mask
+    ids = [row + [pad] * (length - len(row)) for row in prompts]
+    mask = [[True] * len(row) + [False] * (length - len(row)) for row in prompts]
+    return model.arrays.put(ids), model.arrays.put(mask)
 
 
 def _whole(row: _AskRow, generated: Generated) -> Generated:

@@ -17,7 +17,7 @@ from florence2 import geometry
 from florence2.codec.answer_parser import ItemSpan
 from florence2.codec.grammar import Automaton
 from florence2.codec.resumption import Resumed, item_starts, whole_ids
-from florence2.decoding.search import Generated
+from florence2.decoding.generated import Generated
 from florence2.predictor.answer import Answer
 from florence2.records import Ask, Box, Decision, Parsed
 

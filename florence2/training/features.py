@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from florence2.atomic_files import write_atomic
 from florence2.model.florence import Florence
-from florence2.model.image import normalise
+from florence2.model.tower_input import normalise
 from florence2.records import ImageRef
 from florence2.sources import files
 

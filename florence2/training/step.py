@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from florence2.model.bart import EncoderLayer
 from florence2.model.davit import Block
 from florence2.model.florence import Florence
-from florence2.model.image import normalise
+from florence2.model.tower_input import normalise
 from florence2.training.batches import Batch, PaddedPairs
 from florence2.training.dense import DenseHead
 from florence2.training.features import FeatureCache, FrozenVision, rounded

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from florence2.arrays import NumpyArrays
+from florence2.model.torch_arrays import TorchArrays
+
 
 @dataclass
 class MockCache:
@@ -23,6 +26,8 @@ class MockModel:
 
     `steps` records how many rows each step had.
     """
+
+    arrays = TorchArrays()
 
     def __init__(self, vocab_size=40, eos=0.0, scale=2.0):
         self.vocab_size, self.eos, self.scale = vocab_size, eos, scale
@@ -46,6 +51,15 @@ class MockModel:
         out = torch.randn(self.vocab_size, generator=torch.Generator().manual_seed(seed)) * self.scale
         out[2] += self.eos
         return out
+
+
+class NumpyMock(MockModel):
+    """The same model, in numpy's arrays."""
+
+    arrays = NumpyArrays()
+
+    def states(self, ids, cache):
+        return super().states(torch.from_numpy(ids), cache).numpy()
 
 
 def prompts(count, length=3):

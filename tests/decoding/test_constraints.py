@@ -8,7 +8,8 @@ import torch
 
 from florence2.decoding.constraints import Grammar, Official
 from florence2.decoding.generate import Rules, constraint_of, generate, search_of
-from tests.decoding.mock import MockModel, prompts
+from florence2.model.torch_arrays import TorchArrays
+from tests.decoding.mock import MockModel, NumpyMock, prompts
 
 V = 40
 
@@ -138,28 +139,41 @@ def test_rows_of_different_grammars_and_budgets_do_not_touch_each_other(beams):
         assert together[n] == answer(1, budgets[n : n + 1], sizes[n : n + 1], beams, 1.0, first=n)[0]
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("grammar", [True, False])
+def test_a_search_is_the_same_in_numpy_as_in_torch(beams, grammar):
+    budgets, rules = [9, 30, 4, 17], Rules(num_beams=beams, margin=1.0 if grammar else 0.0)
+    found = []
+    for model in (MockModel(V, 1.0), NumpyMock(V, 1.0)):
+        automata = [Items(size) for size in (2, 5, 3, 4)] if grammar else None
+        found.append(generate(model, *prompts(4), budgets, automata, rules, ordered=(10, 36)))
+    for torchs, numpys in zip(*found, strict=True):
+        assert (numpys.ids, numpys.truncated) == (torchs.ids, torchs.truncated)
+        np.testing.assert_allclose(numpys.measures, torchs.measures, rtol=0, atol=1e-5)
+
+
 def test_rows_of_the_model_that_no_token_names_are_barred():
     grammar = Grammar([Items(3)], [9])
     scores = torch.zeros(1, V)
-    grammar.apply(scores, [0])
+    grammar.apply(scores, [0], TorchArrays())
     assert scores[0].isfinite().nonzero().flatten().tolist() == [0]
     grammar.advance([0])
     scores = torch.zeros(1, V)
-    assert grammar.apply(scores, [0]).tolist() == [False]
+    assert grammar.apply(scores, [0], TorchArrays()).tolist() == [False]
     assert scores[0].isfinite().nonzero().flatten().tolist() == list(range(2, 10))
 
 
 def test_official_bans_then_forces_without_renormalising():
     rules = Official([9, 1])
     scores = torch.full((2, 5), -1.5)
-    assert rules.apply(scores, [0, 1]).tolist() == [False, True]
+    assert rules.apply(scores, [0, 1], TorchArrays()).tolist() == [False, True]
     assert scores[0].tolist() == [0.0] + [-np.inf] * 4  # <s> comes first
     assert scores[1, 2] == 0.0 and scores[1, 0] == -np.inf  # the last token wins over the first
     rules.select([0])
     for token in (0, 3, 4, 0, 3):
         rules.advance([token])
     scores = torch.full((1, 5), -1.5)
-    rules.apply(scores, [0])
+    rules.apply(scores, [0], TorchArrays())
     assert scores[0].tolist() == [-1.5, -1.5, -1.5, -1.5, -np.inf]
 
 

@@ -7,6 +7,7 @@ import torch
 from florence2.decoding.constraints import EOS
 from florence2.decoding.generate import Rules, generate
 from florence2.decoding.measures import END, ENTROPY, LOGPROB, MASS, ORDERED, RADII, columns, measures
+from florence2.model.torch_arrays import TorchArrays
 from tests.decoding.mock import MockModel, prompts
 
 ORDER = (10, 34)
@@ -24,12 +25,12 @@ def test_measures_are_the_plain_sums():
     torch.manual_seed(0)
     logits = torch.randn(5, 40) * 3
     chosen = torch.tensor([[2, 10], [33, 34], [9, 20], [0, 39], [15, 16]])
-    found = measures(logits, chosen, EOS, ORDER)
+    found = measures(TorchArrays(), logits, chosen, EOS, ORDER)
     assert found.shape == (5, 2, columns(ORDER)) and columns(None) == 1
     for row in range(5):
         for k in range(2):
             assert found[row, k].tolist() == pytest.approx(plain(logits[row], int(chosen[row, k])), abs=1e-5)
-    assert measures(logits, chosen, EOS, None)[:, :, LOGPROB].flatten().tolist() == pytest.approx(
+    assert measures(TorchArrays(), logits, chosen, EOS, None)[:, :, LOGPROB].flatten().tolist() == pytest.approx(
         found[:, :, LOGPROB].flatten().tolist()
     )
 
@@ -37,7 +38,7 @@ def test_measures_are_the_plain_sums():
 def test_what_is_impossible_is_no_nan():
     logits = torch.full((1, 40), float("-inf"))
     logits[0, 12] = 0.0
-    found = measures(logits, torch.tensor([[12]]), EOS, ORDER)[0, 0]
+    found = measures(TorchArrays(), logits, torch.tensor([[12]]), EOS, ORDER)[0, 0]
     assert found.tolist() == pytest.approx([0, 0, 0, 1, *[1] * len(RADII)])
 
 

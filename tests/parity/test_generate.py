@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from florence2.decoding.constraints import MASKED, Official
+from florence2.arrays import MASKED
+from florence2.decoding.beams import Ranking
+from florence2.decoding.constraints import Official
 from florence2.decoding.generate import Rules, generate
 from florence2.decoding.ngrams import History
-from florence2.decoding.search import BeamSearch, Ranking
+from florence2.decoding.search import BeamSearch
 from tests.parity.twins import LOCATIONS, base, lively, theirs_of, tiny
 
 WIDE = dict(d_model=96, decoder_heads=8, encoder_layers=1)
@@ -205,8 +207,8 @@ def forced_keeps_its_score(row, token):
 
 
 class Renormalised(Official):
-    def apply(self, scores, rows):
-        cut = super().apply(scores, rows)
+    def apply(self, scores, rows, arrays):
+        cut = super().apply(scores, rows, arrays)
         scores.sub_(scores.logsumexp(-1, keepdim=True))
         return cut
 

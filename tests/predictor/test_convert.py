@@ -151,7 +151,7 @@ def test_vision_features_are_the_stages_of_transformers(converted, pictures):
     maps = ours.vision_features(pictures[0])
     from florence2.model.image import preprocess
 
-    x = preprocess(np.asarray(pictures[0]), ours.config)[None]
+    x = torch.from_numpy(preprocess(np.asarray(pictures[0]), ours.config))[None]
     with torch.no_grad():
         for number, (conv, blocks) in enumerate(zip(theirs.convs, theirs.blocks)):
             x = conv(x)

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from florence2.model.checkpoint import load_model
-from florence2.model.image import normalise
+from florence2.model.tower_input import normalise
 from florence2.training import train
 from florence2.training.config_files import from_mapping
 from florence2.training.setup import prepare

@@ -1,0 +1,221 @@
+"""A checkpoint to a folder of ONNX graphs that was compared with it first; int8 where the gate passes it.
+
+The folder comes into being whole, after its checks, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from florence2 import arguments, sources
+from florence2.codec import official
+from florence2.codec.tasks import TASKS, save_tasks
+from florence2.evaluation.tier_gate import LEAST_AGREEMENT, TierGate, Verdict, scored_tasks
+from florence2.model.foreign import write_config
+from florence2.onnx.graphs import write_graphs
+from florence2.onnx.int8_graphs import FORMS, write_int8
+from florence2.onnx.onnx_folder import GRAPHS, QUANTIZED, OnnxFolder
+from florence2.onnx.onnx_model import OnnxModel, load
+from florence2.predictor import checkpoints
+from florence2.predictor.answer import Answer
+from florence2.predictor.calibration import FILE, Calibration
+from florence2.predictor.florence2 import Florence2
+from florence2.records import Sample
+
+PICTURES = 50
+WORST_GAP = 0.01  # nats, of a token that both take
+TOKENS = 64  # of an answer that is compared
+SCENES = "scenes:200"  # what int8 is judged on where no data is given
+
+OnLine = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made, and the gate's verdict on int8 where it was asked for."""
+
+    folder: OnnxFolder
+    int8: Verdict | None = None
+
+
+def export(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    int8: bool = False,
+    data: str | None = None,
+    tasks: Sequence[str] = (),
+    split: str | None = None,
+    format: str | None = None,
+    limit: int | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    pictures: int = PICTURES,
+    resamples: int | None = None,
+    report: OnLine = lambda line: None,
+) -> Exported:
+    """Write the graphs of a checkpoint, its adapter merged, to the new folder OUT; `int8` those in int8 as well.
+
+    `pictures` drawn scenes are answered by both; an id that differs refuses the export. Int8 is judged as `florence2
+    quantize` judges a tier, on `data` (drawn scenes without it); graphs that hurt most stay in float32, and where that
+    is not enough OUT holds float32 alone.
+    """
+    target = Path(arguments.path("out", out))
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target}: exists; name another folder, or remove it")
+    found = checkpoints.find(source, adapter=adapter)
+    exact = Florence2(*checkpoints.open_parts(found, "float32", "cpu"))
+    exact.calibration = checkpoints.calibration_of(found, "auto", exact.tasks)
+    sha256 = checkpoints.weights_sha256(found)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        folder = _write(exact, sha256, room)
+        compared = _compare(exact, load(room, threads=torch.get_num_threads()), pictures)
+        report(f"float32: {compared['tokens']} tokens about {compared['pictures']} pictures are those of torch")
+        folder = replace(folder, checked={"float32": compared})
+        verdict = None
+        if int8:
+            samples = list(sources.open(data or SCENES, format=format, limit=limit if split is None else None))
+            samples = [s for s in samples if split is None or sources.in_split(s, split)][:limit]
+            rows = scored_tasks(exact, samples, tasks, data or SCENES)
+            gate = TierGate(exact, samples, rows, room / "gate", resamples, report)
+            folder, verdict = _quantized(folder, gate, report)
+            shutil.rmtree(room / "gate", ignore_errors=True)
+            checked = {"data": data or SCENES, "samples": len(samples), **asdict(verdict)}
+            folder = replace(folder, checked=folder.checked | {"int8": checked})
+        folder.write()
+        if target.exists():
+            target.rmdir()
+        os.chmod(room, 0o755)
+        os.replace(room, target)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+    return Exported(replace(folder, path=target), verdict)
+
+
+def _write(model: Florence2, sha256: str, room: Path) -> OnnxFolder:
+    """The float32 graphs and the files beside them, as the published ONNX models have them."""
+    (room / "onnx").mkdir()
+    write_graphs(model.model, room / "onnx")
+    files = write_config(model.config, "microsoft", "float32")
+    files["generation_config.json"] = write_config(model.config, "transformers", "float32")["generation_config.json"]
+    files["preprocessor_config.json"] |= _prompts()
+    for name, content in files.items():
+        _write_json(room / name, content)
+    model.tokenizer.save(room)
+    save_tasks(model.tasks, room)
+    if isinstance(model.calibration, Calibration):
+        model.calibration.save(room / FILE)
+    folder = OnnxFolder(room, model.config, sha256, _sizes(room))
+    folder.write()
+    return folder
+
+
+def _prompts() -> dict[str, dict[str, str]]:
+    """The tables of tasks that transformers.js reads beside the picture's size."""
+    plain = {token: task.prompt for token, task in TASKS.items() if not task.input_kind}
+    filled = {token: task.prompt for token, task in TASKS.items() if task.input_kind}
+    kinds = {token: official.KINDS[task.output_kind] for token, task in TASKS.items()}
+    return {
+        "tasks_answer_post_processing_type": kinds,
+        "task_prompts_without_inputs": plain,
+        "task_prompts_with_input": filled,
+    }
+
+
+def _compare(exact: Florence2, exported: OnnxModel, pictures: int) -> dict[str, Any]:
+    """Greedy answers of both about drawn pictures, the tasks in turn; ValueError where an id differs."""
+    tasks = [token for token, task in exact.tasks.items() if not task.input_kind]
+    budget = min(TOKENS, exact.config.text.max_positions)
+    tokens = 0
+    worst = 0.0
+    for number, sample in enumerate(_scenes(pictures)):
+        task = tasks[number % len(tasks)]
+        wanted, got = (
+            model.predict(sample.image, task, num_beams=1, max_new_tokens=budget) for model in (exact, exported)
+        )
+        if wanted.token_ids != got.token_ids:
+            place = _first_difference(wanted, got)
+            raise ValueError(
+                f"export: picture {number + 1} of {pictures}, {task}: token {place} is "
+                f"{wanted.token_ids[place : place + 1]} in torch, {got.token_ids[place : place + 1]} in onnxruntime; "
+                "the graphs do not compute what the model does; nothing was written"
+            )
+        tokens += len(wanted.token_ids) - 1
+        gap = max(abs(a - b) for a, b in zip(wanted.token_logprobs, got.token_logprobs))
+        if not gap <= WORST_GAP:
+            raise ValueError(
+                f"export: picture {number + 1} of {pictures}, {task}: log-probabilities differ by {gap:.2g}, expected "
+                f"at most {WORST_GAP:g}; the graphs do not compute what the model does; nothing was written"
+            )
+        worst = max(worst, gap)
+    return {"pictures": pictures, "tokens": tokens, "max_abs_logprob": worst}
+
+
+def _scenes(count: int) -> Iterator[Sample]:
+    yield from sources.open(f"scenes:{count}")
+
+
+def _first_difference(one: Answer, other: Answer) -> int:
+    pairs = enumerate(zip(one.token_ids, other.token_ids))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one.token_ids), len(other.token_ids)))
+
+
+def _quantized(folder: OnnxFolder, gate: TierGate, report: OnLine) -> tuple[OnnxFolder, Verdict]:
+    """The folder with int8 graphs beside the others: each in its quickest form that is near enough alone, and as many
+    of them as are near enough together; none where the gate refuses those."""
+
+    def model_of(names: Sequence[str]) -> OnnxModel:
+        tried = replace(folder, sizes=_sizes(folder.path), int8=tuple(names))
+        tried.write()
+        return load(folder.path, quantize="int8", threads=torch.get_num_threads())
+
+    alone: dict[str, float] = {}
+    for name, forms in FORMS.items():
+        agreements: dict[str, float] = {}
+        for form in forms:
+            write_int8(folder.path / "onnx", name, form)
+            agreements[form] = gate.agreement(model_of([name]))[0]
+            report(f"int8, {name}, {form}: {agreements[form]:.1%} of tokens agree")
+            if agreements[form] >= 1 - (1 - LEAST_AGREEMENT) / len(GRAPHS):
+                break
+        best = max(agreements, key=lambda form: agreements[form])
+        alone[name] = agreements[best]
+        if best != form:
+            write_int8(folder.path / "onnx", name, best)
+    names: list[str] = []
+    for name in sorted(alone, key=lambda name: -alone[name]):
+        if alone[name] >= LEAST_AGREEMENT and gate.agreement(model_of([*names, name]))[0] >= LEAST_AGREEMENT:
+            names.append(name)
+    names = [name for name in GRAPHS if name in names]
+    kept = [name for name in GRAPHS if name not in names]
+    if names:
+        verdict = gate.judge(model_of(names), "int8", kept)
+        names = names if verdict.passed else []
+    else:
+        tokens = sum(map(len, gate.picks))
+        verdict = Verdict(False, "every graph would have to stay in float32", min(alone.values()), tokens, kept)
+    for name in set(GRAPHS) - set(names):
+        (folder.path / "onnx" / f"{name}{QUANTIZED}.onnx").unlink()
+    if names and kept:  # by this transformers.js takes the same graphs
+        config = write_config(folder.config, "microsoft", "float32")["config.json"]
+        dtypes = {name: "q8" if name in names else "fp32" for name in GRAPHS}
+        _write_json(folder.path / "config.json", config | {"transformers.js_config": {"dtype": dtypes}})
+    return replace(folder, sizes=_sizes(folder.path), int8=tuple(names)), verdict
+
+
+def _sizes(room: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted((room / "onnx").iterdir())}
+
+
+def _write_json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,256 @@
+"""An exported model answers as the torch model does, without torch; and nothing is kept that was not compared."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import florence2
+from florence2 import sources
+from florence2.cli import main
+from florence2.onnx import exporting, load
+from florence2.onnx.exporting import export
+from florence2.onnx.onnx_folder import GRAPHS, RECORD
+
+ASKS = ["<OD>", "<CAPTION>", "<OCR_WITH_REGION>"]
+SCENES = [sample.image for sample in sources.open("scenes:4")]
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return florence2.load("nano")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("export") / "nano"
+    made = export("nano", out, pictures=6)
+    assert made.folder.checked["float32"]["pictures"] == 6 and made.int8 is None
+    assert made.folder.checked["float32"]["max_abs_logprob"] < 1e-4
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported(folder):
+    return load(folder, threads=1)
+
+
+def same(got, wanted):
+    assert got.token_ids == wanted.token_ids and got.text == wanted.text and got.truncated == wanted.truncated
+    assert [r.box for r in got.regions] == [r.box for r in wanted.regions]
+    items = zip((*got.regions, *got.texts), (*wanted.regions, *wanted.texts), strict=True)
+    assert all(a.score == pytest.approx(b.score, abs=1e-4) for a, b in items)
+    np.testing.assert_allclose(got.token_measures, wanted.token_measures, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"official": True, "max_new_tokens": 20}, {"margin": 1.0}])
+def test_answers_are_those_of_torch(nano, exported, options):
+    for picture in SCENES[:2]:
+        for got, wanted in zip(exported.predict(picture, ASKS, **options), nano.predict(picture, ASKS, **options)):
+            same(got, wanted)
+
+
+def test_pictures_and_asks_share_batches(nano, exported):
+    asks = [*ASKS, florence2.Ask("<OPEN_VOCABULARY_DETECTION>", labels=("cat", "boat"))]
+    answers = list(exported.predict_many(SCENES, asks, batch_size=3))
+    assert len(answers) == 4
+    for found, wanted in zip(answers, nano.predict_many(SCENES, asks, batch_size=3), strict=True):
+        for one, other in zip(found, wanted, strict=True):
+            same(one, other)
+
+
+def test_it_answers_where_torch_cannot_be_imported(folder, nano):
+    code = (
+        "import sys, json\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'onnx', 'transformers'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "import florence2\n"
+        "model = florence2.onnx.load(sys.argv[1], threads=1)\n"
+        "pictures = [sample.image for sample in florence2.sources.open('scenes:2')]\n"
+        "many = [a.to_json() for a in model.predict_many(pictures, '<OD>')]\n"
+        "beams = model.predict(pictures[0], ['<CAPTION>', '<OD>'], num_beams=3, min_score=0.2)\n"
+        "assert model.info()['tier'] == 'float32' and beams[1].official() and beams[1].xyxy.shape[1] == 4\n"
+        "print(json.dumps([many, [a.to_json() for a in beams]]))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    many, beams = json.loads(run.stdout)
+    wanted = [*nano.predict_many(SCENES[:2], "<OD>"), *nano.predict(SCENES[0], ["<CAPTION>", "<OD>"], num_beams=3)]
+    assert [answer["token_ids"] for answer in many + beams] == [list(answer.token_ids) for answer in wanted]
+    assert many[0]["regions"][0]["score"] == pytest.approx(wanted[0].regions[0].score, abs=1e-4)
+
+
+def test_names_and_shapes_are_those_of_the_published_graphs(folder, nano):
+    files = {path.name for path in (folder / "onnx").iterdir()}
+    assert files == {f"{name}.onnx" for name in GRAPHS}
+    layers = range(nano.config.text.decoder_layers)
+    caches = [f"{n}.{side}.{kind}" for n in layers for side in ("decoder", "encoder") for kind in ("key", "value")]
+    decoder = ["inputs_embeds", "encoder_hidden_states", "encoder_attention_mask", "use_cache_branch"]
+    expected = {
+        "vision_encoder": (["pixel_values"], ["image_features"]),
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "encoder_model": (["inputs_embeds", "attention_mask"], ["last_hidden_state"]),
+        "decoder_model_merged": (
+            [*decoder, *(f"past_key_values.{name}" for name in caches)],
+            ["logits", *(f"present.{name}" for name in caches)],
+        ),
+    }
+    for name, (inputs, outputs) in expected.items():
+        session = onnxruntime.InferenceSession(str(folder / "onnx" / f"{name}.onnx"))
+        assert {i.name for i in session.get_inputs()} == set(inputs) and len(session.get_inputs()) == len(inputs)
+        assert [o.name for o in session.get_outputs()] == outputs
+        assert all(isinstance(i.shape[0], str) for i in session.get_inputs() if i.name != "use_cache_branch")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "florence2" and config["text_config"]["model_type"] == "florence2_language"
+    prompts = json.loads((folder / "preprocessor_config.json").read_text())
+    assert prompts["task_prompts_without_inputs"]["<OD>"].startswith("Locate the objects")
+    assert "{input}" in prompts["task_prompts_with_input"]["<CAPTION_TO_PHRASE_GROUNDING>"]
+    assert prompts["tasks_answer_post_processing_type"]["<OCR_WITH_REGION>"] == "ocr"
+    assert (folder / "generation_config.json").is_file() and (folder / "tokenizer.json").is_file()
+
+
+def test_the_merged_decoder_takes_what_transformers_js_feeds_it(folder, nano):
+    """First empty pasts and the branch without a cache, then what it gave back; encoder pasts kept from the first."""
+    run = {name: onnxruntime.InferenceSession(str(folder / "onnx" / f"{name}.onnx")).run for name in GRAPHS}
+    config, ids = nano.config, [2, 0, 40, 41, 42]
+    with torch.inference_mode():
+        features = nano.encode_image(SCENES[0]).features[None]
+        prompt = torch.tensor([nano.tokenizer.prompt_ids("Locate the objects with category name in the image.")])
+        wanted = nano.model(features, prompt, None, torch.tensor([ids]))[0].numpy()
+    embed = lambda ids: run["embed_tokens"](None, {"input_ids": np.array([ids])})[0]  # noqa: E731
+    inputs = np.concatenate([features.numpy(), embed(prompt[0].tolist())], 1)
+    mask = np.ones(inputs.shape[:2], np.int64)
+    hidden = run["encoder_model"](None, {"inputs_embeds": inputs, "attention_mask": mask})[0]
+    heads, width = config.text.decoder_heads, config.text.d_model // config.text.decoder_heads
+    caches = [
+        f"{n}.{side}.{kind}"
+        for n in range(config.text.decoder_layers)
+        for side in ("decoder", "encoder")
+        for kind in ("key", "value")
+    ]
+    past = {f"past_key_values.{name}": np.zeros((1, heads, 0, width), np.float32) for name in caches}
+    logits = []
+    for place, token in enumerate(ids):
+        feeds = {"inputs_embeds": embed([token]), "encoder_hidden_states": hidden, "encoder_attention_mask": mask}
+        out = run["decoder_model_merged"](None, {**feeds, "use_cache_branch": np.array([place > 0]), **past})
+        logits.append(out[0][0, -1])
+        for name, present in zip(caches, out[1:], strict=True):
+            if place == 0 or "decoder" in name:
+                past[f"past_key_values.{name}"] = present
+    assert past["past_key_values.0.decoder.key"].shape[2] == len(ids)
+    np.testing.assert_allclose(np.stack(logits), wanted, rtol=0, atol=1e-3)
+
+
+def test_an_adapter_is_merged(tmp_path, nano):
+    from peft import LoraConfig, get_peft_model
+
+    base = florence2.load("nano")
+    base.save(tmp_path / "base")
+    torch.manual_seed(0)
+    adapted = get_peft_model(base.model, LoraConfig(r=2, target_modules=r".*\.mlp\.up", init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "lora")
+    export(tmp_path / "lora", tmp_path / "out", pictures=2)
+    got = load(tmp_path / "out", threads=1).predict(SCENES[0], "<CAPTION>", max_new_tokens=12)
+    same(got, florence2.load(tmp_path / "lora").predict(SCENES[0], "<CAPTION>", max_new_tokens=12))
+    assert got.token_logprobs != nano.predict(SCENES[0], "<CAPTION>", max_new_tokens=12).token_logprobs
+
+
+def test_graphs_that_differ_are_not_kept(tmp_path, monkeypatch):
+    real = exporting.write_graphs
+
+    def other(model, folder):
+        with torch.no_grad():
+            model.language.embedding.weight[5:] = model.language.embedding.weight[5:].flip(0)
+        real(model, folder)
+        with torch.no_grad():
+            model.language.embedding.weight[5:] = model.language.embedding.weight[5:].flip(0)
+
+    monkeypatch.setattr(exporting, "write_graphs", other)
+    with pytest.raises(ValueError, match="picture 1 of 2, .*; the graphs do not compute .*; nothing was written"):
+        export("nano", tmp_path / "out", pictures=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_is_judged_by_the_gate(tmp_path, monkeypatch, capsys):
+    from florence2.evaluation import tier_gate
+
+    monkeypatch.setattr(tier_gate, "WORST_LOSS", 5.0)  # three pictures have wide intervals
+    monkeypatch.setattr(exporting.export, "__kwdefaults__", {**exporting.export.__kwdefaults__, "pictures": 2})
+    args = ["export-model", "nano", "--to", "onnx", "--int8", "--data", "scenes:3", "--task", "OD", "--json"]
+    assert main([*args, "--out", str(tmp_path / "good")]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["int8"] and made["checked"]["int8"]["passed"] and made["checked"]["int8"]["agreement"] >= 0.99
+    for name in made["int8"]:
+        assert made["sizes"][f"{name}_quantized.onnx"] < made["sizes"][f"{name}.onnx"]
+    assert set(made["checked"]["int8"]["keep"]) == set(GRAPHS) - set(made["int8"])
+    model = load(tmp_path / "good", quantize="int8", threads=1)
+    assert model.info()["tier"] == "int8" and model.identity != load(tmp_path / "good", threads=1).identity
+    assert len(model.predict(SCENES[0], "<OD>").boxed) > 0
+    monkeypatch.setattr(tier_gate.TierGate, "agreement", lambda self, model: (0.5, 100))
+    assert main([*args, "--out", str(tmp_path / "bad")]) == 1
+    assert json.loads(capsys.readouterr().out)["int8"] == []
+    assert {path.name for path in (tmp_path / "bad" / "onnx").iterdir()} == {f"{name}.onnx" for name in GRAPHS}
+    with pytest.raises(ValueError, match="holds no int8 graphs; export with --int8"):
+        load(tmp_path / "bad", quantize="int8")
+    assert load(tmp_path / "bad", threads=1).predict(SCENES[0], "<OD>")
+
+
+def test_refusals(tmp_path, folder, exported, capsys):
+    with pytest.raises(ValueError, match=f"{RECORD}: does not exist; expected a folder that florence2 export-model"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="exists; name another folder"):
+        export("nano", folder)
+    with pytest.raises(ValueError, match="quantize: expected None or 'int8', got 'int4'"):
+        load(folder, quantize="int4")
+    with pytest.raises(ValueError, match="providers: expected some of"):
+        load(folder, providers=["NoSuchProvider"])
+    with pytest.raises(ValueError, match="a request cannot join others"):
+        exported.model.prefill(
+            np.zeros((1, 3, exported.config.text.d_model), np.float32), np.array([[0, 5, 2]]), None
+        ).admit(None)
+    assert main(["export-model", "nano", "--to", "onnx", "--data", "scenes:3", "--out", str(tmp_path / "x")]) == 1
+    assert "--data: says what int8 is judged on; add --int8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "onnx" / "embed_tokens.onnx").unlink(), "embed_tokens.onnx: expected .* bytes, .* got None"),
+        (lambda f: (f / "onnx" / "encoder_model.onnx").write_bytes(b"x"), "encoder_model.onnx: expected .* got 1"),
+        (lambda f: (f / RECORD).write_text("{}"), f"{RECORD}: not the record of an export"),
+        (lambda f: (f / RECORD).write_text("[" * 9999), f"{RECORD}: not the record of an export"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json"),
+    ],
+)
+def test_a_damaged_folder_is_refused_by_the_file(folder, tmp_path, damage, message):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    damage(copy)
+    with pytest.raises(ValueError, match=message):
+        load(copy)
+
+
+def test_a_graph_that_is_none_is_refused(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    path = copy / "onnx" / "encoder_model.onnx"
+    path.write_bytes(b"\x01" * path.stat().st_size)
+    with pytest.raises(ValueError, match="encoder_model.onnx: not a graph that onnxruntime opens"):
+        load(copy)
+
+
+def test_a_file_holds_no_more_than_protobuf_can(tmp_path, monkeypatch):
+    from florence2.onnx import graphs
+
+    monkeypatch.setattr(graphs, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="vision_encoder: its weights take .* an ONNX file holds at most 1,000"):
+        export("nano", tmp_path / "out", pictures=1)
+    assert list(tmp_path.iterdir()) == []
