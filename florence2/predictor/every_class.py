@@ -20,7 +20,7 @@ from florence2.codec import answers
 from florence2.codec.label_trie import label_names
 from florence2.codec.tasks import Task
 from florence2.codec.tokenizer import Tokenizer
-from florence2.decoding.search import Generated
+from florence2.decoding.generated import Generated
 from florence2.predictor.asks import Decoding
 from florence2.records import Ask
 
