@@ -140,9 +140,9 @@ def test_rows_of_different_grammars_and_budgets_do_not_touch_each_other(beams):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("grammar", [True, False])
+@pytest.mark.parametrize("grammar", [dict(margin=1.0), dict(more_above=0.6), None])
 def test_a_search_is_the_same_in_numpy_as_in_torch(beams, grammar):
-    budgets, rules = [9, 30, 4, 17], Rules(num_beams=beams, margin=1.0 if grammar else 0.0)
+    budgets, rules = [9, 30, 4, 17], Rules(num_beams=beams, **(grammar or {}))
     found = []
     for model in (MockModel(V, 1.0), NumpyMock(V, 1.0)):
         automata = [Items(size) for size in (2, 5, 3, 4)] if grammar else None
