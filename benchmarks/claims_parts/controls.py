@@ -121,12 +121,9 @@ def measured(arm: Arm, folder: Path, size: Size, seed: int) -> dict[str, Any]:
     if not arm.labels:
         return {"counts": setting.counts(tests, students.answers("nano", tests))}
     labels, truth = labels_of(arm.labels, folder, size, seed)
-    out = folder / "student"
-    students.discard(out)
     steps = size.long if arm.long else size.long // 5
-    made, facts = students.trained(out, labels, steps, size.lr * arm.rate, size.batch, seed, **arm.keys)
+    made, facts = students.trained(folder, labels, steps, size.lr * arm.rate, size.batch, seed, **arm.keys)
     found = setting.counts(tests, students.answers(str(made), tests))
-    students.discard(out)
     taught = {sample.id: sample for sample in jsonl.read(labels)}
     by_name = {Path(sample.image.uri).stem: sample for sample in taught.values()}
     return {**facts, "counts": found, "labels": setting.counts(setting.truth_of(truth), by_name)}

@@ -13,6 +13,7 @@ import numpy as np
 from florence2.codec.tasks import Task, known_tasks, task_of
 from florence2.engine.operator import Spec
 from florence2.engine.specialists.requirements import sha256_of
+from florence2.engine.specialists.views import fused, views_of
 from florence2.records import Ask, Failure, ImageRef, Parsed, Result, Sample, Source
 
 TASKS = ("<OD>", "<OCR_WITH_REGION>", "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
@@ -37,6 +38,7 @@ class StudentSpecialist:
     """Asks a model the tasks that need no input, and where GROUNDING is among them, its own captions' phrases.
 
     With `labels` the names of objects are held to them. `more_above`: when answers go on (`predict`).
+    `views`: objects are looked for in four views of the picture, and scored by how many of them agree (`views`).
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class StudentSpecialist:
         batch_size: int = 16,
         labels: Sequence[str] = (),
         more_above: float | None = None,
+        views: bool = False,
     ) -> None:
         self.model = model
         self.tasks = _tasks_of(model)
@@ -56,7 +59,8 @@ class StudentSpecialist:
         if isinstance(labels, str) or not all(isinstance(label, str) and label.strip() for label in labels):
             raise ValueError(f"student: labels: expected a list of names, got {labels!r:.80}")
         held = tuple(labels)
-        self.more_above = more_above
+        self.views = views
+        self._how: Any = {} if more_above is None else {"more_above": more_above}
         self._asks = [Ask(row.token, labels=held if closed(row) else ()) for row in rows if not row.input_kind]
         self._grounds = any(row.token == GROUNDING for row in rows)
         files = _weights(model)
@@ -72,6 +76,8 @@ class StudentSpecialist:
         self.config: dict[str, Any] = {"tasks": [row.token for row in rows], **({"labels": list(held)} if held else {})}
         if more_above is not None:
             self.config["more_above"] = more_above
+        if views:
+            self.config["views"] = True
         self._loaded: Any = None
 
     def setup(self, device: str) -> None:
@@ -92,13 +98,14 @@ class StudentSpecialist:
         """One batch: each picture is encoded once, for its asks and for the phrases of the captions it was given."""
         model = self._loaded
         encoded = model.encode_images(images)
-        how: Any = {} if self.more_above is None else {"more_above": self.more_above}
-        answers = model.answer([model.request(picture, self._asks, **how) for picture in encoded])
+        answers = model.answer([model.request(picture, self._asks, **self._how) for picture in encoded])
         bare = [
             Sample(sample.id, ImageRef(sample.image.id, width=image.shape[1], height=image.shape[0]))
             for sample, image in zip(samples, images)
         ]
         filled = [self._filled(*row) for row in zip(bare, [self._asks] * len(bare), answers)]
+        if self.views:
+            filled = [self._in_views(*row) for row in zip(filled, images)]
         captions = [[Ask(GROUNDING, text=text.text, text_id=text.id) for text in one.texts] for one in filled]
         asked = [n for n, asks in enumerate(captions) if asks and self._grounds]
         groundings = model.answer([model.request(encoded[n], captions[n]) for n in asked])
@@ -110,6 +117,20 @@ class StudentSpecialist:
             else Parsed(one.texts, one.regions, one.groundings)
             for n, (picture, sample, one) in enumerate(zip(encoded, samples, filled))
         ]
+
+    def _in_views(self, sample: Sample, image: np.ndarray) -> Sample:
+        """The sample with its named objects those of all views of the picture, which it holds the first of."""
+        asks = [ask for ask in self._asks if closed(task_of(ask.task, self.tasks))]
+        named = [region for region in sample.regions if region.kind == "object" and not region.description]
+        if not asks:
+            return sample
+        looks = views_of(image)
+        encoded = self._loaded.encode_images([look.pixels for look in looks[1:]])
+        answers = self._loaded.answer([self._loaded.request(one, asks, **self._how) for one in encoded])
+        found = [[r for a in each if isinstance(a, Parsed) for r in a.regions] for each in answers]
+        regions = [dataclasses.replace(r, id=f"object-{n}") for n, r in enumerate(fused(looks, [named, *found]))]
+        rest = tuple(region for region in sample.regions if region not in named)
+        return dataclasses.replace(sample, regions=(*regions, *rest))
 
     def _filled(self, sample: Sample, asks: Sequence[Ask], answers: Sequence[Result]) -> Sample:
         """The sample with the answers' items; an ask that the model cannot take (too long a caption) adds nothing."""

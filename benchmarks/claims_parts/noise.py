@@ -1,0 +1,90 @@
+"""Three kinds of errors, and what refinement makes of each: errors that are independent average out by construction.
+
+The labels of the tests are made by the same specialists as those that students are taught, so that both are measured on
+the same pictures. A student alone is asked about the tests; after a round the two of its folds count together.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from claims_parts import setting, students
+from claims_parts.controls import REPLAY, tests_of
+from claims_parts.setting import NOISES, Results, Size
+from florence2.engine.specialists.simulated import Noise
+from florence2.refinement import refine
+from florence2.store import Store
+
+ROUNDS = 2
+
+
+def run(results: Results, folder: Path, seeds: Sequence[int], more: Callable[[], bool]) -> None:
+    """Every kind of errors: first one student of all labels, then the rounds; the first seed of each first."""
+    for seed in seeds:
+        for name, noise in NOISES.items():
+            for arm, make in (("labels", labels), ("a student of them", one_student)):
+                if not more():
+                    return
+                given = functools.partial(make, name, noise, folder, results.size, seed)
+                results.once("noise", f"{name}: {arm}", seed, given)
+    for seed in seeds:
+        for name, noise in NOISES.items():
+            for number in range(1, ROUNDS + 1):
+                if not more():
+                    return
+                make = functools.partial(after_round, name, noise, folder, results.size, seed, number)
+                results.once("noise", f"{name}: students of round {number}", seed, make)
+
+
+def labelled(name: str, noise: Noise, folder: Path, size: Size, seed: int, tests: bool = False) -> tuple[Store, Path]:
+    """The store of a kind of errors, and the truth of its pictures."""
+    root = folder / f"labels-{size.name}-{seed}-1"
+    truth = setting.drawn(root / "scenes", setting.first_seed(seed), size.scenes)
+    if tests:
+        tests_of(folder, size)
+        truth = folder / f"tests-{size.name}" / "truth.jsonl"
+    which = "tests-annotated" if tests else "annotated"
+    suffix = "" if name == "independent" and not tests else f"-{name.replace(' ', '-')}"
+    return setting.annotated(truth, root / f"{which}{suffix}", noise, seed), truth
+
+
+def labels(name: str, noise: Noise, folder: Path, size: Size, seed: int) -> dict[str, Any]:
+    """What the specialists and filters say of the tests."""
+    store, _ = labelled(name, noise, folder, size, seed, tests=True)
+    return {"counts": setting.counts(tests_of(folder, size), setting.kept(store))}
+
+
+def one_student(name: str, noise: Noise, folder: Path, size: Size, seed: int) -> dict[str, Any]:
+    """A student of all the labels, by the default recipe."""
+    store, truth = labelled(name, noise, folder, size, seed)
+    kept = setting.kept(store)
+    file = "filtered" if name == "independent" else f"filtered-{name.replace(' ', '-')}"
+    taught = setting.labels_file(truth.parent / f"{file}.jsonl", list(kept.values()))
+    made, facts = students.trained(folder, taught, size.long, size.lr, size.batch, seed, **REPLAY)
+    tests = tests_of(folder, size)
+    found = setting.counts(tests, students.answers(str(made), tests))
+    return {**facts, "counts": found, "labels": setting.counts(setting.truth_of(truth), kept)}
+
+
+def after_round(name: str, noise: Noise, folder: Path, size: Size, seed: int, number: int) -> dict[str, Any]:
+    """The students of a round on the tests, and the merged labels of the store's own pictures."""
+    store, truth = labelled(name, noise, folder, size, seed)
+    recipe = {
+        **students.recipe(size.long, size.lr, size.batch), **REPLAY, "source": {"tasks": {"OD": 1.0}},
+    }  # fmt: skip
+    done = refine(store, number, recipe={**recipe, **students.replayed()}, seed=seed, workers=0, holdout=0.1)
+    if not done:
+        return {"counts": None, "stopped": True}
+    tests = tests_of(folder, size)
+    each = [setting.counts(tests, students.answers(student.folder, tests)) for student in done[-1].students]
+    both = [[sum(values) for values in zip(*rows)] for rows in zip(*each)]
+    held = done[-1].agreement
+    return {
+        "counts": both,
+        "agreement": held and held.value,
+        "stopped": done[-1].stopped,
+        "labels": setting.counts(setting.truth_of(truth), setting.kept(store)),
+    }
