@@ -199,9 +199,11 @@ def _number(settings: bool) -> Convert:
             return float(value)
         if settings and isinstance(value, str):
             try:
-                return float(value)  # YAML 1.1 takes 1e-4 for text
+                number = float(value)  # YAML 1.1 takes 1e-4 for text
             except ValueError:
-                pass
+                number = math.nan
+            if not math.isnan(number):
+                return number
         raise Mismatch(f"expected a number, got {brief(value)}")
 
     return convert

@@ -87,6 +87,7 @@ def help_of_keys() -> str:
         ("data[] and validation[]", config.DataSource),
         ("lora", config.LoraConfig),
         ("optimizer", config.OptimizerConfig),
+        ("groups[]", config.ParameterGroup),
         ("init", config.InitConfig),
         ("best", config.BestConfig),
     ):

@@ -45,6 +45,13 @@ def metric_spec_of(task: Task) -> MetricSpec:
     return METRIC_SPECS[task.output_kind, task.storage_rule]
 
 
+def metric_names(task: Task) -> list[str]:
+    """The keys of a task's scores."""
+    spec = metric_spec_of(task)
+    every = dict.fromkeys(key for made in spec.metrics for key in made().compute())
+    return [key for key in every if not spec.keys or key in spec.keys]
+
+
 # ---- what an answer says ----------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +17,7 @@ SCHEDULES = ("constant", "linear", "cosine", "trapezoid")
 PRECISIONS = ("fp32", "bf16", "fp64")
 AUGMENTS = ("none", "default")
 STRATEGIES = ("full", "frozen_vision", "decoder", "lora")
+SPLITS = ("train", "val", "test")
 CACHES = ("off", "memory", "disk")
 
 
@@ -62,6 +65,19 @@ class DataSource:
     """Leave out this share of the pictures, by hash of their ids, on which a model is to be measured; below 1."""
     samples: Any = field(default=None, repr=False, compare=False)
     """From Python, in place of path: Samples, rows of (picture, prompt, answer), or what `datasets` loads."""
+
+    def __post_init__(self) -> None:
+        _check_source(self)
+
+
+@dataclass
+class ParameterGroup:
+    """A rate for some of the parameters."""
+
+    match: str
+    """A regular expression, searched for in the parameters' names; it has to be in one that is trained."""
+    lr: float
+    """Their largest learning rate."""
 
 
 @dataclass
@@ -158,7 +174,7 @@ class TrainConfig:
     """On matrices; norms, biases and embeddings have none."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW's betas and eps."""
-    groups: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[ParameterGroup] = field(default_factory=list)
     """Rates of their own: a list of {match: expression, lr: rate}; the first found in a parameter's name holds."""
     clip: float = 1.0
     """Largest norm of all gradients together; 0: off."""
@@ -277,7 +293,45 @@ def _check_choices(config: TrainConfig) -> None:
         raise ValueError(f"best.mode: expected max or min, got {config.best.mode!r}")
 
 
+def _refuse_infinite(config: Any) -> None:
+    for key, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key}: expected a finite number, got {value}")
+
+
+def _check_source(source: DataSource) -> None:
+    _refuse_infinite(source)
+    if source.split not in ("", *SPLITS):
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {source.split!r}")
+    if source.answers not in ("all", "first"):
+        raise ValueError(f"answers: expected all or first, got {source.answers!r}")
+    for task, weight in source.tasks.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"tasks.{task}: expected a weight of at least 0, got {weight}")
+    if source.tasks and not any(source.tasks.values()):
+        raise ValueError("tasks: every weight is 0; leave out the source, or give one task a weight")
+    if not 0 <= source.negatives <= 100:
+        raise ValueError(f"negatives: expected a number from 0 to 100, got {source.negatives}")
+    if source.weight <= 0:
+        raise ValueError(f"weight: expected above 0, got {source.weight}")
+    if source.pairs < 1:
+        raise ValueError(f"pairs: expected at least 1, got {source.pairs}")
+    if not 0 <= source.holdout < 1:
+        raise ValueError(f"holdout: expected 0 to less than 1, got {source.holdout}")
+    if not 0 <= source.unsure_below <= 1:
+        raise ValueError(f"unsure_below: expected 0 to 1, got {source.unsure_below}")
+    if source.item_order not in ("fixed", "random"):
+        raise ValueError(f"item_order: expected fixed or random, got {source.item_order!r}")
+    if source.epochs and not 0 <= source.epochs[0] <= source.epochs[1]:
+        raise ValueError(f"epochs: expected [first, last] from 0 on, got {list(source.epochs)}")
+    if source.fold and not 0 <= source.fold[0] < source.fold[1]:
+        raise ValueError(f"fold: expected [number, folds], the number below the folds, got {list(source.fold)}")
+
+
 def _check_numbers(config: TrainConfig) -> None:
+    for part in (config, config.lora, config.optimizer):
+        if part is not None:
+            _refuse_infinite(part)
     for key in ("steps", "batch_size", "accumulate", "save_every", "keep", "validation_limit"):
         if getattr(config, key) < 1:
             raise ValueError(f"{key}: expected at least 1, got {getattr(config, key)}")
@@ -291,13 +345,8 @@ def _check_numbers(config: TrainConfig) -> None:
     for key in ("flip", "crop", "crop_keep"):
         if not 0 <= getattr(config, key) <= 1:
             raise ValueError(f"{key}: expected 0 to 1, got {getattr(config, key)}")
-    for source in config.sources:
-        if not 0 <= source.holdout < 1:
-            raise ValueError(f"holdout: expected 0 to less than 1, got {source.holdout}")
-        if not 0 <= source.unsure_below <= 1:
-            raise ValueError(f"unsure_below: expected 0 to 1, got {source.unsure_below}")
-        if source.item_order not in ("fixed", "random"):
-            raise ValueError(f"item_order: expected fixed or random, got {source.item_order!r}")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {config.seed}")
     if not 0 < config.replay_share < 1:
         raise ValueError(f"replay_share: expected above 0 and below 1, got {config.replay_share}")
     if not 0.1 <= config.crop_scale[0] <= config.crop_scale[1] <= 10:
@@ -309,12 +358,15 @@ def _check_numbers(config: TrainConfig) -> None:
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas) or config.optimizer.eps <= 0:
         raise ValueError(f"optimizer: expected two betas in 0..1 and eps above 0, got {betas}, {config.optimizer.eps}")
     for number, group in enumerate(config.groups):
-        rate = group.get("lr")
-        if set(group) != {"match", "lr"} or not isinstance(rate, (int, float)) or rate < 0:
-            raise ValueError(f"groups[{number}]: expected {{match: expression, lr: rate}}, got {group!r:.60}")
+        if not 0 <= group.lr < math.inf:
+            raise ValueError(f"groups[{number}].lr: expected at least 0, got {group.lr}")
+        try:
+            re.compile(group.match)
+        except re.error as error:
+            raise ValueError(f"groups[{number}].match: {group.match!r} is no regular expression ({error})") from None
     try:
-        value, _ = config.evaluation_interval
-        if value < 0:
+        value, unit = config.evaluation_interval
+        if not 0 <= value < math.inf or (unit == "steps" and value != int(value)):
             raise ValueError
     except ValueError:
         raise ValueError(f"evaluate_every: expected steps, or epochs as 1e, got {config.evaluate_every!r}") from None

@@ -63,10 +63,7 @@ def to_mapping(config: TrainConfig) -> dict[str, Any]:
         sources["replay"] = _named(config.replay)
     if config.validation is not None:
         sources["validation"] = [_named(source) for source in config.validation]
-    plain: dict[str, Any] = _plain(
-        {name: vars(value) if dataclasses.is_dataclass(value) else value for name, value in vars(config).items()}
-        | sources
-    )
+    plain: dict[str, Any] = _plain(vars(config) | sources)
     return plain
 
 
@@ -78,6 +75,8 @@ def _named(source: DataSource) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
@@ -107,16 +106,8 @@ def _source(data: Any, where: str) -> DataSource:
     if not values.get("path"):
         raise ValueError(f"{where}.path: missing; expected a folder, .jsonl, store or scenes:...")
     source = structure(DataSource, values, where, settings=True)
-    if source.answers not in ("all", "first"):
-        raise ValueError(f"{where}.answers: expected all or first, got {source.answers!r}")
     if source.prefix_suffix:
         source.format = source.format or "prefix_suffix"
-    if not 0 <= source.negatives <= 100:
-        raise ValueError(f"{where}.negatives: expected a number from 0 to 100, got {source.negatives}")
-    if source.weight <= 0 or source.pairs < 1:
-        raise ValueError(
-            f"{where}: expected weight above 0 and pairs of at least 1, got {source.weight}, {source.pairs}"
-        )
     return source
 
 

@@ -94,6 +94,8 @@ def dry_run(config: TrainConfig, folder: str | Path | None = None) -> Plan:
     pairs = sum(job.found.pairs_by_source)
     each = config.batch_size * config.accumulate
     validation = job.validation
+    trained = optim.trainable(job.model)
+    optim.groups(trained, config)  # refuses a group of no parameter
     if folder is not None:
         _draw(job, batch, Path(folder))
     return Plan(
@@ -103,7 +105,7 @@ def dry_run(config: TrainConfig, folder: str | Path | None = None) -> Plan:
         pairs_an_epoch=round(pairs),
         epochs=job.steps * each / pairs if pairs else 0.0,
         parameters=sum(p.numel() for p in job.model.parameters()),
-        trained=sum(p.numel() for p in optim.trainable(job.model).values()),
+        trained=sum(p.numel() for p in trained.values()),
         left_out=str(job.found.lost),
         longest_prompt=job.found.longest_prompt,
         longest_target=job.found.longest_target,

@@ -48,15 +48,15 @@ def groups(parameters: dict[str, nn.Parameter], config: TrainConfig) -> list[dic
         decays = parameter.ndim >= 2 and name.split(".")[-2] not in embeddings
         rate = config.lr
         for number, group in enumerate(config.groups):
-            if re.search(group["match"], name):
-                rate = float(group["lr"])
+            if re.search(group.match, name):
+                rate = group.lr
                 matched[number] += 1
                 break
         found.setdefault((config.weight_decay if decays else 0.0, rate), []).append(parameter)
     for number, count in enumerate(matched):
         if not count:
-            match = config.groups[number]["match"]
-            raise ValueError(f"groups[{number}].match: {match!r} is in no trained parameter's name; see --dry-run")
+            match = config.groups[number].match
+            raise ValueError(f"groups[{number}].match: {match!r} is in no trained parameter's name")
     return [{"params": ps, "weight_decay": decay, "base_lr": rate} for (decay, rate), ps in found.items()]
 
 

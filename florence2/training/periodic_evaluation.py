@@ -69,7 +69,7 @@ class Evaluations:
             folder = self.folder.path / FOLDER / f"step-{step:08d}"
             metrics = validation.scores(predictor, folder, most, progress)
         metrics[LOSS] = self._loss()
-        if validation.metric not in metrics:
+        if validation.metric not in metrics:  # no question of its kind was asked
             raise ValueError(f"best.metric: {validation.metric}: expected one of {', '.join(metrics)}")
         board = self.folder.path / "tensorboard" / "validation" if job.config.tensorboard else None
         with closing(JsonLinesWriter(self.folder.path / EVALUATIONS, board)) as journal:

@@ -40,6 +40,8 @@ def open_samples(
         return source.samples.read(tasks) if isinstance(source.samples, UnreadRows) else source.samples
     path = sources.located(source.path)
     format = source.format or sources.format_of(path)
+    if source.snapshot is not None and format != "store":
+        raise ValueError(f"data: {source.path}: snapshot: {source.snapshot}: goes with a store; this is {format}")
     if format == "store":
         return Store(path).random(source.snapshot)
     if format == "jsonl":

@@ -14,7 +14,7 @@ import torch
 from florence2.codec.tasks import PROMPT, Task, task_of
 from florence2.evaluation import evaluate
 from florence2.evaluation.eval_items import eval_items_of
-from florence2.evaluation.metric_specs import ERRORS, metric_spec_of
+from florence2.evaluation.metric_specs import ERRORS, metric_names, metric_spec_of
 from florence2.model.model_config import ModelConfig
 from florence2.predictor.florence2 import Florence2
 from florence2.records import Sample
@@ -53,6 +53,14 @@ class Validation:
             return self.best.metric
         return metric_spec_of(self.tasks[0]).main if len(self.tasks) == 1 else LOSS
 
+    @property
+    def names(self) -> list[str]:
+        """The metrics' keys, those of several tasks with the task's name before them."""
+        return [f"{self._prefix(task)}{key}" for task in self.tasks for key in metric_names(task)]
+
+    def _prefix(self, task: Task) -> str:
+        return f"{task.name or PROMPT}." if len(self.tasks) > 1 else ""
+
     def is_better(self, value: float, than: float) -> bool:
         """Whether a value of the metric is better than another."""
         name = self.metric.rsplit(".", 1)[-1]
@@ -77,8 +85,7 @@ class Validation:
                 decoding={"max_new_tokens": most_tokens},
                 progress=progress,
             )
-            prefix = f"{task.name or PROMPT}." if len(self.tasks) > 1 else ""
-            out |= {f"{prefix}{key}": value for key, value in report["metrics"].items()}
+            out |= {f"{self._prefix(task)}{key}": value for key, value in report["metrics"].items()}
         return out
 
 
@@ -134,7 +141,11 @@ def validation_of(
     asked = [task for task in every if eval_items_of(samples, task)]
     if not asked:
         raise ValueError(f"validation: {len(samples)} samples hold no truth for {', '.join(tokens)}; name others")
-    return Validation(found, asked, config.best)
+    validation = Validation(found, asked, config.best)
+    names = [*validation.names, LOSS]
+    if validation.metric not in names:
+        raise ValueError(f"best.metric: {validation.metric}: expected one of {', '.join(names)}")
+    return validation
 
 
 def _all_tasks(sources: Sequence[TrainingSource]) -> list[str]:

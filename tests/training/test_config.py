@@ -52,7 +52,21 @@ def test_overrides_reach_nested_keys(tmp_path):
     ({"strategy": "decoder", "freeze_stages": 2}, "freeze_stages: goes with strategy full"),
     ({"label_smoothing": -0.1}, "label_smoothing: expected at least 0"),
     ({"optimizer": {"betas": [0.9, 1.5]}}, "two betas"),
-    ({"groups": [{"match": "x"}]}, "groups.0.: expected"),
+    ({"groups": [{"match": "x"}]}, r"groups\[0\].lr: missing"),
+    ({"groups": [{"match": "(", "lr": 1}]}, r"groups\[0\].match: .* no regular expression"),
+    ({"groups": [{"match": "x", "lr": -1}]}, r"groups\[0\].lr: expected at least 0"),
+    ({"lr": "nan"}, "lr: expected a number"),
+    ({"lr": float("inf")}, "lr: expected a finite number"),
+    ({"optimizer": {"eps": "inf"}}, "eps: expected a finite number"),
+    ({"seed": 2**40}, "seed: expected"),
+    ({"evaluate_every": "nane"}, "evaluate_every: expected steps"),
+    ({"evaluate_every": 0.5}, "evaluate_every: expected steps"),
+    ({"data": [{"path": "x", "weight": "inf"}]}, r"data\[0\]: weight: expected a finite number"),
+    ({"data": [{"path": "x", "tasks": {"OD": -1}}]}, "tasks.OD: expected a weight"),
+    ({"data": [{"path": "x", "tasks": {"OD": 0}}]}, "tasks: every weight is 0"),
+    ({"data": [{"path": "x", "split": "validation"}]}, "split: expected one of train, val, test"),
+    ({"data": [{"path": "x", "epochs": [3, 1]}]}, "epochs: expected"),
+    ({"data": [{"path": "x", "fold": [2, 2]}]}, "fold: expected"),
     ({"evaluate_every": "often"}, "evaluate_every: expected steps"),
     ({"patience": 2}, "give evaluate_every"),
     ({"on_error": "stop"}, "expected one of skip, raise"),
@@ -69,6 +83,14 @@ def test_overrides_reach_nested_keys(tmp_path):
 def test_a_wrong_key_is_named(change, said):
     with pytest.raises(ValueError, match=said):
         from_mapping({**PLAIN, **change})
+
+
+def test_a_rate_as_yaml_writes_it_is_a_number(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(PLAIN) + "groups: [{match: ^vision_tower, lr: 1e-6}]\n")  # text in YAML 1.1
+    config = read_config(file)
+    assert config.groups[0].lr == 1e-6
+    assert from_mapping(to_mapping(config)) == config
 
 
 def test_the_command_trains_and_resumes(tmp_path, capsys):

@@ -175,3 +175,8 @@ def test_a_bad_record_or_a_reader_that_is_killed_ends_the_start_in_one_line(toy,
     monkeypatch.setattr(record_files, "_CODE", "import os; os.kill(os.getpid(), 9)  # {path!r}")
     with pytest.raises(ValueError, match="the process that read its labels ended by signal 9"):
         opened(file)
+
+
+def test_a_snapshot_of_what_is_no_store_is_refused(toy):
+    with pytest.raises(ValueError, match="snapshot: 3: goes with a store; this is jsonl"):
+        opened(toy, snapshot=3)

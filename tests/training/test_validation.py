@@ -88,8 +88,9 @@ def test_several_tasks_are_told_apart_and_best_by_a_named_metric(tmp_path):
     (row,) = read_lines(Path(config["out"]) / "evaluations.jsonl")
     assert row["step"] == 4 and {"OD.AP50", "CAPTION.CIDEr", "loss"} <= set(row["metrics"])
     assert RunFolder(config["out"]).best_facts()["metric"] == "OD.AP50"
-    with pytest.raises(ValueError, match="best.metric: WER: expected one of"):
+    with pytest.raises(ValueError, match="best.metric: WER: expected one of"):  # before the first step
         train({**config, "best": {"metric": "WER"}, "out": str(tmp_path / "x")})
+    assert not (tmp_path / "x").exists()
 
 
 def test_patience_stops_a_run_that_gets_no_better(tmp_path):
