@@ -32,6 +32,8 @@ def assert_same(found, alone):
     for items in ("texts", "regions", "groundings"):
         for one, other in zip(found[items], alone[items], strict=True):
             assert one.pop("score", None) == pytest.approx(other.pop("score", None), abs=1e-4)
+    for one, other in zip(found.get("decisions", []), alone.get("decisions", []), strict=True):
+        assert one.pop("value", None) == pytest.approx(other.pop("value", None), abs=1e-4)
     assert found.pop("token_logprobs") == pytest.approx(alone.pop("token_logprobs"), abs=1e-4)
     assert found == alone
 

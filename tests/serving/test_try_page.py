@@ -368,19 +368,42 @@ def test_pictures_are_pasted_and_dropped_and_one_that_no_browser_shows_is_asked_
     (tmp_path / "scan.tif").write_bytes(tiff(scene))
     page.find_element("id", "file").send_keys(str(tmp_path / "scan.tif"))
     wait(page, "document.getElementById('picture-name').textContent.includes('this browser cannot show it')")
+    page.find_element("id", "draw").click()
+    assert "size is not known" in page.find_element("css selector", "#error .error").text
     pick(page, "OD")
     _, got = ask(page)
     assert len(page.find_elements("css selector", "svg .region")) == len(got["answers"][0]["regions"]) > 0
     assert page.find_element("css selector", ".picture svg").get_dom_attribute("viewBox") == "0 0 384 384"
+    assert "384 × 384" not in page.find_element("id", "error").text
+    (tmp_path / "turned.jpg").write_bytes(turned(scene))
+    page.find_element("id", "file").send_keys(str(tmp_path / "turned.jpg"))
+    wait(page, "document.getElementById('picture-name').textContent == 'turned.jpg, 384 × 200 pixels'")
+    assert ask(page)[1]["answers"][0]["size_wh"] == [384, 200] and not page.find_element("id", "error").text
     (tmp_path / "notes.txt").write_text("no picture")
     page.find_element("id", "file").send_keys(str(tmp_path / "notes.txt"))
     assert "expected a picture" in wait(page, "document.querySelector('#error .error')?.textContent")
+
+
+def turned(data):
+    """A JPEG of 200 x 384 pixels that its EXIF data turn upright."""
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(data)).resize((200, 384)).save(out, "JPEG", exif=exif)
+    return out.getvalue()
 
 
 def tiff(data):
     out = io.BytesIO()
     Image.open(io.BytesIO(data)).save(out, "TIFF")
     return out.getvalue()
+
+
+def test_a_new_region_or_picture_is_asked_about_at_once_where_that_is_wanted(page, scene, tmp_path):
+    pick(page, "CAPTION")
+    page.find_element("id", "at-once").click()
+    (tmp_path / "other.png").write_bytes(scene)
+    page.find_element("id", "file").send_keys(str(tmp_path / "other.png"))
+    assert wait(page, "document.querySelector('[role=tab]')?.textContent") == "CAPTIONtext"
 
 
 def test_all_is_done_by_keyboard_and_named_for_screen_readers(page):
@@ -457,8 +480,8 @@ def test_text_can_be_read_in_light_and_dark_on_screens_small_and_large(window, s
         for width in (320, 390, 800, 1900):
             size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
             page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            wide = wait(page, "[document.documentElement.scrollWidth, document.querySelector('.picture').offsetWidth]")
-            assert wide[0] <= width and 200 < wide[1] <= width, width
+            fits = "document.documentElement.scrollWidth <= arguments[0] && wide > 200 && wide <= arguments[0]"
+            assert wait(page, f"((wide) => {fits})(document.querySelector('.picture').offsetWidth)", width), width
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -135,7 +135,7 @@ export class Answers {
       answer.texts.map((text) => h("blockquote", { "data-text-score": text.score ?? 1 }, text.text, scoreOf(text))),
       items.length > 0 && this._labels(items),
       items.length > 0 && h("ul", { class: "items", "aria-label": "Regions" }, items.map((item, n) => this._row(item, n))),
-      (answer.decisions ?? []).length > 0 && h("p", { class: "small soft" }, "Left out by filters: ",
+      (answer.decisions ?? []).length > 0 && h("p", { class: "small soft" }, "Left out: ",
         answer.decisions.map((one) => `${one.item_id} (${one.rule}: ${one.reason})`).join(", ")));
   }
 

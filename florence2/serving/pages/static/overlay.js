@@ -163,14 +163,11 @@ export class Overlay {
   _label(region, words, colour) {
     const [x1, y1] = boundsOf(region) ?? [0, 0];
     const letter = LETTER * this.scale, high = letter * 1.45;
-    const wide = [...words].length * letter * 0.56 + letter * 0.7; // close enough; the text is drawn to this length
+    const wide = (widthOf(words) + 0.7) * letter;
     const x = Math.max(0, Math.min(x1, this.size[0] - wide)), y = y1 - high < 0 ? y1 : y1 - high;
     return svg("g", { class: "label" },
       svg("rect", { x, y, width: wide, height: high }),
-      svg("text", {
-        x: x + letter * 0.35, y: y + high * 0.72, "font-size": letter, fill: inkOn(colour),
-        textLength: wide - letter * 0.7, lengthAdjust: "spacingAndGlyphs",
-      }, words));
+      svg("text", { x: x + letter * 0.35, y: y + high * 0.72, "font-size": letter, fill: inkOn(colour) }, words));
   }
 
   _handles(region) {
@@ -272,6 +269,20 @@ export class Overlay {
     this.stage.scrollTop += (before[1] - after[1]) / this.scale;
   }
 }
+
+const widths = new Map(); // a label's text -> its width, in its letters' height
+
+function widthOf(words) {
+  if (!widths.has(words)) {
+    ruler ??= h("canvas").getContext("2d");
+    ruler.font = `600 100px ${getComputedStyle(document.body).fontFamily}`;
+    if (widths.size > 5000) widths.clear();
+    widths.set(words, ruler.measureText(words).width / 100);
+  }
+  return widths.get(words);
+}
+
+let ruler = null;
 
 function caption(region) {
   const label = region.label ?? "";

@@ -16,7 +16,7 @@ const KEYS = [
 ];
 
 let picture = null; // {blob, name, url (of a drawn sample), base64 (a promise)}
-let model = "florence2", running = null, asks = null, size = [0, 0];
+let model = "florence2", running = null, asks = null, size = [0, 0], taking = Promise.resolve();
 
 const overlay = new Overlay(find("stage"), {
   onSelect: (id) => answers.chosen(id === overlay.selected ? null : id),
@@ -27,7 +27,13 @@ const answers = new Answers(find("answers"), overlay, find("live"));
 
 // ---- the picture ----
 
-async function take(blob, name, url = null) {
+/** Take a picture, one after another: the last one given is the one that stays. */
+function take(...picked) {
+  taking = taking.then(() => taken(...picked)).catch(showError);
+  return taking;
+}
+
+async function taken(blob, name, url = null) {
   if (!blob.type.startsWith("image/") && blob.type) {
     showError(new ServerError(0, { type: "not_an_image", message: `${name}: expected a picture, got ${blob.type}` }));
     return;
@@ -46,10 +52,18 @@ async function take(blob, name, url = null) {
   } catch {
     size = [0, 0];
     overlay.blank([640, 480]);
-    find("picture-name").textContent = `${name}: this browser cannot show it; the server may still read it, and regions are drawn on an empty field`;
+    find("picture-name").textContent = `${name}: this browser cannot show it. The server may read it all the same: what is found is drawn on an empty field.`;
   } finally {
     URL.revokeObjectURL(shown);
   }
+  changed();
+}
+
+/** The picture or the region is another one: ask, where the reader wants that. */
+function changed() {
+  if (!find("at-once").checked || !asks?.chosen.length || (asks.takesRegion && !asks.region)) return;
+  stop();
+  run();
 }
 
 function asBase64(blob) {
@@ -80,6 +94,10 @@ function takeFiles(files) {
 // ---- the region ----
 
 function drawMode(on) {
+  if (on && !size[0]) {
+    showError(new ServerError(0, { type: "unknown_size", message: "the picture's size is not known before its first answer; type the region, or ask about the whole picture first" }));
+    return;
+  }
   overlay.drawing = on;
   find("draw").setAttribute("aria-pressed", String(on));
 }
@@ -88,6 +106,7 @@ function takeRegion(box) {
   asks.setRegion(box);
   overlay.mark(asks.region);
   announce(find("live"), `Region ${asks.region.map(Math.round).join(", ")}`);
+  changed();
 }
 
 // ---- asking ----
@@ -109,7 +128,7 @@ async function run() {
     const json = { image: await picture.base64, asks: wanted, ...asked.options };
     const found = await ask("/v1/predict", { json, signal: own.signal });
     if (running !== own) return;
-    if (!size[0] && found.answers.length) overlay.blank(found.answers[0].size_wh);
+    sized(found.answers[0].size_wh);
     answers.show(found.answers, asked);
     find("took").textContent = `${Math.round(performance.now() - start)} ms`;
     const heading = find("answers-heading");
@@ -118,6 +137,19 @@ async function run() {
     if (error.name !== "AbortError") showError(error);
   } finally {
     if (running === own) stop();
+  }
+}
+
+/** Regions are in pixels of the picture as the server has it, which a browser may show otherwise turned, or not at all. */
+function sized(servers) {
+  if (!size[0]) {
+    size = servers;
+    overlay.blank(size);
+  } else if (size[0] !== servers[0] || size[1] !== servers[1]) {
+    showError(new ServerError(0, {
+      type: "other_size",
+      message: `the server has the picture at ${servers.join(" × ")} pixels, this browser at ${size.join(" × ")}: what is drawn may be off`,
+    }));
   }
 }
 
