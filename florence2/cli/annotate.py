@@ -54,14 +54,19 @@ def main(argv: Sequence[str]) -> int:
             device=args.device,
             fetching=Fetching(hosts),
             dependents=not args.no_dependents,
+            retry_failed=args.retry_failed,
             progress=bars,
             on_message=bars.on_message,
             reports=reports,
         )
     counts, reasons = store.counts(), store.reasons()
-    useless = [report.name for report in reports.values() if report.useless]
+    useless = [report.name for report in reports.values() if report.useless and not report.broken]
+    broken = [report.name for report in reports.values() if report.broken]
     if args.json:
-        now = {name: {"asked": r.asked, "failures": dict(r.failures)} for name, r in reports.items()}
+        now = {
+            name: {"asked": r.asked, "failures": dict(r.failures), "quarantined": r.quarantined, "broken": r.broken}
+            for name, r in reports.items()
+        }
         print(json.dumps({"store": str(store.root), "run": now, **counts, "reasons": reasons}))
     else:
         print(describe_run(reports))
@@ -69,18 +74,21 @@ def main(argv: Sequence[str]) -> int:
         print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 filter {store.root}")
     for name in useless:
         print(f"florence2 annotate: {name} failed on every picture and gave the store nothing", file=sys.stderr)
-    return 1 if useless else 0
+    return 1 if useless or broken else 0
 
 
 def describe_run(reports: Mapping[str, AnnotationReport]) -> str:
     """What each specialist did in this run, a line each; one that had nothing to do says so."""
     lines: list[str] = []
+    idle = "nothing left to ask"
     for name, report in reports.items():
         failed = sum(report.failures.values())
         words = ", ".join(f"{n} {word}" for word, n in report.failures.most_common())
-        what = f"asked about {report.asked}, answered {report.asked - failed}"
+        what = f"asked about {report.asked}, answered {report.asked - failed}" if report.asked else idle
         what += f", failed on {failed} ({words})" if failed else ""
-        lines.append(f"{'this run' if not lines else '':12} {name}: {what if report.asked else 'nothing left to ask'}")
+        if report.quarantined:
+            what += f"; {report.quarantined} left alone that failed in three runs (--retry-failed asks them)"
+        lines.append(f"{'this run' if not lines else '':12} {name}: {what}")
     return "\n".join(lines) or f"{'this run':12} no specialist"
 
 
@@ -129,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--near-duplicates", action="store_true", default=argparse.SUPPRESS, help="reject them too")
     parser.add_argument("--licence", action="store_true", default=argparse.SUPPRESS, help="reject pictures without one")
     parser.add_argument("--accept", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help="your own picture rule")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="ask again about pictures that failed in passing in three runs"
+    )
     add_trust(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

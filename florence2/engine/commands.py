@@ -17,7 +17,7 @@ from florence2.engine.curation.human_verdicts import OUTCOMES
 from florence2.engine.curation.judging import judge
 from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwise
 from florence2.engine.curation.reviewing import review
-from florence2.engine.execution.annotation_phase import AnnotationReport, run_specialist
+from florence2.engine.execution.annotation_phase import AnnotationReport, run_steps
 from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.execution.jobs import ATTEMPTS
 from florence2.engine.execution.options import Execution, Progress
@@ -58,6 +58,7 @@ def annotate(
     ray_address: str | None = None,
     fetching: Fetching | None = None,
     dependents: bool = True,
+    retry_failed: bool = False,
     progress: Progress | None = None,
     on_message: Callable[[str], None] | None = None,
     reports: dict[str, AnnotationReport] | None = None,
@@ -65,10 +66,11 @@ def annotate(
     """Run specialists over the pictures of a folder, a tar, a table, a list of samples, or over a store's own.
 
     `hf:OWNER/NAME` is a data set of the hub; of a list of addresses, what `fetching` allows is fetched. Specialists are
-    named as on the command line, or are objects. Run again, it finds what is done and goes on. What had read what they
-    replace is run again, too, or named to `on_message` where it cannot be (`dependents`). `reports` is filled with
-    what came of each specialist's pictures in this run, by its name. With `runner` "ray" the work is done by actors, of
-    the cluster at `ray_address`, or of a Ray that is started for it.
+    named as on the command line, or are objects. Run again, it finds what is done and goes on; what failed in passing
+    is asked again, in three runs in all, then only with `retry_failed`. What had read what they replace is run again,
+    too, or named to `on_message` where it cannot be (`dependents`). `reports` is filled with what came of each
+    specialist's pictures in this run, by its name. With `runner` "ray" the work is done by actors, of the cluster at
+    `ray_address`, or of a Ray that is started for it.
     """
     execution = Execution(workers, lease_s, attempts, device, progress, on_message, runner, ray_address)
     wanted = [with_] if isinstance(with_, str) else with_
@@ -94,13 +96,10 @@ def annotate(
             asked = with_their_inputs(session, asked, selector)
         planned = plan_steps(session, asked, selectors=[selector] * len(asked))
 
-        def run(steps: Sequence[Step]) -> None:
-            for step in steps:
-                report = run_specialist(session, step, runs, rules.max_pixels, progress)
-                if reports is not None:
-                    reports[report.name] = report.after(reports.get(report.name))
+        def run(steps: Sequence[Step]) -> list[Step]:
+            return run_steps(session, steps, runs, rules.max_pixels, execution, reports, retry_failed)
 
-        run(planned)
+        planned = run(planned)
         made = [(step.operator, step.selector) for step in planned]
         more, left = stale_dependents(session, made, "" if dependents else "as asked for")
         given = [specialist.spec.name for specialist in specialists]
@@ -108,7 +107,7 @@ def annotate(
         left += [f"run again, as what they read has changed: {', '.join(again)}"] if again else []
         for line in left:
             execution.message(line)
-        run(more)
+        more = run(more)
         supersede_replaced(session, runs, [*made, *((step.operator, step.selector) for step in more)])
     session.finish({"phase": "annotate", "round": 0})
     times.save()

@@ -110,6 +110,12 @@ class Session:
         self.store.quarantine(fragment.path)
         return True
 
+    def withdraw(self, run_id: str) -> None:
+        """Leave out of the snapshot what this command did of a run, unless the base knows the run: it is half done."""
+        if all(operator.run_id != run_id for operator in self.base.operators):
+            self.operators.pop(run_id, None)
+            self.fragments = [fragment for fragment in self.fragments if fragment.run_id != run_id]
+
     @functools.cached_property
     def ever_named(self) -> frozenset[str]:
         """The fragments of all snapshots that there were when this command first asked."""

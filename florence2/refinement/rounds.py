@@ -170,7 +170,9 @@ def annotate_round(
     steps = plan_steps(session, [(name, resolve_specialist(name)) for name in named], number, selectors)
     with execution.runner(store.root) as runs:
         for step in steps:
-            run_specialist(session, step, runs, MAX_PIXELS, execution.progress)
+            report = run_specialist(session, step, runs, MAX_PIXELS, execution.progress)
+            if report.broken:
+                raise ValueError(f"{store.root}: the student {step.operator.name}: {report.broken}")
     chain = recorded_chain(session) if rules is None else chain_of(rules)
     with execution.for_rules(chain, session.base).runner(store.root) as runs:
         if chain:

@@ -6,6 +6,8 @@ import pytest
 
 import florence2
 from florence2.cli import main
+from florence2.cli.annotate import describe_run
+from florence2.engine.execution import annotation_phase
 from florence2.engine.planning.repair import repair
 from florence2.records import Failure
 from florence2.store import Store
@@ -67,6 +69,57 @@ def test_the_last_try_counts(tmp_path):
     rows = store.table("failures").to_pylist()
     assert len(rows) == 6  # a row a try, in fragments of their own
     assert len(set(store.paths("failures"))) == 3
+
+
+def test_what_failed_in_three_runs_is_left_alone_until_it_is_asked_for(tmp_path, capsys):
+    folder, mood = folder_of(tmp_path, 4), tmp_path / "mood"
+    mood.write_text("p0001.png p0002.png")
+    asked = [run(folder, tmp_path / "s", mood)[1].asked for _ in range(5)]
+    assert asked == [4, 2, 2, 0, 0]
+    store, report = run(folder, tmp_path / "s", mood, retry_failed=True)
+    assert (report.asked, report.failed, report.quarantined) == (2, 2, 0)
+    store, report = run(folder, tmp_path / "s", mood)  # a further attempt does not reopen it
+    assert (report.asked, report.failed, report.quarantined) == (0, 2, 2)
+    assert describe_run({"moody": report}).endswith("nothing left to ask; 2 left alone that failed in three runs "
+                                                    "(--retry-failed asks them)")  # fmt: skip
+    mood.unlink()
+    store, report = run(folder, tmp_path / "s", mood, retry_failed=True)
+    assert report.asked == 2 and store.counts()["failures"] == 0
+
+
+class Down(Boxes):
+    """A service that is out of order from one picture on, while a file says so."""
+
+    def __init__(self, mood, first):
+        super().__init__("down")
+        self.mood, self.first = mood, first
+
+    def one(self, sample, image):
+        if self.mood.exists() and Path(sample.image.uri).name >= self.first:
+            raise ConnectionError("no route")
+        return super().one(sample, image)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_specialist_that_breaks_is_given_up_and_what_does_not_read_it_is_run(tmp_path, workers, monkeypatch):
+    monkeypatch.setattr(annotation_phase, "BROKEN_AFTER", 12)
+    folder, mood, said, reports = folder_of(tmp_path, 30), tmp_path / "mood", [], {}
+    reader = Boxes("reader", requires={"region_text/object"}, shift=1.0)
+    with_ = [Down(mood, "p0006.png"), reader, Boxes("other", shift=2.0)]
+    clean = florence2.annotate(folder, tmp_path / "clean", with_, workers=0, unit=4)
+    mood.write_text("down")
+    by = {"workers": workers, "unit": 4, "on_message": said.append, "reports": reports}
+    store = florence2.annotate(folder, tmp_path / "s", with_, **by)
+    assert "on 12 pictures in a row (12 error)" in reports["down"].broken or workers
+    assert reports["down"].asked < 30 and reports["reader"].broken == "reads down, which was given up"
+    assert sum("given up" in line for line in said) == 2
+    assert {o.name for o in store.snapshot().operators} == {"images", "other"} and store.counts()["failures"] == 0
+    mood.unlink()
+    for _ in range(2):  # the first two failures were of a unit that was half done
+        florence2.annotate(folder, tmp_path / "s", with_, **by)
+    assert store.counts()["failures"] == 0 and store.counts()["annotations"]["kept"] == 30 * 9
+    boxes = [[[sorted(r.box for r in s.regions)] for s in each.samples()] for each in (store, clean)]
+    assert boxes[0] == boxes[1] and store.verify() == []
 
 
 @pytest.mark.parametrize(
@@ -158,7 +211,7 @@ def test_compaction_changes_no_count_of_failures_nor_does_a_later_attempt_lose_o
             assert tables == [sorted(map(str, store.table(n).to_pylist())) for n in ("failures", "annotations")]
         else:
             mood.write_text(moods)
-            store, report = run(folder, tmp_path / "s", mood)
+            store, report = run(folder, tmp_path / "s", mood, retry_failed=True)
             assert (report.asked, store.counts()["failures"]) == (len(before[2]), len(moods.split()))
     clean, _ = run(folder, tmp_path / "clean", mood)
     assert store.counts()["annotations"] == clean.counts()["annotations"]

@@ -7,10 +7,11 @@ committed first: the annotations fragment, even one of no rows, says that the un
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,11 @@ from florence2.labels import one_line
 from florence2.records import Failure, Grounding, Parsed, Region, Sample, Source, Text
 from florence2.store import Fragment, Operator, Signed, Store, pending
 
+AHEAD = 2  # batches that are decoded, or being decoded, while one is annotated
+DECODERS = 2  # threads of a worker; decoding lets go of the interpreter's lock
 OWN_FAULTS = ("error", "invalid")  # a specialist raised, or its answer is not valid
+
+Loaded = np.ndarray | Failure  # a picture's pixels, or why there are none
 
 # decode and sign run beside annotate; the others add up to the time that a job takes
 SECONDS = {
@@ -140,7 +145,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 class UnitAnnotator:
     """Puts pictures to a specialist in batches, finds the one at fault where a batch raises, and attaches sources.
 
-    While a batch is annotated, the next is decoded and the answers of the one before get ids and sources.
+    While a batch is annotated, the next two are decoded and the answers of the one before get ids and sources.
     """
 
     def __init__(self, task: AnnotateTask, context: WorkerContext):
@@ -151,6 +156,7 @@ class UnitAnnotator:
         self.naming = digest([operator.fingerprint, task.uid]) if task.later else operator.fingerprint
         self.source = Source(spec.source_kind, spec.name, spec.version, operator.round, operator.run_id)
         self.seconds = dict.fromkeys(SECONDS, 0.0)
+        self._adding = threading.Lock()  # several threads decode
         self._fault_shown = False  # whether a fault is on the user's screen
 
     def all(self, samples: Sequence[Sample]) -> list[Signed]:
@@ -159,14 +165,15 @@ class UnitAnnotator:
             return [self._isolated(sample, index) for index, sample in enumerate(samples, self.task.start)]
         size = max(1, self.specialist.spec.batch_size)
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]
-        with ThreadPoolExecutor(1) as beside:
-            loading = [beside.submit(self._load, batch) for batch in batches[:1]]
+        with ThreadPoolExecutor(DECODERS) as decoders, ThreadPoolExecutor(1) as signer:
+            loading: deque[list[Future[Loaded]]] = deque()
             signing = []
-            for number, batch in enumerate(batches, 1):
+            for number, batch in enumerate(batches):
+                for coming in batches[number + len(loading) : number + 1 + AHEAD]:
+                    loading.append([decoders.submit(self._load, sample) for sample in coming])
                 with timed(self.seconds, "wait"):
-                    loaded = loading.pop().result()
-                loading += [beside.submit(self._load, coming) for coming in batches[number : number + 1]]
-                signing.append(beside.submit(self._sign, batch, self._annotated(batch, loaded)))
+                    loaded = [each.result() for each in loading.popleft()]
+                signing.append(signer.submit(self._sign, batch, self._annotated(batch, loaded)))
                 self.heartbeat.progress(len(batch))
             with timed(self.seconds, "wait"):
                 return [signed for batch in signing for signed in batch.result()]
@@ -178,25 +185,24 @@ class UnitAnnotator:
         else:
             self.heartbeat.image(index)
             with timed(self.seconds, "wait"):
-                loaded = self._load([sample])
-            results = self._annotated([sample], loaded)
+                loaded = self._load(sample)
+            results = self._annotated([sample], [loaded])
         self.heartbeat.progress(1)
         return self._sign([sample], results)[0]
 
-    def _load(self, samples: Sequence[Sample]) -> list[np.ndarray | Failure]:
-        out: list[np.ndarray | Failure] = []
-        with timed(self.seconds, "decode"):
-            for sample in samples:
-                if sample.image.id in self.task.inputs.unit.gone:
-                    out.append(Failure(reason="missing", detail=f"{sample.image.uri}: is not what it was taken in as"))
-                    continue
-                try:
-                    out.append(sources.pixels(sample.image, self.max_pixels))
-                except pixels.BadImage as error:
-                    out.append(Failure(reason=error.reason, detail=str(error)))
-        return out
+    def _load(self, sample: Sample) -> Loaded:
+        if sample.image.id in self.task.inputs.unit.gone:
+            return Failure(reason="missing", detail=f"{sample.image.uri}: is not what it was taken in as")
+        begun = time.perf_counter()
+        try:
+            return sources.pixels(sample.image, self.max_pixels)
+        except pixels.BadImage as error:
+            return Failure(reason=error.reason, detail=str(error))
+        finally:
+            with self._adding:
+                self.seconds["decode"] += time.perf_counter() - begun
 
-    def _annotated(self, samples: Sequence[Sample], loaded: list[np.ndarray | Failure]) -> list[Parsed | Failure]:
+    def _annotated(self, samples: Sequence[Sample], loaded: Sequence[Loaded]) -> list[Parsed | Failure]:
         good = [(sample, array) for sample, array in zip(samples, loaded) if isinstance(array, np.ndarray)]
         with timed(self.seconds, "annotate"):
             answers = iter(self._ask([sample for sample, _ in good], [array for _, array in good]))

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from florence2.engine import current_annotations
 from florence2.engine.execution.annotation import SECONDS, AnnotatedJob, AnnotateTask, pieces_name
 from florence2.engine.execution.handout import Pace
-from florence2.engine.execution.jobs import Job, Resources, Runner
-from florence2.engine.execution.options import Progress
+from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
+from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.execution.phase import Count, run_phase
 from florence2.engine.ingest.revision import Revision, revise
 from florence2.engine.inputs import UnitInputs
@@ -22,6 +22,9 @@ from florence2.engine.specialists import absolute
 from florence2.store import Fragment, Unit, attempted_images, pending
 
 PASSING = ("error", "timeout", "missing", "worker_died")  # reasons that another try may not meet
+QUARANTINED_AFTER = 3  # runs in which a picture failed so: it is then asked about only where that is wanted
+BROKEN = ("error", "invalid", "timeout", "worker_died")  # a specialist with nothing but these is not asked on and on
+BROKEN_AFTER = 64  # pictures in a row
 
 
 @dataclass
@@ -33,6 +36,8 @@ class AnnotationReport:
     failures: Counter[str] = field(default_factory=Counter)  # of those tried now
     due: int = 0  # pictures that it is to annotate
     failed: int = 0  # of these, in the store, at the end
+    quarantined: int = 0  # of the failed, those that failed in passing, in so many runs that they were left alone
+    broken: str = ""  # why it was given up before its end; "" where it was not
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
 
     def after(self, earlier: AnnotationReport | None) -> AnnotationReport:
@@ -41,12 +46,45 @@ class AnnotationReport:
             return self
         seconds = {name: value + earlier.seconds[name] for name, value in self.seconds.items()}
         asked, failures = earlier.asked + self.asked, earlier.failures + self.failures
-        return dataclasses.replace(self, asked=asked, failures=failures, seconds=seconds)
+        broken = self.broken or earlier.broken
+        return dataclasses.replace(self, asked=asked, failures=failures, seconds=seconds, broken=broken)
 
     @property
     def useless(self) -> bool:
         """Whether it failed on every picture that it was run on, and the store holds no annotation of it either."""
         return self.asked > 0 and sum(self.failures.values()) == self.asked and self.failed == self.due
+
+
+def run_steps(
+    session: Session,
+    steps: Sequence[Step],
+    runner: Runner,
+    max_pixels: int,
+    execution: Execution,
+    reports: dict[str, AnnotationReport] | None = None,
+    retry_failed: bool = False,
+) -> list[Step]:
+    """Run specialists one after another; returns those whose work stands.
+
+    One that breaks is given up, and none is run that reads it; what it did is found by the next command.
+    """
+    stand: list[Step] = []
+    broken: set[str] = set()
+    for step in steps:
+        name, unread = step.operator.name, [o.name for o in step.reads if o.run_id in broken]
+        if unread:
+            report = AnnotationReport(name, broken=f"reads {unread[0]}, which was given up")
+        else:
+            report = run_specialist(session, step, runner, max_pixels, execution.progress, None, retry_failed)
+        if report.broken:
+            broken.add(step.operator.run_id)
+            session.withdraw(step.operator.run_id)
+            execution.message(f"{name}: {report.broken}; run the same command again when that is mended")
+        else:
+            stand.append(step)
+        if reports is not None:
+            reports[name] = report.after(reports.get(name))
+    return stand
 
 
 def run_specialist(
@@ -56,10 +94,12 @@ def run_specialist(
     max_pixels: int,
     progress: Progress | None = None,
     only: frozenset[str] | None = None,
+    retry_failed: bool = False,
 ) -> AnnotationReport:
     """Have one specialist annotate every unit that lacks its work, and ask it again about what failed in passing.
 
-    With `only`, nothing but the fragments that are named is made again.
+    With `only`, nothing but the fragments that are named is made again. It is given up where it fails on so many
+    pictures in a row that it cannot be these: `broken` says so. `retry_failed`: quarantined pictures are asked about.
     """
     operator, spec = step.operator, step.specialist.spec
     facts = {
@@ -76,7 +116,9 @@ def run_specialist(
     resources = Resources(spec.name, spec.num_cpus, spec.num_gpus, spec.memory_gb, at_once)
     report = AnnotationReport(operator.name, due=total)
     count = Count(operator.name, total, progress)
-    jobs = _Jobs(session, step, max_pixels, only, Pace(spec.batch_size, runner.workers(resources)), count, report)
+    pace = Pace(spec.batch_size, runner.workers(resources))
+    jobs = _Jobs(session, step, max_pixels, only, retry_failed, pace, count, report)
+    streak: list[tuple[Job, JobOutcome]] = []  # the last jobs, of which each picture failed
     for job, outcome in run_phase(session, runner, jobs, resources, count):
         assert isinstance(outcome.facts, AnnotatedJob)
         for image in outcome.facts.failed:  # its earlier annotations are kept
@@ -86,10 +128,34 @@ def run_specialist(
         report.failures += outcome.facts.failures
         for name, value in outcome.seconds.items():
             report.seconds[name] += value
+        streak = [*streak, (job, outcome)] if _all_failed(outcome.facts) else []
+        if sum(each.size for each, _ in streak) >= BROKEN_AFTER:
+            reasons = sum((each.facts.failures for _, each in streak), Counter[str]())
+            report.broken = f"given up, as it failed on {reasons.total()} pictures in a row ({_counted(reasons)})"
+            _take_back(session, streak)
+            return report
     report.failed += sum(report.failures.values())
     if jobs.asked_again and only is None:
         revise(session, Revision(answers=dict(sorted(jobs.asked_again.items()))))
     return report
+
+
+def _all_failed(done: AnnotatedJob) -> bool:
+    """Whether a job's every picture failed by the specialist's own fault; an empty job says nothing."""
+    return done.pictures > 0 and sum(done.failures[reason] for reason in BROKEN) == done.pictures
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+
+
+def _take_back(session: Session, jobs: Iterable[tuple[Job, JobOutcome]]) -> None:
+    """Free the names of failures that say nothing about their pictures."""
+    for job, outcome in jobs:
+        for fragment in outcome.fragments:
+            session.discard(fragment)
+        assert isinstance(job.task, AnnotateTask)
+        session.store.pieces(pieces_name(job.task.uid, job.task.mark)).forget()
 
 
 def _earlier(
@@ -107,6 +173,7 @@ class _Jobs:
     step: Step
     max_pixels: int
     only: frozenset[str] | None
+    retry_failed: bool
     pace: Pace
     count: Count
     report: AnnotationReport
@@ -249,8 +316,13 @@ class _Jobs:
             if not again:
                 return None, uid, number
             number += 1
-            unit = dataclasses.replace(unit, samples=again)
             uid = retry_id([s.image.id for s in again], operator.fingerprint, operator.round, number)
+            asked = session.names(pending.path("annotations", operator, uid))
+            if number > QUARANTINED_AFTER and not (self.retry_failed or asked or self.only is not None):
+                self.report.failed += len(again)
+                self.report.quarantined += len(again)
+                return None, uid, number
+            unit = dataclasses.replace(unit, samples=again)
 
     def _done(self, path: str, unit: Unit, now: current_annotations.Mark | None) -> Fragment | None:
         """The fragment at `path`, if it counts as this operator's work now.

@@ -116,8 +116,18 @@ class Supervisor(ABC, Generic[W]):
     def run(
         self, jobs: Iterable[Job], resources: Resources, on_progress: OnProgress | None = None
     ) -> Iterator[tuple[Job, JobOutcome]]:
-        """Each job with its outcome, as they finish."""
-        todo, source = deque[Job](), iter(jobs)
+        """Each job with its outcome, as they finish; where the caller stops before the end, jobs that run are ended."""
+        try:
+            yield from self._run(iter(jobs), resources, on_progress)
+        finally:
+            for worker in [worker for worker in self._workers if worker.job is not None]:
+                self._workers.remove(worker)
+                worker.end()
+
+    def _run(
+        self, source: Iterator[Job], resources: Resources, on_progress: OnProgress | None
+    ) -> Iterator[tuple[Job, JobOutcome]]:
+        todo = deque[Job]()
         while True:
             self._hand_out(todo, source, resources)
             heard = [worker for worker in self._workers if worker.job is not None or not worker.ready]
