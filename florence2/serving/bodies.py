@@ -19,6 +19,7 @@ from florence2.serving.settings import Settings
 from florence2.serving.task_schemas import MAX_FILTERS, MAX_MARGIN, checked_ask
 
 OPTIONS = {"min_score": float, "num_beams": int, "max_new_tokens": int, "margin": float, "filters": list}
+OPTIONS |= {"each_class": bool, "more_above": float}
 FORM_FIELDS = ("image", "task", "text", "labels", "region", *OPTIONS)
 M = TypeVar("M", bound=BaseModel)
 
@@ -57,6 +58,10 @@ class DecodingBody(Strict):
     """Nats: an answer ends only where its end is so much likelier than what could follow."""
     filters: list[str] = Field(default_factory=list, max_length=MAX_FILTERS)
     """Names of filters that judge the regions; /v1/tasks names them."""
+    each_class: bool = True
+    """Whether the classes of an open-vocabulary question that its answer does not name are asked about alone."""
+    more_above: Union[float, None] = Field(None, ge=0, le=1)
+    """An answer goes on exactly where anything but its end is more probable than this."""
 
     @model_validator(mode="before")
     @classmethod
@@ -148,7 +153,8 @@ def options_of(body: DecodingBody, settings: Settings) -> Options:
         value = getattr(body, name)
         if value is not None and value > most:
             raise invalid(name, f"{name}: expected at most {most} on this server, got {value}")
-    return Options(body.min_score, body.num_beams, body.max_new_tokens, body.margin, tuple(body.filters))
+    given = {name: getattr(body, name) for name in OPTIONS}
+    return Options(**{**given, "filters": tuple(body.filters)})
 
 
 def _shared_asks(
@@ -212,6 +218,10 @@ def _numbers(value: str, name: str) -> list[float]:
 
 
 def _number(value: str, name: str, kind: type) -> Any:
+    if kind is bool:
+        if value.strip().lower() not in ("true", "false"):
+            raise invalid(name, f"{name}: expected true or false, got {value!r:.60}")
+        return value.strip().lower() == "true"
     try:
         return kind(value)
     except ValueError:

@@ -16,13 +16,15 @@ from florence2.records import Ask
 
 @dataclass(frozen=True)
 class Options:
-    """How the answers of one request are decoded, and which of their items are given."""
+    """How the answers of one request are decoded, and which of their items are given: options of `predict`."""
 
     min_score: float = 0.0
     num_beams: int | None = None
     max_new_tokens: int | None = None
     margin: float = 0.0
     filters: tuple[str, ...] = ()
+    each_class: bool = True
+    more_above: float | None = None
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,12 @@ def _kind(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def _in_a_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an option as a form has it: what may be null in JSON is left out there."""
+    kinds = schema["type"]
+    return {**schema, "type": kinds if isinstance(kinds, str) else kinds[0]}
+
+
 def request_body(service: Service, asks: dict[str, Any]) -> dict[str, Any]:
     """The OpenAPI request body: `asks` is the schema of one ask of this model."""
     settings, options = service.settings, service.options
@@ -108,10 +114,7 @@ def request_body(service: Service, asks: dict[str, Any]) -> dict[str, Any]:
         "text": {"type": "string", "description": "For the tasks that take one."},
         "labels": {"anyOf": [text, {"type": "array", "items": text}], "description": "Repeated, or joined by commas."},
         "region": {"type": "string", "description": "x1,y1,x2,y2 in pixels of the upright picture."},
-        **{
-            name: {**schema, "type": "integer"} if "null" in schema["type"] else schema
-            for name, schema in options.items()
-        },
+        **{name: _in_a_form(schema) for name, schema in options.items()},
     }
     form_body = {"type": "object", "properties": form, "required": ["image", "task"], "additionalProperties": False}
     content = {

@@ -7,6 +7,7 @@ leaves meanwhile takes its request along.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ R = TypeVar("R")
 FETCHERS = 8  # threads that wait for other hosts
 PLAIN = Options()
 READERS = 4  # threads that read bodies and headers of pictures
-_OPTIONS = ("num_beams", "max_new_tokens", "margin", "filters")  # fields of a whole request
+_OPTIONS = tuple(option.name for option in dataclasses.fields(Options))  # fields of a whole request
 _FIELDS = ("text", "labels", "region", *_OPTIONS)  # what a refusal of the model begins with
 _PICTURE = ("missing", "unreadable", "empty", "not_an_image", "no_decoder", "too_large", "truncated", "corrupt")
 

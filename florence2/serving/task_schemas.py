@@ -31,6 +31,8 @@ GIVES = {
 }
 REGION = "x1, y1, x2, y2 in pixels of the upright picture, from its top left corner."
 MARGIN = "Nats by which the end must be likelier than what could follow; more is found, less surely."
+EACH_CLASS = "Ask about each class of an open-vocabulary question alone that its answer does not name."
+MORE_ABOVE = "An answer goes on exactly where anything but its end is more probable than this."
 LABELS = "The only labels that the answer may use."
 MAX_TEXT = 10_000
 MAX_LABELS = 1_000
@@ -118,6 +120,8 @@ def option_schemas(max_beams: int, max_tokens: int, filters: Mapping[str, str]) 
             "default": [],
             "description": "Rules that leave regions out of the answer.",
         },
+        "each_class": {"type": "boolean", "default": True, "description": EACH_CLASS},
+        "more_above": {"type": ["number", "null"], "minimum": 0, "maximum": 1, "description": MORE_ABOVE},
     }
 
 

@@ -208,17 +208,11 @@ class Worker:
     def _request(self, item: _Item) -> Request | Failure:
         if isinstance(item.picture, Failure):
             return item.picture
-        options = item.work.options
+        options = vars(item.work.options).copy()
+        if options["max_new_tokens"] is None:
+            options["max_new_tokens"] = self.most_tokens
         try:
-            return self.model.request(
-                item.picture,
-                item.work.asks,
-                num_beams=options.num_beams,
-                max_new_tokens=self.most_tokens if options.max_new_tokens is None else options.max_new_tokens,
-                min_score=options.min_score,
-                margin=options.margin,
-                filters=options.filters,
-            )
+            return self.model.request(item.picture, item.work.asks, **options)
         except ValueError as error:
             return failure_of(error)
 

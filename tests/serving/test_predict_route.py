@@ -1,15 +1,18 @@
 """/v1/predict of a running server: the answers of an unbatched call, in JSON and in forms; wrong use named by field."""
 
 import base64
+import dataclasses
 import json
 
 import httpx
 import pytest
 
 from florence2.pixels import encode
+from florence2.predictor.asks import DecodingOptions
 from florence2.predictor.post_filters import FILTERS
 from florence2.records import Ask
 from florence2.scenes import draw
+from florence2.serving.messages import Options
 
 ASKS = [
     {"task": "OD"},
@@ -94,7 +97,24 @@ def test_options_are_those_of_predict(server, nano, scene):
             assert_same(found, one)
     schemas = httpx.get(server.url + "/v1/tasks").json()["options"]
     assert [one["const"] for one in schemas["filters"]["items"]["oneOf"]] == list(FILTERS)
-    assert set(schemas) == {"min_score", "num_beams", "max_new_tokens", "margin", "filters"}
+    assert set(schemas) == {option.name for option in dataclasses.fields(Options)}
+    assert set(schemas) == set(DecodingOptions.__annotations__) - {"official", "grammar", "tiles"}
+
+
+def test_each_class_and_more_above_are_those_of_predict(server, nano, scene):
+    labels = ["crescent", "fish", "star", "umbrella", "sun"]
+    image = base64.b64encode(scene).decode()
+    told = set()
+    for options in ({}, {"each_class": False}, {"more_above": 0.02}):
+        body = {"image": image, "asks": [{"task": "OPEN_VOCABULARY_DETECTION", "labels": labels}], **options}
+        answer = httpx.post(server.url + "/v1/predict", json=body, timeout=60).json()["answers"][0]
+        told.add(answer["text"])
+        assert_same(answer, nano.predict(scene, Ask("<OPEN_VOCABULARY_DETECTION>", labels=tuple(labels)), **options))
+    assert len(told) > 1
+    form = {"task": "OPEN_VOCABULARY_DETECTION", "labels": labels, "each_class": "false"}
+    answer = httpx.post(server.url + "/v1/predict", data=form, files={"image": scene}, timeout=60).json()["answers"][0]
+    ask = Ask("<OPEN_VOCABULARY_DETECTION>", labels=tuple(labels))
+    assert_same(answer, nano.predict(scene, ask, each_class=False))
 
 
 def test_other_pictures_other_answers(server, nano):
@@ -178,6 +198,8 @@ FORMS = [
     ({"task": "OD", "margin": "wide"}, "margin"),
     ({"task": "OD", "filters": "nms,no_such"}, "filters"),
     ({"task": "OD", "tiles": "2x2"}, "tiles"),
+    ({"task": "OD", "each_class": "perhaps"}, "each_class"),
+    ({"task": "OD", "more_above": "2"}, "more_above"),
 ]
 
 

@@ -213,6 +213,7 @@ def test_each_task_has_its_own_text_and_labels_and_predicts_options_go_along(pag
     for name, value in options.items():
         page.find_element("name", name).send_keys(str(value))
     page.find_element("css selector", "[name=filters][value=nms]").click()
+    page.find_element("name", "each_class").click()
     sent, got = ask(page)
     del sent["image"]
     asks = [
@@ -221,6 +222,7 @@ def test_each_task_has_its_own_text_and_labels_and_predicts_options_go_along(pag
         Ask("<OPEN_VOCABULARY_DETECTION>", text=label),
     ]
     assert sent["asks"][0] == {"task": "OD", "labels": [label, "cat"]} and sent["filters"] == ["nms"]
+    options["each_class"] = False
     assert {name: sent[name] for name in options} == options
     for answer, alone in zip(got["answers"], nano.predict(scene, asks, filters=["nms"], **options), strict=True):
         assert_same(answer, alone)

@@ -52,7 +52,9 @@ export class Asks {
   options() {
     const out = {};
     for (const field of this.parts.options.querySelectorAll("input")) {
-      if (field.type === "checkbox") {
+      if (field.dataset.default) {
+        if (String(field.checked) !== field.dataset.default) out[field.name] = field.checked;
+      } else if (field.type === "checkbox") {
         if (field.checked) out[field.name] = [...(out[field.name] ?? []), field.value];
       } else if (field.value !== "") {
         out[field.name] = field.valueAsNumber;
@@ -142,6 +144,11 @@ export class Asks {
         return h("fieldset", {}, h("legend", { class: "mono" }, name), h("div", { class: "row", "data-field": name, tabindex: "-1" },
           (schema.items.oneOf ?? []).map((one) => h("label", { title: one.description },
             h("input", { type: "checkbox", name, value: one.const }), one.const))));
+      }
+      if (schema.type === "boolean") {
+        return h("label", { title: schema.description }, h("input", {
+          type: "checkbox", name, "data-field": name, checked: schema.default, "data-default": String(schema.default),
+        }), h("span", { class: "mono" }, name));
       }
       const whole = [schema.type].flat().includes("integer");
       return h("label", { class: "above", title: schema.description }, h("span", { class: "mono" }, name), h("input", {
