@@ -30,7 +30,7 @@ class Twins:
     def __init__(self, quick: bool, types: Sequence[str] = TIERS, theirs: Sequence[str] = ("float32",)) -> None:
         side = 256 if quick else 768
         config = dataclasses.replace(base(), image_size_wh=(side, side))
-        self.plain = plain = _calm(lively(config, eos=-3.0))
+        self.plain = plain = calm(lively(config, eos=-3.0))
         self.theirs: dict[str, Any] = {name: _typed(theirs_of(plain), name) for name in theirs}
         self.ours: dict[str, Florence] = {}
         self.told: dict[str, Any] = {}
@@ -84,7 +84,7 @@ class Twins:
         return tuple(count.get_total_flops() / 1e9 for count in (tower, read, step))  # type: ignore[return-value]
 
 
-def _calm(model: Florence) -> Florence:
+def calm(model: Florence) -> Florence:
     """The tower's branches scaled down, or its residual stream would grow to 1e10 over the stages' blocks."""
     with torch.no_grad():
         for name, weight in model.vision_tower.named_parameters():

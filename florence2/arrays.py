@@ -25,6 +25,10 @@ class Arrays(Protocol):
         """Numbers of the host as an array, without waiting for what a device computes at the time."""
         ...
 
+    def constant(self, values: tuple[int, ...]) -> Any:
+        """The same, made once for a device."""
+        ...
+
     def floats(self, x: Any) -> Any:
         """As float32."""
         ...
@@ -90,6 +94,9 @@ class NumpyArrays:
         if array.dtype == np.float64:
             array = array.astype(np.float32)
         return array
+
+    def constant(self, values: tuple[int, ...]) -> np.ndarray:
+        return np.asarray(values)
 
     def floats(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(x, np.float32)

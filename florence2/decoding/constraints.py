@@ -58,6 +58,15 @@ class Constraint(Protocol):
         """Mask what these rows (R, V) may not generate; (R,) True where only the budget masked a row's best token."""
         ...
 
+    def agrees(self, row: int, token: int) -> bool:
+        """Whether the token, likeliest of all for the row, is what `apply` leaves likeliest too, as far as is known
+        without the scores."""
+        ...
+
+    def alone(self, row: int) -> Any:
+        """A constraint of this row by itself, at its beginning."""
+        ...
+
     def select(self, rows: Sequence[int]) -> None: ...
     def advance(self, tokens: Sequence[int]) -> None: ...
     def admit(self, other: Any) -> None: ...
@@ -142,6 +151,19 @@ class Grammar:
         arrays.mask(scores, masks)
         return cut
 
+    def agrees(self, row: int, token: int) -> bool:
+        allowed = self._sets()[row]
+        if allowed is None or token >= len(allowed.mask) or not allowed.mask[token]:
+            return False
+        if self.more_above is not None:
+            return not allowed.mask[EOS]
+        return token != EOS or not self.margin
+
+    def alone(self, row: int) -> Grammar:
+        own = Grammar([self.automata[row]], [self.remaining[row]], self.margin, self.more_above)
+        own._masks = self._masks
+        return own
+
     def select(self, rows: Sequence[int]) -> None:
         self.automata = [self.automata[row] for row in rows]
         self.states = [self.states[row] for row in rows]
@@ -212,7 +234,18 @@ class Official:
         self.histories = [History(self.size, start) for _ in self.remaining] if self.size else []
 
     def spans(self) -> list[tuple[int, int] | None]:
-        return [None] * len(self.remaining)
+        bos = self.forced_bos
+        forced = None if bos is None else (bos, bos + 1)
+        return [forced if first and left > 1 else None for first, left in zip(self.first, self.remaining)]
+
+    def agrees(self, row: int, token: int) -> bool:
+        if self.remaining[row] == 1 or (self.first[row] and self.forced_bos is not None):
+            return False
+        return not self.size or all(token not in followers for followers in self.histories[row].followers())
+
+    def alone(self, row: int) -> Official:
+        rules = self.size, self.forced_bos, self.forced_eos, self.start, self.eos
+        return Official([self.remaining[row]], *rules)
 
     def apply(self, scores: Any, rows: Sequence[int], arrays: Arrays) -> Any:
         V = scores.shape[-1]

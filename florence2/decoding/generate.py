@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from florence2.arrays import Arrays
 from florence2.decoding.beams import Ranking
 from florence2.decoding.constraints import BOS, EOS, Constraint, Grammar, Official, TokenAutomaton
 from florence2.decoding.generated import Generated
+from florence2.decoding.run_search import RunningModel, RunSearch
 from florence2.decoding.search import BeamSearch, GreedySearch, Search
 
 
 class Generator(Protocol):
     """What is needed of a model: `prefill` once, then `states` a token at a time, and `logits` of those."""
+
+    in_runs: bool
+    """Whether it takes greedy steps in runs (`RunningModel`)."""
 
     @property
     def arrays(self) -> Arrays: ...
@@ -72,7 +76,7 @@ def generate(
 def search_of(model: Generator, rules: Rules, ordered: tuple[int, int] | None = None) -> Search:
     """An empty search, which requests can join at any step."""
     if rules.num_beams == 1:
-        return GreedySearch(model, ordered)
+        return RunSearch(cast(RunningModel, model), ordered) if model.in_runs else GreedySearch(model, ordered)
     return BeamSearch(model, Ranking(rules.num_beams, rules.length_penalty, rules.early_stopping), ordered)
 
 

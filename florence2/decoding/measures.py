@@ -16,6 +16,9 @@ LOGPROB, END, ENTROPY, ORDERED, MASS = range(5)
 of the ordered ids together; from MASS on the probability of the ordered ids at most RADII away from the token."""
 RADII = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
+AROUND = (*(-radius for radius in RADII), *(radius + 1 for radius in RADII))
+"""Where the neighbourhoods begin, and where they end, from the token."""
+
 
 def columns(ordered: tuple[int, int] | None) -> int:
     """How many measures there are: without ordered ids the log-probability alone."""
@@ -41,8 +44,7 @@ def measures(arrays: Arrays, logits: Any, chosen: Any, end: int, ordered: tuple[
     place = chosen - first
     inside = (place >= 0) & (place < last - first)
     if arrays.waits() or inside.any():
-        around = [*(-radius for radius in RADII), *(radius + 1 for radius in RADII)]  # begins, and ends, from the token
-        edges = (place[:, :, None] + arrays.put(around)).clip(0, last - first)
+        edges = (place[:, :, None] + arrays.constant(AROUND)).clip(0, last - first)
         masses = arrays.gather(below, edges.reshape(R, -1)).reshape(R, K, 2 * radii)
         near = (masses[:, :, radii:] - masses[:, :, :radii]).clip(0.0, 1.0)
         out[:, :, MASS:] = near * inside[:, :, None]

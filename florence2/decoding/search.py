@@ -64,7 +64,7 @@ class Search(Protocol):
         ...
 
 
-def _without_gradients(method: Callable[P, R]) -> Callable[P, R]:
+def without_gradients(method: Callable[P, R]) -> Callable[P, R]:
     """A method of a search that keeps no gradient."""
 
     @wraps(method)
@@ -152,13 +152,13 @@ class GreedySearch(_Requests):
     def finished(self) -> bool:
         return not self.rows and not self.ended
 
-    @_without_gradients
+    @without_gradients
     def admit(self, cache: Any, constraint: Constraint) -> range:
         numbers = self._join(cache, constraint, empty=not self.rows)
         self.rows += [_Row(number, [constraint.start], [[0.0] * self.columns]) for number in numbers]
         return numbers
 
-    @_without_gradients
+    @without_gradients
     def step(self) -> list[tuple[int, Generated]]:
         due = self.pending if self.ended or sum(len(p.places) for p in self.pending) >= PENDING else []
         late = [self._measured_late(due)] if due else []
@@ -166,7 +166,7 @@ class GreedySearch(_Requests):
         order, chosen = self._choose() if self.rows else ([], [])
         flat = [array.reshape(-1) for array in (*late, *chosen)]
         values = self.arrays.concat(flat, 0).tolist() if flat else []  # the one wait for the device
-        _check(values)
+        check(values)
         places = [place for pending in due for place in pending.places]
         for number, (row, place) in enumerate(places):
             row.measured[place] = values[number * self.columns : (number + 1) * self.columns]
@@ -177,7 +177,7 @@ class GreedySearch(_Requests):
         self.ended = [row for row in self.ended if row.owed]
         return [(row.number, generated_of(row.ids, row.measured, row.truncated)) for row in done]
 
-    @_without_gradients
+    @without_gradients
     def drop(self, numbers: Collection[int]) -> None:
         kept = [place for place, row in enumerate(self.rows) if row.number not in numbers]
         self.ended = [row for row in self.ended if row.number not in numbers]
@@ -257,7 +257,8 @@ def _grouped(spans: Sequence[tuple[int, int] | None]) -> Iterator[tuple[list[int
         yield rows, (low, high)
 
 
-def _check(logprobs: list[float]) -> None:
+def check(logprobs: Sequence[float]) -> None:
+    """Refuse numbers that are none."""
     if math.isnan(sum(logprobs)) and any(math.isnan(value) for value in logprobs):
         raise ValueError("dtype: the model's numbers overflowed in this type; load it as float32 or bfloat16")
 
@@ -277,7 +278,7 @@ class BeamSearch(_Requests):
     def finished(self) -> bool:
         return not self.beams
 
-    @_without_gradients
+    @without_gradients
     def admit(self, cache: Any, constraint: Constraint) -> range:
         start = Candidate(None, -1, constraint.start, 0.0, [0.0] * self.columns, False)
         numbers = self._join(cache, constraint, empty=not self.beams)
@@ -285,7 +286,7 @@ class BeamSearch(_Requests):
         self.beams += [Beam(number, self.ranking, rows, constraint.eos) for number in numbers]
         return numbers
 
-    @_without_gradients
+    @without_gradients
     def step(self) -> list[tuple[int, Generated]]:
         live = [row for b in self.beams for row in b.rows]
         options, remaining = self._options(live), self.constraint.remaining
@@ -300,7 +301,7 @@ class BeamSearch(_Requests):
         self._go_on([row.row for row in chosen], [row.token for row in chosen])
         return done
 
-    @_without_gradients
+    @without_gradients
     def drop(self, numbers: Collection[int]) -> None:
         owners = [b.number for b in self.beams for _ in b.rows]
         kept = [place for place, number in enumerate(owners) if number not in numbers]
@@ -324,7 +325,7 @@ class BeamSearch(_Requests):
         measured_all = self._measured(logprobs, index).reshape(len(live), -1)
         parts = (logprobs[:, :1], arrays.floats(cut)[:, None], top, arrays.floats(index), measured_all)
         values = arrays.concat(parts, 1).tolist()  # the one wait for the device
-        _check([row[0] for row in values])
+        check([row[0] for row in values])
         width, measured = self.columns, 2 + 2 * count
         return [
             [

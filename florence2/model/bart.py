@@ -57,6 +57,10 @@ class EncoderDecoder(nn.Module):
         """The decoder's last states (R, C) after one more token a row, ids (R,)."""
         if max(cache.own.lengths) >= self.config.max_positions:
             raise ValueError(f"answer: the model holds {self.config.max_positions} positions; ask for fewer new tokens")
+        return self.next_states(ids, cache)
+
+    def next_states(self, ids: Tensor, cache: Cache) -> Tensor:
+        """The same where nobody asks how long the rows are: past the last position they mean nothing."""
         return self.decoder.step(self.embedding(ids[:, None]), cache)[:, 0]
 
     def forward(self, memory: Tensor, mask: Tensor | None, ids: Tensor) -> Tensor:
@@ -129,7 +133,8 @@ class PositionedInput(nn.Module):
     def forward(self, x: Tensor, start: int | Tensor) -> Tensor:
         """(B, T, C) whose first token has position `start`; with (B,) starts a row, each row has one token."""
         if isinstance(start, Tensor):
-            x = x + self.positions.weight[start + OFFSET][:, None]
+            last = self.positions.num_embeddings - 1
+            x = x + self.positions.weight[(start + OFFSET).clamp(max=last)][:, None]
         else:
             x = x + self.positions.weight[start + OFFSET : start + OFFSET + x.shape[1]]
         return F.dropout(self.norm(x), self.dropout, self.training)

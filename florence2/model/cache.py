@@ -118,25 +118,55 @@ class GrowingKeys:
 
 
 class FixedKeys(GrowingKeys):
-    """Memory for a fixed number of rows and tokens, taken once and never moved; rows are reordered inside it."""
+    """Memory for a fixed number of rows and tokens, taken once and never moved; rows are reordered inside it.
+
+    Every step has the same shapes, and where a row stands lies on the device: a step can be recorded and played again.
+    """
 
     def __init__(self, layers: int, rows: int, heads: int, width: int, like: Tensor, room: int, most_rows: int) -> None:
         super().__init__(layers, max(rows, most_rows), heads, width, like, room)
         self.store.zero_()  # what a masked place holds is multiplied by zero, and must be finite
-        self.lengths = [0] * rows
+        self.places = torch.zeros(len(self.store[0, 0]), dtype=torch.int64, device=like.device)
+        self.rewind([0] * rows)
+
+    def positions(self) -> Tensor:
+        return self.places[: len(self.lengths)]
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        self._check(0, max(self.lengths) + 1)
+        own = self.store[layer, :, : len(self.lengths)]  # (2, R, G, capacity, D)
+        places, mask = self._uneven()
+        rows = torch.arange(len(places), device=places.device)
+        own[0, rows, :, places] = keys[:, :, 0]
+        own[1, rows, :, places] = values[:, :, 0]
+        return own[0], own[1], mask
+
+    def advance(self) -> None:
+        super().advance()
+        self.places.add_(1)
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Go on after so many tokens of each row; what lay behind is written over."""
+        self.places[: len(lengths)].copy_(put(list(lengths), self.places.device))
+        self._forget(list(lengths))
 
     def select(self, rows: Sequence[int]) -> None:
         self._check(len(rows), 0)
         self._put(self.stored().index_select(2, put(rows, self.store.device)), 0)
-        self._forget([self.lengths[row] for row in rows])
+        self.rewind([self.lengths[row] for row in rows])
 
     def admit(self, other: OwnKeys) -> None:
         self._check(len(self.lengths) + len(other.lengths), max(other.lengths))
         self._put(other.stored(), len(self.lengths))
-        self._forget(self.lengths + other.lengths)
+        self.rewind(self.lengths + other.lengths)
 
-    def _make_room(self, tokens: int) -> None:
-        self._check(0, tokens)
+    def _uneven(self) -> tuple[Tensor, Tensor]:
+        if self._places is None:
+            places = self.positions()
+            beyond = torch.arange(self.store.shape[4], device=places.device) > places[:, None]
+            mask = self.store.new_zeros(beyond.shape).masked_fill_(beyond, float("-inf"))[:, None, None]
+            self._places = places, mask
+        return self._places
 
     def _check(self, rows: int, tokens: int) -> None:
         if rows > self.store.shape[2] or tokens > self.store.shape[4]:

@@ -17,17 +17,19 @@ from florence2.model.cache import Cache
 from florence2.model.davit import DaViT
 from florence2.model.linear import Linear
 from florence2.model.model_config import ModelConfig, VisionConfig
+from florence2.model.static_runs import Measured, RunPool, StaticRuns
 from florence2.model.torch_arrays import TorchArrays
 
 
 class Florence(nn.Module):
     """Florence-2 (Xiao et al., arXiv 2311.06242). Encode once with `encode_image`, then run any number of prompts."""
 
-    joins = True  # requests can join others that are being answered
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.in_runs = False
+        """Whether greedy steps are taken in runs of one shape, as a GPU is quickest (`model.static_runs`)."""
+        self.run_pool = RunPool()
         self.stored: torch.dtype | None = None
         """The type of the file that the weights came from."""
         self.vision_tower = DaViT(config.vision)
@@ -43,6 +45,15 @@ class Florence(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.language.embedding.weight.dtype
+
+    @property
+    def joins(self) -> bool:
+        """Whether requests can join others that are being answered."""
+        return not self.in_runs
+
+    def begin_runs(self, cache: Cache, key: object, measured: Measured) -> StaticRuns:
+        """Runs over the rows of a cache at its beginning, for `run_pool` to take back; `key`: what is measured."""
+        return self.run_pool.take(self.language, cache, key, measured)
 
     @property
     def arrays(self) -> TorchArrays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ class TorchArrays:
         if isinstance(values, np.ndarray) and self.device.type == "cpu":
             return torch.from_numpy(values)
         return put(values, self.device)
+
+    def constant(self, values: tuple[int, ...]) -> Tensor:
+        return _constant(values, self.device)
 
     def floats(self, x: Tensor) -> Tensor:
         return x.float()
@@ -79,3 +83,8 @@ class TorchArrays:
 
     def waits(self) -> bool:
         return self.device.type != "cpu"
+
+
+@lru_cache(maxsize=64)
+def _constant(values: tuple[int, ...], device: torch.device) -> Tensor:
+    return put(values, device)

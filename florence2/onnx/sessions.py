@@ -26,6 +26,7 @@ class OnnxNetwork:
 
     arrays = NumpyArrays()
     joins = False  # the decoder's graph knows rows of one length
+    in_runs = False
 
     def __init__(
         self, folder: OnnxFolder, quantize: str | None, threads: int | None, providers: Sequence[str] = ()

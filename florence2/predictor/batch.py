@@ -84,7 +84,8 @@ class Network(Generator, Protocol):
     `joins`: whether requests can join others that are being answered.
     """
 
-    joins: bool
+    @property
+    def joins(self) -> bool: ...
 
     @property
     def config(self) -> ModelConfig: ...
@@ -219,7 +220,7 @@ class OpenBatch:
             generated = _whole(row, generated)
             questions = ClassQuestions(generated, unnamed(self._predictor.tokenizer, row, generated))
         else:
-            questions.add(generated)
+            questions.add(row.ask.labels[0], generated)
         for label in questions.next():
             child = _row(self._predictor, row.picture, Ask(row.task.token, labels=(label,)), row.decoding)
             self._classes[self._admitted] = owner, whole, questions

@@ -55,8 +55,9 @@ class ClassQuestions:
     """The answer to one question, and to those about its classes: `waiting` to be asked, `open` being answered."""
 
     def __init__(self, first: Generated, classes: Iterable[str]) -> None:
-        self.parts = [first]
+        self.first = first
         self.waiting = list(classes)
+        self.answers: dict[str, Generated | None] = dict.fromkeys(self.waiting)  # in the question's order
         self.open = 0
 
     def next(self) -> list[str]:
@@ -67,15 +68,15 @@ class ClassQuestions:
         self.open = len(due)
         return due
 
-    def add(self, generated: Generated) -> None:
+    def add(self, label: str, generated: Generated) -> None:
         """What was answered about one class."""
-        self.parts.append(generated)
+        self.answers[label] = generated
         self.open -= 1
 
     def joined(self) -> Generated:
         """All items as one answer, each with what was measured of it where it was said; cut where one of them was."""
-        first, *others = self.parts
-        others = [part for part in others if len(part.ids) > START + 1]
+        first, answered = self.first, [part for part in self.answers.values() if part is not None]
+        others = [part for part in answered if len(part.ids) > START + 1]
         if not others:
             return first
         end = len(first.ids) - 1
@@ -85,6 +86,6 @@ class ClassQuestions:
             first,
             ids=tuple(index for part, place in inner for index in part.ids[place]),
             logprobs=tuple(value for part, place in inner for value in part.logprobs[place]),
-            truncated=any(part.truncated for part in self.parts),
+            truncated=any(part.truncated for part in (first, *answered)),
             measures=np.concatenate([part.measures[place] for part, place in inner]) if measured else first.measures,
         )

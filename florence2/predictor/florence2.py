@@ -89,6 +89,7 @@ def load(
     *,
     speed: str = "exact",
     threads: int | str | None = None,
+    static: bool | None = None,
 ) -> Florence2:
     """The model of a folder, of a hub id, or "nano", the small one that comes with the package ("nano_256": at 256 px).
 
@@ -97,8 +98,9 @@ def load(
     `quantize="int8"`: products in int8, on a CPU. `speed="fast"` takes the quickest tier that `florence2 quantize`
     found good enough for this checkpoint, float32 where there is none; `info()` says which. `threads`: how many torch
     uses in this process, or "auto", measured. `device`: as torch names it; without it, or "auto", a CUDA GPU if there
-    is one. `calibration`: "auto", the calibration.json beside the weights if there is one; a file of one; None or
-    False: scores as they are measured.
+    is one. `static`: greedy tokens in runs of one shape, recorded as CUDA graphs; without it on a CUDA GPU alone, where
+    that is quickest; the tokens are the same. `calibration`: "auto", the calibration.json beside the weights if there
+    is one; a file of one; None or False: scores as they are measured.
     """
     place = to_device(device)
     found = checkpoints.find(source, revision, adapter)
@@ -112,6 +114,7 @@ def load(
     if threads is not None:
         torch.set_num_threads(tiers.thread_count(threads))
     model = Florence2(*checkpoints.open_parts(found, chosen.dtype, place))
+    model.model.in_runs = place.type == "cuda" if static is None else bool(static)
     model.drawings_only = found.base.parent == checkpoints.SHIPPED and found.adapter is None
     model.calibration = checkpoints.calibration_of(found, calibration, model.tasks)
     model.accelerate(chosen.quantize, chosen.keep)

@@ -28,6 +28,7 @@ class MockModel:
     """
 
     arrays = TorchArrays()
+    in_runs = False
 
     def __init__(self, vocab_size=40, eos=0.0, scale=2.0):
         self.vocab_size, self.eos, self.scale = vocab_size, eos, scale

@@ -230,4 +230,5 @@ def test_numbers_go_to_the_device_by_one_way_that_does_not_wait():
     copies = [call for call in calls if re.match(r"torch\.(as_)?tensor\(|torch\.from_numpy\(|.*\.(to|cuda)\(", call[2])]
     waits = [call for call in calls if re.search(r"\.(tolist|item|cpu|numpy)\(\)$", call[2])]
     assert not copies, "use florence2.model.device.put"
-    assert [name for name, *_ in waits] == ["search.py"] * 2, waits  # one in each search
+    searches = ["run_search.py"] * 2 + ["search.py"] * 2  # one in each search; in runs one more for what is chosen late
+    assert sorted(name for name, *_ in waits) == searches, waits
