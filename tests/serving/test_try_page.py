@@ -1,5 +1,6 @@
 """The page to try the model, in headless Chromium; the routes that it comes from."""
 
+import asyncio
 import base64
 import io
 import json
@@ -11,12 +12,15 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
 from florence2.records import Ask
+from florence2.serving.pages import try_page
 from florence2.serving.pages.static_files import FOLDER, files
+from florence2.serving.settings import Settings
 from tests.serving import browser
-from tests.serving.running import ROOT, RunningServer
+from tests.serving.running import ROOT, RunningServer, call
 from tests.serving.test_predict_route import assert_same
 
 
@@ -541,3 +545,11 @@ def test_the_browsers_own_form_for_the_key_works_too(locked):
         driver.get(f"http://any:se%3Acr%26et%20key@127.0.0.1:{locked.port}/?basic")
         wait(driver, "document.body.dataset.ready && document.querySelector('.picture img').src")
         assert len(ask(driver)[1]["answers"]) == 2
+
+
+@pytest.mark.parametrize("store", ["", "somewhere"])
+def test_the_page_leads_to_the_store_where_one_is_served(store):
+    app = FastAPI()
+    app.include_router(try_page.router(Settings(model="nano", store=store)))
+    html = asyncio.run(call(app, "/", method="GET"))[2].decode()
+    assert ('id="store-link" hidden' in html) is not bool(store)

@@ -51,9 +51,11 @@ async def static_file(name: str) -> Response:
     return Response(data, media_type=TYPES[Path(name).suffix], headers=HEADERS)
 
 
-def page(name: str) -> Response:
-    """A page of the package, under the policy that holds for all."""
+def page(name: str, shown: str = "") -> Response:
+    """A page of the package, under the policy that holds for all; `shown`: the id of an element that it hides."""
     html = (FOLDER / name).read_text(encoding="utf-8")
+    if shown:
+        html = html.replace(f'id="{shown}" hidden', f'id="{shown}"')
     return Response(html, media_type="text/html", headers={**HEADERS, "Content-Security-Policy": written(POLICY)})
 
 

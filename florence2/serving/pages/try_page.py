@@ -23,14 +23,14 @@ PNG: dict[int | str, dict[str, Any]] = {
 def router(settings: Settings) -> APIRouter:
     """The routes of this page."""
     out = APIRouter(tags=["pages"])
+
+    async def try_page() -> Response:
+        """The page to try the model in a browser."""
+        return page("try.html", shown="store-link" if settings.store else "")
+
     out.add_api_route("/", try_page, response_class=Response, responses={**errors.responses(), **HTML})
     out.add_api_route("/sample/{number}", sample, response_class=Response, responses={**errors.responses(422), **PNG})
     return out
-
-
-async def try_page() -> Response:
-    """The page to try the model in a browser."""
-    return page("try.html")
 
 
 async def sample(request: Request, number: Annotated[int, Path(ge=0, lt=SAMPLES)]) -> Response:

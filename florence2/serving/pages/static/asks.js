@@ -126,7 +126,7 @@ export class Asks {
       value: this.region ? this.region[n] : "", on: { input: () => this._typedRegion(inputs) },
     }));
     return h("fieldset", { class: "own region-fields" },
-      h("legend", {}, "Region, in pixels of the picture: draw it, or type it"),
+      h("legend", {}, "Region in pixels: draw or type it"),
       h("div", { class: "row" }, SIDES.map((side, n) => h("label", {}, h("span", { class: "soft small" }, side), inputs[n])),
         h("button", { type: "button", class: "quiet", on: { click: () => { this.setRegion(null); this.onRegion(null); } } }, "Clear")),
       !this.takesRegion && h("p", { class: "small soft" }, "Pick a task with a region to ask about it."));
@@ -139,7 +139,9 @@ export class Asks {
   }
 
   _options() {
-    fill(this.parts.options, Object.entries(this.optionSchemas).map(([name, schema]) => {
+    const order = (schema) => ["boolean", "array"].indexOf(schema.type); // numbers first
+    const sorted = Object.entries(this.optionSchemas).sort(([, a], [, b]) => order(a) - order(b));
+    fill(this.parts.options, sorted.map(([name, schema]) => {
       if (schema.type === "array") {
         return h("fieldset", {}, h("legend", { class: "mono" }, name), h("div", { class: "row", "data-field": name, tabindex: "-1" },
           (schema.items.oneOf ?? []).map((one) => h("label", { title: one.description },
@@ -153,7 +155,7 @@ export class Asks {
       const whole = [schema.type].flat().includes("integer");
       return h("label", { class: "above", title: schema.description }, h("span", { class: "mono" }, name), h("input", {
         type: "number", name, "data-field": name, min: schema.minimum, max: schema.maximum, step: whole ? 1 : "any",
-        placeholder: schema.default ?? "model's",
+        placeholder: schema.default ?? (whole ? "model's" : "off"),
       }));
     }));
   }
