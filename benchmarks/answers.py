@@ -16,10 +16,12 @@ from pathlib import Path
 
 PARTS = {  # part -> the module with run(args) -> figures
     "confidence": "answers_parts.confidence",
+    "quality": "answers_parts.quality",
     "margin": "answers_parts.margin",
     "absent": "answers_parts.absent",
     "label_sets": "answers_parts.label_sets",
     "tiles": "answers_parts.tiles",
+    "cost": "answers_parts.cost",
 }
 
 
@@ -32,6 +34,8 @@ def main() -> None:
     parser.add_argument("--cards", help="a model trained on the cards' train part")
     parser.add_argument("--negatives", help="a model trained further with negatives, beside --model")
     parser.add_argument("--control", help="the same training without them")
+    parser.add_argument("--tokenizer", type=Path, help="the published tokenizer's folder, for the cost at large sizes")
+    parser.add_argument("--sizes", default="base", help="base,large: random weights whose cost is measured")
     parser.add_argument("--pictures", type=int, default=400, help="scenes")
     parser.add_argument("--resamples", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("runs/answers"))
