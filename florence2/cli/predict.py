@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--task", action="append", default=[], help="a task's name, as OD or <OD>; may be given again")
     out.add_argument("--prompt", help="a prompt sent as written, in place of a task")
     out.add_argument("--text", default="", help="what a task takes: a caption, an expression, a question")
-    out.add_argument("--labels", metavar="A,B|FILE", default="", help="names, or a file of them, that may be answered")
+    out.add_argument("--labels", metavar="A,B|FILE", help="names, or a file of them, that may be answered")
     out.add_argument("--region", nargs=4, type=float, default=(), metavar=("X1", "Y1", "X2", "Y2"), help="in pixels")
     out.add_argument("--model", default="nano", help="nano (shipped), a folder, or a hub id (default: nano)")
     out.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     if bool(args.task) == (args.prompt is not None):
         parser().error("give --task (OD, CAPTION, ...) or --prompt, one of the two")
-    if args.prompt is not None and (args.text or args.labels or args.region):
+    if args.prompt is not None and (args.text or args.labels is not None or args.region):
         parser().error("--prompt is sent as written: --text, --labels and --region go with --task")
     if args.draw and args.draw.suffix and len(args.images) * len(args.task) > 1:
         parser().error(f"--draw: expected a folder for {len(args.images) * len(args.task)} drawings, got {args.draw}")
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         _check_captions(args)
     from florence2.formats import label_names
 
-    labels = label_names.of_option(args.labels) if args.labels else ()
+    labels = () if args.labels is None else label_names.of_option(args.labels)
     asks = [Ask(task, text=args.text, labels=labels, region=tuple(args.region)) for task in args.task]
     from florence2.codec.tasks import load_tasks
     from florence2.predictor import load

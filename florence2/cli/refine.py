@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
             args.start,
             recipe=recipe_of(args.recipe, args.set),
             tasks=[name.strip() for name in args.tasks.split(",")] if args.tasks else (),
-            labels=label_names.of_option(args.labels) if args.labels else (),
+            labels=() if args.labels is None else label_names.of_option(args.labels),
             rules=args.rules,
             merging=None if args.no_merge else MERGING,
             seed=args.seed,

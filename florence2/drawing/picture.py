@@ -17,6 +17,7 @@ from florence2.records import Parsed, Region
 Point = tuple[float, float]
 BLACK, PAPER = (20, 20, 20), (245, 245, 242)
 MIN_LONG, MIN_SHORT = 480, 48  # sides of what is drawn on, in pixels
+MOST_PIXELS = 2**25  # of a picture that is enlarged
 LEAST = 11  # pixels of the smallest letters
 COVERED = 0.12  # share of the picture that labels may cover at their full size
 
@@ -37,6 +38,7 @@ def draw(
     """
     height, width = image.shape[:2]
     scale = max(1, -(-min_side // max(height, width)), -(-MIN_SHORT // min(height, width)))
+    scale = max(1, min(scale, math.isqrt(MOST_PIXELS // (height * width))))
     canvas = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
     overlays = overlays_of(shown, rejected, scores)
     for overlay in overlays:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypedDict, Union
 
@@ -195,7 +196,7 @@ def _tiles(
     tiles: object, asks: Sequence[Ask], tasks: Mapping[str, Task], official: bool | None
 ) -> str | tuple[int, int] | None:
     """How the picture is cut, refused where an ask's answers cannot be put together from parts of it."""
-    if tiles is None or tiles == "auto":
+    if tiles is None or (isinstance(tiles, str) and tiles == "auto"):
         checked: str | tuple[int, int] | None = None if tiles is None else "auto"
     elif isinstance(tiles, (tuple, list)) and len(tiles) == 2:
         checked = (arguments.whole("tiles", tiles[0]), arguments.whole("tiles", tiles[1]))
@@ -256,8 +257,8 @@ def _labels(labels: Labels) -> tuple[str, ...]:
                 f"got {os.fspath(labels)!r:.100}"
             )
         return label_names(label_files.read(labels))
-    if isinstance(labels, bytes) or not isinstance(labels, Iterable):
-        raise ValueError(f"labels: expected a list of names, got {labels!r:.100}")
+    if isinstance(labels, (bytes, Set, Mapping)) or not isinstance(labels, Iterable):  # class ids are places in it
+        raise ValueError(f"labels: expected a list of names, in the order of their class ids, got {labels!r:.100}")
     return label_names(labels)
 
 
@@ -272,7 +273,8 @@ def _region(region: Iterable[float]) -> tuple[float, ...]:
 
 
 def _number(name: str, value: object, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most or math.isinf(value):
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)  # numpy's numbers too
+    if not real or not 0 <= float(value) <= most or math.isinf(value):  # type: ignore[arg-type]
         wanted = f"a number from 0 to {most:g}" if most < math.inf else "a number from 0 up, in nats"
         raise ValueError(f"{name}: expected {wanted}, got {value!r:.40}")
-    return float(value)
+    return float(value)  # type: ignore[arg-type]

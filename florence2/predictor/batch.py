@@ -52,6 +52,8 @@ class LoadedImage:
     image: object = None
     array: np.ndarray | None = None
     """The upright picture itself, where it is to be cut into tiles."""
+    is_part: bool = False
+    """A tile, which says little of what kind of picture it was cut from."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def encode(predictor: ModelParts, pictures: Sequence[Picture | Failure]) -> list
     loaded = [_loaded(model.config, picture) for picture in pictures]
     new = [one for one in loaded if isinstance(one, LoadedImage)]
     if predictor.drawings_only:
-        warn_of_photographs((one.pixels for one in new), model.config)
+        warn_of_photographs((one.pixels for one in new if not one.is_part), model.config)
     with model.arrays.inference():
         features = iter(model.encode_image(model.arrays.put(np.stack([one.pixels for one in new]))) if new else ())
     return [
@@ -287,6 +289,12 @@ def _row(
     positions = predictor.model.config.text.max_positions
     if decoding.tiles is not None:
         raise ValueError("tiles: several parts are no single row of a batch; ask through predict or predict_many")
+    seen = predictor.model.config.image_tokens, predictor.model.config.text.d_model
+    if tuple(picture.features.shape) != seen:
+        raise ValueError(
+            f"image: was encoded by another model, {tuple(picture.features.shape)}; expected features of {seen}, "
+            "encode it with this one"
+        )
     task = task_of(ask.task, predictor.tasks)
     prompt = prompt_of(ask, picture.size_wh, predictor.tasks)
     ids = predictor.tokenizer.prompt_ids(prompt)
@@ -305,6 +313,8 @@ def _row(
             f"continue_from: expected the picture of {before.size_wh} pixels that the answer is about, and "
             f"the grammar; got one of {picture.size_wh}"
         )
+    if predictor.tokenizer.decode(before.token_ids) != before.text:
+        raise ValueError("continue_from: the answer is of another vocabulary; expected one of this model")
     going_on = continuation(before, grammar, positions)
     longer = dataclasses.replace(decoding, budget=going_on.budget(decoding.budget, positions))
     return dataclasses.replace(row, automaton=going_on.resumed(grammar), decoding=longer, continuation=going_on)

@@ -102,9 +102,11 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
             data = parse_json(file.read())
     except ValueError as error:
         raise ValueError(f"{path}: expected the JSON that florence2 calibrate writes; {str(error)[:200]}") from None
-    if not isinstance(data, dict) or data.get("version") != VERSION or not isinstance(data.get("tasks"), dict):
+    if not isinstance(data, dict) or type(data.get("version")) is not int or data["version"] != VERSION:
         found = brief(data.get("version")) if isinstance(data, dict) else type(data).__name__
         raise ValueError(f"{path}: expected a calibration of version {VERSION}, got {found}; calibrate again")
+    if not isinstance(data.get("tasks"), dict):
+        raise ValueError(f"{path}: tasks: expected a map for each task, got {brief(data.get('tasks'))}")
     if not isinstance(data.get("weights_sha256"), str):
         raise ValueError(f"{path}: weights_sha256: expected a string, got {brief(data.get('weights_sha256'))}")
     maps = {name: _map(row, f"{path}: {brief(name)}") for name, row in data["tasks"].items()}

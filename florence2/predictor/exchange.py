@@ -43,6 +43,12 @@ def to_coco(answer: Answer, image_id: int, categories: Mapping[str, int] | None)
     missing = sorted(set(answer.labels.tolist()) - set(ids))
     if missing:
         raise ValueError(f"categories: {missing[0]!r} has no id; expected one for each label of the answer")
+    named = {number: label for label, number in ids.items()}
+    twice = next((label for label, number in ids.items() if named[number] != label), None)
+    if twice is not None:
+        raise ValueError(
+            f"categories: {twice!r} and {named[ids[twice]]!r} have one id, {ids[twice]!r}; give each its own"
+        )
     return {
         "images": [{"id": image_id, "file_name": _path(answer), "width": width, "height": height}],
         "annotations": [

@@ -47,7 +47,9 @@ class Judged:
 def checked(names: Iterable[str], kinds: Iterable[str] = ()) -> tuple[str, ...]:
     """The filters' names in the order in which they judge; refused: an unknown one, one that judges none of `kinds`."""
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
-        raise ValueError(f"filters: expected a list of names, got {names!r:.80}; write ({names!r:.40},)")
+        raise ValueError(
+            f"filters: expected a list of names, got {names!r:.80}" + (f"; write ({names!r:.40},)" if names else "")
+        )
     names, kinds = list(names), set(kinds)
     for name in names:
         if name not in FILTERS:

@@ -129,7 +129,8 @@ def _pixels(request: Request) -> np.ndarray | Failure:
 
 def _part(array: np.ndarray, box: Box, config: ModelConfig) -> LoadedImage:
     x1, y1, x2, y2 = map(int, box)
-    return LoadedImage(preprocess(np.ascontiguousarray(array[y1:y2, x1:x2]), config), (x2 - x1, y2 - y1))
+    pixels = preprocess(np.ascontiguousarray(array[y1:y2, x1:x2]), config)
+    return LoadedImage(pixels, (x2 - x1, y2 - y1), is_part=(x2 - x1, y2 - y1) != array.shape[1::-1])
 
 
 def _chunks(parts: Iterator[LoadedImage]) -> Iterator[list[LoadedImage]]:

@@ -139,6 +139,11 @@ def test_labels_are_inside_and_legible_at_any_size(size_wh, count, monkeypatch):
         assert y2 - y1 >= max(11, min(max(sizes[0]) / 100, min(sizes[0]) / 26))  # read where it is shown 1,000 px wide
 
 
+def test_a_thread_of_a_picture_is_not_enlarged_without_end():
+    drawn = draw(np.zeros((1, 60_000, 3), np.uint8), [Region(box=(0, 0, 900, 1), label="a line")])
+    assert drawn.shape[0] * drawn.shape[1] <= 2**25 and drawn.shape[0] > 11
+
+
 def test_a_tint_stays_inside_its_outline():
     drawn = draw(GREY, [Region(polygons=((20, 30, 80, 30, 80, 90, 20, 90),), label="cat")])
     marks = changed(drawn)

@@ -127,6 +127,8 @@ REFUSED = [  # what the file says, what the refusal names
     ("[]", "expected a calibration of version 1, got list"),
     ("{", "expected the JSON"),
     ({"version": 2, "weights_sha256": "", "tasks": {}}, "version 1, got 2"),
+    ({"version": True, "weights_sha256": "", "tasks": {}}, "version 1, got True"),
+    ({"version": 1, "weights_sha256": "", "tasks": []}, "tasks: expected a map for each task, got"),
     ({"version": 1, "weights_sha256": 3, "tasks": {}}, "weights_sha256: expected a string"),
     ({"tasks": {"OD": {"method": "spline"}}}, "'OD': method: expected one of platt"),
     ({"tasks": {"OD": {"method": "platt", "slope": float("nan"), "offset": 0}}}, "slope, offset: expected numbers"),

@@ -58,6 +58,8 @@ def test_asks_with_input(folder, files, tmp_path, capsys):
     names.write_text("red car\nsofa\n")
     assert run(folder, files[0], "--task", "OD", "--labels", str(names), "--json") == 0
     assert json.loads(capsys.readouterr().out) == listed
+    assert run(folder, files[0], "--task", "OD", "--labels", "") == 1  # an empty set is no set
+    assert "--labels" in capsys.readouterr().err
 
 
 def test_tiles_and_filters(folder, files, capsys):

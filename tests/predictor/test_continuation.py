@@ -28,6 +28,13 @@ def to_the_end(model, picture, answer, most=40, **how):
     return answer, steps
 
 
+def test_an_answer_of_another_vocabulary_does_not_go_on(tiny, pictures):
+    cut = tiny.predict(pictures[0], "<REGION_PROPOSAL>", grammar=True, max_new_tokens=12)
+    other = dataclasses.replace(cut, token_ids=tuple(number + 1 for number in cut.token_ids))
+    with pytest.raises(ValueError, match="continue_from: the answer is of another vocabulary"):
+        tiny.predict(pictures[0], continue_from=other)
+
+
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_in_pieces_it_says_what_it_says_at_once(tiny, pictures, task, beams):

@@ -106,3 +106,11 @@ def test_without_its_picture_an_answer_shows_as_text_in_a_notebook(task):
     said = "two <cars>" if task.output_kind == "text" else SAID[task.output_kind]
     page = florence2.parse(task.token, f"</s><s>{said}</s>", SIZE)._repr_html_()
     assert page.startswith("<pre>") and page.endswith("</pre>") and page.count("<") == 2
+
+
+def test_two_labels_of_one_category_id_are_refused():
+    said = "".join(f"{name}<loc_1><loc_2><loc_30><loc_40>" for name in ("cat", "dog"))
+    answer = florence2.parse("<OD>", f"<s>{said}</s>", SIZE)
+    assert {c["id"] for c in answer.to_coco(categories={"cat": 4, "dog": 1})["categories"]} == {1, 4}
+    with pytest.raises(ValueError, match="'cat' and 'dog' have one id, 1; give each its own"):
+        answer.to_coco(categories={"cat": 1, "dog": 1})

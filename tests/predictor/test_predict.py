@@ -448,6 +448,11 @@ WRONG = {
     "labels of a file that is not there": (dict(task="OD", labels="names.txt"), "labels", "names.txt"),
     "a label twice": (dict(task="OD", labels=["a", "b", "a "]), "labels", "twice"),
     "tiles of another kind": (dict(task="OD", tiles="many"), "tiles", "columns, rows"),
+    "labels without an order": (dict(task="OD", labels={"a", "b"}), "labels", "order"),
+    "labels with other ids": (dict(task="OD", labels={"a": 7}), "labels", "order"),
+    "tiles as an array": (dict(task="OD", tiles=np.array([2, 2])), "tiles", "columns, rows"),
+    "filters of nothing": (dict(task="OD", filters=None), "filters: expected a list of names, got None"),
+    "a margin of true": (dict(task="OD", margin=np.bool_(True)), "margin", "nats"),
     "tiles of none": (dict(task="OD", tiles=(0, 2)), "tiles", "0 x 2"),
     "tiles of halves": (dict(task="OD", tiles=(1.5, 2)), "tiles", "1.5"),
     "tiles smaller than a cell": (dict(task="OD", tiles=(30, 30)), "tiles", "cell"),
@@ -479,6 +484,21 @@ def test_wrong_use_is_refused_in_one_line(tiny, pictures, case):
     assert "\n" not in message and len(message) <= 1000
     for word in words:
         assert word in message
+
+
+def test_numbers_of_numpy_are_numbers(tiny, pictures):
+    every = tiny.predict(pictures[0], "<OD>", grammar=True, max_new_tokens=60)
+    floor = np.sort(every.scores)[len(every) // 2]  # a float32
+    some = tiny.predict(pictures[0], "<OD>", grammar=True, max_new_tokens=60, min_score=floor, margin=np.float32(0))
+    assert len(some) == (every.scores >= floor).sum() and set(some.regions) <= set(every.regions)
+
+
+def test_a_picture_encoded_by_another_model_is_refused(tiny, pictures):
+    other = load("nano").encode_image(pictures[0])
+    with pytest.raises(ValueError, match="image: was encoded by another model"):
+        tiny.predict(other, "<OD>")
+    (found,) = tiny.predict_many([(pictures[0], "<OD>")], max_new_tokens=8)
+    assert found.size_wh == (pictures[0].shape[1], pictures[0].shape[0])
 
 
 def test_wrong_use_of_predict_many_is_refused_before_any_picture(tiny):
