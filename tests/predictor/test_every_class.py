@@ -94,14 +94,14 @@ def test_classes_are_asked_a_few_at_a_time_and_joined_in_their_order():
     questions = ClassQuestions(generated(2, 0, 50, 60, 2), [f"c{n}" for n in range(AT_ONCE + 2)])
     first = questions.next()
     assert first == [f"c{n}" for n in range(AT_ONCE)] and not questions.next()
-    for n in range(AT_ONCE):
-        questions.add(generated(2, 0, 70 + n, 2) if n == 3 else generated(2, 0, 2))
-        assert len(questions.next()) == (2 if n == AT_ONCE - 1 else 0)
-    questions.add(generated(2, 0, 90, 91, 2, truncated=True))
-    questions.add(generated(2, 0, 2))
+    for ended, n in enumerate(reversed(range(AT_ONCE)), 1):  # in whatever order they end
+        questions.add(f"c{n}", generated(2, 0, 70 + n, 2) if n in (3, 5) else generated(2, 0, 2))
+        assert len(questions.next()) == (2 if ended == AT_ONCE else 0)
+    questions.add(f"c{AT_ONCE}", generated(2, 0, 90, 91, 2, truncated=True))
+    questions.add(f"c{AT_ONCE + 1}", generated(2, 0, 2))
     assert not questions.next() and not questions.open
     whole = questions.joined()
-    assert whole.ids == (2, 0, 50, 60, 73, 90, 91, 2) and whole.truncated
+    assert whole.ids == (2, 0, 50, 60, 73, 75, 90, 91, 2) and whole.truncated
     assert whole.measures[:, 0].tolist() == [float(i) for i in whole.ids] and whole.logprobs[4] == -73
 
 
