@@ -1,9 +1,9 @@
-"""Does a score measure how good an answer is? Lines by how they are read, outlines by their masks, captions by their facts.
+"""Does a score measure how good an answer is? Lines by how they are read, outlines by masks, captions by their facts.
 
-Few of nano's readings and outlines are right to the letter or to IoU 0.5, so "right" says little of them. Here each item
-has a goodness in [0, 1]: 1 - CER of a reading (of the true line that it lies on, 0 where it lies on none), IoU of a mask,
-share of a caption's words that a true caption has. For every formula the rank correlation (Spearman) of score and
-goodness; intervals: resampled pictures. Drawn scenes; readings on large signs.
+Few of nano's readings and outlines are right to the letter or to IoU 0.5, so "right" says little of them. Here each
+item has a goodness in [0, 1]: 1 - CER of a reading (of the true line that it lies on, 0 where it lies on none), IoU of
+a mask, share of a caption's words that a true caption has. For every formula the rank correlation (Spearman) of score
+and goodness; intervals: resampled pictures. Drawn scenes; readings on large signs.
 """
 
 from __future__ import annotations
