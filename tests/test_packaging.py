@@ -67,6 +67,8 @@ def test_wheel_predicts_outside_the_checkout(tmp_path):
     (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+    pages = Path("florence2/serving/pages/static")
+    assert {path.name for path in (ROOT / pages).iterdir()} == {path.name for path in (site / pages).iterdir()}
     (said,) = importlib.metadata.distributions(path=[str(site)])
     names = needed(said.requires, ["demo"])
     assert {"torch", "numpy", "rapidocr", "spacy"} <= names

@@ -11,10 +11,12 @@ import sys
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from florence2 import geometry
 from florence2.records import Ask
 from florence2.serving.pages import try_page
 from florence2.serving.pages.static_files import FOLDER, files
@@ -501,6 +503,20 @@ def test_a_request_can_be_stopped(page, server):
     assert not page.find_element("id", "run").is_enabled()
     page.find_element("id", "stop").click()
     assert page.find_element("id", "run").is_enabled() and not page.find_element("id", "error").text
+
+
+def test_masks_are_decoded_as_the_records_have_them(page):
+    rng = np.random.default_rng(1)
+    for height, width in ((1, 1), (7, 5), (60, 91), (400, 33)):
+        mask = rng.random((height, width)) < rng.random()
+        rle = geometry.encode_rle(mask)
+        given = {"height": rle.height, "width": rle.width, "counts": rle.counts}
+        got = page.execute_async_script(
+            "const [mask, done] = arguments;"
+            "import('/static/geometry.js').then((module) => done([...module.decodeMask(mask).data]))",
+            given,
+        )
+        assert np.array_equal(np.reshape(got, (height, width)), mask)
 
 
 KEY = "se:cr&et key"
