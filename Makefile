@@ -47,9 +47,12 @@ SPEED := encode_once latency throughput decode vision preprocess serving
 bench: setup-dev
 	@for name in $(SPEED); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
-# Random pairs of commands started together on one store; PAIRS=20 for a few of them, SEED=N for others.
+# Random pairs of commands started together on one store; processes, workers, actors, nodes and drivers killed; specialists
+# that misbehave; full disks, damaged pictures. PAIRS=20, FAULTS="kill_local=20", RAY=2 for a few of them, SEED=N for others.
 faults: setup-dev
 	$(BIN)/python -m tests.faults $(or $(PAIRS),200) $(or $(SEED),0)
+	$(BIN)/python -m tests.injected $(FAULTS) --seed $(or $(SEED),0)
+	$(BIN)/python -m tests.ray_faults $(or $(RAY),10) $(or $(SEED),0)
 
 parity: setup-dev
 	$(BIN)/python -m pytest tests/parity

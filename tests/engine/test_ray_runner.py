@@ -25,6 +25,7 @@ from florence2.engine.execution.ray import ActorWorker, JobActor, RayRunner
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 from tests.engine.test_execution import Squares
+from tests.engine.test_kill import DiesOnce
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -124,6 +125,15 @@ def test_what_ends_hangs_or_raises_is_given_up_and_the_rest_is_done(tmp_path):
     assert store.reasons()["failures"] == {"worker_died": 1, "timeout": 1, "error": 1}
     assert store.counts()["annotations"]["kept"] == 5 * 3
     assert any("died" in line for line in said) and any("no sign of life" in line for line in said)
+
+
+def test_an_actor_that_is_killed_while_it_commits_is_replaced(tmp_path):
+    folder = folder_of(tmp_path, 3)
+    peace = florence2.annotate(folder, tmp_path / "peace", [Boxes()], workers=0, unit=2)
+    dying = DiesOnce(tmp_path / "flag", 7)  # half way through
+    store = florence2.annotate(folder, tmp_path / "s", [dying], runner="ray", workers=1, unit=2)
+    assert (tmp_path / "flag").exists() and fragments(store) == fragments(peace)
+    assert sum("died" in p.read_text() for p in (store.root / "attempts").rglob("*") if p.is_file()) == 1
 
 
 class Once(Boxes):

@@ -5,6 +5,7 @@ A job begins when "start" is sent: what the worker loads before that is not on t
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import threading
@@ -65,7 +66,7 @@ class JobWorker:
         return self._context
 
     def do(self, job: Job, device: str, isolate: bool, poison_images: Mapping[int, str], send: Send) -> None:
-        """Do a job; the last message is "done" with its outcome, or "error" with what it raised."""
+        """Do a job; the last message is "done" with its outcome and the memory held, or "error" with what it raised."""
         try:
             context = self.context
             context.prepare(job.specialist, job.operator, device)
@@ -77,7 +78,7 @@ class JobWorker:
         except Exception as error:  # whatever it was, the supervisor raises it in the caller's process
             send(("error", _as_one_line(error)))
             return
-        send(("done", outcome))
+        send(("done", outcome, _resident_bytes()))
 
 
 def pickled(context: WorkerContext) -> tuple[Sequence[str], bytes]:
@@ -94,6 +95,15 @@ def unpickled(error: Exception) -> ValueError:
         f"cannot send this work to a worker process ({error}); name specialists as FILE.py:CLASS, write rules in an "
         "importable module, or use workers=0"
     )
+
+
+def _resident_bytes() -> int:
+    """The memory that this process holds now; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _as_one_line(error: Exception) -> Exception:

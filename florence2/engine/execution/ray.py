@@ -28,14 +28,14 @@ from florence2.engine.execution.devices import AUTO
 from florence2.engine.execution.job_worker import JobWorker, Message, pickled
 from florence2.engine.execution.jobs import ATTEMPTS, Job, Resources
 from florence2.engine.execution.processes import THREADS
-from florence2.engine.execution.supervision import BOOT_S, Ending, SupervisedWorker, Supervisor, WorkerLost
+from florence2.engine.execution.supervision import BOOT_S, GB, Ending, SupervisedWorker, Supervisor, WorkerLost
 from florence2.labels import one_line
 
 STARTS = 3  # of an embedded Ray, which does not always come up on a busy machine
 OBJECT_STORE_BYTES = 100_000_000  # of an embedded one: jobs and outcomes are small, pictures are never in it
+NODE_LOSS_S = 30.0  # within which Ray finds out that a node which does not answer is dead
 LOOK_AGAIN_S = 5.0  # for nodes that have come or gone
 PATIENCE_S = 15.0  # before it is said that the cluster has no room
-GB = 10**9
 
 
 class JobActor:
@@ -79,7 +79,7 @@ class ActorWorker(SupervisedWorker):
         self.ready = False
         self.actor, self.node, self.asked = actor, "", time.monotonic()
         self.coming = actor.node.remote()  # what is waited for: its node, then each message
-        self._death = ""
+        self._death, self._unreached = "", False
 
     def give(self, job: Job, device: str, isolate: bool, poison_images: dict[int, str]) -> None:
         """Send it a job."""
@@ -94,15 +94,19 @@ class ActorWorker(SupervisedWorker):
             message: Message = ray.get(next(self.coming))
             return message
         except (ray.exceptions.RayError, StopIteration) as error:
-            self._death = _cause(error)
+            self._death, self._unreached = _cause(error), isinstance(error, ray.exceptions.ActorUnavailableError)
             raise WorkerLost(self._death) from None
 
     def end(self) -> Ending:
         """Have Ray kill it. What it did is not to blame where its node is gone."""
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         ray.kill(self.actor)
-        if self.node and self.node not in alive:
-            return Ending("its node is gone", to_blame=False)
+        until = time.monotonic() + (NODE_LOSS_S if self._unreached else 0)
+        while self.node:
+            if self.node not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+                return Ending("its node is gone", to_blame=False)
+            if time.monotonic() >= until:
+                break
+            time.sleep(0.5)
         return Ending(self._death or "killed")
 
 

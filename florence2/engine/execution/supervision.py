@@ -28,6 +28,7 @@ BOOT_S = 600.0  # for a worker to start and load what a job needs
 FIRST_LEASE_S = 600.0  # between two signs of life, until the time that they take is known
 LEASE_FLOOR_S = 120.0
 LEASE_FACTOR = 20  # times the median
+GB = 10**9
 
 
 class WorkerLost(Exception):
@@ -210,6 +211,13 @@ class Supervisor(ABC, Generic[W]):
         elif message == "done":
             worker.job = None
             self._silences[resources.name].append(worker.silence)
+            if 0 < resources.memory_gb * GB < rest[1]:  # it leaks: a fresh worker takes its place before memory ends
+                self._workers.remove(worker)
+                worker.end()
+                self._say_once(
+                    f"{resources.name}, memory",
+                    f"{resources.name}: a worker holds {rest[1] / GB:.1f} GB, over memory_gb; each that does is replaced",
+                )
             yield job, rest[0]
         elif message == "error":
             raise rest[0]
