@@ -142,7 +142,7 @@ class Once(Boxes):
     def __init__(self, notes):
         super().__init__("once")
         self.notes = notes
-        self.spec = type(self.spec)(**{**vars(self.spec), "num_gpus": 0.25, "num_cpus": 0.5, "memory_gb": 0.1})
+        self.spec = type(self.spec)(**{**vars(self.spec), "num_gpus": 0.25, "num_cpus": 0.5, "memory_gb": 0.5})
 
     def setup(self, device):
         with open(self.notes, "a") as file:
@@ -158,7 +158,7 @@ def test_a_specialist_loads_once_an_actor_and_shares_a_gpu(tmp_path, monkeypatch
     assert store.counts()["annotations"]["kept"] == 8 * 3
     loads = notes.read_text().splitlines()
     assert 1 <= len(loads) == len(set(loads)) <= 4 and {line.split()[2] for line in loads} == {"1"}
-    assert {(o["num_cpus"], o["num_gpus"], o["memory"]) for o in asked[-len(loads) :]} == {(0.5, 0.25, 10**8)}
+    assert {(o["num_cpus"], o["num_gpus"], o["memory"]) for o in asked[-len(loads) :]} == {(0.5, 0.25, 5 * 10**8)}
 
 
 def test_a_node_that_is_not_like_this_one_is_refused(tmp_path):
