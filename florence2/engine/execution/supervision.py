@@ -216,7 +216,7 @@ class Supervisor(ABC, Generic[W]):
                 worker.end()
                 self._say_once(
                     f"{resources.name}, memory",
-                    f"{resources.name}: a worker holds {rest[1] / GB:.1f} GB, over memory_gb; each that does is replaced",
+                    f"{resources.name}: a worker holds {rest[1] / GB:.1f} GB, over memory_gb; such are replaced",
                 )
             yield job, rest[0]
         elif message == "error":
