@@ -34,6 +34,7 @@ SPECIALISTS: Mapping[str, str] = MappingProxyType(
 WITH_ARGUMENT: Mapping[str, str] = MappingProxyType(
     {  # NAME:ARGUMENT
         "student": "florence2.engine.specialists.student:StudentSpecialist",  # any Florence-2: nano, a folder, a hub id
+        "region-texts": "florence2.engine.specialists.region_texts:RegionTexts",  # which text describes a region best
         "simulated": "florence2.engine.specialists.simulated:Simulated",  # a truth file
         "tesseract": "florence2.engine.specialists.tesseract:Tesseract",  # the folder of eng.traineddata
         "crops": "florence2.engine.specialists.crops:Crops",  # the specialist that describes each region's crop

@@ -63,8 +63,7 @@ class StudentSpecialist:
         self._how: Any = {} if more_above is None else {"more_above": more_above}
         self._asks = [Ask(row.token, labels=held if closed(row) else ()) for row in rows if not row.input_kind]
         self._grounds = any(row.token == GROUNDING for row in rows)
-        files = _weights(model)
-        self.weights_sha256 = sha256_of(files) if files else hashlib.sha256(model.encode()).hexdigest()
+        self.weights_sha256 = weights_sha256_of(model)
         self.spec = Spec(
             "student",
             self.weights_sha256[:12],
@@ -148,6 +147,12 @@ class StudentSpecialist:
 def closed(task: Task) -> bool:
     """Whether a task's answers name kinds of objects, which a set of labels can hold it to."""
     return task.storage_rule == "label"
+
+
+def weights_sha256_of(model: str) -> str:
+    """The hash of a model's files; of a hub id that of its name."""
+    files = _weights(model)
+    return sha256_of(files) if files else hashlib.sha256(model.encode()).hexdigest()
 
 
 def _tasks_of(model: str) -> dict[str, Task]:
