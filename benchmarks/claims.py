@@ -3,10 +3,11 @@
     python benchmarks/claims.py [--piece NAME ...] [--size quick|small|full] [--quick] [--out DIR] [--limit N] [--table]
 
 Pieces: controls (what labels, steps, rate and replay do to a student), noise (three kinds of errors; one student, two
-rounds), methods (each alone). Each arm is a student trained on labels of drawn scenes and asked about others; its
-answers' counts are one JSON line in DIR (runs/claims), and what is there is not computed again: interrupted, the same
-command goes on. `--limit` ends after so many new arms. Intervals are of paired resamples of the test pictures, over all
-seeds. Last line JSON.
+rounds), methods (each alone), regions (which text describes a region), bootstrapping (a kind of text from a few
+examples), pretraining (granularity, scaling, parts). Each arm is a student trained on labels of drawn scenes and asked
+about others; its answers' counts are one JSON line in DIR (runs/claims), and what is there is not computed again:
+interrupted, the same command goes on. `--limit` ends after so many new arms. Intervals are of paired resamples of the
+test pictures, over all seeds. Last line JSON.
 """
 
 from __future__ import annotations
@@ -16,10 +17,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from claims_parts import controls, methods, noise, tables
+from claims_parts import bootstrapping, controls, methods, noise, pretraining, regions, tables
 from claims_parts.setting import SIZES, Results
 
-PIECES = {"controls": controls.run, "noise": noise.run, "methods": methods.run}
+PIECES = {
+    "controls": controls.run,
+    "noise": noise.run,
+    "methods": methods.run,
+    "regions": regions.run,
+    "bootstrapping": bootstrapping.run,
+    "pretraining": pretraining.run,
+}
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from florence2.metrics.ocr import TextErrors
 from florence2.pixels import load
 from florence2.records import Sample
 from florence2.refinement import refine
+from florence2.reporting.claims_section import Claim, claims_table, moved
 from florence2.store import Store
 
 FIRST_UNSEEN_SEED = scenes.TRAINING_SEEDS  # nano never saw a scene from here on
@@ -41,6 +42,15 @@ PHOTOS = {  # scikit-image's own pictures; the names that its wheel carries
     "page": "page.png",
 }
 TASKS = {"OD": 1.0, "OCR_WITH_REGION": 0.1}  # what the students annotate, and how often each is trained
+EXAMPLES = 3  # pictures that gained most, and as many that lost most
+CLAIMS = {  # what the run is asked to show, and the two phases that it compares
+    "Filters make the specialists' labels better": ("filtered", "specialists"),
+    "Students are better than the model they started from": ("student alone", "nano, not trained further"),
+    "Students alone are better than the labels they were taught": ("student alone", "filtered"),
+    "Merging students and labels is better than the labels": ("merged", "filtered"),
+    "Filters make better students (equal steps)": ("student alone", "no filter: student alone"),
+    "Filters make a better merged view (equal steps)": ("merged", "no filter: merged"),
+}
 NO_EFFECT = 0.005  # a smaller change of F1 is called none
 GROUPS = ("all", "known", "withheld")
 OFFICIAL = "microsoft/Florence-2-base"
@@ -60,18 +70,17 @@ class DemoConfig:
     every: int = 3
     """Every n-th scene has kinds that nano has never seen."""
     steps: int = 64
-    control_steps: int = 40
     batch_size: int = 32
     lr: float = 8e-4
     seed: int = 7
 
-    def recipe(self, steps: int, tasks: Mapping[str, float]) -> dict[str, Any]:
-        """The students' training, in the keys of `train`."""
+    def recipe(self, tasks: Mapping[str, float]) -> dict[str, Any]:
+        """The students' training, in the keys of `train`; half of what they are shown are scenes of nano's training."""
         return {
-            "steps": steps,
+            "steps": self.steps,
             "batch_size": self.batch_size,
             "lr": self.lr,
-            "warmup_steps": max(1, steps // 20),
+            "warmup_steps": max(1, self.steps // 20),
             "schedule": "linear",
             "dense": 1.0,
             "source": {"tasks": dict(tasks)},
@@ -79,7 +88,7 @@ class DemoConfig:
 
 
 QUICK = DemoConfig(
-    scenes=36, pages=2, photos=("astronaut", "cat"), steps=6, control_steps=3, batch_size=8
+    scenes=36, pages=2, photos=("astronaut", "cat"), steps=6, batch_size=8
 )  # every phase, in about half a minute of processor time
 
 
@@ -97,6 +106,8 @@ class PhaseScores:
     gain: float | None = None
     kept: int | None = None
     rejected: dict[str, int] = field(default_factory=dict)
+    pictures: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Of each drawn scene: boxes right, kept, true."""
 
     @property
     def effect(self) -> str:
@@ -111,6 +122,7 @@ class DemoResult:
     """What the demo found, and where its page is."""
 
     rows: list[PhaseScores]
+    claims: list[Claim]
     rounds: list[str]
     page: Path
     store: Path
@@ -148,17 +160,16 @@ def demo(
     filter(store, progress=progress)
     filtered = store.snapshot().number
     step(f"phase 3, refinement: two students of {config.steps} steps, each annotates the half it never saw")
-    rounds = refine_by(store, config, config.steps, None, progress)
-    lines = [line for done in rounds for line in done.lines()]
+    lines = [line for done in refine_by(store, config, None, progress) for line in done.lines()]
     for line in lines:
         step(line)
-    step("controls: nano not trained further; students of everything, unfiltered")
+    step("controls: nano not trained further; students of everything, unfiltered, of as many steps")
     everything = annotate(
         out / "scenes" / "images", out / "unfiltered", [f"simulated:{truth_file}"], workers=0, progress=progress
     )
-    unfiltered = refine_by(everything, config, config.control_steps, [], progress, {"OD": 1.0})
-    lines += [f"control without filters, {line}" for done in unfiltered for line in done.lines()]
-    for line in lines[len(rounds) * 3 :]:
+    unfiltered = refine_by(everything, config, [], progress, {"OD": 1.0})
+    control_lines = [f"control without filters, {line}" for done in unfiltered for line in done.lines()]
+    for line in control_lines:
         step(line)
     nano = truth.judged("nano, not trained further", untrained(truth))
 
@@ -171,9 +182,14 @@ def demo(
     control_merged = truth.judged("no filter: merged", everything.samples(), everything)
     rows += [student, merged, control, control_merged]
     rows = compared(rows)
+    found = {row.name: row.pictures for row in rows}
+    claims = [reporting.claim(text, found[better], found[than]) for text, (better, than) in CLAIMS.items()]
+    for one in claims:
+        step(one.line())
     step("writing the page")
-    page = write_page(out / "report.html", rows, lines, store)
-    return DemoResult(rows, lines, page, store.root, time.monotonic() - began)
+    lines += control_lines
+    page = write_page(out / "report.html", rows, claims, lines, store)
+    return DemoResult(rows, claims, lines, page, store.root, time.monotonic() - began)
 
 
 def fresh(out: Path) -> Path:
@@ -228,6 +244,7 @@ class Truth:
         """A phase's row: boxes that have the right name at IoU 0.5, and the share of page letters read rightly."""
         groups = {group: DetectionF1() for group in GROUPS}
         letters, pages = TextErrors(), 0
+        pictures: dict[str, tuple[int, int, int]] = {}
         for sample in found:
             truth = self.of.get(Path(sample.image.uri).name)
             if truth is None:  # a photograph
@@ -239,14 +256,17 @@ class Truth:
             truths, predicted = (
                 [r for r in s.regions if r.kind == "object" and not r.refines] for s in (truth, sample)
             )
+            before = len(groups["all"])
             for label in {r.label for r in (*truths, *predicted)}:
                 of_label = [[r for r in regions if r.label == label] for regions in (truths, predicted)]
                 groups["all"].update(*of_label)
                 groups["withheld" if label in scenes.WITHHELD_KINDS else "known"].update(*of_label)
+            right = sum(matched for _, _, matched, _ in groups["all"].rows[before:])
+            pictures[Path(sample.image.uri).name] = right, len(predicted), len(truths)
         scores = {group: metric.compute() for group, metric in groups.items()}
         accuracy = max(0.0, 1 - letters.compute()["CER"]) if pages else None
         kept, rejected = (None, {}) if store is None else tally(store, snapshot)
-        return PhaseScores(name, scores, accuracy, kept=kept, rejected=rejected)
+        return PhaseScores(name, scores, accuracy, kept=kept, rejected=rejected, pictures=pictures)
 
 
 def paired_lines(truth: Sample, found: Sample) -> tuple[str, str]:
@@ -288,7 +308,6 @@ def untrained(truth: Truth, model: str = "nano", batch: int = 64) -> list[Sample
 def refine_by(
     store: Store,
     config: DemoConfig,
-    steps: int,
     rules: Any,
     progress: Progress | None,
     tasks: Mapping[str, float] = MappingProxyType(TASKS),
@@ -299,7 +318,7 @@ def refine_by(
         rounds=1,
         folds=2,
         start="nano",
-        recipe=config.recipe(steps, tasks),
+        recipe=config.recipe(tasks),
         rules=rules,
         seed=config.seed,
         workers=0,
@@ -326,8 +345,26 @@ def compared(rows: list[PhaseScores]) -> list[PhaseScores]:
     ]
 
 
-def write_page(out: Path, rows: list[PhaseScores], rounds: list[str], store: Store) -> Path:
-    """The report: the table by phase, the rounds, every task on one held-out scene, the store."""
+def row_of(rows: Iterable[PhaseScores], name: str) -> PhaseScores:
+    """The row of a phase."""
+    return next(row for row in rows if row.name == name)
+
+
+def claims_section(claims: list[Claim], rows: list[PhaseScores], store: Store) -> reporting.Section:
+    """What got better, what did not, and the pictures that gained and lost most from the labels to the merged view."""
+    won, lost = moved(row_of(rows, "merged").pictures, row_of(rows, "filtered").pictures, EXAMPLES)
+    samples = {Path(s.image.uri).name: s for s in store.samples(view="all")}
+    body = [claims_table(claims)]
+    for title, names in (("Gained most, from filtered to merged", won), ("Lost most", lost)):
+        if names:
+            shown = [reporting.sample_card(samples[name], lambda ref: load(ref.uri)) for name in names]
+            body += [reporting.element("h3", title), reporting.cards(shown)]
+    about = "Each is a claim that this run supports or does not, on the same pictures."
+    return reporting.Section("What got better, and what did not", reporting.element("div", *body), about)
+
+
+def write_page(out: Path, rows: list[PhaseScores], claims: list[Claim], rounds: list[str], store: Store) -> Path:
+    """The report: what got better, the table by phase, the rounds, every task on one held-out scene, the store."""
     header = ["phase", "kept", "rejected", *(f"{g} {m}" for g in GROUPS for m in ("P", "R", "F1")), "text", "effect"]
     body = [
         [
@@ -360,6 +397,5 @@ def write_page(out: Path, rows: list[PhaseScores], rounds: list[str], store: Sto
     )
     sections = reporting.store_sections(store, lambda ref: load(ref.uri), 30)
     about = "Specialists annotate, filters judge, a student trains and re-annotates, sources are merged."
-    return reporting.save(
-        reporting.page("florence2 demo", phases, rounds_section, every, *sections, subtitle=about), out
-    )
+    told = (claims_section(claims, rows, store), phases, rounds_section, every, *sections)
+    return reporting.save(reporting.page("florence2 demo", *told, subtitle=about), out)

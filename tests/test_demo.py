@@ -76,11 +76,11 @@ def test_every_phase_is_in_the_table(outcome):
 
 def test_students_were_trained_and_said_what_changed(outcome):
     trained = [line for line in outcome["rounds"] if "student" in line]
-    assert len(trained) == 4 and len(outcome["rounds"]) == 6
+    assert len(trained) == 4 and len(outcome["rounds"]) == 6  # so few pictures that none is held out
     assert len({line.rpartition("weights ")[2] for line in trained}) == 4  # no two have the same weights
-    for line, steps in zip(trained, 2 * [demo.QUICK.steps] + 2 * [demo.QUICK.control_steps]):
+    for line in trained:  # those of the control as long as the others
         before, after = (float(loss) for loss in line.partition("loss ")[2].partition(",")[0].split(" -> "))
-        assert f" {steps} steps on " in line and after < before, line
+        assert f" {demo.QUICK.steps} steps on " in line and after < before, line
     assert not any("no effect" in line for line in outcome["rounds"])
 
 
@@ -99,8 +99,21 @@ def test_every_picture_is_there_and_every_annotation_has_a_source(quick, outcome
 def test_the_page_is_written(quick, outcome):
     assert outcome["report"] == str(quick / "report.html")
     page = (quick / "report.html").read_text(encoding="utf-8")
-    assert {"By phase", "Rounds", "Every task"} < set(Headings(page).found)
+    headings = Headings(page).found
+    assert headings[0] == "What got better, and what did not" and {"By phase", "Rounds", "Every task"} < set(headings)
     assert all(name in page for name in PHASES)
+
+
+def test_each_claim_is_what_the_rows_and_their_pictures_support(outcome):
+    rows = {row["name"]: row for row in outcome["rows"]}
+    assert [one["text"] for one in outcome["claims"]] == list(demo.CLAIMS)
+    for one in outcome["claims"]:
+        better, than = (rows[name] for name in demo.CLAIMS[one["text"]])
+        assert len(better["pictures"]) == len(than["pictures"]) == demo.QUICK.scenes
+        difference = better["scores"]["all"]["F1"] - than["scores"]["all"]["F1"]
+        assert one["difference"] == pytest.approx(difference) and one["low"] <= one["high"]
+        expected = "yes" if one["low"] > 0 else "no, worse" if one["high"] < 0 else "no difference seen"
+        assert one["verdict"] == expected
 
 
 def test_a_folder_that_no_demo_wrote_is_left_alone(tmp_path, capsys):

@@ -27,9 +27,13 @@ def main(argv: Sequence[str]) -> int:
         outcome = demo.demo(args.out, demo.QUICK if args.quick else demo.DemoConfig(), bars.on_message, bars)
     if args.json:
         rows = [{**asdict(row), "effect": row.effect} for row in outcome.rows]
-        print(json.dumps({"rows": rows, "rounds": outcome.rounds, "report": str(outcome.page)}))
+        claims = [{**asdict(one), "verdict": one.verdict} for one in outcome.claims]
+        print(json.dumps({"rows": rows, "claims": claims, "rounds": outcome.rounds, "report": str(outcome.page)}))
         return 0
     _print(outcome, demo.GROUPS)
+    print("\nDoes this run show it?")
+    for one in outcome.claims:
+        print(f"  {one.line()}")
     print(f"\n{outcome.seconds:.0f} s. Now on your own pictures: florence2 annotate my_photos --out my_store; "
           f'the official weights: florence2.load("{demo.OFFICIAL}")')  # fmt: skip
     print(Path(outcome.page).resolve())

@@ -1,12 +1,12 @@
 """What a student is shown beside a store's labels, so that it does not forget what its start knew.
 
 A start that is fine-tuned on some labels alone forgets: even clean truth makes it worse with more steps, and noisy
-labels more so. Shown as much of its own training data, it gains with steps and ends above its labels (docs/claims.md).
+labels more so. Shown as much of its own training data, it gains with steps and ends above its labels (docs/refinement.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,19 @@ OWN_DATA: Mapping[str, str] = {  # of the starts that come with the package: sce
 REPLAYED: Mapping[str, Any] = {"steps": 1000, "replay_share": 0.5}  # of students with replay, unless a recipe says
 
 
-def with_replay(recipe: Mapping[str, Any], replay: str, start: str, tasks: Sequence[str]) -> dict[str, Any]:
-    """A recipe with a source that is replayed, of these tasks: `own`, that of the start where it is known; `none`; or
-    a source's path. A recipe that names its own `replay` (or null) is left as it is."""
+def with_replay(recipe: Mapping[str, Any], replay: str, start: str, tasks: Iterable[str]) -> dict[str, Any]:
+    """A recipe with a source that is replayed, of these tasks (with their weights, where they have any).
+
+    The source is `own`, that of the start where it is known; `none`; or a path. A recipe that names its own `replay`
+    (or null) is left as it is.
+    """
     if replay not in (OWN, NONE) and "replay" in recipe:
         raise ValueError("refine: replay is named both by --replay and in the recipe; name it once")
     path = OWN_DATA.get(start, "") if replay == OWN else "" if replay == NONE else located(replay)
     if not path or "replay" in recipe:
         return dict(recipe)
-    return {**REPLAYED, **recipe, "replay": {"path": path, "tasks": dict.fromkeys(tasks, 1.0)}}
+    weights = dict(tasks) if isinstance(tasks, Mapping) else dict.fromkeys(tasks, 1.0)
+    return {**REPLAYED, **recipe, "replay": {"path": path, "tasks": weights}}
 
 
 def located(path: str) -> str:

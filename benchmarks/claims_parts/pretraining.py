@@ -1,0 +1,106 @@
+"""What pre-training teaches: tasks of which granularity, how many scenes, which parts are trained and started from.
+
+The pattern of the paper's ablations on drawn scenes: models of equal samples, transferred to four tasks at once. All
+start from one model warmed on brief captions, as the paper's start from a tower that saw image-level labels.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import florence2
+from claims_parts import students
+from claims_parts.setting import Results, Size
+from florence2 import scenes
+from florence2.evaluation import evaluate
+from florence2.training import train
+
+IMAGE = {"CAPTION": 2.0, "DETAILED_CAPTION": 1.0, "MORE_DETAILED_CAPTION": 1.0}
+REGION = {"OD": 3.0, "DENSE_REGION_CAPTION": 1.0, "REGION_TO_CATEGORY": 1.0, "CAPTION_TO_PHRASE_GROUNDING": 2.0}
+PIXEL = {"REFERRING_EXPRESSION_SEGMENTATION": 1.0, "REGION_TO_SEGMENTATION": 1.0}
+TRANSFER = ("CAPTION", "OD", "CAPTION_TO_PHRASE_GROUNDING", "REFERRING_EXPRESSION_SEGMENTATION")
+STEPS = {"quick": (4, 6, 6), "small": (100, 400, 200), "full": (400, 3000, 1000)}  # warming, pre-training, transfer
+SCENES = "objects=1-3,min_side=0.15,signs=0"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A pre-training: its tasks, its scenes, what it starts from and what is trained."""
+
+    name: str
+    tasks: Mapping[str, float]
+    scenes: int = 100_000
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    transfer: bool = False
+    """Whether it is transferred before it is asked."""
+    random: bool = False
+    """Started from nothing, not from the warmed model."""
+
+
+ALL = {**IMAGE, **REGION, **PIXEL}
+ARMS = (
+    Arm("image", IMAGE, transfer=True),
+    Arm("image+region", {**IMAGE, **REGION}, transfer=True),
+    Arm("image+region+pixel", ALL, transfer=True),
+    Arm("all tasks, 300 scenes", ALL, 300),
+    Arm("all tasks, 3,000 scenes", ALL, 3000),
+    Arm("all tasks, unbounded scenes", ALL),
+    Arm("all tasks, frozen tower", ALL, keys={"strategy": "frozen_vision"}),
+    Arm("all tasks, random start", ALL, random=True),
+    Arm("all tasks, the size small", ALL, keys={"model": "new:small"}, random=True),
+)
+
+
+def run(results: Results, folder: Path, seeds: Sequence[int], more: Callable[[], bool]) -> None:
+    """Every arm, the first seed of each first."""
+    for seed in seeds:
+        for arm in ARMS:
+            if not more():
+                return
+            results.once("pretraining", arm.name, seed, functools.partial(measured, arm, folder, results.size, seed))
+
+
+def measured(arm: Arm, folder: Path, size: Size, seed: int) -> dict[str, Any]:
+    """The main metrics of the four tasks on held-out scenes."""
+    warming, steps, transfer = STEPS[size.name]
+    root = folder / "pretraining" / f"{size.name}-{seed}"
+    model = str(root / arm.name.replace(" ", "-"))
+    start = "new:nano" if arm.random else trained(root / "warmed", "new:nano", IMAGE, 100_000, warming, seed, size)
+    trained(Path(model), start, arm.tasks, arm.scenes, steps, seed, size, **arm.keys)
+    if arm.transfer:
+        tasks = dict.fromkeys(TRANSFER, 1.0)
+        model = trained(Path(f"{model}-transferred"), model, tasks, 2000, transfer, seed, size, first=500_000_000)
+    opened = florence2.load(model)
+    data = f"scenes:count={size.tests},seed={scenes.TRAINING_SEEDS + 7_000_000},{SCENES}"
+    out = {}
+    for task in TRANSFER:
+        scores = evaluate(opened, data, task, f"{model}-scores/{task}", grey=False, resamples=0)
+        out[task] = round(float(scores["metrics"][scores["main"]]), 4)
+    return {"steps": steps, "metrics": out}
+
+
+def trained(
+    out: Path,
+    start: str,
+    tasks: Mapping[str, float],
+    count: int,
+    steps: int,
+    seed: int,
+    size: Size,
+    first: int = 0,
+    **keys: Any,
+) -> str:
+    """A model's folder; found where it was trained before."""
+    if not (out / "facts.json").is_file():
+        data = {"path": f"scenes:count={count},seed={first},{SCENES}", "tasks": dict(tasks), "pairs": 2}
+        own = {"model": start, "out": str(out), "seed": seed, "data": [data], "warmup_steps": max(1, steps // 20)}
+        result = train({**students.recipe(steps, 1e-3, 2 * size.batch), **own, **keys})
+        if result.interrupted:
+            raise KeyboardInterrupt
+        (out / "facts.json").write_text(json.dumps({"loss": [result.loss_before, result.loss_after]}))
+    return str(out)
