@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import florence2
 from claims_parts import setting
 from claims_parts.controls import tests_of
 from claims_parts.setting import Results, Size
 from florence2.engine.specialists.region_texts import TASK
 from florence2.pixels import load
-from florence2.predictor.likelihood import blank, log_probabilities
+from florence2.predictor.likelihood import log_probabilities
 from florence2.records import Ask
 
 WRONG = 3
@@ -36,13 +38,12 @@ def measured(way: str, labels: bool, folder: Path, size: Size) -> dict[str, Any]
 
     Candidates are the true description and those of three other objects; with `labels` the label of each as well.
     """
-    model = florence2.load("nano")
+    model, grey = florence2.load("nano"), np.full((128, 128, 3), 128, np.uint8)
     tests = {n: s for i, (n, s) in enumerate(tests_of(folder, size).items()) if i % setting.EVERY}
     everything = [r for sample in tests.values() for r in sample.regions]
     rng, rows, longest = random.Random(0), [], 0
     for sample in tests.values():
-        image = load(sample.image.uri)
-        picture, nothing = model.encode_images([image, blank((image.shape[1], image.shape[0]))])
+        picture, nothing = model.encode_images([load(sample.image.uri), grey])
         right = 0
         for region in sample.regions:
             strangers = rng.sample([r for r in everything if r.label != region.label], WRONG)

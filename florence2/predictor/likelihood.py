@@ -1,8 +1,4 @@
-"""How probable a model finds given words as the answer to an ask: on a picture, and on a blank one.
-
-What is probable whatever the picture is says nothing of it; the difference of the two does (pointwise mutual
-information, per token).
-"""
+"""How probable a model finds given words as the answer to an ask about a picture."""
 
 from __future__ import annotations
 
@@ -18,7 +14,6 @@ from florence2.predictor.batch import EncodedImage, ModelParts
 from florence2.records import Ask
 
 KINDS = ("text", "region_text")  # output kinds whose answers are words first
-GREY = 128
 
 
 def log_probabilities(
@@ -65,8 +60,3 @@ def _of_rows(
         words = row[torch.arange(len(own)), torch.tensor(own, device=row.device)]
         out.append(float(words.sum() + row[len(own), ends].logsumexp(0)) / (len(own) + 1))
     return np.array(out)
-
-
-def blank(size_wh: tuple[int, int]) -> np.ndarray:
-    """The picture of which nothing can be said, (H, W, 3) uint8."""
-    return np.full((size_wh[1], size_wh[0], 3), GREY, np.uint8)

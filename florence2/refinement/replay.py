@@ -1,7 +1,7 @@
 """What a student is shown beside a store's labels, so that it does not forget what its start knew.
 
 A start that is fine-tuned on some labels alone forgets: even clean truth makes it worse with more steps, and noisy
-labels more so. Shown as much of its own training data, it gains with steps and ends above its labels (docs/refinement.md).
+labels more so. Shown as much of its own training data, it gains with steps (docs/claims.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which text describes a region: the model's own probabilities beside those on a blank picture."""
+"""Which text describes a region: the most probable one, by probabilities that are those of generation."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from florence2 import scenes
 from florence2.codec.tasks import TASKS
 from florence2.decoding.measures import ORDERED
 from florence2.engine.specialists import open as open_specialist
-from florence2.predictor.likelihood import blank, log_probabilities
+from florence2.predictor.likelihood import log_probabilities
 from florence2.records import Ask, Region
 
 DESCRIBE = "<REGION_TO_DESCRIPTION>"
@@ -67,10 +67,6 @@ def test_what_cannot_be_asked_is_refused(nano, scene, task, texts, match):
         log_probabilities(nano, nano.encode_image(scene[0]), Ask(task, region=region and region.box), texts)
 
 
-def test_a_blank_picture_is_grey_and_of_the_size():
-    assert blank((7, 5)).shape == (5, 7, 3) and (blank((7, 5)) == 128).all()
-
-
 def test_the_right_text_is_chosen_among_wrong_ones():
     """Wrong candidates are true descriptions of other scenes' objects."""
     specialist = open_specialist("region-texts:nano")
@@ -96,7 +92,7 @@ def test_the_right_text_is_chosen_among_wrong_ones():
             right += choice.description == said or choice.description in said
             assert 0 < choice.score <= 1 and choice.box is not None
     specialist.close()
-    assert count == sum(len(t.regions) for _, t in drawn) and right / count > 0.7  # by chance: a quarter
+    assert count == sum(len(t.regions) for _, t in drawn) and right / count > 0.9  # by chance: a quarter
 
 
 def test_a_region_with_one_candidate_is_left_alone(scene):

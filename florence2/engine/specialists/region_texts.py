@@ -1,8 +1,9 @@
 """Which of several texts describes each region best, by a Florence-2 itself: `region-texts:nano`.
 
-Candidates are a region's label, its descriptions and their noun chunks. Chosen is the one whose log-probability as the
-region's description, per token, the picture raises most over a blank one. A stand-in for the paper's image-text
-similarity that needs no further model; `similarity:MODEL` asks one of transformers.
+Candidates are a region's label, its descriptions and their noun chunks. Chosen is the one that is the most probable
+description of the region, per token. A stand-in for the paper's image-text similarity that needs no further model;
+`similarity:MODEL` asks one of transformers. To take off what the words are worth on a blank picture makes the choice
+worse (docs/claims.md).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from florence2.engine.operator import Spec
 from florence2.engine.specialists.found_regions import refining
 from florence2.engine.specialists.student import weights_sha256_of
 from florence2.engine.text.parser import Parser
-from florence2.predictor.likelihood import blank, log_probabilities
+from florence2.predictor.likelihood import log_probabilities
 from florence2.records import Ask, Parsed, Region, Result, Sample
 
 TASK = "<REGION_TO_DESCRIPTION>"
@@ -47,22 +48,19 @@ class RegionTexts:
         self._loaded = predictor.load(self.model, device=device)
 
     def annotate(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Result]:
-        """One pass for all candidates of a region, and one on a blank picture."""
+        """One pass for all candidates of a region."""
         return [self._chosen(sample.current(), image) for sample, image in zip(samples, images)]
 
     def _chosen(self, sample: Sample, image: np.ndarray) -> Parsed:
         wanted = [(region, texts) for region in _objects(sample) if len(texts := self.candidates(region, sample)) > 1]
         if not wanted:
             return Parsed()
-        size_wh = (image.shape[1], image.shape[0])
-        picture, nothing = self._loaded.encode_images([image, blank(size_wh)])
+        (picture,) = self._loaded.encode_images([image])
         out: list[Region] = []
         for region, texts in wanted:
-            ask = Ask(TASK, region=region.box or ())
-            seen, unseen = (log_probabilities(self._loaded, one, ask, texts) for one in (picture, nothing))
-            gain = seen - unseen
-            chances = np.exp(gain - gain.max())
-            best = int(gain.argmax())
+            values = log_probabilities(self._loaded, picture, Ask(TASK, region=region.box or ()), texts)
+            chances = np.exp(values - values.max())
+            best = int(values.argmax())
             score = float(chances[best] / chances.sum())
             out.append(refining(region, f"named-{len(out)}", score, description=texts[best]))
         return Parsed(regions=tuple(out))
