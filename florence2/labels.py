@@ -13,6 +13,11 @@ def fold_label(text: str) -> str:
     return fold_spaces(text).casefold()
 
 
+def is_visible(text: str) -> bool:
+    """Whether a text has a character that can be seen: white space and joiners of zero width have none."""
+    return any(character.isprintable() and not character.isspace() for character in text)
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be encoded: it holds no half of a surrogate pair, as escapes in a JSON file may."""
     try:

@@ -23,13 +23,8 @@ FILE = "file://"
 def read_bytes(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
     """The picture file's bytes, wherever they are; BadImage where they cannot be read."""
     name = name_of(ref)
-    path = path_of(ref.uri)
-    if "://" in path and not os.path.exists(path):
-        raise BadImage(name, "not_fetched", "is an address; fetch it with florence2 annotate LIST --allow-urls HOST")
+    path = present_path(ref)
     try:
-        if not os.path.isfile(path):  # opening a pipe would wait for ever
-            reason, what = ("unreadable", "is not a file") if os.path.exists(path) else ("missing", "does not exist")
-            raise BadImage(name, reason, f"{what}; put the picture back or annotate again")
         if tables.is_table(path):
             return _of_table(ref, path, name)
         if ref.offset >= 0:
@@ -39,6 +34,17 @@ def read_bytes(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
         return _stretch(path, 0, -1, max_bytes, name)
     except OSError as error:
         raise BadImage(name, "unreadable", f"cannot be read ({error.strerror or error})") from None
+
+
+def present_path(ref: ImageRef) -> str:
+    """The path of the file that holds a picture; BadImage where there is none."""
+    name, path = name_of(ref), path_of(ref.uri)
+    if "://" in path and not os.path.exists(path):
+        raise BadImage(name, "not_fetched", "is an address; fetch it with florence2 annotate LIST --allow-urls HOST")
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        reason, what = ("unreadable", "is not a file") if os.path.exists(path) else ("missing", "does not exist")
+        raise BadImage(name, reason, f"{what}; put the picture back or annotate again")
+    return path
 
 
 def plain_path(ref: ImageRef) -> str:

@@ -17,10 +17,17 @@ def pixels(ref: ImageRef, max_pixels: int = loader.MAX_PIXELS) -> np.ndarray:
     name = files.name_of(ref)
     if ref.uri.startswith((scenes.PREFIX, GREY)):
         return _made(ref.uri, max_pixels, name)
-    if not ref.uri:
-        raise loader.BadImage(name, "missing", "has no uri; the sample does not say where its picture is")
+    refuse_absent(ref)
     source = files.plain_path(ref) or files.read_bytes(ref)
     return loader.load(source, max_pixels=max_pixels, frame=ref.frame, name=name)
+
+
+def refuse_absent(ref: ImageRef) -> None:
+    """BadImage where the file of a picture is not there; nothing of it is read."""
+    if not ref.uri:
+        raise loader.BadImage(files.name_of(ref), "missing", "has no uri; the sample does not say where its picture is")
+    if not ref.uri.startswith((scenes.PREFIX, GREY)):
+        files.present_path(ref)
 
 
 def _made(uri: str, max_pixels: int, name: str) -> np.ndarray:

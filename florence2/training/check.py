@@ -14,6 +14,7 @@ from florence2.codec.tasks import Task, prompt_text
 from florence2.codec.tokenizer import Tokenizer
 from florence2.drawing.picture import draw
 from florence2.formats.problems import ReadProblems
+from florence2.labels import is_visible
 from florence2.pixels import BadImage, read_size, resize
 from florence2.records import Ask, Sample
 from florence2.sources import files
@@ -118,7 +119,7 @@ def _faults(sample: Sample, tasks: TaskMixture, tokenizer: Tokenizer, limits: Li
         elif x2 <= x1 or y2 <= y1:
             yield "flat", f"region {region.id!r}: box {box} has no area"
     for text in sample.current().texts:
-        if not text.text.strip():
+        if not is_visible(text.text):
             yield "empty", f"text {text.id!r}: holds no letters"
     sample, _ = sound(sample, tasks)
     truths = tasks.truths(sample)

@@ -113,7 +113,9 @@ class SampleSource:
         self._pixels: OrderedDict[tuple, np.ndarray] = OrderedDict()
         self._held = 0  # bytes of them
         if not len(self._samples):
-            raise ValueError(f"data: {source.path}: holds no sample; check the path")
+            refused = self.unread.refused
+            why = f" that can be read: {refused[0]} ({len(refused)} refused)" if refused else ""
+            raise ValueError(f"data: {source.path}: holds no sample{why}; check the path")
 
     def __getstate__(self) -> dict[str, Any]:
         """What a process that makes batches needs: it is given the records and reads none."""

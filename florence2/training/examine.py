@@ -12,6 +12,7 @@ from florence2.codec.tasks import RAW
 from florence2.pixels import BadImage, read_size
 from florence2.records import Sample
 from florence2.sources import files
+from florence2.sources.image_pixels import refuse_absent
 from florence2.training.datasets import SampleSource, SceneSource, TrainingSource, same_size, sized
 from florence2.training.examples import Example, LeftOut, Truth, fitted, left_out, sound
 
@@ -171,6 +172,7 @@ def _opened(sample: Sample) -> Sample:
     """The sample with its size, the header of a local picture file read."""
     path = files.plain_path(sample.image)
     if not path:
+        refuse_absent(sample.image)
         return sized(sample)
     same_size(sample, read_size(path, files.name_of(sample.image)))
     return sized(sample)

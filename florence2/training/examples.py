@@ -13,6 +13,7 @@ from florence2.codec.answers import encode
 from florence2.codec.tasks import Task, prompt_text, task_of
 from florence2.codec.tokenizer import Tokenizer
 from florence2.formats.problems import LostObjects, ReadProblems
+from florence2.labels import is_visible
 from florence2.records import Ask, Parsed, Sample
 from florence2.sources.negatives import Negatives
 from florence2.training.unscored import ListRules
@@ -143,7 +144,7 @@ def sound(sample: Sample, tasks: TaskMixture) -> tuple[Sample, list[LeftOut]]:
             regions.append(region)
     asked = {task.storage_rule for task in tasks.tasks}
     for text in sample.texts:
-        if text.text.strip() or text.detail not in asked:
+        if is_visible(text.text) or text.detail not in asked:
             texts.append(text)
         else:
             lost.append(left_out("empty", sample, f"text {text.id!r}: holds no letters"))

@@ -10,6 +10,7 @@ from florence2.cli import main
 from florence2.scenes.scene_files import write
 from florence2.training import train
 from florence2.training.config_files import from_mapping
+from florence2.training.dry_run import dry_run
 from florence2.training.run_folder import read_lines
 from florence2.training.setup import prepare
 from tests.training.tiny import tiny_run
@@ -188,3 +189,43 @@ def test_a_run_that_loses_most_pairs_on_its_way_stops(tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match="of .* pairs could not be trained on"):
         run(tmp_path, toy(tmp_path, change=change), steps=50)
+
+
+def remove(number, row, folder):
+    if number < 5:
+        (folder / row["image"]["uri"]).unlink()
+
+
+def test_pictures_that_are_not_there_are_found_before_the_first_step(tmp_path):
+    path = toy(tmp_path, change=remove)
+    with pytest.raises(ValueError, match="only 3 of 8 pairs are left.*5 missing"):
+        run(tmp_path, path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_that_were_never_fetched_are_found_before_the_first_step(tmp_path):
+    def change(number, row, folder):
+        row["image"]["uri"] = f"https://example.org/{number}.png"
+
+    with pytest.raises(ValueError, match="8 not_fetched"):
+        run(tmp_path, toy(tmp_path, change=change))
+
+
+def test_a_set_of_which_nothing_can_be_read_says_why(tmp_path):
+    for name in ("Annotations", "JPEGImages"):
+        (tmp_path / "voc" / name).mkdir(parents=True)
+    (tmp_path / "voc" / "Annotations" / "a.xml").write_text("<annotation><object>")
+    with pytest.raises(ValueError, match=r"holds no sample that can be read: .*a.xml.* \(1 refused\)"):
+        run(tmp_path, tmp_path / "voc")
+
+
+def test_a_text_that_cannot_be_seen_is_no_caption(tmp_path):
+    def change(number, row, folder):
+        row["texts"] = [{"id": "t", "detail": "brief", "text": "\u200b \n" if number < 3 else "A star."}]
+        row.pop("groundings", None)
+
+    path = toy(tmp_path, change=change)
+    job = prepare(from_mapping(tiny_run(tmp_path, data=[{"path": str(path), "tasks": ["CAPTION"]}], dense=0)))
+    assert job.found.fit == 5 and job.found.unsound.counts == {"empty": 3}
+    plan = dry_run(job.config)
+    assert "3 empty" in plan.left_out
