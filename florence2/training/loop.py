@@ -71,6 +71,8 @@ def run(
         torch.set_num_threads(config.threads)
     ranks = processes.join(config.device)
     try:
+        if ranks.first:
+            folder.refuse_busy()
         torch.manual_seed(config.seed)
         resumed = None if restart else folder.newest()
         job = prepare(config, ranks, resumed)

@@ -17,9 +17,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from safetensors import SafetensorError
@@ -59,8 +59,7 @@ class RunFolder:
 
     def refuse_another(self, config: TrainConfig) -> None:
         """ValueError where OUT holds anything that this run would train over; nothing is touched."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"out: {self.path}: expected a folder, got a file; name another out")
+        self._refuse_file()
         if not (self.path / CONFIG).is_file():
             weights = [file.name for pattern in WEIGHTS for file in self.path.glob(pattern)]
             if weights or self.newest() is not None:
@@ -84,9 +83,18 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only run in OUT; released when the process ends, however it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._alone() as file:
+            file.truncate(0)
+            file.write(f"process {os.getpid()}\n")
+            file.flush()
+            yield
+
+    @contextmanager
+    def _alone(self) -> Iterator[TextIO]:
+        """Hold OUT's lock file; ValueError names who has it."""
         import fcntl
 
-        self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / LOCK, "a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,20 +102,30 @@ class RunFolder:
                 file.seek(0)
                 who = file.read().strip() or "another process"
                 raise ValueError(f"out: {self.path}: {who} is training into it; wait, or name another out") from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()}\n")
-            file.flush()
-            yield
+            yield file
 
     def move_aside(self) -> Path | None:
-        """Rename OUT to the first free of OUT.1, OUT.2, ...; where it went, None where there was nothing."""
+        """Rename OUT to the first free of OUT.1, OUT.2, ...; where it went, None where there was nothing. ValueError
+        where a run is under way in it."""
+        self._refuse_file()
         if not self.path.exists():
             return None
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
-            number += 1
-        self.path.rename(aside)
+        with self._alone() if (self.path / LOCK).is_file() else nullcontext():
+            number = 1
+            while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
+                number += 1
+            self.path.rename(aside)
         return aside
+
+    def _refuse_file(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"out: {self.path}: expected a folder, got a file; name another out")
+
+    def refuse_busy(self) -> None:
+        """ValueError where a run is under way in OUT: found before the data are examined, which may take long."""
+        if (self.path / LOCK).is_file():
+            with self._alone():
+                pass
 
     def begin(self, config: TrainConfig, step: int, held_out: Sequence[Any] = ()) -> None:
         """Remove what an interrupted save left, cut the journals back to `step`, write the config and what is held

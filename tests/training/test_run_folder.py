@@ -101,7 +101,18 @@ def test_two_runs_of_one_folder(tmp_path):
     with folder.locked():
         with pytest.raises(ValueError, match=f"process {os.getpid()} is training into it"):
             train(config)
+        with pytest.raises(ValueError, match=f"process {os.getpid()} is training into it"):
+            train(config, restart=True)
+        with pytest.raises(ValueError, match=f"process {os.getpid()} is training into it"):
+            folder.move_aside()
+        assert not Path(config["out"] + ".1").exists()
     assert train(config).steps == 3
+
+
+def test_a_second_launch_is_refused_before_the_data_are_read(tmp_path):
+    config = tiny_run(tmp_path)
+    with RunFolder(config["out"]).locked(), pytest.raises(ValueError, match="is training into it"):
+        train({**config, "data": [{"path": str(tmp_path / "nothing")}]})
 
 
 def test_the_state_is_the_newest_one_and_old_checkpoints_go(tmp_path):
