@@ -1,4 +1,4 @@
-"""What scores and label sets cost a large model: processor time of a decoding step, random weights, 577 picture tokens.
+"""What scores and label sets cost a large model: processor time of a decoding step, random weights.
 
 The same step (the grammar of objects, greedy) without measures of its tokens, with them, and with a set of 1,200 names
 too, alternated; the picture and the prompt are read outside of the measured time.
@@ -38,7 +38,7 @@ def run(args) -> dict[str, object]:
         torch.manual_seed(0)
         config = SIZES[size]
         model = Florence(config).eval()
-        features = torch.randn(1, 577, config.text.d_model)
+        features = torch.randn(1, config.image_tokens, config.text.d_model)
         ids = torch.tensor([tokenizer.prompt_ids(OBJECTS.prompt)])
         loc = tokenizer.loc0, tokenizer.loc0 + BINS
         many = Ask(OBJECTS.token, labels=tuple(names(1200)))
@@ -46,10 +46,12 @@ def run(args) -> dict[str, object]:
         spent: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(ROUNDS):
             for name, (ordered, ask) in ways.items():
-                search = search_of(model, Rules(num_beams=1, margin=1e9), ids.device, ordered)
+                search = search_of(model, Rules(num_beams=1, margin=1e9), ordered)
                 grammar = automaton(OBJECTS, tokenizer, ask, config.text.vocab_size)
                 cache = model.prefill(features, ids, torch.ones_like(ids, dtype=torch.bool))
-                search.admit(cache, constraint_of([1000], [grammar], Rules(num_beams=1, margin=1e9)))
+                search.admit(
+                    cache, constraint_of([config.text.max_positions], [grammar], Rules(num_beams=1, margin=1e9))
+                )
                 search.step()
                 start = time.process_time()
                 for _ in range(STEPS):
