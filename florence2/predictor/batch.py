@@ -300,8 +300,9 @@ def _row(
     ids = predictor.tokenizer.prompt_ids(prompt)
     limit = positions - len(picture.features)
     if len(ids) > limit:
+        instead = "ask about fewer labels at a time" if ask.labels else "shorten it"
         raise ValueError(
-            f"prompt: expected at most {limit} tokens beside the picture, got {len(ids)} ({prompt!r:.60}); shorten it"
+            f"prompt: expected at most {limit} tokens beside the picture, got {len(ids)} ({prompt!r:.60}); {instead}"
         )
     grammar = automaton(task, predictor.tokenizer, ask) if decoding.by_grammar else None
     score_map = predictor.calibration.of(task.token) if predictor.calibration else None

@@ -112,6 +112,12 @@ def test_one_class_or_another_task_is_asked_once(nano, scenes):
         )
 
 
+def test_more_classes_than_a_prompt_holds_are_refused(nano, scenes):
+    many = tuple(f"thing {n}" for n in range(400))
+    with pytest.raises(ValueError, match="prompt: expected at most .* ask about fewer labels at a time"):
+        nano.predict(scenes[0], Ask(OPEN, labels=many))
+
+
 def test_each_class_is_true_or_false(nano, scenes):
     with pytest.raises(ValueError, match="each_class: expected True or False, got 'no'"):
         nano.predict(scenes[0], Ask(OPEN, labels=CLASSES), each_class="no")
