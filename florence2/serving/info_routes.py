@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from florence2.serving import errors
 from florence2.serving.refusals import ServiceError
-from florence2.serving.service import service_of
+from florence2.serving.service import Service, service_of
 from florence2.serving.task_schemas import schemas
 
 router = APIRouter(tags=["server"])
@@ -23,6 +23,10 @@ class ModelBody(BaseModel):
     object: str = "model"
     created: int
     owned_by: str = "florence2"
+    device: str | None = None
+    dtype: str | None = None
+    drawings_only: bool | None = None
+    """The model knows drawn scenes and no photographs; null while it is being loaded."""
 
 
 class ModelsBody(BaseModel):
@@ -64,7 +68,7 @@ async def models(request: Request) -> ModelsBody:
     service = service_of(request)
     if service.batcher is None:
         return ModelsBody(data=[])
-    return ModelsBody(data=[ModelBody(id=service.settings.model_name, created=service.started)])
+    return ModelsBody(data=[_model(service)])
 
 
 @router.get("/v1/models/{model}", response_model=ModelBody, responses=errors.responses(404, 422))
@@ -73,7 +77,12 @@ async def model(request: Request, model: str) -> ModelBody:
     service = service_of(request)
     if service.batcher is None or model != service.settings.model_name:
         raise ServiceError(404, f"model {model!r:.80}: is not served here; see /v1/models", "model")
-    return ModelBody(id=model, created=service.started)
+    return _model(service)
+
+
+def _model(service: Service) -> ModelBody:
+    shown = {name: value for name, value in service.model().info.items() if name in ModelBody.model_fields}
+    return ModelBody.model_validate({"id": service.settings.model_name, "created": service.started, **shown})
 
 
 @router.get("/v1/tasks", response_model=TasksBody, responses=errors.responses())

@@ -88,8 +88,9 @@ def _load(settings: Settings, threads: int) -> Any:
     from florence2.predictor import load
 
     torch.set_num_threads(threads)
-    chosen = {"device": settings.device, "dtype": settings.dtype, "quantize": settings.quantize}
-    return load(settings.model, speed=settings.speed, **chosen)
+    return load(
+        settings.model, device=settings.device, dtype=settings.dtype, quantize=settings.quantize, speed=settings.speed
+    )
 
 
 def _send_fault(fd: int, fault: str) -> None:

@@ -71,8 +71,9 @@ class Worker:
 
     def run(self) -> None:
         """Say that it is ready, then answer until the server hangs up."""
+        info = {**self.model.info(), "drawings_only": self.model.drawings_only}
         filters = {name: row.says for name, row in FILTERS.items()}
-        ready = Ready(os.getpid(), dict(self.model.tasks), self.most_tokens, self.model.info(), filters)
+        ready = Ready(os.getpid(), dict(self.model.tasks), self.most_tokens, info, filters)
         self.connection.send(ready)
         threading.Thread(target=self._receive, name="florence2-receiver", daemon=True).start()
         while self._take():

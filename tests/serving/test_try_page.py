@@ -260,6 +260,32 @@ def test_a_score_and_labels_and_items_are_filtered_without_asking_again(page, na
     assert toggles[0].get_attribute("aria-pressed") == "false" and browser.requested(page) == []
 
 
+def test_a_picture_is_enlarged_and_scrolled_to_what_is_chosen(page, server):
+    own = httpx.get(server.url + "/v1/models").json()["data"][0]
+    assert page.find_element("id", "model").text == " · ".join(own[name] for name in ("id", "device", "dtype"))
+    assert page.find_element("id", "drawings").is_displayed() is own["drawings_only"] is True
+    ask(page)
+    before = page.find_element("css selector", ".picture").size["width"]
+    for _ in range(4):
+        page.find_element("id", "larger").click()
+    assert page.find_element("css selector", ".picture").size["width"] == pytest.approx(before * 1.5**4, rel=0.01)
+    middle = "(stage.scrollLeft + stage.clientWidth / 2) / stage.scrollWidth"
+    middle = page.execute_script(f"const stage = document.querySelector('.stage'); return {middle}")
+    assert middle == pytest.approx(0.5, abs=0.02)
+    for row in page.find_elements("css selector", "li[data-item]"):
+        row.find_element("css selector", ".name").click()
+        number = row.get_attribute("data-item")
+        ends = wait(
+            page,
+            """((stage, line) => [stage.left, stage.right, stage.top, stage.bottom, line.left, line.right, line.top,
+            line.bottom])(document.querySelector('.stage').getBoundingClientRect(),
+            document.querySelector(`.region[data-id=${arguments[0]}] .line`).getBoundingClientRect())""",
+            number,
+        )
+        left, right, top, bottom, *line = ends
+        assert left <= (line[0] + line[1]) / 2 <= right and top <= (line[2] + line[3]) / 2 <= bottom
+
+
 def test_raw_tokens_lie_beside_the_parse_and_point_at_their_regions(page, nano, scene):
     pick(page, "OCR_WITH_REGION", "OD")
     ask(page)

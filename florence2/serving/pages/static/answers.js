@@ -55,6 +55,7 @@ export class Answers {
 
   chosen(id) {
     this.overlay.select(id);
+    if (id) this.overlay.reveal(id);
     for (const one of this.element.querySelectorAll("[data-item]")) one.classList.toggle("chosen", one.dataset.item === id);
     const row = id && this.element.querySelector(`li[data-item="${CSS.escape(id)}"]`);
     row?.scrollIntoView({ block: "nearest" });

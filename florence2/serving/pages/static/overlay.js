@@ -10,7 +10,7 @@
 //   overlay.edit(id)                          handles on one: its corners and itself can be dragged -> onChange; null: none
 //   overlay.drawing = true                    a drag makes a box -> onDraw; a click -> onPoint
 //   overlay.mark(box)                         a box that is no region of the answer, dashed; null: none
-//   overlay.zoom = 2                          of the size that fits
+//   overlay.zoom = 2                          of the size that fits; overlay.reveal(id) scrolls to a region
 //
 // Places are pixels of the upright picture everywhere, regions are records' JSON (geometry.js). Labels are text nodes.
 // The SVG is hidden from screen readers: whoever shows regions lists them beside the picture too.
@@ -94,8 +94,27 @@ export class Overlay {
   get zoom() { return this._zoom; }
 
   set zoom(factor) {
+    const around = this.stage.getBoundingClientRect();
+    const middle = { clientX: around.left + around.width / 2, clientY: around.top + around.height / 2 };
+    const before = this.place(middle);
     this._zoom = Math.min(16, Math.max(1, factor));
     this._fit();
+    this._shift(before, this.place(middle));
+  }
+
+  /** Scroll a picture that is larger than its stage to a region. */
+  reveal(id) {
+    const box = boundsOf(this.regions.find((region) => region.id === id) ?? {});
+    if (!box) return;
+    const [left, top, right, bottom] = box.map((value) => value / this.scale);
+    const { scrollLeft, scrollTop, clientWidth, clientHeight } = this.stage;
+    const outside = left < scrollLeft || right > scrollLeft + clientWidth || top < scrollTop || bottom > scrollTop + clientHeight;
+    if (outside) this.stage.scrollTo((left + right - clientWidth) / 2, (top + bottom - clientHeight) / 2);
+  }
+
+  _shift(from, to) {
+    this.stage.scrollLeft += (from[0] - to[0]) / this.scale;
+    this.stage.scrollTop += (from[1] - to[1]) / this.scale;
   }
 
   /** Where a pointer is, in pixels of the picture. */
@@ -264,9 +283,7 @@ export class Overlay {
     event.preventDefault();
     const before = this.place(event);
     this.zoom = this._zoom * 1.0015 ** -event.deltaY;
-    const after = this.place(event);
-    this.stage.scrollLeft += (before[0] - after[0]) / this.scale;
-    this.stage.scrollTop += (before[1] - after[1]) / this.scale;
+    this._shift(before, this.place(event));
   }
 }
 

@@ -197,8 +197,10 @@ async function begin() {
   await untilReady();
   try {
     const [table, models] = await Promise.all([ask("/v1/tasks"), ask("/v1/models")]);
-    model = models.data[0]?.id ?? model;
-    find("model").textContent = model;
+    const own = models.data[0];
+    model = own?.id ?? model;
+    find("model").textContent = [model, own?.device, own?.dtype].filter(Boolean).join(" · ");
+    find("drawings").hidden = !own?.drawings_only;
     const parts = { tasks: find("tasks"), fields: find("fields"), options: find("option-fields") };
     asks = new Asks(parts, table, { onRegion: (box) => overlay.mark(box), onChange: () => fill(find("error")) });
     asks.choose(FIRST);
