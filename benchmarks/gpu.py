@@ -109,9 +109,7 @@ def _rows(both: GpuTwins, size: str, args: argparse.Namespace, table: Table, rat
     row("eight tasks", *eight)
     batch = pair(lambda: both.answer(tier, 8, tokens), lambda: both.their_answer(tier, slice(0, 8), tokens))
     rest = ratio(*batch)
-    print(
-        f"  of it one batch, one picture: {ratio(*eight) / rest:.1f}; the rest, beside their batch of eight: {rest:.1f}"
-    )
+    print(f"  of it by encoding once: {ratio(*eight) / rest:.1f}; the rest, beside their batch of eight: {rest:.1f}")
     table.note(f"ratio_{size}_eight_rest", round(rest, 3))
     try:
         many = pair(

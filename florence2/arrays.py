@@ -78,6 +78,10 @@ class Arrays(Protocol):
         """(R, 1) of (R, V)."""
         ...
 
+    def host(self, x: Any) -> np.ndarray:
+        """As numpy's array: waits for the device."""
+        ...
+
     def waits(self) -> bool:
         """Whether to look at a number is to wait for a device."""
         ...
@@ -150,6 +154,9 @@ class NumpyArrays:
 
     def nansum(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(np.nansum(x, 1, keepdims=True))
+
+    def host(self, x: np.ndarray) -> np.ndarray:
+        return x
 
     def waits(self) -> bool:
         return False

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+import numpy as np
+
 from florence2.arrays import MASKED, Arrays
 from florence2.decoding.beams import Beam, Candidate, Ranking
 from florence2.decoding.constraints import Constraint
@@ -288,13 +290,11 @@ class BeamSearch(_Requests):
 
     @without_gradients
     def step(self) -> list[tuple[int, Generated]]:
-        live = [row for b in self.beams for row in b.rows]
-        options, remaining = self._options(live), self.constraint.remaining
-        first = 0
-        for b in self.beams:
-            own = range(first, first + len(b.rows))
+        remaining, first = self.constraint.remaining, 0
+        for b, options in zip(self.beams, self._options()):
+            own = remaining[first]
             first += len(b.rows)
-            b.step([option for row in own for option in options[row]], remaining[own[0]])
+            b.step(options, own)
         done = [(b.number, b.answer()) for b in self.beams if b.done]
         self.beams = [b for b in self.beams if not b.done]
         chosen = [row for b in self.beams for row in b.rows]
@@ -312,9 +312,10 @@ class BeamSearch(_Requests):
     def so_far(self) -> dict[int, Sequence[int]]:
         return {}
 
-    def _options(self, live: Sequence[Candidate]) -> list[list[Candidate]]:
-        """The best continuations of each row."""
+    def _options(self) -> list[list[Candidate]]:
+        """The best continuations of each request, best first."""
         arrays = self.arrays
+        live = [row for b in self.beams for row in b.rows]
         logits = arrays.floats(self.model.logits(self._step([row.token for row in live])))
         logprobs = arrays.log_softmax(logits)
         allowed = arrays.copy(logprobs)
@@ -322,23 +323,32 @@ class BeamSearch(_Requests):
         totals = allowed + arrays.put([[row.total] for row in live])
         count = min(self.ranking.candidates(), totals.shape[-1])
         top, index = arrays.topk(totals, count)
-        measured_all = self._measured(logprobs, index).reshape(len(live), -1)
-        parts = (logprobs[:, :1], arrays.floats(cut)[:, None], top, arrays.floats(index), measured_all)
-        values = arrays.concat(parts, 1).tolist()  # the one wait for the device
-        check([row[0] for row in values])
-        width, measured = self.columns, 2 + 2 * count
-        return [
-            [
-                Candidate(
-                    live[row],
-                    row,
-                    int(token),
-                    total,
-                    v[measured + width * place : measured + width * (place + 1)],
-                    live[row].cut or bool(v[1]),
-                )
-                for place, (total, token) in enumerate(zip(v[2 : 2 + count], v[2 + count : 2 + 2 * count]))
-                if total > MASKED
-            ]
-            for row, v in enumerate(values)
-        ]
+        measured = self._measured(logprobs, index).reshape(len(live), -1)
+        parts = (logprobs[:, :1], arrays.floats(cut)[:, None], top, arrays.floats(index), measured)
+        values = arrays.host(arrays.concat(parts, 1))  # the one wait for the device
+        check(values[:, 0].tolist())
+        out, first = [], 0
+        for b in self.beams:
+            own = values[first : first + len(b.rows)]
+            out.append(
+                [self._candidate(live, first, own, count, place) for place in _best(own[:, 2 : 2 + count], count)]
+            )
+            first += len(b.rows)
+        return out
+
+    def _candidate(
+        self, live: Sequence[Candidate], first: int, values: np.ndarray, count: int, place: int
+    ) -> Candidate:
+        """The continuation at a place, counted over a request's rows of `count` each."""
+        number, rank = divmod(place, count)
+        row, parent = values[number], live[first + number]
+        own = row[2 + 2 * count + self.columns * rank :][: self.columns].tolist()
+        total, token = float(row[2 + rank]), int(row[2 + count + rank])
+        return Candidate(parent, first + number, token, total, own, parent.cut or bool(row[1]))
+
+
+def _best(totals: np.ndarray, count: int) -> list[int]:
+    """The places of the `count` largest of all rows that are not masked, largest first, the first of equals first."""
+    flat = totals.ravel()
+    order = np.argsort(-flat, kind="stable")[:count]
+    return [place for place in order.tolist() if flat[place] > MASKED]

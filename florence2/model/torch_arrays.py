@@ -81,6 +81,10 @@ class TorchArrays:
     def nansum(self, x: Tensor) -> Tensor:
         return x.nansum(-1, keepdim=True)
 
+    def host(self, x: Tensor) -> np.ndarray:
+        found: np.ndarray = x.numpy(force=True)
+        return found
+
     def waits(self) -> bool:
         return self.device.type != "cpu"
 

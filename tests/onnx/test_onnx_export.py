@@ -206,6 +206,8 @@ def test_int8_is_judged_by_the_gate(tmp_path, monkeypatch, capsys):
 def test_refusals(tmp_path, folder, exported, capsys):
     with pytest.raises(ValueError, match=f"{RECORD}: does not exist; expected a folder that florence2 export-model"):
         load(tmp_path)
+    with pytest.raises(ValueError, match="no weights: .*; its ONNX graphs are opened by florence2.onnx.load"):
+        florence2.load(folder)
     with pytest.raises(ValueError, match="exists; name another folder"):
         export("nano", folder)
     with pytest.raises(ValueError, match="quantize: expected None or 'int8', got 'int4'"):
