@@ -45,13 +45,16 @@ class PictureSummary(BaseModel):
     review: str
     """open; touched, where a person has judged some of it; complete, where its labels are stated in full."""
     split: str
-    kept: int
-    rejected: int
+    kept: int | None
+    """Annotations; null while they are being read."""
+    rejected: int | None
 
 
 class PicturesBody(BaseModel):
     """A page of a listing."""
 
+    whole: bool
+    """Whether the annotations are read; before, pictures can be paged through, not filtered by them."""
     listing: str
     """Its name: asked for with it, further pages are of the same pictures in the same order."""
     snapshot: int
@@ -210,8 +213,8 @@ def summary_of(index: PictureIndex, place: int) -> PictureSummary:
         picture=index.text("picture", index.picture[place]),
         review=index.text("review", index.review[place]),
         split=index.text("split", index.split[place]),
-        kept=int((status == 0).sum()),
-        rejected=int((status == 1).sum()),
+        kept=int((status == 0).sum()) if index.whole else None,
+        rejected=int((status == 1).sum()) if index.whole else None,
     )
 
 

@@ -63,6 +63,7 @@ class StoreBrowser:
         self.store, self.max_pixels = Store(path), max_pixels
         self.queue = ReviewQueue(self.store)
         self._index: PictureIndex | None = None
+        self._pictures: PictureIndex | None = None  # of the pictures alone, until the whole is read
         self.fault = ""
         self.waiting = 0
         """Requests under way; counted by the event loop."""
@@ -96,7 +97,9 @@ class StoreBrowser:
 
     def _open(self) -> None:
         try:
-            self._index = self.store.picture_index()
+            self._pictures = self.store.picture_index(whole=False)
+            self._index = self.store.picture_index(self._pictures.snapshot)
+            self._pictures = None
             self.queue.follow(self._index.snapshot)
         except (ValueError, OSError) as error:
             self.fault = str(error)
@@ -104,9 +107,14 @@ class StoreBrowser:
 
     # reading
 
-    def index(self) -> PictureIndex:
-        """The index of what the store holds now; NotReady while it is first read, ValueError where it cannot be."""
+    def index(self, whole: bool = True) -> PictureIndex:
+        """The index of what the store holds now; NotReady while it is first read, ValueError where it cannot be.
+
+        Without `whole` that of the pictures alone does where it is there first.
+        """
         if self._index is None:
+            if (pictures := self._pictures) is not None and not whole:
+                return pictures
             if self.fault:
                 raise ValueError(self.fault)
             raise NotReady
@@ -132,7 +140,7 @@ class StoreBrowser:
             if name in self._listings:
                 self._listings.move_to_end(name)
                 return self._listings[name]
-        index = self.index()
+        index = self.index(whole=wanted.needs_annotations)
         positions = index.find(wanted)
         ranks = self.queue.ranks(index) if by_queue else None
         if ranks is not None:
@@ -147,7 +155,7 @@ class StoreBrowser:
 
     def state(self, image_id: str) -> PictureState | None:
         """All that the store holds of a picture now."""
-        return self.index().state(image_id)
+        return self.index(whole=False).state(image_id)
 
     def person_of(self, run_id: str) -> str:
         """Who a run of corrections is by; "" where it is no person's."""

@@ -139,10 +139,11 @@ async def pictures(
     browser = browser_of(request)
 
     def read() -> PicturesBody:
-        found, index = browser.listing(wanted, order == "queue", listing), browser.index()
+        found, index = browser.listing(wanted, order == "queue", listing), browser.index(whole=False)
         same = found.index.ids is index.ids
         shown = found.positions[offset : offset + limit]
         return PicturesBody(
+            whole=index.whole,
             listing=found.name,
             snapshot=index.snapshot.number,
             total=len(found.positions),
@@ -165,7 +166,7 @@ async def facets(request: Request, wanted: Filter) -> FacetsBody:
 async def picture(request: Request, image_id: str) -> Response:
     """A picture with every annotation: who made it, what was judged of it and why."""
     browser = browser_of(request)
-    body = await aside(browser, lambda: picture_of(browser, browser.index(), state_of(browser, image_id)))
+    body = await aside(browser, lambda: picture_of(browser, browser.index(whole=False), state_of(browser, image_id)))
     return Response(body.model_dump_json(), media_type="application/json")
 
 

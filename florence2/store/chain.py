@@ -9,13 +9,15 @@ A store written before there was a chain has none; its next command seals all th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
 
 from florence2.store import layout, sealed
 from florence2.store.storage import Storage, next_number
 
 Hashes = dict[str, str | None]
+_READ: dict[Any, Any] = {}  # what was read of links, by place and stamp
+R = TypeVar("R")
 INSTEAD = "instead_of"  # what a link that could not be restored hashed to, in the one that was put in its place
 
 
@@ -179,13 +181,25 @@ class Chain:
         return [*self.storage.list(layout.SNAPSHOTS), *self.storage.list(layout.RUNS)]
 
     def _hash_of(self, number: int) -> str:
-        return hashlib.sha256(self.storage.read(layout.chain(number))).hexdigest()
+        path = layout.chain(number)
+        return self._kept("hash", path, lambda: hashlib.sha256(self.storage.read(path)).hexdigest())
 
     def _last(self) -> int:
         return max(map(layout.number_of, self.storage.list(layout.CHAIN)), default=0)
 
     def _read(self, path: str) -> dict[str, Any]:
-        return sealed.read(self.storage, path, self._remedy())
+        return self._kept("link", path, lambda: sealed.read(self.storage, path, self._remedy()))
+
+    def _kept(self, what: str, path: str, make: Callable[[], R]) -> R:
+        """What was read of a link before, while its file is the same: every command goes through all of them."""
+        try:
+            key = what, self.storage.location(path), self.storage.stamp(path)
+        except OSError:
+            return make()
+        if key not in _READ:
+            _READ[key] = make()
+        found: R = _READ[key]
+        return found
 
     def _remedy(self) -> str:
         return f"florence2 verify {self.storage.location()} --repair writes it again"

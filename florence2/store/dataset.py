@@ -211,9 +211,12 @@ class Store:
 
     # reading, picture by picture: what a person who leafs through it asks for
 
-    def picture_index(self, snapshot: Snapshot | int | None = None) -> PictureIndex:
-        """Its pictures and annotations as columns in memory: filtered, counted and paged without making records."""
-        return PictureIndex(self.storage, self._opened(snapshot))
+    def picture_index(self, snapshot: Snapshot | int | None = None, whole: bool = True) -> PictureIndex:
+        """Its pictures and annotations as columns in memory: filtered, counted and paged without making records.
+
+        Without `whole` its pictures alone.
+        """
+        return PictureIndex(self.storage, self._opened(snapshot), whole)
 
     def image_rows(self, fragment: Fragment) -> list[ImageRow]:
         """The pictures of one fragment of `images`; ValueError where it is damaged."""

@@ -7,6 +7,7 @@ reasons) are codes. A later snapshot that only adds is taken over by reading wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,8 @@ _ANNOTATION_COLUMNS = (
 )
 _DECISION_COLUMNS = ("ann_id", "image_id", "round", "seq", "status", "rule", "reason")
 _HUMAN = "human"
+READERS = 4  # threads
+FEW = 20_000  # rows that are looked up one by one, not through all others
 
 
 class Codes:
@@ -93,26 +96,36 @@ class Wanted:
         """Whether anything is asked of annotations."""
         return any(getattr(self, name) for name in FACETS) or self.least is not None or self.most is not None
 
+    @property
+    def needs_annotations(self) -> bool:
+        """Whether it can be told of an index that is whole alone."""
+        return self.of_annotations or bool(self.review)
+
 
 class PictureIndex:
-    """The columns of one snapshot; frozen once made. `follow` gives the index of a later one."""
+    """The columns of one snapshot; frozen once made. `follow` gives the index of a later one.
 
-    def __init__(self, storage: Storage, snapshot: Snapshot) -> None:
-        self.storage, self.snapshot = storage, snapshot
+    `whole`: with the annotations; without them it is there in a fraction of the time, and can page and give states.
+    """
+
+    def __init__(self, storage: Storage, snapshot: Snapshot, whole: bool = True) -> None:
+        self.storage, self.snapshot, self.whole = storage, snapshot, whole
         self.reader = PictureReader(storage)
         self.codes = {name: Codes() for name in ("label", "space", "source", "reason", "round", "split", "picture")}
         self.codes["status"], self.codes["review"] = Codes(STATUSES), Codes(REVIEW)
         self._paths: set[str] = set()
         self._whole: dict[int, set[str]] = {}  # picture -> the label spaces of which imports state all
         self._take_images(snapshot)
-        self._take_annotations(snapshot.of("annotations"), snapshot)
-        self._take_decisions(snapshot.of("decisions"))
+        self._take_annotations(snapshot.of("annotations") if whole else [], snapshot)
+        self._take_decisions(snapshot.of("decisions") if whole else [])
         self._paths = {fragment.path for fragment in snapshot.fragments}
 
     # making
 
     def follow(self, snapshot: Snapshot) -> PictureIndex:
         """The index of a later snapshot: this one, with what was added, where nothing else changed."""
+        if snapshot.number == self.snapshot.number:
+            return self
         paths = {fragment.path for fragment in snapshot.fragments}
         added = [fragment for fragment in snapshot.fragments if fragment.path not in self._paths]
         replaced = {o.run_id for o in self.snapshot.operators if o.replaced}
@@ -135,7 +148,7 @@ class PictureIndex:
     def _take_images(self, snapshot: Snapshot) -> None:
         self.groups = scan.unit_groups(snapshot)
         fragments = snapshot.of("images")
-        table = parquet.read_table(self.storage, "images", fragments, list(_IMAGE_COLUMNS))
+        table = _read(self.storage, "images", fragments, _IMAGE_COLUMNS)
         self.ids: list[str] = table["id"].to_pylist()
         self._id_column = table["id"].combine_chunks()
         self.place = {name: n for n, name in enumerate(self.ids)}
@@ -154,10 +167,8 @@ class PictureIndex:
         self._whole = {int(place): {""} for place in np.unique(parents[whole])}
 
     def _take_annotations(self, fragments: Sequence[Fragment], snapshot: Snapshot, first: bool = True) -> None:
-        table = parquet.read_table(
-            self.storage, "annotations", [f for f in fragments if f.rows], list(_ANNOTATION_COLUMNS)
-        )
-        places = pc.index_in(table["image_id"], value_set=self._id_column).fill_null(-1).to_numpy().astype(np.int32)
+        table = _read(self.storage, "annotations", [f for f in fragments if f.rows], _ANNOTATION_COLUMNS)
+        places = self._places(table["image_id"])
         objects = pc.and_(pc.equal(table["family"], "region_text"), pc.equal(table["kind"], "object"))
         labels = self.codes["label"].of(pc.if_else(objects, table["text"], None))
         new = {
@@ -179,9 +190,28 @@ class PictureIndex:
         else:
             self.columns = {name: np.concatenate([self.columns[name], new[name]]) for name in new}
             self.ann_ids = pa.chunked_array([*self.ann_ids.chunks, *ids.chunks], pa.string())
-        self._order = np.argsort(self.columns["place"], kind="stable")
-        self._starts = np.searchsorted(self.columns["place"][self._order], np.arange(len(self.ids) + 1))
+        self._note_rows(places, first)
         self._take_statements(fragments, snapshot)
+
+    def _places(self, ids: pa.ChunkedArray) -> np.ndarray:
+        """The positions of pictures by id, -1 where there is none."""
+        if len(ids) < FEW:
+            return np.array([self.place.get(name, -1) for name in ids.to_pylist()], np.int32)
+        found: np.ndarray = pc.index_in(ids, value_set=self._id_column).fill_null(-1).to_numpy().astype(np.int32)
+        return found
+
+    def _note_rows(self, places: np.ndarray, first: bool) -> None:
+        """Where the rows of each picture are: sorted, and beside that those of the last additions."""
+        later = {} if first else {place: list(rows) for place, rows in self._later.items()}
+        if first or sum(map(len, later.values())) + len(places) > FEW:
+            self._order = np.argsort(self.columns["place"], kind="stable")
+            self._starts = np.searchsorted(self.columns["place"][self._order], np.arange(len(self.ids) + 1))
+            self._later: dict[int, list[int]] = {}
+            return
+        begin = len(self.columns["place"]) - len(places)
+        for row, place in enumerate(places.tolist(), begin):
+            later.setdefault(place, []).append(row)
+        self._later = later
 
     def _take_statements(self, fragments: Sequence[Fragment], snapshot: Snapshot) -> None:
         """Whose labels imports and people state in full."""
@@ -209,12 +239,14 @@ class PictureIndex:
         found = [fragment for fragment in fragments if fragment.rows]
         if not found:
             return
-        table = parquet.read_table(self.storage, "decisions", found, list(_DECISION_COLUMNS))
+        table = _read(self.storage, "decisions", found, _DECISION_COLUMNS)
         if first:
             rows, ids = np.arange(len(self.ann_ids)), self.ann_ids
         else:  # among the annotations of the pictures that were judged
-            places = pc.index_in(pc.unique(table["image_id"]), value_set=self._id_column).drop_null().to_numpy()
-            rows = np.concatenate([self.rows_of(int(place)) for place in places] or [np.zeros(0, np.int64)])
+            places = np.unique(self._places(table["image_id"]))
+            rows = np.concatenate(
+                [self.rows_of(int(place)) for place in places if place >= 0] or [np.zeros(0, np.int64)]
+            )
             ids = self.ann_ids.take(pa.array(rows))
         at = pc.index_in(table["ann_id"], value_set=ids.combine_chunks()).fill_null(-1).to_numpy()
         order = _numbers(table["round"], np.int64) << 32 | _numbers(table["seq"], np.int64)
@@ -231,8 +263,8 @@ class PictureIndex:
         self.columns = {**self.columns, **{name: self.columns[name].copy() for name in ("status", "reason", "last")}}
         self.columns["status"][target], self.columns["reason"][target] = status[known], reason[known]
         self.columns["last"][target] = order[known]
-        judged = pc.index_in(table["image_id"].filter(pa.array(people)), value_set=self._id_column)
-        self.judged[judged.drop_null().to_numpy()] = True
+        judged = self._places(table["image_id"].filter(pa.array(people)))
+        self.judged[judged[judged >= 0]] = True
         self._note_review()
 
     # asking
@@ -243,7 +275,8 @@ class PictureIndex:
     def rows_of(self, place: int) -> np.ndarray:
         """The rows of a picture's annotations."""
         found: np.ndarray = self._order[self._starts[place] : self._starts[place + 1]]
-        return found
+        later = self._later.get(place)
+        return np.concatenate([found, later]) if later else found
 
     def state(self, image_id: str) -> PictureState | None:
         """All that the snapshot holds of a picture; None where it is none of the store's."""
@@ -321,6 +354,16 @@ class PictureIndex:
             if wanted.most is not None:
                 fits &= self.columns["score"] <= np.float32(wanted.most)
         return fits
+
+
+def _read(storage: Storage, name: str, fragments: Sequence[Fragment], columns: Sequence[str]) -> pa.Table:
+    """`parquet.read_table`, several files at a time: they are read and hashed without Python's lock."""
+    if len(fragments) < 2 * READERS:
+        return parquet.read_table(storage, name, fragments, list(columns))
+    cuts = [fragments[n * len(fragments) // READERS : (n + 1) * len(fragments) // READERS] for n in range(READERS)]
+    with ThreadPoolExecutor(READERS) as pool:
+        parts = pool.map(lambda some: parquet.read_table(storage, name, some, list(columns)), cuts)
+        return pa.concat_tables(list(parts), promote_options="default")
 
 
 def _numbers(column: pa.ChunkedArray, kind: Any, null: float = 0) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from florence2.store.storage import Storage
 from florence2.structuring import parse_json
 
 SEAL = "sha256"  # the key of a file's hash over all its other keys
+_END, _EMPTY, _TAIL = b"\n}\n", b"{}\n", 100
+_SEALED = re.compile(rb',\n "%s": "([0-9a-f]{64})"\n}\n\Z' % SEAL.encode())
 
 
 class Missing(ValueError):
@@ -26,8 +29,9 @@ class Damaged(ValueError):
 
 def seal(body: Mapping[str, Any]) -> bytes:
     """The bytes of a file that says, under its last key, what its other keys hash to."""
-    body = {key: value for key, value in body.items() if key != SEAL}
-    return json_bytes({**body, SEAL: hashlib.sha256(json_bytes(body)).hexdigest()})
+    text = json_bytes({key: value for key, value in body.items() if key != SEAL})
+    before = text[: -len(_END)] + b"," if text != _EMPTY else b"{"
+    return before + b'\n "%s": "%s"' % (SEAL.encode(), hashlib.sha256(text).hexdigest().encode()) + _END
 
 
 def unseal(data: bytes, unsealed: bool = False) -> dict[str, Any]:
@@ -40,10 +44,19 @@ def unseal(data: bytes, unsealed: bool = False) -> dict[str, Any]:
         raise ValueError(f"expected an object, got {type(found).__name__}")
     if unsealed and SEAL not in found:
         return found
-    if data != seal(found):
+    if not _says_what_was_sealed(data) and data != seal(found):
         raise ValueError("its content is not what its sha256 says")
     del found[SEAL]
     return found
+
+
+def _says_what_was_sealed(data: bytes) -> bool:
+    """Whether the text before the seal hashes to what it says: the same as to seal it again, in a part of the time."""
+    sealed = _SEALED.search(data[-_TAIL:])
+    if sealed is None:
+        return False
+    body = data[: len(data) - len(sealed[0])] + _END
+    return hashlib.sha256(body).hexdigest().encode() == sealed[1]
 
 
 def read(storage: Storage, path: str, remedy: str, open: Callable[[bytes], dict[str, Any]] = unseal) -> dict[str, Any]:

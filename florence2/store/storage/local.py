@@ -96,9 +96,9 @@ class LocalStorage:
 
     def list(self, prefix: str) -> list[str]:
         """The paths of all files below a folder, sorted."""
-        top = self._at(prefix)
-        found = (Path(folder) / name for folder, _, names in os.walk(top) for name in names)
-        return sorted(path.relative_to(self.root).as_posix() for path in found)
+        root = os.path.join(self.root, "")
+        found = (os.path.join(folder, name) for folder, _, names in os.walk(self._at(prefix)) for name in names)
+        return sorted(path.removeprefix(root).replace(os.sep, "/") for path in found)
 
     def sha256(self, path: str) -> str:
         """Hex SHA-256 of a file, read in pieces."""

@@ -103,7 +103,7 @@ export class Grid {
   _inside(item) {
     const side = this.tile * devicePixelRatio > 330 ? 640 : this.tile * devicePixelRatio > 165 ? 320 : 160;
     const state = STATES[item.review];
-    const words = [`${item.kept} kept`, item.rejected ? `${item.rejected} rejected` : ""].filter(Boolean).join(", ");
+    const words = item.kept === null ? "" : [`${item.kept} kept`, item.rejected ? `${item.rejected} rejected` : ""].filter(Boolean).join(", ");
     const image = item.picture.startsWith("missing") || item.picture.startsWith("failed") ? null : h("img", {
       alt: "", loading: "lazy", decoding: "async", draggable: "false",
       src: addressOf(item.id, `/thumbnail?side=${side}&v=${item.version}`),

@@ -11,7 +11,7 @@ export class Listing {
     this.total = null;
     this.items = []; // sparse, by place
     this.name = "";
-    this.queueReady = true;
+    this.queueReady = this.whole = true;
     this._asked = new Map(); // page -> a promise
     this._abort = new AbortController();
   }
@@ -60,6 +60,7 @@ export class Listing {
     this.name ||= body.listing;
     this.total = body.total;
     this.queueReady = body.queue_ready;
+    this.whole &&= body.whole;
     body.pictures.forEach((picture, n) => { this.items[body.offset + n] = picture; });
     this.onLoaded();
   }

@@ -7,15 +7,16 @@ const NUMBERED = 9;
 
 export class Palette {
   /** `onPick(label)`: one was clicked on; the first nine labels stay where they are from one visit to the next. */
-  constructor(element, store, onPick) {
+  constructor(element, onPick) {
     Object.assign(this, { element, onPick });
-    this._name = `florence2.labels.${store}`;
+    this._name = "";
     this.labels = [];
     this.last = "";
   }
 
-  /** `counts`: label -> how many, the most frequent first. */
-  take(counts) {
+  /** `counts`: label -> how many, the most frequent first; of the store of this name. */
+  take(counts, name) {
+    this._name = `florence2.labels.${name}`;
     const known = Object.keys(counts), kept = stored(this._name).filter((label) => known.includes(label));
     this.labels = [...kept, ...known.filter((label) => !kept.includes(label))];
     store(this._name, this.labels.slice(0, NUMBERED));

@@ -64,7 +64,13 @@ function list(place = 0) {
     grid.draw();
     if (!own.queueReady) untilQueued(own).catch(() => {});
   }).catch(showError);
-  filters.load().catch(showError);
+  if (store) filters.load().catch(showError);
+}
+
+/** List anew, unless somebody is at work in the list. */
+function again() {
+  if (!editor.isOpen && !grid.place && !find("grid").scrollTop) list();
+  else filters.load().catch(showError);
 }
 
 /** Once the review order is there, take it, unless somebody is at work in the list. */
@@ -72,7 +78,7 @@ async function untilQueued(own) {
   for (let wait = 500; own === listing; wait = Math.min(5000, 2 * wait)) {
     await new Promise((resolve) => { setTimeout(resolve, wait); });
     if (own === listing && (await ask("/v1/store")).queue_ready) {
-      if (own === listing && !editor.isOpen && !grid.place && !find("grid").scrollTop) list();
+      if (own === listing) again();
       return;
     }
   }
@@ -280,7 +286,7 @@ function inEditor(event) {
     a: () => editor.accept(), ArrowRight: () => editor.step(1), ArrowLeft: () => editor.step(-1), PageDown: () => editor.step(1), PageUp: () => editor.step(-1),
     ArrowDown: () => editor.move(1), ArrowUp: () => editor.move(-1), x: () => editor.judge("rejected"), Delete: () => editor.judge("rejected"),
     y: () => editor.judge("kept"), l: () => editor.relabel(null), e: () => editor.editText(), c: () => chooseComplete(editor.picture),
-    b: () => tool("box"), g: () => tool("polygon"), q: () => tool("quad"), m: () => (store.model ? tool("model") : editor.prompt("No model is served: start the server with one, florence2 serve MODEL --store STORE.")),
+    b: () => tool("box"), g: () => tool("polygon"), q: () => tool("quad"), m: () => (store?.model ? tool("model") : editor.prompt("No model is served: start the server with one, florence2 serve MODEL --store STORE.")),
     v: () => { find("rejected").checked = !find("rejected").checked; editor.withRejected = find("rejected").checked; editor.draw(); },
     "+": () => { editor.overlay.zoom *= 1.5; }, "=": () => { editor.overlay.zoom *= 1.5; }, "-": () => { editor.overlay.zoom /= 1.5; },
     Escape: () => { if (!editor.cancel()) editor.selected ? editor.select(null) : close(); },
@@ -306,14 +312,28 @@ async function untilReady() {
       return await ask("/v1/store");
     } catch (error) {
       if (error.status !== 503) throw error;
-      find("count").textContent = `${error.message}…`;
-      await new Promise((resolve) => { setTimeout(resolve, 300); });
+      if (listing?.total === null) find("count").textContent = `${error.message}…`;
+      await new Promise((resolve) => { setTimeout(resolve, 200); });
     }
   }
 }
 
+/** The pictures as soon as they can be paged through; what needs the annotations once they are read. */
 async function begin() {
   showPerson();
+  const query = new URLSearchParams(location.search);
+  filters.read(query);
+  if (query.get("order") === "store") find("order").value = "store";
+  palette.current = new Palette(find("palette"), (label) => editor.relabel(label).catch(showError));
+  const parts = { stage: find("stage"), annotations: find("annotations"), detail: find("detail"), coverage: find("coverage"), heading: find("picture-heading"), prompt: find("prompt"), live: find("live") };
+  editor = new Editor(parts, corrections, palette.current, {
+    onPlace: placed, askPerson, askText, chooseLabel, chooseComplete, scope,
+    assist: (id, body) => ask(addressOf(id, "/assist"), { json: body }),
+  });
+  fill(find("scope"), h("option", { value: "all" }, "all labels"), h("option", { value: "filtered" }, "the labels filtered by"), h("option", { value: "none" }, "no label"));
+  find("scope").value = stored(SCOPE) || "all";
+  list();
+  find("grid").focus();
   try {
     store = await untilReady();
   } catch (error) {
@@ -323,23 +343,18 @@ async function begin() {
   document.title = `${store.name} · Florence-2`;
   find("store-name").textContent = store.name;
   find("store-size").textContent = `${store.pictures.toLocaleString("en")} pictures, ${store.annotations.toLocaleString("en")} annotations`;
-  palette.current = new Palette(find("palette"), store.name, (label) => editor.relabel(label).catch(showError));
-  palette.current.take(store.labels);
-  const parts = { stage: find("stage"), annotations: find("annotations"), detail: find("detail"), coverage: find("coverage"), heading: find("picture-heading"), prompt: find("prompt"), live: find("live") };
-  editor = new Editor(parts, corrections, palette.current, {
-    onPlace: (place, took) => { document.body.dataset.took = Math.round(took); document.body.dataset.picture = editor.id; grid.place = place; history.replaceState({ picture: true }, "", `#${editor.id}`); },
-    assist: store.model ? (id, body) => ask(addressOf(id, "/assist"), { json: body }) : null,
-    askPerson, askText, chooseLabel, chooseComplete, scope,
-  });
+  palette.current.take(store.labels, store.name);
   document.querySelector("[data-tool=model]").hidden = find("try-link").hidden = !store.model;
-  fill(find("scope"), h("option", { value: "all" }, "all labels"), h("option", { value: "filtered" }, "the labels filtered by"), h("option", { value: "none" }, "no label"));
-  find("scope").value = stored(SCOPE) || "all";
-  const query = new URLSearchParams(location.search);
-  filters.read(query);
-  if (query.get("order") === "store") find("order").value = "store";
-  list();
+  if (!listing.whole || listing.total === null) again();
+  else if (!filters.counts) filters.load().catch(showError);
   document.body.dataset.ready = "true";
-  find("grid").focus();
+}
+
+function placed(place, took) {
+  document.body.dataset.took = Math.round(took);
+  document.body.dataset.picture = editor.id;
+  grid.place = place;
+  history.replaceState({ picture: true }, "", `#${editor.id}`);
 }
 
 function listen() {
