@@ -4,11 +4,11 @@
 
 The pictures of the set's train part go into a store without their labels. The model annotates them, held to the set's
 labels; a simulated person goes over the next ones in the order of `florence2 review`, by the very calls that the page
-makes, until so many are corrected; a LoRA is trained on what was gone over; it annotates the pictures that are left;
-and so on. AP is of the set's test part, which nobody sees before. Of a set with fewer pictures than a target all are
-gone over. The person makes no mistake and works at the SECONDS below, which are assumptions but for drawing a box (7 s:
-extreme clicking, Papadopoulos et al. 2017, arXiv 1708.02750); what was done is counted, so that others can put in their
-own. Training is timed as it ran. The same command again goes on where it was stopped. Last line JSON.
+makes, until so many are corrected; a LoRA is trained further on all that was gone over; it annotates the pictures that
+are left; and so on. AP is of the set's test part, which nobody sees before. Of a set with fewer pictures than a target
+all are gone over. The person makes no mistake and works at the SECONDS below, which are assumptions but for drawing a
+box (7 s: extreme clicking, Papadopoulos et al. 2017, arXiv 1708.02750); what was done is counted, so that others can
+put in their own. Training is timed as it ran. The same command again goes on where it was stopped. Last line JSON.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a set of pictures with boxes: cards/train")
     parser.add_argument("--out", type=Path, default=Path("runs/afternoon"))
     parser.add_argument("--targets", default="0,20,50,100", help="pictures gone over when it is scored")
-    parser.add_argument("--model", default="nano_256")
-    parser.add_argument("--steps", type=int, default=300, help="of each training")
+    parser.add_argument("--model", default="nano_256", help="to begin with")
+    parser.add_argument("--steps", type=int, default=200, help="of each training, of 8 pictures")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     truth = {os.path.abspath(s.image.uri): s for s in sources.open(args.data, split="train")}
@@ -65,7 +65,7 @@ def main() -> None:
         row = {"corrected": target, "review": dict(done), "review_minutes": round(minutes(done), 2)}
         begun = time.monotonic()
         if target:
-            model = train(Store(store), args.model, args.out / f"model_{stage}", args.steps)
+            model = train(Store(store), model, args.out / f"model_{stage}", args.steps)
         row["training_minutes"] = round((time.monotonic() - begun) / 60, 2)
         scores = florence2.evaluate(model, args.data, "OD", args.out / f"scores_{stage}", split="test")["metrics"]
         row |= {"model": model, "labels_right": agreement(annotated(store, truth, model, labels), truth)}
