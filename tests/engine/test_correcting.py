@@ -398,3 +398,18 @@ def test_a_correction_can_be_stepped_back_like_any_command(store, index):
     one(store, index, changes=[AnnotationChange("added", label="hen", box=(1.0, 1.0, 5.0, 5.0))])
     store.undo()
     assert current(store) == before
+
+
+def test_a_lost_correction_is_named_with_whose_it_was(store, index):
+    """It cannot be made again: what can be is, and the rest is said."""
+    from florence2.engine.planning.repair import repair
+
+    one(store, index, changes=[AnnotationChange("added", label="hen", box=(1.0, 1.0, 5.0, 5.0))])
+    path = next(p for p in store.paths("annotations") if "corrected@" in p)
+    with open(path, "r+b") as file:
+        file.truncate(100)
+    (damage,) = store.verify()
+    assert "corrected@1" in damage.path
+    messages = []
+    repair(store, store.verify(), on_message=messages.append)
+    assert any("what Ada corrected on the page" in line for line in messages)

@@ -131,6 +131,9 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
         _take_in_again(session, facts, execution)
     elif operator.kind == "import" and any("source" in start for start in facts["starts"]):
         _import_again(session, here, operator, facts)
+    elif operator.kind == HUMAN and (person := facts.get("person")):
+        lost = f"{operator.name}: what {person} corrected on the page, which nothing can make again"
+        raise Unrepairable(f"{lost}; put the file back from a copy of the store, or florence2 undo to before it")
     elif operator.kind == HUMAN:
         file = next((start["reviewed"] for start in facts["starts"][::-1] if "reviewed" in start), "FILE")
         command = f"florence2 import {file} --out {session.store.root} --reviewed"

@@ -15,7 +15,7 @@ export class Corrections {
     this.listeners = listeners;
     this.held = new Map(); // id -> {base, keys, pending, loading}
     this.images = new Map(); // id -> a promise of an image that is decoded
-    this.done = []; // what can be undone: {id, name}
+    this.done = []; // what can be undone, in the order in which it was done: {id, name}, a name once it has one
     this.undone = [];
     this.underWay = 0;
     this._chains = new Map(); // picture -> the promise of its last change
@@ -103,30 +103,33 @@ export class Corrections {
     const one = this.held.get(id);
     one.pending.push(op);
     this.undone = [];
+    const entry = { id, name: "" };
+    this.done.push(entry);
     this.listeners.changed(id);
     return this._queue(id, async () => {
       const body = await this._send(id, () => this._body(id, op));
       this._answered(id, op, body);
-      if (body) this.done.push({ id, name: body.name });
+      if (body) entry.name = body.name;
+      else this.done = this.done.filter((each) => each !== entry);
     });
   }
 
   /** Leave all as it was before the last change; the picture that it was about, or null. */
-  undo() { return this._step(this.done, this.undone); }
+  undo() { return this._step("done", "undone"); }
 
   /** And back again. */
-  redo() { return this._step(this.undone, this.done); }
+  redo() { return this._step("undone", "done"); }
 
   async _step(from, to) {
     await Promise.all(this._chains.values()); // what is under way may be what is meant
-    const last = from.pop();
+    const last = this[from].pop();
     if (!last) return null;
     await this._load(last.id);
     await this._queue(last.id, async () => {
       const person = this.listeners.person();
       const body = await this._send(last.id, () => ({ person, image_id: last.id, undoes: last.name }));
       this._answered(last.id, null, body);
-      if (body) to.push({ id: last.id, name: body.name });
+      if (body) this[to].push({ id: last.id, name: body.name });
     });
     return last.id;
   }
