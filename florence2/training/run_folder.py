@@ -164,9 +164,6 @@ class RunFolder:
             new.rename(final)
             sync_folder(self.checkpoints)
             self._publish(final)
-        except (ValueError, KeyboardInterrupt):
-            shutil.rmtree(new, ignore_errors=True)
-            raise
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(new, ignore_errors=True)
             last = self.newest()
@@ -175,6 +172,9 @@ class RunFolder:
                 f"{self.path}: step {step}: cannot be saved ({_first_line(error)}); {last_kept}; make room and run the "
                 "same command again"
             ) from None
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
         for old in self._all()[:-keep]:
             shutil.rmtree(old)
         for old in self._all()[:-1]:  # only the newest is gone on from

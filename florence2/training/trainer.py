@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from florence2.codec.tasks import save_tasks
 from florence2.model.checkpoint import save_model
@@ -241,10 +242,15 @@ def _whole(folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """One process saves and every process loads by itself, which torch would warn of."""
+    """One process saves and every process loads by itself, which torch would warn of. OSError where a file cannot be
+    written or read: torch's own exception is no `Exception`, and holds that of each rank."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is")
-        yield
+        try:
+            yield
+        except CheckpointException as error:
+            cause = next((failure[0] for failure in error.failures.values()), error)
+            raise OSError(str(cause).strip().split("\n")[0] or type(cause).__name__) from None
 
 
 def keep_batches(folder: Path, number: int, batches: Sequence[Batch], rank: int) -> Path:

@@ -115,6 +115,26 @@ def test_a_second_launch_is_refused_before_the_data_are_read(tmp_path):
         train({**config, "data": [{"path": str(tmp_path / "nothing")}]})
 
 
+def test_a_state_that_the_disk_does_not_hold_stops_in_one_line(tmp_path):
+    """The state is larger than the weights, and torch raises a BaseException where it cannot be written."""
+    config = tiny_run(tmp_path, steps=2)
+    train(config)
+    out = Path(config["out"])
+    weights = (out / "model.safetensors").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (weights + 4096, hard))
+    try:
+        with pytest.raises(
+            OSError, match=r"step 3: cannot be saved .*the checkpoint of step-00000002 is kept"
+        ) as found:
+            train({**config, "steps": 4})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(found.value)
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-00000002"]
+    assert train({**config, "steps": 4}).steps == 4
+
+
 def test_the_state_is_the_newest_one_and_old_checkpoints_go(tmp_path):
     config = tiny_run(tmp_path, steps=6, save_every=1, keep=3)
     train(config)
