@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class Method:
     asking: Mapping[str, Any] = field(default_factory=dict)
     by_capture: bool = False
     """Go on above half of the share of objects that the labels keep, by capture and recapture."""
+    least: float = 0.0
+    """The score below which answers are left out, as a filter would."""
 
 
 def source(**keys: Any) -> dict[str, Any]:
@@ -34,6 +37,8 @@ def source(**keys: Any) -> dict[str, Any]:
 METHODS = (
     Method("replay", REPLAY),
     Method("replay; four views", REPLAY, {"views": True}),
+    Method("replay; scores from 0.3", REPLAY, least=0.3),
+    Method("replay; four views; scores from 0.3", REPLAY, {"views": True}, least=0.3),
     Method("replay; more above half of c", REPLAY, by_capture=True),
     Method("replay; more above 0.5", REPLAY, {"more_above": 0.5}),
     Method("replay; random order", source(item_order="random")),
@@ -66,7 +71,12 @@ def measured(method: Method, folder: Path, size: Size, seed: int) -> dict[str, A
         share = captured(known, students.answers("nano", setting.truth_of(truth)))
         facts |= {"captured": round(share, 3), "true": round(captured(known, setting.truth_of(truth)), 3)}
         asking["more_above"] = share / 2
-    return {**facts, "counts": setting.counts(tests, students.answers(str(made), tests, **asking))}
+    found = students.answers(str(made), tests, **asking)
+    kept = {
+        name: dataclasses.replace(one, regions=tuple(r for r in one.regions if (r.score or 0) >= method.least))
+        for name, one in found.items()
+    }
+    return {**facts, "counts": setting.counts(tests, kept)}
 
 
 def captured(labels: Mapping[str, Sample], other: Mapping[str, Sample], sure: float = 0.5) -> float:

@@ -16,18 +16,45 @@ def show(piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     print(f"\n## {piece}\n")
     if any("metrics" in line for line in lines):
         return metrics_of(lines)
-    print("| arm | seeds | F1 (scenes without, with unseen kinds) | interval | labels' F1 | by seed |")
-    print("|---|---|---|---|---|---|")
+    print("| arm | seeds | F1 (scenes without, with unseen kinds) | interval | beside | difference | by seed |")
+    print("|---|---|---|---|---|---|---|")
     figures = {}
-    for arm, found in by_arm([line for line in lines if line["counts"]]).items():
-        figures[arm] = row = figures_of(found)
-        taught = f"{row['labels']:.3f}" if row["labels"] is not None else "-"
+    arms = by_arm([line for line in lines if line["counts"]])
+    for arm, found in arms.items():
+        other = beside(piece, arm)
+        figures[arm] = row = {**figures_of(found), **difference_of(found, arms.get(other, []), other)}
+        low, high = row.get("difference_interval", (0.0, 0.0))
+        how = f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f})" if "difference" in row else ""
         seeds = ", ".join(f"{value:.3f}" for value in row["by_seed"])
         print(
             f"| {arm} | {len(found)} | {row['all']:.3f} ({row['seen']:.3f}, {row['unseen']:.3f}) "
-            f"| {row['interval'][0]:.3f}-{row['interval'][1]:.3f} | {taught} | {seeds} |"
+            f"| {row['interval'][0]:.3f}-{row['interval'][1]:.3f} | {row.get('beside', '')} | {how} | {seeds} |"
         )
     return figures
+
+
+def beside(piece: str, arm: str) -> str:
+    """The arm that another is compared with: its labels, its start, or the same without the method."""
+    if piece == "noise":
+        return f"{arm.partition(': ')[0]}: labels"
+    if piece == "methods":
+        plain = f"{arm.split(';')[0]}"
+        return f"{plain}; scores from 0.3" if arm.endswith("; scores from 0.3") and "views" in arm else plain
+    return {"controls": "nano as it is", "bootstrapping": arm.replace("nano", "nothing")}.get(piece, "")
+
+
+def difference_of(found: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The mean difference from another arm over the seeds of both, its interval over the same resamples of pictures."""
+    theirs = {line["seed"]: line for line in other}
+    pairs = [(line, theirs[line["seed"]]) for line in found if line["seed"] in theirs]
+    pairs = [(a, b) for a, b in pairs if a is not b and len(a["counts"]) == len(b["counts"])]
+    if not pairs:
+        return {}
+    tables = [[np.asarray(line["counts"], float) for line in side] for side in zip(*pairs)]
+    one, two = (setting.resampled(side).mean(1) for side in tables)
+    mean = float(np.mean([setting.f1(a.sum(0)) - setting.f1(b.sum(0)) for a, b in zip(*tables)]))
+    low, high = setting.interval(one - two)
+    return {"beside": name, "difference": round(mean, 4), "difference_interval": [round(low, 4), round(high, 4)]}
 
 
 def metrics_of(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
