@@ -3,11 +3,43 @@
 import os
 import tempfile
 
+import pytest
+
+from tests.object_server import ObjectServer
+
 _configuration = tempfile.TemporaryDirectory(prefix="florence2-tests-")
 os.environ["XDG_CONFIG_HOME"] = _configuration.name  # what tests trust is none of the user's business
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.fsync = lambda handle: os.fstat(handle) and None  # no test cuts the power; thousands of files wait for the disk
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def object_server():
+    """A server of objects, started for the first test that wants one."""
+    server = ObjectServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket(object_server, monkeypatch, tmp_path):
+    """An empty bucket of the test's own, as the place of stores and pictures; the cache folder is the test's too."""
+    import boto3
+
+    for name, value in object_server.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = f"test-{os.urandom(6).hex()}"
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request, tmp_path):
+    """Where a store goes: a folder of this machine, or a prefix of an object store."""
+    return tmp_path / "s" if request.param == "local" else f"{request.getfixturevalue('bucket')}/s"
+
 
 ALLOWED_SKIPS = ("no GPU", "no ../shared", "no network", "no compiler", "no browser")
 

@@ -33,6 +33,7 @@ from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.user_code import load_function
 from florence2.formats import reviews
 from florence2.formats.problems import ReadProblems
+from florence2.object_store import is_object_url, root_of
 from florence2.records import Sample
 from florence2.sources import file_types, files, hub_datasets
 from florence2.sources.fetching import Fetching
@@ -90,7 +91,7 @@ def annotate(
         times = ingestion.ingest_source(
             session, runs, source, listing, unit, rules, execution, samples, complete=not samples
         )
-        selector = FolderSelector(os.path.abspath(source)) if listing and not samples else None
+        selector = FolderSelector(files.absolute_of(source)) if listing and not samples else None
         asked: Sequence[tuple[str | Specialist, Specialist]] = list(zip(names, specialists))
         if dependents:
             asked = with_their_inputs(session, asked, selector)
@@ -132,7 +133,7 @@ def relocate(
     old, new = arguments.path("old", old), arguments.path("new", new)
     count, absent = picture_life.relocate(session, old, new)
     if not count:
-        raise ValueError(f"{store.root}: none of its pictures lies below {os.path.abspath(old)}; see its images' uri")
+        raise ValueError(f"{store.root}: none of its pictures lies below {files.absolute_of(old)}; see its images' uri")
     if absent and on_message:
         on_message(f"{len(absent)} of these {count} pictures are not there, such as {absent[0]}")
     session.finish({"phase": "relocate", "round": 0})
@@ -202,7 +203,7 @@ def import_labels(
     for line in problems.summary() if on_message else ():
         on_message(line)  # type: ignore[misc]
     listing = given.listing
-    missing = [found.uri for found in listing if not os.path.exists(files.path_of(found.uri))]
+    missing = [found.uri for found in listing if not files.is_there(files.path_of(found.uri))]
     if len(missing) == len(listing):
         raise ValueError(
             f"{src}: none of its {len(missing)} pictures is there, such as {missing[0]}; name --images DIR"
@@ -282,20 +283,21 @@ def _source(
             raise ValueError("annotate: samples need `out`, the folder of the store")
         if not samples:
             raise ValueError("annotate: got an empty list of samples; expected at least one")
-        root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(files.path_of(s.image.uri))) for s in samples]))
+        places = [files.absolute_of(files.path_of(sample.image.uri)) for sample in samples]
+        root = root_of(os.path.commonpath([os.path.dirname(place) for place in places]))
         by_name = {ingestion.relative_name(sample.image, root): sample for sample in samples}
         return Store(out, create=True), root, ingestion.references(samples, root), by_name
     src = arguments.path("src", src)
-    path = hub_datasets.download(str(src)) if hub_datasets.is_hub(src) else Path(src)
+    path = hub_datasets.download(str(src)) if hub_datasets.is_hub(src) else root_of(src)
     if is_store(path):
-        if out is not None and Path(out).resolve() != path.resolve():
+        if out is not None and files.absolute_of(out) != files.absolute_of(path):
             raise ValueError(f"{path}: is a store and is annotated in place; leave out {str(out)!r}")
         return Store(path), path, [], {}
     if out is None:
         raise ValueError(f"{path}: is not a store; name the store to write (out=, --out)")
-    if url_lists.is_list(path):
+    if not is_object_url(path) and url_lists.is_list(path):
         path = url_lists.fetch_list(path, fetching, execution.progress)
-    listing, skipped = discover(path, leave_out=Path(out))
+    listing, skipped = discover(path, leave_out=root_of(out))
     if not listing:
         more = f"; {len(skipped)} other files, such as {skipped[0]}" if skipped else ""
         raise ValueError(f"{path}: no pictures found{more}; expected files such as .jpg or .png, in subfolders too")

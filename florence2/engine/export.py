@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -142,7 +141,7 @@ class _View:
 
 def _begin(out: Path, plan: ExportPlan, store: Store, snapshot: int | None, on_message: OnMessage) -> tuple[int, bool]:
     """The number of the snapshot to export, and whether `out` holds an interrupted export of the same."""
-    wanted = {"store": str(store.root.resolve()), **json.loads(json.dumps(dataclasses.asdict(plan)))}
+    wanted = {"store": files.absolute_of(store.root), **json.loads(json.dumps(dataclasses.asdict(plan)))}
     job = out / JOB
     if job.is_file():
         try:
@@ -175,7 +174,7 @@ def _check_there(store: Store, snapshot: int | None, plan: ExportPlan, on_messag
     first = ""
     for sample in store.samples(snapshot) if counts["ok"] and plan.to != "jsonl" else ():
         place = files.path_of(sample.image.uri)
-        if "://" in place or os.path.exists(place):
+        if "://" in place or files.is_there(place):
             break
         first = first or place
     else:

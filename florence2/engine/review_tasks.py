@@ -13,6 +13,7 @@ from florence2.engine.curation.review_order import ReviewPicture, objects, revie
 from florence2.engine.export import remember_export
 from florence2.engine.operator import digest
 from florence2.formats.labelstudio_writer import write_tasks
+from florence2.object_store import is_object_url
 from florence2.records import Sample
 from florence2.sources import files
 from florence2.store import Store
@@ -50,7 +51,7 @@ def write_review(
         for sample in store.group_samples(group):
             labels.update(dict.fromkeys(region.label for region in objects(sample)))
             texts |= any(region.kind == "text" for region in sample.regions)
-            if sample.image.id in wanted and not files.plain_path(sample.image):
+            if sample.image.id in wanted and not files.is_own_file(sample.image):
                 elsewhere += 1
             elif sample.image.id in wanted:
                 samples[wanted[sample.image.id]] = sample
@@ -72,7 +73,7 @@ def write_review(
 
 
 def _address(sample: Sample, prefix: str) -> str:
-    place = os.path.abspath(files.path_of(sample.image.uri))
+    place = files.absolute_of(files.path_of(sample.image.uri))
     if prefix:
         return prefix + ("" if prefix.endswith(("/", "=")) else "/") + quote(os.path.basename(place))
-    return LOCAL + quote(place.lstrip("/"))
+    return place if is_object_url(place) else LOCAL + quote(place.lstrip("/"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from florence2.engine.user_code import gate
+from florence2.object_store import is_object_url, url_of
 from florence2.structuring import parse_json
 
 EVERYTHING = "everything"  # in place of a hash
@@ -96,7 +97,7 @@ def _word(fact: Mapping[str, Any]) -> str:
 
 
 def _key(store: str | Path) -> str:
-    return str(store) if "://" in str(store) else str(Path(store).resolve())
+    return url_of(store) if is_object_url(store) else str(Path(store).resolve())
 
 
 def _file() -> Path:

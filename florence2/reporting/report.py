@@ -10,6 +10,7 @@ from florence2.reporting.picture_cards import Load
 from florence2.reporting.round_sections import round_sections
 from florence2.reporting.run_sections import run_sections
 from florence2.reporting.stores import store_sections
+from florence2.sources import files
 from florence2.store import Store, is_store
 
 
@@ -37,11 +38,13 @@ def report(
             if rounds is None
             else round_sections(store, *rounds, load=load, pictures=pictures)
         )
-        subtitle = f"Store {path.resolve()}, snapshot {store.snapshot().number}"
+        name, place = store.root.name, files.absolute_of(store.root)
+        subtitle = f"Store {place}, snapshot {store.snapshot().number}"
     else:
         if rounds is not None:
             raise ValueError(f"{path}: is no store; only a store has rounds")
         if not path.is_dir():
             raise ValueError(f"{path}: no such folder; name a store or the folder of a run")
         sections, subtitle = run_sections(path, Path(beside) if beside else None, pictures), f"Run {path.resolve()}"
-    return save(page(path.resolve().name, *sections, subtitle=subtitle), out)
+        name = path.resolve().name
+    return save(page(name, *sections, subtitle=subtitle), out)

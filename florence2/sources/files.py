@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from florence2.labels import is_unicode
+from florence2.object_store import Objects, ObjectTooLarge, is_object_url, url_of
 from florence2.pixels import BadImage
 from florence2.records import ImageRef
 from florence2.sources import tables
@@ -23,6 +24,8 @@ FILE = "file://"
 def read_bytes(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
     """The picture file's bytes, wherever they are; BadImage where they cannot be read."""
     name = name_of(ref)
+    if is_object_url(path_of(ref.uri)):
+        return _of_object(ref, path_of(ref.uri), max_bytes, name)
     path = present_path(ref)
     try:
         if tables.is_table(path):
@@ -53,6 +56,12 @@ def plain_path(ref: ImageRef) -> str:
     return path if not ref.member and ref.offset < 0 and os.path.isfile(path) else ""
 
 
+def is_own_file(ref: ImageRef) -> bool:
+    """Whether a picture is a file, or an object, of its own and is there."""
+    path = path_of(ref.uri)
+    return bool(plain_path(ref)) or (is_object_url(path) and not ref.member and ref.offset < 0 and is_there(path))
+
+
 def name_of(ref: ImageRef) -> str:
     """What an error calls a picture."""
     return f"{ref.uri}!{ref.member}" if ref.member else ref.uri or ref.id or "image"
@@ -64,14 +73,46 @@ def path_of(uri: str) -> str:
 
 
 def uri_of(path: str | Path) -> str:
-    """The absolute path; a name that is not valid Unicode as file:// with those bytes percent-encoded."""
-    absolute = os.path.abspath(path)
+    """The absolute path or URL; a name that is not valid Unicode as file:// with those bytes percent-encoded."""
+    absolute = absolute_of(path)
     return absolute if is_unicode(absolute) else FILE + as_text(absolute.replace("%", "%25"))
+
+
+def absolute_of(place: str | os.PathLike[str]) -> str:
+    """The absolute path of a place; of an object store its URL."""
+    return url_of(place) if is_object_url(place) else os.path.abspath(place)
+
+
+def is_there(path: str) -> bool:
+    """Whether anything lies at a path, or an object at a URL of an object store."""
+    return Objects(path).facts() is not None if is_object_url(path) else os.path.exists(path)
+
+
+def size_of(path: str) -> int:
+    """The bytes of a file or an object, 0 where there is none."""
+    try:
+        facts = Objects(path).facts() if is_object_url(path) else None
+        return facts.size if facts else os.path.getsize(path)
+    except OSError:
+        return 0
 
 
 def as_text(name: str) -> str:
     """A file name as valid Unicode: bytes that are none become %XX."""
     return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
+
+
+def _of_object(ref: ImageRef, url: str, max_bytes: int, name: str) -> bytes:
+    if ref.member and ref.offset < 0:
+        raise BadImage(name, "unreadable", "lies in an archive in an object store; copy that to a disk, or unpack it")
+    try:
+        return Objects(url).get("", max(0, ref.offset), ref.length if ref.offset >= 0 else -1, max_bytes)
+    except FileNotFoundError:
+        raise BadImage(name, "missing", "does not exist; put the picture back or annotate again") from None
+    except ObjectTooLarge as error:
+        raise BadImage(name, "too_large", str(error)) from None
+    except OSError as error:
+        raise BadImage(name, "unreadable", f"cannot be read ({error.strerror or error})") from None
 
 
 def _stretch(path: str, offset: int, length: int, max_bytes: int, name: str) -> bytes:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence2 import arguments
+from florence2.object_store import is_object_url, root_of
 from florence2.records import Failure, ImageRef, Sample
 from florence2.store import (
     compaction,
@@ -49,8 +50,8 @@ STALE_S = 24 * 3600  # a temporary file older than this belongs to no running co
 
 
 def is_store(path: str | Path) -> bool:
-    """Whether a folder is a store."""
-    return not is_url(path) and open_storage(path).is_store()
+    """Whether a folder, or a prefix of an object store, is a store."""
+    return (is_object_url(path) or not is_url(path)) and open_storage(path).is_store()
 
 
 class Store:
@@ -70,7 +71,7 @@ class Store:
 
     def __init__(self, path: str | Path, create: bool = False, restoring: Mapping[str, str] | None = None):
         """Open a store. With `restoring` (path -> sha256) nothing but these fragments is written, to the byte."""
-        self.root, self.restoring = Path(arguments.path("store", path)), restoring
+        self.root, self.restoring = root_of(arguments.path("store", path)), restoring
         self.storage = open_storage(path)
         if self.storage.is_store():
             return

@@ -9,6 +9,8 @@ from PIL import Image
 
 from florence2.engine.operator import Spec
 from florence2.records import Decision, Failure, Grounding, Parsed, Region, Text
+from florence2.store import TABLES
+from florence2.store.storage import open_storage
 
 
 def picture(folder, name, seed, size=(40, 30)):
@@ -135,11 +137,6 @@ class NoTexts:
 
 def fragments(store):
     """path -> sha256 of every fragment a store has, whether a snapshot names it or not."""
-    import hashlib
-
-    root = store if isinstance(store, Path) else store.root
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for table in ("images", "annotations", "decisions", "failures")
-        for path in (root / table).glob("**/*.parquet")
-    }
+    storage = open_storage(store) if isinstance(store, (str, Path)) else store.storage
+    paths = (path for table in TABLES for path in storage.list(table) if path.endswith(".parquet"))
+    return {path: storage.sha256(path) for path in paths}

@@ -1,6 +1,7 @@
 """The conservation law, for any mix of pictures, specialists, filters and merging: nothing is lost or doubled."""
 
 import json
+import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -91,21 +92,36 @@ def check(store):
     assert len(shown) == len(set(shown)) == counts["kept"]
 
 
-@settings(
+lives = (pictures, specialists, judgements, st.sets(st.integers(0, 2)), st.integers(1, 4), st.integers(1, 4))
+few = settings(
     max_examples=8,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes
 )
-@given(pictures, specialists, judgements, st.sets(st.integers(0, 2)), st.integers(1, 4), st.integers(1, 4))
+
+
+@few
+@given(*lives)
 def test_nothing_is_lost_or_doubled(kinds, made, judged, changed, unit, batch):
+    live("", kinds, made, judged, changed, unit, batch)
+
+
+@settings(few, max_examples=2)
+@given(*lives)
+def test_nothing_is_lost_or_doubled_in_an_object_store(bucket, kinds, made, judged, changed, unit, batch):
+    live(f"{bucket}/{os.urandom(4).hex()}", kinds, made, judged, changed, unit, batch)
+
+
+def live(place, kinds, made, judged, changed, unit, batch):
+    """A store's life, in a folder unless a place is named."""
     with tempfile.TemporaryDirectory() as root:
-        folder = Path(root) / "pictures"
+        folder, place = Path(root) / "pictures", place or Path(root) / "s"
         folder.mkdir()
         write(folder, kinds)
         if "good" in kinds:
-            check(import_labels(people(folder, kinds), Path(root) / "s", workers=0, unit=unit))
-        store = florence2.annotate(folder, Path(root) / "s", doubles(made, batch), workers=0, unit=unit)
+            check(import_labels(people(folder, kinds), place, workers=0, unit=unit))
+        store = florence2.annotate(folder, place, doubles(made, batch), workers=0, unit=unit)
         check(store)
         for floor, texts, merging in judged:
             chain = [Floor(floor), NoTexts()] if texts else [Floor(floor)]

@@ -1,7 +1,7 @@
 """Killed at any step of the commit protocol, a command run again leaves what one left in peace leaves, to the byte.
 
 The process is forked and kills itself by SIGKILL: nothing is cleaned up. The steps are all calls that reach the disk:
-folders made, files written, synced, linked, replaced, removed.
+folders made, files written, synced, linked, replaced, removed; of an object store the requests that change it.
 """
 
 import os
@@ -12,12 +12,17 @@ import pytest
 import florence2
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
+from florence2.object_store import Objects
 from florence2.store import Store
-from florence2.store.storage import local
+from florence2.store.storage import local, open_storage
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 
 POINTS = 20  # of the run's steps, spread evenly
-STEPS = tuple((os, name) for name in ("fsync", "link", "replace", "mkdir", "unlink", "rmdir"))
+OF_OBJECTS = 5  # so many of the fewer requests to an object store
+STEPS = (
+    *((os, name) for name in ("fsync", "link", "replace", "mkdir", "unlink", "rmdir")),
+    *((Objects, name) for name in ("put", "put_if_absent", "copy", "delete")),
+)
 
 
 def commands(root, out):
@@ -30,7 +35,7 @@ def commands(root, out):
 
     return [
         lambda: import_labels(root / "labels.jsonl", out, workers=0, unit=2),
-        lambda: annotate(Boxes(), reader, bad),
+        lambda: annotate(Boxes(), bad, reader),
         lambda: florence2.filter(out, [Floor(0.5), NoTexts()], merging=MergeConfig()),
         lambda: annotate(Boxes(version="2"), reader),
         lambda: Store(out).compact(rows=9),
@@ -79,8 +84,10 @@ class Counted:
 
         return half
 
-    def install(self, patch):
+    def install(self, patch, of_objects=False):
         for module, name in STEPS:
+            if of_objects and module is os:
+                continue
             patch.setattr(module, name, self.wrap(getattr(module, name)))
         patch.setattr(local, "write_temp", self.torn(local.write_temp))
 
@@ -97,12 +104,12 @@ def clean(tmp_path_factory):
     return root, counted.count
 
 
-def killed(call, end):
+def killed(call, end, of_objects=False):
     """Run a call in a process of its own that ends at a step; whether it came so far."""
     child = os.fork()
     if not child:
         try:
-            Counted(end).install(pytest.MonkeyPatch())
+            Counted(end).install(pytest.MonkeyPatch(), of_objects)
             call()
         finally:
             os._exit(1)
@@ -116,8 +123,9 @@ def spread(steps, points):
 
 def content(store):
     """All that a store holds: fragments, compacted files and snapshots, each to the byte."""
-    files = [*store.glob("snapshots/*.json"), *store.glob("compact/**/*.parquet")]
-    return {**fragments(store), **{path.relative_to(store).as_posix(): path.read_bytes() for path in files}}
+    storage = open_storage(store)
+    files = [*storage.list("snapshots"), *storage.list("compact")]
+    return {**fragments(store), **{path: storage.read(path) for path in files if path.endswith((".json", ".parquet"))}}
 
 
 @pytest.mark.parametrize("point", range(POINTS))
@@ -133,6 +141,35 @@ def test_a_killed_command_run_again_leaves_the_same_store(clean, tmp_path, point
 
     assert killed(life, spread(steps, POINTS)[point])
     assert content(out).items() <= content(root / "s").items()  # whole or not there
+    for command in commands(root, out)[int(reached.read_text()) :]:
+        command()
+    assert content(out) == content(root / "s")
+    assert Store(out).verify() == []
+
+
+requests: list[int] = []
+
+
+@pytest.mark.parametrize("point", range(OF_OBJECTS))
+def test_a_command_killed_at_a_request_to_an_object_store_does_the_same(clean, bucket, tmp_path, point):
+    root, _ = clean
+    out, reached = f"{bucket}/s", tmp_path / "reached"
+
+    def life():
+        for number, command in enumerate(commands(root, out)):
+            reached.write_text(str(number))
+            command()
+
+    if not requests:  # of a life in peace
+        counted = Counted()
+        with pytest.MonkeyPatch.context() as patch:
+            counted.install(patch, of_objects=True)
+            for command in commands(root, f"{bucket}/peace"):
+                command()
+        requests.append(counted.count)
+    assert requests[0] > 5 * OF_OBJECTS
+    assert killed(life, spread(requests[0], OF_OBJECTS)[point], of_objects=True)
+    assert content(out).items() <= content(root / "s").items()
     for command in commands(root, out)[int(reached.read_text()) :]:
         command()
     assert content(out) == content(root / "s")

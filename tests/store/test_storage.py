@@ -1,6 +1,7 @@
 """What lies under the commit: names written once and whole, small journals, file systems that lack something."""
 
 import errno
+import hashlib
 import os
 import stat
 import threading
@@ -10,12 +11,14 @@ import pytest
 import florence2
 from florence2.store import Store, is_store
 from florence2.store.journal import Journal
-from florence2.store.storage.local import LocalStorage
+from florence2.store.storage import objects, open_storage
 from tests.engine.doubles import Boxes, folder_of, fragments
 
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
 
-def test_of_many_writers_of_a_name_one_wins_and_no_half_is_left(tmp_path):
-    storage, wins = LocalStorage(tmp_path), []
+
+def test_of_many_writers_of_a_name_one_wins_and_no_half_is_left(place):
+    storage, wins = open_storage(place), []
     start = threading.Barrier(8)
 
     def write(number):
@@ -31,8 +34,8 @@ def test_of_many_writers_of_a_name_one_wins_and_no_half_is_left(tmp_path):
     assert storage.read("a/b/name") == bytes([winner]) * 10_000 and storage.list("tmp") == []
 
 
-def test_it_lists_reads_and_frees_names(tmp_path):
-    storage = LocalStorage(tmp_path / "s")
+def test_it_lists_reads_and_frees_names(place):
+    storage = open_storage(place)
     assert storage.list("x") == [] and not storage.exists("x/b")
     assert storage.put_if_absent([("x/b", b"1"), ("x/a/c", b"2")]) == [True, True]
     assert storage.put_if_absent([("x/b", b"3")]) == [False]
@@ -42,21 +45,91 @@ def test_it_lists_reads_and_frees_names(tmp_path):
     assert storage.list("x") == ["x/a/c"] and len(storage.list("tmp")) == 1
     assert storage.put_if_absent([("x/b", b"4")]) == [True]
     assert storage.delete_temporary(3600) == 0 and storage.delete_temporary(-1) == 1
-    with pytest.raises(FileNotFoundError):
-        storage.read("nothing")
+    for ask in (storage.read, storage.stamp, storage.sha256):
+        with pytest.raises(FileNotFoundError):
+            ask("nothing")
+    before = storage.stamp("x/b")
+    storage.replace("x/b", b"another")
+    assert storage.read("x/b") == b"another" and storage.stamp("x/b") != before
+    for path in ("../x", "/x", "x/../../y", "x\0"):
+        with pytest.raises(ValueError, match="expected a path inside the store"):
+            storage.read(path)
 
 
-def test_a_journal_keeps_lines_in_order_and_takes_up_one_of_an_earlier_version(tmp_path):
-    (tmp_path / "attempts").mkdir()
-    (tmp_path / "attempts" / "old").write_text("start\ndied\n")
-    journal = Journal(LocalStorage(tmp_path), "old")
+def test_a_store_is_begun_once_and_not_among_other_files(place):
+    storage = open_storage(place)
+    assert not storage.is_store() and not is_store(place)
+    storage.begin()
+    assert storage.is_store() and is_store(place) and Store(place).snapshots() == []
+    storage.put_if_absent([("below/other.txt", b"x")])
+    other = open_storage(f"{place}/below")
+    assert not other.is_store()
+    with pytest.raises(ValueError, match="holds other .* and is not a store"):
+        Store(f"{place}/below", create=True)
+
+
+def test_a_folder_is_kept_whole_and_the_first_stays(place, tmp_path):
+    storage = open_storage(place)
+    for text in ("first", "second"):
+        made = storage.temporary_folder(f"made-{text}")
+        (made / "deep").mkdir()
+        (made / "deep" / "a.txt").write_text(text)
+        (made / "b.txt").write_text(text)
+        assert storage.folder("students/k").is_dir() == (text == "second")
+        storage.keep_folder(made, "students/k")
+    for _ in range(2):
+        found = open_storage(place).folder("students/k")
+        assert {p.relative_to(found).as_posix(): p.read_text() for p in found.rglob("*.txt")} == {
+            "deep/a.txt": "first", "b.txt": "first",
+        }  # fmt: skip
+
+
+def test_large_fragments_are_copied_once_and_the_oldest_copies_go(bucket, monkeypatch):
+    monkeypatch.setattr(objects, "SMALL", 10)
+    monkeypatch.setattr(objects, "KEPT_BYTES", 250)
+    storage = open_storage(f"{bucket}/s")
+    storage.put_if_absent([(f"a/{n}", bytes([n]) * 100) for n in range(3)])
+    copies = {n: storage.source(f"a/{n}") for n in range(2)}
+    assert [copy.read_bytes() for copy in copies.values()] == [bytes([n]) * 100 for n in range(2)]
+    assert storage.sha256("a/1") == hashlib.sha256(b"\1" * 100).hexdigest()
+    os.utime(copies[1], (1, 1))
+    assert storage.source("a/2").read_bytes() == b"\2" * 100
+    assert copies[0].exists() and not copies[1].exists()
+    storage.replace("a/0", b"new" * 40)  # another tag: another copy
+    assert storage.source("a/0").read_bytes() == b"new" * 40
+
+
+@pytest.mark.parametrize("env, words", [
+    ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "the object store gives no answer"),
+    ({name: "/x" if name.endswith("FILE") else "" for name in CREDENTIALS}, "no credentials"),
+])  # fmt: skip
+def test_an_object_store_that_cannot_be_asked_is_refused_in_one_line(bucket, monkeypatch, env, words):
+    monkeypatch.setattr("florence2.object_store._clients", {})
+    monkeypatch.setattr("florence2.object_store.ATTEMPTS", 1)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OSError, match=words) as refusal:
+        Store(f"{bucket}/s", create=True)
+    assert bucket in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket):
+    with pytest.raises(OSError, match="NoSuchBucket") as refusal:
+        Store(f"{bucket}-other/s", create=True)
+    assert f"{bucket}-other" in str(refusal.value)
+
+
+def test_a_journal_keeps_lines_in_order_and_takes_up_one_of_an_earlier_version(place):
+    storage = open_storage(place)
+    storage.put_if_absent([("attempts/old", b"start\ndied\n")])
+    journal = Journal(storage, "old")
     assert journal.lines() == ["start", "died"]
     journal.append("picture 3")
     assert journal.lines() == ["start", "died", "picture 3"]
     for n in range(12):
-        Journal(LocalStorage(tmp_path), "new").append(str(n))
-    assert Journal(LocalStorage(tmp_path), "new").lines() == [str(n) for n in range(12)]
-    assert Journal(LocalStorage(tmp_path), "none").lines() == []
+        Journal(storage, "new").append(str(n))
+    assert Journal(storage, "new").lines() == [str(n) for n in range(12)]
+    assert Journal(storage, "none").lines() == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP])

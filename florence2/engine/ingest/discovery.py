@@ -19,7 +19,9 @@ from typing import IO
 
 from florence2.engine.ingest import url_lists
 from florence2.engine.ingest.inspection import ImageCandidate
+from florence2.engine.ingest.object_listing import discover_objects
 from florence2.labels import one_line
+from florence2.object_store import is_object_url
 from florence2.sources import file_types, files, tables
 from florence2.sources.child_process import TableLister
 from florence2.store import is_store
@@ -35,6 +37,8 @@ _SHARD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?=[-_.]|$
 
 def discover(source: Path, leave_out: Path | None = None) -> tuple[list[ImageCandidate], list[str]]:
     """Every picture below a folder (or in a tar or a table), by name, and the names of files that hold none."""
+    if is_object_url(source):
+        return discover_objects(source, leave_out, PACKED)
     if not source.exists():
         raise ValueError(f"{source}: no such folder; name a folder of pictures, a .tar, a .parquet or a list of URLs")
     if not (source.is_file() or source.is_dir()):
@@ -285,7 +289,7 @@ def _is_mac_copy(path: Path) -> bool:
 
 
 def _left_out(folder: Path, leave_out: Path | None) -> bool:
-    return is_store(folder) or (leave_out is not None and folder.resolve() == leave_out.resolve())
+    return is_store(folder) or (leave_out is not None and str(folder.resolve()) == os.path.realpath(leave_out))
 
 
 def _size(path: Path) -> int:

@@ -10,7 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from florence2 import arguments
@@ -143,13 +143,13 @@ def ingest(
         return []
     cuts = [[chunk.found[0].relative, chunk.found[-1].relative, len(chunk.found)] for chunk in new]
     facts = {"rules": rules_config(rules)}
-    inputs: dict[str, Any] = {"source": os.path.abspath(source), "unit": unit, "chunks": cuts}
+    inputs: dict[str, Any] = {"source": files.absolute_of(source), "unit": unit, "chunks": cuts}
     if rules.accept:
         inputs["accept"] = os.path.abspath(rules.accept)  # FILE.py:FUNCTION, for a repair
     session.start(operator, facts, {**inputs, "origin": dict(origin)} if origin else inputs)
     todo = [*chunks, *new]
     count = Count("inspecting", sum(len(each.found) for each in todo), progress)
-    cut = _Cut(operator, os.path.basename(os.path.abspath(source)), known, rules, samples or {})
+    cut = _Cut(operator, os.path.basename(files.absolute_of(source)), known, rules, samples or {})
     here = WorkerContext(session.store.root, restoring=session.store.restoring)
     several: list[str] = []
     for each, inspected in zip(todo, _inspected(session, runner, operator, todo, rules, count)):
@@ -313,7 +313,7 @@ def _planned(
 def _starts(session: Session, operator: Operator, source: Path) -> list[dict[str, Any]]:
     """Each earlier intake from this source: how it cut the pictures."""
     run = session.store.run(operator.run_id)
-    return [start for start in (run["starts"] if run else ()) if start.get("source") == os.path.abspath(source)]
+    return [start for start in (run["starts"] if run else ()) if start.get("source") == files.absolute_of(source)]
 
 
 def _row(found: ImageCandidate, seen: Inspection, uid: str, dataset: str, sample: Sample | None) -> ImageRow:
@@ -362,18 +362,15 @@ def references(samples: Sequence[Sample], root: Path) -> list[ImageCandidate]:
 
 def relative_name(ref: ImageRef, root: Path) -> str:
     """A picture's name relative to a source: its path below it, else its file's name."""
-    path = Path(files.path_of(ref.uri))
+    path = PurePosixPath(files.absolute_of(files.path_of(ref.uri)))
     try:
-        name = Path(os.path.abspath(path)).relative_to(os.path.abspath(root)).as_posix()
+        name = path.relative_to(files.absolute_of(root)).as_posix()
     except ValueError:
         name = path.name
     return f"{name}/{ref.member}" if ref.member else name
 
 
 def _found(ref: ImageRef, relative: str) -> ImageCandidate:
-    path = Path(os.path.abspath(files.path_of(ref.uri)))
-    try:
-        size = ref.length if ref.offset >= 0 else 0 if ref.member else path.stat().st_size
-    except OSError:
-        size = 0
+    path = files.absolute_of(files.path_of(ref.uri))
+    size = ref.length if ref.offset >= 0 else 0 if ref.member else files.size_of(path)
     return ImageCandidate(relative, files.uri_of(path), ref.member, ref.offset, ref.length, size, ref.licence)

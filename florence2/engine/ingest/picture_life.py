@@ -19,6 +19,7 @@ from florence2.engine.ingest.inspection import ImageCandidate, image_id
 from florence2.engine.ingest.picture_times import PictureTimes
 from florence2.engine.ingest.revision import CHANGED, GONE, Change, Extent, Revision, revise, revise_again
 from florence2.engine.session import Session
+from florence2.object_store import root_of
 from florence2.pixels import BadImage
 from florence2.sources import files
 from florence2.store import ImageRow
@@ -48,7 +49,7 @@ def follow(
         times.now(files.path_of(candidate.uri))
     if not rows:
         return Life(list(listing))
-    life = _Comparison(rows, times, os.path.abspath(source), complete).all(listing)
+    life = _Comparison(rows, times, files.absolute_of(source), complete).all(listing)
     revise(session, life.revision)
     return life
 
@@ -231,7 +232,7 @@ def changed_candidates(session: Session, changed: Iterable[str]) -> dict[Path, l
         if row.id in wanted:
             source, relative = _relative(row, sources)
             path = files.path_of(row.image.uri)
-            size = 0 if row.image.member else os.path.getsize(path)
+            size = 0 if row.image.member else files.size_of(path)
             out.setdefault(source, []).append(replace(candidate_of(row, relative), bytes=size))
     return out
 
@@ -249,8 +250,8 @@ def _relative(row: ImageRow, sources: Sequence[str]) -> tuple[Path, str]:
         inner = os.path.relpath(path, source) if path != source else ""
         for relative in (row.origin, f"{inner}{member}".lstrip("/")):
             if relative and image_id(row.image.sha256, relative) == row.id:
-                return Path(source), relative
-    return Path(os.path.dirname(path)), f"{os.path.basename(path)}{member}"
+                return root_of(source), relative
+    return root_of(os.path.dirname(path)), f"{os.path.basename(path)}{member}"
 
 
 def relocate(session: Session, old: str, new: str) -> tuple[int, list[str]]:
@@ -258,13 +259,13 @@ def relocate(session: Session, old: str, new: str) -> tuple[int, list[str]]:
 
     An archive's pictures are where it is.
     """
-    old, new = os.path.abspath(old), os.path.abspath(new)
+    old, new = files.absolute_of(old), files.absolute_of(new)
     rows = [row for row in image_rows(session) if _is_below(files.path_of(row.image.uri), old)]
     revision = Revision(moved={old: new})
     absent = []
     for row in rows:
         place = new + files.path_of(row.image.uri).removeprefix(old)
-        if not os.path.exists(place):
+        if not files.is_there(place):
             absent.append(place)
         elif row.status == "missing" and row.reason == GONE:
             status, _, reason = row.first_verdict.partition(" ")

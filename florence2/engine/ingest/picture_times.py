@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import time
+from hashlib import blake2b
 
+from florence2.object_store import Objects, is_object_url
 from florence2.store import Store
 
 SETTLED_NS = 2_000_000_000  # a file changed later than this before now may change again within one tick of its clock
 
-Stamp = tuple[int, ...]  # bytes, mtime and ctime in nanoseconds
+Stamp = tuple[int, ...]  # bytes, mtime and ctime in nanoseconds; of an object its tag in place of ctime
 
 
 class PictureTimes:
@@ -25,6 +27,9 @@ class PictureTimes:
 
     def now(self, path: str) -> Stamp | None:
         """A file's stamp, None where there is none."""
+        if path not in self._now and is_object_url(path):
+            self._list_objects(os.path.dirname(path))
+            self._now.setdefault(path, None)
         if path not in self._now:
             try:
                 found = os.stat(path)
@@ -32,6 +37,12 @@ class PictureTimes:
             except (OSError, ValueError):
                 self._now[path] = None
         return self._now[path]
+
+    def _list_objects(self, folder: str) -> None:
+        """Note the objects of a folder: one request for a thousand of them, where each alone would need one."""
+        for facts in Objects(folder).list(below=False):
+            tag = int.from_bytes(blake2b(facts.tag.encode(), digest_size=6).digest(), "big")
+            self._now[f"{folder}/{facts.path}"] = (facts.size, int(facts.modified * 1e9), tag)
 
     def unchanged(self, path: str) -> bool:
         """Whether a file is as it was when the store last saw it; False where that is not known."""
@@ -44,7 +55,7 @@ class PictureTimes:
         known = dict(self._known)
         for path, stamp in self._now.items():
             known.pop(path, None)
-            if stamp is not None and max(stamp[1:]) < border:
+            if stamp is not None and (is_object_url(path) or max(stamp[1:]) < border):
                 known[path] = stamp
         if known != self._known:
             self.store.keep_picture_times(known)

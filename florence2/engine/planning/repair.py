@@ -26,6 +26,7 @@ from florence2.engine.selectors import selector_from_json
 from florence2.engine.session import HUMAN, REOPEN, Session, inputs_of
 from florence2.engine.user_code import load_function
 from florence2.formats.problems import ReadProblems
+from florence2.object_store import root_of
 from florence2.store import Damage, Damaged, Fragment, Missing, Operator, Snapshot, Store
 
 
@@ -157,11 +158,11 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
 def _take_in_again(session: Session, facts: dict[str, Any], execution: Execution) -> None:
     rules = _image_rules(session, facts)
     for start in {(start["source"], str(start.get("origin"))): start for start in facts["starts"]}.values():
-        path, samples = Path(start["source"]), None
+        path, samples = root_of(start["source"]), None
         if origin := start.get("origin"):
             given = _given(origin)
             listing, samples = list(given.listing), given.by_name
-        elif not path.exists():
+        elif isinstance(path, Path) and not path.exists():
             raise Unrepairable(f"images: the pictures' folder {path} is gone; put it back and verify again")
         else:
             listing, _ = discover(path, leave_out=session.store.root)

@@ -1,0 +1,209 @@
+"""Objects by URL, `s3://bucket/key`: read, written if absent, listed, deleted. The one home of the client, boto3.
+
+Credentials, region and endpoint come from the usual AWS variables and files (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
+A server must honour `If-None-Match: *` on a put, as S3, MinIO, Ceph and R2 do. What goes wrong is an OSError that
+names the object. Each process has a client of its own, which its threads share.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, cast
+
+SCHEME = "s3://"
+_URL = re.compile(r"s3:/{1,2}(?=[^/])")  # a Path has made one slash of two
+THREADS = 16  # requests at once
+ABSENT = ("NoSuchKey", "404", "NotFound")
+TAKEN = ("PreconditionFailed", "412")
+CONFLICT = ("ConditionalRequestConflict", "409", "OperationAborted")  # of two puts at once: ask again
+ATTEMPTS = 6  # at a request that is not answered
+DELETED_AT_ONCE = 1000  # keys of one request
+
+_clients: dict[int, Any] = {}
+_lock = threading.Lock()
+
+
+class ObjectFacts(NamedTuple):
+    """What a listing says of an object."""
+
+    path: str
+    """Below the prefix that was listed."""
+    size: int
+    tag: str
+    """Another one where the object was written anew."""
+    modified: float
+    """Seconds since 1970."""
+
+
+class ObjectTooLarge(ValueError):
+    """An object of more bytes than are asked for."""
+
+
+class ObjectUrl(PurePosixPath):
+    """A URL where a path is expected: it keeps both its slashes, and is joined as paths are."""
+
+    def __str__(self) -> str:
+        return _URL.sub(SCHEME, super().__str__(), count=1)
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+
+def is_object_url(place: Any) -> bool:
+    """Whether a place is named by an `s3://` URL, also by one that has been a Path."""
+    return _URL.match(str(place)) is not None
+
+
+def url_of(place: Any) -> str:
+    """The URL as it was written, without a slash at its end."""
+    return _URL.sub(SCHEME, str(place), count=1).rstrip("/")
+
+
+def root_of(place: Any) -> Path:
+    """A place as a path: of an object store one that is written as its URL, and is no file's."""
+    return cast(Path, ObjectUrl(place)) if is_object_url(place) else Path(place)
+
+
+class Objects:
+    """The objects below a URL, by their paths relative to it."""
+
+    def __init__(self, place: Any) -> None:
+        self.url = url_of(place)
+        bucket, _, prefix = self.url.removeprefix(SCHEME).partition("/")
+        if not bucket:
+            raise ValueError(f"{place}: expected s3://BUCKET/PREFIX")
+        self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
+
+    def key(self, path: str) -> str:
+        """The whole key of a path."""
+        return self.prefix + path if path else self.prefix.rstrip("/")
+
+    def location(self, path: str = "") -> str:
+        """The URL of a path."""
+        return f"{self.url}/{path}" if path else self.url
+
+    def get(self, path: str = "", start: int = 0, length: int = -1, most: int = -1) -> bytes:
+        """The bytes of an object, or `length` of them from `start` on; FileNotFoundError where there is none.
+
+        ObjectTooLarge where they are more than `most`.
+        """
+        more = (
+            {} if length < 0 and not start else {"Range": f"bytes={start}-{start + length - 1 if length >= 0 else ''}"}
+        )
+        with self._explained(path):
+            found = self._client().get_object(Bucket=self.bucket, Key=self.key(path), **more)
+            if 0 <= most < found["ContentLength"]:
+                found["Body"].close()
+                raise ObjectTooLarge(f"has {found['ContentLength']:,} bytes, over the limit of {most:,}")
+            data: bytes = found["Body"].read()
+            return data
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object over what its name holds."""
+        with self._explained(path):
+            self._client().put_object(Bucket=self.bucket, Key=self.key(path), Body=data)
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """Write an object unless its name is taken; of several writers of one name exactly one is told True."""
+        import botocore.exceptions
+
+        while True:
+            try:
+                with self._explained(path):
+                    self._client().put_object(Bucket=self.bucket, Key=self.key(path), Body=data, IfNoneMatch="*")
+                    return True
+            except FileExistsError:
+                return False
+            except BlockingIOError:  # another put of the name is under way
+                continue
+            except botocore.exceptions.ParamValidationError as error:
+                raise ValueError(f"{self.location(path)}: {error}; boto3 1.35.69 or later is needed") from None
+
+    def facts(self, path: str = "") -> ObjectFacts | None:
+        """What is known of an object without reading it; None where there is none."""
+        try:
+            with self._explained(path):
+                head = self._client().head_object(Bucket=self.bucket, Key=self.key(path))
+        except FileNotFoundError:
+            return None
+        return ObjectFacts(path, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp())
+
+    def list(self, folder: str = "", below: bool = True) -> Iterator[ObjectFacts]:
+        """Every object below a folder, by name; without `below` those directly in it."""
+        more = {} if below else {"Delimiter": "/"}
+        prefix = self.prefix + (f"{folder}/" if folder else "")
+        with self._explained(folder):
+            pages = self._client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, **more):
+                for row in page.get("Contents", ()):
+                    path = row["Key"].removeprefix(self.prefix)
+                    yield ObjectFacts(path, row["Size"], row["ETag"].strip('"'), row["LastModified"].timestamp())
+
+    def copy(self, path: str, target: str) -> None:
+        """Copy an object; FileNotFoundError where there is none."""
+        with self._explained(path):
+            source = {"Bucket": self.bucket, "Key": self.key(path)}
+            self._client().copy_object(Bucket=self.bucket, Key=self.key(target), CopySource=source)
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete objects; one that is not there is no error."""
+        for start in range(0, len(paths), DELETED_AT_ONCE):
+            keys = [{"Key": self.key(path)} for path in paths[start : start + DELETED_AT_ONCE]]
+            with self._explained(paths[start]):
+                self._client().delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+
+    def _client(self) -> Any:
+        with _lock:
+            if os.getpid() not in _clients:
+                _clients.clear()  # a fork has its parent's
+                _clients[os.getpid()] = _new_client()
+            return _clients[os.getpid()]
+
+    @contextmanager
+    def _explained(self, path: str) -> Iterator[None]:
+        """Around a request: its failure is an OSError, or FileNotFoundError, that names the object."""
+        import botocore.exceptions
+
+        try:
+            yield
+        except botocore.exceptions.ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            where = self.location(path)
+            if code in ABSENT:
+                raise FileNotFoundError(errno.ENOENT, "does not exist", where) from None
+            if code in TAKEN:
+                raise FileExistsError(errno.EEXIST, "is there already", where) from None
+            if code in CONFLICT:
+                raise BlockingIOError(errno.EAGAIN, "is being written", where) from None
+            what = error.response.get("Error", {}).get("Message", "") or code
+            raise OSError(errno.EIO, f"refused by the object store ({code}: {what})", where) from None
+        except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError):
+            what = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+            raise PermissionError(errno.EACCES, what, self.location(path)) from None
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise OSError(errno.EIO, f"the object store gives no answer ({text})", self.location(path)) from None
+
+
+def _new_client() -> Any:
+    import boto3
+    import botocore.config
+    import botocore.handlers
+
+    config = botocore.config.Config(
+        retries={"mode": "standard", "max_attempts": ATTEMPTS},
+        max_pool_connections=2 * THREADS,
+        request_checksum_calculation="when_required",  # servers that are only compatible know few checksums
+        response_checksum_validation="when_required",
+    )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    client = boto3.session.Session().client("s3", config=config, region_name=region)
+    # to wait for leave to send costs a round trip, and some servers never give it
+    client.meta.events.unregister("before-call.s3.PutObject", botocore.handlers.add_expect_header)
+    return client
