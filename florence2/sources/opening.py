@@ -12,6 +12,7 @@ from florence2 import arguments
 from florence2.codec.tasks import Task
 from florence2.formats import coco, cvat, labelstudio, lookup, ocr_datasets, voc, yolo
 from florence2.formats.problems import ReadProblems
+from florence2.object_store import is_object_url
 from florence2.records import Sample
 from florence2.sources import hub_datasets, image_folders, prompt_pairs, scenes, splits, table_datasets
 from florence2.store import Store, is_store
@@ -120,6 +121,12 @@ def format_of(path: str | Path) -> str:
     """The format detected from a path's files; ValueError names the formats that were tried."""
     if str(path).startswith(scenes.PREFIX):
         return "scenes"
+    if is_object_url(path):
+        if is_store(path):
+            return "store"
+        raise ValueError(
+            f"{path}: no store lies there; of an object store only stores are opened (copy other sets here)"
+        )
     path = Path(located(path))
     if not path.exists():
         raise FileNotFoundError(f"{path}: does not exist; expected a data set in one of {', '.join(FORMATS)}")
