@@ -84,6 +84,18 @@ def loop(tmp_path, monkeypatch):
     return store, trainer, run
 
 
+def test_a_round_on_a_store_in_an_object_store_is_that_on_a_disk(loop, bucket, tmp_path):
+    store, _, run = loop
+    remote = florence2.annotate(tmp_path / "pictures", f"{bucket}/s", [Boxes()], workers=0, unit=4)
+    run(rounds=1)
+    given = {"rules": [Floor(0.35)], "workers": 0, "train": FakeTraining(), "open_student": Learned}
+    assert len(refine(remote, rounds=1, **given)) == 1
+    assert fragments(remote) == fragments(store) and remote.snapshot().to_bytes() == store.snapshot().to_bytes()
+    remote = Store(f"{bucket}/s")
+    assert refine(remote, rounds=1, **given) == []
+    assert len(refine(remote, rounds=2, **given)) == 1 and remote.verify() == []  # from the students of the first
+
+
 def test_a_round_trains_on_one_half_and_annotates_the_other(loop):
     store, trainer, run = loop
     (done,) = run(recipe={"steps": 7})

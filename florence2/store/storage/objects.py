@@ -122,7 +122,7 @@ class ObjectStorage:
             name = self.read(path + WHOLE).decode()
         except FileNotFoundError:
             return self.cache / path
-        here = self.cache / path / name
+        here = self.cache / name / path
         if not here.is_dir():
             aside = self.temporary_folder(f"fetched-{os.urandom(6).hex()}")
             for file in self.list(f"{path}/{name}"):
