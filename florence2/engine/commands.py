@@ -277,7 +277,7 @@ def _source(
 ) -> tuple[Store, Path, list[ImageCandidate], dict[str, Sample]]:
     """The store to write, and the pictures to take in: none where the store's own are meant."""
     out = None if out is None else arguments.path("out", out)
-    if not isinstance(src, (str, Path)):
+    if not isinstance(src, (str, os.PathLike)):
         samples = arguments.items("src", src, "a folder, a store or samples", lambda one: isinstance(one, Sample))
         if out is None:
             raise ValueError("annotate: samples need `out`, the folder of the store")

@@ -42,6 +42,10 @@ def read_bytes(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
 def present_path(ref: ImageRef) -> str:
     """The path of the file that holds a picture; BadImage where there is none."""
     name, path = name_of(ref), path_of(ref.uri)
+    if is_object_url(path):
+        if not is_there(path):
+            raise BadImage(name, "missing", "does not exist; put the picture back or annotate again")
+        return path
     if "://" in path and not os.path.exists(path):
         raise BadImage(name, "not_fetched", "is an address; fetch it with florence2 annotate LIST --allow-urls HOST")
     if not os.path.isfile(path):  # opening a pipe would wait for ever

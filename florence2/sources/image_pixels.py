@@ -6,6 +6,7 @@ import numpy as np
 
 from florence2 import pixels as loader
 from florence2.labels import one_line
+from florence2.object_store import is_object_url
 from florence2.records import ImageRef
 from florence2.sources import files, scenes
 
@@ -17,7 +18,8 @@ def pixels(ref: ImageRef, max_pixels: int = loader.MAX_PIXELS) -> np.ndarray:
     name = files.name_of(ref)
     if ref.uri.startswith((scenes.PREFIX, GREY)):
         return _made(ref.uri, max_pixels, name)
-    refuse_absent(ref)
+    if not is_object_url(ref.uri):  # to ask first would be a second request
+        refuse_absent(ref)
     source = files.plain_path(ref) or files.read_bytes(ref)
     return loader.load(source, max_pixels=max_pixels, frame=ref.frame, name=name)
 

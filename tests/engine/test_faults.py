@@ -27,7 +27,7 @@ def committed(out, table="annotations"):
     return sum(path.endswith(".parquet") for path in open_storage(out).list(table))
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=180):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing happened in time"
