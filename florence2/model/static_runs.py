@@ -107,7 +107,7 @@ class StaticRuns:
             torch.cuda.current_stream().wait_stream(stream)
             self.own.rewind(lengths)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may compute meanwhile
                 out = self._steps()
             self._recorded = graph, out
         except RuntimeError as error:

@@ -89,7 +89,12 @@ def _load(settings: Settings, threads: int) -> Any:
 
     torch.set_num_threads(threads)
     return load(
-        settings.model, device=settings.device, dtype=settings.dtype, quantize=settings.quantize, speed=settings.speed
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        quantize=settings.quantize,
+        speed=settings.speed,
+        static=False,  # requests join others that run
     )
 
 
