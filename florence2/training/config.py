@@ -46,8 +46,8 @@ class DataSource:
     pairs: int = 1
     """Asks about one picture in a batch; the picture is encoded once for all of them."""
     negatives: float = 0.0
-    """Questions about what is not there, so many for one about what is; of OPEN_VOCABULARY_DETECTION and
-    CAPTION_TO_PHRASE_GROUNDING, where coverage says what is absent."""
+    """Questions about what is not there, so many for one about what is; of OPEN_VOCABULARY_DETECTION,
+    CAPTION_TO_PHRASE_GROUNDING and of region tasks (empty regions), where coverage says what is absent."""
     epochs: tuple[int, int] | None = None
     """First and last epoch (from 0, both included) that use this source; a curriculum is made of such spans."""
     snapshot: int | None = None
