@@ -176,12 +176,12 @@ def test_an_empty_region_is_trained_on_and_an_answer_without_letters_is_not():
     tokenizer = Tokenizer.train(["cat dog fish on a ground"] * 4, 320)
     one = dataclasses.replace(sample("x", ["cat"]), image=ImageRef("x", width=60, height=60))
     ((ask, nothing),) = Negatives.of(OTHERS, 1.0).pairs(CATEGORY, one, CATEGORY.truths(one))
-    limits = Limits(100, 100)
-    made = fitted(one, (CATEGORY, ask, nothing), tokenizer, limits, TASKS)
+    limits, mixed = Limits(100, 100), TaskMixture({CATEGORY.token: 1.0}, TASKS)
+    made = fitted(one, (CATEGORY, ask, nothing), tokenizer, limits, mixed)
     assert made.target_ids == (tokenizer.bos, tokenizer.eos)
     grammar = automaton(CATEGORY, tokenizer, ask)
     assert tokenizer.eos in grammar.allowed(grammar.start(), 10)
-    assert fitted(one, (TASKS["<CAPTION>"], Ask("<CAPTION>"), Parsed()), tokenizer, limits, TASKS).reason == "empty"
+    assert fitted(one, (TASKS["<CAPTION>"], Ask("<CAPTION>"), Parsed()), tokenizer, limits, mixed).reason == "empty"
 
 
 def test_a_source_with_negatives_asks_them(tmp_path):
