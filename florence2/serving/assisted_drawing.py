@@ -69,9 +69,14 @@ def thing_at(point: tuple[float, float], size_wh: tuple[int, int], answers: Sequ
 
 
 def outlined(thing: Suggestion, answers: Sequence[dict[str, Any]]) -> Suggestion:
-    """A thing with the outline that the model gives it, and its name where it has none yet."""
+    """A thing with the outline that the model gives it, and its name where it has none yet.
+
+    Of a thing that was detected the outline must fill the box, else the box is what is suggested.
+    """
     of = {answer["task"]: answer for answer in answers}
     outline = _outline(of)
+    if outline and thing.score is not None and _iou(geometry.polygon_box(*outline), thing.box) < SAME:
+        outline = ()
     box = geometry.polygon_box(*outline) if outline else thing.box
     return Suggestion(thing.label or _name(of), box, outline, thing.score)
 
