@@ -12,7 +12,7 @@ import { Palette, swatch } from "./palette.js";
 const find = (id) => document.getElementById(id);
 const PERSON = "florence2.person", SCOPE = "florence2.scope";
 const KEYS = [
-  ["The grid", [["← ↑ → ↓", "the picture"], ["Enter", "open it"], ["/", "to the filters"]]],
+  ["The grid", [["← ↑ → ↓", "the picture"], ["Enter", "open it"], ["A", "accept it as it is"], ["/", "to the filters"]]],
   ["A picture", [["A", "accept: what is kept is right; on to the next"], ["→ ←", "the next picture, the one before"], ["C", "the labels that it is complete for"], ["Esc", "back to the grid"]]],
   ["An annotation", [["↓ ↑", "choose the next, the one before"], ["X", "reject it"], ["Y", "keep it"], ["1 – 9", "its label"], ["L", "any other label: type, Enter"], ["E", "edit its text"], ["Alt + arrows", "move it by a pixel; with Shift by ten"]]],
   ["A new one", [["drag", "a box; then 1 – 9, L, or Enter for the label last used"], ["G", "polygon: click its corners, Enter"], ["Q", "quad of a text: four clicks, then what is written"], ["M", "the model helps: drag roughly, or click a thing; Enter takes it"], ["Shift + drag, click", "the same once"], ["B", "boxes again"], ["Esc", "not after all"]]],
