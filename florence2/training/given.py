@@ -15,11 +15,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from florence2 import pixels
 from florence2.codec.tasks import Task
 from florence2.formats.problems import ReadProblems
+from florence2.labels import is_unicode, one_line
 from florence2.records import ImageRef, Sample, Source
 from florence2.sources import table_datasets
 from florence2.sources.prompt_pairs import with_pair
@@ -66,8 +65,10 @@ def _rows(rows: Sequence[Any], where: str) -> tuple[UnreadRows, str]:
     for number, row in enumerate(rows):
         here = f"{where}[{number}]"
         if not isinstance(row, (tuple, list)) or len(row) != 3 or not all(isinstance(text, str) for text in row[1:]):
-            raise ValueError(f"{here}: expected a Sample, or (picture, prompt, answer), got {row!r:.80}")
+            raise ValueError(f"{here}: expected a Sample, or (picture, prompt, answer), got {one_line(repr(row), 80)}")
         picture, prompt, answer = row
+        if not is_unicode(prompt + answer):
+            raise ValueError(f"{here}: the prompt or the answer holds half of a surrogate pair; expected Unicode")
         key = str(picture) if isinstance(picture, (str, Path)) else id(picture)
         if key not in found:
             image, name = _image(picture, number, folder, here)
@@ -94,7 +95,7 @@ def _image(picture: Any, number: int, folder: Path, where: str) -> tuple[ImageRe
             raise ValueError(f"{where}: {picture}: no such file")
         width, height = pixels.read_size(str(picture), str(picture))
         return ImageRef(str(picture), str(picture), width=width, height=height), str(picture).encode()
-    array = picture if isinstance(picture, np.ndarray) else pixels.load(picture)
+    array = pixels.load(picture, name=where)
     data = pixels.encode(array)
     file = folder / f"{number:08d}.png"
     file.write_bytes(data)

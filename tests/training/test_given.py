@@ -66,6 +66,19 @@ def test_rows_from_python(tmp_path):
         from_mapping(run_of(tmp_path, [*rows()[:1], 3]))
 
 
+@pytest.mark.parametrize("row, said", [
+    ((picture(), "how many?"), r"samples\[0\]: expected a Sample, or \(picture, prompt, answer\), got \(array"),
+    ((picture().astype(float), "how many?", "3"), r"samples\[0\]: .*uint8"),
+    ((None, "how many?", "3"), r"samples\[0\]: expected a path, bytes, PIL image or uint8 array"),
+    ((picture(), "how many?", "\ud800"), r"samples\[0\]: .*surrogate"),
+    (("/nowhere.png", "how many?", "3"), r"samples\[0\]: /nowhere.png: no such file"),
+])  # fmt: skip
+def test_a_wrong_row_is_named_in_one_line(tmp_path, row, said):
+    with pytest.raises(ValueError, match=said) as found:
+        from_mapping(run_of(tmp_path, [row]))
+    assert "\n" not in str(found.value)
+
+
 def test_samples_from_python_and_the_first_of_several_answers(tmp_path):
     (tmp_path / "a.png").write_bytes(pixels.encode(picture()))
     texts = tuple(Text(f"t{n}", f"{n} things", "answer", "how many?") for n in range(3))
