@@ -24,15 +24,17 @@ MERGE = "merge"  # the rule, and the name of its rows
 @dataclass(frozen=True)
 class Agreement:
     """F1 of a round's answers beside the held-out labels: objects by name and place (IoU 0.5), lines of text by what
-    they say and where, other texts by their words; `value` is the mean of those that there are."""
+    they say and where, other texts by their words; `value` is their mean, each kind weighed by its `labels`."""
 
     pictures: int
     by_kind: Mapping[str, float]
+    labels: Mapping[str, int]
 
     @property
     def value(self) -> float | None:
         """The mean over kinds; None where no label is held out."""
-        return sum(self.by_kind.values()) / len(self.by_kind) if self.by_kind else None
+        total = sum(self.labels[kind] for kind in self.by_kind)
+        return sum(value * self.labels[kind] for kind, value in self.by_kind.items()) / total if total else None
 
 
 def holdout_of(image_ids: Iterable[str], share: float) -> float:
@@ -48,7 +50,7 @@ def agreement(samples: Iterable[Sample], share: float, runs: Iterable[str], aske
     of_round = set(runs)
     boxes = {"object": DetectionF1(), "text": DetectionF1()}
     words: Counter[str] = Counter()
-    pictures = 0
+    pictures = texts = 0
     for sample in samples:
         if not held_out(sample.image.id, share):
             continue
@@ -57,15 +59,18 @@ def agreement(samples: Iterable[Sample], share: float, runs: Iterable[str], aske
         found = _kept(sample, lambda source: source.run_id in of_round)
         for kind, metric in boxes.items():
             metric.update(*([r for r in s.regions if r.kind == kind and not r.refines] for s in (labels, found)))
+        texts += sum(text.detail in asked for text in labels.texts)
         words += _words(*([t for t in s.texts if t.detail in asked] for s in (labels, found)))
-    by_kind = {
-        name: metric.compute()["labelled_F1"]
-        for name, rule, metric in (("objects", "label", boxes["object"]), ("lines", "text", boxes["text"]))
-        if rule in asked and any(row[0] for row in metric.rows)
-    }
+    counts = {kind: sum(row[0] for row in metric.rows) for kind, metric in boxes.items()}
+    kinds = [("objects", "label", "object"), ("lines", "text", "text")]
+    by_kind, numbers = dict[str, float](), dict[str, int]()
+    for name, rule, kind in kinds:
+        if rule in asked and counts[kind]:
+            by_kind[name], numbers[name] = boxes[kind].compute()["labelled_F1"], counts[kind]
     if words["true"]:
+        numbers["texts"] = texts
         by_kind["texts"] = f1(ratio(words["shared"], words["found"]), ratio(words["shared"], words["true"]))
-    return Agreement(pictures, by_kind)
+    return Agreement(pictures, by_kind, numbers)
 
 
 def _kept(sample: Sample, wanted: Callable[[Any], bool]) -> Sample:

@@ -39,7 +39,9 @@ def share_of(samples: Iterable[Sample], holdout: float) -> float:
 def agreement_of(snapshot: Snapshot) -> Agreement | None:
     """The agreement that a round of refinement ended with; None where the snapshot ends none, or none was measured."""
     facts = snapshot.phase.get("holdout") or {}
-    return Agreement(facts["pictures"], facts["agreement"]) if facts else None
+    if not facts:
+        return None
+    return Agreement(facts["pictures"], facts["agreement"], facts.get("labels") or dict.fromkeys(facts["agreement"], 1))
 
 
 def stop_of(snapshot: Snapshot) -> str:
@@ -58,7 +60,12 @@ def measured(session: Session, number: int, holdout: Holdout, newest: tuple[int,
     runs = {o.run_id for o in session.operators.values() if o.kind == "model" and o.round == number}
     found = agreement(samples, holdout.share, runs, holdout.asked)
     facts: dict[str, Any] = {
-        "holdout": {"share": holdout.share, "pictures": found.pictures, "agreement": dict(found.by_kind)}
+        "holdout": {
+            "share": holdout.share,
+            "pictures": found.pictures,
+            "agreement": dict(found.by_kind),
+            "labels": dict(found.labels),
+        }
     }
     best: tuple[float, int] | None = None
     for earlier in range(1, number):

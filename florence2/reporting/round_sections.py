@@ -20,7 +20,7 @@ from florence2.refinement.changes import SAME_PLACE, Changes, of_sample
 from florence2.refinement.rounds import done_rounds
 from florence2.refinement.stopping import agreement_of, ending, stop_of
 from florence2.reporting.facets import last_verdicts
-from florence2.reporting.html_page import Cell, Html, Section, element, table, tiles
+from florence2.reporting.html_page import Cell, Html, Section, element, join, table, tiles
 from florence2.reporting.picture_cards import CARD, Load, cards, name_of, verdict_words
 from florence2.store import Snapshot, Store
 
@@ -189,8 +189,12 @@ def _card(change: PictureChange, first: int, second: int, load: Load) -> Html:
     try:
         image = load(change.after.image)
         figures = [
-            element("p", f"after round {number}" if number else "before round 1", class_="small")
-            + Html(svg(image, _overlays(view, items), width=CARD, side=2 * CARD))
+            join(
+                [
+                    element("p", f"after round {number}" if number else "before round 1", class_="small"),
+                    Html(svg(image, _overlays(view, items), width=CARD, side=2 * CARD)),
+                ]
+            )
             for number, view, items in ((first, change.before, change.gone), (second, change.after, change.new))
         ]
     except (BadImage, OSError) as error:

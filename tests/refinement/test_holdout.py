@@ -84,6 +84,16 @@ LABELS = (region("a", CAT, "cat", SPECIALIST), region("b", DOG, "dog", SPECIALIS
 def test_agreement_is_f1_beside_the_labels_that_no_model_made(samples, expected):
     found = agreement(samples, 0.1, ["m1"], {"label", "brief"})
     assert found.by_kind == pytest.approx(expected) and found.pictures == sum(s.id == HELD for s in samples)
+    assert set(found.labels) == set(expected) and (found.value is None) == (not expected)
+
+
+def test_kinds_are_weighed_by_their_labels():
+    """Two lines of text do not outweigh hundreds of objects."""
+    line = region("l", FAR, "EXIT", SPECIALIST, "text")
+    answers = region("c", CAT, "cat", STUDENT), region("d", DOG, "dog", STUDENT)
+    found = agreement([sample(*LABELS, line, *answers)], 0.1, ["m1"], {"label", "text"})
+    assert found.by_kind == {"objects": 1.0, "lines": 0.0} and found.labels == {"objects": 2, "lines": 1}
+    assert found.value == pytest.approx(2 / 3)
 
 
 def test_training_leaves_the_share_out(tmp_path):

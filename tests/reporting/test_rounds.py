@@ -57,7 +57,8 @@ def test_the_page_draws_both_views_and_says_what_became_of_each(store, tmp_path)
     page = tmp_path / "page.html"
     assert main([str(store.root), "--out", str(page), "--rounds", "0", "1", "--pictures", "3"]) == 0
     document = page.read_text()
-    assert document.count("data:image/jpeg;base64,") == 6  # each picture twice
+    assert document.count("data:image/jpeg;base64,") == document.count("<svg") == 6  # each picture twice
+    assert "&lt;" not in document  # nothing of the page's own is shown as text
     text = read(document).text
     assert "before round 1" in text and "after round 1" in text
     assert "- thing" in text and "superseded: outscored (merge" in text and "+ ding 0.95: student, round 1" in text
