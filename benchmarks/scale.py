@@ -9,7 +9,7 @@ python -m benchmarks.scale plot FILE.jsonl...                           docs/sca
 measured is the engine (reading units, signing, Parquet, the snapshot); each size runs in a process of its own.
 `busy` and `workers` run on JPEGs that are drawn, `busy` on megapixel ones too. Their specialist takes a fixed time for
 each picture: asleep, as one that waits for a GPU, or at work on the processor. It notes when it was called, and
-busy is the share of the time between its first call and the end of its last in which it was.
+busy is the share of the time between its first call and the end of its last in which it was, the first unit left out.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from florence2.records import ImageRef, Parsed, Region, Sample
 from florence2.store import ImageRow, Operator, Store, pending
 
 DOCS = Path(__file__).parent.parent / "docs"
+UNIT = 64
 GREY = np.full((8, 8, 3), 128, np.uint8)
 
 
@@ -146,18 +147,25 @@ def busy(count: int) -> Iterator[dict[str, object]]:
         for size in ((320, 240), (1280, 960)):
             folder = root / f"{size[0]}"
             draw(folder, count, size)
-            store = florence2.annotate(folder, root / f"s{size[0]}", [], workers=1, unit=64)
-            for seconds, works in ((0.02, False), (0.05, False), (0.1, False), (0.05, True)):
+            store = florence2.annotate(folder, root / f"s{size[0]}", [], workers=1, unit=UNIT)
+            for seconds, works in ((0.02, False), (0.05, False), (0.1, False), (0.1, True)):
                 kind = f"{seconds * 1000:.0f} ms {'at work' if works else 'asleep'}"
                 notes = root / f"notes-{size[0]}-{kind}"
                 specialist = Constant(seconds, works, str(notes))
                 specialist.spec = dataclasses.replace(specialist.spec, name=kind.replace(" ", "-"))
                 florence2.annotate(store.root, with_=[specialist], workers=1)
-                yield {"measure": "busy", "size": list(size), "specialist": kind, "pictures": count, **_share(notes)}
+                yield {
+                    "measure": "busy",
+                    "size": list(size),
+                    "specialist": kind,
+                    "pictures": count,
+                    **_share(notes, UNIT),
+                }
 
 
-def _share(notes: Path) -> dict[str, float]:
-    found = calls(notes)
+def _share(notes: Path, skip: int = 0) -> dict[str, float]:
+    """Of all calls but those of the first `skip` pictures, in which workers load what they write Parquet with."""
+    found = sorted(calls(notes))[skip // 8 :]
     span = max(end for _, end, _ in found) - min(begin for begin, _, _ in found)
     return {
         "busy": sum(end - begin for begin, end, _ in found) / span,
@@ -176,7 +184,13 @@ def workers(runners: Sequence[str], counts: Sequence[int], pictures: int) -> Ite
                 specialist = Constant(0.05, notes=str(notes))
                 by = {"runner": runner, "workers": count, "unit": 16}
                 florence2.annotate(root / "pictures", root / f"{runner}-{count}", [specialist], **by)  # type: ignore[arg-type]
-                yield {"measure": "workers", "runner": runner, "workers": count, "pictures": pictures, **_share(notes)}
+                yield {
+                    "measure": "workers",
+                    "runner": runner,
+                    "workers": count,
+                    "pictures": pictures,
+                    **_share(notes, 32 * count),
+                }
 
 
 def plot(lines: Sequence[dict]) -> None:
@@ -191,12 +205,13 @@ def plot(lines: Sequence[dict]) -> None:
     if grown:
         figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
         sizes = [line["pictures"] for line in grown]
-        for key, label in (("cpu_seconds", "processor, all"), ("write_seconds", "commit (Parquet, synced)")):
-            left.plot(sizes, [line[key] for line in grown], marker="o", label=label)
-        left.set(xscale="log", yscale="log", xlabel="pictures", ylabel="seconds")
+        left.plot(sizes, [line["cpu_seconds"] for line in grown], marker="o", label="measured")
+        left.plot(sizes, [size * 1e-4 for size in sizes], linestyle=":", color="grey", label="0.1 ms a picture")
+        left.set(xscale="log", yscale="log", xlabel="pictures", ylabel="seconds of processor")
         left.legend()
         right.plot(sizes, [line["peak_mb"] for line in grown], marker="o")
-        right.set(xscale="log", xlabel="pictures", ylabel="most memory, MB", ylim=(0, None))
+        right.set(xscale="log", xlabel="pictures", ylabel="most memory, MB")
+        right.set_ylim(0, 1.3 * max(line["peak_mb"] for line in grown))
         _save(figure, "scale_growth.svg")
     ran = [line for line in lines if line["measure"] == "workers"]
     if ran:
