@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from florence2.labels import is_unicode
 from florence2.store import import_metadata, parquet, scan
 from florence2.store.parquet import Fragment
 from florence2.store.picture_reader import PictureReader, PictureState
@@ -296,7 +297,7 @@ class PictureIndex:
 
     def picture_of(self, ann_id: str) -> int:
         """The picture of an annotation, -1 where there is no such annotation."""
-        row = pc.index(self.ann_ids, ann_id).as_py()
+        row = pc.index(self.ann_ids, ann_id).as_py() if is_unicode(ann_id) else -1
         return -1 if row < 0 else int(self.columns["place"][row])
 
     def text(self, name: str, code: int) -> str:

@@ -196,7 +196,7 @@ def test_an_annotation_names_its_picture(store):
     index = store.picture_index()
     for place, _, item, _ in itertools.islice(truth(store), 20):
         assert index.picture_of(item.id) == place
-    assert index.picture_of("nothing") == -1
+    assert index.picture_of("nothing") == index.picture_of("\ud800") == -1
 
 
 def test_the_reader_holds_no_more_than_it_may(store):
