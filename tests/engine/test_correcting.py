@@ -1,6 +1,7 @@
 """A person's corrections: they stand in the store in every later round, whoever else works on it; and can be undone."""
 
 import dataclasses
+import json
 import threading
 
 import pytest
@@ -316,6 +317,16 @@ REFUSED = [
     (dict(changes=[AnnotationChange("added", label="x", box=(1.0, 2.0, 3.0))]), "changes.0.box"),
     (dict(changes=[AnnotationChange("added", label="x", polygons=((1.0, 2.0, 3.0, 4.0),))]), "changes.0"),
     (dict(changes=[AnnotationChange("added", label="x")]), "changes.0"),
+    (dict(changes=[AnnotationChange("added", label="x", box=(-9.0, -9.0, -1.0, -1.0))]), "changes.0.box"),
+    (dict(changes=[AnnotationChange("added", label="x", box=(1e300, 1.0, 2e300, 5.0))]), "changes.0.box"),
+    (dict(changes=[AnnotationChange("added", label="x", polygons=((5.0, 5.0) * 3,))]), "changes.0"),
+    (
+        dict(changes=[AnnotationChange("added", label="x", quad=(90.0, 1.0, 99.0, 1.0, 99.0, 9.0, 90.0, 9.0))]),
+        "changes.0",
+    ),
+    (dict(changes=[AnnotationChange("added", label="x\0y", box=(1.0, 2.0, 3.0, 4.0))]), "changes.0.label"),
+    (dict(changes=[AnnotationChange("rejected", "cat", label="dog")]), "changes.0.label"),
+    (dict(changes=[AnnotationChange("kept", "cat", box=(1.0, 2.0, 3.0, 4.0))]), "changes.0.box"),
     (dict(changes=[AnnotationChange("added", "cat", label="x", box=(1.0, 2.0, 3.0, 4.0))]), "changes.0.ann_id"),
     (dict(changes=[AnnotationChange("added", kind="poem", text="x")]), "changes.0.kind"),
     (dict(complete=("cat",), incomplete=("cat",)), "complete"),
@@ -342,6 +353,37 @@ def test_what_lies_outside_is_cut_at_the_pictures_edge(store, index):
     (region,) = [r for r in current(store).regions if r.label == "hen"]
     width, _ = current(store).image.size_wh
     assert region.box == (0.0, 0.0, float(width), 10.0)
+
+
+def test_a_new_label_is_folded_and_a_known_one_is_as_the_store_has_it(store, index):
+    shape = {"box": (1.0, 1.0, 5.0, 5.0)}
+    more = [AnnotationChange("added", label=label, **shape) for label in (" cat ", "red\n hen", "hen")]
+    outcome, index = one(store, index, changes=more, complete=(" red  hen",))
+    made = {region.id: region.label for region in current(store).regions}
+    assert [made[name] for name in outcome.ann_ids] == ["cat", "red hen", "hen"]
+    assert [state.labels for state in current(store).coverage["things"]] == [("red hen",)]
+
+
+def test_an_outline_that_refines_a_box_is_moved_and_refines_it_still(store, index):
+    mask = next(region for region in current(store).regions if region.refines)
+    moved = (12.0, 4.0, 18.0, 4.0, 18.0, 18.0)
+    outcome, _ = one(store, index, changes=[AnnotationChange("changed", mask.id, polygons=(moved,))])
+    (found,) = [region for region in current(store).regions if region.id == outcome.ann_ids[0]]
+    assert (found.refines, found.polygons, found.mask) == (mask.refines, (moved,), None)
+
+
+def test_a_picture_that_is_not_good_is_named_so(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "in" / "blank.png")
+    coco_file = {"images": [{"id": 1, "file_name": "blank.png", "width": 40, "height": 30}], "annotations": []}
+    (tmp_path / "in" / "labels.json").write_text(json.dumps({**coco_file, "categories": [{"id": 1, "name": "cat"}]}))
+    store = import_labels(tmp_path / "in" / "labels.json", tmp_path / "s", images=tmp_path / "in", workers=0)
+    with pytest.raises(CorrectionRefused, match="expected a good picture; this one is rejected blank"):
+        one(store, store.picture_index(), complete=("cat",))
+    with pytest.raises(NotInStore, match="no picture 'elsewhere'"):
+        raise correct(store, [Correction("Ada", "elsewhere", complete=("cat",))])[0][0]
 
 
 def test_a_refused_one_holds_up_no_other(store, index):

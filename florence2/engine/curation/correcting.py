@@ -9,6 +9,7 @@ which leave each item as it was before, and is itself a correction.
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Union, cast
@@ -42,6 +43,7 @@ LETTERS = 20_000  # of a label or text
 NAME_LETTERS = 100
 CHANGES = 2_000  # in one correction
 POINTS = 20_000  # of one outline
+LEAST_AREA = 1e-6  # of a shape, in square pixels
 
 
 class CorrectionRefused(ValueError):
@@ -146,8 +148,10 @@ class _Batch:
         """Enter one; CorrectionRefused says why not, and then nothing of it is."""
         person = _person(correction.person)
         state = self._states.get(correction.image_id) or self.index.state(correction.image_id)
-        if state is None or state.row.status != "ok":
-            raise NotInStore("image_id", f"expected a good picture of the store, got {correction.image_id!r:.80}")
+        if state is None:
+            raise NotInStore("image_id", f"the store has no picture {correction.image_id!r:.80}")
+        if state.row.status != "ok":
+            raise CorrectionRefused("image_id", f"expected a good picture; this one is {state.row.verdict}")
         stated = (one.correction.partition(".") for one in state.stated)  # without a verdict of its own, some of them
         newest = max((int(seq) for round, _, seq in stated if round == str(self.round)), default=-1)
         operator, seq = self._operator(person), 1 + max(self.seq, newest)
@@ -229,7 +233,7 @@ def _changes(state: PictureState, changes: Sequence[AnnotationChange], index: Pi
         if change.verdict not in VERDICTS:
             raise CorrectionRefused(f"{where}.verdict", f"expected {', '.join(VERDICTS)}; got {change.verdict!r:.40}")
         if change.verdict == "added":
-            out.new.append((_made(change, where, index), None))
+            out.new.append((_made(change, where, index, state.row.image.size_wh), None))
             continue
         item = items.get(change.ann_id)
         if item is None:
@@ -238,12 +242,15 @@ def _changes(state: PictureState, changes: Sequence[AnnotationChange], index: Pi
             raise CorrectionRefused(f"{where}.ann_id", f"{item.id} is judged twice; give one verdict on it")
         judged.add(item.id)
         _check_seen(change, last.get(item.id), where)
+        given = [name for name in ("label", "text", "box", "quad", "polygons") if getattr(change, name) is not None]
+        if given and change.verdict != "changed":
+            raise CorrectionRefused(f"{where}.{given[0]}", f"`{change.verdict}` changes nothing else; `changed` does")
         if change.verdict == "kept":
             out.confirmed.append(item)
         elif change.verdict == "rejected":
             out.deleted.append(item)
         else:
-            edited = _edited(item, change, where)
+            edited = _edited(item, change, where, index, state.row.image.size_wh)
             if edited == item:
                 out.confirmed.append(item)
             else:
@@ -270,24 +277,24 @@ def _check_seen(change: AnnotationChange, last: Decision | None, where: str) -> 
         raise Overtaken(f"{where}.ann_id", f"{change.ann_id} was replaced by {last.by_id}; judge that one")
 
 
-def _made(change: AnnotationChange, where: str, index: PictureIndex) -> Region | Text:
+def _made(change: AnnotationChange, where: str, index: PictureIndex, size_wh: tuple[int, int]) -> Region | Text:
     """A new item."""
     if change.ann_id:
         raise CorrectionRefused(f"{where}.ann_id", "what is added has none yet; leave it out")
     if change.kind in REGION_KINDS:
-        label = _letters(change.label, f"{where}.label", required=change.kind == "object")
+        label = _label(change.label, f"{where}.label", change.kind, index)
         space = (index.space_of(label) or NAME) if change.kind == "object" else ""
         region = Region(kind=change.kind, label=label, label_space=space)
         if change.box is None and change.quad is None and change.polygons is None:
             raise CorrectionRefused(where, "expected a box, a quad or polygons")
-        return _shaped(region, change, where)
+        return _shaped(region, change, where, size_wh)
     if change.kind not in DETAILS:
         kinds = ", ".join((*REGION_KINDS, *DETAILS))
         raise CorrectionRefused(f"{where}.kind", f"expected one of {kinds}; got {change.kind!r:.40}")
     return Text(text=_letters(change.text, f"{where}.text", required=True), detail=change.kind)
 
 
-def _edited(item: Item, change: AnnotationChange, where: str) -> Any:
+def _edited(item: Item, change: AnnotationChange, where: str, index: PictureIndex, size_wh: tuple[int, int]) -> Any:
     """The item with what a change gives; what it leaves out stays."""
     if isinstance(item, Text):
         if change.text is None or change.label is not None:
@@ -300,30 +307,45 @@ def _edited(item: Item, change: AnnotationChange, where: str) -> Any:
     if all(value is None for value in (change.label, change.box, change.quad, change.polygons)):
         raise CorrectionRefused(where, "expected what changes: label, box, quad or polygons")
     if change.label is not None:
-        label = _letters(change.label, f"{where}.label", required=item.kind == "object")
-        item = dataclasses.replace(item, label=label)
-    return _shaped(item, change, where)
+        item = dataclasses.replace(item, label=_label(change.label, f"{where}.label", item.kind, index))
+    return _shaped(item, change, where, size_wh)
 
 
-def _shaped(region: Region, change: AnnotationChange, where: str) -> Region:
-    """The region in the shape that is given: of several the finest; a box alone drops an outline it no longer fits."""
+def _shaped(region: Region, change: AnnotationChange, where: str, size_wh: tuple[int, int]) -> Region:
+    """The region in the shape that is given, cut at the picture's edges: of several the finest; a box alone drops an
+    outline it no longer fits."""
     if not (change.polygons or change.quad or change.box):
         return region
     if sum(map(len, change.polygons or ())) > POINTS:
         raise CorrectionRefused(f"{where}.polygons", f"expected at most {POINTS:,} numbers")
-    bare = dataclasses.replace(
-        region, polygons=tuple(change.polygons or ()), quad=tuple(change.quad or ()), mask=None, box=None
-    )
+    polygons, quad = tuple(change.polygons or ()), tuple(change.quad or ())
+    box = None if polygons or quad else tuple(change.box or ())
+    field = where if box is None else f"{where}.box"
+    bare = Region(label=region.label, polygons=polygons, quad=quad, box=cast(Any, box))
     try:
-        attach_provenance(Parsed((), (bare,)), Sample("", ImageRef("")), Source(HUMAN, NAME), "")
+        parsed, image = Parsed((), (bare,)), ImageRef("", width=size_wh[0], height=size_wh[1])
+        (bare,) = attach_provenance(parsed, Sample("", image), Source(HUMAN, NAME), "").regions
     except ValueError as error:
-        raise CorrectionRefused(where, str(error)) from None
-    if bare.polygons or bare.quad:
-        return dataclasses.replace(bare, box=geometry.polygon_box(*(bare.polygons or (bare.quad,))))
-    box = change.box or ()
-    if len(box) != 4 or not (box[2] - box[0] >= 1e-3 and box[3] - box[1] >= 1e-3):
-        raise CorrectionRefused(f"{where}.box", f"expected x1, y1, x2, y2 with x1 < x2 and y1 < y2, got {list(box)}")
-    return dataclasses.replace(bare, box=(box[0], box[1], box[2], box[3]))
+        raise CorrectionRefused(field, str(error)) from None
+    outlines = bare.polygons or ((bare.quad,) if bare.quad else (geometry.box_quad(bare.box or ()),))
+    if sum(map(geometry.convex_area, outlines)) < LEAST_AREA:
+        given = list(box or quad or polygons[0])
+        raise CorrectionRefused(
+            field, f"expected a shape with an area inside the picture of {size_wh[0]} x {size_wh[1]}, got {given!r:.80}"
+        )
+    box = geometry.polygon_box(*outlines)
+    return dataclasses.replace(region, polygons=bare.polygons, quad=bare.quad, mask=None, box=box)
+
+
+def _label(text: str | None, field: str, kind: str, index: PictureIndex) -> str:
+    """A category as the store writes it, a new one with its white space folded; or the words of a text, as they are."""
+    text = _letters(text, field, required=kind == "object")
+    if kind != "object" or index.codes["label"].find(text) >= 0:
+        return text
+    text = fold_spaces(text)
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
+        raise CorrectionRefused(field, f"expected a label without control characters, got {text!r:.60}")
+    return text
 
 
 def _letters(text: str | None, field: str, required: bool) -> str:
@@ -342,7 +364,7 @@ def _statement(state: PictureState, correction: Correction, index: PictureIndex,
     coverage: dict[str, tuple[Coverage, ...]] = {}
     for field, labels in (("complete", correction.complete), ("incomplete", correction.incomplete)):
         for number, label in enumerate(dict.fromkeys(labels)):
-            _letters(label, f"{field}.{number}", required=True)
+            label = _label(label, f"{field}.{number}", "object", index)
             space = _space_in(state.sample, label) or index.space_of(label) or NAME
             states = coverage.get(space, tuple(state.sample.coverage.get(space, ())))
             coverage[space] = _stated(states, label, field == "complete")

@@ -49,7 +49,7 @@ class HumanRows:
         self.images.append(now.image.id)
         regions = tuple(_fresh(item, old, n) for n, (item, old) in enumerate(found.new) if isinstance(item, Region))
         texts = tuple(_fresh(item, old, n) for n, (item, old) in enumerate(found.new) if isinstance(item, Text))
-        bare = Sample(now.id, now.image)
+        bare = Sample(now.id, now.image, now.texts, now.regions, now.groundings)  # what a new item may refer to
         signed = attach_provenance(Parsed(texts, regions), bare, self.source, self.fingerprint)
         self.annotated.append(signed)
         ids = {item.id: new.id for item, new in zip((*regions, *texts), signed.items())}

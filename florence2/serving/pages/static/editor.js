@@ -65,6 +65,8 @@ export class Editor {
     this.corners = [];
     const [picture, image] = await Promise.all([this.corrections.picture(item.id), this.corrections.image(item).catch(() => null)]);
     if (asked !== this._asked || !this.listing) return;
+    this.selected = this.draft = null; // what was begun on the picture before meanwhile is not of this one
+    this.corners = [];
     this.picture = picture;
     const alt = `${picture.name}; its annotations are listed beside it`;
     if (image) await this.overlay.open(image, alt);
@@ -176,7 +178,7 @@ export class Editor {
         kept ? button("X", "Reject", () => this.judge("rejected")) : button("Y", "Keep", () => this.judge("kept")),
         kept && button("Y", "Confirm", () => this.judge("kept")),
         boundsOf(each) && button("L", "Label…", () => this.relabel(null)),
-        (each.text || each.kind === "text") && button("E", "Text…", () => this.editText())),
+        (each.text || each.kind === "text") && each.kind !== "phrase" && button("E", "Text…", () => this.editText())),
       h("ul", { class: "story small" }, story(each)));
   }
 
@@ -202,6 +204,7 @@ export class Editor {
   async accept() {
     if (!this.picture || this.draft || this.corners.length) return;
     const { picture } = this;
+    if (picture.id !== this.id) return; // the next one is on its way: nobody has seen it
     const changes = picture.annotations.filter((each) => each.status === "kept").map((each) => ({ verdict: "kept", key: each.key }));
     const complete = this.listeners.scope();
     if (!changes.length && !complete.length) {
@@ -245,9 +248,13 @@ export class Editor {
       this.prompt("Choose a text first: ↑ ↓.");
       return;
     }
+    if (each.kind === "phrase") {
+      this.prompt("A phrase is part of a text: edit the text, or keep or reject the phrase.");
+      return;
+    }
     const field = each.kind === "text" ? "label" : "text";
     const text = await this.listeners.askText(field === "label" ? "What is written here" : "The text", each[field]);
-    if (text !== null && text !== each[field] && each.kind !== "phrase") {
+    if (text !== null && text !== each[field]) {
       await this._change({ changes: [{ verdict: "changed", key: each.key, [field]: text }] });
     }
   }

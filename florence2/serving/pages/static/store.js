@@ -300,7 +300,7 @@ function tool(name) {
 
 // ---- the start ----
 
-function stored(name) { try { return localStorage.getItem(name) ?? ""; } catch { return ""; } }
+function stored(name) { try { return localStorage.getItem(name) ?? ""; } catch { return kept[name] ?? ""; } }
 
 function keep(name, value) { try { localStorage.setItem(name, value); } catch { kept[name] = value; } }
 
