@@ -183,10 +183,13 @@ class StoreBrowser:
         return found
 
     def _bytes(self, state: PictureState) -> bytes:
-        """The file's bytes, if they are those of the picture that was taken in."""
+        """The file's bytes, if they are those of the picture that was taken in.
+
+        A record without a hash could name any picture of the machine, and is refused: a stranger may have written it.
+        """
         ref = state.row.image
         data = files.read_bytes(ref)
-        if ref.sha256 and hashlib.sha256(data).hexdigest() != ref.sha256:
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
             raise BadImage("picture", "changed", "is not the one that was taken in; annotate the store again")
         return data
 
