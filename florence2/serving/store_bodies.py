@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from florence2 import geometry
-from florence2.engine.curation.correcting import AnnotationChange, Correction, last_verdicts, place_of
+from florence2.engine.curation.correcting import AnnotationChange, Correction
+from florence2.engine.curation.human_verdicts import last_verdicts, place_of
 from florence2.records import Decision, Grounding, Item, Region, Text
 from florence2.serving.store_browser import StoreBrowser
 from florence2.sources import files

@@ -121,6 +121,20 @@ def test_each_verdict_is_a_persons_in_the_store(store, index):
     assert image == sample.image.id and [current(store, n) for n in (1, 2, 3)] == list(store.samples(2))[1:]
 
 
+def test_what_is_sent_again_is_entered_once(store, index):
+    """A connection may drop between the store's commit and the answer; the page then sends the correction again."""
+    hen = AnnotationChange("added", label="hen", box=(1.1, 1.0, 5.3, 5.0))
+    changes = [hen, hen, AnnotationChange("added", kind="detailed", text="A hen.")]
+    first, index = one(store, index, changes=changes)
+    again, index = one(store, index, changes=changes)
+    assert again.ann_ids == first.ann_ids and len(set(first.ann_ids)) == 3
+    assert [region.label for region in objects(current(store))].count("hen") == 2
+    other, index = one(store, index, person="Bob", changes=[hen])
+    assert other.ann_ids[0] not in first.ann_ids
+    moved, _ = one(store, index, changes=[dataclasses.replace(hen, box=(1.2, 1.0, 5.3, 5.0))])
+    assert moved.ann_ids[0] not in first.ann_ids and store.verify() == []
+
+
 def test_what_is_only_relabelled_keeps_its_mask_and_what_is_moved_loses_it(store, index):
     _, items = of(index)
     masked = index.state(index.ids[0]).sample.regions[4].id

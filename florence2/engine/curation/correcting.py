@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Union, cast
 
 from florence2 import geometry
-from florence2.engine.curation.human_verdicts import AnyItem, HumanRows, PictureChanges
+from florence2.engine.curation import human_verdicts
+from florence2.engine.curation.human_verdicts import AnyItem, HumanRows, PictureChanges, last_verdicts, place_of
 from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.operator import digest, run_id
 from florence2.engine.session import HUMAN, Session, retry_when_stale
@@ -164,13 +165,14 @@ class _Batch:
             rows.judge(correction.image_id, verdicts)
             ann_ids: list[str] = []
         else:
-            changes = _changes(state, correction.changes, self.index)
+            asked = _once(state, correction.changes, self.index, person)
+            changes = _changes(state, asked, self.index)
             statement = _statement(state, correction, self.index, name)
             if statement is None and not correction.changes:
                 raise CorrectionRefused("changes", "expected a verdict or labels that are complete, got none")
             new_ids = iter(_added(rows, state.sample, changes))
             made = {old.id for _, old in changes.new if old is not None} | {""}
-            ann_ids = [next(new_ids) if one.ann_id in made else one.ann_id for one in correction.changes]
+            ann_ids = [next(new_ids) if one.ann_id in made else one.ann_id for one in asked]
         self._commit(operator, uid, state, rows, statement)
         self.seq = seq
         self.entered += 1
@@ -220,6 +222,17 @@ def _person(name: str) -> str:
     return name
 
 
+def _once(state: PictureState, asked: Sequence[AnnotationChange], index: PictureIndex, person: str) -> tuple[Any, ...]:
+    """The changes; what is added a second time, as where a connection dropped before the answer, confirms the first."""
+    theirs, out = human_verdicts.said_by(person, state.sample), list(asked)
+    for number, change in enumerate(asked):
+        if change.verdict == "added" and theirs:
+            made = _made(change, f"changes.{number}", index, state.row.image.size_wh)
+            if twin := human_verdicts.take_same(theirs, made):
+                out[number] = AnnotationChange("kept", twin.id)
+    return tuple(out)
+
+
 def _changes(state: PictureState, changes: Sequence[AnnotationChange], index: PictureIndex) -> PictureChanges:
     """The changes as they are entered, each checked against what the picture holds now."""
     if len(changes) > CHANGES:
@@ -256,16 +269,6 @@ def _changes(state: PictureState, changes: Sequence[AnnotationChange], index: Pi
             else:
                 out.new.append((edited, cast(AnyItem, item)))
     return out
-
-
-def last_verdicts(sample: Sample) -> dict[str, Decision]:
-    """The last verdict on each item that has one."""
-    return {d.item_id: d for d in sorted(sample.decisions, key=lambda d: (d.round, d.seq))}
-
-
-def place_of(decision: Decision | None) -> str:
-    """ROUND.SEQ of a verdict, which is also the name of the correction that brought it; "" without one."""
-    return f"{decision.round}.{decision.seq}" if decision is not None else ""
 
 
 def _check_seen(change: AnnotationChange, last: Decision | None, where: str) -> None:

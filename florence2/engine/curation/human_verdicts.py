@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Union
 
+import numpy as np
+
 from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.session import HUMAN
 from florence2.records import Decision, Parsed, Region, Sample, Source, Text
@@ -90,3 +92,35 @@ def _details(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
         for region in sample.regions
         if region.refines in gone and region.id not in gone
     ]
+
+
+def said_by(person: str, sample: Sample) -> list[AnyItem]:
+    """What a person has entered about a picture, as far as it is kept."""
+    now = sample.current()
+    items: list[AnyItem] = [*now.regions, *now.texts]
+    return [item for item in items if item.source and (item.source.kind, item.source.name) == (HUMAN, person)]
+
+
+def take_same(items: list[AnyItem], wanted: AnyItem) -> AnyItem | None:
+    """The first item that says the same of the same place, to the float32 that is stored, taken out of the list."""
+    for place, item in enumerate(items):
+        if _said(item) == _said(wanted):
+            return items.pop(place)
+    return None
+
+
+def _said(item: AnyItem) -> Any:
+    if isinstance(item, Text):
+        return item.detail, item.text
+    shapes = (item.box, item.quad, *item.polygons)
+    return item.kind, item.label, [np.asarray(shape, np.float32).tolist() for shape in shapes]
+
+
+def last_verdicts(sample: Sample) -> dict[str, Decision]:
+    """The last verdict on each item that has one."""
+    return {d.item_id: d for d in sorted(sample.decisions, key=lambda d: (d.round, d.seq))}
+
+
+def place_of(decision: Decision | None) -> str:
+    """ROUND.SEQ of a verdict, which is also the name of the correction that brought it; "" without one."""
+    return f"{decision.round}.{decision.seq}" if decision is not None else ""
