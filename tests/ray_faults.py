@@ -58,6 +58,7 @@ class RayFaults:
         self.cluster = started()
         self.nodes = [self.cluster.add_node(**NODE) for _ in range(2)]
         self.runners = []
+        self.injected = []  # names of the faults that came while a life was under way
         enter = RayRunner.__enter__
         RayRunner.__enter__ = lambda runner: self.runners.append(runner) or enter(runner)
         self._enter = enter
@@ -109,7 +110,10 @@ class RayFaults:
         begun(out, ended)
         for fault in faults:
             time.sleep(self.draw.uniform(0, 2))
-            while not ended.is_set() and not fault():
+            while not ended.is_set():
+                if fault():
+                    self.injected.append(fault.__name__)
+                    break
                 time.sleep(0.1)
         thread.join()
         return repr(raised[0]) if raised else self._amiss(out)

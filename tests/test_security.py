@@ -87,7 +87,7 @@ def test_remote_code_of_a_model(tmp_path, monkeypatch):
 
 STARTERS = {  # the modules that start a process, all of them this Python
     "engine/execution/fork_template.py", "engine/execution/processes.py", "serving/server.py",
-    "serving/worker_link.py", "sources/child_process.py",
+    "serving/review_queue.py", "serving/worker_link.py", "sources/child_process.py", "sources/record_files.py",
 }  # fmt: skip
 
 

@@ -143,8 +143,8 @@ def _listed_at(folder: str) -> int:
 
 def _read_apart(call: Mapping[str, Any]) -> dict[str, Any]:
     """What `serve` answers in a process of its own, whose memory is given back; its error is raised here."""
-    command = [sys.executable, "-c", _CODE.format(path=sys.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    code = _CODE.format(path=sys.path)
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         try:
             out, _ = child.communicate(pickle.dumps(call))
         except BaseException:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import florence2
 from florence2.pixels import encode
 from florence2.records import Ask
 from florence2.scenes import draw
@@ -19,6 +20,7 @@ from florence2.serving.messages import Cancel, Work
 from florence2.serving.service import PLAIN
 from florence2.serving.settings import Settings
 from florence2.sources import fetching
+from tests.engine.doubles import Boxes, folder_of
 from tests.serving.running import FakeWorker, call, started
 
 PICTURE = encode(draw(2**31 + 1)[0])
@@ -418,9 +420,11 @@ def test_metrics_count_what_happens():
     run(scenario, FakeWorker(answers=True))
 
 
-def test_a_server_without_a_model_says_so():
+def test_a_server_without_a_model_says_so(tmp_path):
+    store = florence2.annotate(folder_of(tmp_path, 1), tmp_path / "s", [Boxes()], workers=0)
+
     async def main():
-        app = create_app(Settings(store="somewhere"))
+        app = create_app(Settings(store=str(store.root)))
         async with started(app):
             assert (await call(app, "/readyz", method="GET"))[0] == 200
             assert json.loads((await call(app, "/v1/models", method="GET"))[2])["data"] == []

@@ -78,6 +78,7 @@ class ActorWorker(SupervisedWorker):
         super().__init__(slot)
         self.ready = False
         self.actor, self.node, self.asked = actor, "", time.monotonic()
+        self._nodes = _alive()  # where it may come to be
         self.coming = actor.node.remote()  # what is waited for: its node, then each message
         self._death, self._unreached = "", False
 
@@ -98,11 +99,13 @@ class ActorWorker(SupervisedWorker):
             raise WorkerLost(self._death) from None
 
     def end(self) -> Ending:
-        """Have Ray kill it. What it did is not to blame where its node is gone."""
+        """Have Ray kill it. What it did is not to blame where its node, or one that it was to start on, is gone."""
         ray.kill(self.actor)
-        until = time.monotonic() + (NODE_LOSS_S if self._unreached else 0)
-        while self.node:
-            if self.node not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+        lost_at_start = bool(self._death) and not self.node
+        until = time.monotonic() + (NODE_LOSS_S if self._unreached or lost_at_start else 0)
+        needed = {self.node} if self.node else self._nodes if lost_at_start else set()
+        while needed:
+            if needed - _alive():
                 return Ending("its node is gone", to_blame=False)
             if time.monotonic() >= until:
                 break
@@ -250,6 +253,11 @@ def _check_reached(address: str) -> None:
     if "://" in address or not host or not port.isdigit():
         raise ValueError("expected HOST:PORT, or auto on a node of the cluster")
     socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _alive() -> set[str]:
+    """The ids of the cluster's nodes that Ray holds to be alive."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _check_device(device: str) -> None:
