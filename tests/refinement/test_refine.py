@@ -136,8 +136,8 @@ def test_rounds_are_counted_in_all_and_go_on_from_the_student_before(loop):
     assert all(str(store.root / "students") in c["model"] for c in trainer.calls[2:])
 
 
-def test_an_interrupted_round_goes_on_without_training_again(loop, monkeypatch):
-    store, trainer, run = loop
+def interrupted(run, monkeypatch):
+    """A round that is interrupted once its students are trained."""
 
     def stopped(*args, **more):
         raise KeyboardInterrupt
@@ -146,6 +146,11 @@ def test_an_interrupted_round_goes_on_without_training_again(loop, monkeypatch):
         patch.setattr("florence2.refinement.rounds.judge", stopped)
         with pytest.raises(KeyboardInterrupt):
             run()
+
+
+def test_an_interrupted_round_goes_on_without_training_again(loop, monkeypatch):
+    store, trainer, run = loop
+    interrupted(run, monkeypatch)
     assert len(trainer.calls) == 2 and len(store.snapshots()) == 2
     (done,) = run()
     assert len(trainer.calls) == 2 and all(student.found for student in done.students)
@@ -156,14 +161,7 @@ def test_an_interrupted_round_goes_on_without_training_again(loop, monkeypatch):
 
 def test_a_student_whose_facts_are_damaged_is_refused_by_its_file(loop, monkeypatch):
     store, _, run = loop
-
-    def stopped(*args, **more):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("florence2.refinement.rounds.judge", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run()
+    interrupted(run, monkeypatch)
     for file in (store.root / "students").glob("*/student.json"):
         file.write_text('{"steps": "two"}')
     with pytest.raises(ValueError, match=r"student\.json: "):
