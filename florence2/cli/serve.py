@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from florence2.serving.stop_signal import StopSignal
+
 EXAMPLES = """examples:
   florence2 serve nano
   florence2 serve my_model --host 0.0.0.0 --port 80 --processes 2     # with FLORENCE2_API_KEY in the environment
@@ -58,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parser().parse_args(argv)
+    with StopSignal() as stop:
+        return _serve(args, stop)
+
+
+def _serve(args: argparse.Namespace, stop: StopSignal) -> int:
     keys = tuple(args.api_key or ()) or tuple(filter(None, [os.environ.get(KEY)]))
     from florence2.serving.server import serve, settings_of
 
@@ -90,6 +97,8 @@ def main(argv: Sequence[str]) -> int:
         print(
             f"florence2 serve: {settings.host} is reachable by others and asks for no key; set {KEY}", file=sys.stderr
         )
+    if stop.came:
+        return 0
     return serve(
-        settings, lambda address: print(f"florence2 serve: listening on {address}", file=sys.stderr, flush=True)
+        settings, stop, lambda address: print(f"florence2 serve: listening on {address}", file=sys.stderr, flush=True)
     )

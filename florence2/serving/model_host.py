@@ -24,9 +24,13 @@ from florence2.serving.settings import Settings
 TICK_S = 0.5
 
 
-def main(control: int) -> None:
-    """Load what standard input names, then fork a worker for each connection that comes through `control`."""
-    parent = os.getppid()
+def main(control: int, parent: int) -> None:
+    """Load what standard input names, then fork a worker for each connection that comes through `control`.
+
+    SIGTERM is the server's, who still needs host and workers for what has come: a service manager sends it to all
+    processes at once. They end when the server has: the host by its `parent`, a worker by its connection.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     path, settings = pickle.loads(sys.stdin.buffer.read())
     sys.path[:] = path
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
@@ -60,7 +64,6 @@ def shares_memory(settings: Settings) -> bool:
 
 def _work(fd: int, model: Any, settings: Settings) -> None:
     """The life of a forked worker; it never returns."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     connection = Connection(fd)
     try:
         import torch

@@ -29,7 +29,8 @@ from florence2.serving.app import create_app
 from florence2.serving.batcher import Connect
 from florence2.serving.counters import SHARED
 from florence2.serving.settings import Settings
-from florence2.serving.worker_link import ModelHost, connect
+from florence2.serving.stop_signal import StopSignal
+from florence2.serving.worker_link import ModelHost, connect, hand_over
 
 log = logging.getLogger(__name__)
 BACKLOG = 2048
@@ -38,13 +39,14 @@ TICK_S = 0.2
 FAILURES_S = 60.0  # server processes that end within this time are counted; too many end the server
 BROKEN = 3  # a server process's exit code where another one would end the same
 _CODE = (
-    "import sys; sys.path[:] = {path!r}; from florence2.serving.server import serve_inherited; "
-    "sys.exit(serve_inherited({listening}, {asking}))"
+    "import sys; sys.path[:] = {path!r}; from florence2.serving.stop_signal import StopSignal; stop = StopSignal(); "
+    "from florence2.serving.server import serve_inherited; "
+    "sys.exit(serve_inherited({listening}, {asking}, {parent}, stop))"
 )
 
 
-def serve(settings: Settings, on_listening: Callable[[str], None] | None = None) -> int:
-    """Serve until SIGTERM or Ctrl-C; the exit code. `on_listening` is given the address once the port is open."""
+def serve(settings: Settings, stop: StopSignal, on_listening: Callable[[str], None] | None = None) -> int:
+    """Serve until `stop`; the exit code. `on_listening` is given the address once the port is open."""
     if settings.store:
         from florence2.store import Store  # what only serves a model does without Arrow
 
@@ -53,18 +55,18 @@ def serve(settings: Settings, on_listening: Callable[[str], None] | None = None)
     if on_listening:
         on_listening(_address(listening))
     if settings.processes == 1:
-        return _run(settings, listening, None)
-    return _supervise(settings, listening)
+        return _run(settings, listening, None, stop)
+    return _supervise(settings, listening, stop)
 
 
-def serve_inherited(listening: int, asking: int) -> int:
+def serve_inherited(listening: int, asking: int, parent: int, stop: StopSignal) -> int:
     """One of several server processes: its settings come by standard input, port and host by descriptors."""
     settings: Settings = pickle.loads(sys.stdin.buffer.read())
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
     ask = functools.partial(connect, socket.socket(fileno=asking)) if asking >= 0 else None
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     try:
-        return _run(settings, socket.socket(fileno=listening), ask)
+        return _run(settings, socket.socket(fileno=listening), ask, stop)
     except (ValueError, OSError) as error:
         print(f"florence2 serve: {error}", file=sys.stderr)
         return BROKEN
@@ -76,7 +78,7 @@ def _end_with_parent(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _run(settings: Settings, listening: socket.socket, ask: Connect | None) -> int:
+def _run(settings: Settings, listening: socket.socket, ask: Connect | None, stop: StopSignal) -> int:
     """Serve in this process."""
     app = create_app(settings, ask)
     config = uvicorn.Config(
@@ -97,31 +99,22 @@ def _run(settings: Settings, listening: socket.socket, ask: Connect | None) -> i
 
     if service.batcher is not None:
         service.batcher.on_fault = broken
-    before = {
-        sig: signal.signal(sig, lambda *_: None) for sig in (signal.SIGTERM, signal.SIGINT)
-    }  # uvicorn raises again
-    try:
-        server.run(sockets=[listening])
-    finally:
-        for sig, handler in before.items():
-            signal.signal(sig, handler)
+    stop.then(lambda: setattr(server, "should_exit", True))  # while uvicorn does not listen to signals itself
+    server.run(sockets=[listening])
     if fault:
         raise ValueError(fault[0])
     return 0
 
 
-def _supervise(settings: Settings, listening: socket.socket) -> int:
+def _supervise(settings: Settings, listening: socket.socket, stop: StopSignal) -> int:
     """Keep the server processes and the model host running until a signal comes."""
-    stopping: list[int] = []
-    for sig in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sig, lambda number, _: stopping.append(number))
     folder = tempfile.mkdtemp(prefix="florence2-metrics-")
     os.environ[SHARED] = folder
     host = ModelHost(settings) if settings.model else None
     children: list[subprocess.Popen[bytes]] = []
     failures: list[float] = []
     try:
-        while not stopping and len(failures) < 5 * settings.processes:
+        while not stop.came and len(failures) < 5 * settings.processes:
             failures = [moment for moment in failures if moment > time.monotonic() - FAILURES_S]
             if host is not None:
                 host.ensure()
@@ -136,7 +129,7 @@ def _supervise(settings: Settings, listening: socket.socket) -> int:
                 children.append(_start(settings, listening, host))
             time.sleep(TICK_S)
         listening.close()
-        return _stop(children, settings.timeout_s + 2 * GRACE_S) or int(not stopping)
+        return _stop(children, host, settings.timeout_s + 2 * GRACE_S) or int(not stop.came)
     finally:
         for child in children:
             child.kill()
@@ -147,29 +140,26 @@ def _supervise(settings: Settings, listening: socket.socket) -> int:
 
 def _start(settings: Settings, listening: socket.socket, host: ModelHost | None) -> subprocess.Popen[bytes]:
     asking = host.asking.fileno() if host is not None else -1
-    code = _CODE.format(path=sys.path, listening=listening.fileno(), asking=asking)
+    code = _CODE.format(path=sys.path, listening=listening.fileno(), asking=asking, parent=os.getpid())
     fds = [listening.fileno()] + ([asking] if asking >= 0 else [])
     child = subprocess.Popen(
         [sys.executable, "-c", code], pass_fds=fds, stdin=subprocess.PIPE, stdout=2, start_new_session=True
     )
-    assert child.stdin is not None
-    child.stdin.write(pickle.dumps(settings))
-    child.stdin.close()
+    hand_over(child, pickle.dumps(settings))
     return child
 
 
-def _stop(children: list[subprocess.Popen[bytes]], seconds: float) -> int:
+def _stop(children: list[subprocess.Popen[bytes]], host: ModelHost | None, seconds: float) -> int:
     """Ask the processes to end and wait for them; 1 where one did not end well."""
-    for child in children:
+    asked = [child for child in children if child.poll() is None]  # what had died before would have been replaced
+    for child in asked:
         child.terminate()
-    end, worst = time.monotonic() + seconds, 0
-    for child in children:
-        try:
-            code = child.wait(max(0.0, end - time.monotonic()))
-            worst = max(worst, int(code not in (0, -signal.SIGTERM)))  # one that was still starting just ends
-        except subprocess.TimeoutExpired:
-            worst = 1
-    return worst
+    end = time.monotonic() + seconds
+    while any(child.poll() is None for child in asked) and time.monotonic() < end:
+        if host is not None:
+            host.ensure()  # what is still answered may need a worker
+        time.sleep(TICK_S / 4)
+    return int(any(child.returncode not in (0, -signal.SIGTERM) for child in asked))  # one that was starting just ends
 
 
 def _forget_metrics(pid: int) -> None:

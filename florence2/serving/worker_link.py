@@ -6,6 +6,7 @@ Knows no request: what a worker says is handed to `on_message` in the event loop
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import pickle
@@ -23,7 +24,7 @@ from florence2.serving.messages import Ready, ToWorker
 from florence2.serving.settings import Settings
 
 log = logging.getLogger(__name__)
-_CODE = "import sys; sys.path[:] = {path!r}; from florence2.serving.model_host import main; main({fd})"
+_CODE = "import sys; sys.path[:] = {path!r}; from florence2.serving.model_host import main; main({fd}, {parent})"
 
 
 class ModelHost:
@@ -52,16 +53,14 @@ class ModelHost:
                 return False
             log.warning("the model host ended with code %s; it is started again", self._process.returncode)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE.format(path=sys.path, fd=self._answering.fileno())],
+            [sys.executable, "-c", _CODE.format(path=sys.path, fd=self._answering.fileno(), parent=os.getpid())],
             pass_fds=[self._answering.fileno()],
             stdin=subprocess.PIPE,
             stdout=2,  # what a library prints must not mix with a command's output
             env={"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **os.environ},
             start_new_session=True,  # Ctrl-C is for the server
         )
-        assert self._process.stdin is not None
-        self._process.stdin.write(pickle.dumps((list(sys.path), self.settings)))
-        self._process.stdin.close()
+        hand_over(self._process, pickle.dumps((list(sys.path), self.settings)))
         return True
 
     def stop(self) -> None:
@@ -71,6 +70,13 @@ class ModelHost:
             self._process.wait()
         self._asking.close()
         self._answering.close()
+
+
+def hand_over(process: subprocess.Popen[bytes], data: bytes) -> None:
+    """Give a process that was just started its standard input; one that has ended already is noticed by who watches."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(data)
 
 
 def connect(asking: socket.socket, on_message: OnMessage, on_end: OnEnd) -> WorkerLink:
