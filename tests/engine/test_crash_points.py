@@ -18,7 +18,7 @@ from florence2.engine.execution.job_worker import JobWorker, pickled
 from florence2.engine.planning.dependencies import plan_steps
 from florence2.engine.session import Session
 from florence2.store import Store
-from tests.engine.doubles import Misbehaving, folder_of, fragments
+from tests.engine.doubles import Boxes, Misbehaving, folder_of, fragments
 from tests.engine.test_kill import Counted
 
 SPECIALIST = Misbehaving("raises", ["p0001.png"], batch_size=2)  # so that there are failures to commit, too
@@ -38,19 +38,25 @@ class Drawn:
         return iter(())
 
 
+def drawn_jobs(store, specialist):
+    """The jobs that a specialist has to do over a store."""
+    session, drawn = Session(store), Drawn()
+    run_specialist(session, plan_steps(session, [(specialist, specialist)])[0], drawn, 10**8)
+    return drawn.jobs
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
     """A store of one unit that waits for a specialist, the two jobs of it, and what they leave."""
     root = tmp_path_factory.mktemp("crash")
     store = florence2.annotate(folder_of(root, 4), root / "s", [], workers=0, unit=4)
-    session, drawn = Session(store), Drawn()
-    run_specialist(session, plan_steps(session, [(SPECIALIST, SPECIALIST)])[0], drawn, 10**8)
-    assert [job.size for job in drawn.jobs] == [2, 2]  # pieces: the second puts the unit together
-    for job in drawn.jobs:
+    jobs = drawn_jobs(store, SPECIALIST)
+    assert [job.size for job in jobs] == [2, 2]  # pieces: the second puts the unit together
+    for job in jobs:
         assert do(store.root, job)[-1][0] == "done"
     whole = fragments(store)
     assert sum("failures" in path for path in whole) == 1
-    return root, drawn.jobs, whole
+    return root, jobs, whole
 
 
 def do(root, job, attempt=(False, {})):
@@ -94,3 +100,53 @@ def test_a_job_killed_at_any_step_and_done_again_leaves_the_same_bytes(begun, nu
         if not died:
             break
     assert step > least
+
+
+class Passing(Boxes):
+    """Fails on one picture while a file says so."""
+
+    def __init__(self, mood):
+        super().__init__("passing", batch_size=4)
+        self.mood = mood
+
+    def one(self, sample, image):
+        if self.mood.exists() and sample.image.uri.endswith("p0001.png"):
+            raise ConnectionError("no route")
+        return super().one(sample, image)
+
+
+def test_what_a_killed_worker_failed_on_and_the_next_answers_is_one_or_the_other(tmp_path):
+    """Failures and annotations of a unit are two files: never those of one worker and these of another."""
+    specialist = Passing(tmp_path / "mood")
+    store = florence2.annotate(folder_of(tmp_path, 4), tmp_path / "s", [], workers=0, unit=4)
+    (job,) = drawn_jobs(store, specialist)
+
+    def done(name):
+        shutil.copytree(tmp_path / "s", tmp_path / name)
+        assert do(tmp_path / name, job)[-1][0] == "done"
+        return fragments(tmp_path / name)
+
+    answered = done("answered")
+    specialist.mood.touch()
+    failed = done("failed")
+    assert len(failed) == len(answered) + 1
+    step, seen = 0, []
+    while True:
+        step, out = step + 1, tmp_path / f"killed-{step}"
+        shutil.copytree(tmp_path / "s", out)
+        specialist.mood.touch()
+        died = killed(out, job, step)
+        specialist.mood.unlink()
+        shutil.copytree(out, again := tmp_path / f"again-{step}")
+        (message,) = [message for message in do(out, job) if message[0] == "done"]
+        found = fragments(out)
+        assert found in (answered, failed) and Store(out).verify() == []
+        named = {fragment.path for fragment in message[1].fragments}
+        assert named == {path for path in found if not path.startswith("images")}  # the command names all of it
+        for _ in range(2):  # the same by a command begun again: what failed is asked once more, and only that
+            florence2.annotate(tmp_path / "pictures", again, [specialist], workers=0, unit=4)
+        assert Store(again).counts()["annotations"]["kept"] == 12 and Store(again).counts()["failures"] == 0
+        seen.append(found == failed)
+        if not died:
+            break
+    assert seen[-1] and not seen[0] and seen == sorted(seen)

@@ -103,7 +103,7 @@ class Down(Boxes):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_specialist_that_breaks_is_given_up_and_what_does_not_read_it_is_run(tmp_path, workers, monkeypatch):
     monkeypatch.setattr(annotation_phase, "BROKEN_AFTER", 12)
-    folder, mood, said, reports = folder_of(tmp_path, 30), tmp_path / "mood", [], {}
+    folder, mood, said, reports = folder_of(tmp_path, 60), tmp_path / "mood", [], {}
     reader = Boxes("reader", requires={"region_text/object"}, shift=1.0)
     with_ = [Down(mood, "p0006.png"), reader, Boxes("other", shift=2.0)]
     clean = florence2.annotate(folder, tmp_path / "clean", with_, workers=0, unit=4)
@@ -111,13 +111,13 @@ def test_a_specialist_that_breaks_is_given_up_and_what_does_not_read_it_is_run(t
     by = {"workers": workers, "unit": 4, "on_message": said.append, "reports": reports}
     store = florence2.annotate(folder, tmp_path / "s", with_, **by)
     assert "on 12 pictures in a row (12 error)" in reports["down"].broken or workers
-    assert reports["down"].asked < 30 and reports["reader"].broken == "reads down, which was given up"
+    assert reports["down"].asked < 60 and reports["reader"].broken == "reads down, which was given up"
     assert sum("given up" in line for line in said) == 2
     assert {o.name for o in store.snapshot().operators} == {"images", "other"} and store.counts()["failures"] == 0
     mood.unlink()
     for _ in range(2):  # the first two failures were of a unit that was half done
         florence2.annotate(folder, tmp_path / "s", with_, **by)
-    assert store.counts()["failures"] == 0 and store.counts()["annotations"]["kept"] == 30 * 9
+    assert store.counts()["failures"] == 0 and store.counts()["annotations"]["kept"] == 60 * 9
     boxes = [[[sorted(r.box for r in s.regions)] for s in each.samples()] for each in (store, clean)]
     assert boxes[0] == boxes[1] and store.verify() == []
 

@@ -107,7 +107,15 @@ class AnnotateTask:
         made = self.operator, self.uid, unit
         images = [sample.image.id for sample in self.inputs.unit.samples]
         about = pending.attempt_facts(self.attempt, images) | mark_metadata(self.mark) | retried_metadata(self.retried)
-        fragments = store.put_all([pending.failures_of(*made, failures, about)]) if failures else []
+        found_failed = pending.failures_of(*made, failures, about)
+        fragments: list[Fragment] = []
+        if store.restoring is None and store.has(pending.path("annotations", self.operator, self.uid)):
+            if store.has(found_failed.path):  # another worker has ended the unit: what it found counts, all of it
+                fragments.append(store.fragment(found_failed.path, found_failed.units, found_failed.run_id))
+        else:
+            if store.has(found_failed.path):  # a killed worker's: what it failed on may be answered now
+                store.discard_unnamed([found_failed.path])
+            fragments += store.put_all([found_failed]) if failures else []
         return fragments + store.put_all([pending.annotations_of(*made, samples, config_sha, about)])
 
 

@@ -306,6 +306,8 @@ class _Jobs:
             wanted = wanted and (self.only is not None or any(s.image.id not in unit.gone for s in unit.samples))
             named = session.names(paths[0])
             failures, annotations = (self._done(path, unit, now) for path in paths)
+            if annotations is None and failures is not None and not named and self.only is None:
+                session.discard(failures)  # of a worker that was killed before it had written the answers
             if annotations is None or (failures is None and named):
                 return (unit if wanted else None), uid, number
             failed = {} if failures is None else {f.id: f.reason for f in session.store.failures(failures)}
