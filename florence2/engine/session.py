@@ -13,6 +13,7 @@ import platform
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 from florence2.engine.inputs import UnitInputs
@@ -36,15 +37,18 @@ def retry_when_stale(command: Callable[P, R]) -> Callable[P, R]:
     """A command that ends with a snapshot: where another one ended meanwhile, it is run again on the new snapshot.
 
     So that of two commands at once the result is that of the two one after the other. What it did already is found. A
-    fragment that is missing is searched for again, too: the other one may have moved it away as unreferenced.
+    fragment that is missing is searched for again, too: the other one may have moved it away as unreferenced. One that
+    is overtaken again and again, as beside people who correct all day, makes the others wait at last.
     """
 
     @functools.wraps(command)
     def retried(*args: P.args, **kwargs: P.kwargs) -> R:
         missed, leftovers = False, list[tuple[Store, tuple[str, ...]]]()
         while True:
+            turn = leftovers[-1][0].turn_after(len(leftovers)) if leftovers else nullcontext()
             try:
-                out = command(*args, **kwargs)
+                with turn:
+                    out = command(*args, **kwargs)
             except StaleBase as stale:
                 missed = False
                 leftovers.append((stale.store, stale.fragments))

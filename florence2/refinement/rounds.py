@@ -6,7 +6,8 @@ that memorised it. A round ends with one snapshot; interrupted, it goes on where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from florence2.refinement.replay import OWN, with_replay
 from florence2.refinement.stopping import Holdout, agreement_of, checked_share, ending, measured, share_of, stop_of
 from florence2.refinement.student_asks import StudentAsks, asks_of
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
-from florence2.store import Snapshot, Store
+from florence2.store import COMMIT_TRIES, Snapshot, Store
 
 Rules = str | Path | Mapping[str, Any] | Sequence[Filter] | None
 MERGING = MergeConfig()
@@ -118,7 +119,7 @@ def refine(
     _judged(store, rules, execution)
     table = StudentSpecialist(start).tasks
     recipe = _with_tasks(recipe or {}, [task_of(name, table).token for name in tasks])
-    out = []
+    out, trained = [], defaultdict[int, list[list[TrainedStudent]]](list)
 
     @retry_when_stale  # students of a snapshot that another command has followed meanwhile are not what the round is of
     def next_round() -> Round | None:
@@ -131,10 +132,10 @@ def refine(
         learned = with_replay(recipe, replay, start, recipe.get("source", {}).get("tasks") or asks.tasks)
         parts = [FoldSelector(n, folds) for n in range(folds)]
         begins = [(_previous(store, before, number, part) if from_previous else None) or start for part in parts]
-        students = [
-            train_student(store, before.number, part, begin, weights_of(begin), learned, seed, train, progress, share)
-            for part, begin in zip(parts, begins)
-        ]
+        if len(trained[number]) < COMMIT_TRIES:
+            given = learned, seed, train, progress, share
+            trained[number].append(_trained(store, before, zip(parts, begins), *given))
+        students = trained[number][-1]  # of a little earlier where others commit all the time, who are made to wait now
         held = Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
         opened = open_student or asks.card
         after = annotate_round(store, number, students, rules, merging, execution, opened, before, held)
@@ -200,6 +201,13 @@ def done_rounds(snapshot: Snapshot) -> int:
 def weights_of(start: str) -> str:
     """The hash of a student's starting weights."""
     return resolve_specialist(student_name(start)).weights_sha256
+
+
+def _trained(
+    store: Store, before: Snapshot, parts: Iterable[tuple[FoldSelector, str]], *given: Any
+) -> list[TrainedStudent]:
+    """The students of a round, one for each part of the pictures that it leaves out; `given` as to `train_student`."""
+    return [train_student(store, before.number, part, begin, weights_of(begin), *given) for part, begin in parts]
 
 
 def _judged(store: Store, rules: Rules, execution: Execution) -> None:

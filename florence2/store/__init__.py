@@ -18,12 +18,13 @@ from florence2.store.pieces import Signed
 from florence2.store.scan import UnitGroup
 from florence2.store.sealed import Damaged, Missing
 from florence2.store.snapshots import Operator, Snapshot, StaleBase, extended
+from florence2.store.storage import COMMIT_TRIES
 from florence2.store.storage.local import sha256_of
 from florence2.store.units import Unit
 from florence2.store.verification import Damage
 
 __all__ = [
-    "Damage", "Damaged", "Fragment", "ImageRow", "ImportMetadata", "Journal", "Missing", "Operator", "PendingFragment",
-    "PictureIndex", "PictureState", "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit", "UnitGroup", "Wanted",
-    "attempted_images", "extended", "is_further", "is_store", "pending", "sha256_of",
+    "COMMIT_TRIES", "Damage", "Damaged", "Fragment", "ImageRow", "ImportMetadata", "Journal", "Missing", "Operator",
+    "PendingFragment", "PictureIndex", "PictureState", "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit",
+    "UnitGroup", "Wanted", "attempted_images", "extended", "is_further", "is_store", "pending", "sha256_of",
 ]  # fmt: skip

@@ -28,7 +28,8 @@ def compact(storage: Storage, number: int | None = None, rows: int = COMPACT_ROW
     """A new snapshot with the same rows in few large files; ends when no other command came between."""
     number = None if number is None else arguments.whole("snapshot", number, least=1)
     rows = arguments.whole("rows", rows, least=1)
-    while True:
+
+    def once() -> Snapshot:
         newest = snapshots.read(storage)
         base = newest if number is None else snapshots.read(storage, number)
         if not base.fragments:
@@ -42,12 +43,11 @@ def compact(storage: Storage, number: int | None = None, rows: int = COMPACT_ROW
             phase={"compact": base.number, "rows": rows},
             compacts=base.number,
         )
-        try:
-            made = snapshots.write(storage, made, newest.number)
-        except snapshots.StaleBase:
-            continue
+        made = snapshots.write(storage, made, newest.number)
         Chain(storage).extend(made.number)
         return made
+
+    return snapshots.attempts(storage, once)
 
 
 def compact_again(storage: Storage, snapshot: Snapshot, lost: Collection[Fragment]) -> None:

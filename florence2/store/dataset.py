@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from florence2.store.journal import Journal
 from florence2.store.parquet import Fragment, PendingFragment
 from florence2.store.picture_index import PictureIndex
 from florence2.store.snapshots import Operator, Snapshot
-from florence2.store.storage import open_storage
+from florence2.store.storage import open_storage, turn_after
 from florence2.store.storage.schemes import is_url
 from florence2.store.units import Selector, Unit
 from florence2.structuring import parse_json
@@ -338,6 +338,10 @@ class Store:
         Chain(self.storage).extend(made.number)
         self.discard_unnamed(lost)  # verdicts of commands that died, or that come too late: no reader is to see them
         return made
+
+    def turn_after(self, overtaken: int) -> AbstractContextManager[None]:
+        """What a command holds that was overtaken so often: at last the right to commit, so that others wait for it."""
+        return turn_after(self.storage, overtaken)
 
     def record_run(self, run_id: str, facts: Mapping[str, Any], start: Mapping[str, Any]) -> None:
         """Add one start of a run: what it is, then when, where and on what it was started."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from florence2.store.chain import Chain
 from florence2.store.layout import TABLES
 from florence2.store.parquet import Fragment
 from florence2.store.sealed import Damaged, Missing
-from florence2.store.storage import Storage
+from florence2.store.storage import Storage, turn_after
 from florence2.structuring import brief
 
 
@@ -166,9 +167,22 @@ def write(storage: Storage, snapshot: Snapshot, base: int) -> Snapshot:
     """Commit the snapshot that follows `base`; returns it with its number. StaleBase where another one has."""
     Chain(storage).hashes()  # a link that is damaged is named before another one relies on it
     snapshot = dataclasses.replace(snapshot, number=base + 1)
-    if not storage.put_if_absent([(layout.snapshot(snapshot.number), snapshot.to_bytes())])[0]:
+    with storage.commit_turn():
+        ours = storage.put_if_absent([(layout.snapshot(snapshot.number), snapshot.to_bytes())])[0]
+    if not ours:
         raise StaleBase(f"{storage.location()}: snapshot {snapshot.number} was written by another command")
     return snapshot
+
+
+def attempts(storage: Storage, command: Callable[[], Snapshot]) -> Snapshot:
+    """What a command makes, begun again where another one ended meanwhile; at last while the others wait."""
+    for overtaken in itertools.count():
+        with turn_after(storage, overtaken):
+            try:
+                return command()
+            except StaleBase:
+                continue
+    raise AssertionError("unreachable")
 
 
 def extended(
@@ -248,18 +262,16 @@ def undo(storage: Storage, to: int | None = None) -> Snapshot:
     One that was interrupted is ended by the same again, and steps back once.
     """
     to = None if to is None else arguments.whole("to", to)
-    while True:
-        last = max([*numbers(storage), Chain(storage).newest_snapshot()])
-        newest_, lost = _newest_whole(storage, last)
-        if not lost and newest_.phase.get("undo") and Chain(storage).newest_snapshot() < newest_.number:
-            return _ended(storage, newest_)
-        made = _back(storage, newest_, to, bool(lost))
-        if made is None:
-            return newest_
-        try:
-            return _ended(storage, write(storage, made, last))
-        except StaleBase:
-            continue
+    return attempts(storage, lambda: _undo_once(storage, to))
+
+
+def _undo_once(storage: Storage, to: int | None) -> Snapshot:
+    last = max([*numbers(storage), Chain(storage).newest_snapshot()])
+    newest_, lost = _newest_whole(storage, last)
+    if not lost and newest_.phase.get("undo") and Chain(storage).newest_snapshot() < newest_.number:
+        return _ended(storage, newest_)
+    made = _back(storage, newest_, to, bool(lost))
+    return newest_ if made is None else _ended(storage, write(storage, made, last))
 
 
 def _newest_whole(storage: Storage, last: int) -> tuple[Snapshot, list[str]]:

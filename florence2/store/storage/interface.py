@@ -7,6 +7,7 @@ no change there: a name is written once and whole or not at all, and what is wri
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +67,9 @@ class Storage(Protocol):
 
     def keep_folder(self, made: Path, path: str) -> None:
         """Put a folder with all its files at `path`, whole; where something is, that stays."""
+
+    def commit_turn(self) -> AbstractContextManager[None]:
+        """The right to commit, for a while, where commands of one machine could overtake one another for ever."""
 
     def location(self, path: str = "") -> str:
         """Where a path lies, for messages and for other tools: a path of the file system, or a URL."""

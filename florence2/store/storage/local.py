@@ -13,11 +13,13 @@ import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from florence2.atomic_files import sync_folder, write_atomic
 from florence2.store import layout
+from florence2.store.storage.commit_turn import commit_turn
 
 THREADS = 20  # that write and sync at once; they wait for the disk, not for a processor
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
@@ -171,6 +173,10 @@ class LocalStorage:
     def folder(self, path: str) -> Path:
         """The folder at a path."""
         return self._at(path)
+
+    def commit_turn(self) -> AbstractContextManager[None]:
+        """The lock of the folder of snapshots."""
+        return commit_turn(self._at(layout.SNAPSHOTS))
 
     def location(self, path: str = "") -> str:
         """The path in the file system."""

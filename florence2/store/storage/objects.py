@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +21,7 @@ from florence2.atomic_files import write_atomic
 from florence2.cache_folder import cache_folder
 from florence2.object_store import THREADS, ObjectFacts, Objects
 from florence2.store import layout
+from florence2.store.storage.commit_turn import commit_turn
 
 BEGUN = f"{layout.SNAPSHOTS}/begun"  # what shows that there is a store before its first snapshot
 SMALL = 4 << 20  # bytes of an object that is read into memory
@@ -150,6 +152,11 @@ class ObjectStorage:
             if file.is_file():
                 self.objects.put(f"{self._at(path)}/{name}/{file.relative_to(made).as_posix()}", file.read_bytes())
         self.objects.put_if_absent(path + WHOLE, name.encode())
+
+    def commit_turn(self) -> AbstractContextManager[None]:
+        """The lock of the cache folder's part: of this machine's commands alone."""
+        self.cache.mkdir(parents=True, exist_ok=True)
+        return commit_turn(self.cache)
 
     def location(self, path: str = "") -> str:
         """The URL."""
