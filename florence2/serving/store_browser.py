@@ -198,6 +198,7 @@ class StoreBrowser:
     def correct(self, correction: Correction) -> Future[Outcome]:
         """Have a correction written; its outcome, when it stands in the store or is refused."""
         future: Future[Outcome] = Future()
+        future.set_running_or_notify_cancel()  # written whether or not its client still waits
         self._asked.put((correction, future))
         return future
 

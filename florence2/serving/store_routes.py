@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -81,11 +82,8 @@ def browser_of(request: Request) -> StoreBrowser:
 
 async def aside(browser: StoreBrowser, work: Callable[..., R], *arguments: Any) -> R:
     """Work of the store's threads; what it raises as a client sees it."""
-    if browser.waiting >= WAITING:
-        raise ServiceError(503, "too many requests wait for the store", headers={"Retry-After": "1"})
-    browser.waiting += 1
     try:
-        return await asyncio.get_running_loop().run_in_executor(browser.pool, work, *arguments)
+        return await under_way(browser, browser.pool.submit, work, *arguments)
     except NotReady:
         raise ServiceError(503, "the store is being read", type="not_ready", headers={"Retry-After": "1"}) from None
     except BadImage as error:
@@ -94,6 +92,15 @@ async def aside(browser: StoreBrowser, work: Callable[..., R], *arguments: Any) 
             f"the picture {error.detail.partition(';')[0]}",
             type=f"image_{error.reason}",
         ) from None
+
+
+async def under_way(browser: StoreBrowser, begin: Callable[..., Future[R]], *arguments: Any) -> R:
+    """The result of work about the store, counted meanwhile; a correction that waits for its turn holds no thread."""
+    if browser.waiting >= WAITING:
+        raise ServiceError(503, "too many requests wait for the store", headers={"Retry-After": "1"})
+    browser.waiting += 1
+    try:
+        return await asyncio.wrap_future(begin(*arguments))
     finally:
         browser.waiting -= 1
 
@@ -209,10 +216,12 @@ async def corrections(request: Request, body: CorrectionBody) -> Response:
         body.image_id = await aside(browser, _picture_of_first, browser, body)
     correction = body.correction()
 
-    def write() -> CorrectedBody:
-        outcome = browser.correct(correction).result()
-        if isinstance(outcome, CorrectionRefused):
-            raise outcome
+    outcome = await under_way(browser, browser.correct, correction)
+    if isinstance(outcome, CorrectionRefused):
+        status = 404 if isinstance(outcome, NotInStore) else 409 if isinstance(outcome, Overtaken) else 422
+        raise ServiceError(status, str(outcome), outcome.field)
+
+    def entered() -> CorrectedBody:
         index = browser.index()
         state = index.state(correction.image_id)
         if state is None:
@@ -224,11 +233,7 @@ async def corrections(request: Request, body: CorrectionBody) -> Response:
             picture=picture_of(browser, index, state),
         )
 
-    try:
-        found = await aside(browser, write)
-    except CorrectionRefused as refused:
-        status = 404 if isinstance(refused, NotInStore) else 409 if isinstance(refused, Overtaken) else 422
-        raise ServiceError(status, str(refused), refused.field) from None
+    found = await aside(browser, entered)
     return Response(found.model_dump_json(), media_type="application/json")
 
 

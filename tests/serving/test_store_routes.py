@@ -12,7 +12,7 @@ from florence2.engine.commands import import_labels
 from florence2.formats import jsonl
 from florence2.pixels import encode, load
 from florence2.records import ImageRef, Region, Sample, Source, Text
-from florence2.store import Store
+from florence2.store import COMMIT_TRIES, Store
 from tests.engine.doubles import folder_of
 from tests.serving.running import RunningServer
 
@@ -320,6 +320,22 @@ def test_two_people_at_once_lose_nothing(changed):
     time.sleep(0.6)  # what others write is noticed by and by
     assert expected <= set(by_label(changed.picture(image_id)))
     assert changed.store.verify() == []
+
+
+def test_who_reads_is_not_held_up_by_corrections_that_wait_for_a_command(changed):
+    """A command that was overtaken too often has corrections wait; pictures are shown meanwhile."""
+    image_id = changed.ids()[5]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        with Store(changed.store.root).turn_after(COMMIT_TRIES):
+            changes = [[{"verdict": "added", "label": f"late {n}", "box": [1, 1, 3 + n, 9]}] for n in range(6)]
+            asked = [pool.submit(changed.correct, image_id, changes=change) for change in changes]
+            time.sleep(0.5)
+            for _ in range(5):
+                began = time.monotonic()
+                assert changed.picture(image_id)["id"] == image_id and time.monotonic() - began < 2
+            assert not any(future.done() for future in asked)
+        assert {future.result(30).status_code for future in asked} == {200}
+    assert {f"late {n}" for n in range(6)} <= set(by_label(changed.picture(image_id)))
 
 
 def test_what_other_commands_add_is_shown(changed):
