@@ -65,6 +65,15 @@ class PicturesBody(BaseModel):
     pictures: list[PictureSummary]
 
 
+class PlaceBody(BaseModel):
+    """Where a picture is in a listing."""
+
+    listing: str
+    total: int
+    place: int | None
+    """Counted from 0; null where it is not in it."""
+
+
 class FacetsBody(BaseModel):
     """For each facet how many annotations, or pictures, each of its values would leave, the others as asked."""
 

@@ -21,6 +21,7 @@ from florence2.serving.store_bodies import (
     FacetsBody,
     PictureBody,
     PicturesBody,
+    PlaceBody,
     StoreBody,
     picture_of,
     summary_of,
@@ -167,6 +168,26 @@ async def facets(request: Request, wanted: Filter) -> FacetsBody:
     """What can be filtered by, and how much each value would leave."""
     browser = browser_of(request)
     return FacetsBody(**await aside(browser, lambda: browser.index().facets(wanted)))
+
+
+@router.get("/pictures/{image_id}/place", response_model=PlaceBody, responses=READ)
+async def place(
+    request: Request,
+    image_id: str,
+    wanted: Filter,
+    order: Literal["queue", "store"] = "queue",
+    listing: Annotated[str, Query(max_length=40)] = "",
+) -> PlaceBody:
+    """Where a picture is among those that fit, in their order; null where it is not among them."""
+    browser = browser_of(request)
+
+    def read() -> PlaceBody:
+        state_of(browser, image_id)
+        found = browser.listing(wanted, order == "queue", listing)
+        (places,) = (found.positions == found.index.place.get(image_id, -1)).nonzero()
+        return PlaceBody(listing=found.name, total=len(found.positions), place=int(places[0]) if len(places) else None)
+
+    return await aside(browser, read)
 
 
 @router.get("/pictures/{image_id}", response_model=PictureBody, responses=READ)

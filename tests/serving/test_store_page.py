@@ -248,6 +248,47 @@ def test_the_next_picture_is_there_before_it_is_asked_for(page):
         assert asked == [], "was fetched ahead"
 
 
+def test_a_link_to_a_picture_is_followed(page):
+    """Opened afresh, reloaded under a filter, gone back from and forward to; and where the filter leaves it out."""
+    ids, driver = page.client.ids(), page.driver
+    driver.get("about:blank")
+    driver.get(f"{page.client.server.url}/store?order=store#{ids[3]}")
+    page.shown(ids[3])
+    assert "4 of 8" in page.text("picture-heading")
+    driver.back()
+    page.wait("!document.getElementById('browse').hidden && !location.hash")
+    driver.forward()
+    page.wait(f"!document.getElementById('correct').hidden && location.hash === '#{ids[3]}'")
+    page.keys("\ue014")  # the next picture
+    page.shown(ids[4])
+    driver.refresh()
+    page.shown(ids[4])
+    assert "5 of 8" in page.text("picture-heading")
+
+    page.open("?order=store&label=dog&min_score=0.45&max_score=0.65")  # the sixth and the seventh
+    shown = page.client.ids(label="dog", min_score=0.45, max_score=0.65)
+    page.driver.execute_script("document.getElementById('cell-1').click()")
+    page.shown(shown[1])
+    driver.refresh()
+    page.shown(shown[1])
+    assert "2 of 2" in page.text("picture-heading") and "label=dog" in driver.current_url
+    driver.back()
+    page.wait("!document.getElementById('browse').hidden && !location.hash")
+    assert "label=dog" in driver.current_url and page.text("count") == "2 pictures"
+
+    driver.execute_script(f"location.hash = '{ids[0]}'")  # as one who pastes a link
+    page.shown(ids[0])
+    assert "the filter was taken away" in page.text("notices") and "label=dog" not in driver.current_url
+    assert "1 of 8" in page.text("picture-heading")
+    driver.back()
+    page.wait("!document.getElementById('browse').hidden && !location.hash")
+    page.wait("document.getElementById('count').textContent === '8 pictures'")
+    driver.execute_script("location.hash = 'nothing'")
+    page.wait("document.getElementById('notices').textContent.includes('no picture')")
+    page.wait("!document.getElementById('browse').hidden && !location.hash")
+    assert [line for line in browser.complaints(driver) if "404" not in line] == []
+
+
 def test_it_is_a_page_for_keys_and_for_readers_of_the_screen(page):
     from selenium.webdriver.common.keys import Keys
 

@@ -106,6 +106,17 @@ def test_pictures_are_filtered_and_paged(shared):
     assert shared.get("/facets", label="dog", min_score=0.45).json()["status"] == {"kept": 3}
 
 
+def test_the_place_of_a_picture_is_that_of_the_listing(shared):
+    for query in ({}, {"order": "store"}, {"order": "store", "label": "dog", "min_score": 0.45}):
+        body = shared.get("/pictures", **query).json()
+        for place, one in enumerate(body["pictures"]):
+            found = shared.get(f"/pictures/{one['id']}/place", listing=body["listing"], **query).json()
+            assert found == {"listing": body["listing"], "total": body["total"], "place": place}
+    first = shared.ids()[0]
+    assert shared.get(f"/pictures/{first}/place", label="dog", min_score=0.45).json()["place"] is None
+    assert shared.get("/pictures/nothing/place").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
@@ -357,6 +368,7 @@ def test_the_routes_are_described(shared):
         "/v1/store/pictures": {"get"},
         "/v1/store/facets": {"get"},
         "/v1/store/pictures/{image_id}": {"get"},
+        "/v1/store/pictures/{image_id}/place": {"get"},
         "/v1/store/pictures/{image_id}/image": {"get"},
         "/v1/store/pictures/{image_id}/thumbnail": {"get"},
         "/v1/store/pictures/{image_id}/assist": {"post"},

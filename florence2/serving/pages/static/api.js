@@ -1,4 +1,4 @@
-// Requests to the server that this page came from, and its errors as they are. Knows no route.
+// Requests to the server that this page came from, and its errors as they are. Knows one route, that of a picture.
 
 /** What the server answered in place of a result: its status, and `type`, `message`, `field` of its error. */
 export class ServerError extends Error {
@@ -12,6 +12,9 @@ export class ServerError extends Error {
 export function address(path) {
   return new URL(path, location.origin).href;
 }
+
+/** Where a picture of the store is asked about. */
+export const addressOf = (id, rest = "") => `/v1/store/pictures/${encodeURIComponent(id)}${rest}`;
 
 /** Ask; the JSON of the answer. `json` or `form` (FormData) is the body. ServerError where the server refuses. */
 export async function ask(path, { method, json, form, signal, headers = {} } = {}) {

@@ -1,13 +1,11 @@
 // Pictures as the server has them, and a person's changes on their way there. What is done shows at once; each change is
 // sent in its turn and stands in the store when the server has answered. Knows no element of the page.
 
-import { ask, ServerError } from "./api.js";
+import { addressOf, ask, ServerError } from "./api.js";
 
 const KEPT = 60; // pictures whose annotations are held
 const IMAGES = 10; // pictures whose pixels are held, decoded
 const WAITS = [1000, 2000, 4000, 8000]; // ms until a change is sent again where the server cannot be reached
-
-export const addressOf = (id, rest = "") => `/v1/store/pictures/${encodeURIComponent(id)}${rest}`;
 
 export class Corrections {
   /** Listeners: person() -> the name, changed(id), saving(n under way, trouble), refused(error, id), entered(id, op). */

@@ -1,7 +1,7 @@
 // The grid of thumbnails: of any number of pictures only those in sight are elements. Moved through by mouse and keys.
 
 import { fill, h } from "./dom.js";
-import { addressOf } from "./corrections.js";
+import { addressOf } from "./api.js";
 
 const GAP = 10, WORDS = 30, MARGIN = 2; // pixels; pixels; rows beyond the edge that are kept ready
 const STATES = { open: "", touched: "judged in part", complete: "complete" };

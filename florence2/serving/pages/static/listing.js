@@ -1,6 +1,6 @@
 // The pictures that fit a filter, a page at a time as they are looked at, in an order that corrections do not move.
 
-import { ask } from "./api.js";
+import { addressOf, ask } from "./api.js";
 
 const PAGE = 60;
 
@@ -28,6 +28,15 @@ export class Listing {
       if (this.total === null || page * PAGE < this.total) pages.push(this._page(page));
     }
     await Promise.all(pages);
+  }
+
+  /** Where a picture is in this list, loaded or not; -1 where it is not in it. */
+  async find(id) {
+    if (this.placeOf(id) >= 0) return this.placeOf(id);
+    await this._page(0);
+    const query = new URLSearchParams(this.query);
+    query.set("listing", this.name);
+    return (await ask(`${addressOf(id, "/place")}?${query}`, { signal: this._abort.signal })).place ?? -1;
   }
 
   placeOf(id) { return this.items.findIndex((item) => item?.id === id); }

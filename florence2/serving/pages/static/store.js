@@ -1,7 +1,7 @@
 // The page to browse and correct a store: filter, grid, one picture large. Parts know nothing of one another; this joins them.
 
-import { ask, line } from "./api.js";
-import { addressOf, Corrections } from "./corrections.js";
+import { addressOf, ask, line } from "./api.js";
+import { Corrections } from "./corrections.js";
 import { announce, fill, h } from "./dom.js";
 import { Editor } from "./editor.js";
 import { Filters } from "./filters.js";
@@ -93,16 +93,20 @@ function filtersLater() {
 }
 
 /** Keep what is shown in the address. */
-function remember() {
+function remember() { history.replaceState(history.state, "", addressWith(location.hash)); }
+
+/** The page's address: what is filtered by, and the picture that is open. */
+function addressWith(hash) {
   const query = filters.query;
   if (find("order").value !== "queue") query.set("order", find("order").value);
   const text = query.toString();
-  history.replaceState(history.state, "", `${location.pathname}${text ? `?${text}` : ""}${location.hash}`);
+  return `${location.pathname}${text ? `?${text}` : ""}${hash}`;
 }
 
 // ---- one picture ----
 
 async function open(place) {
+  await listing.ensure(place, place);
   if (!listing.at(place)) return;
   if (!history.state?.picture) history.pushState({ picture: true }, "");
   find("browse").hidden = true;
@@ -115,6 +119,35 @@ async function open(place) {
   }
 }
 
+/** Open the picture that the address names; what is filtered by makes way where the picture is not among it. */
+async function follow() {
+  const id = named();
+  if (editor.isOpen && editor.id === id) return;
+  if (!history.state?.picture) history.replaceState({}, "", addressWith("")); // the grid is what one comes back to
+  try {
+    await show(id);
+  } catch (error) {
+    showError(error);
+    if (!editor.isOpen) history.replaceState({}, "", addressWith(""));
+  }
+}
+
+async function show(id) {
+  let place = await listing.find(id);
+  if (place < 0) {
+    notice("The picture is not among those that were filtered by: the filter was taken away.");
+    filters.clear();
+    place = await listing.find(id);
+  }
+  if (place >= 0) await open(place);
+}
+
+/** The picture that the address names. */
+function named() {
+  const text = location.hash.slice(1);
+  try { return decodeURIComponent(text); } catch { return text; }
+}
+
 function close() {
   if (history.state?.picture) history.back();
   else closed();
@@ -124,7 +157,7 @@ function closed() {
   editor.close();
   find("correct").hidden = true;
   find("browse").hidden = false;
-  history.replaceState({}, "", location.pathname + location.search);
+  history.replaceState({}, "", addressWith(""));
   grid.focus(editor.place);
   find("grid").focus();
   filters.load().catch(showError);
@@ -209,7 +242,7 @@ function help() {
 
 function notice(text, id = null) {
   const box = h("div", { class: "error row" }, h("span", {}, text),
-    id && h("button", { type: "button", class: "quiet small", on: { click: () => { box.remove(); openId(id); } } }, "Look at it"),
+    id && h("button", { type: "button", class: "quiet small", on: { click: () => { box.remove(); show(id).catch(showError); } } }, "Look at it"),
     h("button", { type: "button", class: "quiet small end", "aria-label": "Dismiss", on: { click: () => box.remove() } }, "✕"));
   find("notices").append(box);
 }
@@ -219,10 +252,6 @@ function showError(error) {
   notice(line(error));
 }
 
-function openId(id) {
-  const place = listing.placeOf(id);
-  if (place >= 0) open(place);
-}
 
 /** The labels that accepting a picture says it is complete for. */
 function scope() {
@@ -238,7 +267,8 @@ async function step(name) {
   const id = await corrections[name]();
   if (!id) return;
   announce(find("live"), name === "undo" ? "undone" : "done again");
-  if (editor.isOpen && editor.id !== id && listing.placeOf(id) >= 0) await editor.go(listing.placeOf(id));
+  const place = editor.isOpen && editor.id !== id ? await listing.find(id) : -1;
+  if (place >= 0) await editor.go(place);
 }
 
 // ---- keys ----
@@ -347,6 +377,7 @@ async function begin() {
   document.querySelector("[data-tool=model]").hidden = find("try-link").hidden = !store.model;
   if (!listing.whole || listing.total === null) again();
   else if (!filters.counts) filters.load().catch(showError);
+  if (named()) await follow();
   document.body.dataset.ready = "true";
 }
 
@@ -354,12 +385,15 @@ function placed(place, took) {
   document.body.dataset.took = Math.round(took);
   document.body.dataset.picture = editor.id;
   grid.place = place;
-  history.replaceState({ picture: true }, "", `#${editor.id}`);
+  history.replaceState({ picture: true }, "", addressWith(`#${encodeURIComponent(editor.id)}`));
 }
 
 function listen() {
   document.addEventListener("keydown", key);
-  window.addEventListener("popstate", () => { if (!find("correct").hidden) closed(); });
+  window.addEventListener("popstate", () => {
+    if (named()) follow();
+    else if (!find("correct").hidden) closed();
+  });
   window.addEventListener("beforeunload", (event) => { if (corrections.underWay) event.preventDefault(); });
   find("order").addEventListener("change", () => { remember(); list(); });
   find("tile").addEventListener("input", () => grid.resize(find("tile").valueAsNumber));
