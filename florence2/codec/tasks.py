@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -242,6 +242,13 @@ def prompt_text(ask: Ask, size_wh: tuple[int, int], tasks: Mapping[str, Task] | 
             raise ValueError(f"{task.name}: takes no text, got {ask.text!r:.80}; give the task alone")
         return task.prompt
     return task.prompt.replace(INPUT, _input(task, ask, size_wh))
+
+
+def check_corners(region: Sequence[float]) -> None:
+    """Refuse a box that somebody asks about from another corner than its left top one: a number of it is wrong."""
+    if len(region) == 4 and (region[2] < region[0] or region[3] < region[1]):
+        got = ", ".join(f"{value:g}" for value in region)
+        raise ValueError(f"region: expected x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, got {got}; swap its corners")
 
 
 def _input(task: Task, ask: Ask, size_wh: tuple[int, int]) -> str:

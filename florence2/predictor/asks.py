@@ -15,7 +15,7 @@ from typing import Any, TypedDict, Union
 
 from florence2 import arguments
 from florence2.codec.label_trie import label_names
-from florence2.codec.tasks import Task, ask_of, prompt_text, task_of
+from florence2.codec.tasks import Task, ask_of, check_corners, prompt_text, task_of
 from florence2.decoding.generate import Rules
 from florence2.formats import label_names as label_files
 from florence2.model.model_config import ModelConfig
@@ -269,6 +269,7 @@ def _region(region: Iterable[float]) -> tuple[float, ...]:
         flat = ()
     if len(flat) < 4 or len(flat) % 2 or not all(map(math.isfinite, flat)):
         raise ValueError(f"region: expected (x1, y1, x2, y2) or a flat polygon in pixels, got {region!r:.100}")
+    check_corners(flat)
     return flat
 
 

@@ -89,7 +89,10 @@ def install(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return response_of(ServiceError(error.status_code, str(error.detail), headers=error.headers))
+        headers = dict(error.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"  # which every route that takes GET answers (gate.py)
+        return response_of(ServiceError(error.status_code, str(error.detail), headers=headers))
 
     async def wrong(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -50,6 +50,8 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return  # no web socket is served
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         body, start, status = _Body(receive, self.settings), time.monotonic(), 0
 
         async def answer(message: Message) -> None:
@@ -115,6 +117,15 @@ class Gate:
         elif scheme.lower() != "bearer":
             key = b""
         return any([hmac.compare_digest(key, known) for known in self._keys])  # a list: every key is compared
+
+
+def _without_body(send: Send) -> Send:
+    """What GET would answer, as HEAD's answer: its status and headers alone."""
+
+    async def answer(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return answer
 
 
 class _Body:

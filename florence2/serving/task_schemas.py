@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from florence2.codec.tasks import CLOSED, Task, prompt_text, task_of
+from florence2.codec.tasks import CLOSED, Task, check_corners, prompt_text, task_of
 from florence2.records import Ask
 from florence2.serving.refusals import invalid
 
@@ -29,7 +29,7 @@ GIVES = {
     "open_boxes": "boxes or polygons of what was looked for",
     "region_text": "a text about the region",
 }
-REGION = "x1, y1, x2, y2 in pixels of the upright picture, from its top left corner."
+REGION = "x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, in pixels of the upright picture, from its top left corner."
 MARGIN = "Nats by which the end must be likelier than what could follow; more is found, less surely."
 EACH_CLASS = "Ask about each class of an open-vocabulary question alone that its answer does not name."
 MORE_ABOVE = "An answer goes on exactly where anything but its end is more probable than this."
@@ -151,6 +151,10 @@ def checked_ask(
         raise invalid(f"{place}labels", f"{expected}, got {list(labels)!r:.80}")
     if region and (len(region) != 4 or not all(math.isfinite(v) and abs(v) <= 1e6 for v in region)):
         raise invalid(f"{place}region", f"region: expected x1, y1, x2, y2 in pixels, got {list(region)!r:.80}")
+    try:
+        check_corners(region)
+    except ValueError as error:
+        raise invalid(f"{place}region", str(error)) from None
     ask = Ask(row.token, text=text, labels=tuple(labels), region=tuple(map(float, region)))
     if row.input_kind == "region" and not region:
         raise invalid(f"{place}region", f"{row.name}: expected region, x1, y1, x2, y2 in pixels, got none")

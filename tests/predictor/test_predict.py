@@ -422,6 +422,8 @@ WRONG = {
     "region for a task without": (dict(task="OD", region=(0, 0, 9, 9)), "OD", "region"),
     "region of three": (dict(task="REGION_TO_OCR", region=(0, 0, 9)), "region", "x1, y1, x2, y2"),
     "region not finite": (dict(task="REGION_TO_OCR", region=(0, 0, 9, math.nan)), "region", "nan"),
+    "region reversed": (dict(task="REGION_TO_OCR", region=(9, 0, 1, 9)), "region", "x1 <= x2"),
+    "region upside down, in an ask": (dict(task=Ask("REGION_TO_OCR", region=(0, 9, 9, 1))), "region", "y1 <= y2"),
     "region outside": (dict(task="REGION_TO_OCR", region=(900, 0, 990, 9)), "region", "outside"),
     "prompt and task": (dict(task="OD", prompt="x"), "prompt", "task"),
     "prompt and text": (dict(prompt="x", text="y"), "prompt", "text"),

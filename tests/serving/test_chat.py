@@ -115,6 +115,7 @@ WRONG = [  # what is given -> the field that is named
     ({"max_tokens": 9, "max_completion_tokens": 9}, "max_tokens"),
     ({"extra_body": {"num_beams": 99}}, "num_beams"),
     ({"text": "<VQA>" + "what " * 600}, "messages.0.content"),  # longer than the model reads
+    ({"extra_body": {"region": [90, 9, 9, 99], "task": "REGION_TO_OCR"}, "text": ""}, "region"),
     ({"extra_body": {"region": [900, 900, 950, 950], "task": "REGION_TO_OCR"}, "text": ""}, "region"),
 ]
 

@@ -114,6 +114,7 @@ WRONG = [
     ("vqa", {"image": "{picture}", "text": " "}, "expected a text"),
     ("region_to_ocr", {"image": "{picture}", "region": [1, 2, 3]}, "region: expected x1, y1, x2, y2"),
     ("region_to_ocr", {"image": "{picture}", "region": ["a", 2, 3, 4]}, "region: expected number"),
+    ("region_to_ocr", {"image": "{picture}", "region": [90, 9, 9, 99]}, "x1 <= x2"),
     ("region_to_ocr", {"image": "{picture}", "region": [900, 900, 950, 950]}, "lies outside the picture"),
     ("od", {"image": "{picture}", "min_score": 2}, "min_score: expected 0 to 1"),
     ("od", {"image": "{picture}", "max_items": True}, "max_items: expected integer"),

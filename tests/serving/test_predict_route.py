@@ -152,6 +152,7 @@ WRONG = [  # body without the picture -> the field that is named
     ({"asks": [{"task": "REGION_TO_CATEGORY"}]}, "asks.0.region"),
     ({"asks": [{"task": "REGION_TO_CATEGORY", "region": [1, 2, 3]}]}, "asks.0.region"),
     ({"asks": [{"task": "REGION_TO_CATEGORY", "region": [1, 2, 3, 1e9]}]}, "asks.0.region"),
+    ({"asks": [{"task": "OD"}, {"task": "REGION_TO_CATEGORY", "region": [99, 2, 3, 40]}]}, "asks.1.region"),  # reversed
     ({"asks": [{"task": "REGION_TO_CATEGORY", "region": [900, 900, 950, 950]}]}, "asks.0.region"),  # outside
     ({"asks": [{"task": "OD", "colour": "red"}]}, "asks.0.colour"),
     ({"asks": [{"task": "OD"}] * 17}, "asks"),
@@ -192,6 +193,7 @@ FORMS = [
     ({"task": ["OD", "CAPTION"], "text": "cat"}, "text"),
     ({"task": "CAPTION", "labels": "cat"}, "labels"),
     ({"task": "REGION_TO_CATEGORY", "region": "1,2,x,4"}, "region"),
+    ({"task": "REGION_TO_CATEGORY", "region": "1,20,30,4"}, "region"),
     ({"task": "OD", "min_score": "high"}, "min_score"),
     ({"task": "OD", "min_score": "nan"}, "min_score"),
     ({"task": "OD", "text": ["a", "b"]}, "text"),

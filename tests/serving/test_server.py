@@ -8,6 +8,7 @@ import threading
 import time
 
 import httpx
+import pytest
 
 from florence2 import cli
 from florence2.records import Ask
@@ -131,6 +132,24 @@ def test_the_body_is_refused_while_it_is_sent(server):
     data = {"image": base64.b64encode(b"x" * 3_000_000).decode(), "asks": [{"task": "OD"}]}
     assert httpx.post(server.url + "/v1/predict", json=data, timeout=30).status_code == 413
     assert httpx.get(server.url + "/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/static/dom.js", "/sample/3", "/v1/tasks", "/v1/x"],
+)
+def test_head_is_get_without_its_body(server, path):
+    whole, head = httpx.get(server.url + path), httpx.head(server.url + path)
+    assert head.status_code == whole.status_code and head.content == b"" != whole.content
+    both = {"content-type", "cache-control", "content-security-policy", "content-length"} - (
+        {"content-length"} if path == "/metrics" else set()  # each asking is counted
+    )
+    assert {name: head.headers.get(name) for name in both} == {name: whole.headers.get(name) for name in both}
+
+
+def test_head_of_what_is_posted_to_is_405(server):
+    assert httpx.head(server.url + "/v1/predict").headers["allow"] == "POST"
+    assert httpx.post(server.url + "/healthz").headers["allow"] == "GET, HEAD"
 
 
 def test_the_front_holds_no_model(server):

@@ -162,6 +162,10 @@ def test_pictures_are_sent_as_they_lie_and_small(shared):
     assert (
         whole.headers["x-content-type-options"] == "nosniff" and "sandbox" in whole.headers["content-security-policy"]
     )
+    for path in (f"/v1/store/pictures/{image_id}/image", f"/v1/store/pictures/{image_id}", "/store", "/v1/store"):
+        head = shared.http.head(path)
+        assert head.status_code == 200 and head.content == b""
+        assert head.headers["content-length"] == str(len(shared.http.get(path).content))
     small = shared.get(f"/pictures/{image_id}/thumbnail", side=160)
     assert small.headers["content-type"] == "image/jpeg" and load(small.content).shape == (30, 40, 3)
 
