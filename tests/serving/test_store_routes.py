@@ -1,6 +1,7 @@
 """The routes of a store, asked as a client would: what they give, what they refuse, what two people at once do."""
 
 import concurrent.futures
+import dataclasses
 import json
 import os
 import time
@@ -10,8 +11,9 @@ import pytest
 
 from florence2.engine.commands import import_labels
 from florence2.formats import jsonl
-from florence2.pixels import encode, load
+from florence2.pixels import BadImage, encode, load
 from florence2.records import ImageRef, Region, Sample, Source, Text
+from florence2.serving.store_browser import StoreBrowser
 from florence2.store import COMMIT_TRIES, Store
 from tests.engine.doubles import folder_of
 from tests.serving.running import RunningServer
@@ -37,9 +39,9 @@ def make_store(tmp):
 class Client:
     """A server over a store of its own, and what is asked of it."""
 
-    def __init__(self, tmp, *arguments, env=None):
+    def __init__(self, tmp, *arguments, env=None, make=make_store):
         self.tmp = tmp
-        self.store = make_store(tmp)
+        self.store = make(tmp)
         self.server = RunningServer("--store", str(self.store.root), *arguments, env=env)
         self.http, self.headers = None, {}
         if env:
@@ -209,6 +211,20 @@ def test_what_lies_where_a_picture_was_is_not_sent(tmp_path):
                 assert str(tmp_path) not in answer.text and "root:" not in answer.text
             assert client.get(f"/pictures/{ids[place]}").status_code == 200
         assert client.get(f"/pictures/{ids[4]}/image").status_code == 200
+
+
+def test_a_picture_without_a_recorded_hash_is_not_sent(tmp_path):
+    """A record that a stranger wrote could name any picture of this machine."""
+    store = make_store(tmp_path)
+    shown, index = StoreBrowser(str(store.root), 10**6), store.picture_index()
+    state = index.state(index.ids[0])
+    assert shown.picture(state).data == shown.model_input(state) and shown.thumbnail(state, 160)
+    for sha256 in ("", state.row.image.sha256[:-1]):
+        image = dataclasses.replace(state.row.image, sha256=sha256)
+        strange = dataclasses.replace(state, row=dataclasses.replace(state.row, image=image))
+        for read in (shown.picture, shown.model_input, lambda of: shown.thumbnail(of, 160)):
+            with pytest.raises(BadImage, match="not the one that was taken in"):
+                read(strange)
 
 
 def test_a_key_and_an_origin_are_asked_for_here_too(tmp_path):
