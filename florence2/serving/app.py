@@ -81,7 +81,7 @@ def _browser(settings: Settings) -> Any:
         return None
     from florence2.serving.store_browser import StoreBrowser  # what only serves a model does without Arrow
 
-    return StoreBrowser(settings.store, settings.max_pixels)
+    return StoreBrowser(settings.store, settings.max_pixels, settings.shared)
 
 
 async def _keep(host: ModelHost) -> None:

@@ -8,6 +8,7 @@ SIGTERM or Ctrl-C: the port is closed, requests that came are answered, then the
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -108,8 +109,11 @@ def _run(settings: Settings, listening: socket.socket, ask: Connect | None, stop
 
 def _supervise(settings: Settings, listening: socket.socket, stop: StopSignal) -> int:
     """Keep the server processes and the model host running until a signal comes."""
-    folder = tempfile.mkdtemp(prefix="florence2-metrics-")
-    os.environ[SHARED] = folder
+    folder = tempfile.mkdtemp(prefix="florence2-serve-")
+    os.environ[SHARED] = os.path.join(folder, "metrics")
+    settings = dataclasses.replace(settings, shared=os.path.join(folder, "listings"))
+    for path in (os.environ[SHARED], settings.shared):
+        os.mkdir(path)
     host = ModelHost(settings) if settings.model else None
     children: list[subprocess.Popen[bytes]] = []
     failures: list[float] = []

@@ -48,6 +48,8 @@ class Settings:
     dtype: str | None = None
     quantize: str | None = None
     speed: str = "exact"
+    shared: str = ""
+    """A folder that the processes of one server have in common; it ends with them."""
     hang_s: float = 120.0
     """A worker that gives no sign for so long while it has work is replaced."""
 

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,12 +21,14 @@ import numpy as np
 from florence2 import pixels
 from florence2.engine.curation.correcting import Correction, Outcome, correct
 from florence2.pixels import BadImage
+from florence2.serving.listing_files import ListingFiles
 from florence2.serving.review_queue import ReviewQueue
 from florence2.sources import file_types, files
 from florence2.store import PictureIndex, PictureState, Store, Wanted
 
 log = logging.getLogger(__name__)
-LOOK_S = 0.5  # how long it may take until what others have added is noticed
+LOOK_S = 0.5  # how long it may take until what others have added is noticed, where the store cannot say so at once
+FOLLOW_S = 0.3  # that a reader waits for what another reader takes over
 LISTINGS = 32  # kept, so that paging through one is not moved by corrections
 THUMBNAIL_BYTES = 64 << 20
 SIDES = (160, 320, 640)  # of thumbnails, the longer side in pixels
@@ -59,8 +61,9 @@ class NotReady(RuntimeError):
 class StoreBrowser:
     """What the routes ask; every method but `start` and `stop` may be called from any thread."""
 
-    def __init__(self, path: str, max_pixels: int) -> None:
+    def __init__(self, path: str, max_pixels: int, shared: str = "") -> None:
         self.store, self.max_pixels = Store(path), max_pixels
+        self._files = ListingFiles(shared)
         self.queue = ReviewQueue(self.store)
         self._index: PictureIndex | None = None
         self._pictures: PictureIndex | None = None  # of the pictures alone, until the whole is read
@@ -68,6 +71,7 @@ class StoreBrowser:
         self.waiting = 0
         """Requests under way; counted by the event loop."""
         self._looked = 0.0
+        self._mark: Hashable = None
         self._following = threading.Lock()
         self._listings: OrderedDict[str, PictureListing] = OrderedDict()
         self._listing = threading.Lock()
@@ -118,10 +122,11 @@ class StoreBrowser:
             if self.fault:
                 raise ValueError(self.fault)
             raise NotReady
-        now = time.monotonic()
-        if now - self._looked > LOOK_S and self._following.acquire(blocking=False):
+        now, mark = time.monotonic(), self.store.mark()
+        new = mark != self._mark
+        if (new or now - self._looked > LOOK_S) and self._following.acquire(timeout=FOLLOW_S if new else 0):
             try:
-                self._looked = now
+                self._looked, self._mark = now, mark
                 if self.store.snapshots()[-1:] != [self._index.snapshot.number]:
                     self._take(self._index.follow(self.store.snapshot()))
             finally:
@@ -141,12 +146,19 @@ class StoreBrowser:
                 self._listings.move_to_end(name)
                 return self._listings[name]
         index = self.index(whole=wanted.needs_annotations)
+        if (ids := self._files.get(name)) is not None:
+            places = [index.place[one] for one in ids if one in index.place]
+            return self._keep(PictureListing(name, np.array(places, np.int64), index))
         positions = index.find(wanted)
         ranks = self.queue.ranks(index) if by_queue else None
         if ranks is not None:
             positions = positions[np.argsort(ranks[positions], kind="stable")]
         key = f"{index.snapshot.number} {wanted} {by_queue} {ranks is not None}"
         made = PictureListing(hashlib.blake2b(key.encode(), digest_size=8).hexdigest(), positions, index)
+        self._files.put(made.name, [index.ids[place] for place in positions])
+        return self._keep(made)
+
+    def _keep(self, made: PictureListing) -> PictureListing:
         with self._listing:
             self._listings[made.name] = made
             while len(self._listings) > LISTINGS:

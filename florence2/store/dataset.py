@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -87,6 +87,13 @@ class Store:
     def snapshots(self) -> list[int]:
         """Numbers of its snapshots, oldest first."""
         return snapshots.numbers(self.storage)
+
+    def mark(self) -> Hashable:
+        """Another value once a snapshot came, had quickly; None where one must look what there is."""
+        try:
+            return self.storage.stamp(layout.SNAPSHOTS)
+        except FileNotFoundError:  # an object store has no folders
+            return None
 
     def snapshot(self, number: int | None = None) -> Snapshot:
         """One snapshot, the newest unless named."""

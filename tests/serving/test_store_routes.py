@@ -407,3 +407,36 @@ def test_what_is_no_store_is_refused_before_the_port_is_named(tmp_path):
         assert running.process.wait(60) == 1
         running._reader.join(5)
         assert len(running.lines) == 1 and "not a store" in running.lines[0]
+
+
+def test_several_processes_show_what_any_of_them_wrote(tmp_path):
+    """A correction through one process is seen at once through all; so is a listing, whatever was corrected since."""
+    with Client(tmp_path, "--processes", "2") as client:
+
+        def anew(path, **query):
+            """Asked over a connection of its own: of whichever process takes it."""
+            return httpx.get(f"{client.server.url}/v1/store{path}", params=query, timeout=30)
+
+        end = time.monotonic() + 60
+        while {anew("").status_code for _ in range(12)} != {200}:
+            assert time.monotonic() < end
+        ids = client.ids()
+        for n, image_id in enumerate(ids[:5]):
+            client.http.close()  # each correction by whichever process
+            client.http = httpx.Client(base_url=client.server.url, timeout=60)
+            change = [{"verdict": "added", "label": f"hen {n}", "box": [1, 1, 9, 9]}]
+            made = client.correct(image_id, f"Person {n}", changes=change, complete=["dog"]).json()
+            for _ in range(8):
+                body = anew(f"/pictures/{image_id}").json()
+                assert body["snapshot"] >= made["snapshot"] and f"hen {n}" in by_label(body)
+                assert anew("/pictures", label=f"hen {n}").json()["total"] == 1
+        first = anew("/pictures", order="store", review="open", limit=1).json()
+        assert first["total"] == 3 and first["pictures"][0]["id"] == ids[5]
+        assert client.correct(ids[5], complete=["cat"]).status_code == 200
+        query = {"order": "store", "review": "open", "listing": first["listing"]}
+        for _ in range(8):
+            found = anew("/pictures", **query).json()
+            assert (found["total"], [one["id"] for one in found["pictures"]]) == (3, ids[5:])
+            assert anew(f"/pictures/{ids[6]}/place", **query).json()["place"] == 1
+        assert anew("/pictures", order="store", review="open", listing="../../x").json()["total"] == 2
+        assert client.server.stop() == 0 and client.store.verify() == []
