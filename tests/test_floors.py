@@ -14,7 +14,7 @@ PACKAGE = ROOT / "florence2"
 FLOORS = {  # room -> floor; a room imports only from floors below its own; every room may know the records
     "structuring": -2, "records": -1, "arguments": -1, "labels": -1, "atomic_files": -1, "cache_folder": -1,
     "object_store": -1, "picture_cost": -1, "arrays": -1,
-    "geometry": 0, "pixels": 0,
+    "geometry": 0, "pixels": 0, "monitoring": 0,
     "codec": 1, "formats": 1, "store": 1, "metrics": 1, "model": 1, "scenes": 1, "drawing": 1, "box_rules": 1,
     "decoding": 2, "sources": 2,
     "predictor": 3,

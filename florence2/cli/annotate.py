@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from florence2.cli.journaling import add_journal, journal_of
 from florence2.cli.runners import add_runner, runner_of
 from florence2.cli.trusting import add_trust, trusted
 
@@ -43,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     hosts = tuple(host.strip() for host in (args.allow_urls or "").split(",") if host.strip())
     with ProgressBars(args.quiet) as bars:
         trusted(args, args.out or args.source, bars.on_message)
+        bars.journal = journal_of(args.log, args.metrics, bars.on_message)
         store = annotate(
             args.source,
             args.out,
@@ -58,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
             progress=bars,
             on_message=bars.on_message,
             reports=reports,
+            journal=bars.journal,
         )
     counts, reasons = store.counts(), store.reasons()
     useless = [report.name for report in reports.values() if report.useless and not report.broken]
@@ -141,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         "--retry-failed", action="store_true", help="ask again about pictures that failed in passing in three runs"
     )
     add_trust(parser)
+    add_journal(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser

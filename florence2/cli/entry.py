@@ -40,13 +40,14 @@ COMMANDS = {
     "export-model": "write a checkpoint as ONNX graphs, compared with it first",
     "push": "upload a checkpoint to the Hugging Face hub",
     "doctor": "say what a checkpoint is, and whether it is whole",
+    "status": "say how a store stands, and what its last run has done",
     "verify": "find damaged or missing parts of a store",
     "relocate": "say where a store's pictures lie now",
     "undo": "step a store back to an earlier snapshot",
     "demo": "the whole idea end to end, in minutes",
 }
 # planned commands, refused in one line until they exist
-LATER = ("plan", "status")
+LATER = ("plan",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

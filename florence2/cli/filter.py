@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from florence2.cli.journaling import add_journal, journal_of
 from florence2.cli.runners import add_runner, runner_of
 from florence2.cli.trusting import add_trust, trusted
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--write", metavar="FILE.yaml", help="with --tune: write the fitted rules, for --rules")
     add_runner(parser, "processes (one a core); 0: in this process")
     add_trust(parser)
+    add_journal(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     args = parser.parse_args(argv)
@@ -51,9 +53,9 @@ def main(argv: Sequence[str]) -> int:
     merging = None if args.merge is None else settings(args.merge) if args.merge else MergeConfig()
     with ProgressBars(args.quiet) as bars:
         trusted(args, args.store, bars.on_message)
-        store = filter(
-            args.store, args.rules, merging=merging, **runner_of(args), progress=bars, on_message=bars.on_message
-        )
+        bars.journal = journal_of(args.log, args.metrics, bars.on_message)
+        told: dict[str, Any] = {"progress": bars, "on_message": bars.on_message, "journal": bars.journal}
+        store = filter(args.store, args.rules, merging=merging, **runner_of(args), **told)
     counts, reasons = store.counts(), store.reasons()
     if args.json:
         print(json.dumps({"store": str(store.root), **counts, "reasons": reasons}))

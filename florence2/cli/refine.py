@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from florence2.cli.journaling import add_journal, journal_of
 from florence2.cli.runners import add_runner, runner_of
 from florence2.cli.trusting import add_trust, trusted
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
 
     with ProgressBars(args.quiet) as bars:
         trusted(args, args.store, bars.on_message)
+        bars.journal = journal_of(args.log, args.metrics, bars.on_message)
 
         def show(done: Any) -> None:
             if args.json:
@@ -59,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
             device=args.device,
             progress=bars,
             on_round=show,
+            on_message=bars.on_message,
+            journal=bars.journal,
         )
     if not rounds and not args.json:
         print(_why_nothing(args.store, args.rounds))
@@ -136,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     add_runner(parser, "processes that annotate (one a core)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto, a GPU if there is one)")
     add_trust(parser)
+    add_journal(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a round")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser

@@ -6,10 +6,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from florence2.cli.journaling import add_journal, journal_of
 from florence2.cli.terminal import raw
 
 
@@ -30,7 +32,10 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(dry_run(config, args.draw).to_json()) if args.json else dry_run(config, args.draw))
         return 0
     show = Live(args.json)
-    result = train(config, progress=show, restart=args.restart, on_message=show.message)
+    with written_down(args, config, show) as progress:
+        result = train(config, progress=progress, restart=args.restart, on_message=show.message)
+        if result.interrupted:
+            show.journal.end("interrupted")
     show.end()
     if not prints_progress():
         return 130 if result.interrupted else 0
@@ -50,6 +55,34 @@ def main(argv: Sequence[str]) -> int:
         print(f"interrupted after step {result.steps}; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def written_down(args: argparse.Namespace, config: Any, show: Live) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """The run in its journal, of the rank that prints; yields what takes each metrics line."""
+    if not prints_progress():
+        yield show
+        return
+    from florence2 import __version__
+
+    journal = show.journal = journal_of(args.log, args.metrics, show.message)
+    journal.begin("train", str(config.out), __version__)
+
+    def step(line: dict[str, Any]) -> None:
+        shown = ("loss", "lr", "tokens", "data_seconds")
+        values: dict[str, float] = {key: float(line[key]) for key in shown if key in line}
+        journal.training_step(line["step"], line["steps"], values)
+        show(line)
+
+    try:
+        yield step
+    except KeyboardInterrupt:
+        journal.end("interrupted")
+        raise
+    except BaseException as error:
+        journal.end("failed", str(error) or type(error).__name__)
+        raise
+    journal.end()
 
 
 def prints_progress() -> bool:
@@ -73,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print each metrics line and, last, the result as JSON")
     parser.add_argument("--restart", action="store_true", help="move the run in OUT aside and begin anew")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, the first batch and an estimate; stop")
+    add_journal(parser)
     parser.add_argument("--draw", metavar="FOLDER", help="with --dry-run: draw the first batch into this folder")
     return parser
 
@@ -104,6 +138,7 @@ class Live:
         self.as_json, self.quiet = as_json, not prints_progress()
         self.started, self.tokens, self.waited, self.first, self.loss = time.monotonic(), 0, 0.0, 0, 0.0
         self.open = False
+        self.journal: Any = None
 
     def __call__(self, line: dict[str, Any]) -> None:
         if self.quiet:

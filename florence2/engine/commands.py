@@ -5,6 +5,7 @@ Knows which units lack whose work, not how processes do it, nor who reads whom (
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,11 +29,13 @@ from florence2.engine.ingest.labelled_datasets import LabelledDataset, write_imp
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import Step, plan_steps, refuse_twins, stale_dependents, with_their_inputs
 from florence2.engine.planning.superseding import supersede_replaced
+from florence2.engine.run_records import begin_run, recorded
 from florence2.engine.selectors import FolderSelector
 from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.user_code import load_function
 from florence2.formats import reviews
 from florence2.formats.problems import ReadProblems
+from florence2.monitoring.run_journal import RunJournal
 from florence2.object_store import is_object_url, root_of
 from florence2.records import Sample
 from florence2.sources import file_types, files, hub_datasets
@@ -43,6 +46,7 @@ from florence2.structuring import brief
 DEFAULT_WITH = ("rapidocr", "opencv")
 
 
+@recorded
 @retry_when_stale
 def annotate(
     src: str | Path | Sequence[Sample],
@@ -63,6 +67,7 @@ def annotate(
     progress: Progress | None = None,
     on_message: Callable[[str], None] | None = None,
     reports: dict[str, AnnotationReport] | None = None,
+    journal: RunJournal | None = None,
 ) -> Store:
     """Run specialists over the pictures of a folder, a tar, a table, a list of samples, or over a store's own.
 
@@ -70,22 +75,21 @@ def annotate(
     named as on the command line, or are objects. Run again, it finds what is done and goes on; what failed in passing
     is asked again, in three runs in all, then only with `retry_failed`. What had read what they replace is run again,
     too, or named to `on_message` where it cannot be (`dependents`). `reports` is filled with what came of each
-    specialist's pictures in this run, by its name. With `runner` "ray" the work is done by actors, of the cluster at
-    `ray_address`, or of a Ray that is started for it.
+    specialist's pictures in this run, by its name; `journal` takes down the run as it goes on. With `runner` "ray" the
+    work is done by actors, of the cluster at `ray_address`, or of a Ray that is started for it.
     """
     execution = Execution(workers, lease_s, attempts, device, progress, on_message, runner, ray_address)
     wanted = [with_] if isinstance(with_, str) else with_
     names = arguments.items("with_", wanted, "specialists", lambda s: isinstance(s, str) or hasattr(s, "annotate"))
     rules, own_code = _image_rules(rules), dict[str, Path]()
     with trust.noting(own_code):
-        specialists = [resolve_specialist(name) for name in names]
+        names, specialists = _opened(names)
         if rules.accept:
             load_function(rules.accept)
-    names = [name if isinstance(name, str) else found for name, found in zip(names, specialists)]
-    refuse_twins([specialist.spec.name for specialist in specialists])
     store, source, listing, samples = _source(src, out, execution, fetching or Fetching())
     trust.remember(store.root, own_code, on_message)
-    session = Session(store)
+    journal = begin_run(journal, store, "annotate")
+    execution, session = dataclasses.replace(execution, journal=journal), Session(store, journal=journal)
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
     with execution.runner(store.root) as runs:
         times = ingestion.ingest_source(
@@ -140,6 +144,7 @@ def relocate(
     return count
 
 
+@recorded
 @retry_when_stale
 def filter(
     store: str | Path | Store,
@@ -151,6 +156,7 @@ def filter(
     ray_address: str | None = None,
     progress: Progress | None = None,
     on_message: Callable[[str], None] | None = None,
+    journal: RunJournal | None = None,
 ) -> Store:
     """Judge a store's annotations by the shipped rules, by those of a YAML file or mapping, or by filters given.
 
@@ -159,9 +165,12 @@ def filter(
     one's own, which other processes may not be able to import.
     """
     store = store if isinstance(store, Store) else Store(store)
-    session = Session(store)
     chain = chain_of(rules)
-    execution = Execution(workers, progress=progress, on_message=on_message, kind=runner, ray_address=ray_address)
+    journal = begin_run(journal, store, "filter")
+    session = Session(store, journal=journal)
+    execution = Execution(
+        workers, progress=progress, on_message=on_message, kind=runner, ray_address=ray_address, journal=journal
+    )
     with execution.for_rules(chain, session.base).runner(store.root) as runs:
         round = judge(session, runs, chain, progress)
         if merging is not None:
@@ -172,6 +181,7 @@ def filter(
     return store
 
 
+@recorded
 @retry_when_stale
 def import_labels(
     src: str | Path,
@@ -187,6 +197,7 @@ def import_labels(
     reviewed: bool = False,
     progress: Progress | None = None,
     on_message: Callable[[str], None] | None = None,
+    journal: RunJournal | None = None,
 ) -> Store:
     """Bring a data set into a store; the same again adds nothing, and labels that changed replace what they were.
 
@@ -209,8 +220,9 @@ def import_labels(
             f"{src}: none of its {len(missing)} pictures is there, such as {missing[0]}; name --images DIR"
         )
     store = Store(out, create=True)
-    session = Session(store)
-    execution = Execution(workers, progress=progress, on_message=on_message)
+    journal = begin_run(journal, store, "import")
+    session = Session(store, journal=journal)
+    execution = Execution(workers, progress=progress, on_message=on_message, journal=journal)
     unit = ingestion.unit_for(len(listing)) if unit is None else unit
     operator = given.operator()
     with execution.runner(store.root) as runner:
@@ -257,6 +269,13 @@ def _import_review(
     for line in (*lines, f"reviewed: {counts['pictures']} pictures; {found}") if on_message else ():
         on_message(line)  # type: ignore[misc]
     return session.store
+
+
+def _opened(names: Sequence[str | Specialist]) -> tuple[list[str | Specialist], list[Specialist]]:
+    """Specialists as they were named, and as objects; no two of one name."""
+    specialists = [resolve_specialist(name) for name in names]
+    refuse_twins([specialist.spec.name for specialist in specialists])
+    return [name if isinstance(name, str) else found for name, found in zip(names, specialists)], specialists
 
 
 def _image_rules(rules: ImageRules | None) -> ImageRules:

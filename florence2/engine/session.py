@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import OperatorInput
 from florence2.engine.selectors import ImageSelector
+from florence2.monitoring.run_journal import NOT_TAKEN, RunJournal
 from florence2.records import Sample
 from florence2.store import TABLES, Fragment, Missing, Operator, Snapshot, StaleBase, Store, Unit, extended, is_further
 
@@ -43,6 +44,7 @@ def retry_when_stale(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def retried(*args: P.args, **kwargs: P.kwargs) -> R:
+        journal = kwargs.get("journal")
         missed, leftovers = False, list[tuple[Store, tuple[str, ...]]]()
         while True:
             turn = leftovers[-1][0].turn_after(len(leftovers)) if leftovers else nullcontext()
@@ -52,6 +54,8 @@ def retry_when_stale(command: Callable[P, R]) -> Callable[P, R]:
             except StaleBase as stale:
                 missed = False
                 leftovers.append((stale.store, stale.fragments))
+                if isinstance(journal, RunJournal):
+                    journal.begun_again(str(stale))
             except Missing:
                 if missed:
                     raise
@@ -67,9 +71,9 @@ def retry_when_stale(command: Callable[P, R]) -> Callable[P, R]:
 class Session:
     """One command's view of a store: the snapshot it started from and what it has added since."""
 
-    def __init__(self, store: Store, base: Snapshot | None = None):
+    def __init__(self, store: Store, base: Snapshot | None = None, journal: RunJournal = NOT_TAKEN):
         store.delete_temporary()
-        self.store = store
+        self.store, self.journal = store, journal
         self.base = store.snapshot() if base is None else base
         self.fragments: list[Fragment] = []
         self.operators: dict[str, Operator] = {operator.run_id: operator for operator in self.base.operators}
@@ -233,10 +237,13 @@ class Session:
     def finish(self, phase: Mapping[str, Any] | None = None) -> Snapshot:
         """Write the snapshot that ends the command; StaleBase where another ended meanwhile (`retry_when_stale`)."""
         try:
-            return self.store.save(self.base, self._in_order(), self.operators.values(), phase)
+            made = self.store.save(self.base, self._in_order(), self.operators.values(), phase)
         except StaleBase:  # what reads annotations has seen them as they stood before the other one
             self.store.discard_unnamed([fragment.path for fragment in self.fragments if self._reads_others(fragment)])
             raise
+        if made.number != self.base.number:
+            self.journal.snapshot(made.number, len(made.fragments))
+        return made
 
     def _reads_others(self, fragment: Fragment) -> bool:
         return fragment.table == "annotations" and bool((self.store.run(fragment.run_id) or {}).get("reads"))

@@ -7,7 +7,7 @@ that memorised it. A round ends with one snapshot; interrupted, it goes on where
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ from florence2.engine.curation.judging import judge, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, merge
 from florence2.engine.execution.annotation_phase import run_specialist
 from florence2.engine.execution.context import resolve_specialist
+from florence2.engine.execution.jobs import ATTEMPTS
 from florence2.engine.execution.options import Execution, Progress
 from florence2.engine.ingest.inspection import MAX_PIXELS
 from florence2.engine.operator import Filter, Specialist
 from florence2.engine.planning.dependencies import plan_steps
+from florence2.engine.run_records import begin_run, recorded
 from florence2.engine.selectors import FoldSelector
 from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.specialists.student import StudentSpecialist
+from florence2.monitoring.run_journal import RunJournal
 from florence2.refinement.agreement import Agreement
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.replay import OWN, with_replay
@@ -77,6 +80,7 @@ class Round:
         return out + ([f"stopped after round {self.number}: {self.stopped}"] if self.stopped else [])
 
 
+@recorded
 def refine(
     store: str | Path | Store,
     rounds: int = 1,
@@ -100,6 +104,8 @@ def refine(
     train: TrainFunction | None = None,
     open_student: OpenStudent | None = None,
     on_round: Callable[[Round], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+    journal: RunJournal | None = None,
 ) -> list[Round]:
     """Refine a store until it has had `rounds` rounds; returns those that were done now.
 
@@ -115,11 +121,12 @@ def refine(
     rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
     seed, holdout = arguments.whole("seed", seed, least=0), checked_share(holdout)
     store = store if isinstance(store, Store) else Store(store)
-    execution = Execution(workers=workers, device=device, progress=progress, kind=runner, ray_address=ray_address)
+    journal = begin_run(journal, store, "refine")
+    execution = Execution(workers, None, ATTEMPTS, device, progress, on_message, runner, ray_address, journal)
     _judged(store, rules, execution)
-    table = StudentSpecialist(start).tasks
+    table, shown = StudentSpecialist(start).tasks, _training_shown(execution)
     recipe = _with_tasks(recipe or {}, [task_of(name, table).token for name in tasks])
-    out, trained = [], defaultdict[int, list[list[TrainedStudent]]](list)
+    trained = defaultdict[int, list[list[TrainedStudent]]](list)
 
     @retry_when_stale  # students of a snapshot that another command has followed meanwhile are not what the round is of
     def next_round() -> Round | None:
@@ -133,20 +140,25 @@ def refine(
         parts = [FoldSelector(n, folds) for n in range(folds)]
         begins = [(_previous(store, before, number, part) if from_previous else None) or start for part in parts]
         if len(trained[number]) < COMMIT_TRIES:
-            given = learned, seed, train, progress, share
+            given = learned, seed, train, shown, share
             trained[number].append(_trained(store, before, zip(parts, begins), *given))
         students = trained[number][-1]  # of a little earlier where others commit all the time, who are made to wait now
         held = Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
-        opened = open_student or asks.card
-        after = annotate_round(store, number, students, rules, merging, execution, opened, before, held)
+        after = annotate_round(
+            store, number, students, rules, merging, execution, open_student or asks.card, before, held
+        )
         changed = changes(store.samples(before.number), store.samples(after.number))
         return Round(number, after.number, tuple(students), changed, agreement_of(after), stop_of(after))
 
+    return list(_each(next_round, on_round))
+
+
+def _each(next_round: Callable[[], Round | None], on_round: Callable[[Round], None] | None) -> Iterator[Round]:
+    """Rounds until there is none, each shown when it is done."""
     while done := next_round():
-        out.append(done)
         if on_round:
             on_round(done)
-    return out
+        yield done
 
 
 def annotate_round(
@@ -164,7 +176,7 @@ def annotate_round(
 
     StaleBase where another command ended since the snapshot `before` (the newest).
     """
-    session = Session(store, before)
+    session = Session(store, before, execution.journal)
     opened = open_student or student_name
     named: list[str | Specialist] = [opened(student.folder) for student in students]
     selectors = [FoldSelector(student.fold, len(students)) if len(students) > 1 else None for student in students]
@@ -186,6 +198,17 @@ def annotate_round(
     if holdout is not None:
         made |= measured(session, number, holdout, (number, round))
     return session.finish({"phase": "refine", "round": number, **made})
+
+
+def _training_shown(execution: Execution) -> Progress:
+    """What takes down each step of a student's training, and shows it."""
+
+    def step(stage: str, number: int, steps: int) -> None:
+        execution.journal.training_step(number, steps, {})
+        if execution.progress:
+            execution.progress(stage, number, steps)
+
+    return step
 
 
 def student_name(folder: str) -> str:
@@ -213,8 +236,15 @@ def _trained(
 def _judged(store: Store, rules: Rules, execution: Execution) -> None:
     """Judge a store that was never judged: a student learns from what filters keep."""
     if not any(o.kind == "filter" for o in store.snapshot().operators) and (rules is None or chain_of(rules)):
-        ran_by = execution.kind
-        filter(store, rules, runner=ran_by, ray_address=execution.ray_address, progress=execution.progress)
+        filter(
+            store,
+            rules,
+            runner=execution.kind,
+            ray_address=execution.ray_address,
+            progress=execution.progress,
+            on_message=execution.on_message,
+            journal=execution.journal,
+        )
 
 
 def _asks(

@@ -6,7 +6,7 @@ commits. The rest of the project imports nothing else of this room.
 
 from florence2.store import pending
 from florence2.store.dataset import Store, is_store
-from florence2.store.failures import attempted_images, is_further
+from florence2.store.failures import attempt_number, attempted_images, is_further
 from florence2.store.image_rows import ImageRow
 from florence2.store.import_metadata import ImportMetadata
 from florence2.store.journal import Journal
@@ -26,5 +26,6 @@ from florence2.store.verification import Damage
 __all__ = [
     "COMMIT_TRIES", "Damage", "Damaged", "Fragment", "ImageRow", "ImportMetadata", "Journal", "Missing", "Operator",
     "PendingFragment", "PictureIndex", "PictureState", "Signed", "Snapshot", "StaleBase", "Store", "TABLES", "Unit",
-    "UnitGroup", "Wanted", "attempted_images", "extended", "is_further", "is_store", "pending", "sha256_of",
+    "UnitGroup", "Wanted", "attempt_number", "attempted_images", "extended", "is_further", "is_store", "pending",
+    "sha256_of",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ from florence2.store import (
     parquet,
     pieces,
     random_access,
+    run_states,
     runs,
     scan,
     schema,
@@ -361,6 +362,19 @@ class Store:
         Missing or Damaged (ValueError) where it was and is gone or changed.
         """
         return runs.read(self.storage, run_id)
+
+    def keep_run_state(self, run: str, state: Mapping[str, Any]) -> None:
+        """Write how a run of a command stands; no part of the data, and nothing where only fragments are written."""
+        if self.restoring is None:
+            run_states.keep(self.storage, run, state)
+
+    def run_states(self) -> list[Any]:
+        """How the newest runs of commands stood when they last said so, oldest first."""
+        return run_states.read(self.storage)
+
+    def forget_old_run_states(self) -> None:
+        """Keep the newest of them alone."""
+        run_states.forget_old(self.storage)
 
     def journal(self, key: str) -> Journal:
         """The journal of a unit of work."""

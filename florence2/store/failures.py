@@ -31,7 +31,12 @@ def attempt_facts(number: int, image_ids: Sequence[str]) -> dict[str, str]:
 
 def is_further(facts: Mapping[str, str]) -> bool:
     """Whether a fragment with these facts is of a further attempt."""
-    return int(facts.get(ATTEMPT, 1)) > 1
+    return attempt_number(facts) > 1
+
+
+def attempt_number(facts: Mapping[str, str]) -> int:
+    """The number of the attempt that a fragment with these facts is of."""
+    return int(facts.get(ATTEMPT, 1))
 
 
 def attempted_images(facts: Mapping[str, str]) -> list[str]:
@@ -71,7 +76,7 @@ def _of_attempt(storage: Storage, fragment: Fragment, table: pa.Table, attempts:
     if len(tried) < 2:
         return [True] * table.num_rows
     answered = _last_attempts(storage, tried)
-    attempt = int(parquet.facts(storage, fragment).get(ATTEMPT, 1))
+    attempt = attempt_number(parquet.facts(storage, fragment))
     return [answered.get(name, 1) == attempt for name in table["image_id"].to_pylist()]
 
 
@@ -91,6 +96,6 @@ def _last_attempts(storage: Storage, fragments: Sequence[Fragment]) -> dict[str,
     """The number of the last attempt at each picture that was tried more than once."""
     last: dict[str, int] = {}
     for facts in (parquet.facts(storage, fragment) for fragment in fragments):
-        number = int(facts.get(ATTEMPT, 1))
+        number = attempt_number(facts)
         last.update({name: max(number, last.get(name, 1)) for name in attempted_images(facts)})
     return last

@@ -60,6 +60,14 @@ def piece(uid: str, start: int, stop: int) -> str:
     return f"{PIECES}/{uid}/{start:06d}-{stop:06d}.json"
 
 
+RUN_STATES = f"{TEMPORARY}/commands"
+
+
+def run_state(run: str) -> str:
+    """The path of how a run of a command stood when it last said so."""
+    return f"{RUN_STATES}/{safe(run)}.json"
+
+
 def beacon(name: str) -> str:
     """A file that shows which store this is."""
     return f"{TEMPORARY}/beacon-{name}"

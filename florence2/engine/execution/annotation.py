@@ -52,7 +52,6 @@ class AnnotatedJob:
 
     pictures: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    took_s: float = 0.0
     failed: tuple[str, ...] = ()  # ids of the pictures that gave nothing
 
 
@@ -85,7 +84,7 @@ class AnnotateTask:
         seconds["rest"] = took - seconds["annotate"] - seconds["wait"] - seconds["write"]
         failures = Counter(each.reason for each in found if isinstance(each, Failure))
         failed = tuple(each.id for each in found if isinstance(each, Failure))
-        return JobOutcome(tuple(fragments), seconds, AnnotatedJob(len(found), failures, took, failed))
+        return JobOutcome(tuple(fragments), seconds, AnnotatedJob(len(found), failures, failed))
 
     def _commit(self, store: Store, found: Sequence[Signed], config_sha: str) -> list[Fragment]:
         count = len(self.inputs.unit.samples)

@@ -70,7 +70,8 @@ def run_steps(
     """
     stand: list[Step] = []
     broken: set[str] = set()
-    for step in steps:
+    for place, step in enumerate(steps, 1):
+        session.journal.upcoming([later.operator.name for later in steps[place:]])
         name, unread = step.operator.name, [o.name for o in step.reads if o.run_id in broken]
         if unread:
             report = AnnotationReport(name, broken=f"reads {unread[0]}, which was given up")
@@ -119,13 +120,14 @@ def run_specialist(
     pace = Pace(spec.batch_size, runner.workers(resources))
     jobs = _Jobs(session, step, max_pixels, only, retry_failed, pace, count, report)
     streak: list[tuple[Job, JobOutcome]] = []  # the last jobs, of which each picture failed
-    for job, outcome in run_phase(session, runner, jobs, resources, count):
+    for job, outcome in run_phase(session, runner, jobs, resources, count, operator.run_id):
         assert isinstance(outcome.facts, AnnotatedJob)
         for image in outcome.facts.failed:  # its earlier annotations are kept
             jobs.asked_again.pop(image, None)
-        jobs.pace.learn(outcome.facts.took_s, job.size)
+        jobs.pace.learn(outcome.took_s, job.size)
         report.asked += outcome.facts.pictures
         report.failures += outcome.facts.failures
+        session.journal.failed(job.key, outcome.facts.failures)
         for name, value in outcome.seconds.items():
             report.seconds[name] += value
         streak = [*streak, (job, outcome)] if _all_failed(outcome.facts) else []
@@ -133,8 +135,10 @@ def run_specialist(
             reasons = sum((each.facts.failures for _, each in streak), Counter[str]())
             report.broken = f"given up, as it failed on {reasons.total()} pictures in a row ({_counted(reasons)})"
             _take_back(session, streak)
+            session.journal.given_up(report.broken)
             return report
     report.failed += sum(report.failures.values())
+    session.journal.quarantined(report.quarantined)
     if jobs.asked_again and only is None:
         revise(session, Revision(answers=dict(sorted(jobs.asked_again.items()))))
     return report

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
@@ -35,7 +37,9 @@ class InlineRunner:
         for job in jobs:
             self.context.prepare(job.specialist, job.operator)
             self.context.heartbeat = _InlineHeartbeat(self, job, resources, on_progress)
-            yield job, job.task.do(self.context.store, self.context)
+            begun = time.perf_counter()
+            outcome = job.task.do(self.context.store, self.context)
+            yield job, dataclasses.replace(outcome, took_s=time.perf_counter() - begun)
 
 
 class _InlineHeartbeat(NullHeartbeat):

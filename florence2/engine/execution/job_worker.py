@@ -5,10 +5,12 @@ A job begins when "start" is sent: what the worker loads before that is not on t
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +76,9 @@ class JobWorker:
             tries = context.store.journal(job.key)
             tries.append("start")
             context.heartbeat = _SentHeartbeat(tries, send, isolate, dict(poison_images))
+            begun = time.perf_counter()
             outcome = job.task.do(context.store, context)
+            outcome = dataclasses.replace(outcome, took_s=time.perf_counter() - begun)
         except Exception as error:  # whatever it was, the supervisor raises it in the caller's process
             send(("error", _as_one_line(error)))
             return

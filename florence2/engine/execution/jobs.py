@@ -25,6 +25,7 @@ class JobOutcome:
     fragments: tuple[Fragment, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     facts: Any = None
+    took_s: float = 0.0  # on the worker, of the job alone
 
 
 class WorkTask(Protocol):
@@ -58,6 +59,7 @@ class Resources:
 
 
 OnProgress = Callable[[Job, int], None]  # so many pictures of a job are done
+OnLost = Callable[[Job, str, str], None]  # a job's worker was lost: the cause as a word, and in words
 
 
 class Runner(Protocol):

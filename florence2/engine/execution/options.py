@@ -12,9 +12,10 @@ from florence2 import arguments
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.devices import AUTO, accelerators
 from florence2.engine.execution.inline import InlineRunner
-from florence2.engine.execution.jobs import ATTEMPTS, Runner
+from florence2.engine.execution.jobs import ATTEMPTS, Job, Runner
 from florence2.engine.execution.processes import ProcessRunner
 from florence2.engine.operator import Filter
+from florence2.monitoring.run_journal import NOT_TAKEN, RunJournal
 from florence2.store import Snapshot
 
 RUNNERS = ("local", "ray")
@@ -33,6 +34,7 @@ class Execution:
     on_message: Callable[[str], None] | None = None
     kind: str = "local"  # or "ray"
     ray_address: str | None = None  # of a cluster; None: RAY_ADDRESS, else a Ray of this command's own
+    journal: RunJournal = NOT_TAKEN
 
     def __post_init__(self) -> None:
         if self.workers is not None:
@@ -55,15 +57,22 @@ class Execution:
         if self.kind == "ray":
             from florence2.engine.execution.ray import RayRunner
 
-            return RayRunner(
-                context, self.workers, self.ray_address, self.attempts, self.lease_s, on_message=self.on_message
+            actors = RayRunner(
+                context, self.workers, self.ray_address, self.attempts, self.lease_s, on_message=self.message
             )
+            actors.on_lost = self._lost
+            return actors
         if self.device != AUTO:
             accelerators(self.device)  # refused before anything is done
         if self.workers == 0:
-            return InlineRunner(context, self.on_message)
+            return InlineRunner(context, self.message)
         cpus = self.workers or _cpus()
-        return ProcessRunner(context, cpus, self.attempts, self.lease_s, on_message=self.on_message)
+        processes = ProcessRunner(context, cpus, self.attempts, self.lease_s, on_message=self.message)
+        processes.on_lost = self._lost
+        return processes
+
+    def _lost(self, job: Job, cause: str, how: str) -> None:
+        self.journal.retried(cause, job.size, how)
 
     def for_rules(self, chain: Sequence[Filter], snapshot: Snapshot) -> Execution:
         """As it is for judging: in this process, unless workers are named, where others would be of no use.
@@ -78,6 +87,7 @@ class Execution:
 
     def message(self, text: str) -> None:
         """A line for the user's screen."""
+        self.journal.message(text)
         if self.on_message:
             self.on_message(text)
 

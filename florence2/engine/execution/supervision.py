@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 from florence2.engine.execution import attempt_journal
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.job_worker import Message, unpickled
-from florence2.engine.execution.jobs import ATTEMPTS, Job, JobOutcome, OnProgress, Resources
+from florence2.engine.execution.jobs import ATTEMPTS, Job, JobOutcome, OnLost, OnProgress, Resources
 from florence2.store import Store
 
 BOOT_S = 600.0  # for a worker to start and load what a job needs
@@ -83,6 +83,7 @@ class Supervisor(ABC, Generic[W]):
     ):
         self.context = context
         self.attempts, self.lease_s, self.boot_s, self.on_message = attempts, lease_s, boot_s, on_message
+        self.on_lost: OnLost | None = None
         self._workers: list[W] = []
         self._silences: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=100))  # by operator
         self._boot_deaths = 0
@@ -234,6 +235,8 @@ class Supervisor(ABC, Generic[W]):
             what = f"no sign of life for {waited:.0f} s, stopped" if cause == "timeout" else f"died, {ending.how}"
             if cause == "timeout" or ending.to_blame:
                 self._count_death(job, cause, ending)
+            if self.on_lost:
+                self.on_lost(job, cause, what)
             self._say(f"{resources.name}: a worker with {job.size} pictures: {what}; they are tried again")
         elif ending.to_blame:
             self._boot_deaths += 1

@@ -77,6 +77,7 @@ class LocalStorage:
 
     def replace(self, path: str, data: bytes) -> None:
         """Write a file over what its name holds; it is not synced."""
+        make_folder(self.root, self._at(path).parent)
         write_atomic(self._at(path), data)
 
     def read(self, path: str) -> bytes:

@@ -1,0 +1,194 @@
+"""The journal of a run: state, log lines and metrics say the same, and the time left follows from what was measured."""
+
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from florence2.monitoring import run_journal
+from florence2.monitoring.exposition import METRICS, MetricsServer, exposition, metrics_sink
+from florence2.monitoring.run_journal import EVENTS, NOT_TAKEN, RunJournal, RunSink
+from florence2.monitoring.run_log import RunLog
+from florence2.monitoring.run_state import PhaseState, RunState
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def check_lines(path):
+    """The events of a log; every line has the fields of its event, of their types, and no other."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        fields = {"time": str, "run": str, "event": str, **EVENTS[line["event"]]}
+        assert set(line) == set(fields), line
+        for name, kind in fields.items():
+            assert isinstance(line[name], (int, float) if kind is float else kind), (name, line)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+    return lines
+
+
+def figures(text):
+    """Name and labels -> value, as Prometheus' own parser reads them."""
+    out = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = (sample.name, *sorted(sample.labels.items()))
+            out[key] = sample.value
+            assert (family.name if family.type != "counter" else f"{family.name}_total") in METRICS
+            assert family.documentation and family.type == METRICS[sample.name][0]
+    return out
+
+
+def eventful(journal, tmp_path):
+    journal.begin("annotate", str(tmp_path), "0")
+    journal.phase("a", 10, "run", 2)
+    journal.unit("u", 4, 2, 7, 1.5)
+    journal.counted(4, 3)
+    journal.failed("u", {"error": 1, 'od"d\n': 2})
+    journal.retried("died", 4, "exit code -9")
+    journal.quarantined(2)
+    journal.given_up("no use")
+    journal.snapshot(3, 9)
+    journal.begun_again("another command ended")
+    journal.training_step(5, 20, {"loss": 0.5})
+    journal.message("a remark")
+    journal.end("failed", "all over")
+
+
+def test_log_metrics_and_state_say_the_same(tmp_path):
+    journal = RunJournal([RunLog(tmp_path / "log"), metrics_sink(str(tmp_path / "m.prom"))])
+    eventful(journal, tmp_path)
+    lines = check_lines(tmp_path / "log")
+    assert {line["event"] for line in lines} == set(EVENTS)
+    assert (
+        lines[0]["event"] == "run_started" and lines[-1]["event"] == "run_ended" and len({x["run"] for x in lines}) == 1
+    )
+    found = figures((tmp_path / "m.prom").read_text())
+    assert found["florence2_run_items_total", ("phase", "a")] == 4 == journal.now.phases[0].done
+    assert found["florence2_run_phase_items_found", ("phase", "a")] == 3
+    assert found["florence2_run_failures_total", ("phase", "a"), ("reason", 'od"d\n')] == 2
+    assert found["florence2_run_retries_total", ("cause", "died"), ("phase", "a")] == 1
+    assert found["florence2_run_quarantined_items", ("phase", "a")] == 2
+    assert found["florence2_run_value", ("name", "loss")] == 0.5 and found["florence2_run_snapshot",] == 3
+    assert found["florence2_run_running",] == 0 and found["florence2_run_failed",] == 1
+    assert found["florence2_run_phase_items_found", ("phase", "training")] == 4  # it went on at the fifth step
+    assert {name for name, *_ in found} == set(METRICS)
+    assert RunState.from_json(journal.now.to_json(), "x") == journal.now
+
+
+def test_the_page_lists_every_event_with_its_fields_and_every_metric():
+    text = PAGE.read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", text, re.MULTILINE))
+    for event, fields in EVENTS.items():
+        assert re.findall(r"`(\w+)`", rows[event]) == list(fields), event
+    for name in METRICS:
+        assert f"`{name}`" in text or f"`{name}{{" in text, name
+
+
+def test_a_port_answers_with_the_newest_figures(tmp_path):
+    server = MetricsServer(0)
+    journal = RunJournal([server])
+    journal.begin("filter", "s", "0")
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert figures(answer.read().decode())["florence2_run_running",] == 1
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/other", timeout=10)
+    journal.end()
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10)
+
+
+@pytest.mark.parametrize("where", ["70000", "metrics.txt", "host:80"])
+def test_other_places_for_metrics_are_refused(where):
+    with pytest.raises(ValueError, match="expected a port"):
+        metrics_sink(where)
+
+
+def test_a_file_that_is_not_one_of_ours_is_not_written_over(tmp_path):
+    (tmp_path / "other.prom").write_text("# HELP node_load1\n")
+    with pytest.raises(OSError, match="name another file"):
+        metrics_sink(str(tmp_path / "other.prom"))
+
+
+def test_a_sink_that_fails_is_left_out_and_the_run_goes_on(tmp_path):
+    class Full(RunSink):
+        def event(self, line):
+            raise OSError(28, "No space left on device")
+
+    messages = []
+    journal = RunJournal([Full(), RunLog(tmp_path / "log")], messages.append)
+    journal.begin("annotate", "s", "0")
+    journal.end()
+    assert len(messages) == 1 and "No space" in messages[0] and len(check_lines(tmp_path / "log")) == 2
+
+
+def test_what_is_not_a_run_takes_nothing_down():
+    NOT_TAKEN.phase("a", 3)
+    NOT_TAKEN.counted(1, 0)
+    NOT_TAKEN.end()
+    assert NOT_TAKEN.now == RunState() and not NOT_TAKEN.begun
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(run_journal.time, "monotonic", lambda: self.now)
+
+
+def test_the_rate_is_measured_from_the_first_sign_on(monkeypatch):
+    clock, journal = Clock(monkeypatch), RunJournal()
+    journal.begin("annotate", "s", "0")
+    journal.phase("a", 110, "run", 2)
+    journal.counted(0, 10)
+    assert journal.now.phase.rate is None and journal.now.phase.seconds_left is None
+    clock.now = 300  # loading
+    journal.counted(20, 10)
+    clock.now = 310
+    journal.counted(40, 10)
+    assert journal.now.phase.rate == 2 and journal.now.phase.left == 60 and journal.now.phase.seconds_left == 30
+
+
+def test_a_rerun_knows_the_rate_of_the_one_before(monkeypatch):
+    clock, journal = Clock(monkeypatch), RunJournal()
+    journal.begin("annotate", "s", "0", {"run": (1000.0, 1000.0)})  # one a second of one worker
+    journal.phase("a", 1000, "run", 4)
+    journal.counted(0, 600)
+    assert journal.now.phase.rate == 4 and journal.now.phase.seconds_left == 100
+    journal.counted(1, 600)
+    clock.now = 60  # this run is half as fast, and has shown as much of it as counts of the earlier ones
+    journal.counted(121, 600)
+    assert journal.now.phase.rate == 3
+    clock.now = 6000
+    journal.counted(201, 600)
+    assert journal.now.phase.rate < 0.1
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9), st.floats(0, 1e6), st.floats(0, 1e6), st.integers(1, 64))
+def test_a_rate_is_positive_and_never_divides_by_nothing(items, earlier, seconds, earlier_s, workers):
+    phase = PhaseState("a", 10, "", workers, 0, 0, measured_items=items, measured_s=seconds)
+    phase.earlier_items, phase.earlier_s = earlier, earlier_s
+    assert phase.rate is None or phase.rate > 0
+    assert phase.seconds_left is None or phase.seconds_left >= 0
+
+
+def test_a_process_of_the_same_number_is_not_taken_for_the_run():
+    state = RunJournal()
+    state.begin("annotate", "s", "0")
+    assert state.now.is_alive() is True
+    state.now.pid_started += "0"
+    assert state.now.is_alive() is False
+    state.now.host = "elsewhere"
+    assert state.now.is_alive() is None
+    state.now.outcome = "ended"
+    assert state.now.is_alive() is False and os.getpid() == state.now.pid
+
+
+def test_exposition_of_a_run_that_has_not_begun_can_be_read():
+    assert figures(exposition(RunState()))["florence2_run_running",] == 1
