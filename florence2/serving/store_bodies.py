@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from florence2 import geometry
-from florence2.engine.curation.correcting import AnnotationChange, Correction
+from florence2.engine.curation.correcting import CHANGES, AnnotationChange, Correction
 from florence2.engine.curation.human_verdicts import last_verdicts, place_of
 from florence2.records import Decision, Grounding, Item, Region, Text
 from florence2.serving.store_browser import StoreBrowser
@@ -185,7 +185,7 @@ class CorrectionBody(BaseModel):
     person: str = Field(min_length=1, max_length=100)
     image_id: str = Field("", max_length=100)
     """The picture; may be left out where the first change names an annotation."""
-    changes: list[ChangeBody] = Field([], max_length=2_000)
+    changes: list[ChangeBody] = Field([], max_length=CHANGES)
     complete: list[str] = Field([], max_length=10_000)
     """Labels of which the picture holds every object."""
     incomplete: list[str] = Field([], max_length=10_000)

@@ -31,7 +31,7 @@ class Page:
         try:
             return WebDriverWait(self.driver, seconds, 0.05).until(lambda d: d.execute_script(f"return {expression}"))
         except TimeoutException:
-            shown = self.driver.execute_script("return document.body.innerText")
+            shown = self.driver.execute_script("return document.body.innerText")[:3000]
             raise AssertionError(f"never: {expression}\n{browser.complaints(self.driver)}\n{shown}") from None
 
     def keys(self, *keys):

@@ -42,7 +42,7 @@ UNDONE = "undone"  # a reason; and the rule that leaves an item that nobody had 
 MADE = ("added", "changed")  # reasons of the verdicts that come with new items
 LETTERS = 20_000  # of a label or text
 NAME_LETTERS = 100
-CHANGES = 2_000  # in one correction
+CHANGES = 20_000  # in one correction
 POINTS = 20_000  # of one outline
 LEAST_AREA = 1e-6  # of a shape, in square pixels
 

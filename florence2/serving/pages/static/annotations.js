@@ -1,6 +1,6 @@
 // One picture's annotations in words: the list beside it, the history of the chosen one, what the picture is complete for.
 
-import { fill, h } from "./dom.js";
+import { arrange, Elements, h } from "./dom.js";
 import { boundsOf } from "./geometry.js";
 import { swatch } from "./palette.js";
 
@@ -22,16 +22,25 @@ export class AnnotationList {
   constructor(element, listeners) {
     Object.assign(this, { element, listeners });
     this.shown = [];
+    this._elements = new Elements();
   }
 
   /** `annotations` in the order of the list; `selected` a key or null. */
   show(annotations, selected) {
     this.shown = annotations;
-    fill(this.element, annotations.map((each) => this._row(each, each.key === selected)),
-      !annotations.length && h("li", { class: "soft none" }, "Nothing is kept on this picture."));
+    const rows = annotations.map((each) => this._element(each, each.key === selected));
+    this._elements.done();
+    arrange(this.element, rows.length ? rows : [h("li", { class: "soft none" }, "Nothing is kept on this picture.")]);
     if (selected) this.element.setAttribute("aria-activedescendant", `row-${selected}`);
     else this.element.removeAttribute("aria-activedescendant");
     this.element.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" });
+  }
+
+  /** An annotation's row: the one from before where it would say the same. */
+  _element(each, chosen) {
+    const { kind, label, text, status, score, source } = each;
+    const sign = JSON.stringify([kind, label, text, status, score, source, isJudged(each), Boolean(boundsOf(each)), chosen]);
+    return this._elements.get(each.key, sign, () => this._row(each, chosen));
   }
 
   hover(key) {

@@ -43,6 +43,43 @@ export async function copy(text) {
   return done;
 }
 
+/** Make these the element's children, touching none that stays where it is: of thousands only a few change at a time. */
+export function arrange(element, children) {
+  let at = element.firstChild;
+  for (const child of children) {
+    if (at && at !== child && at.nextSibling === child) {
+      const moved = at;
+      at = child;
+      moved.remove();
+    }
+    if (at === child) at = at.nextSibling;
+    else element.insertBefore(child, at);
+  }
+  while (at) {
+    const next = at.nextSibling;
+    at.remove();
+    at = next;
+  }
+}
+
+/** Elements by key, made anew where `sign` is another: `make()` is asked for those alone. Forgets what was not asked for. */
+export class Elements {
+  constructor() {
+    this._held = new Map();
+    this._asked = new Map();
+  }
+
+  get(key, sign, make) {
+    const held = this._held.get(key);
+    const one = held?.sign === sign ? held : { sign, element: make() };
+    this._asked.set(key, one);
+    return one.element;
+  }
+
+  /** All that is shown was asked for. */
+  done() { [this._held, this._asked] = [this._asked, new Map()]; }
+}
+
 function filled(element, properties, children) {
   for (const [name, value] of Object.entries(properties)) {
     if (value === null || value === undefined || value === false) continue;

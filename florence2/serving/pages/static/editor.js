@@ -100,8 +100,8 @@ export class Editor {
   /** The annotations of the list: objects and words first, then texts; replaced ones are in the history alone. */
   get annotations() {
     const shown = this.picture.annotations.filter((each) => each.status === "kept" || (this.withRejected && each.status === "rejected"));
-    const placed = (each) => (boundsOf(each) ? 0 : 1);
-    return shown.map((each, n) => [each, n]).sort(([a, n], [b, m]) => placed(a) - placed(b) || n - m).map(([each]) => each);
+    const placed = shown.map((each) => boundsOf(each) !== null);
+    return [...shown.filter((_, n) => placed[n]), ...shown.filter((_, n) => !placed[n])];
   }
 
   get chosen() { return this.picture?.annotations.find((each) => each.key === this.selected) ?? null; }

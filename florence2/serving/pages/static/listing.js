@@ -3,6 +3,7 @@
 import { addressOf, ask } from "./api.js";
 
 const PAGE = 60;
+const AGAIN = 200; // ms until a server that still reads its store is asked again
 
 export class Listing {
   /** `query`: URLSearchParams of the filter and the order; `onLoaded()` when there is more to show. */
@@ -60,12 +61,24 @@ export class Listing {
     }
   }
 
+  /** The answer, once the server has read its store. */
+  async _askedUntilRead(path) {
+    for (;;) {
+      try {
+        return await ask(path, { signal: this._abort.signal });
+      } catch (error) {
+        if (error.type !== "not_ready") throw error;
+        await new Promise((resolve) => { setTimeout(resolve, AGAIN); });
+      }
+    }
+  }
+
   async _load(page) {
     const query = new URLSearchParams(this.query);
     query.set("offset", page * PAGE);
     query.set("limit", PAGE);
     if (this.name) query.set("listing", this.name);
-    const body = await ask(`/v1/store/pictures?${query}`, { signal: this._abort.signal });
+    const body = await this._askedUntilRead(`/v1/store/pictures?${query}`);
     this.name ||= body.listing;
     this.total = body.total;
     this.queueReady = body.queue_ready;

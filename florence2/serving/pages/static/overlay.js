@@ -16,10 +16,11 @@
 // The SVG is hidden from screen readers: whoever shows regions lists them beside the picture too.
 
 import { colourOf, inkOn } from "./colours.js";
-import { fill, h, svg } from "./dom.js";
+import { arrange, Elements, fill, h, svg } from "./dom.js";
 import { boundsOf, boxOf, corners, decodeMask, moved, points } from "./geometry.js";
 
 const CLICK = 4; // screen pixels that a click may move
+const MANY = 300; // regions of which not each has its words beside it: nobody could read them
 const LETTER = 13; // of labels, in screen pixels
 
 export class Overlay {
@@ -29,6 +30,8 @@ export class Overlay {
     this.regions = [];
     this.hidden = new Set();
     this.selected = this.edited = this.hovered = this.marked = null;
+    this._elements = new Elements();
+    this._many = false;
     this._zoom = 1;
     this._drawing = false;
     this.image = h("img", { alt: "", draggable: "false" });
@@ -152,9 +155,21 @@ export class Overlay {
 
   _draw() {
     const last = (id) => Number(id === this.edited) * 4 + Number(id === this.selected) * 2 + Number(id === this.hovered);
+    const areas = new Map(this.regions.map((region) => [region, area(region)]));
     const drawn = this.regions.filter((region) => !this.hidden.has(region.id))
-      .sort((a, b) => last(a.id) - last(b.id) || area(b) - area(a)); // small ones on top, so that each can be pointed at
-    fill(this.svg, this.marked && this._mark(this.marked), drawn.map((region) => this._region(region)), this._draft);
+      .sort((a, b) => last(a.id) - last(b.id) || areas.get(b) - areas.get(a)); // small ones on top, so that each can be pointed at
+    this._many = drawn.length > MANY;
+    const elements = drawn.map((region) => this._element(region));
+    this._elements.done();
+    arrange(this.svg, [this.marked && this._mark(this.marked), ...elements, this._draft].filter(Boolean));
+  }
+
+  /** A region's element: the one from before where it would look the same. */
+  _element(region) {
+    const { id, label, score, box, quad, polygons, mask, colour, faint, dashed } = region;
+    const state = [id === this.selected, id === this.edited, id === this.hovered, this.scale, this._many, ...this.size];
+    const sign = JSON.stringify([label, score, box, quad, polygons, mask, colour, faint, dashed, state]);
+    return this._elements.get(id, sign, () => this._region(region));
   }
 
   _region(region) {
@@ -171,9 +186,10 @@ export class Overlay {
     if (!outlines.length && region.box) {
       const [x1, y1, x2, y2] = region.box;
       const place = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
-      group.append(svg("rect", { class: "halo", ...place }), svg("rect", { class: "line", ...place }));
+      if (strong || !this._many) group.append(svg("rect", { class: "halo", ...place }));
+      group.append(svg("rect", { class: "line", ...place }));
     }
-    const words = caption(region);
+    const words = strong || !this._many ? caption(region) : "";
     if (words) group.append(this._label(region, words, colour));
     if (region.id === this.edited) group.append(...this._handles(region));
     return group;
@@ -272,6 +288,7 @@ export class Overlay {
   hover(id) {
     if (id === this.hovered) return;
     this.hovered = id;
+    if (this._many) this._draw(); // the words of what is pointed at
     for (const group of this.svg.querySelectorAll("[data-id]")) {
       const own = group.getAttribute("data-id");
       group.classList.toggle("strong", [id, this.selected, this.edited].includes(own));
