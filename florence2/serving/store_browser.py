@@ -233,7 +233,7 @@ class StoreBrowser:
             outcomes, index = correct(self.store, [correction for correction, _ in batch], self._index)
             self._take(index)
         except Exception as error:  # a full disk, a damaged store: each who waits is told
-            log.exception("corrections could not be written")
+            log.error("corrections could not be written: %s", error, exc_info=not isinstance(error, OSError))
             for _, future in batch:
                 future.set_exception(error)
             return

@@ -237,7 +237,11 @@ async def corrections(request: Request, body: CorrectionBody) -> Response:
         body.image_id = await aside(browser, _picture_of_first, browser, body)
     correction = body.correction()
 
-    outcome = await under_way(browser, browser.correct, correction)
+    try:
+        outcome = await under_way(browser, browser.correct, correction)
+    except OSError as error:  # a full disk, a folder that is for reading alone: sent again, it may be entered
+        message = f"the store cannot be written ({error.strerror or type(error).__name__}); nothing was entered"
+        raise ServiceError(503, message, type="not_writable", headers={"Retry-After": "5"}) from None
     if isinstance(outcome, CorrectionRefused):
         status = 404 if isinstance(outcome, NotInStore) else 409 if isinstance(outcome, Overtaken) else 422
         raise ServiceError(status, str(outcome), outcome.field)

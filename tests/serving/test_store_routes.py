@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import json
 import os
+import shutil
 import time
 
 import httpx
@@ -407,6 +408,22 @@ def test_what_is_no_store_is_refused_before_the_port_is_named(tmp_path):
         assert running.process.wait(60) == 1
         running._reader.join(5)
         assert len(running.lines) == 1 and "not a store" in running.lines[0]
+
+
+def test_a_store_that_cannot_be_written_is_said_and_what_is_sent_again_is_entered(tmp_path):
+    with Client(tmp_path) as client:
+        image_id, folder = client.ids()[0], client.store.root / "tmp"
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        folder.touch()  # where files are to be written first; root may write where others may not
+        answer = client.correct(image_id, complete=["cat"])
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "not_writable")
+        assert str(tmp_path) not in answer.text and answer.headers["retry-after"] and client.ids()
+        assert client.picture(image_id)["complete"] == []
+        folder.unlink()
+        assert client.correct(image_id, complete=["cat"]).json()["picture"]["complete"] == ["cat"]
+        assert client.server.stop() == 0
+        assert [line.split(":")[0] for line in client.server.lines[1:]] == ["florence2.serving.store_browser"]
 
 
 def test_several_processes_show_what_any_of_them_wrote(tmp_path):
