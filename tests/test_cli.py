@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import florence2
-from florence2.cli import COMMANDS, LATER, main
+from florence2.cli import COMMANDS, main
 
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 
@@ -28,7 +28,7 @@ def test_every_command_has_help(name, capsys):
         ([], 2, ""),
         (["--help"], 0, ""),
         (["nonsense"], 2, "nonsense"),
-        (["plan"], 2, "not built yet"),
+        (["plan", "--images", "0.5"], 1, "--images 0.5"),
         (["serve"], 1, "MODEL"),
         (["verify", "/nowhere/at/all"], 1, "/nowhere/at/all"),  # a missing store is named
         (["predict", "/nowhere.jpg", "--task", "OD"], 1, "/nowhere.jpg"),
@@ -40,12 +40,6 @@ def test_exit_codes(argv, code, word, capsys):
     err = capsys.readouterr().err
     assert word in err
     assert err.count("\n") <= 1
-
-
-@pytest.mark.parametrize("name", LATER)
-def test_planned_commands_are_refused_in_one_line(name, capsys):
-    assert main([name]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 CLASSES = {

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from florence2.cli.dry_run import add_dry_run, show
 from florence2.cli.journaling import add_journal, journal_of
 from florence2.cli.runners import add_runner, runner_of
 from florence2.cli.trusting import add_trust, trusted
 
 if TYPE_CHECKING:
+    from florence2.cli.progress import ProgressBars
     from florence2.engine.execution.annotation_phase import AnnotationReport
+    from florence2.engine.ingest.inspection import ImageRules
 
 EPILOG = """specialists, each seeing what it needs of those before it:
   rapidocr               text with its corners (RapidOCR)
@@ -42,13 +45,16 @@ def main(argv: Sequence[str]) -> int:
     rules = ImageRules(**{f.name: getattr(args, f.name) for f in fields(ImageRules) if hasattr(args, f.name)})
     reports: dict[str, AnnotationReport] = {}
     hosts = tuple(host.strip() for host in (args.allow_urls or "").split(",") if host.strip())
+    names = [name.strip() for name in args.with_.split(",") if name.strip()]
     with ProgressBars(args.quiet) as bars:
+        if args.dry_run:
+            return dry_run(args, names, rules, bars)
         trusted(args, args.out or args.source, bars.on_message)
         bars.journal = journal_of(args.log, args.metrics, bars.on_message)
         store = annotate(
             args.source,
             args.out,
-            [name.strip() for name in args.with_.split(",") if name.strip()],
+            names,
             unit=args.unit,
             **runner_of(args),
             rules=rules,
@@ -78,6 +84,28 @@ def main(argv: Sequence[str]) -> int:
     for name in useless:
         print(f"florence2 annotate: {name} failed on every picture and gave the store nothing", file=sys.stderr)
     return 1 if useless or broken else 0
+
+
+def dry_run(args: argparse.Namespace, names: Sequence[str], rules: ImageRules, bars: ProgressBars) -> int:
+    """Print what the same command without --dry-run would take."""
+    from florence2.engine.estimating import estimate_annotate
+    from florence2.engine.planning.simulation import Prices
+
+    found = estimate_annotate(
+        args.source,
+        args.out,
+        names,
+        unit=args.unit,
+        workers=args.workers,
+        rules=rules,
+        device=args.device,
+        sample=args.sample,
+        price_per_hour=args.price_per_hour,
+        prices=Prices(gb_month=args.price_per_gb_month, per_1000_puts=args.price_per_1000_puts),
+        on_message=bars.on_message,
+    )
+    show(found, args.write_rates, args.json)
+    return 0
 
 
 def describe_run(reports: Mapping[str, AnnotationReport]) -> str:
@@ -145,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_trust(parser)
     add_journal(parser)
+    add_dry_run(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser

@@ -24,7 +24,15 @@ EVERY_S = 5.0  # between two looks of a sink at the state
 EVENTS: dict[str, dict[str, type]] = {
     "run_started": {"command": str, "place": str, "version": str, "host": str, "pid": int},
     "phase_started": {"phase": str, "total": int, "workers": int, "operator": str},
-    "unit_committed": {"phase": str, "unit": str, "items": int, "fragments": int, "rows": int, "seconds": float},
+    "unit_committed": {
+        "phase": str,
+        "unit": str,
+        "items": int,
+        "fragments": int,
+        "rows": int,
+        "seconds": float,
+        "parts": dict,
+    },
     "items_failed": {"phase": str, "unit": str, "reasons": dict},
     "job_retried": {"phase": str, "cause": str, "items": int, "detail": str},
     "quarantined": {"phase": str, "items": int},
@@ -142,15 +150,18 @@ class RunJournal:
                 self._first_done, self._first_sign = done, now
             phase.measured_items, phase.measured_s = done - self._first_done, now - self._first_sign
 
-    def unit(self, name: str, items: int, fragments: int, rows: int, seconds: float) -> None:
-        """A job is done."""
+    def unit(
+        self, name: str, items: int, fragments: int, rows: int, seconds: float, parts: Mapping[str, float]
+    ) -> None:
+        """A job is done; `parts`: what its seconds went into, where that is known."""
         with self._lock:
             phase = self._now.phase
             if phase is None:
                 return
             phase.fragments, phase.rows = phase.fragments + fragments, phase.rows + rows
             phase.busy_s += seconds
-        about = {"unit": name, "items": items, "fragments": fragments, "rows": rows, "seconds": seconds}
+        about: dict[str, Any] = {"unit": name, "items": items, "fragments": fragments, "rows": rows, "seconds": seconds}
+        about["parts"] = {part: round(value, 6) for part, value in parts.items()}
         self._take("unit_committed", {"phase": phase.name, **about})
 
     def failed(self, unit: str, reasons: Mapping[str, int]) -> None:

@@ -48,7 +48,7 @@ def figures(text):
 def eventful(journal, tmp_path):
     journal.begin("annotate", str(tmp_path), "0")
     journal.phase("a", 10, "run", 2)
-    journal.unit("u", 4, 2, 7, 1.5)
+    journal.unit("u", 4, 2, 7, 1.5, {"annotate": 1.0})
     journal.counted(4, 3)
     journal.failed("u", {"error": 1, 'od"d\n': 2})
     journal.retried("died", 4, "exit code -9")

@@ -66,7 +66,7 @@ class Execution:
             accelerators(self.device)  # refused before anything is done
         if self.workers == 0:
             return InlineRunner(context, self.message)
-        cpus = self.workers or _cpus()
+        cpus = self.workers or usable_cpus()
         processes = ProcessRunner(context, cpus, self.attempts, self.lease_s, on_message=self.message)
         processes.on_lost = self._lost
         return processes
@@ -92,6 +92,6 @@ class Execution:
             self.on_message(text)
 
 
-def _cpus() -> int:
+def usable_cpus() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -57,7 +57,7 @@ def run_phase(
     for job, outcome in runner.run(jobs, resources, count.partly):
         session.add(outcome.fragments)
         rows = sum(fragment.rows for fragment in outcome.fragments)
-        journal.unit(job.key, job.size, len(outcome.fragments), rows, outcome.took_s)
+        journal.unit(job.key, job.size, len(outcome.fragments), rows, outcome.took_s, outcome.seconds)
         count.ended(job)
         yield job, outcome
 

@@ -1,0 +1,147 @@
+"""What a command would take before anything is spent: `annotate --dry-run`. Writes nothing to the store.
+
+A few pictures are annotated aside (`sample_run`), or rates that earlier runs on the store measured are taken; what
+follows from them for all pictures is the plan's arithmetic (`planning/simulation.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from florence2 import arguments
+from florence2.engine.execution.context import resolve_specialist
+from florence2.engine.execution.devices import accelerators
+from florence2.engine.execution.options import usable_cpus
+from florence2.engine.ingest import ingestion, url_lists
+from florence2.engine.ingest.discovery import discover
+from florence2.engine.ingest.inspection import ImageRules
+from florence2.engine.operator import Specialist
+from florence2.engine.planning.rates import PhaseRates, Rates, only_annotating
+from florence2.engine.planning.simulation import FREE, Machines, PhaseEstimate, Prices, phase_estimate
+from florence2.engine.run_records import run_states
+from florence2.engine.sample_run import measured_rates, sample_of, sample_size
+from florence2.engine.status import status
+from florence2.object_store import is_object_url, root_of
+from florence2.records import Sample
+from florence2.sources import hub_datasets
+from florence2.store import Store, is_store
+
+ENOUGH_S = 60.0  # of earlier runs, to be taken in place of a sample
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """What a command would do, take, leave and cost."""
+
+    source: str
+    pictures: int
+    sample: int
+    due: dict[str, int]
+    """Pictures that wait, by phase."""
+    rates: Rates
+    phases: tuple[PhaseEstimate, ...]
+    seconds: float
+    fragments: int
+    bytes: float
+    requests: int
+    cost: float
+    cost_month: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "rates": self.rates.to_json()}
+
+
+def estimate_annotate(
+    src: str | Path,
+    out: str | Path | None,
+    with_: Sequence[str | Specialist],
+    *,
+    unit: int | None = None,
+    workers: int | None = None,
+    rules: ImageRules | None = None,
+    device: str = "auto",
+    sample: int = 16,
+    price_per_hour: float = 0.0,
+    prices: Prices = FREE,
+    on_message: Callable[[str], None] | None = None,
+) -> RunEstimate:
+    """What `annotate` with the same arguments would take on so many workers of this machine.
+
+    `price_per_hour` is that of all of it together. ValueError where a dry run would cost: billed specialists, pictures
+    that are still to be fetched.
+    """
+    sample = arguments.whole("sample", sample, least=1)
+    named = [(name, resolve_specialist(name)) for name in with_]
+    billed = [specialist.spec.name for _, specialist in named if specialist.spec.billed]
+    if billed:
+        raise ValueError(f"dry run: {billed[0]} is billed and would be asked about the sample; leave it out of --with")
+    samples, store = _pictures(src, out)
+    tried = sample_of(samples, sample_size([specialist for _, specialist in named], sample))
+    measured = measured_rates(tried, named, rules, device, on_message)
+    phases = [measured[0], *(_of_earlier_runs(store, phase) for phase in measured[1:])]
+    due = _due(phases, len(samples), store)
+    cpus = usable_cpus()
+    wanted = any(specialist.spec.num_gpus > 0 for _, specialist in named)
+    gpus = len(accelerators(device)) if wanted else 0
+    machines = Machines(gpus, cpus, 1 if workers == 0 else workers or cpus)
+    unit = ingestion.unit_for(len(samples)) if unit is None else arguments.whole("unit", unit, least=1)
+    rates = only_annotating(phases)
+    found, clock = list[PhaseEstimate](), 0.0 if workers == 0 else rates.worker_start_s
+    for phase in phases:
+        if due[phase.name]:
+            found.append(phase_estimate(phase, due[phase.name], unit, machines, 0, clock, prices))
+            clock += found[-1].seconds
+    fragments = sum(phase.fragments for phase in found)
+    clock += rates.command_s if found else 0.0
+    size = sum(phase.bytes for phase in found) + fragments * rates.entry_bytes
+    cost = clock / 3600 * price_per_hour + fragments / 1000 * prices.per_1000_puts
+    month = size / 1e9 * prices.gb_month
+    return RunEstimate(
+        str(src), len(samples), len(tried), due, rates, tuple(found), clock, fragments, size, fragments + 3, cost, month
+    )
+
+
+def _pictures(src: str | Path, out: str | Path | None) -> tuple[list[Sample], Store | None]:
+    """The pictures that are meant, and the store that they are or will be in, where there is one already."""
+    src = arguments.path("src", src)
+    if hub_datasets.is_hub(str(src)):
+        raise ValueError(f"{src}: a dry run downloads nothing; name a folder of pictures")
+    path = root_of(src)
+    if is_store(path):
+        store = Store(path)
+        return [sample for unit in store.units() for sample in unit.samples if sample.image.id not in unit.gone], store
+    if not is_object_url(path) and url_lists.is_list(path):
+        raise ValueError(f"{path}: a dry run fetches nothing; name a folder of pictures")
+    listing, _ = discover(path, leave_out=root_of(out) if out else None)
+    found = [Sample(each.relative, each.ref()) for each in listing if not each.reason]
+    if not found:
+        raise ValueError(f"{path}: no pictures found; expected files such as .jpg or .png, in subfolders too")
+    return found, Store(out) if out and is_store(out) else None
+
+
+def _due(phases: Sequence[PhaseRates], pictures: int, store: Store | None) -> dict[str, int]:
+    """How many pictures wait for each phase."""
+    if store is None:
+        return {phase.name: pictures for phase in phases}
+    found = status(store)
+    done = {each.name: each.done + each.failed for each in found.specialists}
+    known = {phases[0].name: sum(found.pictures.values()), **done}
+    return {phase.name: max(0, pictures - known.get(phase.name, 0)) for phase in phases}
+
+
+def _of_earlier_runs(store: Store | None, phase: PhaseRates) -> PhaseRates:
+    """The phase with the pace of earlier runs on the store, which saw more pictures, where they lasted long enough."""
+    items = seconds = 0.0
+    for state in run_states(store) if store else ():
+        for earlier in state.phases:
+            if earlier.name == phase.name and not earlier.given_up:
+                items += earlier.measured_items / max(1, earlier.workers)
+                seconds += earlier.measured_s
+    if seconds < ENOUGH_S or not items:
+        return phase
+    basis = f"measured: {seconds:.0f} s of earlier runs on the store"
+    return replace(phase, basis=basis, seconds=seconds / items, decode_s=0.0, cpu_s=0.0, job_s=0.0)
