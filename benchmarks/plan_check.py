@@ -1,7 +1,9 @@
 """What `florence2 plan` and `annotate --dry-run` foretell beside what runs then take; and the rates that are shipped.
 
 python -m benchmarks.plan_check check [--sizes 500,1500] [--workers 1,2] [--units 64,256]   estimated beside measured
-python -m benchmarks.plan_check rates      measures florence2/engine/planning/default_rates.json's own phases, writes it
+python -m benchmarks.plan_check filter [--sizes] [--units]                  the same of judging
+python -m benchmarks.plan_check plot FILE.jsonl...                          docs/scale_plan.svg from these lines
+python -m benchmarks.plan_check rates|machine                               the shipped rates, measured and written
 
 `check` draws JPEGs, lets a dry run try a few of them, and then runs `annotate` by specialists of known speed, asleep
 and at work on the processor, comparing wall time, bytes and fragments; `filter` does so for judging. One JSON line a
@@ -31,8 +33,10 @@ from florence2.engine.curation.merging import MergeConfig
 from florence2.engine.estimating import estimate_annotate
 from florence2.engine.execution.jobs import Job, Resources
 from florence2.engine.execution.options import Execution
+from florence2.engine.ingest.ingestion import unit_for
 from florence2.engine.ingest.inspection import ImageRules, InspectTask
-from florence2.engine.planning.rates import DEFAULT, PhaseRates, Rates, write_rates
+from florence2.engine.planning.bottlenecks import bottlenecks
+from florence2.engine.planning.rates import DEFAULT, PhaseRates, Rates, read_rates, write_rates
 from florence2.engine.planning.simulation import Machines, simulate
 from florence2.engine.sample_run import measured_rates
 from florence2.engine.specialists import as_specialist
@@ -298,10 +302,43 @@ def shipped() -> Rates:
     )
 
 
+def plot(lines: Sequence[dict]) -> None:
+    """docs/scale_plan.svg: estimated beside measured, and what breaks first as pictures grow."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "plan", "font.size": 9, "svg.fonttype": "none"})
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    most = 1.3 * max(max(line["seconds_measured"], line["seconds_estimated"]) for line in lines)
+    least = 0.7 * min(line["seconds_measured"] for line in lines)
+    left.fill_between(
+        [least, most], [0.85 * least, 0.85 * most], [1.15 * least, 1.15 * most], color="0.9", label="15 %"
+    )
+    for kind in dict.fromkeys(line["measure"] for line in lines):
+        points = [(line["seconds_measured"], line["seconds_estimated"]) for line in lines if line["measure"] == kind]
+        left.plot(*zip(*points), marker="o", linestyle="", markersize=4, label=kind)
+    left.set(xscale="log", yscale="log", xlabel="seconds measured", ylabel="seconds estimated")
+    left.legend()
+    sizes, rates = [10**n for n in range(4, 10)], read_rates()
+    shares: dict[str, list[float]] = {}
+    for size in sizes:
+        for each in bottlenecks(simulate(rates, size, unit_for(size), Machines(64, 512), 2), rates):
+            shares.setdefault(each.name, []).append(each.share)
+    for name, values in shares.items():
+        right.plot(sizes, values, marker=".", label=name)
+    right.axhline(1, color="grey", linestyle=":")
+    right.set(xscale="log", yscale="log", xlabel="pictures", ylabel="share of the limit")
+    right.legend(fontsize=7)
+    figure.savefig(Path(__file__).parent.parent / "docs" / "scale_plan.svg", metadata={"Date": None})
+
+
 def main() -> None:
     """Parse and print one JSON line a measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("check", "filter", "machine", "rates"))
+    parser.add_argument("what", choices=("check", "filter", "machine", "rates", "plot"))
+    parser.add_argument("files", nargs="*")
     parser.add_argument("--sizes", default="500,1500")
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--units", default="64,256")
@@ -310,6 +347,10 @@ def main() -> None:
     if args.what == "machine":
         jobs, first = jobs_a_second()
         print(json.dumps({"jobs_a_second": jobs, "worker_start_s": first, **snapshot_costs()}))
+        return
+    if args.what == "plot":
+        found = (json.loads(line) for path in args.files for line in Path(path).read_text().splitlines())
+        plot([line for line in found if "measure" in line])
         return
     if args.what == "rates":
         write_rates(DEFAULT, shipped())

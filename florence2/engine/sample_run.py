@@ -91,7 +91,10 @@ def measured_rates(
         out = [_inspecting(store, noted, len(samples), cpu_before)]
         operators = {operator.name: operator for operator in store.snapshot().operators}
         for _, specialist in specialists:
-            out.append(_annotating(store, noted, specialist, operators[specialist.spec.name]))
+            name = specialist.spec.name
+            if name not in operators or not noted.phases[name].units:
+                raise ValueError(f"dry run: {name} got none of the {len(samples)} pictures tried; try more (--sample)")
+            out.append(_annotating(store, noted, specialist, operators[name]))
     return out
 
 

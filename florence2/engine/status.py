@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from florence2.engine.execution.annotation_phase import PASSING, QUARANTINED_AFTER
 from florence2.engine.planning.dependencies import RERUN
 from florence2.engine.run_records import run_states
-from florence2.engine.selectors import selector_from_json
+from florence2.engine.selectors import ImageSelector, selector_from_json
 from florence2.monitoring.run_state import RUNNING, PhaseState, RunState
 from florence2.store import Fragment, Operator, Snapshot, Store, Unit, attempt_number
 
@@ -112,33 +113,43 @@ def _specialists(store: Store, newest: Snapshot) -> list[SpecialistStatus]:
     live = [o for o in newest.operators if not o.replaced and o.kind in RERUN]
     if not live:
         return []
-    units, fragments = list(store.units(newest)), _all_fragments(store, newest)
-    failures: dict[str, Counter[str]] = {o.run_id: Counter() for o in live}  # run -> picture that failed -> is passing
+    failed: dict[str, dict[str, str]] = {o.run_id: {} for o in live}  # run -> picture -> why it failed
     for row in store.current_failures(newest.number):
-        if row["run_id"] in failures:
-            failures[row["run_id"]][row["image_id"]] = int(row["reason"] in PASSING)
-    return [_of(store, operator, units, failures[operator.run_id], fragments) for operator in live]
+        if row["run_id"] in failed:
+            failed[row["run_id"]][row["image_id"]] = row["reason"]
+    takes = {o.run_id: _selector(store, newest, o) for o in live}
+    counts = {o.run_id: Counter[str]() for o in live}
+    for unit in store.units(newest):
+        for operator in live:
+            counts[operator.run_id].update(_in_unit(unit, operator, takes[operator.run_id], failed[operator.run_id]))
+    fragments = _all_fragments(store, newest)
+    return [_of(store, operator, counts[operator.run_id], failed[operator.run_id], fragments) for operator in live]
+
+
+def _selector(store: Store, newest: Snapshot, operator: Operator) -> ImageSelector | None:
+    """Which pictures a specialist takes, as its last start says."""
+    starts = (store.run(operator.run_id) or {}).get("starts", [])
+    return selector_from_json(starts[-1].get("takes") if starts else None, lambda: store.units(newest))
+
+
+def _in_unit(unit: Unit, operator: Operator, takes: ImageSelector | None, failed: Mapping[str, str]) -> dict[str, int]:
+    good = [sample.image.id for sample in unit.selected(takes).samples if sample.image.id not in unit.gone]
+    if not unit.has_annotations({operator.run_id}):
+        return {"due": len(good)}
+    bad = sum(name in failed for name in good)
+    return {"done": len(good) - bad, "failed": bad}
 
 
 def _of(
-    store: Store, operator: Operator, units: list[Unit], failed: Counter[str], fragments: list[Fragment]
+    store: Store, operator: Operator, counts: Counter[str], failed: Mapping[str, str], fragments: Sequence[Fragment]
 ) -> SpecialistStatus:
-    starts = (store.run(operator.run_id) or {}).get("starts", [])
-    takes = selector_from_json(starts[-1].get("takes") if starts else None, lambda: units)
-    done = due = failures = 0
-    for unit in units:
-        good = [s.image.id for s in unit.selected(takes).samples if s.image.id not in unit.gone]
-        if unit.has_annotations({operator.run_id}):
-            bad = sum(name in failed for name in good)
-            done, failures = done + len(good) - bad, failures + bad
-        else:
-            due += len(good)
-    passing = {name for name, is_passing in failed.items() if is_passing}
-    quarantined = _failed_often(store, fragments, operator.run_id) & passing
-    return SpecialistStatus(operator.name, operator.version, operator.round, done, due, failures, len(quarantined))
+    passing = {name for name, reason in failed.items() if reason in PASSING}
+    quarantined = len(_failed_often(store, fragments, operator.run_id) & passing) if passing else 0
+    found = {name: counts[name] for name in ("done", "due", "failed")}
+    return SpecialistStatus(operator.name, operator.version, operator.round, **found, quarantined=quarantined)
 
 
-def _failed_often(store: Store, fragments: list[Fragment], run_id: str) -> set[str]:
+def _failed_often(store: Store, fragments: Sequence[Fragment], run_id: str) -> set[str]:
     """The pictures that an operator's last permitted attempt, or a later one, failed on."""
     of_run = [f for f in fragments if f.table == "failures" and f.run_id == run_id]
     often = [f for f in of_run if attempt_number(store.fragment_facts(f)) >= QUARANTINED_AFTER]

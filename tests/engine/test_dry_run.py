@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tarfile
 import time
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from florence2.engine.planning.rates import read_rates
 from florence2.engine.planning.simulation import Prices
 from florence2.engine.run_records import run_states
 from florence2.engine.sample_run import sample_of
+from florence2.object_store import Objects
 from tests.engine.doubles import Boxes, folder_of
 
 
@@ -102,6 +104,25 @@ def test_what_would_cost_is_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             estimate_annotate(source, None, with_, workers=0)
     assert isinstance(billed.spec, Spec)
+
+
+def test_pictures_in_archives_and_object_stores_are_tried_too(bucket, tmp_path):
+    folder_of(tmp_path, 5)
+    with tarfile.open(tmp_path / "p.tar", "w") as tar:
+        tar.add(tmp_path / "pictures", "pictures")
+    plan = estimate_annotate(tmp_path / "p.tar", None, [Boxes()], workers=0, sample=4)
+    assert plan.pictures == 5 and plan.rates.once[1].rows > 0
+    for path in (tmp_path / "pictures").iterdir():
+        Objects(f"{bucket}/p").put(path.name, path.read_bytes())
+    plan = estimate_annotate(f"{bucket}/p", f"{bucket}/s", [Boxes()], workers=0, sample=4)
+    assert plan.pictures == 5 and plan.rates.once[1].rows > 0
+
+
+def test_pictures_that_are_none_are_named(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="boxes got none of the 1 pictures tried"):
+        estimate_annotate(tmp_path / "pictures", None, [Boxes()], workers=0)
 
 
 def test_the_command_prints_an_estimate_and_keeps_its_rates(tmp_path, capsys):

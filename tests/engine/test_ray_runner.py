@@ -22,10 +22,14 @@ from florence2.engine.execution.job_worker import pickled
 from florence2.engine.execution.jobs import Job, Resources
 from florence2.engine.execution.options import Execution
 from florence2.engine.execution.ray import ActorWorker, JobActor, RayRunner
+from florence2.engine.status import status
+from florence2.monitoring.run_journal import RunJournal
+from florence2.monitoring.run_log import RunLog
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 from tests.engine.test_execution import Squares
 from tests.engine.test_kill import DiesOnce
+from tests.monitoring.test_run_journal import check_lines
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -104,6 +108,18 @@ def test_every_phase_leaves_the_same_store_in_this_process_and_on_ray(tmp_path, 
     assert all(here.snapshot(n).to_bytes() == there.snapshot(n).to_bytes() for n in here.snapshots())
     assert phases == {"InspectTask", "AnnotateTask", "JudgeTask", "MergeTask", "SupersedeTask"}
     assert max(sizes) < 20_000  # references, no pixels: Ray's object store stays empty
+
+
+def test_a_run_on_ray_is_taken_down_as_any_other(tmp_path):
+    root, log = folder_of(tmp_path, 5), tmp_path / "log"
+    bad = Misbehaving("raises", ["p0001.png"])
+    florence2.annotate(root, tmp_path / "s", [bad], unit=3, runner="ray", journal=RunJournal([RunLog(log)]))
+    events = {line["event"]: line for line in check_lines(log)}
+    assert events["items_failed"]["reasons"] == {"error": 1} and events["phase_ended"]["items"] == 5
+    found = status(tmp_path / "s")
+    assert (found.specialists[0].done, found.specialists[0].failed) == (4, 1) and found.run.state.phases[
+        -1
+    ].workers == 2
 
 
 class Erratic(Misbehaving):

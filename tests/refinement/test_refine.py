@@ -13,8 +13,11 @@ from florence2.codec.tasks import TASKS
 from florence2.engine.commands import import_labels
 from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.operator import Spec
+from florence2.engine.run_records import run_states
 from florence2.engine.selectors import FoldSelector
 from florence2.formats import jsonl
+from florence2.monitoring.run_journal import RunJournal
+from florence2.monitoring.run_log import RunLog
 from florence2.records import ImageRef, Parsed, Region, Sample, Text
 from florence2.refinement import refine
 from florence2.refinement.changes import Changes, of_sample
@@ -22,6 +25,7 @@ from florence2.refinement.rounds import Round
 from florence2.refinement.student_asks import asks_of
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, folder_of, fragments
+from tests.monitoring.test_run_journal import check_lines
 
 
 @dataclasses.dataclass
@@ -111,6 +115,17 @@ def test_a_round_trains_on_one_half_and_annotates_the_other(loop):
     kept = [s for s in store.samples(snapshot=2)]
     assert trained == [sum(two(s) for s in kept), sum(one(s) for s in kept)]
     assert len(store.snapshots()) == 3  # annotated, filtered, refined
+
+
+def test_a_round_is_taken_down_as_one_run(loop, tmp_path):
+    store, _, run = loop
+    run(journal=RunJournal([RunLog(tmp_path / "log")]))
+    state = run_states(store)[-1]
+    names = [phase.name for phase in state.phases]
+    assert names == ["judging", "student", "student", "judging", "merging"] and state.outcome == "ended"
+    lines = check_lines(tmp_path / "log")
+    assert [line["snapshot"] for line in lines if line["event"] == "snapshot_committed"] == [2, 3]
+    assert {line["run"] for line in lines} == {state.run} and lines[-1]["event"] == "run_ended"
 
 
 def test_the_view_is_merged_and_the_round_says_what_changed(loop):

@@ -11,6 +11,7 @@ from florence2 import scenes
 from florence2.cli import main
 from florence2.scenes.scene_files import write
 from florence2.training.config_files import RECIPES, from_mapping, read_config, to_mapping
+from tests.monitoring.test_run_journal import check_lines, figures
 from tests.training.tiny import tiny_model, tiny_run
 
 PLAIN = {"out": "runs/x", "data": [{"path": "scenes:count=10"}]}
@@ -91,6 +92,24 @@ def test_a_rate_as_yaml_writes_it_is_a_number(tmp_path):
     config = read_config(file)
     assert config.groups[0].lr == 1e-6
     assert from_mapping(to_mapping(config)) == config
+
+
+def test_a_training_run_writes_its_log_and_metrics(tmp_path, capsys):
+    file, log, metrics = tmp_path / "c.yaml", tmp_path / "log", tmp_path / "m.prom"
+    file.write_text(yaml.safe_dump(tiny_run(tmp_path, steps=2)))
+    told = ["--log", str(log), "--metrics", str(metrics)]
+    assert main(["train", "--config", str(file), *told]) == 0
+    assert main(["train", "--config", str(file), "--steps=3", *told]) == 0
+    lines = check_lines(log)
+    steps = [line for line in lines if line["event"] == "training_step"]
+    assert [line["step"] for line in steps] == [1, 2, 3] and steps[0]["values"]["loss"] > 0
+    assert [line["outcome"] for line in lines if line["event"] == "run_ended"] == ["ended", "ended"]
+    found = figures(metrics.read_text())
+    assert found["florence2_run_items_total", ("phase", "training")] == 1  # of the second run, which found two
+    assert found["florence2_run_phase_items_found", ("phase", "training")] == 2
+    assert found["florence2_run_value", ("name", "loss")] == pytest.approx(steps[-1]["values"]["loss"])
+    assert main(["train", "--config", str(file), "--steps=3", "--lr=5", *told]) == 1  # refused: another run's folder
+    assert check_lines(log)[-1]["outcome"] == "failed" and not figures(metrics.read_text())["florence2_run_running",]
 
 
 def test_the_command_trains_and_resumes(tmp_path, capsys):
