@@ -289,13 +289,22 @@ def shipped() -> Rates:
     inspect = dataclasses.replace(inspect, basis=f"measured: 24 scenes of 640 pixels, {where}")
     text = dataclasses.replace(text, name="text regions", basis=f"measured: RapidOCR, 24 scenes, {where}")
     inspect, text = (dataclasses.replace(each, seconds=each.cpu_s) for each in (inspect, text))
-    judging = dataclasses.replace(judging, basis=f"measured: {rules} rules, 256 pictures of six boxes, {where}")
-    merging = dataclasses.replace(merging, basis=f"measured: 256 pictures of six boxes, {where}")
+    more = (TEXTS + 2 * REGIONS + PAIRS) / 6  # items of a picture in the paper, over those that were judged
+    judging, merging = (
+        dataclasses.replace(
+            each,
+            seconds=each.seconds * more,
+            rows=each.rows * more,
+            basis=f"measured: {what}, 256 pictures of six boxes, times {more:.1f}; no texts parsed; {where}",
+        )
+        for each, what in ((judging, f"{rules} rules"), (merging, "merging"))
+    )
     once, each_round = assumed()
     return Rates(
         (inspect, text, *once, judging, merging),
         (*each_round, judging, merging),
         worker_start_s=first,
+        driver_job_s=1 / jobs,
         entry_basis=f"measured: 100,000 fragments, {where}; {jobs:.0f} jobs a second",
         picture_basis="assumed: 120 kB, a web picture",
         **snapshot_costs(),

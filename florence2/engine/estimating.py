@@ -93,7 +93,7 @@ def estimate_annotate(
     found, clock = list[PhaseEstimate](), 0.0 if workers == 0 else rates.worker_start_s
     for phase in phases:
         if due[phase.name]:
-            found.append(phase_estimate(phase, due[phase.name], unit, machines, 0, clock, prices))
+            found.append(phase_estimate(phase, due[phase.name], unit, machines, 0, clock, prices, rates.driver_job_s))
             clock += found[-1].seconds
     fragments = sum(phase.fragments for phase in found)
     clock += rates.command_s if found else 0.0

@@ -83,7 +83,7 @@ def test_phases_follow_one_another_and_sum_up(of, count, unit, gpus, cpus, round
 
 def test_a_worked_example_by_hand():
     phase = PhaseRates("a", seconds=0.1, load_s=5, job_s=1, rows=2, row_bytes=50, fragment_bytes=100)
-    of = Rates((phase,), worker_start_s=2, command_s=1, entry_bytes=10, entry_read_s=0)
+    of = Rates((phase,), worker_start_s=2, command_s=1, driver_job_s=0, entry_bytes=10, entry_read_s=0)
     plan = simulate(of, 1000, 100, Machines(cpus=4))
     # ten units of ten seconds, each one piece, on four workers; a second for each of them
     assert plan.seconds == 2 + 5 + (10 * 1 + 1000 * 0.1) / 4 + 1

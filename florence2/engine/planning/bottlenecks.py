@@ -8,7 +8,6 @@ from florence2.engine.execution.annotation import DECODERS
 from florence2.engine.planning.rates import Rates
 from florence2.engine.planning.simulation import PlanEstimate
 
-DRIVER_JOBS = 200.0  # a second that one process hands out and hears of: benchmarks/plan_check.py
 MEMORY_GB = 16.0  # of the process that was started
 READ_S = 60.0  # to read a snapshot, which every command does first
 STORE_PUTS, STORE_GETS = 3500.0, 5500.0  # a second and prefix, as S3 states them
@@ -29,12 +28,13 @@ class Bottleneck:
 
     @property
     def share(self) -> float:
-        """Of the limit; over 1: it breaks."""
+        """Of the limit; from 1 on it is reached."""
         return self.value / self.limit
 
     def line(self) -> str:
         """In words."""
-        verdict = f"breaks: {self.remedy}" if self.share > 1 else f"{100 * self.share:.2g} % of what is held"
+        held = f"{100 * self.share:.3g} % of the limit, {self.limit:,.3g}"
+        verdict = f"reached, {self.limit:,.3g}: {self.remedy}" if self.share > 0.999 else held
         return f"{self.name:24} {self.value:12,.3g} {self.unit:12} {verdict}"
 
 
@@ -49,9 +49,9 @@ def bottlenecks(plan: PlanEstimate, rates: Rates) -> list[Bottleneck]:
     found = [
         Bottleneck("snapshot read", plan.fragments * rates.entry_read_s, READ_S, "s a command", larger),
         Bottleneck("driver's memory", memory, MEMORY_GB, "GB", larger),
-        Bottleneck("jobs handed out", busiest, DRIVER_JOBS, "a second", larger),
+        Bottleneck("jobs handed out", busiest, 1 / rates.driver_job_s, "a second", larger),
         Bottleneck("requests to the store", busiest * REQUESTS, STORE_PUTS, "a second", f"{larger}, more prefixes"),
-        Bottleneck("listing of fragments", plan.fragments / KEYS / LISTS, READ_S, "s a command", "compact()"),
+        Bottleneck("listing of fragments", plan.fragments / KEYS / LISTS, READ_S, "s a command", larger),
         Bottleneck(
             "network for pictures",
             pictures * rates.picture_bytes * 8 / 1e9,

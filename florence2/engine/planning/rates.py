@@ -54,6 +54,7 @@ class Rates:
     each_round: tuple[PhaseRates, ...] = ()
     worker_start_s: float = 1.5  # a process, before it loads anything
     command_s: float = 0.5  # a command: planning, its snapshot
+    driver_job_s: float = 0.005  # a job, of the one process that hands out all of them
     entry_bytes: float = 240.0  # of a fragment in a snapshot
     entry_memory: float = 1500.0  # of it in the memory of the process that was started
     entry_read_s: float = 1e-5  # until it is in memory
@@ -101,6 +102,6 @@ def only_annotating(phases: Sequence[PhaseRates]) -> Rates:
 
 
 MACHINE = (
-    "worker_start_s", "command_s", "entry_bytes", "entry_memory", "entry_read_s", "entry_basis", "picture_bytes",
-    "picture_basis",
+    "worker_start_s", "command_s", "driver_job_s", "entry_bytes", "entry_memory", "entry_read_s", "entry_basis",
+    "picture_bytes", "picture_basis",
 )  # fmt: skip

@@ -122,7 +122,7 @@ def simulate(
     for place, (round, phase) in enumerate(planned):
         if place == 0 or _command(*planned[place - 1]) != _command(round, phase):
             clock += rates.worker_start_s  # a command's workers stay for all its phases
-        estimate = phase_estimate(phase, images, unit, machines, round, clock, prices)
+        estimate = phase_estimate(phase, images, unit, machines, round, clock, prices, rates.driver_job_s)
         phases.append(estimate)
         clock += estimate.seconds
         fragments, written = fragments + estimate.fragments, written + estimate.bytes
@@ -155,6 +155,7 @@ def phase_estimate(
     round: int = 0,
     begins_s: float = 0.0,
     prices: Prices = FREE,
+    driver_job_s: float = 0.0,
 ) -> PhaseEstimate:
     """One phase over all pictures."""
     workers = machines.workers_of(phase)
@@ -168,7 +169,8 @@ def phase_estimate(
     else:  # pieces become small towards the end
         busy_s = (jobs * started_s + images * picture_s) / workers
     own = "decoding" if phase.decode_s / DECODERS > phase.seconds else "gpu" if phase.gpus else "operator"
-    bounds = {own: busy_s, "processors": images * phase.cpu_s / machines.cpus, "driver": units * phase.driver_s}
+    driver_s = units * phase.driver_s + jobs * driver_job_s
+    bounds = {own: busy_s, "processors": images * phase.cpu_s / machines.cpus, "driver": driver_s}
     limit = max(bounds, key=lambda name: bounds[name])
     seconds = phase.load_s + bounds[limit]
     gpu_hours = seconds * workers * phase.gpus / HOUR if machines.gpus else 0.0
