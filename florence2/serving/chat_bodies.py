@@ -62,6 +62,10 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class ResponseFormat(Strict):
+    type: Literal["text"]
+
+
 class ChatBody(DecodingBody):
     """The body of /v1/chat/completions."""
 
@@ -78,6 +82,13 @@ class ChatBody(DecodingBody):
     top_p: Union[Literal[1], None] = None
     seed: Union[Whole, None] = None
     """Taken, without effect: equal requests have equal answers."""
+    frequency_penalty: Union[Literal[0], None] = None
+    presence_penalty: Union[Literal[0], None] = None
+    logprobs: Union[Literal[False], None] = None
+    """The scores of tokens are in the answer."""
+    stop: Union[list[str], None] = Field(None, max_length=0)
+    tools: Union[list[dict[str, Any]], None] = Field(None, max_length=0)
+    response_format: Union[ResponseFormat, None] = None
     user: Union[str, None] = None
     """Taken, without effect."""
     task: str = ""

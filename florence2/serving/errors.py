@@ -75,9 +75,14 @@ def first_fault(errors: Any) -> ServiceError:
     """The first of pydantic's errors, its place as a dotted field."""
     first = errors[0]
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    if first["type"] == "json_invalid":  # its place is a letter's
+        reason = first.get("ctx", {}).get("error", "")
+        return invalid("body", f"body: expected JSON ({reason:.100})")
+    if not place:
+        return invalid("body", "body: expected a JSON object, as application/json")
     field = ".".join(place)
     message = str(first["msg"]).removeprefix("Value error, ")
-    return invalid(field, f"{field}: {message}" if field else message)
+    return invalid(field, f"{field}: {message}")
 
 
 def install(app: FastAPI) -> None:

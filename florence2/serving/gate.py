@@ -46,10 +46,12 @@ class Gate:
             self._hosts = {*LOOPBACK, settings.host}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
-            return  # no web socket is served
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # no web socket is served: uvicorn answers 403
+            await send({"type": "websocket.close"})
+            return
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
         body, start, status = _Body(receive, self.settings), time.monotonic(), 0

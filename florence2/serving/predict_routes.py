@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from florence2.records import Grounding, Region, Text
@@ -76,8 +76,8 @@ async def _read(request: Request, service: Service) -> PredictRequest:
         try:
             async with request.form(**limits) as form:
                 return await bodies.of_form(form, service.tasks, service.settings)
-        except MultiPartException as error:
-            raise ServiceError(422, f"body: {error.message}", "body") from None
+        except HTTPException as error:  # the parser's
+            raise ServiceError(422, f"body: expected a form ({error.detail.rstrip('.')})", "body") from None
     raise ServiceError(415, f"expected application/json or multipart/form-data, got {kind or 'no content type'}")
 
 

@@ -97,6 +97,16 @@ def test_a_limit_of_tokens_is_said_to_have_ended_the_answer(client, message):
         assert found.choices[0].finish_reason == "length" and found.usage.completion_tokens <= 4
 
 
+def test_what_asks_for_nothing_else_is_taken(client, message):
+    """Clients send the defaults of their own settings."""
+    neutral = {"n": 1, "temperature": 0.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0, "tools": []}
+    neutral |= {"logprobs": False, "stop": [], "response_format": {"type": "text"}, "seed": 3, "user": "Ada"}
+    plain = client.chat.completions.create(model="nano", messages=message("<OD>"))
+    found = client.chat.completions.create(model="nano", messages=message("<OD>"), **neutral)
+    assert found.choices[0].message.content == plain.choices[0].message.content
+    assert client.chat.completions.create(model="nano", messages=message("<OD>"), **dict.fromkeys(neutral)).choices
+
+
 WRONG = [  # what is given -> the field that is named
     ({"model": "gpt-4o"}, "model"),
     ({"messages": []}, "messages"),
@@ -111,6 +121,11 @@ WRONG = [  # what is given -> the field that is named
     ({"n": 2}, "n"),
     ({"temperature": 0.7}, "temperature"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ({"frequency_penalty": 0.5}, "frequency_penalty"),
+    ({"presence_penalty": -1}, "presence_penalty"),
+    ({"logprobs": True}, "logprobs"),
+    ({"stop": ["."]}, "stop"),
+    ({"response_format": {"type": "json_object"}}, "response_format.type"),
     ({"max_tokens": 100_000}, "max_tokens"),
     ({"max_tokens": 9, "max_completion_tokens": 9}, "max_tokens"),
     ({"extra_body": {"num_beams": 99}}, "num_beams"),

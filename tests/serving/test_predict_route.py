@@ -222,6 +222,25 @@ def test_a_body_that_is_no_json_object_is_422(server, content):
     headers = {"Content-Type": "application/json"}
     answer = httpx.post(server.url + "/v1/predict", content=content, headers=headers)
     assert answer.status_code == 422 and set(answer.json()["error"]) == {"type", "message", "field"}
+    if content != b'{"image": NaN}':  # an object
+        assert answer.json()["error"]["field"] == "body"
+    assert "Body" not in answer.json()["error"]["message"]  # what it is called inside is nobody's concern
+
+
+FORM = "multipart/form-data; boundary=b"
+NO_FORMS = [
+    ("multipart/form-data", b"--b--"),  # no boundary
+    (FORM, b"no boundary in it"),
+    (FORM, b"--b\r\nX: " + b"x" * 50_000 + b"\r\n\r\n\r\n--b--"),
+    (FORM, b'--b\r\nContent-Disposition: form-data; name="task"\r\n\r\nOD\r\n' * 500 + b"--b--"),  # too many fields
+    (FORM, b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n\r\n' * 9 + b"--b--"),
+]
+
+
+@pytest.mark.parametrize(("kind", "content"), NO_FORMS)
+def test_a_form_that_is_none_is_422(server, kind, content):
+    answer = httpx.post(server.url + "/v1/predict", content=content, headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "body"), answer.text
 
 
 def test_other_content_types_are_415(server):

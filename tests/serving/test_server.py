@@ -4,6 +4,7 @@ import base64
 import os
 import re
 import signal
+import socket
 import threading
 import time
 
@@ -33,6 +34,16 @@ def in_threads(count, work):
     for thread in threads:
         thread.start()
     return threads, results
+
+
+def test_a_web_socket_is_refused_without_a_fault(server):
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sent:
+        sent.sendall(f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n{upgrade}{key}\r\n".encode())
+        status = int(sent.recv(4096).split()[1])
+    # without a library for web sockets uvicorn answers as if none was asked for
+    assert status in (200, 403) and not [line for line in server.lines if "handshake" in line]
 
 
 def test_sigterm_answers_what_came_closes_the_port_and_exits(nano, scene):

@@ -402,6 +402,13 @@ def test_without_a_model_drawing_is_not_assisted(shared):
     assert answer.status_code == 404 and "start the server with a MODEL" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"x"'])
+def test_a_body_that_is_no_json_object_is_named(shared, content):
+    answer = shared.http.post("/v1/store/corrections", content=content, headers={"Content-Type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["field"]) == (422, "body") and "expected" in error["message"], error
+
+
 def test_what_is_no_store_is_refused_before_the_port_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with RunningServer("--store", str(tmp_path / "empty")) as running:

@@ -175,6 +175,35 @@ def test_the_page_asks_this_server_alone_and_only_what_is_described(page, server
     assert browser.complaints(page) == []
 
 
+def test_a_region_at_the_edge_is_drawn_from_beside_the_picture(page):
+    from selenium.webdriver import ActionChains
+
+    pick(page, "REGION_TO_CATEGORY")
+    page.find_element("id", "draw").click()
+    stage, x, y, scale = page.execute_script(
+        """const a = document.querySelector('.picture').getBoundingClientRect();
+        return [document.getElementById('stage').getBoundingClientRect().left, a.left, a.top, a.width / 384]"""
+    )
+    assert x - stage > 10  # there is room beside it
+    actions = ActionChains(page)
+    actions.w3c_actions.pointer_action.move_to_location(round(x - 8), round(y + 50 * scale))
+    actions.w3c_actions.pointer_action.pointer_down()
+    actions.w3c_actions.pointer_action.move_to_location(round(x + 100 * scale), round(y + 90 * scale))
+    actions.w3c_actions.pointer_action.pointer_up()
+    actions.perform()
+    fields = page.find_elements("css selector", "[data-field=region]")
+    drawn = [float(field.get_attribute("value")) for field in fields]
+    assert drawn == pytest.approx([0, 50, 100, 90], abs=1.5 / scale) and drawn[0] == 0
+
+
+@pytest.mark.parametrize("size", [(20_000, 10), (3, 5000)])
+def test_a_picture_like_a_thread_is_seen(window, server, tmp_path, size):
+    Image.new("L", size, 9).save(tmp_path / "thread.png")
+    opened(window, server.url, tmp_path / "thread.png")
+    shown = window.find_element("css selector", ".picture").rect
+    assert min(shown["width"], shown["height"]) >= 1
+
+
 def test_a_region_is_drawn_with_the_mouse_and_typed_with_keys(page, nano, scene):
     from selenium.webdriver import ActionChains, Keys
 

@@ -41,6 +41,10 @@ export class Overlay {
     this.stage.classList.add("stage");
     new ResizeObserver(() => this._fit()).observe(this.stage);
     this.svg.addEventListener("pointerdown", (event) => this._down(event));
+    this.stage.addEventListener("pointerdown", (event) => { // what reaches the picture's edge is drawn from beside it
+      const { clientWidth, clientHeight } = this.stage; // without its scroll bars
+      if (this._drawing && event.target === this.stage && event.offsetX < clientWidth && event.offsetY < clientHeight) this._down(event);
+    });
     this.svg.addEventListener("pointermove", (event) => this._hover(event));
     this.svg.addEventListener("pointerleave", () => this._hovered(null));
     this.stage.addEventListener("wheel", (event) => this._wheel(event), { passive: false });
@@ -148,8 +152,9 @@ export class Overlay {
     const room = [this.stage.offsetWidth - borders, high - borders];
     const fit = Math.min(room[0] / width, room[1] / height, Math.max(1, (filled ? 1600 : 640) / Math.max(width, height)));
     this.stage.classList.toggle("zoomed", this._zoom > 1);
-    this.picture.style.width = `${Math.round(width * fit * this._zoom)}px`;
-    this.picture.style.height = `${Math.round(height * fit * this._zoom)}px`;
+    const [wide, tall] = [width, height].map((side) => Math.max(1, Math.round(side * fit * this._zoom))); // a thread is a line
+    this.picture.style.width = `${wide}px`;
+    this.picture.style.height = `${tall}px`;
     this._draw();
   }
 
@@ -257,7 +262,7 @@ export class Overlay {
       } else if (drag.box && drag.box[2] > drag.box[0] && drag.box[3] > drag.box[1]) {
         this.listeners.onDraw?.(drag.box);
       } else if (this._drawing) {
-        this.listeners.onPoint?.(start, id);
+        if (start.every((value, n) => value >= 0 && value <= this.size[n])) this.listeners.onPoint?.(start, id);
       } else {
         this.listeners.onSelect?.(id, event);
       }
