@@ -124,6 +124,7 @@ def _annotating(store: Store, noted: _Noted, specialist: Specialist, operator: O
     first_end, first_cpu, first_line = first
     counted = warm or [first]
     pictures = sum(line["items"] for *_, line in counted)
+    paced_s = sum(line["seconds"] for *_, line in counted) / pictures * first_line["items"]
     parts = {name: sum(line["parts"].get(name, 0.0) for *_, line in counted) for name in first_line["parts"]}
     cpu = max(0.0, counted[-1][1] - first_cpu) / pictures if warm else parts.get("annotate", 0.0) / pictures
     fragments = [f for f in store.snapshot().fragments if f.run_id == operator.run_id]
@@ -138,7 +139,7 @@ def _annotating(store: Store, noted: _Noted, specialist: Specialist, operator: O
         decode_s=parts.get("decode", 0.0) / pictures,
         cpu_s=cpu,
         job_s=(parts.get("write", 0.0) + parts.get("rest", 0.0)) / len(counted),
-        load_s=max(0.0, first_end - phase.begun - first_line["seconds"]),
+        load_s=max(0.0, first_end - phase.begun - paced_s),  # with what the first job takes longer than others
         batch=spec.batch_size,
         rows=rows / everything,
         row_bytes=row_bytes,
