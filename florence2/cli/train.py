@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from florence2.cli.journaling import add_journal, journal_of
 from florence2.cli.terminal import raw
+
+if TYPE_CHECKING:
+    from florence2.monitoring.run_journal import RunJournal
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     show = Live(args.json)
     with written_down(args, config, show) as progress:
         result = train(config, progress=progress, restart=args.restart, on_message=show.message)
-        if result.interrupted:
+        if result.interrupted and show.journal is not None:  # the other ranks keep none
             show.journal.end("interrupted")
     show.end()
     if not prints_progress():
@@ -138,7 +141,7 @@ class Live:
         self.as_json, self.quiet = as_json, not prints_progress()
         self.started, self.tokens, self.waited, self.first, self.loss = time.monotonic(), 0, 0.0, 0, 0.0
         self.open = False
-        self.journal: Any = None
+        self.journal: RunJournal | None = None
 
     def __call__(self, line: dict[str, Any]) -> None:
         if self.quiet:
