@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
 
+from florence2.sources.fetching import Fetching
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 MAX_TOKENS = 1024
 
 
@@ -68,6 +73,10 @@ class Settings:
             raise ValueError(f"port: expected at most 65535, got {self.port}")
         if any(not key.strip() or not key.isascii() or not key.isprintable() for key in self.api_keys):
             raise ValueError("api_key: expected printable ASCII, got an empty key or one with other letters")
+        for name in self.allowed_hosts:
+            if not _NAME.fullmatch(name) and not _is_address(name):
+                raise ValueError(f"allow_host: expected a name such as example.org, without a port; got {name!r:.80}")
+        Fetching(self.url_hosts)  # refuses what names no host
 
     @property
     def is_local(self) -> bool:
@@ -78,3 +87,11 @@ class Settings:
     def model_name(self) -> str:
         """How clients name the model: the last part of what was loaded, so that no path is shown."""
         return self.model.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or "florence2"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

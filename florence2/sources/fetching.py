@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -24,6 +25,9 @@ AGENT = "florence2 (pictures for annotation)"
 PORTS = {"https": 443, "http": 80}
 REDIRECTS = (301, 302, 303, 307, 308)
 BLOCK = 1 << 16
+_HOST = re.compile(  # of an allow-list: a scheme, a name, a port
+    r"(?:(https?)://)?(\*|(?:\*\.)?[\w-]+(?:\.[\w-]+)*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.IGNORECASE
+)
 _QUERY = "/%:@!$&'()*+,;=~?"
 # IPv6 forms that carry or stand for an IPv4 address: mapped, compatible, 6to4, Teredo, local NAT64
 _CARRIERS = [ipaddress.ip_network(n) for n in ("::/96", "::ffff:0:0/96", "2002::/16", "2001::/32", "64:ff9b:1::/48")]
@@ -46,6 +50,14 @@ class Fetching:
     """How many are followed; 0 for none."""
     types: tuple[str, ...] = ("image/", "application/octet-stream", "binary/octet-stream")
     """Content types that are taken, by how they begin; an answer that names none is taken too."""
+
+    def __post_init__(self) -> None:
+        for host in self.hosts:
+            if not _HOST.fullmatch(host.strip()):
+                raise ValueError(
+                    f"allowed host {host!r:.80}: expected a name such as example.org, *.example.org, example.org:8443, "
+                    "http://example.org, or * for any"
+                )
 
 
 @dataclass(frozen=True)
@@ -116,10 +128,10 @@ def _target(url: str, rules: Fetching) -> Target:
 
 def _allows(entry: str, scheme: str, host: str, port: int) -> bool:
     """Whether an entry of the allow-list holds for a host; it means https and the usual port where it says nothing."""
-    wanted, _, name = entry.rpartition("://")
-    name, _, number = name.strip().lower().partition(":")
-    if (wanted or "https") != scheme or int(number or PORTS[scheme]) != port:
+    found = _HOST.fullmatch(entry.strip().lower())
+    if found is None or (found[1] or "https") != scheme or int(found[3] or PORTS[scheme]) != port:
         return False
+    name = found[2].strip("[]")
     return name in ("*", host) or (name.startswith("*.") and host.endswith(name[1:]))
 
 
@@ -162,8 +174,9 @@ def _get(target: Target, addresses: Sequence[str], rules: Fetching, end: float) 
         watch.start()
         if isinstance(connection.sock, ssl.SSLSocket):
             connection.sock.do_handshake()
+        host = f"[{target.host}]" if ":" in target.host else target.host
         usual = PORTS[target.scheme] == target.port
-        headers = {"Host": target.host if usual else f"{target.host}:{target.port}", "User-Agent": AGENT}
+        headers = {"Host": host if usual else f"{host}:{target.port}", "User-Agent": AGENT}
         connection.request("GET", target.path, headers={**headers, "Accept": "image/*", "Accept-Encoding": "identity"})
         answer = _answer(target, connection.getresponse(), rules)
         if time.monotonic() >= end:  # an answer that was cut can look like one that ended

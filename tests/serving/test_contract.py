@@ -442,11 +442,21 @@ def test_a_server_without_a_model_says_so(tmp_path):
         ({"model": "nano", "port": 70000}, "port"),
         ({"model": "nano", "api_keys": ("",)}, "api_key"),
         ({"model": "nano", "max_bytes": 10}, "max_bytes"),
+        ({"model": "nano", "allowed_hosts": ("https://example.org",)}, "allow_host"),
+        ({"model": "nano", "allowed_hosts": ("example.org:8000",)}, "allow_host"),
+        ({"model": "nano", "allowed_hosts": ("",)}, "allow_host"),
+        ({"model": "nano", "url_hosts": ("",)}, "allowed host"),
+        ({"model": "nano", "url_hosts": ("example.org:https",)}, "allowed host"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(given, word):
     with pytest.raises(ValueError, match=word):
         Settings(**given)
+
+
+def test_names_by_which_a_server_may_go():
+    names = ("localhost", "example.org", "gpu_1", "::1", "10.0.0.7")
+    assert Settings(model="nano", allowed_hosts=names).allowed_hosts == names
 
 
 def test_it_listens_on_this_machine_alone_unless_told():

@@ -159,7 +159,7 @@ def test_nothing_private_is_connected_to(port):
             f"http://[::1]:{port}",
         )
     )
-    for host in ("127.0.0.1", "localhost", "2130706433"):
+    for host in ("127.0.0.1", "localhost", "2130706433", "[::1]"):
         with pytest.raises(BadImage, match="not a public address") as caught:  # the real look-up, the real rule
             fetch(f"http://{host}:{port}/ok.png", real)
         assert caught.value.reason == "private_address"
@@ -239,6 +239,14 @@ def test_what_the_list_of_hosts_means(url, reason):
     with pytest.raises(BadImage) as caught:
         fetch(url, Fetching(hosts=("example.org", "*.example.net")), lambda h, p: ["10.0.0.1"])
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "host", ["", " ", "ftp://a.org", "a.org/b", "a.org:https", "a b.org", "[::1", "*a.org", "u@a.org"]
+)
+def test_what_names_no_host_is_refused_before_anything_is_asked(host):
+    with pytest.raises(ValueError, match="allowed host .*expected a name"):
+        Fetching((host,))
 
 
 def test_nothing_is_allowed_by_default():
