@@ -59,10 +59,18 @@ def test_the_ray_example_uses_what_there_is():
     tree = ast.parse(code)
     attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     used = {node.attr for node in attributes if ast.unparse(node.value) == "self.model"}
-    assert used == {"answer", "request", "tasks"} and all(
-        hasattr(florence2.Florence2, name) for name in used - {"tasks"}
-    )
+    assert used == {"answer", "request"} and all(hasattr(florence2.Florence2, name) for name in used)
     assert hasattr(florence2, "Failure")
+    (batched,) = [node for node in ast.walk(tree) if getattr(node, "name", "") == "answer"]
+    assert "self.model.request" not in ast.unparse(batched)  # one bad ask there would end the whole batch
+
+
+def test_a_bad_ask_of_the_ray_example_is_refused_before_its_batch(nano, scene):
+    for task in ("NO_SUCH", "VQA", "REGION_TO_CATEGORY"):
+        with pytest.raises(ValueError):
+            nano.request(scene, [f"<{task}>"])
+    found, none = nano.answer([nano.request(scene, ["<OD>"]), nano.request(b"no picture", ["<OD>"])])
+    assert found[0].regions and isinstance(none[0], florence2.Failure)
 
 
 def test_the_mcp_example_is_json():
