@@ -9,7 +9,7 @@ from pathlib import Path
 
 from florence2.atomic_files import check_replaceable, write_atomic
 from florence2.monitoring.run_journal import RunSink
-from florence2.monitoring.run_state import RUNNING, PhaseState, RunState
+from florence2.monitoring.run_state import FAILED, RUNNING, PhaseState, RunState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SUFFIX = ".prom"  # what the textfile collector reads, and nothing else
@@ -58,7 +58,7 @@ Figure = tuple[str, dict[str, str], float]
 def _figures(state: RunState) -> Iterator[Figure]:
     yield "florence2_run_info", {"command": state.command, "run": state.run, "version": state.version}, 1
     yield "florence2_run_running", {}, int(state.outcome == RUNNING)
-    yield "florence2_run_failed", {}, int(state.outcome == "failed")
+    yield "florence2_run_failed", {}, int(state.outcome == FAILED)
     yield "florence2_run_start_time_seconds", {}, state.began
     yield "florence2_run_update_time_seconds", {}, state.updated
     yield "florence2_run_snapshot", {}, state.snapshot
@@ -93,13 +93,16 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
+NOT_BEGUN = RunState(outcome=FAILED)  # a command that is refused before its run begins leaves this
+
+
 class MetricsFile(RunSink):
     """A file that always holds the newest figures, whole."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         check_replaceable(self.path, b"# HELP florence2_run_", "the metrics of an earlier run")
-        write_atomic(self.path, exposition(RunState()))
+        write_atomic(self.path, exposition(NOT_BEGUN))
 
     def state(self, state: RunState) -> None:
         """Write it anew."""
@@ -110,7 +113,7 @@ class MetricsServer(RunSink):
     """Answers /metrics on 127.0.0.1 with the newest figures."""
 
     def __init__(self, port: int):
-        self._state = RunState()
+        self._state = NOT_BEGUN
         outer = self
 
         class Handler(BaseHTTPRequestHandler):

@@ -192,3 +192,9 @@ def test_a_process_of_the_same_number_is_not_taken_for_the_run():
 
 def test_exposition_of_a_run_that_has_not_begun_can_be_read():
     assert figures(exposition(RunState()))["florence2_run_running",] == 1
+
+
+def test_a_command_that_is_refused_before_its_run_begins_leaves_no_run_under_way(tmp_path):
+    metrics_sink(str(tmp_path / "m.prom"))
+    text = (tmp_path / "m.prom").read_text()
+    assert "\nflorence2_run_running 0\n" in text and "\nflorence2_run_failed 1\n" in text
