@@ -35,6 +35,7 @@ from florence2.serving.worker import EncodedImageCache
 
 MAX_ITEMS = 50  # boxes, lines of text or outlines in one answer
 MAX_POINTS = 40  # of one outline
+SHOWN = 200  # letters of a path in an error
 MAX_LETTERS = 4_000  # of one text
 MAX_BYTES = 64 << 20
 CACHE_BYTES = 64 << 20
@@ -105,14 +106,18 @@ class Tools:
                 raise ValueError("image: the data URL holds no base64; expected data:image/png;base64,...") from None
         if "://" in image:
             raise ValueError("image: addresses are not fetched; give the path of a file, or a data URL")
-        path = Path(image).expanduser()
-        real = path.resolve()
+        shown = image if len(image) <= SHOWN else f"{image[:SHOWN]}..."
+        try:
+            real = Path(image).expanduser().resolve()
+            is_file = real.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, a zero byte, an unknown user's home
+            raise ValueError(f"image: is no path ({shown!r}); expected one, or data:image/png;base64,...") from None
         if self.roots and not any(real.is_relative_to(root) for root in self.roots):
-            raise ValueError(f"image: {image} lies outside of {', '.join(map(str, self.roots))}")
-        if not real.is_file():
-            raise ValueError(f"image: {image} is no file; expected the path of a picture")
+            raise ValueError(f"image: {shown} lies outside of {', '.join(map(str, self.roots))}")
+        if not is_file:
+            raise ValueError(f"image: {shown} is no file; expected the path of a picture")
         if real.stat().st_size > MAX_BYTES:
-            raise ValueError(f"image: {image} is larger than {MAX_BYTES >> 20} MiB")
+            raise ValueError(f"image: {shown} is larger than {MAX_BYTES >> 20} MiB")
         return real.read_bytes()
 
 

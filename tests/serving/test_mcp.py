@@ -110,6 +110,11 @@ WRONG = [
     ("od", {"image": "data:image/png;base64,!"}, "no base64"),
     ("od", {"image": 7}, "image: expected string"),
     ("od", {"image": __file__}, "image: is not a picture"),
+    ("od", {"image": "a\0b.png"}, "image: is no path"),
+    ("od", {"image": "iVBORw0K" * 20_000}, "image: is no path"),  # base64 that is no data URL
+    ("od", {"image": "iVBORw0K/" * 20_000}, "image: is no path"),
+    ("od", {"image": "~nobody_here/a.png"}, "image: is no path"),
+    ("od", {"image": "/nowhere/" + "a" * 240 + "/" + "b" * 240}, "is no file"),
     ("od", {"image": "{picture}", "text": "cat"}, "text: unknown argument"),
     ("vqa", {"image": "{picture}"}, "text: is missing"),
     ("vqa", {"image": "{picture}", "text": " "}, "expected a text"),
@@ -128,6 +133,7 @@ def test_a_wrong_call_is_said_in_one_line(tools, picture, name, arguments, word)
     found = call(tools, name, **arguments)
     text = found.content[0].text
     assert found.is_error and word in text and "\n" not in text and "Traceback" not in text
+    assert len(text) < 500
 
 
 def test_a_link_out_of_the_root_is_refused(nano, picture, tmp_path):
