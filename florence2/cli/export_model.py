@@ -14,8 +14,8 @@ EXAMPLES = """examples:
   florence2 export-model my_run --to onnx --int8 --data my_data --split test --out my_onnx
   florence2 export-model microsoft/Florence-2-base-ft --to onnx --adapter my_lora --out mine_onnx
 
-OUT holds what transformers.js and Optimum expect: onnx/vision_encoder, embed_tokens, encoder_model and
-decoder_model_merged, in int8 as *_quantized, with config and tokenizer files. florence2.onnx.load(OUT) answers from it
+OUT holds what transformers.js expects: onnx/vision_encoder, embed_tokens, encoder_model and decoder_model_merged,
+in int8 as *_quantized, with config and tokenizer files. florence2.onnx.load(OUT) answers from it
 without torch. The graphs are compared with the model on 50 drawn pictures first: an id that differs, and nothing is
 written. Int8 is judged on --data as `florence2 quantize` judges a tier; exit code 1 where it was refused (OUT then
 holds float32 alone).

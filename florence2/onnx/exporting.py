@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 
 from florence2 import arguments, sources
 from florence2.codec import official
-from florence2.codec.tasks import TASKS, save_tasks
+from florence2.codec.tasks import Task, save_tasks
 from florence2.evaluation.tier_gate import LEAST_AGREEMENT, TierGate, Verdict, scored_tasks
 from florence2.model.foreign import write_config
+from florence2.model.tensor_files import read_json
 from florence2.onnx.graphs import write_graphs
 from florence2.onnx.int8_graphs import FORMS, write_int8
 from florence2.onnx.onnx_folder import GRAPHS, QUANTIZED, OnnxFolder
@@ -108,9 +109,10 @@ def _write(model: Florence2, sha256: str, room: Path) -> OnnxFolder:
     write_graphs(model.model, room / "onnx")
     files = write_config(model.config, "microsoft", "float32")
     files["generation_config.json"] = write_config(model.config, "transformers", "float32")["generation_config.json"]
-    files["preprocessor_config.json"] |= _prompts()
+    files["preprocessor_config.json"] |= _prompts(model.tasks)
     for name, content in files.items():
         _write_json(room / name, content)
+    _name_dtypes(room, ())
     model.tokenizer.save(room)
     save_tasks(model.tasks, room)
     if isinstance(model.calibration, Calibration):
@@ -120,16 +122,27 @@ def _write(model: Florence2, sha256: str, room: Path) -> OnnxFolder:
     return folder
 
 
-def _prompts() -> dict[str, dict[str, str]]:
-    """The tables of tasks that transformers.js reads beside the picture's size."""
-    plain = {token: task.prompt for token, task in TASKS.items() if not task.input_kind}
-    filled = {token: task.prompt for token, task in TASKS.items() if task.input_kind}
-    kinds = {token: official.KINDS[task.output_kind] for token, task in TASKS.items()}
+def _prompts(tasks: Mapping[str, Task]) -> dict[str, dict[str, str]]:
+    """The tables of tasks that transformers.js reads beside the picture's size.
+
+    It removes the task's token from a prompt that it fills; a prompt that holds it is left out of the table, and then
+    taken as it was given, token and text.
+    """
+    plain = {token: task.prompt for token, task in tasks.items() if not task.input_kind}
+    filled = {t: task.prompt for t, task in tasks.items() if task.input_kind and t not in task.prompt}
+    kinds = {token: official.KINDS[task.output_kind] for token, task in tasks.items()}
     return {
         "tasks_answer_post_processing_type": kinds,
         "task_prompts_without_inputs": plain,
         "task_prompts_with_input": filled,
     }
+
+
+def _name_dtypes(room: Path, int8: Collection[str]) -> None:
+    """In config.json the graphs that transformers.js takes where it is told none: a browser would look for int8's."""
+    path = room / "config.json"
+    dtypes = {name: "q8" if name in int8 else "fp32" for name in GRAPHS}
+    _write_json(path, read_json(path) | {"transformers.js_config": {"dtype": dtypes}})
 
 
 def _compare(exact: Florence2, exported: OnnxModel, pictures: int) -> dict[str, Any]:
@@ -206,10 +219,7 @@ def _quantized(folder: OnnxFolder, gate: TierGate, report: OnLine) -> tuple[Onnx
         verdict = Verdict(False, "every graph would have to stay in float32", min(alone.values()), tokens, kept)
     for name in set(GRAPHS) - set(names):
         (folder.path / "onnx" / f"{name}{QUANTIZED}.onnx").unlink()
-    if names and kept:  # by this transformers.js takes the same graphs
-        config = write_config(folder.config, "microsoft", "float32")["config.json"]
-        dtypes = {name: "q8" if name in names else "fp32" for name in GRAPHS}
-        _write_json(folder.path / "config.json", config | {"transformers.js_config": {"dtype": dtypes}})
+    _name_dtypes(folder.path, names)
     return replace(folder, sizes=_sizes(folder.path), int8=tuple(names)), verdict
 
 

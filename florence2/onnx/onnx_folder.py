@@ -1,4 +1,4 @@
-"""The folder of an exported model: the names that transformers.js and Optimum expect, and one file of our own.
+"""The folder of an exported model: the names that transformers.js expects, and one file of our own.
 
 OUT/onnx/vision_encoder.onnx         pixel_values -> image_features
 OUT/onnx/embed_tokens.onnx           input_ids -> inputs_embeds

@@ -1,5 +1,6 @@
 """An exported model answers as the torch model does, without torch; and nothing is kept that was not compared."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import torch
 import florence2
 from florence2 import sources
 from florence2.cli import main
+from florence2.codec.tasks import Task
 from florence2.onnx import exporting, load
 from florence2.onnx.exporting import export
 from florence2.onnx.onnx_folder import GRAPHS, RECORD
@@ -113,7 +115,28 @@ def test_names_and_shapes_are_those_of_the_published_graphs(folder, nano):
     assert prompts["task_prompts_without_inputs"]["<OD>"].startswith("Locate the objects")
     assert "{input}" in prompts["task_prompts_with_input"]["<CAPTION_TO_PHRASE_GROUNDING>"]
     assert prompts["tasks_answer_post_processing_type"]["<OCR_WITH_REGION>"] == "ocr"
+    assert config["transformers.js_config"] == {"dtype": dict.fromkeys(GRAPHS, "fp32")}  # a browser's default is int8
     assert (folder / "generation_config.json").is_file() and (folder / "tokenizer.json").is_file()
+
+
+def test_own_tasks_are_in_the_tables_of_transformers_js(folder, tmp_path):
+    prompts = json.loads((folder / "preprocessor_config.json").read_text())
+    assert "<VQA>" not in prompts["task_prompts_with_input"]  # its prompt is its token and the text: as it was given
+    assert prompts["tasks_answer_post_processing_type"]["<VQA>"] == "pure_text"
+    (tmp_path / "base").mkdir()
+    model = florence2.load("nano")
+    model.tasks = {
+        **model.tasks,
+        "<COUNT>": Task("<COUNT>", "How many?", "text", "answer"),
+        "<FIND>": Task("<FIND>", "Find {input} here.", "text", "answer"),
+        "<OD>": dataclasses.replace(model.tasks["<OD>"], prompt="What is where?"),
+    }
+    model.save(tmp_path / "base")
+    export(tmp_path / "base", tmp_path / "out", pictures=1)
+    prompts = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert prompts["task_prompts_without_inputs"]["<COUNT>"] == "How many?"
+    assert prompts["task_prompts_without_inputs"]["<OD>"] == "What is where?"
+    assert prompts["task_prompts_with_input"]["<FIND>"] == "Find {input} here."
 
 
 def test_the_merged_decoder_takes_what_transformers_js_feeds_it(folder, nano):
@@ -191,6 +214,9 @@ def test_int8_is_judged_by_the_gate(tmp_path, monkeypatch, capsys):
     for name in made["int8"]:
         assert made["sizes"][f"{name}_quantized.onnx"] < made["sizes"][f"{name}.onnx"]
     assert set(made["checked"]["int8"]["keep"]) == set(GRAPHS) - set(made["int8"])
+    config = json.loads((tmp_path / "good" / "config.json").read_text())
+    expected = {name: "q8" if name in made["int8"] else "fp32" for name in GRAPHS}
+    assert config["transformers.js_config"] == {"dtype": expected}
     model = load(tmp_path / "good", quantize="int8", threads=1)
     assert model.info()["tier"] == "int8" and model.identity != load(tmp_path / "good", threads=1).identity
     assert len(model.predict(SCENES[0], "<OD>").boxed) > 0
