@@ -65,8 +65,7 @@ def calibrate(
     path = _target(source, found, out)
     weights = checkpoints.weights_sha256(found)
     model = load(source, calibration=None, device=device)
-    samples = list(sources.open(data, format=format, limit=limit if split is None else None, tasks=model.tasks))
-    samples = [s for s in samples if split is None or sources.in_split(s, split)][:limit]
+    samples = list(sources.open(data, split, format, limit, tasks=model.tasks))
     known: dict[str, ScoreMap] = {}
     if path.is_file():
         before = read_calibration(path)

@@ -73,8 +73,7 @@ def quantize(
     if unknown := [tier for tier in wanted if tier not in TIERS]:
         raise ValueError(f"tiers: expected some of {', '.join(TIERS)}, got {unknown[0]!r:.40}")
     exact = load(source, dtype="float32", device="cpu")
-    samples = [s for s in sources.open(data, format=format, limit=limit if split is None else None, tasks=exact.tasks)]
-    samples = [s for s in samples if split is None or sources.in_split(s, split)][:limit]
+    samples = list(sources.open(data, split, format, limit, tasks=exact.tasks))
     rows = scored_tasks(exact, samples, tasks, data)
     gate = TierGate(exact, samples, rows, folder / "gate", resamples, report)
     exact.save(folder)

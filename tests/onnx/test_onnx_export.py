@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("export") / "nano"
     made = export("nano", out, pictures=6)
     assert made.folder.checked["float32"]["pictures"] == 6 and made.int8 is None
+    assert made.folder.checked["float32"]["ties"] == 0
     assert made.folder.checked["float32"]["max_abs_logprob"] < 1e-4
     return out
 
@@ -202,6 +203,78 @@ def test_graphs_that_differ_are_not_kept(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tie_may_be_broken_either_way(tmp_path, monkeypatch):
+    """Two tokens with one row: torch takes the first, a graph with a rounding error the other."""
+    model = florence2.load("nano")
+    caption = model.predict(SCENES[2], "<CAPTION>", num_beams=1)  # what the third picture is asked
+    token = caption.token_ids[5]
+    other = 650  # a piece of a word, never said
+    rows = model.model.language.embedding.weight
+    with torch.no_grad():
+        rows[other] = rows[token]
+    model.save(tmp_path / "base")
+    real = exporting.write_graphs
+
+    def larger(by):
+        def write(model, folder):
+            with torch.no_grad():
+                model.language.embedding.weight[other] *= 1 + by
+            real(model, folder)
+            with torch.no_grad():
+                model.language.embedding.weight[other] /= 1 + by
+
+        return write
+
+    monkeypatch.setattr(exporting, "write_graphs", larger(1e-5))
+    made = export(tmp_path / "base", tmp_path / "out", pictures=3)
+    assert made.folder.checked["float32"]["ties"] >= 1
+    assert made.folder.checked["float32"]["tokens"] > 5
+    monkeypatch.setattr(exporting, "write_graphs", larger(1e-2))
+    monkeypatch.setattr(exporting, "TIE", -1.0)
+    with pytest.raises(ValueError, match=rf"token \d+ is \({token},\) in torch, \({other},\) in onnxruntime"):
+        export(tmp_path / "base", tmp_path / "no", pictures=3)
+
+
+def test_what_a_killed_export_left_is_written_over(tmp_path):
+    """An empty folder is taken as it is: a volume of a container cannot be replaced."""
+    code = (
+        "import sys, time\n"
+        "from florence2.onnx import exporting\n"
+        "exporting._compare = lambda *_: print('begun', flush=True) or time.sleep(60)\n"
+        "exporting.export('nano', sys.argv[1])\n"
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    place = out.stat().st_ino
+    with subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        with pytest.raises(ValueError, match="out: another export is writing it; wait for it"):
+            export("nano", out, pictures=1)
+        with pytest.raises(ValueError, match="does not exist; expected a folder that florence2 export-model wrote"):
+            load(out)
+        process.kill()
+    assert (out / ".part" / "onnx" / "vision_encoder.onnx").is_file()
+    export("nano", out, pictures=1)
+    assert out.stat().st_ino == place and not (out / ".part").exists()
+    assert load(out, threads=1).predict(SCENES[0], "<OD>")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "no_such_set"}, "no_such_set: does not exist"),
+        ({"data": "scenes:2", "tasks": ["NOPE"]}, "'NOPE': unknown"),
+        ({"data": "scenes:2", "limit": -3}, "limit: expected a whole number of at least 0, got -3"),
+        ({"data": "scenes:2", "limit": -3, "split": "test"}, "limit: expected a whole number of at least 0, got -3"),
+    ],
+)
+def test_data_that_int8_cannot_be_judged_on_are_refused_before_the_graphs(tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr(exporting, "write_graphs", lambda *_: pytest.fail("the graphs were written first"))
+    with pytest.raises((ValueError, OSError), match=message):
+        export("nano", tmp_path / "out", int8=True, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_int8_is_judged_by_the_gate(tmp_path, monkeypatch, capsys):
     from florence2.evaluation import tier_gate
 
@@ -236,6 +309,8 @@ def test_refusals(tmp_path, folder, exported, capsys):
         florence2.load(folder)
     with pytest.raises(ValueError, match="exists; name another folder"):
         export("nano", folder)
+    with pytest.raises(ValueError, match="config.json: is a file; expected a folder for out"):
+        export("nano", folder / "config.json" / "out")
     with pytest.raises(ValueError, match="quantize: expected None or 'int8', got 'int4'"):
         load(folder, quantize="int4")
     with pytest.raises(ValueError, match="providers: expected some of"):
