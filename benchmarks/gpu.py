@@ -68,11 +68,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="of the throughput row (default: 64)")
     parser.add_argument("--pairs", type=int, default=4, metavar="N", help="alternating runs (default: 4)")
     args = parser.parse_args()
+    if unknown := set(args.sizes.split(",")) - {*SIZES, "tiny"}:
+        parser.error(f"--sizes: expected some of {', '.join(SIZES)}, tiny, got {min(unknown)!r}")
+    for name, least in (("tokens", 3), ("batch", 1), ("pairs", 1)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name}: expected at least {least}, got {getattr(args, name)}")
+    if args.device != "cpu" and not args.device.startswith("cuda"):
+        parser.error(f"--device: expected cuda, cuda:N or cpu, got {args.device!r}")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit(
             "gpu: no CUDA device; run it on a machine with one (torch with CUDA: make setup TORCH_INDEX=URL)"
         )
     args.threads, args.quick = torch.get_num_threads(), False
+    if args.device != "cpu":
+        torch.cuda.set_device(torch.device(args.device).index or 0)  # what is measured is what is waited for
     name = torch.cuda.get_device_name() if args.device != "cpu" else "processor"
     rate = _gemm(args.device)
     print(f"{name}, torch {torch.__version__}, bfloat16; best product {rate / 1e12:.2f} TFLOP/s; {args.tokens} tokens")
@@ -124,6 +133,14 @@ def _rows(both: GpuTwins, size: str, args: argparse.Namespace, table: Table, rat
     ours, theirs = both.answer(tier, 8, tokens), [call()[0] for call in apart]
     same = [a == b for one, two in zip(ours, theirs) for a, b in zip(one, two)]
     table.note(f"equal_tokens_{size}", round(sum(same) / len(same), 3))
+    both.ours[tier].in_runs = False
+    stepwise = both.answer(tier, 8, tokens)
+    both.ours[tier].in_runs = True
+    same = [a == b for one, two in zip(ours, stepwise) for a, b in zip(one, two)]
+    print(f"{size}: tokens in recorded runs that are those of a step at a time: {sum(same)} of {len(same)}")
+    table.note(f"equal_runs_{size}", round(sum(same) / len(same), 3))
+    if args.device != "cpu":
+        table.note(f"gpu_peak_mb_{size}", round(torch.cuda.max_memory_allocated() / 2**20))
 
 
 def _tower(both: GpuTwins, size: str, args: argparse.Namespace, table: Table, rate: float) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from florence2.structuring import brief
 
+MOST_THREADS = 1024  # more than any machine gains by; runtimes die of a million
+
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """A whole number, numpy's too, from `least` up to `most`; a truth value is none."""

@@ -127,7 +127,9 @@ class TensorFolder(Mapping[str, Tensor]):
         """Tensor name -> the file that holds it."""
         found = [name for pair in zip_longest(names, indexes) for name in pair if name and (folder / name).is_file()]
         if not found:
-            graphs = "; its ONNX graphs are opened by florence2.onnx.load" if (folder / "onnx").is_dir() else ""
+            graphs = ""
+            if (folder / "onnx").is_dir():
+                graphs = "; ONNX graphs that florence2 export-model wrote are opened by florence2.onnx.load"
             raise ValueError(f"{folder}: no weights: expected one of {', '.join((*names, *indexes))}{graphs}")
         if found[0] in indexes:
             self._open_index(folder / found[0])

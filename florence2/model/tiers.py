@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from florence2 import arguments
 from florence2.atomic_files import write_atomic
 from florence2.cache_folder import cache_folder
 from florence2.model.florence import Florence
@@ -171,8 +172,9 @@ def thread_count(threads: int | str) -> int:
     """A number of threads as asked for, or "auto": one or all, whichever answers a detection sooner."""
     if threads == "auto":
         return best_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ValueError(f"threads: expected a number of at least 1, or 'auto', got {threads!r:.40}")
+    most = arguments.MOST_THREADS
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most:
+        raise ValueError(f"threads: expected a number of at least 1, at most {most}, or 'auto', got {threads!r:.40}")
     return threads
 
 

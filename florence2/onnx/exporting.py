@@ -151,7 +151,7 @@ def _write(model: Florence2, sha256: str, room: Path) -> OnnxFolder:
     save_tasks(model.tasks, room)
     if isinstance(model.calibration, Calibration):
         model.calibration.save(room / FILE)
-    folder = OnnxFolder(room, model.config, sha256, _sizes(room))
+    folder = OnnxFolder(room, model.config, sha256, {}, {}).measured()
     folder.write()
     return folder
 
@@ -236,7 +236,7 @@ def _quantized(folder: OnnxFolder, gate: TierGate, report: OnLine) -> tuple[Onnx
     of them as are near enough together; none where the gate refuses those."""
 
     def model_of(names: Sequence[str]) -> OnnxModel:
-        tried = replace(folder, sizes=_sizes(folder.path), int8=tuple(names))
+        tried = replace(folder.measured(), int8=tuple(names))
         tried.write()
         return load(folder.path, quantize="int8", threads=torch.get_num_threads())
 
@@ -268,11 +268,7 @@ def _quantized(folder: OnnxFolder, gate: TierGate, report: OnLine) -> tuple[Onnx
     for name in set(GRAPHS) - set(names):
         (folder.path / "onnx" / f"{name}{QUANTIZED}.onnx").unlink()
     _name_dtypes(folder.path, names)
-    return replace(folder, sizes=_sizes(folder.path), int8=tuple(names)), verdict
-
-
-def _sizes(room: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted((room / "onnx").iterdir())}
+    return replace(folder.measured(), int8=tuple(names)), verdict
 
 
 def _write_json(path: Path, data: object) -> None:

@@ -13,7 +13,8 @@ OUT/florence2_onnx.json              what is here, from which weights, and how i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import zlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from florence2.structuring import parse_json
 RECORD = "florence2_onnx.json"
 GRAPHS = ("vision_encoder", "embed_tokens", "encoder_model", "decoder_model_merged")
 QUANTIZED = "_quantized"
+BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class OnnxFolder:
     """Of the checkpoint that was exported: what a calibration names."""
     sizes: dict[str, int]
     """Graph's file name -> bytes."""
+    crc32: dict[str, int]
+    """Graph's file name -> its checksum."""
     int8: tuple[str, ...] = ()
     """The graphs that int8 has; the others are taken in float32."""
     checked: dict[str, Any] = field(default_factory=dict)
@@ -46,12 +50,18 @@ class OnnxFolder:
         suffix = QUANTIZED if quantize == "int8" and name in self.int8 else ""
         return self.path / "onnx" / f"{name}{suffix}.onnx"
 
+    def measured(self) -> OnnxFolder:
+        """The same with the sizes and checksums of the graphs that are there."""
+        files = sorted((self.path / "onnx").iterdir())
+        return replace(self, sizes={f.name: f.stat().st_size for f in files}, crc32={f.name: _crc32(f) for f in files})
+
     def write(self) -> None:
         """The record; the last file that an export writes."""
         record = {
             "config": to_json(self.config),
             "weights_sha256": self.weights_sha256,
             "sizes": self.sizes,
+            "crc32": self.crc32,
             "int8": list(self.int8),
             "checked": self.checked,
         }
@@ -59,9 +69,14 @@ class OnnxFolder:
 
 
 def open_folder(folder: Path) -> OnnxFolder:
-    """The folder, if its record is whole and every graph has the size that it states."""
+    """The folder, if its record is whole and every graph has the size and checksum that it states."""
     file = folder / RECORD
     if not file.is_file():
+        if any(folder.glob("onnx/*.onnx")) or any(folder.glob("*.onnx")):
+            raise ValueError(
+                f"{folder}: holds graphs of another exporter, or of an export that was cut short: {RECORD} is missing; "
+                "export the checkpoint itself by florence2 export-model"
+            )
         raise ValueError(
             f"{file}: does not exist; expected a folder that florence2 export-model wrote (other checkpoints: "
             "florence2.load)"
@@ -73,6 +88,7 @@ def open_folder(folder: Path) -> OnnxFolder:
             config=from_json(data["config"]),
             weights_sha256=str(data["weights_sha256"]),
             sizes={str(name): int(size) for name, size in data["sizes"].items()},
+            crc32={str(name): int(crc) for name, crc in data["crc32"].items()},
             int8=tuple(name for name in GRAPHS if name in data["int8"]),
             checked=dict(data["checked"]),
         )
@@ -84,4 +100,14 @@ def open_folder(folder: Path) -> OnnxFolder:
         got = path.stat().st_size if path.is_file() else None
         if wanted is None or got != wanted:
             raise ValueError(f"{path}: expected {wanted} bytes, as {RECORD} says, got {got}; export or copy it again")
+        if _crc32(path) != found.crc32.get(name):
+            raise ValueError(f"{path}: damaged: its bytes do not match its checksum; export or copy it again")
+    return found
+
+
+def _crc32(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            found = zlib.crc32(block, found)
     return found

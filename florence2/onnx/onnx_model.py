@@ -22,9 +22,17 @@ from florence2.predictor.prompted_model import PromptedModel
 class OnnxModel(PromptedModel[OnnxNetwork]):
     """An exported Florence-2: `predict`, `predict_many` and `encode_image` as `florence2.load` has them."""
 
-    def __init__(self, folder: OnnxFolder, network: OnnxNetwork, quantize: str | None, threads: int | None) -> None:
+    def __init__(
+        self, folder: OnnxFolder, quantize: str | None, threads: int | None, providers: Sequence[str] = ()
+    ) -> None:
+        network = OnnxNetwork(folder, quantize, threads, providers)
         super().__init__(network, Tokenizer.load(folder.path), load_tasks(folder.path))
-        self.folder, self.quantize, self.threads = folder, quantize, threads
+        self.folder, self.quantize, self.threads, self.providers = folder, quantize, threads, tuple(providers)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what it was opened from: another process opens the folder itself."""
+        state = {"calibration": self.calibration, "tasks": self.tasks}
+        return OnnxModel, (self.folder, self.quantize, self.threads, self.providers), state
 
     def info(self) -> dict[str, Any]:
         """How the model computes: the runtime, threads, the graphs and their sizes in bytes."""
@@ -50,7 +58,7 @@ def load(
     folder: str | os.PathLike[str],
     quantize: str | None = None,
     threads: int | None = None,
-    calibration: bool = True,
+    calibration: bool | None = True,
     providers: Sequence[str] = (),
 ) -> OnnxModel:
     """The model of a folder that `florence2 export-model` wrote. No torch is imported.
@@ -61,16 +69,23 @@ def load(
     """
     if quantize not in (None, "int8"):
         raise ValueError(f"quantize: expected None or 'int8', got {quantize!r:.40}")
+    if calibration not in (True, False, None):
+        raise ValueError(f"calibration: expected True or False, got {calibration!r:.40}")
     if threads is not None:
-        threads = arguments.whole("threads", threads, least=1)
+        threads = arguments.whole("threads", threads, 1, arguments.MOST_THREADS)
+    chosen = arguments.items("providers", providers, "names such as 'CPUExecutionProvider'", _is_text)
     found = open_folder(Path(arguments.path("folder", folder)))
     if quantize and not found.int8:
         raise ValueError(
             f"{found.path}: holds no int8 graphs; export with --int8, whose gate decides whether they are good enough"
         )
-    model = OnnxModel(found, OnnxNetwork(found, quantize, threads, providers), quantize, threads)
+    model = OnnxModel(found, quantize, threads, chosen)
     path = found.path / FILE
     if calibration and path.is_file():
         model.calibration = read_calibration(path)
         check_fits(model.calibration, found.weights_sha256, model.tasks, path)
     return model
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

@@ -19,6 +19,14 @@ from florence2.model.model_config import ModelConfig
 from florence2.onnx.onnx_folder import GRAPHS, OnnxFolder
 
 KINDS = ("key", "value")
+INPUTS = {
+    "vision_encoder": ("pixel_values",),
+    "embed_tokens": ("input_ids",),
+    "encoder_model": ("inputs_embeds", "attention_mask"),
+    "decoder_model_merged": (
+        "inputs_embeds", "encoder_hidden_states", "encoder_attention_mask", "use_cache_branch",
+    ),
+}  # fmt: skip
 
 
 class OnnxNetwork:
@@ -40,6 +48,19 @@ class OnnxNetwork:
         layers = range(self.config.text.decoder_layers)
         self.own = [f"{layer}.decoder.{kind}" for layer in layers for kind in KINDS]
         self.cross = [f"{layer}.encoder.{kind}" for layer in layers for kind in KINDS]
+        self._check_inputs(folder, quantize)
+
+    def _check_inputs(self, folder: OnnxFolder, quantize: str | None) -> None:
+        """Refuse a graph that is not the one its name and the record say."""
+        for graph, session in self.sessions.items():
+            pasts = [f"past_key_values.{name}" for name in (*self.own, *self.cross)]
+            wanted = {*INPUTS[graph], *(pasts if graph == "decoder_model_merged" else ())}
+            got = {value.name for value in session.get_inputs()}
+            if got != wanted:
+                raise ValueError(
+                    f"{folder.graph(graph, quantize)}: expected the inputs {_some(wanted)}, got {_some(got)}; "
+                    "it is not of this model: export again"
+                )
 
     def encode_image(self, pixels: np.ndarray) -> np.ndarray:
         """(B, 3, H, W) pixels to (B, N, C)."""
@@ -130,6 +151,10 @@ class OnnxCache:
 
     def admit(self, other: OnnxCache) -> None:
         raise ValueError("onnx: a request cannot join others that are being answered; ask it in a call of its own")
+
+
+def _some(names: set[str]) -> str:
+    return f"{', '.join(sorted(names)[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
 
 
 def _rows_of(values: Mapping[str, OrtValue], rows: Sequence[int]) -> dict[str, OrtValue]:

@@ -290,9 +290,11 @@ def _row(
     if decoding.tiles is not None:
         raise ValueError("tiles: several parts are no single row of a batch; ask through predict or predict_many")
     seen = predictor.model.config.image_tokens, predictor.model.config.text.d_model
-    if tuple(picture.features.shape) != seen:
+    own = type(predictor.model.arrays.zeros(0))
+    if tuple(picture.features.shape) != seen or not isinstance(picture.features, own):
+        got = f"{tuple(picture.features.shape)}, {type(picture.features).__name__}"
         raise ValueError(
-            f"image: was encoded by another model, {tuple(picture.features.shape)}; expected features of {seen}, "
+            f"image: was encoded by another model, {got}; expected features of {seen}, {own.__name__}, "
             "encode it with this one"
         )
     task = task_of(ask.task, predictor.tasks)

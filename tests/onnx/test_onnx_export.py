@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from florence2.cli import main
 from florence2.codec.tasks import Task
 from florence2.onnx import exporting, load
 from florence2.onnx.exporting import export
-from florence2.onnx.onnx_folder import GRAPHS, RECORD
+from florence2.onnx.onnx_folder import GRAPHS, RECORD, OnnxFolder
 
 ASKS = ["<OD>", "<CAPTION>", "<OCR_WITH_REGION>"]
 SCENES = [sample.image for sample in sources.open("scenes:4")]
@@ -187,6 +188,20 @@ def test_an_adapter_is_merged(tmp_path, nano):
     assert got.token_logprobs != nano.predict(SCENES[0], "<CAPTION>", max_new_tokens=12).token_logprobs
 
 
+def test_an_adapter_that_was_trained_here_is_merged(tmp_path, nano):
+    config = tmp_path / "lora.yaml"
+    config.write_text(
+        "model: nano\nstrategy: lora\nsteps: 3\nbatch_size: 2\nlr: 1e-2\nthreads: 1\n"
+        "data: [{path: 'scenes:8', tasks: [OD]}]\n"
+    )
+    assert main(["train", "--config", str(config), f"--out={tmp_path / 'lora'}"]) == 0
+    export(tmp_path / "lora", tmp_path / "out", pictures=2)
+    trained, exported = florence2.load(tmp_path / "lora"), load(tmp_path / "out", threads=1)
+    for picture in SCENES[:3]:
+        same(exported.predict(picture, "<OD>"), trained.predict(picture, "<OD>"))
+    assert trained.predict(SCENES[0], "<OD>").token_logprobs != nano.predict(SCENES[0], "<OD>").token_logprobs
+
+
 def test_graphs_that_differ_are_not_kept(tmp_path, monkeypatch):
     real = exporting.write_graphs
 
@@ -305,7 +320,7 @@ def test_int8_is_judged_by_the_gate(tmp_path, monkeypatch, capsys):
 def test_refusals(tmp_path, folder, exported, capsys):
     with pytest.raises(ValueError, match=f"{RECORD}: does not exist; expected a folder that florence2 export-model"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="no weights: .*; its ONNX graphs are opened by florence2.onnx.load"):
+    with pytest.raises(ValueError, match="no weights: .*; ONNX graphs that florence2 export-model wrote are opened by"):
         florence2.load(folder)
     with pytest.raises(ValueError, match="exists; name another folder"):
         export("nano", folder)
@@ -315,6 +330,14 @@ def test_refusals(tmp_path, folder, exported, capsys):
         load(folder, quantize="int4")
     with pytest.raises(ValueError, match="providers: expected some of"):
         load(folder, providers=["NoSuchProvider"])
+    for providers in ("CPUExecutionProvider", 5, [1]):
+        with pytest.raises(ValueError, match="providers: expected names such as 'CPUExecutionProvider'"):
+            load(folder, providers=providers)
+    for threads in (0, 10**9, True, "auto"):
+        with pytest.raises(ValueError, match="threads: expected a whole number from 1 to 1024"):
+            load(folder, threads=threads)
+    with pytest.raises(ValueError, match="calibration: expected True or False, got 'mine.json'"):
+        load(folder, calibration="mine.json")
     with pytest.raises(ValueError, match="a request cannot join others"):
         exported.model.prefill(
             np.zeros((1, 3, exported.config.text.d_model), np.float32), np.array([[0, 5, 2]]), None
@@ -341,13 +364,43 @@ def test_a_damaged_folder_is_refused_by_the_file(folder, tmp_path, damage, messa
         load(copy)
 
 
-def test_a_graph_that_is_none_is_refused(folder, tmp_path):
+def test_a_graph_that_is_none_or_another_model_s_is_refused(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     path = copy / "onnx" / "encoder_model.onnx"
     path.write_bytes(b"\x01" * path.stat().st_size)
+    with pytest.raises(ValueError, match="encoder_model.onnx: damaged: its bytes do not match its checksum"):
+        load(copy)
+    record = OnnxFolder(copy, florence2.load("nano").config, "", {}, {})
+    record.measured().write()
     with pytest.raises(ValueError, match="encoder_model.onnx: not a graph that onnxruntime opens"):
         load(copy)
+    shutil.copy(copy / "onnx" / "embed_tokens.onnx", path)
+    record.measured().write()
+    with pytest.raises(
+        ValueError, match="encoder_model.onnx: expected the inputs attention_mask, inputs_embeds, got in"
+    ):
+        load(copy)
+
+
+def test_graphs_of_another_exporter_are_named_as_such(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / RECORD).unlink()
+    with pytest.raises(ValueError, match="copy: holds graphs of another exporter, or of an export that was cut short"):
+        load(copy)
+
+
+def test_it_goes_to_another_process_by_its_folder(exported):
+    twin = pickle.loads(pickle.dumps(exported))
+    assert twin.identity == exported.identity and twin.info() == exported.info()
+    same(twin.predict(SCENES[0], "<OD>"), exported.predict(SCENES[0], "<OD>"))
+
+
+def test_pictures_that_another_runtime_encoded_are_refused(nano, exported):
+    for one, other in ((nano, exported), (exported, nano)):
+        with pytest.raises(ValueError, match="image: was encoded by another model, .* encode it with this one"):
+            one.predict(other.encode_image(SCENES[0]), "<OD>")
 
 
 def test_a_file_holds_no_more_than_protobuf_can(tmp_path, monkeypatch):
