@@ -111,6 +111,8 @@ class TierGate:
     ) -> None:
         self.samples, self.rows, self.folder, self.resamples, self.report = samples, rows, folder, resamples, report
         self.exact = exact
+        asks = ", ".join(f"{row.name} {len(eval_items_of(samples, row))}" for row in rows)
+        report(f"judged on {len(samples)} pictures, asks: {asks}; float32 first, then the tier")
         items = [item for row in rows for item in _spread(eval_items_of(samples, row), -(-FORCED // len(rows)))]
         self.forced = [answer for item in items if (answer := _answer(exact, item))]
         self.picks = [picks_of(exact, answer) for answer in self.forced]
