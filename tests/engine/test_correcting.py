@@ -135,6 +135,22 @@ def test_what_is_sent_again_is_entered_once(store, index):
     assert moved.ann_ids[0] not in first.ann_ids and store.verify() == []
 
 
+def test_what_was_sent_again_is_undone_as_what_was_sent_once(store, index):
+    hen = [AnnotationChange("added", label="hen", box=(1.1, 1.0, 5.3, 5.0))]
+    first, index = one(store, index, changes=hen)
+    again, index = one(store, index, changes=hen)
+    assert again == first and store.snapshots()[-1] == first.snapshot  # nothing is written
+    undone, index = one(store, index, undoes=again.name)
+    assert "hen" not in [region.label for region in objects(current(store))]
+    anew, index = one(store, index, changes=hen)
+    assert anew.ann_ids != first.ann_ids
+    kept, index = one(store, index, person="Bob", changes=[AnnotationChange("kept", anew.ann_ids[0])])
+    later, _ = one(store, index, changes=hen)  # another has judged it since: a verdict of its own
+    assert later.ann_ids == anew.ann_ids and later.name not in (anew.name, kept.name)
+    twice, _ = correct(store, [Correction("Ada", index.ids[1], tuple(hen))] * 2)
+    assert twice[0] == twice[1]
+
+
 def test_what_is_only_relabelled_keeps_its_mask_and_what_is_moved_loses_it(store, index):
     _, items = of(index)
     masked = index.state(index.ids[0]).sample.regions[4].id

@@ -170,6 +170,8 @@ class _Batch:
             statement = _statement(state, correction, self.index, name)
             if statement is None and not correction.changes:
                 raise CorrectionRefused("changes", "expected a verdict or labels that are complete, got none")
+            if statement is None and (first := human_verdicts.sent_before(state.sample, correction.changes, asked)):
+                return Corrected(correction.image_id, first, self.index.snapshot.number, tuple(o.ann_id for o in asked))
             new_ids = iter(_added(rows, state.sample, changes))
             made = {old.id for _, old in changes.new if old is not None} | {""}
             ann_ids = [next(new_ids) if one.ann_id in made else one.ann_id for one in asked]

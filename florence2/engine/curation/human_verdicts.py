@@ -109,6 +109,21 @@ def take_same(items: list[AnyItem], wanted: AnyItem) -> AnyItem | None:
     return None
 
 
+def sent_before(sample: Sample, changes: Sequence[Any], confirming: Sequence[Any]) -> str:
+    """The name of the correction that added all of this, where nobody has judged any of it since; "" without one.
+
+    `confirming`: the changes, those that add what their person has added already as verdicts on it.
+    """
+    if any(change.verdict != "added" for change in changes):
+        return ""
+    last = last_verdicts(sample)
+    verdicts = [last.get(change.ann_id) for change in confirming]
+    if any(verdict is None or verdict.reason != "added" for verdict in verdicts):
+        return ""
+    names = {place_of(verdict) for verdict in verdicts}
+    return names.pop() if len(names) == 1 else ""
+
+
 def _said(item: AnyItem) -> Any:
     if isinstance(item, Text):
         return item.detail, item.text
