@@ -84,8 +84,9 @@ def _plain(value: Any) -> Any:
 
 def _sources(data: Any, where: str) -> list[DataSource]:
     if data and (not isinstance(data, list) or not isinstance(data[0], (DataSource, Mapping))):
-        if isinstance(data, (str, int, float)):
-            raise ValueError(f"{where}: expected a list of sources, got {data!r:.60}")
+        one = isinstance(data, Mapping) and not all(hasattr(part, "to_parquet") for part in data.values())
+        if one or isinstance(data, (str, int, float)):
+            raise ValueError(f"{where}: expected a list of sources, as `- path: ...`, got {data!r:.60}")
         data = [{"samples": data}]  # from Python: the samples themselves
     return [_source(source, f"{where}[{i}]") for i, source in enumerate(data)]
 
@@ -112,15 +113,28 @@ def _source(data: Any, where: str) -> DataSource:
 
 
 def _put(data: dict[str, Any], key: str, value: Any, override: str) -> None:
-    """Set a.b.0.c within nested dicts and lists."""
+    """Set a.b.0.c within nested dicts and lists; what is not there is made, a list where a number follows."""
     parts = key.split(".")
     place: Any = data
-    for part in parts[:-1]:
-        try:
-            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-        except (ValueError, IndexError):
-            raise ValueError(f"{override}: {part}: expected an index below {len(place)}") from None
+    for part, below in zip(parts[:-1], parts[1:]):
+        new: Any = [] if below.isdecimal() else {}
+        if isinstance(place, list):
+            number = _index(place, part, override)
+            place.extend([new] if number == len(place) else [])
+            place = place[number]
+        else:
+            place = place.setdefault(part, new)
         if not isinstance(place, (dict, list)):
             raise ValueError(f"{override}: {part}: holds {place!r:.40}, no keys below it")
-    last: Any = int(parts[-1]) if isinstance(place, list) else parts[-1]
-    place[last] = value
+    if isinstance(place, list):
+        number = _index(place, parts[-1], override)
+        place[number : number + 1] = [value]
+    else:
+        place[parts[-1]] = value
+
+
+def _index(place: list[Any], part: str, override: str) -> int:
+    """Of an item that there is, or the next one."""
+    if not part.isdecimal() or int(part) > len(place):
+        raise ValueError(f"{override}: {part}: expected an index up to {len(place)}")
+    return int(part)

@@ -45,6 +45,20 @@ def test_overrides_reach_nested_keys(tmp_path):
     assert config.precision == "bf16"
 
 
+def test_overrides_make_what_is_not_there(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("model: nano\nout: x\nsteps: 2\n")
+    config = read_config(file, ["--data.0.path=a", "--data.0.tasks=[OD]", "--data.1.path=b", "--lora.rank=8",
+                                "--strategy=lora"])  # fmt: skip
+    assert [source.path for source in config.data] == ["a", "b"] and config.lora.rank == 8
+    for override, said in {
+        "--data.1.path=x": "1: expected an index up to 0",
+        "--data.x=1": "data: expected a list of sources",
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            read_config(file, [override])
+
+
 @pytest.mark.parametrize("change, said", [
     ({"learning_rate": 1}, "learning_rate: unknown key"),
     ({"lora": {"rank": 8}}, "lora: goes with strategy lora"),
@@ -60,6 +74,7 @@ def test_overrides_reach_nested_keys(tmp_path):
     ({"lr": float("inf")}, "lr: expected a finite number"),
     ({"optimizer": {"eps": "inf"}}, "eps: expected a finite number"),
     ({"seed": 2**40}, "seed: expected"),
+    ({"data": {"path": "x"}}, "data: expected a list of sources"),
     ({"evaluate_every": "nane"}, "evaluate_every: expected steps"),
     ({"evaluate_every": 0.5}, "evaluate_every: expected steps"),
     ({"data": [{"path": "x", "weight": "inf"}]}, r"data\[0\]: weight: expected a finite number"),
