@@ -172,15 +172,15 @@ def scored(
 ) -> tuple[Parsed, tuple[Decision, ...]]:
     """The answer with a score on every text, region and phrase that has tokens of its own, by a map of calibration
     where there is one; without what is not surely enough there, and what is scored below `min_score`: why, beside it.
-    Scores are compared as they are given out, in float32: a threshold taken from them keeps its own item.
+    Scores are numbers of float32, so that a threshold taken from `Answer.scores` keeps its own item.
     """
     signals = all_signals(parsed, spans, measures, size_wh)
-    scores = {name: score_map(own) if score_map else own.score for name, own in signals.items()}
+    scores = {name: float(np.float32(score_map(own) if score_map else own.score)) for name, own in signals.items()}
     lost: dict[str, Decision] = {}
     for name, own in signals.items():
         if score_map and score_map.least_there and (sure := score_map.there(own)) < score_map.least_there:
             lost[name] = Decision(name, "rejected", "calibration", "absent", sure, score_map.least_there)
-        elif np.float32(scores[name]) < np.float32(min_score):
+        elif scores[name] < min_score:
             lost[name] = Decision(name, "rejected", "min_score", "low_score", scores[name], min_score)
     return without(with_scores(parsed, scores), lost), tuple(lost.values())
 

@@ -23,7 +23,7 @@ from mcp import types
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
-from florence2 import __version__, geometry
+from florence2 import __version__, geometry, pixels
 from florence2.codec.tasks import Task
 from florence2.pixels import BadImage
 from florence2.predictor import Answer, Florence2
@@ -94,6 +94,8 @@ class Tools:
         key = hashlib.blake2b(data, digest_size=16).hexdigest()
         known = self.cache.get(key)
         if known is None:
+            if pixels.holds_more(data, "image"):
+                raise ValueError("image: holds several frames or pages; give one of them")
             known = self.model.encode_image(data)
             self.cache.put(key, known)
         return known

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from mcp import Client, StdioServerParameters
+from PIL import Image
 
 import florence2
 from florence2 import cli
@@ -134,6 +135,13 @@ def test_a_wrong_call_is_said_in_one_line(tools, picture, name, arguments, word)
     text = found.content[0].text
     assert found.is_error and word in text and "\n" not in text and "Traceback" not in text
     assert len(text) < 500
+
+
+def test_a_picture_of_several_frames_is_refused(tools, tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    found = call(tools, "od", image=str(tmp_path / "two.gif"))
+    assert found.is_error and "image: holds several frames" in found.content[0].text
 
 
 def test_a_link_out_of_the_root_is_refused(nano, picture, tmp_path):
