@@ -9,7 +9,7 @@ from PIL import Image
 
 from florence2.engine.operator import Spec
 from florence2.records import Decision, Failure, Grounding, Parsed, Region, Text
-from florence2.store import TABLES
+from florence2.store import TABLES, Store
 from florence2.store.storage import open_storage
 
 
@@ -137,6 +137,6 @@ class NoTexts:
 
 def fragments(store):
     """path -> sha256 of every fragment a store has, whether a snapshot names it or not."""
-    storage = open_storage(store) if isinstance(store, (str, Path)) else store.storage
+    storage = store.storage if isinstance(store, Store) else open_storage(store)
     paths = (path for table in TABLES for path in storage.list(table) if path.endswith(".parquet"))
     return {path: storage.sha256(path) for path in paths}

@@ -1,10 +1,12 @@
 """Every step at which a worker can die while it commits, one after another: the job done again leaves the same bytes.
 
-Steps are all calls that reach the disk, before and after each, and every file half written (`test_kill`). What is
-killed is what a worker of any runner is: a `JobWorker` with a job. Such deaths under a supervisor are tried in
+On the disk steps are all calls that reach it, before and after each, and every file half written; in an object store
+all requests that change it, before and after each (`test_kill`). What is killed is what a worker of any runner is: a `JobWorker` with a job. Such deaths under a supervisor are tried in
 `test_kill`, and on Ray in `test_ray_runner`.
 """
 
+import dataclasses
+import itertools
 import os
 import shutil
 import signal
@@ -15,8 +17,10 @@ import florence2
 from florence2.engine.execution.annotation_phase import run_specialist
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.job_worker import JobWorker, pickled
+from florence2.engine.execution.jobs import Job
 from florence2.engine.planning.dependencies import plan_steps
 from florence2.engine.session import Session
+from florence2.object_store import Objects, is_object_url, root_of
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Misbehaving, folder_of, fragments
 from tests.engine.test_kill import Counted
@@ -45,18 +49,26 @@ def drawn_jobs(store, specialist):
     return drawn.jobs
 
 
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory):
-    """A store of one unit that waits for a specialist, the two jobs of it, and what they leave."""
-    root = tmp_path_factory.mktemp("crash")
-    store = florence2.annotate(folder_of(root, 4), root / "s", [], workers=0, unit=4)
-    jobs = drawn_jobs(store, SPECIALIST)
-    assert [job.size for job in jobs] == [2, 2]  # pieces: the second puts the unit together
-    for job in jobs:
-        assert do(store.root, job)[-1][0] == "done"
-    whole = fragments(store)
-    assert sum("failures" in path for path in whole) == 1
-    return root, jobs, whole
+def copied(store, name):
+    """A copy of a store beside it."""
+    place = root_of(store)
+    target = place.parent / name
+    if is_object_url(place):
+        beside = Objects(place.parent)
+        for facts in list(beside.list(place.name)):
+            beside.copy(facts.path, f"{name}{facts.path.removeprefix(place.name)}")
+    else:
+        shutil.copytree(place, target)
+    return target
+
+
+def removed(store):
+    """Delete a store."""
+    if is_object_url(store):
+        objects = Objects(store)
+        objects.delete([facts.path for facts in objects.list()])
+    else:
+        shutil.rmtree(store)
 
 
 def do(root, job, attempt=(False, {})):
@@ -71,35 +83,57 @@ def killed(root, job, step):
     child = os.fork()
     if not child:
         try:
-            Counted(step).install(pytest.MonkeyPatch())
+            Counted(step).install(pytest.MonkeyPatch(), of_objects=is_object_url(root))
             do(root, job)
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("number, least", [(0, 15), (1, 40)], ids=["a piece", "the piece that completes the unit"])
-def test_a_job_killed_at_any_step_and_done_again_leaves_the_same_bytes(begun, number, least):
-    root, jobs, whole = begun
-    step = 0
-    while True:
-        step += 1
-        out = root / f"{number}-{step}"
-        shutil.copytree(root / "s", out)
-        for path in set(fragments(out)) - {path for path in whole if path.startswith("images")}:
-            (out / path).unlink()
-        shutil.rmtree(out / "attempts")
-        for job in jobs[:number]:
-            do(out, job)
-        died = killed(out, jobs[number], step)
-        assert fragments(out).items() <= whole.items()  # whole or not there
-        for job in jobs[number:]:
+@dataclasses.dataclass
+class Commit:
+    """A store that waits for the last of some jobs, and what it holds once that is done."""
+
+    base: object
+    jobs: list[Job]
+    whole: dict[str, str]
+
+    def killed_at(self, step):
+        """Kill that job at a step, do it and those after it again; whether it came so far."""
+        out = copied(self.base, f"killed-{os.urandom(4).hex()}")
+        died = killed(out, self.jobs[0], step)
+        assert fragments(out).items() <= self.whole.items()  # whole or not there
+        for job in self.jobs:
             assert do(out, job)[-1][0] == "done"
-        assert fragments(out) == whole and Store(out).verify() == []
-        shutil.rmtree(out)
-        if not died:
+        assert fragments(out) == self.whole and Store(out).verify() == []
+        removed(out)
+        return died
+
+
+def commits(folder, place):
+    """Commits of a unit in two pieces: of the first, and of the second, which completes the unit."""
+    root = root_of(place)
+    florence2.annotate(folder, root, [], workers=0, unit=4)
+    jobs = drawn_jobs(Store(root), SPECIALIST)
+    assert [job.size for job in jobs] == [2, 2]
+    begun = copied(root, "begun")
+    do(begun, jobs[0])
+    whole = copied(begun, "whole")
+    do(whole, jobs[1])
+    found = fragments(whole)
+    assert sum("failures" in path for path in found) == 1
+    return [Commit(root, jobs, found), Commit(begun, jobs[1:], found)]
+
+
+@pytest.mark.parametrize(
+    "number, least", [(0, (15, 2)), (1, (40, 8))], ids=["a piece", "the piece that completes the unit"]
+)
+def test_a_job_killed_at_any_step_and_done_again_leaves_the_same_bytes(place, tmp_path, number, least):
+    commit = commits(folder_of(tmp_path, 4), place)[number]
+    for step in itertools.count(1):
+        if not commit.killed_at(step):
             break
-    assert step > least
+    assert step > least[is_object_url(place)]
 
 
 class Passing(Boxes):
@@ -115,29 +149,28 @@ class Passing(Boxes):
         return super().one(sample, image)
 
 
-def test_what_a_killed_worker_failed_on_and_the_next_answers_is_one_or_the_other(tmp_path):
+def test_what_a_killed_worker_failed_on_and_the_next_answers_is_one_or_the_other(place, tmp_path):
     """Failures and annotations of a unit are two files: never those of one worker and these of another."""
     specialist = Passing(tmp_path / "mood")
-    store = florence2.annotate(folder_of(tmp_path, 4), tmp_path / "s", [], workers=0, unit=4)
+    store = florence2.annotate(folder_of(tmp_path, 4), place, [], workers=0, unit=4)
     (job,) = drawn_jobs(store, specialist)
 
     def done(name):
-        shutil.copytree(tmp_path / "s", tmp_path / name)
-        assert do(tmp_path / name, job)[-1][0] == "done"
-        return fragments(tmp_path / name)
+        out = copied(place, name)
+        assert do(out, job)[-1][0] == "done"
+        return fragments(out)
 
     answered = done("answered")
     specialist.mood.touch()
     failed = done("failed")
     assert len(failed) == len(answered) + 1
-    step, seen = 0, []
-    while True:
-        step, out = step + 1, tmp_path / f"killed-{step}"
-        shutil.copytree(tmp_path / "s", out)
+    seen = []
+    for step in itertools.count(1):
+        out = copied(place, f"killed-{step}")
         specialist.mood.touch()
         died = killed(out, job, step)
         specialist.mood.unlink()
-        shutil.copytree(out, again := tmp_path / f"again-{step}")
+        again = copied(out, f"again-{step}")
         (message,) = [message for message in do(out, job) if message[0] == "done"]
         found = fragments(out)
         assert found in (answered, failed) and Store(out).verify() == []
