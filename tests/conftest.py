@@ -25,14 +25,10 @@ def object_server():
 @pytest.fixture
 def bucket(object_server, monkeypatch, tmp_path):
     """An empty bucket of the test's own, as the place of stores and pictures; the cache folder is the test's too."""
-    import boto3
-
     for name, value in object_server.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    name = f"test-{os.urandom(6).hex()}"
-    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
-    return f"s3://{name}"
+    return object_server.new_bucket()
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -27,10 +27,12 @@ from PIL import Image
 import florence2
 from florence2.engine.curation.merging import MergeConfig
 from florence2.engine.execution import annotation_phase
+from florence2.object_store import Objects, is_object_url, root_of
 from florence2.store import Store
-from florence2.store.storage import local
+from florence2.store.storage import local, open_storage
 from tests.engine import test_kill
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
+from tests.object_server import ObjectServer
 
 PICTURES = 9
 
@@ -52,14 +54,18 @@ def life(folder, out, **by):
 
 def content(out):
     """All that a store holds: fragments and snapshots, to the byte."""
-    return {**fragments(out), **{path.name: path.read_bytes() for path in (out / "snapshots").glob("*.json")}}
+    storage = open_storage(out)
+    snapshots = (path for path in storage.list("snapshots") if path.endswith(".json"))
+    return {**fragments(out), **{path: storage.read(path) for path in snapshots}}
 
 
 class Faults:
     """Pictures, what a life in peace leaves of them, and the faults; each returns "" where nothing was lost by it."""
 
-    def __init__(self, root, seed):
-        self.root, self.draw, self.number, self.step = Path(root), random.Random(seed), 0, 0
+    def __init__(self, root, seed, bucket=""):
+        self.root, self.draw, self.number, self.bucket = Path(root), random.Random(seed), 0, bucket
+        self.made = []  # stores that are still there
+        self.steps = {}  # where a store lies -> the steps of a life there, in the order in which they are tried
         self.folder = folder_of(self.root, PICTURES)
         begun = time.monotonic()
         self.wait(self.fork(life, self.folder, self.root / "clean", workers=0))
@@ -67,9 +73,11 @@ class Faults:
         self.clean = content(self.root / "clean")
         assert len(self.clean) > 12
 
-    def out(self):
+    def out(self, of_objects=False):
         self.number += 1
-        return self.root / f"s{self.number}"
+        name = f"s{self.number}"
+        self.made.append(root_of(f"{self.bucket}/{name}") if of_objects else self.root / name)
+        return self.made[-1]
 
     def fork(self, call, *args, **more):
         """Call in a process of its own, in a group of its own; it ends with 0, or with 1 and a line in a file."""
@@ -123,19 +131,59 @@ class Faults:
             return "a kill of the whole run was counted against a job"
         return f"exit {code}" if code else self.amiss(out)
 
-    def every_step(self):
-        """kill -9 at the next of all steps of a life that reach the disk, before or after it, or half way through."""
-        out, self.step = self.out(), self.step + 1
+    def every_step(self, of_objects=False):
+        """kill -9 at the next of all steps of a life that reach the disk, before or after it, or half way through.
+
+        None where all were tried.
+        """
+        out = self.out(of_objects)
+        if of_objects not in self.steps:
+            self.steps[of_objects] = self.spread(of_objects)
+        step = next(self.steps[of_objects], None)
+        if step is None:
+            return None
 
         def killed():
-            test_kill.Counted(self.step).install(pytest.MonkeyPatch())
+            test_kill.Counted(step).install(pytest.MonkeyPatch(), of_objects)
             life(self.folder, out, workers=0)
 
-        self.wait(self.fork(killed))
-        if out.exists() and (wrong := self.whole_so_far(out)):
-            return wrong
+        if self.wait(self.fork(killed)) != -signal.SIGKILL:
+            return f"step {step}: not killed"
+        if wrong := self.whole_so_far(out):
+            return f"step {step}: {wrong}"
         code = self.wait(self.fork(life, self.folder, out, workers=0))
-        return f"exit {code}" if code else self.amiss(out)
+        wrong = f"exit {code}" if code else self.amiss(out)
+        return f"step {step}: {wrong}" if wrong else ""
+
+    def every_request(self):
+        """The same in an object store: at a request that changes it, before or after it."""
+        return self.every_step(of_objects=True)
+
+    def spread(self, of_objects):
+        """Every step of a life, those first that lie far from one another: a few of them are of all parts of it."""
+        out, counted = self.out(of_objects), self.root / "steps"
+
+        def count():
+            counter = test_kill.Counted()
+            counter.install(pytest.MonkeyPatch(), of_objects)
+            life(self.folder, out, workers=0)
+            counted.write_text(str(counter.count))
+
+        self.wait(self.fork(count))
+        count = int(counted.read_text())
+        bits = count.bit_length()
+        backwards = (int(f"{n:0{bits}b}"[::-1], 2) for n in range(1 << bits))
+        return (n + 1 for n in backwards if n < count)
+
+    def tidy(self):
+        """Delete the stores of a trial, wherever they lie."""
+        for out in self.made:
+            if is_object_url(out):
+                objects = Objects(out)
+                objects.delete([facts.path for facts in objects.list()])
+            else:
+                shutil.rmtree(out, ignore_errors=True)
+        self.made.clear()
 
     def kill_supervisor(self):
         """The same, with the work in two processes, which outlive it by half a second."""
@@ -360,23 +408,37 @@ def mutated(data, draw):
     return bytes(data)
 
 
+ALL = 10**4  # more than there are
 COUNTS = {  # fault -> how often `make faults` injects it
-    "kill_local": 200, "every_step": 430, "kill_supervisor": 20, "kill_worker": 20, "two_writers": 40, "disk_full": 60,
-    "permission_denied": 40, "clock_jumps": 20, "bad_specialist": 20, "one_in_a_thousand": 5, "leaks": 3, "breaks": 5,
-    "corrupted_picture": 10_000,
+    "kill_local": 200, "every_step": ALL, "every_request": ALL, "kill_supervisor": 20, "kill_worker": 20,
+    "two_writers": 40, "disk_full": 60, "permission_denied": 40, "clock_jumps": 20, "bad_specialist": 20,
+    "one_in_a_thousand": 5, "leaks": 3, "breaks": 5, "corrupted_picture": 10_000,
 }  # fmt: skip
 
 
 def inject(faults, name, count):
-    """Inject a fault so often; what was amiss, each time."""
+    """Inject a fault so often, or as often as there is a place for it; how often, and what was amiss each time."""
     if name == "corrupted_picture":
-        return [wrong for wrong in [faults.corrupted_picture(count)] if wrong]
+        return count, [wrong for wrong in [faults.corrupted_picture(count)] if wrong]
     found = []
-    for _ in range(count):
-        if wrong := getattr(faults, name)():
-            found.append(wrong)
-        shutil.rmtree(faults.root / f"s{faults.number}", ignore_errors=True)
-    return found
+    for number in range(count):
+        wrong = getattr(faults, name)()
+        faults.tidy()
+        if wrong is None:
+            return number, found
+        found += [wrong] if wrong else []
+    return count, found
+
+
+@contextlib.contextmanager
+def bucket():
+    """An empty bucket of a server that this process reaches."""
+    server = ObjectServer()
+    os.environ.update(server.env)
+    try:
+        yield server.new_bucket()
+    finally:
+        server.close()
 
 
 def main():
@@ -388,16 +450,16 @@ def main():
     given = dict(each.split("=") for each in args.counts)
     wanted = {name: int(given.get(name, 0 if given else count)) for name, count in COUNTS.items()}
     bad = 0
-    with tempfile.TemporaryDirectory() as folder:
-        faults = Faults(folder, args.seed)
+    with tempfile.TemporaryDirectory() as folder, bucket() as objects:
+        os.environ["XDG_CACHE_HOME"] = folder
+        faults = Faults(folder, args.seed, objects)
         for name, count in wanted.items():
             if count:
                 begun = time.monotonic()
-                found = inject(faults, name, count)
+                injected, found = inject(faults, name, count)
                 bad += len(found)
-                print(
-                    f"{name:<20}{count:>7} injected{len(found):>5} amiss  {time.monotonic() - begun:6.0f} s", flush=True
-                )
+                took_s = time.monotonic() - begun
+                print(f"{name:<20}{injected:>7} injected{len(found):>5} amiss  {took_s:6.0f} s", flush=True)
                 for wrong in found[:5]:
                     print(f"    {wrong}", flush=True)
     return bool(bad)

@@ -3,6 +3,7 @@
 python -m tests.object_server      prints its port and serves until it is ended
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,14 @@ class ObjectServer:
         command = [sys.executable, "-m", "tests.object_server"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.env = {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._process.stdout.readline().strip()}"}
+
+    def new_bucket(self):
+        """The URL of an empty bucket; the environment must name the server."""
+        import boto3
+
+        name = f"test-{os.urandom(6).hex()}"
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
+        return f"s3://{name}"
 
     def close(self):
         self._process.kill()

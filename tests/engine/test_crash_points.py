@@ -1,8 +1,8 @@
 """Every step at which a worker can die while it commits, one after another: the job done again leaves the same bytes.
 
 On the disk steps are all calls that reach it, before and after each, and every file half written; in an object store
-all requests that change it, before and after each (`test_kill`). What is killed is what a worker of any runner is: a `JobWorker` with a job. Such deaths under a supervisor are tried in
-`test_kill`, and on Ray in `test_ray_runner`.
+all requests that change it, before and after each (`test_kill`). What is killed is what a worker of any runner is: a
+`JobWorker` with a job. Such deaths under a supervisor are tried in `test_kill`, and on Ray in `test_ray_runner`.
 """
 
 import dataclasses
