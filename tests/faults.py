@@ -10,7 +10,6 @@ verdicts of one (round, seq) among all that ever was written.
 import dataclasses
 import os
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -23,9 +22,12 @@ import florence2
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
 from florence2.engine.planning.repair import repair
+from florence2.object_store import is_object_url, root_of
 from florence2.refinement import refine, rounds
 from florence2.store import Store
+from florence2.store.storage import open_storage
 from tests.engine.doubles import Boxes, Floor, NoTexts, folder_of, picture
+from tests.stores import copied, removed
 
 
 def _refine(root, out):
@@ -60,9 +62,9 @@ COMMANDS = {
 
 
 class Trials:
-    """A store with a history, copies of it for each trial, and what each order of two commands leaves."""
+    """A store with a history, copies of it for each trial, and what each order of two commands leaves on the disk."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, place=""):
         self.root = Path(folder)
         folder_of(self.root, 5)
         for n in range(20, 24):
@@ -73,6 +75,9 @@ class Trials:
         store = florence2.annotate(self.root / "pictures", self.root / "base", [Boxes()], workers=0, unit=2)
         florence2.filter(store, [Floor(0.4)])
         florence2.annotate(store.root, with_=[Boxes("c", shift=1.0)], workers=0)
+        self.base = root_of(place or self.root / "base")
+        if self.base != store.root:
+            _put(store, self.base)
         self.orders = {}
 
     def _line(self, n, side):
@@ -82,37 +87,39 @@ class Trials:
 
     def run(self, first, second, apart_s):
         """Start two commands together; returns what they leave."""
-        out = self._copy(f"pair-{time.monotonic_ns()}", "verify --repair" in (first, second))
+        out = self._copy(self.base, f"pair-{time.monotonic_ns()}", "verify --repair" in (first, second))
         children = [self._fork(first, out, 0.0), self._fork(second, out, apart_s)]
         for child in children:
             os.waitpid(child, 0)
         found = state(Store(out))
-        shutil.rmtree(out)
+        removed(out)
         return found
 
     def serial(self, first, second):
         """What two commands leave, one after the other."""
         if (first, second) not in self.orders:
-            out = self._copy(f"serial-{len(self.orders)}", "verify --repair" in (first, second))
+            name = f"serial-{len(self.orders)}"
+            out = self._copy(self.root / "base", name, "verify --repair" in (first, second))
             for name in (first, second):
                 os.waitpid(self._fork(name, out, 0.0), 0)
             self.orders[first, second] = state(Store(out))
-            shutil.rmtree(out)
+            removed(out)
         return self.orders[first, second]
 
-    def _copy(self, name, damaged):
-        out = self.root / name
-        shutil.copytree(self.root / "base", out)
+    def _copy(self, base, name, damaged):
+        store = Store(copied(base, name))
         if damaged:
-            path = Path(Store(out).paths("annotations")[1])
-            path.write_bytes(path.read_bytes()[:-7])
-        return out
+            path = store.snapshot().of("annotations")[1].path
+            store.storage.replace(path, store.storage.read(path)[:-7])
+        return store.root
 
     def _fork(self, name, out, wait_s):
         child = os.fork()
         if child:
             return child
         try:
+            if is_object_url(out):  # as if on machines of their own: no file is shared
+                os.environ["XDG_CACHE_HOME"] = str(self.root / f"cache-{os.getpid()}")
             time.sleep(wait_s)
             COMMANDS[name](self.root, out)
             os._exit(0)
@@ -126,13 +133,21 @@ class Trials:
             os._exit(2)
 
 
+def _put(store, place):
+    """Copy a store of this machine to another place."""
+    storage = open_storage(place)
+    for path in sorted(store.root.rglob("*")):
+        if path.is_file() and not path.is_relative_to(store.root / "tmp"):
+            storage.replace(path.relative_to(store.root).as_posix(), path.read_bytes())
+
+
 def state(store):
     """The current view, the newest snapshot's fragments, and what is wrong with the store."""
     view = {sample.id: _in_order(sample) for sample in store.samples()}
     named = frozenset((f.path, f.sha256) for f in store.snapshot().fragments)
     verdicts = Counter()
-    for path in (store.root / "decisions").glob("**/*.parquet"):
-        table = pq.read_table(path, columns=["ann_id", "round", "seq"])
+    for path in store.storage.list("decisions"):
+        table = pq.read_table(store.storage.source(path), columns=["ann_id", "round", "seq"])
         verdicts.update(zip(*(table[name].to_pylist() for name in table.column_names)))
     wrong = [damage.path for damage in store.verify()] + [key for key, count in verdicts.items() if count > 1]
     pictures = Counter(row.image.uri for row in store.images())

@@ -27,12 +27,13 @@ from PIL import Image
 import florence2
 from florence2.engine.curation.merging import MergeConfig
 from florence2.engine.execution import annotation_phase
-from florence2.object_store import Objects, is_object_url, root_of
+from florence2.object_store import root_of
 from florence2.store import Store
 from florence2.store.storage import local, open_storage
 from tests.engine import test_kill
 from tests.engine.doubles import Boxes, Floor, Misbehaving, NoTexts, folder_of, fragments
 from tests.object_server import ObjectServer
+from tests.stores import removed
 
 PICTURES = 9
 
@@ -178,11 +179,7 @@ class Faults:
     def tidy(self):
         """Delete the stores of a trial, wherever they lie."""
         for out in self.made:
-            if is_object_url(out):
-                objects = Objects(out)
-                objects.delete([facts.path for facts in objects.list()])
-            else:
-                shutil.rmtree(out, ignore_errors=True)
+            removed(out)
         self.made.clear()
 
     def kill_supervisor(self):

@@ -8,7 +8,6 @@ all requests that change it, before and after each (`test_kill`). What is killed
 import dataclasses
 import itertools
 import os
-import shutil
 import signal
 
 import pytest
@@ -20,10 +19,11 @@ from florence2.engine.execution.job_worker import JobWorker, pickled
 from florence2.engine.execution.jobs import Job
 from florence2.engine.planning.dependencies import plan_steps
 from florence2.engine.session import Session
-from florence2.object_store import Objects, is_object_url, root_of
+from florence2.object_store import is_object_url, root_of
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Misbehaving, folder_of, fragments
 from tests.engine.test_kill import Counted
+from tests.stores import copied, removed
 
 SPECIALIST = Misbehaving("raises", ["p0001.png"], batch_size=2)  # so that there are failures to commit, too
 
@@ -47,28 +47,6 @@ def drawn_jobs(store, specialist):
     session, drawn = Session(store), Drawn()
     run_specialist(session, plan_steps(session, [(specialist, specialist)])[0], drawn, 10**8)
     return drawn.jobs
-
-
-def copied(store, name):
-    """A copy of a store beside it."""
-    place = root_of(store)
-    target = place.parent / name
-    if is_object_url(place):
-        beside = Objects(place.parent)
-        for facts in list(beside.list(place.name)):
-            beside.copy(facts.path, f"{name}{facts.path.removeprefix(place.name)}")
-    else:
-        shutil.copytree(place, target)
-    return target
-
-
-def removed(store):
-    """Delete a store."""
-    if is_object_url(store):
-        objects = Objects(store)
-        objects.delete([facts.path for facts in objects.list()])
-    else:
-        shutil.rmtree(store)
 
 
 def do(root, job, attempt=(False, {})):

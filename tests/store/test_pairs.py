@@ -31,6 +31,20 @@ def test_two_commands_at_once_are_one_after_the_other(trials, number):
     assert difference(trials, first, second, 0.01 * number) == ""
 
 
+IN_OBJECTS = [
+    ("filter and merge", "filter otherwise", 0.0),
+    ("annotate anew", "filter", 0.05),
+    ("compact", "annotate", 0.0),
+    ("verify --repair", "annotate new pictures", 0.1),
+    ("import", "import again", 0.0),
+]
+
+
+@pytest.mark.parametrize("first, second, apart_s", IN_OBJECTS)
+def test_two_commands_at_once_on_a_store_in_an_object_store_do_the_same(bucket, tmp_path, first, second, apart_s):
+    assert difference(Trials(tmp_path, f"{bucket}/base"), first, second, apart_s) == ""
+
+
 def test_each_command_changes_the_store_so_that_an_order_can_be_told(trials):
     assert {name for pair in PAIRS for name in pair} == set(COMMANDS)
     assert trials.serial("annotate", "filter") != trials.serial("filter", "annotate")
