@@ -255,7 +255,7 @@ def assumed() -> tuple[tuple[PhaseRates, ...], tuple[PhaseRates, ...]]:
 
     crops = REGIONS * by_flops(BASE_FLOP * (384 / 768) ** 2) + REGIONS * 0.004
     once = (
-        phase("objects", 1 / 24, REGIONS, "assumed: the 24 pictures a second that DINO's paper states for an A100"),
+        phase("objects", 1 / 24, REGIONS, "assumed: 24 pictures a second, of DINO with a ResNet-50"),
         phase("captions", by_flops(LARGE_FLOP) + 0.03, 1.87, peak + "large tower 1,420 GFLOP, and 30 ms of decoding"),
         phase("region texts", crops, REGIONS, peak + "5.42 crops through the base tower at 384, 4 ms of decoding each"),
         phase("region choice", by_flops(REGIONS * 162e9), 0.0, peak + "5.42 crops through ViT-L/14, 162 GFLOP each"),

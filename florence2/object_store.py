@@ -8,6 +8,7 @@ names the object. Each process has a client of its own, which its threads share.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import threading
@@ -23,6 +24,7 @@ ABSENT = ("NoSuchKey", "404", "NotFound")
 TAKEN = ("PreconditionFailed", "412")
 CONFLICT = ("ConditionalRequestConflict", "409", "OperationAborted")  # of two puts at once: ask again
 ATTEMPTS = 6  # at a request that is not answered
+READ_AHEAD = 64 << 10  # bytes: the headers of small members of a tar come in one request
 DELETED_AT_ONCE = 1000  # keys of one request
 
 _clients: dict[int, Any] = {}
@@ -189,6 +191,50 @@ class Objects:
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError) as error:
             text = " ".join(str(error).split())[:200]
             raise OSError(errno.EIO, f"the object store gives no answer ({text})", self.location(path)) from None
+
+
+class ObjectFile(io.RawIOBase):
+    """An object as a file that is read in ranges, each a request; FileNotFoundError where there is none."""
+
+    def __init__(self, place: Any) -> None:
+        self._objects = Objects(place)
+        facts = self._objects.facts()
+        if facts is None:
+            raise FileNotFoundError(errno.ENOENT, "does not exist", self._objects.url)
+        self.facts = facts
+        self._at = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Where it is read next."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Read next from there."""
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.facts.size}[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what follows; how much that is."""
+        length = min(len(buffer), self.facts.size - self._at)
+        if length <= 0:
+            return 0
+        data = self._objects.get("", self._at, length)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def buffered_object(place: Any) -> io.BufferedReader:
+    """An object as a file of which small stretches that lie together are read at once."""
+    return io.BufferedReader(ObjectFile(place), READ_AHEAD)
 
 
 def _new_client() -> Any:

@@ -9,10 +9,11 @@ import hashlib
 import os
 import tarfile
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote_to_bytes
 
 from florence2.labels import is_unicode
-from florence2.object_store import Objects, ObjectTooLarge, is_object_url, url_of
+from florence2.object_store import Objects, ObjectTooLarge, buffered_object, is_object_url, url_of
 from florence2.pixels import BadImage
 from florence2.records import ImageRef
 from florence2.sources import tables
@@ -92,6 +93,11 @@ def is_there(path: str) -> bool:
     return Objects(path).facts() is not None if is_object_url(path) else os.path.exists(path)
 
 
+def open_file(place: str | os.PathLike[str]) -> IO[bytes]:
+    """A file, or an object of which no more is read than what is asked for, in ranges."""
+    return buffered_object(place) if is_object_url(place) else open(place, "rb")
+
+
 def size_of(path: str) -> int:
     """The bytes of a file or an object, 0 where there is none."""
     try:
@@ -107,9 +113,11 @@ def as_text(name: str) -> str:
 
 
 def _of_object(ref: ImageRef, url: str, max_bytes: int, name: str) -> bytes:
-    if ref.member and ref.offset < 0:
+    if ref.member and ref.offset < 0 and not tables.is_table(url):
         raise BadImage(name, "unreadable", "lies in an archive in an object store; copy that to a disk, or unpack it")
     try:
+        if tables.is_table(url):
+            return _of_table(ref, url, name)
         return Objects(url).get("", max(0, ref.offset), ref.length if ref.offset >= 0 else -1, max_bytes)
     except FileNotFoundError:
         raise BadImage(name, "missing", "does not exist; put the picture back or annotate again") from None

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from florence2.labels import one_line
+from florence2.object_store import ObjectFile, is_object_url
 from florence2.sources import file_types
 from florence2.structuring import parse_json
 
@@ -32,6 +33,7 @@ LICENCES = ("licence", "license")
 PROBE = 4  # rows that tell whether a nameless column of bytes holds pictures
 # a column chunk may unpack to this much, or else to so many times its size: pictures are packed already
 UNPACKED, RATIO = 64 << 20, 100
+BUFFER = 1 << 20  # bytes of a column that are read at once from an object
 BATCH_BYTES = 16 << 20  # of cells that are held together
 
 
@@ -173,7 +175,7 @@ class _Parquet:
     """A Parquet file, read a few cells of one column at a time, in order as long as they are asked for so."""
 
     def __init__(self, path: str):
-        self.file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        self.file = _parquet_file(path)
         self.schema: pa.Schema = self.file.schema_arrow
         self.rows: int = self.file.metadata.num_rows
         counts = [self.file.metadata.row_group(n).num_rows for n in range(self.file.num_row_groups)]
@@ -220,6 +222,14 @@ class _Parquet:
         self._batches = self.file.iter_batches(count, row_groups=[number], columns=[wanted])
 
 
+def _parquet_file(path: str) -> pq.ParquetFile:
+    """Mapped into memory, or an object read in ranges."""
+    if is_object_url(path):
+        file = pa.PythonFile(ObjectFile(path), mode="r")
+        return pq.ParquetFile(file, buffer_size=BUFFER, page_checksum_verification=True)
+    return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+
+
 class _Arrow:
     """An Arrow stream or file, mapped into memory: nothing is read before it is asked for."""
 
@@ -254,9 +264,14 @@ class _Arrow:
 
 def _open(path: str | Path) -> _Parquet | _Arrow:
     """The table, kept open while its file is the same; ValueError says how it is damaged."""
-    found = os.stat(path)
+    if is_object_url(path):
+        facts = ObjectFile(path).facts
+        stamp: tuple[int, int | str] = (facts.size, facts.tag)
+    else:
+        found = os.stat(path)
+        stamp = (found.st_size, found.st_mtime_ns)
     with _explained(path):
-        return _opened(os.fspath(path), found.st_size, found.st_mtime_ns)
+        return _opened(os.fspath(path), *stamp)
 
 
 @contextmanager
@@ -267,11 +282,13 @@ def _explained(path: str | Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and not isinstance(error, (pa.ArrowException, UnicodeError)):
             raise  # raised by this file
+        if isinstance(error, OSError) and is_object_url(path):
+            raise  # the object store does not answer, or has no such object
         raise ValueError(f"{path}: not a whole table ({one_line(error)})") from None
 
 
 @lru_cache(maxsize=2)
-def _opened(path: str, size: int, mtime_ns: int) -> _Parquet | _Arrow:
+def _opened(path: str, size: int, changed: int | str) -> _Parquet | _Arrow:
     return _Arrow(path) if path.lower().endswith(".arrow") else _Parquet(path)
 
 

@@ -1,13 +1,22 @@
 """A store and its pictures in an object store: every command, and the same as on the local disk."""
 
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import florence2
 from florence2.cli import main
+from florence2.engine.ingest.discovery import discover
 from florence2.engine.planning.repair import repair
-from florence2.object_store import Objects
+from florence2.object_store import Objects, root_of
+from florence2.pixels import BadImage
+from florence2.sources.files import read_bytes
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, folder_of, fragments
+
+FACTS = ("member", "offset", "length", "sha256", "licence")
 
 
 @pytest.fixture
@@ -45,13 +54,16 @@ def test_pictures_in_an_object_store_are_listed_read_and_followed(bucket, pictur
     objects.put("notes.txt", b"words")
     objects.put(".trash/p9.png", b"x")
     objects.put("deep/no-suffix", (folder / "p0003.png").read_bytes()[:-1] + b"\0")
-    objects.put("a.tar", b"x")
+    objects.put("a.arrow", b"x")
+    objects.put("a.zip", b"x")
     lines = []
     out = f"{bucket}/pictures/store"  # a store among the pictures is none of them
     annotate = lambda: florence2.annotate(objects.url, out, [Boxes()], workers=0, unit=4, on_message=lines.append)  # noqa: E731
     store = annotate()
     assert [name for name, _, _ in view(store)] == ["no-suffix", *(f"p000{n}.png" for n in range(6))]
-    assert "notes.txt" in lines[0] and "a.tar (packed, in an object store" in lines[0] and ".trash/" in lines[1]
+    for words in "notes.txt", "a.arrow (an Arrow file", "a.zip (packed":
+        assert words in lines[0]
+    assert ".trash/" in lines[1]
     assert annotate().snapshots() == [1]
     objects.put("p0001.png", (folder / "p0002.png").read_bytes())
     objects.delete(["p0004.png"])
@@ -59,8 +71,60 @@ def test_pictures_in_an_object_store_are_listed_read_and_followed(bucket, pictur
     assert statuses["missing"] == 2 and statuses["ok"] == 5 and statuses["rejected"] == 1  # now a copy of p0002
     with pytest.raises(ValueError, match="no pictures found"):
         florence2.annotate(f"{bucket}/nothing", f"{bucket}/other", [Boxes()], workers=0)
-    with pytest.raises(ValueError, match="is one object; name the prefix"):
+    with pytest.raises(ValueError, match="is one object; name a .tar"):
         florence2.annotate(f"{objects.url}/p0000.png", f"{bucket}/other", [Boxes()], workers=0)
+
+
+def test_pictures_in_tars_and_tables_are_read_in_ranges_where_they_lie(bucket, pictures, tmp_path, monkeypatch):
+    folder, objects = pictures
+    packed, names = tmp_path / "packed", sorted(path.name for path in folder.iterdir())
+    packed.mkdir()
+    with tarfile.open(packed / "train-000.tar", "w") as tar:
+        for name in names[:3]:
+            tar.add(folder / name, name)
+            (packed / "side.json").write_text('{"licence": "CC0"}')
+            tar.add(packed / "side.json", name.replace("png", "json"))
+    (packed / "side.json").unlink()
+    (packed / "torn.tar").write_bytes((packed / "train-000.tar").read_bytes()[:4000])
+    (packed / "bad.parquet").write_bytes(b"PAR1 and no more")
+    cells = [{"bytes": (folder / name).read_bytes(), "path": name} for name in names[3:]]
+    pq.write_table(pa.table({"image": cells}), packed / "test.parquet", row_group_size=2)
+    place = Objects(f"{bucket}/packed")
+    for path in packed.iterdir():
+        place.put(path.name, path.read_bytes())
+    whole = []
+    monkeypatch.setattr(Objects, "get", lambda self, path="", start=0, length=-1, most=-1, get=Objects.get: (
+        whole.append(self.location(path)) if length < 0 else None) or get(self, path, start, length, most))  # fmt: skip
+    local = florence2.annotate(packed, tmp_path / "s", [Boxes()], workers=0, unit=2)
+    remote = florence2.annotate(place.url, tmp_path / "s3", [Boxes()], workers=0, unit=2)
+
+    def rows(store, root):
+        return [
+            (
+                row.image.uri.removeprefix(root),
+                *(getattr(row.image, name) for name in FACTS),
+                row.split,
+                row.status,
+                row.reason,
+            )
+            for row in store.images()
+        ]
+
+    assert rows(remote, place.url) == rows(local, str(packed)) and view(remote) == view(local) and not whole
+    assert remote.counts()["images"]["ok"] == 6 and remote.reasons()["images"]["torn_archive"] == 2
+    assert florence2.annotate(place.url, tmp_path / "s3", [Boxes()], workers=0).snapshots() == [1]
+    for name, count in ("train-000.tar", 3), ("test.parquet", 3):
+        alone = florence2.annotate(f"{place.url}/{name}", tmp_path / name, [Boxes()], workers=0)
+        assert alone.counts()["images"]["ok"] == count
+    with pytest.raises(ValueError, match="bad.parquet: not a whole table .* move it away"):
+        discover(root_of(f"{place.url}/bad.parquet"))
+    place.put("test.parquet", (packed / "bad.parquet").read_bytes())
+    place.delete(["train-000.tar"])
+    held = {row.image.uri.rpartition("/")[2]: row.image for row in remote.images()}
+    with pytest.raises(BadImage, match="not a whole table"):
+        read_bytes(held["test.parquet"])
+    with pytest.raises(BadImage, match="does not exist"):
+        read_bytes(held["train-000.tar"])
 
 
 def test_every_command_takes_a_store_in_an_object_store(bucket, pictures, tmp_path, capsys):
