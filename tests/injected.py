@@ -36,6 +36,7 @@ from tests.object_server import ObjectServer
 from tests.stores import removed
 
 PICTURES = 9
+SAID = 50  # so many injections between two words of how it goes
 
 
 class Pausing(Boxes):
@@ -424,6 +425,8 @@ def inject(faults, name, count):
         if wrong is None:
             return number, found
         found += [wrong] if wrong else []
+        if not (number + 1) % SAID:
+            print(f"    {number + 1} so far, {len(found)} amiss", flush=True)
     return count, found
 
 
