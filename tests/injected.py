@@ -36,7 +36,7 @@ from tests.object_server import ObjectServer
 from tests.stores import removed
 
 PICTURES = 9
-SAID = 50  # so many injections between two words of how it goes
+SAID = 20  # so many injections between two words of how it goes
 
 
 class Pausing(Boxes):
