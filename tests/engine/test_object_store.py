@@ -14,7 +14,7 @@ from florence2.object_store import Objects, root_of
 from florence2.pixels import BadImage
 from florence2.sources.files import read_bytes
 from florence2.store import Store
-from tests.engine.doubles import Boxes, Floor, folder_of, fragments
+from tests.engine.doubles import Boxes, Floor, folder_of, fragments, picture
 
 FACTS = ("member", "offset", "length", "sha256", "licence")
 
@@ -87,8 +87,10 @@ def test_pictures_in_tars_and_tables_are_read_in_ranges_where_they_lie(bucket, p
     (packed / "side.json").unlink()
     (packed / "torn.tar").write_bytes((packed / "train-000.tar").read_bytes()[:4000])
     (packed / "bad.parquet").write_bytes(b"PAR1 and no more")
-    cells = [{"bytes": (folder / name).read_bytes(), "path": name} for name in names[3:]]
-    pq.write_table(pa.table({"image": cells}), packed / "test.parquet", row_group_size=2)
+    celled = [folder / name for name in names[3:]] + [picture(tmp_path / "more", f"q{n}.png", 50 + n) for n in range(9)]
+    cells = [{"bytes": path.read_bytes(), "path": path.name} for path in celled]  # the tenth row is not the second
+    pq.write_table(pa.table({"image": cells}), packed / "test.parquet", row_group_size=5)
+    (packed / "._train-000.tar").write_bytes(b"\0\5\26\7 of a Mac")
     place = Objects(f"{bucket}/packed")
     for path in packed.iterdir():
         place.put(path.name, path.read_bytes())
@@ -111,9 +113,9 @@ def test_pictures_in_tars_and_tables_are_read_in_ranges_where_they_lie(bucket, p
         ]
 
     assert rows(remote, place.url) == rows(local, str(packed)) and view(remote) == view(local) and not whole
-    assert remote.counts()["images"]["ok"] == 6 and remote.reasons()["images"]["torn_archive"] == 2
+    assert remote.counts()["images"]["ok"] == 15 and remote.reasons()["images"]["torn_archive"] == 2
     assert florence2.annotate(place.url, tmp_path / "s3", [Boxes()], workers=0).snapshots() == [1]
-    for name, count in ("train-000.tar", 3), ("test.parquet", 3):
+    for name, count in ("train-000.tar", 3), ("test.parquet", 12):
         alone = florence2.annotate(f"{place.url}/{name}", tmp_path / name, [Boxes()], workers=0)
         assert alone.counts()["images"]["ok"] == count
     with pytest.raises(ValueError, match="bad.parquet: not a whole table .* move it away"):

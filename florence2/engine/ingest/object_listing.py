@@ -39,26 +39,25 @@ def discover_objects(
     below = url_of(leave_out).removeprefix(objects.url).lstrip("/") if leave_out is not None else ""
     stores |= {f"{below}/"} if below and "://" not in below else set()
     hidden: set[str] = set()
-    for facts in names:
+    for facts in sorted(names):  # what lies in one archive stays in its order
         path = facts.path
         if path.endswith("/") or any(path.startswith(store) for store in stores):
             continue  # what consoles show as a folder; a store
         folder = next((p for p in PurePosixPath(path).parents if file_types.is_hidden_folder(p.name)), None)
         if folder is not None:
             hidden.add(f"{folder}/{file_types.LEFT_BEHIND}")
+        elif file_types.is_mac_copy(os.path.basename(path)):
+            skipped.append(f"{path}{file_types.LEFT_BEHIND}")
         elif _is_mapped(path):
             skipped.append(f"{path} (an Arrow file, in an object store: copy it to a disk, or save it as Parquet)")
         elif (packed := in_file(root_of(objects.location(path)), f"{path}/", lister))[0] is not None:
             found += packed[0]
             skipped += packed[1]
         elif _is_picture(objects, path, facts.size):
-            if file_types.is_mac_copy(os.path.basename(path)):
-                skipped.append(f"{path}{file_types.LEFT_BEHIND}")
-            else:
-                found.append(ImageCandidate(path, objects.location(path), bytes=facts.size))
+            found.append(ImageCandidate(path, objects.location(path), bytes=facts.size))
         else:
             skipped.append(path)
-    return with_splits(sorted(found, key=lambda candidate: candidate.relative)), sorted([*skipped, *hidden])
+    return with_splits(found), sorted([*skipped, *hidden])
 
 
 def _is_mapped(path: str) -> bool:
