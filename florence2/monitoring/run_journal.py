@@ -199,11 +199,15 @@ class RunJournal:
 
     def upcoming(self, names: Sequence[str]) -> None:
         """Phases that will follow."""
+        if not self.begun:
+            return
         with self._lock:
             self._now.upcoming = list(names)
 
     def snapshot(self, number: int, fragments: int) -> None:
         """A snapshot was committed."""
+        if not self.begun:
+            return
         with self._lock:
             self._now.snapshot, self._now.snapshots = number, self._now.snapshots + 1
         self._take("snapshot_committed", {"snapshot": number, "fragments": fragments}, publish=True)

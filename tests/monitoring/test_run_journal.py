@@ -132,6 +132,12 @@ def test_a_sink_that_fails_is_left_out_and_the_run_goes_on(tmp_path):
 def test_what_is_not_a_run_takes_nothing_down():
     NOT_TAKEN.phase("a", 3)
     NOT_TAKEN.counted(1, 0)
+    NOT_TAKEN.unit("u", 1, 1, 1, 1.0, {})
+    NOT_TAKEN.failed("u", {"error": 1})
+    NOT_TAKEN.retried("died", 1, "")
+    NOT_TAKEN.upcoming(["b"])
+    NOT_TAKEN.snapshot(2, 1)
+    NOT_TAKEN.training_step(1, 2, {"loss": 1.0})
     NOT_TAKEN.end()
     assert NOT_TAKEN.now == RunState() and not NOT_TAKEN.begun
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from florence2.engine.ingest import url_lists
 from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.engine.ingest.object_listing import discover_objects
-from florence2.engine.ingest.packed import in_file, with_splits
+from florence2.engine.ingest.packed import SUFFIXES, in_file, with_splits
 from florence2.object_store import is_object_url
 from florence2.sources import file_types, files
 from florence2.sources.child_process import TableLister
@@ -59,7 +59,8 @@ def _discover(source: Path, leave_out: Path | None, lister: TableLister) -> tupl
         if _is_mac_copy(path):
             skipped.append(f"{relative}{file_types.LEFT_BEHIND}")
             continue
-        inside, left = in_file(path, relative + "/", lister)
+        packed = relative.lower().endswith(SUFFIXES)
+        inside, left = in_file(path, relative + "/", lister) if packed else (None, [])
         skipped += left
         if inside is not None:
             by_file.append((relative, inside))
@@ -72,7 +73,8 @@ def _discover(source: Path, leave_out: Path | None, lister: TableLister) -> tupl
             skipped.append(relative)
     by_file += [(problem.relative, [problem]) for problem in problems]
     by_file.sort(key=lambda entry: files.as_text(entry[0]))
-    return with_splits([found for _, inside in by_file for found in inside]), sorted(skipped)
+    every = [found for _, inside in by_file for found in inside]
+    return (with_splits(every) if any(found.member for found in every) else every), sorted(skipped)
 
 
 def _walk(source: Path, leave_out: Path | None, found: list[ImageCandidate], skipped: list[str]) -> Iterator[Path]:

@@ -21,6 +21,7 @@ from florence2.structuring import parse_json
 
 ARCHIVES = (".tar",)
 PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".zip")
+SUFFIXES = (*ARCHIVES, *tables.SUFFIXES, *PACKED)  # of what `in_file` has anything to say about
 SIDECAR_BYTES = 1 << 20
 # a shard's name -> the split it says, as Hugging Face and WebDataset name theirs: train-00000-of-00004.parquet
 _SHARD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?=[-_.]|$)")
