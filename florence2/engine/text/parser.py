@@ -16,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import json
 import random
+import sys
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -220,7 +221,7 @@ def train_parser(data: Path, out: Path, steps: int = 6000, stop: int = 0, seed: 
         DocBin(docs=docs[::DEV_EVERY]).to_disk(work / "held_out.spacy")
         (work / "model").mkdir()
         config = _config(steps, stop, seed, work / "train.spacy", work / "held_out.spacy")
-        train(init_nlp(config), work / "model")
+        train(init_nlp(config), work / "model", stdout=sys.stdout, stderr=sys.stderr)  # not those of its import
         nlp = spacy.load(work / "model" / "model-best")
     strip(nlp, out)
     return score(data, out)
