@@ -262,7 +262,7 @@ def assumed() -> tuple[tuple[PhaseRates, ...], tuple[PhaseRates, ...]]:
         phase("grounding", TEXTS * 0.1, PAIRS, "assumed: 0.1 s a text for Grounding DINO T, 3.87 texts a picture"),
         phase(
             "masks", 0.15 + PAIRS * 0.002, PAIRS,
-            "assumed: the 0.15 s on an A100 that SAM's authors state for ViT-H, and 2 ms a box", MASK_ROW,
+            "assumed: 0.15 s on an A100 for SAM's ViT-H, as its FAQ is quoted, and 2 ms a box", MASK_ROW,
         ),
     )  # fmt: skip
     train = phase(

@@ -15,7 +15,7 @@ from pathlib import Path
 from florence2.engine.ingest import url_lists
 from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.engine.ingest.object_listing import discover_objects
-from florence2.engine.ingest.packed import SUFFIXES, in_file, with_splits
+from florence2.engine.ingest.packed import SUFFIXES, all_there_is, in_file, with_splits
 from florence2.object_store import is_object_url
 from florence2.sources import file_types, files
 from florence2.sources.child_process import TableLister
@@ -44,9 +44,7 @@ def _discover(source: Path, leave_out: Path | None, lister: TableLister) -> tupl
             raise ValueError(
                 f"{source}: expected a folder of pictures, a .tar, a .parquet, .arrow or a store, got a file"
             )
-        if len(found) == 1 and found[0].reason:
-            raise ValueError(f"{found[0].detail}; make it again or move it away")
-        return with_splits(found), left
+        return all_there_is(found, left)
     fetched = url_lists.fetched_candidates(source)
     if fetched is not None:
         return fetched

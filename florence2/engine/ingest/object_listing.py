@@ -10,7 +10,7 @@ import os
 from pathlib import PurePath, PurePosixPath
 
 from florence2.engine.ingest.inspection import ImageCandidate
-from florence2.engine.ingest.packed import in_file, with_splits
+from florence2.engine.ingest.packed import all_there_is, in_file, with_splits
 from florence2.object_store import Objects, root_of, url_of
 from florence2.sources import file_types
 from florence2.sources.child_process import TableLister
@@ -32,9 +32,7 @@ def discover_objects(
             raise ValueError(
                 f"{objects.url}: is one object; name a .tar, a .parquet or the prefix that holds the pictures"
             )
-        if len(inside) == 1 and inside[0].reason:
-            raise ValueError(f"{inside[0].detail}; make it again or move it away")
-        return with_splits(inside), left
+        return all_there_is(inside, left)
     stores = {f"{facts.path.rpartition(STORE_MARK)[0]}/" for facts in names if STORE_MARK in f"/{facts.path}"}
     below = url_of(leave_out).removeprefix(objects.url).lstrip("/") if leave_out is not None else ""
     stores |= {f"{below}/"} if below and "://" not in below else set()

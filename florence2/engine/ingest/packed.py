@@ -121,6 +121,13 @@ def _torn(path: Path, prefix: str, detail: str) -> ImageCandidate:
     )
 
 
+def all_there_is(found: list[ImageCandidate], left: list[str]) -> tuple[list[ImageCandidate], list[str]]:
+    """What lies in a tar or a table that is the whole source; ValueError where it cannot be read."""
+    if len(found) == 1 and found[0].reason:
+        raise ValueError(f"{found[0].detail}; make it again or move it away")
+    return with_splits(found), left
+
+
 def with_splits(found: list[ImageCandidate]) -> list[ImageCandidate]:
     """What lies in shards named train, validation or test gets that split; without a test, validation is it."""
     split_words = {}
