@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import random
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -23,7 +25,9 @@ THREADS = 16  # requests at once
 ABSENT = ("NoSuchKey", "404", "NotFound")
 TAKEN = ("PreconditionFailed", "412")
 CONFLICT = ("ConditionalRequestConflict", "409", "OperationAborted")  # of two puts at once: ask again
-ATTEMPTS = 6  # at a request that is not answered
+CONFLICTS = 60  # times in a row, a second apart at the most
+ONE_OBJECT = ("AccessDenied", "403", "InvalidObjectState", "InvalidRange", "416", "MethodNotAllowed", "405")
+ATTEMPTS = 6  # at a request that is not answered, or whose answer breaks off
 READ_AHEAD = 64 << 10  # bytes: the headers of small members of a tar come in one request
 DELETED_AT_ONCE = 1000  # keys of one request
 
@@ -41,6 +45,10 @@ class ObjectFacts(NamedTuple):
     """Another one where the object was written anew."""
     modified: float
     """Seconds since 1970."""
+
+
+class NoAnswer(OSError):
+    """The object store is not reached, or refuses all that is asked: it says nothing of the object."""
 
 
 class ObjectTooLarge(ValueError):
@@ -98,13 +106,16 @@ class Objects:
         more = (
             {} if length < 0 and not start else {"Range": f"bytes={start}-{start + length - 1 if length >= 0 else ''}"}
         )
-        with self._explained(path):
-            found = self._client().get_object(Bucket=self.bucket, Key=self.key(path), **more)
-            if 0 <= most < found["ContentLength"]:
-                found["Body"].close()
-                raise ObjectTooLarge(f"has {found['ContentLength']:,} bytes, over the limit of {most:,}")
-            data: bytes = found["Body"].read()
-            return data
+        for tried in range(1, ATTEMPTS + 1):
+            with self._explained(path):
+                found = self._client().get_object(Bucket=self.bucket, Key=self.key(path), **more)
+                if 0 <= most < found["ContentLength"]:
+                    found["Body"].close()
+                    raise ObjectTooLarge(f"has {found['ContentLength']:,} bytes, over the limit of {most:,}")
+                if (data := _body(found["Body"], last=tried == ATTEMPTS)) is not None:
+                    return data
+            _pause(tried)
+        raise AssertionError
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object over what its name holds."""
@@ -115,7 +126,7 @@ class Objects:
         """Write an object unless its name is taken; of several writers of one name exactly one is told True."""
         import botocore.exceptions
 
-        while True:
+        for tried in range(1, CONFLICTS + 1):
             try:
                 with self._explained(path):
                     self._client().put_object(Bucket=self.bucket, Key=self.key(path), Body=data, IfNoneMatch="*")
@@ -123,9 +134,12 @@ class Objects:
             except FileExistsError:
                 return False
             except BlockingIOError:  # another put of the name is under way
-                continue
+                if tried == CONFLICTS:
+                    raise
+                _pause(tried, most_s=1.0)
             except botocore.exceptions.ParamValidationError as error:
                 raise ValueError(f"{self.location(path)}: {error}; boto3 1.35.69 or later is needed") from None
+        raise AssertionError
 
     def facts(self, path: str = "") -> ObjectFacts | None:
         """What is known of an object without reading it; None where there is none."""
@@ -169,7 +183,7 @@ class Objects:
 
     @contextmanager
     def _explained(self, path: str) -> Iterator[None]:
-        """Around a request: its failure is an OSError, or FileNotFoundError, that names the object."""
+        """Around a request: its failure is an OSError that names the object; NoAnswer where it is not the object's."""
         import botocore.exceptions
 
         try:
@@ -184,13 +198,14 @@ class Objects:
             if code in CONFLICT:
                 raise BlockingIOError(errno.EAGAIN, "is being written", where) from None
             what = error.response.get("Error", {}).get("Message", "") or code
-            raise OSError(errno.EIO, f"refused by the object store ({code}: {what})", where) from None
+            kind = OSError if code in ONE_OBJECT else NoAnswer
+            raise kind(errno.EIO, f"refused by the object store ({code}: {what})", where) from None
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError):
             what = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
-            raise PermissionError(errno.EACCES, what, self.location(path)) from None
+            raise NoAnswer(errno.EACCES, what, self.location(path)) from None
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError) as error:
             text = " ".join(str(error).split())[:200]
-            raise OSError(errno.EIO, f"the object store gives no answer ({text})", self.location(path)) from None
+            raise NoAnswer(errno.EIO, f"the object store gives no answer ({text})", self.location(path)) from None
 
 
 class ObjectFile(io.RawIOBase):
@@ -235,6 +250,24 @@ class ObjectFile(io.RawIOBase):
 def buffered_object(place: Any) -> io.BufferedReader:
     """An object as a file of which small stretches that lie together are read at once."""
     return io.BufferedReader(ObjectFile(place), READ_AHEAD)
+
+
+def _body(stream: Any, last: bool) -> bytes | None:
+    """What an answer holds; None where it breaks off, unless it is the `last`: the client itself does not ask again."""
+    import botocore.exceptions
+
+    try:
+        data: bytes = stream.read()
+        return data
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError):
+        if last:
+            raise
+        return None
+
+
+def _pause(tried: int, most_s: float = 20.0) -> None:
+    """Wait before a request is made again, longer each time, and not as long as others do."""
+    time.sleep(random.uniform(0.5, 1.0) * min(most_s, 0.1 * 2.0**tried))
 
 
 def _new_client() -> Any:

@@ -194,7 +194,7 @@ def _picture_file(ref: ImageRef) -> PictureFile:
     if path and file_types.has_picture_suffix(name):
         return PictureFile(name, Path(path))
     try:
-        data = files.read_bytes(ref)
+        data = files.bytes_or_no_answer(ref)
     except BadImage:
         return PictureFile(name)  # the writer counts it
     suffix = "" if file_types.has_picture_suffix(name) else f".{file_types.format_of(data[:16]) or 'img'}"

@@ -5,6 +5,7 @@ The child reads a path a line and answers a line of JSON; one that dies or is si
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -14,6 +15,7 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
+from florence2.object_store import NoAnswer
 from florence2.sources.tables import Cell, Listing, listing
 from florence2.structuring import parse_json
 
@@ -37,6 +39,8 @@ def serve() -> None:
             answer = asdict(listing(os.fsdecode(bytes.fromhex(line.strip()))))
         except (ValueError, OSError, MemoryError) as error:
             answer = {"error": str(error) or type(error).__name__}
+            if isinstance(error, NoAnswer):
+                answer = {"no_answer": [error.strerror, error.filename]}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
@@ -55,7 +59,10 @@ class TableLister:
         self._end()
 
     def list(self, path: str | Path) -> Listing:
-        """The pictures of a table; ValueError says how it is damaged, also where it ended its reader."""
+        """The pictures of a table; ValueError says how it is damaged, also where it ended its reader.
+
+        NoAnswer where it lies in an object store that is not reached.
+        """
         with self._lock:
             child = self._child = self._child or self._start()
             assert child.stdin is not None and child.stdout is not None
@@ -72,6 +79,8 @@ class TableLister:
         answer = parse_json(line)
         if "error" in answer:
             raise ValueError(answer["error"])
+        if "no_answer" in answer:
+            raise NoAnswer(errno.EIO, *answer["no_answer"])
         return Listing([Cell(**cell) for cell in answer["cells"]], answer["left_out"], answer["passed_over"])
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -5,6 +5,7 @@ Knows no pixels. A file name that is not valid Unicode is held as file:// with i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tarfile
@@ -13,13 +14,14 @@ from typing import IO
 from urllib.parse import unquote_to_bytes
 
 from florence2.labels import is_unicode
-from florence2.object_store import Objects, ObjectTooLarge, buffered_object, is_object_url, url_of
+from florence2.object_store import NoAnswer, Objects, ObjectTooLarge, buffered_object, is_object_url, url_of
 from florence2.pixels import BadImage
 from florence2.records import ImageRef
 from florence2.sources import tables
 
 MAX_BYTES = 1 << 30
 FILE = "file://"
+NO_ANSWER = "no_answer"  # why a picture is not read where the object store is not reached: it may be good
 
 
 def read_bytes(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
@@ -38,6 +40,16 @@ def read_bytes(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
         return _stretch(path, 0, -1, max_bytes, name)
     except OSError as error:
         raise BadImage(name, "unreadable", f"cannot be read ({error.strerror or error})") from None
+
+
+def bytes_or_no_answer(ref: ImageRef) -> bytes:
+    """The same, for whoever would take a picture that cannot be read for another: NoAnswer where that is not known."""
+    try:
+        return read_bytes(ref)
+    except BadImage as error:
+        if error.reason == NO_ANSWER:
+            raise NoAnswer(errno.EIO, error.detail, error.name) from None
+        raise
 
 
 def present_path(ref: ImageRef) -> str:
@@ -99,10 +111,12 @@ def open_file(place: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def size_of(path: str) -> int:
-    """The bytes of a file or an object, 0 where there is none."""
+    """The bytes of a file or an object, 0 where there is none; NoAnswer where that is not known."""
     try:
         facts = Objects(path).facts() if is_object_url(path) else None
         return facts.size if facts else os.path.getsize(path)
+    except NoAnswer:
+        raise
     except OSError:
         return 0
 
@@ -124,7 +138,8 @@ def _of_object(ref: ImageRef, url: str, max_bytes: int, name: str) -> bytes:
     except ObjectTooLarge as error:
         raise BadImage(name, "too_large", str(error)) from None
     except OSError as error:
-        raise BadImage(name, "unreadable", f"cannot be read ({error.strerror or error})") from None
+        reason = NO_ANSWER if isinstance(error, NoAnswer) else "unreadable"
+        raise BadImage(name, reason, f"cannot be read ({error.strerror or error})") from None
 
 
 def _stretch(path: str, offset: int, length: int, max_bytes: int, name: str) -> bytes:

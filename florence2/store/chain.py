@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
+from florence2.object_store import NoAnswer
 from florence2.store import layout, sealed
 from florence2.store.storage import Storage, next_number
 
@@ -89,6 +90,8 @@ class Chain:
                 whole[number] = hashlib.sha256(data).hexdigest(), link["previous"], link.get(INSTEAD) or ""
             except FileNotFoundError:
                 found[number] = "missing"
+            except NoAnswer:
+                raise  # it says nothing of the link
             except (ValueError, KeyError, OSError):
                 found[number] = "changed"
 

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from florence2.object_store import NoAnswer
 from florence2.store import layout, schema
 from florence2.store.sealed import Damaged, Missing
 from florence2.store.storage import Storage
@@ -167,6 +168,8 @@ def readable(storage: Storage, path: str) -> bool:
     try:
         for _ in pq.ParquetFile(storage.source(path), page_checksum_verification=True).iter_batches():
             pass
+    except NoAnswer:
+        raise
     except (pa.ArrowException, OSError):
         return False
     return True
@@ -180,6 +183,8 @@ def explain_read_errors(storage: Storage, path: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise Missing(f"{storage.location(path)}: missing; {remedy}") from None
+    except NoAnswer:
+        raise  # it says nothing of the file
     except (pa.ArrowException, OSError) as error:
         what = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise Damaged(f"{storage.location(path)}: damaged ({what}); {remedy}") from None

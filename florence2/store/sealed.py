@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from florence2.object_store import NoAnswer
 from florence2.store.storage import Storage
 from florence2.structuring import parse_json
 
@@ -65,6 +66,8 @@ def read(storage: Storage, path: str, remedy: str, open: Callable[[bytes], dict[
         return open(storage.read(path))
     except FileNotFoundError:
         raise Missing(f"{storage.location(path)}: missing; {remedy}") from None
+    except NoAnswer:
+        raise  # it says nothing of the file
     except (ValueError, RecursionError, OSError) as error:
         what = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise Damaged(f"{storage.location(path)}: damaged ({what}); {remedy}") from None

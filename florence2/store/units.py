@@ -45,11 +45,6 @@ class Unit:
         reads = tuple(f for f in found if not f.run_id or f.run_id in runs)
         return dataclasses.replace(self, group=scan.UnitGroup(self.group.units, {"annotations": reads}), others=())
 
-    def has_annotations(self, runs: Collection[str]) -> bool:
-        """Whether some of these runs have been over the unit; of compacted files, whose runs are mixed, always true."""
-        found = self.group.fragments.get("annotations", ())
-        return any((not f.run_id or f.run_id in runs) and self.uid in f.units for f in found)
-
 
 def units(storage: Storage, snapshot: Snapshot) -> Iterator[Unit]:
     """Every unit in the order they came in, those without a good picture too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from florence2.object_store import NoAnswer
 from florence2.store import layout, parquet, runs, snapshots
 from florence2.store.chain import Chain
 from florence2.store.layout import TABLES
@@ -71,6 +72,8 @@ def check(storage: Storage, fragment: Fragment) -> str:
         return "" if storage.sha256(fragment.path) == fragment.sha256 else "changed"
     except FileNotFoundError:
         return "missing"
+    except NoAnswer:
+        raise  # it says nothing of the fragment
     except OSError:
         return "unreadable"
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from florence2.codec.tokenizer import Tokenizer
 from florence2.pixels import BadImage
+from florence2.sources.files import NO_ANSWER
 from florence2.training.augment import augmented
 from florence2.training.datasets import TrainingSource, unreadable
 from florence2.training.dense import Vocabulary, cell_counts, cell_targets
@@ -139,8 +140,8 @@ class BatchMaker(Dataset[Batch]):
                     group.picture, group.asks, rng, known is None or known.place >= 0
                 )
             except BadImage as error:
-                if self.on_error == "raise" or group.picture.sample is None:
-                    raise
+                if self.on_error == "raise" or group.picture.sample is None or error.reason == NO_ANSWER:
+                    raise  # of the last: the run goes on from its last state, once the object store answers
                 lost.append(unreadable(group.picture.sample, error, len(group.asks)))
                 continue
             examples = [one for one in found if isinstance(one, Example)]

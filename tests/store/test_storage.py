@@ -9,6 +9,7 @@ import threading
 import pytest
 
 import florence2
+from florence2.object_store import Objects
 from florence2.store import Store, is_store
 from florence2.store.journal import Journal
 from florence2.store.storage import objects, open_storage
@@ -117,6 +118,34 @@ def test_a_bucket_that_is_not_there_is_named(bucket):
     with pytest.raises(OSError, match="NoSuchBucket") as refusal:
         Store(f"{bucket}-other/s", create=True)
     assert f"{bucket}-other" in str(refusal.value)
+
+
+def test_a_server_that_lets_every_writer_win_is_refused(bucket, monkeypatch):
+    client = Objects._client
+
+    class Heedless:
+        def __init__(self, real):
+            self.real = real
+
+        def __getattr__(self, name):
+            call = getattr(self.real, name)
+            return (lambda IfNoneMatch=None, **more: call(**more)) if name == "put_object" else call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "_client", lambda self: Heedless(client(self)))
+        for _ in range(2):
+            with pytest.raises(OSError, match=f"takes no notice of If-None-Match.*{bucket}/s/snapshots/begun"):
+                Store(f"{bucket}/s", create=True)
+    Store(f"{bucket}/s", create=True)
+
+
+def test_a_store_that_another_command_begins_at_the_same_time_is_no_strange_folder(place):
+    one, other = open_storage(place), open_storage(place)
+    assert not one.is_store() and not other.is_store()
+    one.begin()
+    one.put_if_absent([("runs/a.json", b"x")])
+    other.begin()
+    assert other.is_store()
 
 
 def test_a_journal_keeps_lines_in_order_and_takes_up_one_of_an_earlier_version(place):

@@ -19,11 +19,13 @@ from florence2.engine.operator import digest, retry_id
 from florence2.engine.planning.dependencies import Step
 from florence2.engine.session import Session, further_at, mark_at
 from florence2.engine.specialists import absolute
+from florence2.sources.files import NO_ANSWER
 from florence2.store import Fragment, Unit, attempted_images, pending
 
-PASSING = ("error", "timeout", "missing", "worker_died")  # reasons that another try may not meet
+# reasons that another try may not meet: a picture that is not readable now was when it was taken in
+PASSING = ("error", "timeout", "missing", "worker_died", "unreadable", NO_ANSWER)
 QUARANTINED_AFTER = 3  # runs in which a picture failed so: it is then asked about only where that is wanted
-BROKEN = ("error", "invalid", "timeout", "worker_died")  # a specialist with nothing but these is not asked on and on
+BROKEN = ("error", "invalid", "timeout", "worker_died", "unreadable", NO_ANSWER)  # nothing but these is not asked on
 BROKEN_AFTER = 64  # pictures in a row
 
 
@@ -145,7 +147,7 @@ def run_specialist(
 
 
 def _all_failed(done: AnnotatedJob) -> bool:
-    """Whether a job's every picture failed by the specialist's own fault; an empty job says nothing."""
+    """Whether a job's every picture failed by the fault of no picture; an empty job says nothing."""
     return done.pictures > 0 and sum(done.failures[reason] for reason in BROKEN) == done.pictures
 
 

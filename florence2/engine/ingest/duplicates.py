@@ -115,7 +115,7 @@ def same_pixels(one: ImageRef, other: ImageRef) -> bool:
 
 
 def _pixels(ref: ImageRef) -> np.ndarray:
-    return pixels.load(files.read_bytes(ref), frame=ref.frame, name=files.name_of(ref))
+    return pixels.load(files.bytes_or_no_answer(ref), frame=ref.frame, name=files.name_of(ref))
 
 
 def likely_pairs(pictures: Sequence[HashedPicture], bits: int) -> list[tuple[int, int, int]]:

@@ -124,12 +124,12 @@ class InspectTask:
 
 
 def inspect(found: ImageCandidate, rules: ImageRules, accept: Any = None) -> Inspection:
-    """Read and decode one picture, and hold it to the rules; it has no id yet."""
+    """Read and decode one picture, and hold it to the rules; it has no id yet. NoAnswer ends the command."""
     facts = _undecoded(found)
     if facts.status == "failed":
         return facts
     try:
-        data = files.read_bytes(found.ref())
+        data = files.bytes_or_no_answer(found.ref())
         facts = replace(facts, sha256=hashlib.sha256(data).hexdigest())
         array = pixels.load(data, max_pixels=rules.max_pixels, name=files.name_of(found.ref()))
     except pixels.BadImage as error:
@@ -207,6 +207,6 @@ def _killer(found: ImageCandidate, reason: str) -> Inspection:
     """Of a picture that kills whoever decodes it: its bytes are read, nothing more."""
     facts = _undecoded(found).failed(reason, f"{found.uri}: kills its reader")
     try:
-        return replace(facts, sha256=hashlib.sha256(files.read_bytes(found.ref())).hexdigest())
+        return replace(facts, sha256=hashlib.sha256(files.bytes_or_no_answer(found.ref())).hexdigest())
     except pixels.BadImage:
         return facts

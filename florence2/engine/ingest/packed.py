@@ -14,7 +14,7 @@ from typing import IO
 
 from florence2.engine.ingest.inspection import ImageCandidate
 from florence2.labels import one_line
-from florence2.object_store import is_object_url
+from florence2.object_store import NoAnswer, is_object_url
 from florence2.sources import file_types, files, tables
 from florence2.sources.child_process import TableLister
 from florence2.structuring import parse_json
@@ -73,8 +73,8 @@ def _in_tar(path: Path, prefix: str) -> tuple[list[ImageCandidate], list[str]]:
                         found.append(replace(candidate, reason="unreadable", detail=f"{path}: {name:.200} {what}"))
             _check_end(tar)
     except Exception as error:  # a damaged archive raises anything
-        if isinstance(error, OSError) and is_object_url(path):
-            raise  # the object store does not answer, which says nothing of the archive
+        if isinstance(error, NoAnswer):
+            raise  # it says nothing of the archive
         found.append(_torn(path, prefix, f"is not a whole tar ({error}); {len(found)} pictures before the fault"))
     licensed = (replace(f, licence=licences.get(_sample_name(f.member), "")) for f in found)
     return sorted(licensed, key=lambda f: f.relative), skipped
@@ -105,6 +105,8 @@ def _in_table(path: Path, prefix: str, lister: TableLister) -> tuple[list[ImageC
     name = prefix[:-1] or path.name
     try:
         listed = lister.list(path)
+    except NoAnswer:
+        raise  # it says nothing of the table
     except (ValueError, OSError) as error:
         return [_torn(path, prefix, one_line(str(error).removeprefix(f"{path}: "), 1000))], []
     uri = files.uri_of(path)

@@ -282,6 +282,6 @@ def _is_below(path: str, folder: str) -> bool:
 def _hash(candidate: ImageCandidate) -> str:
     """The SHA-256 of a candidate's bytes, "" where they cannot be read."""
     try:
-        return hashlib.sha256(files.read_bytes(candidate.ref())).hexdigest()
+        return hashlib.sha256(files.bytes_or_no_answer(candidate.ref())).hexdigest()
     except BadImage:
         return ""

@@ -166,7 +166,8 @@ class LocalStorage:
 
     def begin(self) -> None:
         """Make the folders of an empty store."""
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        taken = self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir()))
+        if taken and not self.is_store():  # another command may begin it now
             raise ValueError(f"{self.root}: holds other files and is not a store; name a new or empty folder")
         make_folder(self.root, self.root)
         make_folder(self.root, self.root / layout.SNAPSHOTS)

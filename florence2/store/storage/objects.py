@@ -7,6 +7,7 @@ whole once in any case, for its hash.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -113,10 +114,17 @@ class ObjectStorage:
         return next(iter(self.objects.list(layout.SNAPSHOTS)), None) is not None
 
     def begin(self) -> None:
-        """Begin a store; ValueError where other objects lie."""
-        if next(iter(self.objects.list()), None) is not None:
+        """Begin a store; ValueError where other objects lie, OSError where any writer of a name would win."""
+        if (
+            next(iter(self.objects.list()), None) is not None and not self.is_store()
+        ):  # another command may begin it now
             raise ValueError(f"{self.objects.url}: holds other objects and is not a store; name a new or empty prefix")
-        self.objects.put_if_absent(BEGUN, b"a florence2 store\n")
+        for _ in range(2):
+            ours = self.objects.put_if_absent(BEGUN, b"a florence2 store\n")
+        if ours:
+            self.objects.delete([BEGUN])
+            what = "is written twice: the object store takes no notice of If-None-Match, which a store needs"
+            raise OSError(errno.ENOTSUP, what, self.location(BEGUN))
 
     def folder(self, path: str) -> Path:
         """A folder of this machine with the files below a path, fetched where it is not here yet."""
