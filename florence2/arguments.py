@@ -28,13 +28,26 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
 
 def above_zero(name: str, value: Any) -> float:
     """A finite number above zero."""
-    try:
-        number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
+    number = _number(value)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name}: expected a number above zero, got {brief(value)}")
     return number
+
+
+def at_least_zero(name: str, value: Any) -> float:
+    """A finite number from zero on."""
+    number = _number(value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{name}: expected a number of at least zero, got {brief(value)}")
+    return number
+
+
+def _number(value: Any) -> float:
+    """As a float; NaN where it is none."""
+    try:
+        return math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def text(name: str, value: Any) -> str:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from florence2.engine.planning.simulation import PlanEstimate
 
 
+MOST_IMAGES, MOST_ROUNDS = 1e15, 1000  # beyond any data set there is
+
+
 def main(argv: Sequence[str]) -> int:
     """Parse, simulate, print."""
     args = _parser().parse_args(argv)
@@ -28,16 +31,18 @@ def main(argv: Sequence[str]) -> int:
     from florence2.engine.planning.rates import read_rates
     from florence2.engine.planning.simulation import Machines, Prices, simulate
 
-    if not (args.images >= 1 and args.images == int(args.images)):
-        raise ValueError(f"--images {args.images:g}: expected a whole number from 1 on, such as 126e6")
+    if not (1 <= args.images <= MOST_IMAGES and args.images == int(args.images)):
+        raise ValueError(f"--images {args.images:g}: expected a whole number from 1 to {MOST_IMAGES:g}, such as 126e6")
     images = int(args.images)
     gpus = arguments.whole("--gpus", args.gpus, least=0)
     cpus = arguments.whole("--cpus", args.cpus if args.cpus is not None else max(2, 8 * gpus), least=1)
     unit = unit_for(images) if args.unit is None else arguments.whole("--unit", args.unit, least=1)
-    rounds = arguments.whole("--rounds", args.rounds, least=0)
+    rounds = arguments.whole("--rounds", args.rounds, least=0, most=MOST_ROUNDS)
     rates = read_rates(args.rates)
     if not gpus and (wanted := [phase.name for phase in rates.phases if phase.gpus]):
         raise ValueError(f"--gpus 0: the rates of {wanted[0]} are those of a GPU; name --gpus, or --rates of your own")
+    if few := [phase for phase in rates.phases if phase.gpus > gpus]:
+        raise ValueError(f"--gpus {gpus}: a worker of {few[0].name} takes {few[0].gpus:g}; name as many at least")
     prices = Prices(args.price_per_gpu_hour, args.price_per_cpu_hour, args.price_per_gb_month, args.price_per_1000_puts)
     plan = simulate(rates, images, unit, Machines(gpus, cpus), rounds if rates.each_round else 0, prices)
     limits = bottlenecks(plan, rates)

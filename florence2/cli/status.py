@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from florence2.engine.status import StoreStatus
+    from florence2.engine.status import RunStatus, StoreStatus
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,13 +46,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_lines(found: StoreStatus) -> list[str]:
-    """What is to be said of the newest run."""
+    """What is to be said of the newest run, and of others that go on beside it."""
+    if found.run is None:
+        return ["no run has been taken down here"]
+    return [line for run in (*found.beside, found.run) for line in _lines_of(run)]
+
+
+def _lines_of(run: RunStatus) -> list[str]:
     from florence2.cli.progress import duration
     from florence2.engine.status import describe_phase, describe_run
 
-    run = found.run
-    if run is None:
-        return ["no run has been taken down here"]
     state = run.state
     began = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state.began))
     lasted = duration(max(0.0, state.updated - state.began))

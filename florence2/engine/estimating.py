@@ -18,16 +18,19 @@ from florence2.engine.execution.options import usable_cpus
 from florence2.engine.ingest import ingestion, url_lists
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageRules
+from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import Specialist
+from florence2.engine.planning.dependencies import Step, plan_steps
 from florence2.engine.planning.rates import PhaseRates, Rates, only_annotating
 from florence2.engine.planning.simulation import FREE, Machines, PhaseEstimate, Prices, phase_estimate
-from florence2.engine.run_records import run_states
+from florence2.engine.run_records import earlier_paces
 from florence2.engine.sample_run import measured_rates, sample_of, sample_size
-from florence2.engine.status import status
+from florence2.engine.selectors import FolderSelector, ImageSelector
+from florence2.engine.session import Session
 from florence2.object_store import is_object_url, root_of
 from florence2.records import Sample
-from florence2.sources import hub_datasets
-from florence2.store import Store, is_store
+from florence2.sources import files, hub_datasets
+from florence2.store import Store, is_store, pending
 
 ENOUGH_S = 60.0  # of earlier runs, to be taken in place of a sample
 
@@ -79,11 +82,16 @@ def estimate_annotate(
     billed = [specialist.spec.name for _, specialist in named if specialist.spec.billed]
     if billed:
         raise ValueError(f"dry run: {billed[0]} is billed and would be asked about the sample; leave it out of --with")
-    samples, store = _pictures(src, out)
+    price_per_hour = arguments.at_least_zero("price_per_hour", price_per_hour)
+    samples, store, new, selector = _pictures(src, out)
     tried = sample_of(samples, sample_size([specialist for _, specialist in named], sample))
-    measured = measured_rates(tried, named, rules, device, on_message)
-    phases = [measured[0], *(_of_earlier_runs(store, phase) for phase in measured[1:])]
-    due = _due(phases, len(samples), store)
+    phases = measured_rates(tried, named, rules, device, on_message)
+    due = {phases[0].name: new, **dict.fromkeys((phase.name for phase in phases[1:]), new)}
+    if store is not None:
+        session, paces = Session(store), earlier_paces(store)
+        for place, step in enumerate(plan_steps(session, named, selectors=[selector] * len(named)), 1):
+            phases[place] = _as_before(phases[place], paces.get(step.operator.run_id))
+            due[phases[place].name] += _undone(session, step)
     cpus = usable_cpus()
     wanted = any(specialist.spec.num_gpus > 0 for _, specialist in named)
     gpus = len(accelerators(device)) if wanted else 0
@@ -105,42 +113,44 @@ def estimate_annotate(
     )
 
 
-def _pictures(src: str | Path, out: str | Path | None) -> tuple[list[Sample], Store | None]:
-    """The pictures that are meant, and the store that they are or will be in, where there is one already."""
+def _pictures(src: str | Path, out: str | Path | None) -> tuple[list[Sample], Store | None, int, ImageSelector | None]:
+    """The pictures that are meant, the store that they are or will be in, where there is one already, how many of them
+    it lacks, and which of its own are meant (None: all)."""
     src = arguments.path("src", src)
     if hub_datasets.is_hub(str(src)):
         raise ValueError(f"{src}: a dry run downloads nothing; name a folder of pictures")
     path = root_of(src)
     if is_store(path):
         store = Store(path)
-        return [sample for unit in store.units() for sample in unit.samples if sample.image.id not in unit.gone], store
+        own = [sample for unit in store.units() for sample in unit.samples if sample.image.id not in unit.gone]
+        return own, store, 0, None
     if not is_object_url(path) and url_lists.is_list(path):
         raise ValueError(f"{path}: a dry run fetches nothing; name a folder of pictures")
     listing, _ = discover(path, leave_out=root_of(out) if out else None)
     found = [Sample(each.relative, each.ref()) for each in listing if not each.reason]
     if not found:
         raise ValueError(f"{path}: no pictures found; expected files such as .jpg or .png, in subfolders too")
-    return found, Store(out) if out and is_store(out) else None
+    if not (out and is_store(out)):
+        return found, None, len(found), None
+    known, store = ingestion.KnownImages(), Store(out)
+    for row in store.images():
+        known.add(row)
+    new = sum(not known.has(each) for each in listing if not each.reason)
+    return found, store, new, FolderSelector(files.absolute_of(path))
 
 
-def _due(phases: Sequence[PhaseRates], pictures: int, store: Store | None) -> dict[str, int]:
-    """How many pictures wait for each phase."""
-    if store is None:
-        return {phase.name: pictures for phase in phases}
-    found = status(store)
-    done = {each.name: each.done + each.failed for each in found.specialists}
-    known = {phases[0].name: sum(found.pictures.values()), **done}
-    return {phase.name: max(0, pictures - known.get(phase.name, 0)) for phase in phases}
+def _undone(session: Session, step: Step) -> int:
+    """How many of the store's pictures wait for a specialist: those of units that it has not been over as it is now."""
+    return sum(
+        sum(sample.image.id not in unit.gone for sample in unit.samples)
+        for unit in step.due(session)
+        if not session.names(pending.path("annotations", step.operator, UnitInputs(unit).uid(step.operator)))
+    )
 
 
-def _of_earlier_runs(store: Store | None, phase: PhaseRates) -> PhaseRates:
+def _as_before(phase: PhaseRates, pace: tuple[float, float] | None) -> PhaseRates:
     """The phase with the pace of earlier runs on the store, which saw more pictures, where they lasted long enough."""
-    items = seconds = 0.0
-    for state in run_states(store) if store else ():
-        for earlier in state.phases:
-            if earlier.name == phase.name and not earlier.given_up:
-                items += earlier.measured_items / max(1, earlier.workers)
-                seconds += earlier.measured_s
+    items, seconds = pace or (0.0, 0.0)
     if seconds < ENOUGH_S or not items:
         return phase
     basis = f"measured: {seconds:.0f} s of earlier runs on the store"

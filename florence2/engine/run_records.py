@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
 from florence2 import __version__
@@ -55,7 +55,8 @@ def begin_run(journal: RunJournal | None, store: Store, command: str) -> RunJour
     journal = journal or RunJournal()
     if not journal.begun:
         journal.add(_InStore(store))
-        journal.begin(command, str(store.root), __version__, _earlier_rates(store))
+        states = run_states(store)
+        journal.begin(command, str(store.root), __version__, _paces(states), states[-1].run if states else "")
         store.forget_old_run_states()
     return journal
 
@@ -71,10 +72,14 @@ def run_states(store: Store) -> list[RunState]:
     return out
 
 
-def _earlier_rates(store: Store) -> dict[str, tuple[float, float]]:
-    """By operator what one worker has done of its work in earlier runs, and in how many seconds."""
+def earlier_paces(store: Store) -> dict[str, tuple[float, float]]:
+    """By operator what one worker has done of its work in earlier runs on a store, and in how many seconds."""
+    return _paces(run_states(store))
+
+
+def _paces(states: Sequence[RunState]) -> dict[str, tuple[float, float]]:
     items, seconds = defaultdict[str, float](float), defaultdict[str, float](float)
-    for state in run_states(store):
+    for state in states:
         for phase in state.phases:
             if phase.measured_items and not phase.given_up:
                 items[phase.operator] += phase.measured_items / max(1, phase.workers)

@@ -5,6 +5,7 @@ Reads only: it takes no lock and writes nothing, so that it can be asked while a
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from florence2.engine.execution.annotation_phase import PASSING, QUARANTINED_AFTER
+from florence2.engine.inputs import UnitInputs
 from florence2.engine.planning.dependencies import RERUN
 from florence2.engine.run_records import run_states
 from florence2.engine.selectors import ImageSelector, selector_from_json
 from florence2.monitoring.run_state import RUNNING, PhaseState, RunState
-from florence2.store import Fragment, Operator, Snapshot, Store, Unit, attempt_number
+from florence2.store import Fragment, Operator, Snapshot, Store, Unit, attempt_number, pending
 
 SILENT_S = 60.0  # a run on another machine that gave no sign for so long may be gone
 
@@ -52,6 +54,11 @@ class RunStatus:
         return "interrupted" if self.state.outcome == RUNNING and self.alive is False else self.state.outcome
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it is known to run, or has given a sign of late."""
+        return self.outcome == RUNNING and (self.alive is True or self.silent_s <= SILENT_S)
+
+    @property
     def seconds_left(self) -> float | None:
         """Of the phase that it is in, by now; None where that is not known, or it does not run."""
         phase = self.state.phase
@@ -81,18 +88,21 @@ class StoreStatus:
     unnamed: int
     """Fragments that no snapshot names yet: of a run that goes on, or was interrupted."""
     run: RunStatus | None
+    beside: tuple[RunStatus, ...] = ()
+    """Earlier runs that go on beside it, oldest first."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        plain = {key: value for key, value in vars(self).items() if key not in ("specialists", "run")}
-        return {**plain, "specialists": [asdict(s) for s in self.specialists], "run": self.run and self.run.to_json()}
+        plain = {key: value for key, value in vars(self).items() if key not in ("specialists", "run", "beside")}
+        runs = {"run": self.run and self.run.to_json(), "beside": [run.to_json() for run in self.beside]}
+        return {**plain, "specialists": [asdict(s) for s in self.specialists], **runs}
 
 
 def status(store: str | Path | Store) -> StoreStatus:
     """How a store stands; ValueError where it is none."""
     store = store if isinstance(store, Store) else Store(store)
     newest = store.snapshot()
-    states = run_states(store)
+    runs = [_run(state) for state in run_states(store)]
     return StoreStatus(
         str(store.root),
         newest.number,
@@ -100,7 +110,8 @@ def status(store: str | Path | Store) -> StoreStatus:
         dict(store.image_statuses(newest.number)) if newest.number else {},
         tuple(_specialists(store, newest)),
         len(store.unreferenced("annotations", newest)),
-        _run(states[-1]) if states else None,
+        runs[-1] if runs else None,
+        tuple(run for run in runs[:-1] if run.goes_on),
     )
 
 
@@ -117,27 +128,37 @@ def _specialists(store: Store, newest: Snapshot) -> list[SpecialistStatus]:
     for row in store.current_failures(newest.number):
         if row["run_id"] in failed:
             failed[row["run_id"]][row["image_id"]] = row["reason"]
-    takes = {o.run_id: _selector(store, newest, o) for o in live}
+    takes = {o.run_id: _selectors(store, newest, o) for o in live}
     counts = {o.run_id: Counter[str]() for o in live}
+    fragments = _all_fragments(store, newest)
+    paths = {fragment.path for fragment in fragments}
+    over = {(f.run_id, unit) for f in fragments if f.table == "annotations" for unit in f.units}
+    seen = set[str]()
     for unit in store.units(newest):
         for operator in live:
-            counts[operator.run_id].update(_in_unit(unit, operator, takes[operator.run_id], failed[operator.run_id]))
-    fragments = _all_fragments(store, newest)
+            run = operator.run_id
+            good = _good(unit, takes[run])
+            is_over = (run, unit.uid) in over
+            if unit.uid in seen:  # a picture that became good later is work of its own
+                is_over = pending.path("annotations", operator, UnitInputs(unit).uid(operator)) in paths
+            bad = sum(name in failed[run] for name in good)
+            counts[run].update({"done": len(good) - bad, "failed": bad} if is_over else {"due": len(good)})
+        seen.add(unit.uid)
     return [_of(store, operator, counts[operator.run_id], failed[operator.run_id], fragments) for operator in live]
 
 
-def _selector(store: Store, newest: Snapshot, operator: Operator) -> ImageSelector | None:
-    """Which pictures a specialist takes, as its last start says."""
+def _selectors(store: Store, newest: Snapshot, operator: Operator) -> list[ImageSelector] | None:
+    """Which pictures a specialist takes: those of each of its starts, as it may have been given several folders."""
     starts = (store.run(operator.run_id) or {}).get("starts", [])
-    return selector_from_json(starts[-1].get("takes") if starts else None, lambda: store.units(newest))
+    facts = {json.dumps(start.get("takes"), sort_keys=True): start.get("takes") for start in starts}
+    found = [selector_from_json(fact, lambda: store.units(newest)) for fact in facts.values()]
+    return None if not found or None in found else [each for each in found if each is not None]
 
 
-def _in_unit(unit: Unit, operator: Operator, takes: ImageSelector | None, failed: Mapping[str, str]) -> dict[str, int]:
-    good = [sample.image.id for sample in unit.selected(takes).samples if sample.image.id not in unit.gone]
-    if not unit.has_annotations({operator.run_id}):
-        return {"due": len(good)}
-    bad = sum(name in failed for name in good)
-    return {"done": len(good) - bad, "failed": bad}
+def _good(unit: Unit, takes: Sequence[ImageSelector] | None) -> list[str]:
+    """The ids of a unit's pictures that are good now, of those that one of the selectors takes."""
+    good = [sample for sample in unit.samples if sample.image.id not in unit.gone]
+    return [sample.image.id for sample in good if takes is None or any(each(sample) for each in takes)]
 
 
 def _of(

@@ -129,7 +129,10 @@ class MetricsServer(RunSink):
             def log_message(self, format: str, *args: object) -> None:
                 """Requests are nobody's news."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        try:
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        except OSError as error:
+            raise OSError(error.errno, f"metrics: {error.strerror}; name another port", f"127.0.0.1:{port}") from None
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -147,8 +150,8 @@ class MetricsServer(RunSink):
 def metrics_sink(where: str) -> RunSink:
     """A port of this machine, or a file; ValueError where it is neither."""
     if where.isdecimal():
-        if int(where) > 65535:
-            raise ValueError(f"metrics {where!r}: expected a port up to 65535, or a file that ends in {SUFFIX}")
+        if not 0 < int(where) <= 65535:
+            raise ValueError(f"metrics {where!r}: expected a port from 1 to 65535, or a file that ends in {SUFFIX}")
         return MetricsServer(int(where))
     if not where.endswith(SUFFIX):
         raise ValueError(f"metrics {where!r}: expected a port, or a file that ends in {SUFFIX}")

@@ -1,7 +1,7 @@
 """The journal of a run: every event goes through it, so that state, log, metrics and time left say the same.
 
-Sinks get each event as a line, or the state every few seconds. A sink that can no longer be written is dropped with a
-message: a run of days does not end because of its log.
+Sinks get each event as a line, or the state every few seconds. One that cannot be written is told of, and tried again
+with what comes next: a run of days does not end because of its log, nor is it silent for ever because of a bad minute.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from florence2.monitoring.run_state import ENDED, RUNNING, PhaseState, RunState, process_started
 
 TRAINING = "training"  # the phase whose items are steps
 EVERY_S = 5.0  # between two looks of a sink at the state
+STAMP = "%Y%m%dT%H%M%SZ"
 
 # event -> what its line says, beside `time`, `run` and `event`
 EVENTS: dict[str, dict[str, type]] = {
@@ -67,7 +68,11 @@ class RunJournal:
         self._now = RunState()
         self._earlier: dict[str, tuple[float, float]] = {}
         self._sinks = list(sinks)
+        self._failing: set[tuple[int, str]] = (
+            set()
+        )  # sinks that did not take what they were told last, and of what kind
         self._lock = threading.RLock()  # the ticker reads what the run writes
+        self._publishing = threading.RLock()  # states go out in order; where that takes long, the run need not wait
         self._stop = threading.Event()
         self._began = self._phase_began = self._first_sign = 0.0
         self._first_done: int | None = None
@@ -88,12 +93,20 @@ class RunJournal:
             self._sinks.append(sink)
 
     def begin(
-        self, command: str, place: str, version: str, earlier: Mapping[str, tuple[float, float]] | None = None
+        self,
+        command: str,
+        place: str,
+        version: str,
+        earlier: Mapping[str, tuple[float, float]] | None = None,
+        after: str = "",
     ) -> None:
-        """The run begins; `earlier`: of an operator's earlier runs the items of one worker, and in how many seconds."""
+        """The run begins; `earlier`: of an operator's earlier runs the items of one worker, and in how many seconds.
+
+        Its id comes after that of the run `after`, whatever the clock says.
+        """
         self._earlier = dict(earlier or {})
         self._began, began, pid = time.monotonic(), time.time(), os.getpid()
-        run = f"{datetime.fromtimestamp(began, timezone.utc):%Y%m%dT%H%M%SZ}-{command}-{os.urandom(3).hex()}"
+        run = f"{_stamp(began, after)}-{command}-{os.urandom(3).hex()}"
         self._now = RunState(run, command, version, place, socket.gethostname(), pid, process_started(pid), began)
         more = {"command": command, "place": place, "version": version, "host": self._now.host, "pid": pid}
         self._take("run_started", more, publish=True)
@@ -110,9 +123,8 @@ class RunJournal:
         with self._lock:
             self._now.outcome, self._now.error = outcome, error
             seconds = time.monotonic() - self._began
-            self._take("run_ended", {"outcome": outcome, "error": error, "seconds": seconds}, publish=True)
-            for sink in self._sinks:
-                sink.close()
+        self._take("run_ended", {"outcome": outcome, "error": error, "seconds": seconds}, publish=True)
+        self._tell("close")
 
     def phase(self, name: str, total: int, operator: str = "", workers: int = 1) -> None:
         """A phase begins, and the one before has ended; `operator`: under what its rate is kept for later runs."""
@@ -241,28 +253,46 @@ class RunJournal:
         stamp = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = {"time": stamp, "run": self._now.run, "event": event, **more}
         with self._lock:
-            self._tell(lambda sink: sink.event(line))
+            self._tell("event", line)
         if publish:
             self._publish()
 
-    def _publish(self) -> None:
-        with self._lock:
-            self._now.updated = time.time()
-            now = copy.deepcopy(self._now)
-            self._tell(lambda sink: sink.state(now))
+    def _publish(self, stop: threading.Event | None = None) -> None:
+        with self._publishing:
+            if stop is not None and stop.is_set():
+                return  # the run has said its last
+            with self._lock:
+                self._now.updated = time.time()
+                now = copy.deepcopy(self._now)
+            self._tell("state", now)
 
-    def _tell(self, call: Callable[[RunSink], None]) -> None:
+    def _tell(self, kind: str, *what: Any) -> None:
         for sink in list(self._sinks):
+            key = id(sink), kind
             try:
-                call(sink)
+                getattr(sink, kind)(*what)
             except OSError as error:
-                self._sinks.remove(sink)
-                if self.on_message:
-                    self.on_message(f"{error}; the run goes on without writing it")
+                if key not in self._failing and self.on_message:
+                    self.on_message(f"{error}; the run goes on and tries to write it again")
+                self._failing.add(key)
+            else:
+                self._failing.discard(key)
 
     def _tick(self, stop: threading.Event) -> None:
         while not stop.wait(EVERY_S):
-            self._publish()
+            self._publish(stop)
+
+
+def _stamp(began: float, after: str) -> str:
+    """When a run began, as its id says it: ids sort as runs followed one another, also where a clock was set back."""
+    stamp = f"{datetime.fromtimestamp(began, timezone.utc):{STAMP}}"
+    if stamp > after[: len(stamp)]:
+        return stamp
+    try:
+        last = datetime.strptime(after[: len(stamp)], STAMP)
+        return f"{last + timedelta(seconds=1):{STAMP}}"
+    except (ValueError, OverflowError):  # no id of ours
+        return stamp
 
 
 NOT_TAKEN = RunJournal()  # of work that is no run of a command: it has not begun, and nothing is taken down

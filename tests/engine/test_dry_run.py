@@ -68,6 +68,45 @@ def test_a_dry_run_over_a_store_counts_what_is_left_and_writes_nothing(place, tm
     assert {path: store.storage.read(path) for path in store.storage.list("")} == names
 
 
+def test_pictures_of_another_folder_and_of_another_version_are_due(tmp_path):
+    store = florence2.annotate(folder_of(tmp_path, 6), tmp_path / "s", [Steady()], workers=0)
+    other = folder_of(tmp_path / "other", 3, start=50)
+    plan = estimate_annotate(other, store.root, [Steady()], workers=0, sample=2)
+    assert plan.pictures == 3 and plan.due == {"inspect": 3, "steady": 3}
+    florence2.annotate(other, store.root, [Steady()], workers=0)
+    newer = Steady()
+    newer.spec = replace(newer.spec, version="2")
+    for source, count in ((other, 3), (tmp_path / "pictures", 6), (store.root, 9)):
+        plan = estimate_annotate(source, store.root if source != store.root else None, [newer], workers=0, sample=2)
+        assert plan.due == {"inspect": 0, "steady": count}
+        plan = estimate_annotate(source, store.root if source != store.root else None, [Steady()], workers=0, sample=2)
+        assert plan.due == {"inspect": 0, "steady": 0} and plan.seconds == pytest.approx(0.0, abs=5)
+    (other / "p0051.png").unlink()
+    folder_of(tmp_path / "other", 1, start=60)
+    plan = estimate_annotate(other, store.root, [Steady()], workers=0, sample=2)
+    assert plan.due == {"inspect": 1, "steady": 1}
+
+
+def test_the_pace_of_another_version_is_not_taken(tmp_path):
+    store = florence2.annotate(folder_of(tmp_path, 6), tmp_path / "s", [Steady()], workers=0)
+    state = run_states(store)[-1]
+    state.phases[-1].measured_items, state.phases[-1].measured_s = 500, 250.0
+    store.keep_run_state(state.run, state.to_json())
+    newer = Steady()
+    newer.spec = replace(newer.spec, version="2")
+    (steady,) = estimate_annotate(tmp_path / "pictures", store.root, [newer], workers=0, sample=4).rates.once[1:]
+    assert steady.seconds < 0.2 and "earlier runs" not in steady.basis
+
+
+def test_prices_that_mean_nothing_are_refused(tmp_path, capsys):
+    folder_of(tmp_path, 2)
+    words = ["annotate", str(tmp_path / "pictures"), "--with", "opencv", "--dry-run"]
+    for price in ("--price-per-hour", "--price-per-gb-month", "--price-per-1000-puts"):
+        for value in ("-1", "nan", "inf"):
+            assert main([*words, f"{price}={value}"]) == 1
+            assert "expected a number of at least zero" in capsys.readouterr().err
+
+
 def test_what_earlier_runs_measured_for_long_is_taken_in_place_of_the_sample(tmp_path):
     store = florence2.annotate(folder_of(tmp_path, 6), tmp_path / "s", [Steady()], workers=0)
     state = run_states(store)[-1]

@@ -112,6 +112,8 @@ def test_shipped_rates_say_of_each_phase_what_it_rests_on(tmp_path):
         ({"seconds": -1}, "seconds"),
         ({"batch": 0}, "batch"),
         ({"seconds": "fast"}, "seconds"),
+        ({"seconds": math.nan}, "seconds"),
+        ({"row_bytes": math.inf}, "row_bytes"),
     ],
 )
 def test_rates_that_mean_nothing_are_refused(tmp_path, change, message):
@@ -120,6 +122,19 @@ def test_rates_that_mean_nothing_are_refused(tmp_path, change, message):
     (tmp_path / "rates.json").write_text(json.dumps(plain))
     with pytest.raises(ValueError, match=message):
         read_rates(tmp_path / "rates.json")
+
+
+@pytest.mark.parametrize("change", [{"driver_job_s": -1}, {"entry_bytes": math.inf}, {"command_s": math.nan}])
+def test_rates_of_the_machine_that_mean_nothing_are_refused(tmp_path, change):
+    (tmp_path / "rates.json").write_text(json.dumps({**read_rates().to_json(), **change}))
+    with pytest.raises(ValueError, match=f"rates.json: rates: {next(iter(change))}: expected a number"):
+        read_rates(tmp_path / "rates.json")
+
+
+def test_jobs_that_cost_nothing_to_hand_out_are_no_limit():
+    of = replace(read_rates(), driver_job_s=0.0)
+    found = {each.name: each for each in bottlenecks(simulate(of, 10**6, 512, Machines(8, 64)), of)}
+    assert found["jobs handed out"].share < 1e-3
 
 
 def test_other_json_is_no_file_of_rates(tmp_path):
@@ -136,6 +151,42 @@ def test_the_command_plans_the_papers_data_set(capsys):
     plain = json.loads(capsys.readouterr().out)
     assert plain["cost"] == pytest.approx(2 * plain["gpu_hours"]) and plain["bottlenecks"][0]["share"] > 1
     assert main(["plan", "--gpus", "0"]) == 1 and "are those of a GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        *(([f"--images={count}"], "--images") for count in ("0", "-3", "0.5", "nan", "inf", "1e300")),
+        (["--gpus=-1"], "--gpus"),
+        (["--cpus=0"], "--cpus"),
+        (["--unit=0"], "--unit"),
+        (["--rounds=-1"], "--rounds"),
+        (["--rounds=1000000000"], "--rounds"),
+        *(([f"--price-per-gpu-hour={price}"], "price_per_gpu_hour") for price in ("-1", "nan", "inf")),
+        (["--price-per-cpu-hour=-1"], "price_per_cpu_hour"),
+        (["--price-per-gb-month=nan"], "price_per_gb_month"),
+        (["--price-per-1000-puts=-0.1"], "price_per_1000_puts"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_in_one_line(words, message, capsys):
+    assert main(["plan", *words]) == 1
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("images", ["1", "2", "1e12"])
+def test_any_number_of_images_is_planned(images, capsys):
+    assert main(["plan", "--images", images, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert plain["images"] == float(images) and plain["seconds"] > 0
+
+
+def test_a_worker_of_more_gpus_than_there_are_is_refused(tmp_path, capsys):
+    shipped = read_rates()
+    write_rates(tmp_path / "r.json", replace(shipped, once=(replace(shipped.once[0], gpus=2.0),)))
+    assert main(["plan", "--gpus", "1", "--rates", str(tmp_path / "r.json")]) == 1
+    assert "--gpus 1: a worker of inspect takes 2; name as many at least" in capsys.readouterr().err
+    assert main(["plan", "--gpus", "2", "--rates", str(tmp_path / "r.json")]) == 0
 
 
 def test_units_of_more_pictures_make_fewer_fragments():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from florence2.cli import main
 from florence2.engine.commands import import_labels
 from florence2.engine.run_records import run_states
 from florence2.engine.status import status
+from florence2.monitoring import run_journal
 from florence2.monitoring.run_journal import RunJournal
 from florence2.monitoring.run_log import RunLog
 from florence2.store import Store
@@ -169,6 +171,56 @@ def test_a_run_on_another_machine_is_known_by_its_last_sign(tmp_path):
     store.keep_run_state(state.run, state.to_json())
     found = status(store)
     assert found.run.alive is None and found.run.outcome == "running" and 290 < found.run.silent_s < 400
+
+
+def test_a_run_that_goes_on_beside_the_newest_is_shown_too(tmp_path, capsys):
+    store = florence2.annotate(folder_of(tmp_path, 2), tmp_path / "s", [Boxes()], workers=0)
+    state = run_states(store)[-1]
+    for host, silent in (("near", 3), ("gone", 7000)):
+        state.host, state.outcome, state.run, state.updated = host, "running", f"0-{host}", time.time() - silent
+        store.keep_run_state(state.run, state.to_json())
+    found = status(store)
+    assert [run.state.host for run in found.beside] == ["near"] and found.run.outcome == "ended"
+    assert main(["status", str(store.root)]) == 0
+    out = capsys.readouterr().out
+    assert "running, last sign" in out and "near, process" in out and ": ended" in out and "gone, process" not in out
+    assert [run["host"] for run in found.to_json()["beside"]] == ["near"]
+
+
+def test_the_newest_run_is_the_one_that_began_last_though_the_clock_was_set_back(tmp_path, monkeypatch):
+    folder, now = folder_of(tmp_path, 2), time.time
+    for days, name in ((0, "boxes"), (-3, "second"), (-9, "third")):
+        monkeypatch.setattr(run_journal.time, "time", lambda days=days: now() + days * 86400)
+        store = florence2.annotate(folder, tmp_path / "s", [Boxes(name)], workers=0)
+        assert status(store).run.state.phases[-1].name == name
+
+
+def test_what_is_due_after_a_compaction_and_of_several_folders(tmp_path):
+    first, second = folder_of(tmp_path / "a", 3), folder_of(tmp_path / "b", 4, start=10)
+
+    def shown(store):
+        return {s.name: (s.done, s.due) for s in status(store).specialists}
+
+    store = florence2.annotate(first, tmp_path / "s", [Boxes()], workers=0)
+    florence2.annotate(second, store.root, [Boxes(), Boxes("more")], workers=0)
+    assert shown(store) == {"boxes": (7, 0), "more": (4, 0)}
+    folder_of(tmp_path / "b", 2, start=20)
+    florence2.annotate(second, store.root, [Boxes("more")], workers=0)
+    assert shown(store) == {"boxes": (7, 2), "more": (6, 0)}
+    store.compact()
+    assert shown(store) == {"boxes": (7, 2), "more": (6, 0)}
+    florence2.annotate(store.root, None, [Boxes("more")], workers=0)
+    assert shown(store) == {"boxes": (7, 2), "more": (9, 0)}
+
+
+def test_a_picture_that_became_good_later_is_due(tmp_path):
+    folder = folder_of(tmp_path, 3)
+    shutil.copy(folder / "p0001.png", folder / "p0009.png")  # a duplicate
+    store = florence2.annotate(folder, tmp_path / "s", [Boxes(), Boxes("more")], workers=0)
+    (folder / "p0001.png").unlink()
+    florence2.annotate(folder, store.root, [Boxes()], workers=0)
+    assert store.counts()["images"]["ok"] == 3
+    assert {s.name: (s.done, s.due) for s in status(store).specialists} == {"boxes": (3, 0), "more": (2, 1)}
 
 
 def test_only_the_newest_states_are_kept_and_strange_ones_are_passed_over(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import socket
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -105,10 +107,17 @@ def test_a_port_answers_with_the_newest_figures(tmp_path):
         urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10)
 
 
-@pytest.mark.parametrize("where", ["70000", "metrics.txt", "host:80"])
+@pytest.mark.parametrize("where", ["0", "70000", "metrics.txt", "host:80"])
 def test_other_places_for_metrics_are_refused(where):
     with pytest.raises(ValueError, match="expected a port"):
         metrics_sink(where)
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"name another port: '127.0.0.1:{port}'"):
+            metrics_sink(str(port))
 
 
 def test_a_file_that_is_not_one_of_ours_is_not_written_over(tmp_path):
@@ -127,6 +136,71 @@ def test_a_sink_that_fails_is_left_out_and_the_run_goes_on(tmp_path):
     journal.begin("annotate", "s", "0")
     journal.end()
     assert len(messages) == 1 and "No space" in messages[0] and len(check_lines(tmp_path / "log")) == 2
+
+
+class Away(RunSink):
+    """Fails at every second state that it is told."""
+
+    def __init__(self):
+        self.count, self.told, self.closed = 0, [], False
+
+    def state(self, state):
+        self.count += 1
+        if self.count % 2:
+            raise OSError(5, "no answer")
+        self.told.append(state.outcome)
+
+    def close(self):
+        self.closed = True
+        raise OSError(28, "No space left on device")
+
+
+def test_a_sink_that_failed_is_told_again_and_each_failure_once_until_it_has_taken_something():
+    sink, messages = Away(), []
+    journal = RunJournal([sink], messages.append)
+    journal.begin("annotate", "s", "0")  # fails
+    journal.snapshot(1, 2)
+    journal.snapshot(2, 2)  # fails
+    journal.end()
+    assert sink.told == ["running", "ended"] and sink.closed
+    assert [text.split("]")[1].split(";")[0].strip() for text in messages] == [
+        "no answer", "no answer", "No space left on device",
+    ]  # fmt: skip
+
+
+def test_a_place_that_is_slow_to_be_told_does_not_hold_up_the_run(monkeypatch):
+    monkeypatch.setattr(run_journal, "EVERY_S", 0.01)
+    asked, answered = threading.Event(), threading.Event()
+
+    class Slow(RunSink):
+        def state(self, state):
+            if state.phases and not asked.is_set():
+                asked.set()
+                assert answered.wait(60)
+
+    journal = RunJournal([Slow()])
+    journal.begin("annotate", "s", "0")
+    journal.phase("a", 10)
+    assert asked.wait(60)
+    journal.counted(3, 0)  # would wait for ever
+    journal.message("a remark")
+    answered.set()
+    journal.end()
+    assert journal.now.phases[0].done == 3
+
+
+def test_ids_sort_as_runs_followed_one_another_whatever_the_clock_says(monkeypatch):
+    ids = [""]
+    for now in (1e9, 1e9, 1e9 - 86400, 1e9 + 60):
+        monkeypatch.setattr(run_journal.time, "time", lambda now=now: now)
+        journal = RunJournal()
+        journal.begin("b" if len(ids) % 2 else "a", "s", "0", after=ids[-1])
+        ids.append(journal.now.run)
+    assert sorted(ids) == ids and len(set(ids)) == 5
+    for strange in ("9999", "99991231T235959Z-annotate", "x", "20260101T00000"):
+        journal = RunJournal()
+        journal.begin("a", "s", "0", after=strange)
+        assert journal.now.run.startswith("2001")
 
 
 def test_what_is_not_a_run_takes_nothing_down():

@@ -49,7 +49,7 @@ def bottlenecks(plan: PlanEstimate, rates: Rates) -> list[Bottleneck]:
     found = [
         Bottleneck("snapshot read", plan.fragments * rates.entry_read_s, READ_S, "s a command", larger),
         Bottleneck("driver's memory", memory, MEMORY_GB, "GB", larger),
-        Bottleneck("jobs handed out", busiest, 1 / rates.driver_job_s, "a second", larger),
+        Bottleneck("jobs handed out", busiest, _most(rates.driver_job_s), "a second", larger),
         Bottleneck("requests to the store", busiest * REQUESTS, STORE_PUTS, "a second", f"{larger}, more prefixes"),
         Bottleneck("listing of fragments", plan.fragments / KEYS / LISTS, READ_S, "s a command", larger),
         Bottleneck(
@@ -61,6 +61,11 @@ def bottlenecks(plan: PlanEstimate, rates: Rates) -> list[Bottleneck]:
         ),
     ]
     return sorted(found, key=lambda each: -each.share)
+
+
+def _most(seconds: float) -> float:
+    """How many a second, where each takes so long; where that is nothing, more than anybody has."""
+    return 1 / seconds if seconds > 1e-9 else 1e9
 
 
 def _rates_of(plan: PlanEstimate, rates: Rates) -> list[bool]:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from florence2 import arguments
 from florence2.atomic_files import check_replaceable, write_atomic
 from florence2.structuring import parse_json, structure
 
@@ -66,9 +67,13 @@ class Rates:
         for phase in self.phases:
             if phase.kind not in KINDS:
                 raise ValueError(f"rates of {phase.name}: kind {phase.kind!r:.40}; expected one of {', '.join(KINDS)}")
-            wrong = [key for key, value in vars(phase).items() if isinstance(value, (int, float)) and not value >= 0]
-            if wrong or phase.batch < 1:
-                raise ValueError(f"rates of {phase.name}: {(wrong or ['batch'])[0]}: expected a number from 0 on")
+            if phase.batch < 1:
+                raise ValueError(f"rates of {phase.name}: batch: expected a whole number from 1 on, got {phase.batch}")
+        for of in (self, *self.phases):
+            where = f"rates of {of.name}: " if isinstance(of, PhaseRates) else "rates: "
+            for key, value in vars(of).items():
+                if isinstance(value, (int, float)):
+                    arguments.at_least_zero(f"{where}{key}", value)
 
     @property
     def phases(self) -> tuple[PhaseRates, ...]:

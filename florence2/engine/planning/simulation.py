@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from florence2 import arguments
 from florence2.engine.execution.annotation import DECODERS
 from florence2.engine.execution.handout import PIECE_S, SMALL_S
 from florence2.engine.planning.rates import PhaseRates, Rates
@@ -43,6 +44,10 @@ class Prices:
     cpu_hour: float = 0.0
     gb_month: float = 0.0
     per_1000_puts: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            arguments.at_least_zero(f"price_per_{name.removeprefix('per_')}", value)
 
 
 FREE = Prices()
