@@ -143,6 +143,43 @@ def test_what_ends_hangs_or_raises_is_given_up_and_the_rest_is_done(tmp_path):
     assert any("died" in line for line in said) and any("no sign of life" in line for line in said)
 
 
+class Leaves(Boxes):
+    """Leaves as programs do: on a picture, or when it is loaded."""
+
+    def __init__(self, name, how):
+        super().__init__(name, batch_size=1)
+        self.how = how
+
+    def setup(self, device):
+        if self.how == "setup":
+            sys.exit(3)
+
+    def one(self, sample, image):
+        if Path(sample.image.uri).name == "p0001.png":
+            raise {"exit": SystemExit(3), "interrupt": KeyboardInterrupt()}.get(self.how, RuntimeError)
+        return super().one(sample, image)
+
+
+def test_a_specialist_that_leaves_is_the_same_on_every_runner(tmp_path):
+    folder = folder_of(tmp_path, 3)
+    runs = {"here": {"workers": 0}, "local": {"workers": 1}, "ray": {"runner": "ray"}}
+    stores = {
+        name: florence2.annotate(folder, tmp_path / name, [Leaves("leaves", "exit")], unit=2, **by)
+        for name, by in runs.items()
+    }
+    assert stores["ray"].reasons()["failures"] == {"error": 1}
+    assert fragments(stores["here"]) == fragments(stores["local"]) == fragments(stores["ray"])
+    for name in "local", "ray":  # what would end any process
+        by = {**runs[name], "attempts": 1, "unit": 2}
+        store = florence2.annotate(folder, tmp_path / f"{name}-2", [Leaves("breaks", "interrupt")], **by)
+        assert store.reasons()["failures"] == {"worker_died": 1}, name
+
+
+def test_a_specialist_that_leaves_while_it_loads_is_not_waited_for(tmp_path):
+    with pytest.raises(ChildProcessError, match="3 times while loading; run with --workers 0"):
+        florence2.annotate(folder_of(tmp_path, 1), tmp_path / "s", [Leaves("l", "setup")], runner="ray", workers=1)
+
+
 def test_an_actor_that_is_killed_while_it_commits_is_replaced(tmp_path):
     folder = folder_of(tmp_path, 3)
     peace = florence2.annotate(folder, tmp_path / "peace", [Boxes()], workers=0, unit=2)

@@ -246,7 +246,7 @@ class UnitAnnotator:
             answers = list(self.specialist.annotate(samples, images))
             if len(answers) != len(samples):
                 raise ValueError(f"annotate returned {len(answers)} results for {len(samples)} pictures")
-        except Exception as error:  # a specialist may raise anything; its pictures are tried one by one
+        except (Exception, SystemExit) as error:  # a specialist may raise anything; its pictures are tried one by one
             if len(samples) == 1:
                 return [Failure(reason="error", detail=f"{type(error).__name__}: {error}")]
             # out of memory halves the batch, anything else goes to single pictures
@@ -258,7 +258,7 @@ class UnitAnnotator:
         return [_result(answer) for answer in answers]
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 

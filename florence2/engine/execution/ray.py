@@ -51,6 +51,13 @@ class JobActor:
                 f"{store.root}: is another folder on this node; a store must be on storage that nodes share"
             )
 
+    def _do(self, *args: Any) -> None:
+        """Do a job; what would end a process ends this one, too, not the thread alone, which nobody would notice."""
+        try:
+            self._worker.do(*args)
+        except BaseException:
+            os._exit(1)
+
     def _check(self, version: str) -> None:
         if florence2.__version__ != version:
             raise ValueError(f"florence2 is {florence2.__version__} on this node and {version} where the command runs")
@@ -63,7 +70,7 @@ class JobActor:
         """Do a job; yields its messages."""
         messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         args = (job, device, isolate, poison_images, messages.put)
-        threading.Thread(target=self._worker.do, args=args, daemon=True).start()
+        threading.Thread(target=self._do, args=args, daemon=True).start()
         while True:
             message = messages.get()
             yield message
