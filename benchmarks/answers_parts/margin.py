@@ -2,8 +2,8 @@
 
 Objects by the grammar, greedy under each margin and beams of each width. A box is right by name and IoU 0.5. Cost:
 tokens that the decoder computed (of every beam), as a multiple of plain greedy's. "at its precision": the most recall
-that a threshold on the score leaves at plain greedy's precision; the difference from plain greedy and from the best
-beams of no less cost with intervals of paired resamples of the pictures.
+that a threshold on the score leaves at plain greedy's precision; the difference from plain greedy with intervals of
+paired resamples of the pictures, of margins and of beams alike. OUT/margin.svg: precision over recall.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from answers_parts.asked import answers_of, judged, sets
+from answers_parts.margin_plot import precision_recall_svg
 
 MARGINS = (0.0, 1.0, 2.0, 4.0, 8.0)
 BEAMS = (2, 4)
@@ -19,8 +20,8 @@ MOST = {"scenes": 160, "bccd": 400, "cards": 160}  # tokens of an answer: a marg
 
 
 def run(args) -> dict:
-    """A table for each set; the figures."""
-    figures = {}
+    """A table for each set, and the curves; the figures."""
+    figures, curves = {}, {}
     heads = ("answers", "cost", "precision", "recall", "recall at plain greedy's precision", "more than plain")
     for name in sets(args):
         ways = {f"margin {m:g}": dict(margin=m) for m in MARGINS} | {f"{b} beams": dict(num_beams=b) for b in BEAMS}
@@ -31,12 +32,14 @@ def run(args) -> dict:
             for way, how in ways.items()
         }
         figures[name] = compared(tables, args.resamples)
+        curves[name] = {way: own.points() for way, own in tables.items()}
         print(f"\n{name}: {len(tables['margin 0'].truth)} pictures, {int(tables['margin 0'].truth.sum())} objects\n")
         print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
         for way, f in figures[name].items():
             low, high = f["interval"]
             cells = f"{f['cost']:.2f} | {f['precision']:.3f} | {f['recall']:.3f} | {f['at_precision']:.3f}"
             print(f"| {way} | {cells} | {f['gain']:+.3f} ({low:+.3f} to {high:+.3f}) |")
+    (args.out / "margin.svg").write_text(precision_recall_svg(curves), encoding="utf-8")
     return figures
 
 
@@ -51,6 +54,12 @@ class of_answers:  # noqa: N801
         self.right = np.array([item[2] for item in items], bool)
         self.truth = np.array([sum(not r.ignore for r in item.truths[0].regions) for _, item, _ in rows])
         self.tokens = sum(len(answer.token_ids) for _, _, answer in rows) * how.get("num_beams", 1)
+
+    def points(self):
+        """(recall, precision) with the surest item, the surest two, and so on."""
+        hits = np.cumsum(self.right[np.argsort(-self.score, kind="stable")])
+        shares = hits / max(1, self.truth.sum()), hits / np.arange(1, len(hits) + 1)
+        return list(zip(*(share.tolist() for share in shares)))
 
     def curve(self, weights=None, least=None):
         """(precision, recall, most recall at a precision of at least `least`), each picture counted `weights` times."""

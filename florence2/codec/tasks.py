@@ -252,6 +252,9 @@ def check_corners(region: Sequence[float]) -> None:
 
 
 def _input(task: Task, ask: Ask, size_wh: tuple[int, int]) -> str:
+    named = "region" if task.input_kind == "region" else "labels" if task.output_kind == "open_boxes" else ""
+    if ask.text.strip() and named and getattr(ask, named):
+        raise ValueError(f"{task.name}: text, {named}: either is what is asked about, got both; drop one")
     if task.input_kind == "region" and ask.region:
         if len(ask.region) < 4 or len(ask.region) % 2:
             raise ValueError(f"{task.name}: region: expected x1, y1, x2, y2 or a flat polygon, got {ask.region!r:.100}")

@@ -215,7 +215,13 @@ class Answer(Parsed):
         image = self.image if image is None else image
         if image is None:
             raise ValueError("draw: the answer does not hold its picture; give it as draw(image)")
-        return images.load(image)
+        array = images.load(image)
+        if array.shape[1::-1] != tuple(self.size_wh):
+            raise ValueError(
+                f"draw: expected the picture of {self.size_wh[0]} x {self.size_wh[1]} pixels that the answer is about, "
+                f"got one of {array.shape[1]} x {array.shape[0]}"
+            )
+        return array
 
 
 def parse(task: str, text: str, size_wh: tuple[int, int], ask: Ask | None = None) -> Answer:

@@ -27,6 +27,7 @@ Labels = Union[Iterable[str], str, "os.PathLike[str]"]
 MAX_NEW_TOKENS = 1024
 MAX_BEAMS = 64
 MAX_TILES = 1024
+MOST_MARGIN = 1e6  # nats; no logit is as far from another, and float32 holds what is taken off
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def decoding_of(
 ) -> Decoding:
     """How to decode: as the call says, else as the checkpoint does; labels and rules of the end ask for the grammar."""
     more_above = None if more_above is None else _number("more_above", more_above, 1.0)
-    min_score, margin = _number("min_score", min_score, 1.0), _number("margin", margin, math.inf)
+    min_score, margin = _number("min_score", min_score, 1.0), min(_number("margin", margin, math.inf), MOST_MARGIN)
     kinds = [task_of(ask.task, tasks).output_kind for ask in asks]
     if official is not None and grammar is not None and bool(official) == bool(grammar):
         raise ValueError(f"official, grammar: one excludes the other, got both {bool(official)}; drop one")
@@ -275,7 +276,11 @@ def _region(region: Iterable[float]) -> tuple[float, ...]:
 
 def _number(name: str, value: object, most: float) -> float:
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)  # numpy's numbers too
-    if not real or not 0 <= float(value) <= most or math.isinf(value):  # type: ignore[arg-type]
+    try:
+        number = float(value) if real else math.nan  # type: ignore[arg-type]
+    except OverflowError:  # a whole number beyond all floats
+        number = math.inf
+    if not 0 <= number <= most or math.isinf(number):
         wanted = f"a number from 0 to {most:g}" if most < math.inf else "a number from 0 up, in nats"
         raise ValueError(f"{name}: expected {wanted}, got {value!r:.40}")
-    return float(value)  # type: ignore[arg-type]
+    return number

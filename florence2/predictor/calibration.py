@@ -130,7 +130,7 @@ def check_fits(calibration: Calibration, weights_sha256: str, tasks: Iterable[st
 
 def _map(row: Any, where: str) -> ScoreMap:
     method = row.get("method") if isinstance(row, dict) else None
-    if method not in NUMBERS:
+    if not isinstance(method, str) or method not in NUMBERS:
         raise ValueError(f"{where}: method: expected one of {', '.join(NUMBERS)}, got {brief(method)}")
     keys = NUMBERS[method]
     values = [row.get(key) for key in keys]

@@ -124,7 +124,7 @@ def calibration_of(
     elif isinstance(wanted, Calibration):
         check_fits(wanted, weights_sha256(found), tasks, "calibration")
         return wanted
-    elif isinstance(wanted, (str, os.PathLike)):
+    elif isinstance(wanted, (str, os.PathLike)) and os.fspath(wanted):
         path = Path(wanted) / FILE if Path(wanted).is_dir() else wanted
     else:
         raise ValueError(f"calibration: expected a file, None or False, got {wanted!r:.60}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from florence2 import geometry
+from florence2 import arguments, geometry
 from florence2.predictor.images import is_path
 from florence2.records import Polygon, Region, Text
 
@@ -39,7 +39,8 @@ def to_supervision(answer: Answer) -> supervision.Detections:
 def to_coco(answer: Answer, image_id: int, categories: Mapping[str, int] | None) -> dict[str, Any]:
     """A COCO data set of one picture."""
     width, height = answer.size_wh
-    ids = dict(categories or {label: n for n, label in enumerate(answer.classes, 1)})
+    image_id = arguments.whole("image_id", image_id)
+    ids = _category_ids(categories) or {label: n for n, label in enumerate(answer.classes, 1)}
     missing = sorted(set(answer.labels.tolist()) - set(ids))
     if missing:
         raise ValueError(f"categories: {missing[0]!r} has no id; expected one for each label of the answer")
@@ -57,6 +58,15 @@ def to_coco(answer: Answer, image_id: int, categories: Mapping[str, int] | None)
         ],
         "categories": [{"id": number, "name": label} for label, number in ids.items()],
     }
+
+
+def _category_ids(categories: object) -> dict[str, int]:
+    """Labels to whole numbers, as JSON has them."""
+    if not isinstance(categories, Mapping):
+        if categories is None:
+            return {}
+        raise ValueError(f"categories: expected ids of labels as {{label: id}}, got {categories!r:.80}")
+    return {label: arguments.whole(f"categories: {label!r:.60}", number) for label, number in categories.items()}
 
 
 def to_label_studio(answer: Answer) -> dict[str, Any]:

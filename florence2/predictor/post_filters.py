@@ -48,11 +48,12 @@ def checked(names: Iterable[str], kinds: Iterable[str] = ()) -> tuple[str, ...]:
     """The filters' names in the order in which they judge; refused: an unknown one, one that judges none of `kinds`."""
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         raise ValueError(
-            f"filters: expected a list of names, got {names!r:.80}" + (f"; write ({names!r:.40},)" if names else "")
+            f"filters: expected a list of names, got {names!r:.80}"
+            + (f"; write ({names!r:.40},)" if names and isinstance(names, str) else "")
         )
     names, kinds = list(names), set(kinds)
     for name in names:
-        if name not in FILTERS:
+        if not isinstance(name, str) or name not in FILTERS:
             raise ValueError(f"filters: {name!r:.60}: expected some of {', '.join(FILTERS)}")
         if kinds and not kinds & set(FILTERS[name].kinds):
             judged = ", ".join(FILTERS[name].kinds)

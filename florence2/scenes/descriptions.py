@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Union
 
+from florence2.labels import plural
+
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_PLURALS = {"cross": "crosses", "leaf": "leaves", "butterfly": "butterflies", "cactus": "cacti", "fish": "fish",
-            "snowman": "snowmen"}  # fmt: skip
 _PLACES = (  # [row][column] by thirds of the picture
     ("at the top left", "at the top", "at the top right"),
     ("on the left", "in the center", "on the right"),
@@ -200,7 +200,7 @@ def _count(group: Sequence[Fact], noun: str) -> str:
     if len(group) == 1:
         return article(noun)
     head, _, kind = noun.rpartition(" ")
-    return " ".join(word for word in (number(len(group)), head, _PLURALS.get(kind, f"{kind}s")) if word)
+    return " ".join(word for word in (number(len(group)), head, plural(kind)) if word)
 
 
 def number(n: int) -> str:

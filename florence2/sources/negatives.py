@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 
 from florence2 import geometry
 from florence2.codec.tasks import Task
+from florence2.labels import plural
 from florence2.records import Ask, Box, Coverage, Parsed, Sample
 
 ASKED = ("open_boxes", "phrases", "region_text")  # output kinds that negatives are made for
 HARD = 0.5  # the share of negatives that are hard ones
 SURVEYED = 300  # pictures that say which labels come together
 TRIES = 20  # places tried for an empty region
+_SEVERAL = re.compile(r"(?i)(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|many|several|\d+)\b")
 
 Pairs = list[tuple[Ask, Parsed]]
 
@@ -154,20 +156,24 @@ def _misled(rng: random.Random, label: str, ask: Ask, parsed: Parsed) -> tuple[A
     start, end = lost.spans[0]
     called = {region.id: region.label for region in parsed.regions if region.kind == "object"}
     own = {called.get(name, "") for name in lost.region_ids}
-    phrase = _renamed(ask.text[start:end], own.pop() if len(own) == 1 else "", label)
+    phrase = renamed(ask.text[start:end], own.pop() if len(own) == 1 else "", label)
     kept = tuple(replace(g, spans=()) for g in parsed.groundings if g is not lost)
     named = {name for grounding in kept for name in grounding.region_ids}
     regions = tuple(region for region in parsed.regions if region.id in named)
     return Ask(ask.task, text=ask.text[:start] + phrase + ask.text[end:]), Parsed(regions=regions, groundings=kept)
 
 
-def _renamed(phrase: str, own: str, label: str) -> str:
+def renamed(phrase: str, own: str, label: str) -> str:
     """The phrase about another label: its colour and number kept, so that only the picture tells that it is false."""
     capital = phrase[:1].isupper()
-    found = re.search(rf"\b{re.escape(own)}(?=(?:e?s)?\b(?!['’]))", phrase, re.IGNORECASE) if own.strip() else None
+    forms = sorted((own, plural(own)), key=len, reverse=True) if own.strip() else ()
+    found = re.search(rf"\b(?:{'|'.join(map(re.escape, forms))})\b(?!['’])", phrase, re.IGNORECASE) if forms else None
     if not found:
         return f"{_article(label, capital)} {label}"
     before, after = phrase[: found.start()], phrase[found.end() :]
+    same = own.casefold() == plural(own).casefold()  # of fish the words before say how many they are
+    if _SEVERAL.match(before) if same else found.group().casefold() != own.casefold():
+        label = plural(label)  # a false plural would tell without the picture
     if re.fullmatch(r"(?i)an? ", before):
         before = _article(label, capital) + " "
     return before + (label[:1].upper() + label[1:] if capital and not before else label) + after

@@ -166,6 +166,8 @@ def test_drawn_it_shows_the_boxes_and_keeps_the_size(pictures):
     assert (drawn[200, 30:40] != 255).any() and (drawn[5:20, 5:20] == 255).all()
     with pytest.raises(ValueError, match=r"draw\(image\)"):
         answer.draw()
+    with pytest.raises(ValueError, match="draw: expected the picture of 640 x 480 pixels .* got one of 320 x 240"):
+        answer.draw(picture[::2, ::2])  # its boxes would lie elsewhere
 
 
 def test_in_a_notebook_the_answer_is_a_picture_and_text_is_escaped(tiny, pictures):

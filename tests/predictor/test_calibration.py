@@ -131,6 +131,7 @@ REFUSED = [  # what the file says, what the refusal names
     ({"version": 1, "weights_sha256": "", "tasks": []}, "tasks: expected a map for each task, got"),
     ({"version": 1, "weights_sha256": 3, "tasks": {}}, "weights_sha256: expected a string"),
     ({"tasks": {"OD": {"method": "spline"}}}, "'OD': method: expected one of platt"),
+    ({"tasks": {"OD": {"method": ["platt"]}}}, "'OD': method: expected one of platt"),
     ({"tasks": {"OD": {"method": "platt", "slope": float("nan"), "offset": 0}}}, "slope, offset: expected numbers"),
     ({"tasks": {"OD": {"method": "platt", "slope": -1, "offset": 0}}}, "not negative"),
     ({"tasks": {"OD": {"method": "beta", "a": 1, "b": 1}}}, "a, b, c: expected numbers"),
@@ -168,8 +169,9 @@ def test_a_calibration_that_is_not_there(folder, tmp_path):
         load(folder, calibration=tmp_path / "missing.json")
     with pytest.raises(ValueError, match="calibration.json: does not exist; run florence2 calibrate"):
         load(folder, calibration=True)
-    with pytest.raises(ValueError, match="calibration: expected a file, None or False, got 3"):
-        load(folder, calibration=3)
+    for wanted in (3, "", [], {}, b"x"):
+        with pytest.raises(ValueError, match="calibration: expected a file, None or False, got "):
+            load(folder, calibration=wanted)
 
 
 def test_how_surely_a_thing_is_there_may_be_weighed(tmp_path):

@@ -114,3 +114,15 @@ def test_two_labels_of_one_category_id_are_refused():
     assert {c["id"] for c in answer.to_coco(categories={"cat": 4, "dog": 1})["categories"]} == {1, 4}
     with pytest.raises(ValueError, match="'cat' and 'dog' have one id, 1; give each its own"):
         answer.to_coco(categories={"cat": 1, "dog": 1})
+
+
+def test_ids_are_whole_numbers_that_json_can_hold():
+    answer = florence2.parse("<OD>", "<s>cat<loc_1><loc_2><loc_30><loc_40></s>", SIZE)
+    data = answer.to_coco(image_id=np.int64(7), categories={"cat": np.int32(3)})
+    assert json.loads(json.dumps(data))["annotations"][0]["category_id"] == 3
+    for image_id in (True, 1.5, "7", None):
+        with pytest.raises(ValueError, match="image_id: expected a whole number"):
+            answer.to_coco(image_id=image_id)
+    for categories in (["cat"], "cat", 5, {"cat": "1"}, {"cat": None}):
+        with pytest.raises(ValueError, match="categories: .*expected"):
+            answer.to_coco(categories=categories)

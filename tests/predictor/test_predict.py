@@ -472,6 +472,16 @@ WRONG = {
     "a margin without end": (dict(task="OD", margin=math.inf), "margin", "inf"),
     "a margin under official rules": (dict(task="OD", margin=1.0, official=True), "margin", "grammar"),
     "a margin without grammar": (dict(task="OD", margin=1, grammar=False), "margin", "grammar"),
+    "labels and a text": (
+        dict(task="OPEN_VOCABULARY_DETECTION", text="cat", labels=["dog"]),
+        "text, labels",
+        "drop one",
+    ),
+    "a region and a text": (
+        dict(task=Ask("REGION_TO_OCR", text="cat", region=(0, 0, 9, 9))),
+        "text, region",
+        "drop one",
+    ),
     "continue_from": (dict(task="OD", continue_from=1), "continue_from", "expected an answer"),
     "continue_from and no ask": (dict(continue_from="x"), "continue_from", "expected an answer"),
 }
@@ -486,6 +496,11 @@ def test_wrong_use_is_refused_in_one_line(tiny, pictures, case):
     assert "\n" not in message and len(message) <= 1000
     for word in words:
         assert word in message
+
+
+def test_an_answer_of_any_margin_ends_at_its_limit(tiny, pictures):
+    long = [tiny.predict(pictures[0], "<OD>", margin=margin, max_new_tokens=30) for margin in (1e9, 1e40, 1e308)]
+    assert long[0].truncated and long[0].token_ids == long[1].token_ids == long[2].token_ids
 
 
 def test_numbers_of_numpy_are_numbers(tiny, pictures):

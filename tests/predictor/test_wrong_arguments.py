@@ -18,6 +18,10 @@ GIVEN = {
     "labels": [True, 5, b"x", "cat", [1], [""], np.int64(3), object()],
     "region": [True, 5, "x", (1, 2), (1, 2, 3, math.nan), [None] * 4, object()],
     "prompt": [True, 5, b"x", [], object()],
+    "filters": [True, 5, "nms", b"nms", [5], [None], [["nms"]], [{}], ["NMS"], object()],
+    "min_score": [True, "0.5", [0.5], math.nan, 1.01, 10**400, 1 + 0j, object()],
+    "margin": [True, "2", [2.0], math.inf, -1, 10**400, object()],
+    "tiles": [True, 4, "2x2", (2,), (2.0, 2), (True, True), (0, 1), (10**9, 10**9), {}, object()],
 }
 
 

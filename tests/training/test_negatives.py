@@ -13,7 +13,7 @@ from florence2.geometry import intersection
 from florence2.pixels import encode
 from florence2.records import Ask, Coverage, Grounding, ImageRef, Parsed, Region, Sample, Text
 from florence2.scenes import draw
-from florence2.sources.negatives import Negatives
+from florence2.sources.negatives import Negatives, renamed
 from florence2.training.config import DataSource
 from florence2.training.config_files import from_mapping
 from florence2.training.datasets import open_source
@@ -102,18 +102,18 @@ def test_the_other_phrases_are_still_answered_for():
 
 
 @pytest.mark.parametrize(
-    "phrase, renamed",
+    "phrase, changed",
     [
         ("A small brown cat", "A small brown {}"),  # its colour is no hint that it is false
-        ("two cats", "two {}s"),
+        ("two cats", "two {many}"),
         ("an orange cat's toy", "{article} {}"),  # the cat is not what it names
-        ("Cats", "{Name}s"),
+        ("Cats", "{Many}"),
         ("a cat", "{article} {}"),
         ("a concatenation", "{article} {}"),  # the label inside a word is none
         ("the animal", "{article} {}"),
     ],
 )
-def test_a_phrase_about_what_is_not_there_keeps_the_rest(phrase, renamed):
+def test_a_phrase_about_what_is_not_there_keeps_the_rest(phrase, changed):
     text = Text("t", f"See {phrase} here.")
     one = sample(
         "x", ["cat"], texts=(text,), groundings=(Grounding("g", "t", phrase, ((4, 4 + len(phrase)),), ("x.0",)),)
@@ -124,9 +124,25 @@ def test_a_phrase_about_what_is_not_there_keeps_the_rest(phrase, renamed):
         said = ask.text[4:-6]
         capital = phrase[0].isupper()
         assert said in {
-            renamed.format(name, Name=name.capitalize(), article="A" if capital else "a")
-            for name in ("dog", "fish", "fox")
+            changed.format(name, many=many, Many=many.capitalize(), article="A" if capital else "a")
+            for name, many in (("dog", "dogs"), ("fish", "fish"), ("fox", "foxes"))
         }
+
+
+@pytest.mark.parametrize(
+    "phrase, own, label, said",
+    [
+        ("Two crosses", "cross", "heart", "Two hearts"),  # a plural that is none tells without the picture
+        ("three leaves", "leaf", "cactus", "three cacti"),
+        ("two red fish", "fish", "heart", "two red hearts"),
+        ("a red fish", "fish", "heart", "a red heart"),
+        ("Leaves", "leaf", "butterfly", "Butterflies"),
+        ("A leaf", "leaf", "owl", "An owl"),
+        ("two brown dogs", "dog", "sheep", "two brown sheep"),
+    ],
+)
+def test_a_plural_stays_one(phrase, own, label, said):
+    assert renamed(phrase, own, label) == said
 
 
 def test_a_line_of_text_is_not_read_as_a_label():

@@ -9,7 +9,7 @@ import numpy as np
 from florence2.codec.places import reading_order
 from florence2.engine.operator import Spec
 from florence2.geometry import box_area, iou
-from florence2.labels import fold_label, fold_spaces
+from florence2.labels import fold_label, fold_spaces, plural
 from florence2.records import Box, Parsed, Region, Result, Sample, Text
 
 MIN_SCORE = 0.5  # a region below is left out; one without a score is not
@@ -25,11 +25,6 @@ PLACES = (
     ("on the left", "in the middle", "on the right"),
     ("at the bottom left", "at the bottom", "at the bottom right"),
 )
-IRREGULAR = {
-    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "sheep": "sheep",
-    "knife": "knives", "goose": "geese", "tooth": "teeth", "foot": "feet", "leaf": "leaves", "scissors": "scissors",
-    "skis": "skis", "deer": "deer", "fish": "fish",
-}  # fmt: skip
 
 
 class Composer:
@@ -38,7 +33,7 @@ class Composer:
     def __init__(self) -> None:
         self.spec = Spec(
             "composer",
-            "3",
+            "4",
             produces=frozenset({"text/brief", "text/detailed", "text/more_detailed", "text/ocr"}),
             requires=frozenset({"box"}),
             batch_size=64,
@@ -118,20 +113,6 @@ def counted(label: str, count: int) -> str:
     if count == 1:
         return ("an " if label[0] in "aeiou" else "a ") + label
     return f"{NUMBERS[count] if count < len(NUMBERS) else 'many'} {plural(label)}"
-
-
-def plural(label: str) -> str:
-    """The plural of a phrase by its last word."""
-    head, _, word = label.rpartition(" ")
-    if word in IRREGULAR:
-        word = IRREGULAR[word]
-    elif word.endswith(("s", "x", "z", "ch", "sh")):
-        word += "es"
-    elif word.endswith("y") and word[-2:-1] not in tuple("aeiou"):
-        word = word[:-1] + "ies"
-    else:
-        word += "s"
-    return f"{head} {word}".strip()
 
 
 def join(phrases: Sequence[str]) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence2.engine.operator import Spec
-from florence2.engine.specialists.composer import IRREGULAR, NUMBERS, plural
+from florence2.engine.specialists.composer import NUMBERS
 from florence2.engine.text.parser import Parser
 from florence2.engine.text.phrases import NounChunk, Word
-from florence2.labels import fold_label
+from florence2.labels import IRREGULAR, fold_label, plural
 from florence2.records import CAPTION_DETAILS, Grounding, Parsed, Region, Result, Sample, Text
 
 MIN_SCORE = 0.3  # a box below is not pointed at
