@@ -38,7 +38,7 @@ class Times:
 
     @property
     def steady(self) -> bool:
-        if len(self.wall) < 4:
+        if len(self.wall) < 3:
             return False
         low, _, high = statistics.quantiles(self.wall, n=4)
         return high <= (1 + SPREAD) * low

@@ -13,6 +13,11 @@ from florence2.structuring import brief
 MOST_THREADS = 1024  # more than any machine gains by; runtimes die of a million
 
 
+def processors() -> int:
+    """How many processors this process may use: what a number of threads or workers means by all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """A whole number, numpy's too, from `least` up to `most`; a truth value is none."""
     span = {(False, False): "", (True, False): f" of at least {least}", (False, True): f" of at most {most}"}

@@ -76,19 +76,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(plan: Plan, out: Path, dry: bool) -> int:
-    """Examine every checkpoint, write the page; 1 where something differs or was not opened."""
-    results: dict[str, Result | str] = {}
+    """Examine every checkpoint; the page, after each of them; 1 where something differs or was not opened."""
+    results: dict[str, Result | str] = dict.fromkeys(plan.sources, "not reached: the run was cut short")
+    twins: list[tuple[str, str, int, int]] = []
+    command = "make official" + (" DRY=1" if dry else "")
+    out.parent.mkdir(parents=True, exist_ok=True)
     for source in plan.sources:
         print(f"{source} ...", flush=True)
         try:
             results[source] = examined(source, plan, lambda line: print(line, flush=True))
         except (OSError, ValueError) as error:
             results[source] = " ".join(str(error).split())
-    opened = [source for source, result in results.items() if isinstance(result, Result)]
-    twins = [(a, b, *equal_tensors(a, b)) for a, b in plan.twins if a in opened and b in opened]
-    command = "make official" + (" DRY=1" if dry else "")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(plan, results, twins, command), encoding="utf-8")
+        opened = [name for name, result in results.items() if isinstance(result, Result)]
+        pairs = [pair for pair in plan.twins if set(pair) <= set(opened) and pair not in [(a, b) for a, b, *_ in twins]]
+        twins += [(a, b, *equal_tensors(a, b)) for a, b in pairs]
+        out.write_text(page(plan, results, twins, command), encoding="utf-8")
     print(*table(results), f"page: {out}", sep="\n")
     found = [result for result in results.values() if isinstance(result, Result)]
     counts = {

@@ -14,7 +14,6 @@ from typing import Any
 from florence2 import arguments
 from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.execution.devices import accelerators
-from florence2.engine.execution.options import usable_cpus
 from florence2.engine.ingest import ingestion, url_lists
 from florence2.engine.ingest.discovery import discover
 from florence2.engine.ingest.inspection import ImageRules
@@ -92,7 +91,7 @@ def estimate_annotate(
         for place, step in enumerate(plan_steps(session, named, selectors=[selector] * len(named)), 1):
             phases[place] = _as_before(phases[place], paces.get(step.operator.run_id))
             due[phases[place].name] += _undone(session, step)
-    cpus = usable_cpus()
+    cpus = arguments.processors()
     wanted = any(specialist.spec.num_gpus > 0 for _, specialist in named)
     gpus = len(accelerators(device)) if wanted else 0
     machines = Machines(gpus, cpus, 1 if workers == 0 else workers or cpus)

@@ -17,25 +17,28 @@ from typing import Any
 
 import numpy as np
 
-from florence2 import sources
+from florence2 import arguments, sources
 from florence2.atomic_files import write_atomic
 from florence2.codec.tasks import Task, task_of
 from florence2.evaluation.comparison import compare
 from florence2.evaluation.eval_items import EvalItem, eval_items_of
+from florence2.evaluation.metric_specs import ERRORS
 from florence2.evaluation.run import evaluate
 from florence2.model import tiers
 from florence2.model.tensor_files import read_json
+from florence2.predictor import checkpoints
 from florence2.predictor.answer import Answer
 from florence2.predictor.florence2 import Florence2, load
 from florence2.predictor.prompted_model import PromptedModel
 from florence2.records import Sample
+from florence2.structuring import brief
 
 WORST_LOSS = 0.02  # of float32's value of a metric
 LEAST_AGREEMENT = 0.99
 FORCED = 64  # answers that are compared token by token
 PROBED = 8  # answers by which the groups of layers are ranked
 TRIES = 3  # evaluations of int8, each with more layers in float32
-TIERS = ("bfloat16", "int8")
+EVALUATIONS = "gate"  # in OUT: what an interrupted run goes on from
 
 OnLine = Callable[[str], None]
 
@@ -62,27 +65,59 @@ def quantize(
     split: str | None = None,
     format: str | None = None,
     limit: int | None = None,
-    wanted: Sequence[str] = TIERS,
+    wanted: Sequence[str] = tiers.QUICKER_TIERS,
     resamples: int | None = None,
     report: OnLine = lambda line: None,
 ) -> dict[str, Verdict]:
-    """Try the tiers of a checkpoint on `data`; OUT gets the checkpoint, tiers.json, and the evaluations under gate/."""
-    folder = Path(out)
-    if (folder / tiers.GATE).exists():
-        raise ValueError(f"{folder / tiers.GATE}: exists; name another folder, or remove it")
-    if unknown := [tier for tier in wanted if tier not in TIERS]:
-        raise ValueError(f"tiers: expected some of {', '.join(TIERS)}, got {unknown[0]!r:.40}")
+    """Try the tiers of a checkpoint on `data`; OUT gets the checkpoint, tiers.json, and the evaluations under gate/.
+
+    OUT is new or empty, or what an interrupted call left: the same call again goes on there.
+    """
+    folder = Path(arguments.path("out", out))
+    _check_free(folder)
+    wanted = list(dict.fromkeys(wanted))
+    if not wanted or any(tier not in tiers.QUICKER_TIERS for tier in wanted):
+        got = next((tier for tier in wanted if tier not in tiers.QUICKER_TIERS), None)
+        raise ValueError(f"tiers: expected some of {', '.join(tiers.QUICKER_TIERS)}, got {brief(got)}")
     exact = load(source, dtype="float32", device="cpu")
     samples = list(sources.open(data, split, format, limit, tasks=exact.tasks))
     rows = scored_tasks(exact, samples, tasks, data)
-    gate = TierGate(exact, samples, rows, folder / "gate", resamples, report)
-    exact.save(folder)
-    found = {tier: gate.try_tier(source, tier) for tier in wanted}
     facts = {"data": data, "split": split or "", "samples": len(samples), "tasks": [row.name for row in rows]}
-    record = {"worst_loss": WORST_LOSS, "least_agreement": LEAST_AGREEMENT, **facts}
+    _same_call(folder / EVALUATIONS / "call.json", {"weights": exact.identity, **facts})
+    gate = TierGate(exact, samples, rows, folder / EVALUATIONS, resamples, report)
+    exact.save(folder)
+    found = {tier: gate.try_tier(folder, tier) for tier in wanted}
+    record = {"weights_sha256": checkpoints.weights_sha256(checkpoints.find(folder))}
+    record |= {"worst_loss": WORST_LOSS, "least_agreement": LEAST_AGREEMENT, **facts}
     record["tiers"] = {tier: asdict(verdict) for tier, verdict in found.items()}
     write_atomic(folder / tiers.GATE, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return found
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a folder that holds anything else than what an interrupted call left."""
+    if (folder / tiers.GATE).exists():
+        raise ValueError(f"{folder / tiers.GATE}: exists; name another folder, or remove it")
+    if blocked := [parent for parent in (folder, *folder.parents) if parent.exists() and not parent.is_dir()]:
+        raise ValueError(f"{blocked[-1]}: is a file; expected a folder for the measured checkpoint")
+    if folder.exists() and any(folder.iterdir()) and not (folder / EVALUATIONS).is_dir():
+        raise ValueError(
+            f"{folder}: holds something else already; name a new folder: the measured checkpoint is written there"
+        )
+
+
+def _same_call(file: Path, call: dict[str, Any]) -> None:
+    """Note what the evaluations in a folder are of; refuse to go on with those of other weights or other data."""
+    if file.is_file():
+        before = read_json(file)
+        if different := [key for key, value in call.items() if before.get(key) != value]:
+            raise ValueError(
+                f"{file}: an interrupted run of another kind ({different[0]} {brief(before.get(different[0]))}, now "
+                f"{brief(call[different[0]])}); name another folder, or remove {file.parent.parent}"
+            )
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps(call, indent=2, ensure_ascii=False) + "\n")
 
 
 def scored_tasks(model: PromptedModel[Any], samples: Sequence[Sample], tasks: Sequence[str], data: str) -> list[Task]:
@@ -172,6 +207,10 @@ class TierGate:
             verdict.tasks[row.name] = figures
             if figures["interval"][0] < -WORST_LOSS * abs(figures["float32"]):
                 reasons.append(_reason(row.name, figures))
+        if all(_tells_nothing(figures["metric"], figures["float32"]) for figures in verdict.tasks.values()):
+            reasons.append(
+                "float32 itself is never right on this data, which so tells nothing; give data that it knows"
+            )
         verdict.passed, verdict.why = not reasons, "; ".join(reasons) or "as good as float32 on this data"
         self.report(f"{tier}{f', {chr(44).join(keep)} in float32' if keep else ''}: {verdict.why}")
         return verdict
@@ -183,13 +222,19 @@ class TierGate:
         main = scores["main"]
         figures = {"metric": main, "asks": scores["asks"], "pictures": scores["pictures"]}
         if folder == beside:
-            self.report(f"float32, {row.name}: {main} {scores['metrics'][main]:.4f} of {scores['asks']} asks")
+            nothing = ": tells nothing of a tier" if _tells_nothing(main, scores["metrics"][main]) else ""
+            self.report(f"float32, {row.name}: {main} {scores['metrics'][main]:.4f} of {scores['asks']} asks{nothing}")
             return figures
         exact = read_json(beside / "scores.json")["metrics"][main]
         found = compare(folder, beside).get(main, {"interval": None, "value": 0.0})
         interval = found["interval"] or [-math.inf, math.inf]
         figures |= {"float32": exact, "tier": scores["metrics"][main], "difference": found["value"]}
         return {**figures, "interval": [max(-9.0, interval[0]), min(9.0, interval[1])]}
+
+
+def _tells_nothing(metric: str, exact: float) -> bool:
+    """Whether float32 has nothing to lose by the metric: no answer right, or no more right than wrong."""
+    return exact >= 1 if metric in ERRORS else exact <= 0
 
 
 def _reason(task: str, figures: dict[str, Any]) -> str:

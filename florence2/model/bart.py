@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from florence2.model.cache import Cache, FixedKeys, GrowingKeys, OwnKeys
-from florence2.model.linear import FP16_LIMIT, MLP, Bands, Linear, product
+from florence2.model.linear import FP16_LIMIT, MLP, Bands, Linear, product, span_product
 from florence2.model.model_config import TextConfig
 
 OFFSET = 2  # position p is row p + 2 of the table, an inheritance of BART's
@@ -31,6 +31,11 @@ class EncoderDecoder(nn.Module):
         self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, bias=False)
         self.output_bands: Bands = ()
         """How the whole output matrix is multiplied, tied or not."""
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The output matrix (V, C), tied or not."""
+        return self.embedding.weight if self.head is None else self.head.weight
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, M, C) vectors and (B, M) bool, True where real, to (B, M, C)."""
@@ -76,10 +81,9 @@ class EncoderDecoder(nn.Module):
 
     def logits(self, x: Tensor, span: tuple[int, int] | None = None) -> Tensor:
         """(..., V) of states (..., C); with a span of ids only those rows of the output matrix are multiplied."""
-        weight = self.embedding.weight if self.head is None else self.head.weight
         if span is not None:
-            return F.linear(x, weight[span[0] : span[1]])
-        return product(x, weight, None, self.output_bands)
+            return span_product(x, self.output_weight, span, self.output_bands)
+        return product(x, self.output_weight, None, self.output_bands)
 
 
 class Encoder(nn.Module):

@@ -144,7 +144,7 @@ def _check_positions(checkpoint: Checkpoint) -> None:
 
 def to_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A floating type by its name."""
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r:.80}")

@@ -17,6 +17,7 @@ from florence2.model.cache import Cache
 from florence2.model.davit import DaViT
 from florence2.model.linear import Linear
 from florence2.model.model_config import ModelConfig, VisionConfig
+from florence2.model.operators import Packed
 from florence2.model.static_runs import Measured, RunPool, StaticRuns
 from florence2.model.torch_arrays import TorchArrays
 
@@ -30,6 +31,8 @@ class Florence(nn.Module):
         self.in_runs = False
         """Whether greedy steps are taken in runs of one shape, as a GPU is quickest (`model.static_runs`)."""
         self.run_pool = RunPool()
+        self.packed: list[tuple[Packed, Linear | EncoderDecoder]] = []
+        """Weights that are packed for their products (`model.tiers`), and whose they are."""
         self.stored: torch.dtype | None = None
         """The type of the file that the weights came from."""
         self.vision_tower = DaViT(config.vision)
@@ -62,6 +65,7 @@ class Florence(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) pixels to (B, N, C): the mean of the map first, then its cells row by row."""
+        self._notice_changes()
         out: Tensor = self.projector(self.vision_tower(pixels.to(self.device, self.dtype)))
         return out
 
@@ -103,6 +107,7 @@ class Florence(nn.Module):
         self, image_features: Tensor, prompt_ids: Tensor, prompt_mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """The encoder's output (P, N + L, C) for pictures and prompts, and where it is no padding, (P, N + L) bool."""
+        self._notice_changes()
         prompt = self.language.embedding(prompt_ids.to(self.device))  # (P, L, C)
         x = torch.cat([image_features.to(prompt), prompt], 1)  # (P, N + L, C)
         mask = None
@@ -110,6 +115,12 @@ class Florence(nn.Module):
             image_mask = torch.ones(image_features.shape[:2], dtype=torch.bool, device=self.device)
             mask = torch.cat([image_mask, prompt_mask.to(self.device, torch.bool)], 1)
         return self.language.encode(x, mask), mask
+
+    def _notice_changes(self) -> None:
+        """Let packed weights be made anew where the plain ones were changed behind torch's back."""
+        if not torch.is_grad_enabled():
+            for packed, owner in self.packed:
+                packed.notice(owner.output_weight if isinstance(owner, EncoderDecoder) else owner.weight)
 
 
 class Projector(nn.Module):

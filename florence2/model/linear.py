@@ -2,7 +2,8 @@
 
     layer.bands = ((3, None), (64, Reordered(8)), (MANY, None))     # up to 3 rows plain, up to 64 reordered, else plain
 
-Packed products are for inference: with gradients enabled a layer is a plain one. Knows no model and no machine.
+Packed products are for inference: with gradients enabled a layer is a plain one, and so is one that was converted to
+another type or moved to another device since. Knows no model and no machine.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from florence2.model.operators import Packed, plain
+from florence2.model.operators import Int8, Packed, plain
 
 MANY = 1 << 62
 FP16_LIMIT = 64504.0  # the reference clamps overflowing fp16 states to the largest number less 1,000
@@ -53,9 +54,17 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, bands: Bands, gelu: 
     if bands and not torch.is_grad_enabled():
         rows = x.numel() // x.shape[-1]
         packed = next(packed for most, packed in bands if rows <= most)
-        if packed is not None:
+        if packed is not None and packed.takes(x, weight):
             return packed(x, weight, bias, gelu)
     return plain(x, weight, bias, gelu)
+
+
+def span_product(x: Tensor, weight: Tensor, span: tuple[int, int], bands: Bands) -> Tensor:
+    """x (..., K) by the rows of a span of the weight: int8's own values where the whole is computed in int8."""
+    packed = bands[-1][1] if bands and not torch.is_grad_enabled() else None
+    if isinstance(packed, Int8) and packed.takes(x, weight):
+        return packed.span(x, weight, *span)
+    return F.linear(x, weight[span[0] : span[1]])
 
 
 def is_plain(*layers: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,12 +30,13 @@ from florence2.model.florence import Florence
 from florence2.model.linear import MANY, Bands, Linear
 from florence2.model.operators import Int8, Packed, Reordered, has_int8, has_reordered, plain
 from florence2.model.tensor_files import read_json
-from florence2.structuring import parse_json
+from florence2.structuring import brief, parse_json
 
 ROWS = {"one": 1, "few": 8, "many": 577}
 """What a decoding step of one answer, of a batch, and what an encoder multiplies; bands end at 3 and at 64 rows."""
 BAND_ENDS = (3, 64, MANY)
 COST = {"many": 100, "one": 2000}  # products of this size in one detection by the base size, about
+QUICKER_TIERS = ("bfloat16", "int8")
 GATE = "tiers.json"  # beside the weights: which tiers the gate has passed, and their figures
 SHAPE = (3072, 768)  # the published base size's largest layer
 SMALL = 512  # models narrower than this are left as they are
@@ -94,14 +95,10 @@ def measure(kinds: Sequence[str], threads: int | None = None, again: bool = Fals
     """Time and check products, from the file where this machine has been measured before, unless asked for again."""
     threads = threads or torch.get_num_threads()
     path = _record(threads)
-    known: dict[str, dict[str, Timed]] = {}
-    try:
-        known = {k: {r: Timed(*row) for r, row in rows.items()} for k, rows in parse_json(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        pass  # not measured yet, or a file that is not ours: measured again
-    if again or any(set(known.get(kind, ())) != set(ROWS) for kind in kinds):
+    known = _measured_before(path) if path else {}
+    if again or not set(kinds) <= set(known):
         known |= _measure(kinds, threads)
-        if not _disturbed(known, kinds, threads):
+        if path and not _disturbed(known, kinds, threads):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, json.dumps(known))
@@ -116,20 +113,17 @@ def accelerate(model: Florence, quantize: str | None = None, keep: Sequence[str]
     `keep` names GROUPS that int8 leaves in float32. Off a CPU everything stays as it is.
     """
     dtype = str(model.dtype).removeprefix("torch.")
-    if quantize not in (None, "int8"):
-        raise ValueError(f"quantize: expected None or 'int8', got {quantize!r:.40}")
+    check(quantize, dtype, model.device)
+    if isinstance(keep, str):
+        raise ValueError(f"keep: expected a list of some of {', '.join(GROUPS)}, got {keep!r:.40}")
     if unknown := [name for name in keep if name not in GROUPS]:
         raise ValueError(f"keep: expected some of {', '.join(GROUPS)}, got {unknown[0]!r:.40}")
     if model.device.type != "cpu":
-        if quantize:
-            raise ValueError(f"quantize: int8 runs on a CPU, the model is on {model.device}; load it with device='cpu'")
         return {"tier": dtype, "products": {}, "why": f"on {model.device.type} the layers stay as they are"}
-    if quantize and dtype != "float32":
-        raise ValueError(f"quantize: int8 takes float32 weights, got dtype {dtype}; leave dtype out")
     if quantize:
         found = {name: "float32" if name in keep else "int8" for name in GROUPS}
         why = "asked for by quantize" + ("" if has_int8() else "; torch has no int8 product here: slow")
-    elif model.config.text.d_model < SMALL or dtype == "float16" or not has_reordered():
+    elif model.config.text.d_model < SMALL or not has_reordered(model.dtype):
         found = dict.fromkeys(GROUPS, "plain")
         why = "a small model" if model.config.text.d_model < SMALL else "no reordered product here for this type"
     else:
@@ -138,64 +132,122 @@ def accelerate(model: Florence, quantize: str | None = None, keep: Sequence[str]
         found = {name: "/".join(chosen) if name in ("decoder", "output") else chosen[-1] for name in GROUPS}
         times = [(rows, speeds.ms(dtype, name), speeds.ms(f"{dtype} reordered", name)) for name, rows in ROWS.items()]
         why = "; ".join(f"{rows} rows: plain {ms:.3g}, reordered {other:.3g} ms" for rows, ms, other in times)
+    model.packed = []
     for name, kind in found.items():
         _apply(model, name, kind)
     return {"tier": quantize or dtype, "products": found, "why": why}
 
 
-def passed(folder: Path) -> Tier:
-    """The quickest tier that the gate has passed for the checkpoint of a folder, by its tiers.json; or float32."""
+def check(quantize: str | None, dtype: str, device: torch.device) -> None:
+    """Refuse what is no tier, and int8 where it cannot be computed."""
+    if quantize is None:
+        return
+    if quantize != "int8":
+        raise ValueError(f"quantize: expected None or 'int8', got {quantize!r:.40}")
+    if device.type != "cpu":
+        raise ValueError(f"quantize: int8 runs on a CPU, the model is on {device}; load it with device='cpu'")
+    if dtype != "float32":
+        raise ValueError(f"quantize: int8 takes float32 weights, got dtype {dtype}; leave dtype out")
+
+
+@dataclass(frozen=True)
+class Gated:
+    """What the gate decided of a checkpoint's tiers."""
+
+    good: tuple[str, ...] = ()
+    """The quicker tiers that it passed."""
+    refused: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    """The GROUPS that int8 leaves in float32, where it passed."""
+    without: str = f"no {GATE} beside the weights: float32; florence2 quantize tries the quicker tiers"
+    """Why nothing was decided, where that is so."""
+
+    @property
+    def why(self) -> str:
+        if not self.good and not self.refused:
+            return self.without
+        refused = f", refused {', '.join(self.refused)}" if self.refused else ""
+        return f"{GATE} passed {', '.join(self.good) or 'no tier'}{refused}"
+
+
+def gated(folder: Path, weights_sha256: Callable[[], str]) -> Gated:
+    """The gate's verdicts, from the tiers.json of a folder; ValueError where it is damaged, or of other weights."""
     path = folder / GATE
     if not path.is_file():
-        return Tier(why=f"no {GATE} beside the weights: float32; florence2 quantize tries the quicker tiers")
+        return Gated()
     data = read_json(path)
     rows = data.get("tiers")
     if not isinstance(rows, dict) or not all(isinstance(row, dict) and "passed" in row for row in rows.values()):
         raise ValueError(f"{path}: tiers: expected an object of tiers with 'passed'; run florence2 quantize again")
-    good = [name for name, row in rows.items() if row["passed"] is True and name in ("bfloat16", "int8")]
-    speeds = measure(
-        ["float32", "float32 reordered", *(k for n in good for k in (n, f"{n} reordered") if k != "int8 reordered")]
-    )
+    good = tuple(name for name, row in rows.items() if row["passed"] is True and name in QUICKER_TIERS)
+    keep = rows["int8"].get("keep", []) if "int8" in good else []
+    if not isinstance(keep, list) or not all(name in GROUPS for name in keep):
+        raise ValueError(
+            f"{path}: tiers: int8: keep: expected some of {', '.join(GROUPS)}, got {brief(keep)}; "
+            "run florence2 quantize again"
+        )
+    if data.get("weights_sha256") != weights_sha256():
+        raise ValueError(
+            f"{path}: is of other weights than those beside it; run florence2 quantize on this checkpoint, or remove it"
+        )
+    return Gated(good, tuple(name for name in rows if name not in good), tuple(keep))
 
-    def cost(name: str) -> float:
-        kinds = [kind for kind in speeds.kinds if kind.split()[0] == name]
-        return sum(weight * min(speeds.ms(k, rows) for k in kinds) for rows, weight in COST.items())
 
-    best = min(("float32", *good), key=cost)
-    why = f"{GATE} passed {', '.join(good) or 'no tier'}; the quickest here is {best}"
+def quickest(found: Gated) -> Tier:
+    """The quickest tier on this machine of those that the gate passed, and float32."""
+    names = ("float32", *found.good)
+    speeds = measure(_kinds(names))
+    best = min(names, key=lambda name: _cost(speeds, name))
+    why = f"{found.why}; the quickest here is {best}" if found.good else found.why
     if best == "int8":
-        return Tier(quantize="int8", keep=tuple(rows["int8"].get("keep", ())), why=why)
+        return Tier(quantize="int8", keep=found.keep, why=why)
     return Tier(dtype=None if best == "float32" else best, why=why)
 
 
-def thread_count(threads: int | str) -> int:
-    """A number of threads as asked for, or "auto": one or all, whichever answers a detection sooner."""
+def thread_count(threads: int | str, names: Sequence[str] = ("float32",)) -> int:
+    """A number of threads as asked for, or "auto": one or all, whichever answers a detection sooner in a tier."""
     if threads == "auto":
-        return best_threads()
+        return best_threads(names)
     most = arguments.MOST_THREADS
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most:
         raise ValueError(f"threads: expected a number of at least 1, at most {most}, or 'auto', got {threads!r:.40}")
     return threads
 
 
-def best_threads(dtype: str = "float32") -> int:
-    """One thread or all: whichever answers a detection sooner, by products of its size."""
-    most = os.cpu_count() or 1
-    cost = {n: sum(w * measure([dtype], n).ms(dtype, rows) for rows, w in COST.items()) for n in {1, most}}
-    return min(cost, key=lambda n: cost[n])
+def best_threads(names: Sequence[str] = ("float32",)) -> int:
+    """One thread or all: whichever answers a detection sooner, by products of its size, in the quickest of tiers."""
+    cost = {}
+    for count in {1, arguments.processors()}:
+        speeds = measure(_kinds(names), count)
+        cost[count] = min(_cost(speeds, name) for name in names)
+    return min(cost, key=lambda count: cost[count])
+
+
+def _kinds(names: Sequence[str]) -> list[str]:
+    return [kind for name in names for kind in (name, f"{name} reordered") if kind != "int8 reordered"]
+
+
+def _cost(speeds: Speeds, name: str) -> float:
+    """Milliseconds of a detection's products in a tier, about."""
+    return sum(weight * min(speeds.ms(kind, rows) for kind in _kinds([name])) for rows, weight in COST.items())
 
 
 def _apply(model: Florence, group: str, kind: str) -> None:
     if group == "output":
         model.language.output_bands = _bands(kind)
+        model.packed += [(packed, model.language) for packed in _packed(model.language.output_bands)]
         return
-    every = (
-        kind != "int8" or model.config.text.d_model < SMALL
-    )  # a small model is asked to be int8 for its error's sake
+    # a small model is asked to be int8 for its error's sake
+    every = kind != "int8" or model.config.text.d_model < SMALL
     for name, layer in model.named_modules():
         if isinstance(layer, Linear) and name.startswith(GROUPS[group]):
             slower = not every and (layer.in_features < LEAST_INT8 or _is_folded(model, name))
             layer.bands = () if slower else _bands(kind)
+            model.packed += [(packed, layer) for packed in _packed(layer.bands)]
+
+
+def _packed(bands: Bands) -> list[Packed]:
+    return [packed for _, packed in bands if packed is not None]
 
 
 def _is_folded(model: Florence, name: str) -> bool:
@@ -265,8 +317,25 @@ def _times(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, tuple[float, 
         for name, call in calls.items():
             wall, cpu = time.perf_counter(), time.process_time()
             call()
-            rows[name].append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
+            rows[name].append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu) or 1e-6))
     return {name: (min(wall for wall, _ in row), min(cpu for _, cpu in row)) for name, row in rows.items()}
+
+
+def _measured_before(path: Path) -> dict[str, dict[str, Timed]]:
+    """The kinds of a file that were measured whole; none of a file that is not there, or not ours."""
+    found: dict[str, dict[str, Timed]] = {}
+    try:
+        for kind, rows in parse_json(path.read_text(encoding="utf-8")).items():
+            timed = {name: Timed(*(float(value) for value in rows[name])) for name in ROWS}
+            if kind.split()[0] in LARGEST_ERROR and all(map(_is_sound, timed.values())):
+                found[kind] = timed
+    except (OSError, ValueError, AttributeError, TypeError, LookupError, RecursionError):
+        return {}
+    return found
+
+
+def _is_sound(timed: Timed) -> bool:
+    return all(map(math.isfinite, timed)) and timed.ms > 0 and timed.cpu_ms > 0 and timed.error >= 0
 
 
 def _disturbed(found: Mapping[str, Mapping[str, Timed]], kinds: Sequence[str], threads: int) -> bool:
@@ -274,10 +343,14 @@ def _disturbed(found: Mapping[str, Mapping[str, Timed]], kinds: Sequence[str], t
     return any(row.ms > 1.5 * row.cpu_ms / threads for kind in kinds for row in [found[kind]["many"]])
 
 
-def _record(threads: int) -> Path:
-    """The file of this machine's measurement."""
+def _record(threads: int) -> Path | None:
+    """The file of this machine's measurement; None where the user has no folder for it."""
     facts = [torch.__version__, torch.backends.cpu.get_cpu_capability(), platform.machine(), _processor(), str(threads)]
-    return cache_folder() / f"products-{hashlib.blake2b(chr(0).join(facts).encode(), digest_size=8).hexdigest()}.json"
+    try:
+        folder = cache_folder()
+    except RuntimeError:  # no home
+        return None
+    return folder / f"products-{hashlib.blake2b(chr(0).join(facts).encode(), digest_size=8).hexdigest()}.json"
 
 
 def _processor() -> str:

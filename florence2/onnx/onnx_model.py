@@ -41,7 +41,7 @@ class OnnxModel(PromptedModel[OnnxNetwork]):
             "runtime": f"onnxruntime {onnxruntime.__version__}",
             "providers": self.model.sessions["vision_encoder"].get_providers(),
             "tier": "int8" if self.quantize else "float32",
-            "threads": self.threads or os.cpu_count(),
+            "threads": self.threads or "as onnxruntime chooses",
             "graphs": {path.name: self.folder.sizes[path.name] for path in graphs},
             "checked": self.folder.checked,
         }

@@ -26,6 +26,7 @@ from florence2.model.adapter import adapter_base
 from florence2.model.checkpoint import Checkpoint, load_model, open_checkpoint, save_model
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import ADAPTER, TensorFolder, read_json
+from florence2.model.tiers import GATE
 from florence2.predictor.calibration import FILE, Calibration, check_fits, read_calibration
 from florence2.sources.hub_datasets import HUB_ID
 
@@ -163,6 +164,7 @@ def save(
         (target / "processor_config.json").write_text(json.dumps(_processor(), indent=2) + "\n", encoding="utf-8")
     save_tasks(tasks, target)
     save_calibration(calibration, target)
+    _forget_gate(target)
 
 
 def save_calibration(calibration: Calibration | None, folder: Path) -> None:
@@ -171,6 +173,19 @@ def save_calibration(calibration: Calibration | None, folder: Path) -> None:
         (folder / FILE).unlink(missing_ok=True)
     else:
         replace(calibration, weights_sha256=weights_sha256(find(folder))).save(folder / FILE)
+
+
+def _forget_gate(folder: Path) -> None:
+    """Remove what the gate decided of other weights."""
+    path = folder / GATE
+    if not path.is_file():
+        return
+    try:
+        measured = read_json(path).get("weights_sha256")
+    except ValueError:
+        measured = None
+    if measured != weights_sha256(find(folder)):
+        path.unlink()
 
 
 def lossless_dtype(model: Florence) -> torch.dtype:

@@ -15,9 +15,9 @@ from florence2.model.checkpoint import Checkpoint
 from florence2.model.florence import Florence
 from florence2.model.model_config import SIZES
 from florence2.model.tensor_files import read_json
-from florence2.model.tiers import passed
+from florence2.model.tiers import quickest
 from florence2.predictor import checkpoints
-from florence2.predictor.florence2 import Florence2
+from florence2.predictor.florence2 import Florence2, gate_of
 
 FREE_TOKENS = 16
 LOOP = 4  # so many <s> one after another are a loop
@@ -62,12 +62,17 @@ def examine(
     predictor = Florence2(model, tokenizer, found.tasks())
     predictor.accelerate()
     facts = {**_facts(checkpoint, model), "adapter": named, **_vocabulary(model, tokenizer)}
-    facts |= {"computes": predictor.info(), "fast": passed(found.base).why}
     notes, problems = _findings(checkpoint, model, tokenizer)
+    facts |= {"computes": predictor.info()}
     check_notes: list[str] = []
     check_problems: list[str] = []
     if not problems:
         check_notes, check_problems = self_check(predictor)
+    for check in (_fast, _calibrated):
+        try:
+            facts |= check(found)
+        except ValueError as error:
+            check_problems.append(str(error))
     return CheckpointReport(
         os.fspath(source),
         checkpoint.layout,
@@ -76,6 +81,18 @@ def examine(
         (*notes, *check_notes),
         (*problems, *check_problems),
     )
+
+
+def _fast(found: checkpoints.FoundCheckpoint) -> dict[str, Any]:
+    """What `load(..., speed="fast")` takes, and why."""
+    gate = gate_of(found)
+    return {"fast": quickest(gate).why if gate.good else gate.why}
+
+
+def _calibrated(found: checkpoints.FoundCheckpoint) -> dict[str, Any]:
+    """Whose scores the calibration beside the weights maps."""
+    calibration = checkpoints.calibration_of(found, checkpoints.CALIBRATED_BY, found.tasks())
+    return {"calibrated": sorted(calibration.maps) if calibration else None}
 
 
 def self_check(model: Florence2) -> tuple[list[str], list[str]]:

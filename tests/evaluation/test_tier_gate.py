@@ -1,9 +1,12 @@
 """A quicker tier is kept where the data show it good enough, and refused where they do not or are too few."""
 
+import dataclasses
 import json
 
 import pytest
+import torch
 
+from florence2 import sources
 from florence2.cli import main
 from florence2.evaluation import tier_gate
 from florence2.evaluation.tier_gate import _reason, quantize
@@ -42,6 +45,67 @@ def test_what_was_decided_lies_beside_the_weights_and_is_loaded(tmp_path, monkey
     )
     with pytest.raises(ValueError, match="tiers.json: exists"):
         gate(tmp_path / "q")
+
+
+def test_the_folder_is_new_or_what_an_interrupted_call_left(tmp_path, monkeypatch):
+    load("nano").save(tmp_path / "ckpt")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ckpt").iterdir()}
+    for out in (tmp_path / "ckpt", tmp_path):
+        with pytest.raises(ValueError, match="holds something else already; name a new folder"):
+            gate(out)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ckpt").iterdir()} == before
+    with pytest.raises(ValueError, match="config.json: is a file; expected a folder for"):
+        gate(tmp_path / "ckpt" / "config.json" / "q")
+    monkeypatch.setattr(tier_gate, "WORST_LOSS", 5.0)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tier_gate.TierGate, "try_tier", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            gate(tmp_path / "ckpt" / "q")
+    assert not (tmp_path / "ckpt" / "q" / tiers.GATE).exists()
+    for other in (dict(tasks=["CAPTION"]), dict(limit=2)):
+        with pytest.raises(ValueError, match="call.json: an interrupted run of another kind .*; name another folder"):
+            gate(tmp_path / "ckpt" / "q", **other)
+    assert gate(tmp_path / "ckpt" / "q")["int8"].passed
+    assert load(tmp_path / "ckpt" / "q").identity == load(tmp_path / "ckpt").identity
+
+
+def test_an_adapter_is_measured_as_it_is_written(tmp_path, monkeypatch):
+    from peft import LoraConfig, get_peft_model
+
+    monkeypatch.setattr(tier_gate, "WORST_LOSS", 5.0)
+    base = load("nano")
+    base.save(tmp_path / "base")
+    torch.manual_seed(0)
+    adapted = get_peft_model(base.model, LoraConfig(r=2, target_modules=r".*\.mlp\.up", init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "lora")
+    asked = []
+    real = tier_gate.load
+    monkeypatch.setattr(tier_gate, "load", lambda source, **more: asked.append(source) or real(source, **more))
+    quantize(tmp_path / "lora", "scenes:3", tmp_path / "q", tasks=["OD"], wanted=["bfloat16"], resamples=20)
+    assert asked == [tmp_path / "lora", tmp_path / "q"]
+    assert load(tmp_path / "q").identity == load(tmp_path / "lora").identity != load("nano").identity
+
+
+def test_data_on_which_float32_is_never_right_is_no_reason_to_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr(tier_gate, "LEAST_AGREEMENT", 0.5)
+    real = sources.open
+
+    def renamed(*args, **options):
+        for sample in real(*args, **options):
+            regions = tuple(dataclasses.replace(region, label="zeppelin") for region in sample.regions)
+            yield dataclasses.replace(sample, regions=regions)
+
+    monkeypatch.setattr(tier_gate.sources, "open", renamed)
+    lines = []
+    verdict = gate(tmp_path / "q", report=lines.append)["int8"]
+    assert verdict.tasks["OD"]["float32"] == 0 and not verdict.passed
+    assert "float32 itself is never right on this data" in verdict.why
+    assert any(line.startswith("float32, OD: AP 0.0000") and "tells nothing" in line for line in lines)
 
 
 def test_a_tier_that_ruins_the_answers_is_refused(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from tests.parity.twins import IMAGE_ID, lively, tiny
 def offered(request, monkeypatch):
     """With torch's private operators, and as on a torch that has none."""
     if request.param == "fallbacks":
-        monkeypatch.setattr(operators, "has_reordered", lambda: False)
+        monkeypatch.setattr(operators, "has_reordered", lambda dtype: False)
         monkeypatch.setattr(operators, "has_int8", lambda: False)
 
 
@@ -84,6 +84,42 @@ def test_a_changed_weight_is_packed_again_and_a_copy_packs_anew(kind):
             torch.testing.assert_close(one(x), before, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", PRODUCTS)
+@torch.inference_mode()
+def test_another_weight_in_the_same_memory_is_another(kind):
+    """What is freed may be given out again: neither the address nor the version tells the two apart."""
+    packed, x = PRODUCTS[kind][0](), drawn(4, 64)
+    memory = torch.empty(96 * 64)
+    for seed in range(3):
+        weight = torch.frombuffer(memory.numpy(), dtype=torch.float32).view(96, 64)  # new storage, same place
+        weight.copy_(drawn(96, 64, seed=seed))
+        assert rms(packed(x, weight, None), plain(x, weight, None)) < PRODUCTS[kind][1]
+        del weight
+
+
+CONVERSIONS = {
+    "bfloat16": lambda layer: layer.bfloat16(),
+    "float16": lambda layer: layer.half(),
+    "float64": lambda layer: layer.double(),
+    "there and back": lambda layer: layer.bfloat16().float(),
+}
+
+
+@pytest.mark.parametrize("how", CONVERSIONS)
+@pytest.mark.parametrize("kind", PRODUCTS)
+@torch.inference_mode()
+def test_a_converted_layer_computes_in_its_new_type(kind, how):
+    layer = Linear(64, 96)
+    layer.bands = ((MANY, PRODUCTS[kind][0]()),)
+    x = drawn(4, 64)
+    layer(x)
+    CONVERSIONS[how](layer)
+    dtype, error = layer.weight.dtype, PRODUCTS[kind][1] if how == "there and back" else 1e-2
+    got = layer(x.to(dtype))
+    assert got.dtype == dtype
+    assert rms(got.double(), plain(x.to(dtype), layer.weight, layer.bias).double()) < error
+
+
 def test_with_gradients_a_layer_is_plain():
     layer = Linear(64, 96)
     layer.bands = ((MANY, Int8()),)
@@ -99,7 +135,7 @@ def test_bands_choose_by_the_number_of_rows():
     asked = []
 
     class Told(Reordered):
-        def multiply(self, x, weight, bias, gelu):
+        def multiply(self, x, form, weight, bias, gelu):
             asked.append((self.rows, len(x)))
             return plain(x, weight, bias, gelu)
 
@@ -210,6 +246,40 @@ def test_int8_leaves_alone_what_float32_does_sooner(monkeypatch):
     assert all(packed[name] for name in packed if name not in folded | narrow)
 
 
+BEHIND = {  # ways to change weights that torch does not count
+    "scaled": lambda weight: weight.data.mul_(1.5),
+    "an adapter merged": lambda weight: weight.data.add_(1e-3 * drawn(*weight.shape, seed=3)),
+    "one row": lambda weight: weight.data[3].copy_(weight.data[4]),
+}
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("how", BEHIND)
+def test_weights_that_were_changed_behind_torch_are_packed_again(how, quantize, monkeypatch):
+    monkeypatch.setattr(tiers, "SMALL", 0)
+    speeds_of(monkeypatch, float32=2.0, float32_reordered=1.0)
+    model = lively(tiny())
+    tiers.accelerate(model, quantize)
+    before = logits_of(model)
+    for owner in {id(owner): owner for _, owner in model.packed}.values():
+        BEHIND[how](owner.output_weight if owner is model.language else owner.weight)
+    now = logits_of(model)
+    fresh = copy.deepcopy(model)
+    assert all(packed.made is None for packed, _ in fresh.packed)
+    assert torch.equal(now, logits_of(fresh)) and rms(now, before) > 1e-4
+
+
+@torch.inference_mode()
+def test_a_span_of_outputs_has_the_values_of_the_whole():
+    model = lively(tiny())
+    states = drawn(5, model.config.text.d_model)
+    for quantize in (None, "int8"):
+        tiers.accelerate(model, quantize)
+        part, whole = model.logits(states, (150, 1150)), model.logits(states)[:, 150:1150]
+        assert rms(part, whole) < (1e-6 if quantize is None else 1e-7)
+    assert torch.equal(part, whole)
+
+
 def test_a_small_model_is_left_alone(monkeypatch):
     monkeypatch.setattr(tiers, "measure", None)
     model = lively(tiny())
@@ -222,6 +292,7 @@ def test_a_small_model_is_left_alone(monkeypatch):
     [
         (dict(quantize="int4"), "quantize: .*'int4'"),
         (dict(quantize="int8", keep=["tower"]), "keep: .*stage 1.*'tower'"),
+        (dict(quantize="int8", keep="decoder"), "keep: expected a list of some of .*'decoder'"),
     ],
 )
 def test_what_is_no_tier_is_refused(arguments, named):
@@ -244,6 +315,84 @@ def test_a_machine_is_measured_once(home, monkeypatch):
     file.write_text('{"float32": 3}')
     assert tiers.measure(kinds, 1) != first
     assert set(json.loads(file.read_text())) == set(kinds)
+
+
+SOUND = {name: [2.0, 2.0, 1e-7] for name in tiers.ROWS}
+DAMAGED = {
+    "no JSON": "{",
+    "a list": "[]",
+    "texts": json.dumps({"float32": dict.fromkeys(tiers.ROWS, "abc")}),
+    "words": json.dumps({"float32": dict.fromkeys(tiers.ROWS, ["a", "b", "c"])}),
+    "nothing": json.dumps({"float32": dict.fromkeys(tiers.ROWS, [0, 0, 0])}),
+    "no numbers": json.dumps({"float32": dict.fromkeys(tiers.ROWS, [float("nan")] * 3)}),
+    "below nothing": json.dumps({"float32": dict.fromkeys(tiers.ROWS, [-1.0, 1.0, 0.0])}),
+    "one of three": json.dumps({"float32": {"one": [2.0, 2.0, 1e-7]}}),
+    "no name": json.dumps({"": SOUND}),
+    "no text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_measurement_is_made_again(case, home, monkeypatch):
+    monkeypatch.setattr(tiers, "SHAPE", (64, 32))
+    monkeypatch.setattr(tiers, "_disturbed", lambda *_: False)
+    path = tiers._record(1)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DAMAGED[case].encode("utf-8", "surrogateescape"))
+    found = tiers.measure(["float32"], 1)
+    assert all(0 < row.ms < 1000 and 0 < row.cpu_ms and row.error < 1e-5 for row in found.kinds["float32"].values())
+    assert tiers.measure(["float32"], 1) == found  # and kept
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(tiers, "SHAPE", (64, 32))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(tiers.Path, "home", none)
+    assert tiers.measure(["float32"], 1).ms("float32", "one") > 0
+
+
+def test_a_processor_without_the_product_of_a_type_is_left_plain(home, monkeypatch):
+    """As torch has it for bfloat16 where the processor knows none: the reordering is refused by an error."""
+    real = operators.has_reordered
+
+    def refuses(weight, rows):
+        raise RuntimeError(
+            "mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx512bw, avx512vl and avx512dq"
+        )
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuses, raising=False)
+    real.cache_clear()
+    try:
+        monkeypatch.setattr(tiers, "SHAPE", (64, 32))
+        monkeypatch.setattr(tiers, "SMALL", 0)
+        model = lively(tiny()).bfloat16()
+        told = tiers.accelerate(model)
+        assert set(told["products"].values()) == {"plain"} and "no reordered product" in told["why"]
+        assert tiers.measure(["bfloat16 reordered"], 1).ms("bfloat16 reordered", "one") > 0  # timed as what it falls to
+        assert logits_of(model).isfinite().all()
+    finally:
+        monkeypatch.undo()
+        real.cache_clear()
+
+
+def test_threads_are_counted_by_the_tier_that_is_asked_for(monkeypatch):
+    """float32 is sooner with all, int8 with one."""
+    times = {("float32", 1): 4.0, ("float32", 3): 2.0, ("int8", 1): 1.0, ("int8", 3): 1.5}
+
+    def timed(kinds, threads=None, again=False):
+        rows = {k: dict.fromkeys(tiers.ROWS, tiers.Timed(times[k.split()[0], threads], 1.0, 0.0)) for k in kinds}
+        return tiers.Speeds(threads, rows)
+
+    monkeypatch.setattr(tiers, "measure", timed)
+    monkeypatch.setattr(tiers.arguments, "processors", lambda: 3)
+    assert tiers.thread_count("auto") == 3
+    assert tiers.thread_count("auto", ["int8"]) == 1
+    assert tiers.thread_count("auto", ["float32", "int8"]) == 1
+    assert tiers.thread_count(2) == 2
 
 
 def test_a_disturbed_measurement_is_not_kept(home, monkeypatch):
@@ -269,8 +418,9 @@ def test_fast_is_what_the_gate_passed(case, tmp_path, monkeypatch):
     rows, (dtype, quantize, keep) = GATED[case]
     speeds_of(monkeypatch, float32=4.0, float32_reordered=3.0, bfloat16=2.5, bfloat16_reordered=2.0, int8=1.0)
     if rows is not None:
-        (tmp_path / tiers.GATE).write_text(json.dumps({"tiers": rows}))
-    found = tiers.passed(tmp_path)
+        (tmp_path / tiers.GATE).write_text(json.dumps({"weights_sha256": "a", "tiers": rows}))
+    gate = tiers.gated(tmp_path, lambda: "a")
+    found = tiers.quickest(gate)
     assert (found.dtype or ("float32" if not found.quantize else None), found.quantize, found.keep) == (
         dtype,
         quantize,
@@ -279,7 +429,27 @@ def test_fast_is_what_the_gate_passed(case, tmp_path, monkeypatch):
     assert found.why
 
 
-def test_a_damaged_gate_is_refused(tmp_path):
-    (tmp_path / tiers.GATE).write_text('{"tiers": {"int8": true}}')
-    with pytest.raises(ValueError, match="tiers.json: tiers: .* run florence2 quantize again"):
-        tiers.passed(tmp_path)
+SPOILT = {
+    "a tier that is no row": ({"tiers": {"int8": True}}, "tiers: .* run florence2 quantize again"),
+    "a group that is none": (
+        {"weights_sha256": "a", "tiers": {"int8": {"passed": True, "keep": ["tower"]}}},
+        "int8: keep: expected some of stage 1.*'tower'.*run florence2 quantize again",
+    ),
+    "groups that are no list": (
+        {"weights_sha256": "a", "tiers": {"int8": {"passed": True, "keep": "decoder"}}},
+        "int8: keep: expected .*'decoder'",
+    ),
+    "other weights": (
+        {"weights_sha256": "b", "tiers": {"int8": {"passed": True}}},
+        "is of other weights than those beside it",
+    ),
+    "no weights": ({"tiers": {"int8": {"passed": True}}}, "is of other weights than those beside it"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_damaged_gate_is_refused(case, tmp_path):
+    data, named = SPOILT[case]
+    (tmp_path / tiers.GATE).write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=f"tiers.json: .*{named}"):
+        tiers.gated(tmp_path, lambda: "a")

@@ -49,6 +49,23 @@ def test_a_difference_is_counted_and_shown(tmp_path, capsys, monkeypatch):
     assert "`<OD>`, 3 beams: ids from token 3 of 11 and 11, log-probability -" in (tmp_path / "page.md").read_text()
 
 
+def test_the_page_of_a_run_that_was_cut_short_holds_what_was_found(tmp_path, monkeypatch):
+    real, seen = command.examined, []
+
+    def second_stops(source, *rest):
+        seen.append(source)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return real(source, *rest)
+
+    monkeypatch.setattr(command, "examined", second_stops)
+    monkeypatch.setattr(dry, "write_all", lambda folder, write_all=dry.write_all: write_all(folder)[:3])
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["--dry", "--tasks", "OD", "--out", str(tmp_path / "page.md")])
+    page = (tmp_path / "page.md").read_text()
+    assert page.count("not reached: the run was cut short") >= 2 and "3 beams" in page
+
+
 def test_without_a_network_it_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +65,7 @@ class Execution:
             accelerators(self.device)  # refused before anything is done
         if self.workers == 0:
             return InlineRunner(context, self.message)
-        cpus = self.workers or usable_cpus()
+        cpus = self.workers or arguments.processors()
         processes = ProcessRunner(context, cpus, self.attempts, self.lease_s, on_message=self.message)
         processes.on_lost = self._lost
         return processes
@@ -90,8 +89,3 @@ class Execution:
         self.journal.message(text)
         if self.on_message:
             self.on_message(text)
-
-
-def usable_cpus() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
