@@ -87,7 +87,7 @@ def quantize(
     gate = TierGate(exact, samples, rows, folder / EVALUATIONS, resamples, report)
     exact.save(folder)
     found = {tier: gate.try_tier(folder, tier) for tier in wanted}
-    record = {"weights_sha256": checkpoints.weights_sha256(checkpoints.find(folder))}
+    record: dict[str, Any] = {"weights_sha256": checkpoints.weights_sha256(checkpoints.find(folder))}
     record |= {"worst_loss": WORST_LOSS, "least_agreement": LEAST_AGREEMENT, **facts}
     record["tiers"] = {tier: asdict(verdict) for tier, verdict in found.items()}
     write_atomic(folder / tiers.GATE, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

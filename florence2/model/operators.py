@@ -67,7 +67,8 @@ class _Made:
 
     def __init__(self, form: Any, weight: Tensor) -> None:
         self.form = form
-        self.storage, self.key, self.sample = StorageWeakRef(weight.untyped_storage()), _key(weight), _sample(weight)
+        self.storage = StorageWeakRef(weight.untyped_storage())  # type: ignore[no-untyped-call]
+        self.key, self.sample = _key(weight), _sample(weight)
 
     def is_of(self, weight: Tensor) -> bool:
         return self.key == _key(weight)
