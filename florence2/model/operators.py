@@ -67,7 +67,7 @@ class _Made:
 
     def __init__(self, form: Any, weight: Tensor) -> None:
         self.form = form
-        self.storage = StorageWeakRef(weight.untyped_storage())  # type: ignore[no-untyped-call]
+        self.memory = StorageWeakRef(weight.untyped_storage())  # type: ignore[no-untyped-call]
         self.key, self.sample = _key(weight), _sample(weight)
 
     def is_of(self, weight: Tensor) -> bool:
