@@ -1,23 +1,26 @@
 """The paper's claims in small: does a student beat the labels that it was taught, and what makes it so.
 
     python benchmarks/claims.py [--piece NAME ...] [--size quick|small|full] [--quick] [--out DIR] [--limit N] [--table]
+                                [--real bccd=PATH ...]
 
 Pieces: controls (what labels, steps, rate and replay do to a student), noise (three kinds of errors; one student, two
 rounds), methods (each alone), regions (which text describes a region), bootstrapping (a kind of text from a few
-examples), pretraining (granularity, scaling, parts). Each arm is a student trained on labels of drawn scenes and asked
-about others; its answers' counts are one JSON line in DIR (runs/claims), and what is there is not computed again:
-interrupted, the same command goes on. `--limit` ends after so many new arms. Intervals are of paired resamples of the
-test pictures, over all seeds. Last line JSON.
+examples), pretraining (granularity, scaling, parts), real (labels of real sets spoilt likewise; asked for by
+`--real NAME=PATH`). Each arm is a student trained on labels of drawn scenes and asked about others; its answers' counts
+are one JSON line in DIR (runs/claims), and what is there is not computed again: interrupted, the same command goes on.
+`--limit` ends after so many new arms. Intervals are of paired resamples of the test pictures, over all seeds. Last line
+JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from claims_parts import bootstrapping, controls, methods, noise, pretraining, regions, tables
+from claims_parts import bootstrapping, controls, methods, noise, pretraining, real, regions, tables
 from claims_parts.setting import SIZES, Results
 
 PIECES = {
@@ -32,20 +35,22 @@ PIECES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--piece", action="append", choices=list(PIECES), help="(all)")
+    parser.add_argument("--piece", action="append", choices=[*PIECES, "real"], help="(all)")
     parser.add_argument("--size", choices=list(SIZES), default="full", help="of everything (full: hours)")
     parser.add_argument("--quick", action="store_true", help="the same as --size quick")
     parser.add_argument("--out", type=Path, default=Path("runs/claims"))
     parser.add_argument("--seeds", type=int, help="repetitions (those of the size)")
     parser.add_argument("--limit", type=int, help="end after so many new arms")
     parser.add_argument("--table", action="store_true", help="compute nothing; show what is there")
+    parser.add_argument("--real", action="append", default=[], metavar="NAME=PATH", help="a real set of boxes")
     args = parser.parse_args()
     size = SIZES["quick" if args.quick else args.size]
     results = Results(args.out, size)
     more = allowance(results, 0 if args.table else args.limit)
     figures = {}
-    for piece in args.piece or list(PIECES):
-        PIECES[piece](results, args.out, range(args.seeds or size.seeds), more)
+    pieces = {**PIECES, "real": functools.partial(real.run, dict(pair.split("=", 1) for pair in args.real))}
+    for piece in args.piece or list(pieces):
+        pieces[piece](results, args.out, range(args.seeds or size.seeds), more)
         figures[piece] = tables.show(piece, results.of(piece))
     print(json.dumps({"benchmark": "claims", "size": size.name, **figures}))
 

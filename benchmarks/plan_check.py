@@ -111,10 +111,10 @@ def _annotated(root: Path, pictures: Path, name: str, size: int, workers: int, u
 
 
 def judged(sizes: Sequence[int], units: Sequence[int]) -> Iterator[dict]:
-    """Judging: rates from a small store in units of two sizes, held against larger ones."""
+    """Judging: rates from small stores, held against larger ones."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        phase = filter_rates(root)
+        phase, command = filter_rates(root)
         for size in sizes:
             for unit in units:
                 store = annotated_rows(root / f"s-{size}-{unit}", size, unit)
@@ -123,7 +123,7 @@ def judged(sizes: Sequence[int], units: Sequence[int]) -> Iterator[dict]:
                 florence2.filter(store, workers=0)
                 took = time.perf_counter() - begun
                 fragments, held = data_bytes(store)
-                rates = dataclasses.replace(shipped_machine(), once=(phase,), worker_start_s=0.0)
+                rates = dataclasses.replace(shipped_machine(), once=(phase,), worker_start_s=0.0, command_s=command)
                 plan = simulate(rates, size, unit, Machines(cpus=1, workers=1))
                 estimated = {"seconds": plan.seconds, "fragments": plan.fragments, "bytes": plan.fragment_bytes}
                 estimated["bytes"] += fragments * rates.entry_bytes
@@ -148,36 +148,44 @@ def annotated_rows(root: Path, pictures: int, unit: int) -> Store:
     return florence2.annotate(folder, root, [f"{file}:Says_Nothing"], unit=unit, workers=0)
 
 
-def filter_rates(root: Path, merging: bool = False, clock: Callable[[], float] = time.perf_counter) -> PhaseRates:
-    """What judging by the shipped rules costs a picture and a unit by a clock, from units of 16 and of 128."""
+FEW_IN_MANY, FEW, MANY = (256, 16), (256, 128), (1024, 128)  # pictures and unit of what rates of judging are made from
+
+
+def filter_rates(
+    root: Path, merging: bool = False, clock: Callable[[], float] = time.perf_counter
+) -> tuple[PhaseRates, float]:
+    """What judging by the shipped rules costs a picture and a unit by a clock, and what is left: the command's own."""
     took, fragments, rows, size = {}, {}, {}, {}
-    name, table = ("merge", "annotations") if merging else ("filter", "decisions")
-    for unit in (16, 128):
-        store = annotated_rows(root / f"rates-{name}-{unit}", 256, unit)
+    name = "merge" if merging else "filter"
+    for which in ((32, 16), FEW_IN_MANY, FEW, MANY):  # the first warms up and is not counted
+        store = annotated_rows(root / f"rates-{name}-{which}", *which)
         if merging:
             florence2.filter(store, workers=0)
         before = {fragment.path for fragment in store.snapshot().fragments}
         begun = clock()
         florence2.filter(store, merging=MergeConfig() if merging else None, workers=0)
-        took[unit] = clock() - begun
+        took[which] = clock() - begun
         made = [fragment for fragment in store.snapshot().fragments if fragment.path not in before]
-        fragments[unit], rows[unit] = len(made), sum(fragment.rows for fragment in made)
-        size[unit] = sum(os.path.getsize(store.root / fragment.path) for fragment in made)
-    small, large = 256 / 16, 256 / 128
-    job = max(0.0, (took[16] - took[128]) / (small - large))
-    fixed = (size[16] - size[128]) / max(1, fragments[16] - fragments[128])
-    return PhaseRates(
+        fragments[which], rows[which] = len(made), sum(fragment.rows for fragment in made)
+        size[which] = sum(os.path.getsize(store.root / fragment.path) for fragment in made)
+    pictures, units = FEW[0], FEW[0] / FEW[1]
+    job = max(0.0, (took[FEW_IN_MANY] - took[FEW]) / (pictures / FEW_IN_MANY[1] - units))
+    more, more_units = MANY[0] - pictures, MANY[0] / MANY[1] - units
+    seconds = max(0.0, took[MANY] - took[FEW] - job * more_units) / more
+    fixed = (size[FEW_IN_MANY] - size[FEW]) / max(1, fragments[FEW_IN_MANY] - fragments[FEW])
+    phase = PhaseRates(
         name,
         name,
-        "measured: 256 pictures of six boxes",
-        seconds=max(0.0, took[128] - job * large) / 256,
+        f"measured: {pictures:,} and {MANY[0]:,} pictures of six boxes",
+        seconds=seconds,
         job_s=job,
         batch=1,
-        rows=rows[128] / 256,
-        row_bytes=max(0.0, size[128] - fixed * fragments[128]) / max(1, rows[128]),
-        fragments=fragments[128] / large,
+        rows=rows[FEW] / pictures,
+        row_bytes=max(0.0, size[FEW] - fixed * fragments[FEW]) / max(1, rows[FEW]),
+        fragments=fragments[FEW] / units,
         fragment_bytes=fixed,
     )
+    return phase, max(0.0, took[FEW] - seconds * pictures - job * units)
 
 
 def jobs_a_second(count: int = 2000) -> tuple[float, float]:
@@ -282,7 +290,7 @@ def shipped() -> Rates:
         root = Path(folder)
         ocr = as_specialist("rapidocr")
         inspect, text = measured_rates(scene_samples(root / "scenes", 24), [("rapidocr", ocr)])
-        judging, merging = (filter_rates(root, merge, time.process_time) for merge in (False, True))
+        (judging, command), (merging, _) = (filter_rates(root, merge, time.process_time) for merge in (False, True))
     jobs, first = jobs_a_second()
     where = f"seconds of a processor, {os.cpu_count()} at a load of {os.getloadavg()[0]:.0f}"
     rules = len(list(open_chain(None)))
@@ -295,7 +303,7 @@ def shipped() -> Rates:
             each,
             seconds=each.seconds * more,
             rows=each.rows * more,
-            basis=f"measured: {what}, 256 pictures of six boxes, times {more:.1f}; no texts parsed; {where}",
+            basis=f"measured: {what}, pictures of six boxes, times {more:.1f}; no texts parsed; {where}",
         )
         for each, what in ((judging, f"{rules} rules"), (merging, "merging"))
     )
@@ -304,6 +312,7 @@ def shipped() -> Rates:
         (inspect, text, *once, judging, merging),
         (*each_round, judging, merging),
         worker_start_s=first,
+        command_s=command,
         driver_job_s=1 / jobs,
         entry_basis=f"measured: 100,000 fragments, {where}; {jobs:.0f} jobs a second",
         picture_basis="assumed: 120 kB, a web picture",

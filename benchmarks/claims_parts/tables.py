@@ -16,7 +16,9 @@ def show(piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     print(f"\n## {piece}\n")
     if any("metrics" in line for line in lines):
         return metrics_of(lines)
-    print("| arm | seeds | F1 (scenes without, with unseen kinds) | interval | beside | difference | by seed |")
+    groups = piece != "real"  # its pictures have no kinds that were withheld
+    head = " (scenes without, with unseen kinds)" if groups else ""
+    print(f"| arm | seeds | F1{head} | interval | beside | difference | by seed |")
     print("|---|---|---|---|---|---|---|")
     figures = {}
     arms = by_arm([line for line in lines if line["counts"]])
@@ -26,8 +28,9 @@ def show(piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         low, high = row.get("difference_interval", (0.0, 0.0))
         how = f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f})" if "difference" in row else ""
         seeds = ", ".join(f"{value:.3f}" for value in row["by_seed"])
+        parts = f" ({row['seen']:.3f}, {row['unseen']:.3f})" if groups else ""
         print(
-            f"| {arm} | {len(found)} | {row['all']:.3f} ({row['seen']:.3f}, {row['unseen']:.3f}) "
+            f"| {arm} | {len(found)} | {row['all']:.3f}{parts} "
             f"| {row['interval'][0]:.3f}-{row['interval'][1]:.3f} | {row.get('beside', '')} | {how} | {seeds} |"
         )
     return figures
@@ -35,7 +38,7 @@ def show(piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def beside(piece: str, arm: str) -> str:
     """The arm that another is compared with: its labels, its start, or the same without the method."""
-    if piece == "noise":
+    if piece in ("noise", "real"):
         return f"{arm.partition(': ')[0]}: labels"
     if piece == "methods":
         plain = f"{arm.split(';')[0]}"

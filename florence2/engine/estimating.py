@@ -23,7 +23,7 @@ from florence2.engine.planning.dependencies import Step, plan_steps
 from florence2.engine.planning.rates import PhaseRates, Rates, only_annotating
 from florence2.engine.planning.simulation import FREE, Machines, PhaseEstimate, Prices, phase_estimate
 from florence2.engine.run_records import earlier_paces
-from florence2.engine.sample_run import measured_rates, sample_of, sample_size
+from florence2.engine.sample_run import measured_rates, sample_of, sample_size, worker_start_s
 from florence2.engine.selectors import FolderSelector, ImageSelector
 from florence2.engine.session import Session
 from florence2.object_store import is_object_url, root_of
@@ -96,8 +96,8 @@ def estimate_annotate(
     gpus = len(accelerators(device)) if wanted else 0
     machines = Machines(gpus, cpus, 1 if workers == 0 else workers or cpus)
     unit = ingestion.unit_for(len(samples)) if unit is None else arguments.whole("unit", unit, least=1)
-    rates = only_annotating(phases)
-    found, clock = list[PhaseEstimate](), 0.0 if workers == 0 else rates.worker_start_s
+    rates = replace(only_annotating(phases), worker_start_s=worker_start_s(machines.workers) if workers != 0 else 0.0)
+    found, clock = list[PhaseEstimate](), rates.worker_start_s
     for phase in phases:
         if due[phase.name]:
             found.append(phase_estimate(phase, due[phase.name], unit, machines, 0, clock, prices, rates.driver_job_s))

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from florence2.engine.commands import annotate
-from florence2.engine.ingest.inspection import ImageRules
+from florence2.engine.execution.jobs import Job, Resources
+from florence2.engine.execution.options import Execution
+from florence2.engine.ingest.inspection import ImageRules, InspectTask
 from florence2.engine.operator import Specialist
 from florence2.engine.planning.rates import PhaseRates
 from florence2.monitoring.run_journal import RunJournal, RunSink
@@ -96,6 +98,17 @@ def measured_rates(
                 raise ValueError(f"dry run: {name} got none of the {len(samples)} pictures tried; try more (--sample)")
             out.append(_annotating(store, noted, specialist, operators[name]))
     return out
+
+
+def worker_start_s(workers: int) -> float:
+    """Seconds until the first of so many processes of this machine is ready for work, before it loads anything."""
+    with tempfile.TemporaryDirectory(prefix="florence2-sample-") as folder:
+        store = Store(Path(folder) / "store", create=True)
+        begun = time.perf_counter()
+        with Execution(workers=workers).runner(store.root) as runner:
+            for _ in runner.run([Job("start", 1, InspectTask((), ImageRules()))], Resources("start")):
+                pass
+            return time.perf_counter() - begun
 
 
 def _inspecting(store: Store, noted: _Noted, pictures: int, cpu_before: float) -> PhaseRates:

@@ -25,6 +25,7 @@ from florence2.training.features import FeatureCache
 from florence2.training.order import Cursor, PlannedBatch, PlannedPairs, seed_of
 
 PART = 32  # pairs that are padded together: short targets by themselves
+PADDING, UNSCORED = -100, -101  # labels of what is no token, and of tokens that the truth says nothing about
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class PaddedPairs:
     prompt_ids: Tensor
     prompt_mask: Tensor
     decoder_ids: Tensor
-    labels: Tensor  # (P, T), -100 where nothing is asked
+    labels: Tensor  # (P, T), below 0 where nothing is asked
 
     @property
     def tokens(self) -> int:
@@ -189,7 +190,7 @@ class BatchMaker(Dataset[Batch]):
         width, height = self.size_wh
         grey = torch.full((1, height, width, 3), 128, dtype=torch.uint8)
         ids = torch.tensor([[self.tokenizer.bos, self.tokenizer.eos]])
-        nothing = PaddedPairs(torch.tensor([0]), ids, torch.ones_like(ids).bool(), ids, torch.full_like(ids, -100))
+        nothing = PaddedPairs(torch.tensor([0]), ids, torch.ones_like(ids).bool(), ids, torch.full_like(ids, PADDING))
         return Batch(grey, (nothing,), {}, (), left_out)
 
 
@@ -199,11 +200,11 @@ def parts_of(picked: Sequence[tuple[int, Example]], tokenizer: Tokenizer) -> Ite
     for start in range(0, len(ordered), PART):
         chunk = ordered[start : start + PART]
         prompts = padded([e.prompt_ids for _, e in chunk], tokenizer.pad)
-        labels = padded([e.target_ids for _, e in chunk], -100)
+        labels = padded([e.target_ids for _, e in chunk], PADDING)
         decoder_ids = torch.full_like(labels, tokenizer.eos)  # the start token of the decoder is </s>
-        decoder_ids[:, 1:] = labels[:, :-1].masked_fill(labels[:, :-1] == -100, tokenizer.pad)
+        decoder_ids[:, 1:] = labels[:, :-1].masked_fill(labels[:, :-1] == PADDING, tokenizer.pad)
         for row, (_, e) in enumerate(chunk):
-            labels[row, list(e.unscored)] = -100
+            labels[row, list(e.unscored)] = UNSCORED
         mask = padded([[1] * len(e.prompt_ids) for _, e in chunk], 0).bool()
         yield PaddedPairs(torch.tensor([p for p, _ in chunk]), prompts, mask, decoder_ids, labels)
 

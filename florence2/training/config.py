@@ -57,6 +57,8 @@ class DataSource:
     unsure_below: float = 0.0
     """Objects scored lower are written in targets and not scored by the loss: their places are neither objects nor
     background."""
+    unsure_names_below: float = 0.0
+    """Of objects scored lower the loss takes the place and not the name: sources agree on a box and not on its name."""
     open_end: bool = False
     """Where coverage does not say that all objects are listed, the end of a list of objects is not scored."""
     item_order: str = "fixed"
@@ -203,6 +205,11 @@ class TrainConfig:
     """Share of the target spread over the whole vocabulary, 0 to 1."""
     soft_locations: float = 0.0
     """Bins (of 1,000 to a side) by which a location's target is spread as a Gaussian, such as 3 to 6; 0: off."""
+    pull: float = 0.0
+    """Share of each token's target that is what the start thinks there, against forgetting, 0 to 1; 0: off. The start
+    is kept and asked at every step: about a third more time."""
+    pull_unscored: float = 0.0
+    """The same where a source leaves tokens unscored (open_end, unsure_below): the weight of what the start thinks."""
     augment: str = "none"
     """none; default: light and contrast."""
     flip: float = 0.0
@@ -318,8 +325,9 @@ def _check_source(source: DataSource) -> None:
         raise ValueError(f"pairs: expected at least 1, got {source.pairs}")
     if not 0 <= source.holdout < 1:
         raise ValueError(f"holdout: expected 0 to less than 1, got {source.holdout}")
-    if not 0 <= source.unsure_below <= 1:
-        raise ValueError(f"unsure_below: expected 0 to 1, got {source.unsure_below}")
+    for key in ("unsure_below", "unsure_names_below"):
+        if not 0 <= getattr(source, key) <= 1:
+            raise ValueError(f"{key}: expected 0 to 1, got {getattr(source, key)}")
     if source.item_order not in ("fixed", "random"):
         raise ValueError(f"item_order: expected fixed or random, got {source.item_order!r}")
     if source.epochs and not 0 <= source.epochs[0] <= source.epochs[1]:
@@ -342,7 +350,7 @@ def _check_numbers(config: TrainConfig) -> None:
     for key in (*not_negative, "label_smoothing", "soft_locations", *counts):
         if (getattr(config, key) or 0) < 0:
             raise ValueError(f"{key}: expected at least 0, got {getattr(config, key)}")
-    for key in ("flip", "crop", "crop_keep"):
+    for key in ("flip", "crop", "crop_keep", "pull", "pull_unscored"):
         if not 0 <= getattr(config, key) <= 1:
             raise ValueError(f"{key}: expected 0 to 1, got {getattr(config, key)}")
     if not 0 <= config.seed < 2**32:
@@ -392,6 +400,8 @@ def _check_strategy(config: TrainConfig) -> None:
         raise ValueError("strategy lora: goes with a model that is there, without ema and dense; leave them out")
     if config.strategy == "lora" and config.image_size:
         raise ValueError("image_size: an adapter leaves its base as it is; leave it out, or train with strategy full")
+    if (config.pull or config.pull_unscored) and (config.model.startswith("new:") or config.cache_features != "off"):
+        raise ValueError("pull: goes with a model that is there, without cache_features; leave out one of the two")
     if config.patience and not config.evaluation_interval[0]:
         raise ValueError("patience: counts evaluations; give evaluate_every as well")
 

@@ -21,6 +21,7 @@ from florence2.training.batches import Batch
 from florence2.training.config import TrainConfig
 from florence2.training.memory import Shapes, of_larger
 from florence2.training.order import Cursor
+from florence2.training.pull import pull_of
 from florence2.training.run_folder import RunFolder
 from florence2.training.setup import TrainingJob, prepare
 from florence2.training.step import TrainingStep, attention
@@ -125,7 +126,8 @@ def measured(job: TrainingJob, size: int) -> tuple[float, float]:
     Two pairs are measured first; all are where that takes no longer than LONGEST, else the time is in proportion.
     """
     weights = optim.Weights(job.model, job.config.precision, 0.0)
-    step = TrainingStep(weights.compute_model, job.head, job.loss).train()
+    pull = pull_of(job.config, weights.compute_model)
+    step = TrainingStep(weights.compute_model, job.head, job.loss, pull=pull).train()
     pairs = min(2, size)
     seconds, look = _seconds(job, step, pairs)
     if size > pairs and seconds * size / pairs < LONGEST and size <= MOST:

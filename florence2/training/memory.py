@@ -9,8 +9,10 @@ Legend: B pictures, P pairs, L prompt tokens, T target tokens, C d_model, V voca
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +33,7 @@ from florence2.training.step import TrainingStep, recompute_layers
 
 PROCESS = 0.45e9  # python, torch and this package, once a step was made
 ALLOCATOR = 1.06  # the C library's, of what a step holds: 1.00 to 1.11 measured, kept in holes between tensors
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 PARTS = ("weights", "moments", "step", "features", "process")
 
 
@@ -79,10 +82,14 @@ def predicted(config: TrainConfig, shape: ModelConfig, shapes: Shapes, pictures:
     if lower is not None:
         computing = copy.deepcopy(model).to(lower)
         weights += sum(p.nbytes for p in computing.parameters())
+    if config.pull or config.pull_unscored:
+        weights += sum(p.nbytes for p in computing.parameters())
     if config.gradient_checkpointing:
         recompute_layers(computing)
     cached = config.cache_features != "off"
-    loss = TokenLoss(config.label_smoothing, config.soft_locations)
+    loss: Loss = TokenLoss(config.label_smoothing, config.soft_locations)
+    if config.pull or config.pull_unscored:
+        loss = functools.partial(_pulled, loss)
     peak, left = _traced(computing, shapes, cached, loss)
     each = math.prod(FrozenVision(model).shape) * (2 if config.cache_dtype == "bf16" else 4)
     kept = min(config.cache_gb * 1e9, math.inf if pictures is None else pictures * each)
@@ -107,7 +114,15 @@ def of_larger(
     return {**found, "step": round(found["step"] + (factor - 1) * (twice["step"] - found["step"]))}
 
 
-def _traced(model: Florence, shapes: Shapes, cached: bool, loss: TokenLoss) -> tuple[int, int]:
+def _pulled(loss: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss beside the start's probabilities: as much memory as they take."""
+    total, plain = loss(logits, labels)
+    with torch.no_grad():
+        wanted = (logits * 1).softmax(-1)
+    return total - (wanted * logits.log_softmax(-1)).sum(), plain
+
+
+def _traced(model: Florence, shapes: Shapes, cached: bool, loss: Loss) -> tuple[int, int]:
     """Bytes of a forward and backward at their peak, and those that are left of it (the gradients)."""
     model.train()
     meter = _Meter(model)
@@ -116,7 +131,7 @@ def _traced(model: Florence, shapes: Shapes, cached: bool, loss: TokenLoss) -> t
     return meter.peak, meter.now
 
 
-def _step(model: Florence, shapes: Shapes, cached: bool, loss: TokenLoss) -> None:
+def _step(model: Florence, shapes: Shapes, cached: bool, loss: Loss) -> None:
     dtype, config, step = model.dtype, model.config, TrainingStep(model, loss=loss)
     frozen = step.frozen
     if frozen.tower and cached:

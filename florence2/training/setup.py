@@ -319,7 +319,7 @@ def mixture(source: DataSource, table: Mapping[str, Task]) -> TaskMixture:
     answers the prompts as they are."""
     weights = source.tasks or dict.fromkeys((*TASKS, PROMPT) if holds_prompts(source) else TASKS, 1.0)
     chosen = {task_of(name, table).token: weight for name, weight in weights.items() if weight}
-    lists = ListRules(source.unsure_below, source.open_end, source.item_order == "random")
+    lists = ListRules(source.unsure_below, source.open_end, source.item_order == "random", source.unsure_names_below)
     return TaskMixture(chosen, table, source.answers == "first", lists=lists)
 
 

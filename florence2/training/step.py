@@ -23,6 +23,7 @@ from florence2.training.batches import Batch, PaddedPairs
 from florence2.training.dense import DenseHead
 from florence2.training.features import FeatureCache, FrozenVision, rounded
 from florence2.training.loss import TokenLoss
+from florence2.training.pull import Pull
 
 LOGITS = 1 << 25  # held at a time, 128 MB in fp32; of more, those of some tokens, made again in the backward pass
 PART = "sequence"  # the plain sequence loss among the parts
@@ -35,20 +36,23 @@ class TrainingStep(nn.Module):
         self,
         model: Florence,
         head: DenseHead | None = None,
-        loss: TokenLoss | None = None,
+        loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
         features: FeatureCache | None = None,
+        pull: Pull | None = None,
     ) -> None:
         super().__init__()
+        self.pull = pull
         self.model, self.head, self.loss, self.kept = model, head, loss or TokenLoss(), features
         self.frozen = FrozenVision(model, head is not None)
 
     def forward(self, batch: Batch) -> tuple[Tensor, int, dict[str, Tensor]]:
         device = self.model.device
+        thoughts = self.pull.states(batch) if self.pull is not None else [None] * len(batch.parts)
         feature_map, features = self.see(batch)
         total = torch.zeros((), device=device, dtype=torch.promote_types(self.model.dtype, torch.float32))
         plain = torch.zeros_like(total)
-        for part in batch.parts:
-            loss, nll = self.sequence_loss(features, part)
+        for part, thought in zip(batch.parts, thoughts):
+            loss, nll = self.sequence_loss(features, part, thought)
             total, plain = total + loss, plain + nll.detach()
         parts = {PART: plain}
         if self.head is not None and batch.cells:
@@ -88,30 +92,37 @@ class TrainingStep(nn.Module):
                 kept.keep(name, out[name])
         return [out[one.name or str(place)] for place, one in enumerate(batch.seen)]
 
-    def sequence_loss(self, features: Tensor, part: PaddedPairs) -> tuple[Tensor, Tensor]:
-        """Cross-entropy summed over a part's tokens, with smoothing and without."""
+    def sequence_loss(
+        self, features: Tensor, part: PaddedPairs, thought: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy summed over a part's tokens, with smoothing and pull, and without."""
         labels = part.labels.to(features.device)
         memory, mask = self.model.read(features[part.picture.to(features.device)], part.prompt_ids, part.prompt_mask)
         states = self.model.language.target_states(memory, mask, part.decoder_ids.to(features.device))
-        counted = labels >= 0  # no logits for padding
-        return self.token_losses(states[counted], labels[counted])
+        counted = labels >= 0 if self.pull is None else self.pull.asked(labels)  # no logits for padding
+        return self.token_losses(states[counted], labels[counted], None if thought is None else thought[counted])
 
-    def token_losses(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of states (N, C) before labels (N,), logits of some tokens at a time."""
+    def token_losses(self, states: Tensor, labels: Tensor, thought: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same of states (N, C) before labels (N,), logits of some tokens at a time; `thought`: the start's."""
         rows = max(1, LOGITS // self.model.config.text.vocab_size)
         if len(labels) <= rows:
-            return self._token_loss(states, labels)
+            return self._token_loss(states, labels, thought)
         sums = [
-            checkpoint(self._token_loss, some, ids, use_reentrant=False)
-            for some, ids in zip(states.split(rows), labels.split(rows))
+            checkpoint(
+                self._token_loss, states[at], labels[at], None if thought is None else thought[at], use_reentrant=False
+            )
+            for at in (slice(first, first + rows) for first in range(0, len(labels), rows))
         ]
         return torch.stack([loss for loss, _ in sums]).sum(), torch.stack([nll for _, nll in sums]).sum()
 
-    def _token_loss(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy summed over tokens, states (N, C) before labels (N,), with smoothing and without."""
+    def _token_loss(self, states: Tensor, labels: Tensor, thought: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Cross-entropy summed over tokens, states (N, C) before labels (N,), with smoothing and pull, and without."""
         logits = self.model.language.logits(states)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return self.loss(logits, labels)
+        if self.pull is None or thought is None:
+            return self.loss(logits, labels)
+        loss, nll = self.loss(logits[labels >= 0], labels[labels >= 0])
+        return (1 - self.pull.scored) * loss + self.pull.loss(logits, thought, labels), nll
 
 
 def recompute_layers(model: Florence) -> None:

@@ -27,6 +27,7 @@ from florence2.structuring import parse_json
 from florence2.training import dense, lora, optim
 from florence2.training.batches import Batch
 from florence2.training.order import Cursor
+from florence2.training.pull import pull_of
 from florence2.training.setup import TrainingJob
 from florence2.training.step import PART, TrainingStep, attention
 from florence2.training.validation_set import validation_loss
@@ -56,7 +57,9 @@ class Trainer:
         self.job, self.config, self.ranks = job, job.config, job.ranks
         self.model: Florence = job.model
         self.weights = optim.Weights(self.model, self.config.precision, self.config.ema)
-        self.module = TrainingStep(self.weights.compute_model, job.head, job.loss, job.features)
+        computing = self.weights.compute_model
+        pull = pull_of(self.config, computing)
+        self.module = TrainingStep(computing, job.head, job.loss, job.features, pull)
         self.wrapped = self.ranks.wrap(self.module)
         self.parameters = optim.trainable(self.model)
         if job.head is not None:

@@ -1,7 +1,8 @@
 """Which tokens of a target teach nothing, and in which order its items come: what is known of labels that lack objects.
 
 An item that may not be there is written, so that what follows has it before it, and not scored: its place is neither an
-object nor background. The end of a list is not scored where the list may not be whole. Knows targets, no loss.
+object nor background. Of one whose name is in doubt the place alone is scored. The end of a list is not scored where
+the list may not be whole. Knows targets, no loss.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class ListRules:
     unsure_below: float = 0.0
     open_end: bool = False
     shuffled: bool = False
+    unsure_names_below: float = 0.0
 
     def ordered(self, task: Task, parsed: Parsed, rng: random.Random | None) -> Parsed:
         """The answer with its items in a random order where lists are shuffled."""
@@ -42,20 +44,28 @@ class ListRules:
         out = set[int]()
         if self.open_end and not exhaustive(sample):
             out.add(len(ids) - 1)
-        unsure = tuple(r for r in parsed.regions if r.score is not None and r.score < self.unsure_below)
-        if unsure:
-            size_wh = sample.image.size_wh
-            doubted = {_key(r) for r in canonical(Parsed(regions=unsure), task, size_wh, ask).regions}
-            found, spans = parse_ids(list(ids[1:-1]), tokenizer, task, size_wh, ask)
+        places, names = (below(parsed, task, sample, ask, least) for least in (self.unsure_below, self.least_named))
+        if names:
+            found, spans = parse_ids(list(ids[1:-1]), tokenizer, task, sample.image.size_wh, ask)
             sure = set[int]()  # tokens of names that a sure item shares
             for region in found.regions:
                 span = spans[region.id]
-                if _key(region) in doubted:
-                    out.update(1 + position for position in (*span.text_tokens, *span.location_tokens))
-                else:
-                    sure.update(1 + position for position in span.text_tokens)
+                (out if _key(region) in names else sure).update(1 + position for position in span.text_tokens)
+                if _key(region) in places:
+                    out.update(1 + position for position in span.location_tokens)
             out -= sure
         return tuple(sorted(out))
+
+    @property
+    def least_named(self) -> float:
+        """The score from which an item's name is scored: never that of an item whose place is not."""
+        return max(self.unsure_below, self.unsure_names_below)
+
+
+def below(parsed: Parsed, task: Task, sample: Sample, ask: Ask, least: float) -> set[tuple[str, object]]:
+    """The items that are scored lower, as they come back from a target."""
+    unsure = tuple(r for r in parsed.regions if r.score is not None and r.score < least)
+    return {_key(r) for r in canonical(Parsed(regions=unsure), task, sample.image.size_wh, ask).regions}
 
 
 def exhaustive(sample: Sample) -> bool:

@@ -9,7 +9,7 @@ from florence2.codec.answers import parse_ids
 from florence2.codec.tasks import TASKS
 from florence2.codec.tokenizer import Tokenizer
 from florence2.records import Coverage, ImageRef, Region, Sample
-from florence2.training.batches import parts_of
+from florence2.training.batches import UNSCORED, parts_of
 from florence2.training.config import DataSource, TrainConfig
 from florence2.training.examples import Limits, TaskMixture, fitted
 from florence2.training.unscored import ListRules
@@ -17,6 +17,8 @@ from tests.training.tiny import WORDS
 
 LIMITS = Limits(100, 200)
 BOXES = {"a": (10, 10, 30, 30), "b": (40, 40, 60, 60), "c": (70, 70, 90, 90)}
+NAMES = ListRules(unsure_names_below=0.5)
+NAMES_MORE, NAMES_LESS = ListRules(0.3, unsure_names_below=0.5), ListRules(0.5, unsure_names_below=0.3)
 WHOLE, SOME = ({"x": (Coverage("exhaustive", labels),)} for labels in ((), ("cat",)))
 
 
@@ -57,6 +59,9 @@ def scored_items(tokenizer, given, made):
         # a name that a sure item shares is taught, wherever it stands
         ([("a", "cat", 0.2), ("b", "cat", 0.9)], ListRules(0.5), None, [("cat", 1, 0), ("cat", 1, 1)], True),
         ([("a", "cat", 0.9), ("b", "cat", 0.2)], ListRules(0.5), None, [("cat", 1, 1), ("cat", 1, 0)], True),
+        ([("a", "cat", 0.4), ("b", "dog", 0.9)], NAMES, None, [("cat", 0, 1), ("dog", 1, 1)], True),
+        ([("a", "cat", 0.2), ("b", "dog", 0.4)], NAMES_MORE, None, [("cat", 0, 0), ("dog", 0, 1)], True),
+        ([("a", "cat", 0.2), ("b", "dog", 0.4)], NAMES_LESS, None, [("cat", 0, 0), ("dog", 0, 0)], True),
         ([("a", "cat", 0.9)], ListRules(open_end=True), None, [("cat", 1, 1)], False),
         ([("a", "cat", 0.9)], ListRules(open_end=True), WHOLE, [("cat", 1, 1)], True),
         ([("a", "cat", 0.9)], ListRules(open_end=True), SOME, [("cat", 1, 1)], False),
@@ -79,7 +84,7 @@ def test_the_decoder_reads_what_is_not_scored(tokenizer):
     plain, masked = (pair(tokenizer, given, rules) for rules in (ListRules(), ListRules(0.5, open_end=True)))
     (one,), (other,) = (list(parts_of([(0, made)], tokenizer)) for made in (plain, masked))
     assert torch.equal(one.decoder_ids, other.decoder_ids)
-    assert (other.labels == -100).sum() == len(masked.unscored) > 5
+    assert (other.labels == UNSCORED).sum() == len(masked.unscored) > 5
     assert torch.equal(other.labels[other.labels >= 0], one.labels[other.labels >= 0])
 
 
@@ -95,7 +100,7 @@ def test_random_order_shows_every_order_of_the_same_items(tokenizer):
     assert len(fixed) == 1
 
 
-@pytest.mark.parametrize("key, value", [("unsure_below", 1.5), ("item_order", "any")])
+@pytest.mark.parametrize("key, value", [("unsure_below", 1.5), ("unsure_names_below", -0.1), ("item_order", "any")])
 def test_wrong_values_are_refused(tmp_path, key, value):
     with pytest.raises(ValueError, match=f"{key}: expected"):
         TrainConfig(str(tmp_path), [DataSource("x", **{key: value})])
