@@ -1,7 +1,7 @@
 """The paper's claims in small: does a student beat the labels that it was taught, and what makes it so.
 
     python benchmarks/claims.py [--piece NAME ...] [--size quick|small|full] [--quick] [--out DIR] [--limit N] [--table]
-                                [--real bccd=PATH ...]
+                                [--real bccd=PATH ...] [--plot FILE.svg]
 
 Pieces: controls (what labels, steps, rate and replay do to a student), noise (three kinds of errors; one student, two
 rounds), methods (each alone), regions (which text describes a region), bootstrapping (a kind of text from a few
@@ -20,7 +20,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from claims_parts import bootstrapping, controls, methods, noise, pretraining, real, regions, tables
+from claims_parts import bootstrapping, controls, methods, noise, plots, pretraining, real, regions, tables
 from claims_parts.setting import SIZES, Results
 
 PIECES = {
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="end after so many new arms")
     parser.add_argument("--table", action="store_true", help="compute nothing; show what is there")
     parser.add_argument("--real", action="append", default=[], metavar="NAME=PATH", help="a real set of boxes")
+    parser.add_argument("--plot", type=Path, help="an SVG of the arms that have an F1")
     args = parser.parse_args()
     size = SIZES["quick" if args.quick else args.size]
     results = Results(args.out, size)
@@ -52,6 +53,8 @@ def main() -> None:
     for piece in args.piece or list(pieces):
         pieces[piece](results, args.out, range(args.seeds or size.seeds), more)
         figures[piece] = tables.show(piece, results.of(piece))
+    if args.plot:
+        plots.plot(figures, args.plot)
     print(json.dumps({"benchmark": "claims", "size": size.name, **figures}))
 
 
