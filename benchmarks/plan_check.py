@@ -117,11 +117,14 @@ def judged(sizes: Sequence[int], units: Sequence[int]) -> Iterator[dict]:
         phase, command = filter_rates(root)
         for size in sizes:
             for unit in units:
-                store = annotated_rows(root / f"s-{size}-{unit}", size, unit)
-                before, held_before = data_bytes(store)
-                begun = time.perf_counter()
-                florence2.filter(store, workers=0)
-                took = time.perf_counter() - begun
+                times = []
+                for number in range(TRIES):
+                    store = annotated_rows(root / f"s-{size}-{unit}-{number}", size, unit)
+                    before, held_before = data_bytes(store)
+                    begun = time.perf_counter()
+                    florence2.filter(store, workers=0)
+                    times.append(time.perf_counter() - begun)
+                took = statistics.median(times)
                 fragments, held = data_bytes(store)
                 rates = dataclasses.replace(shipped_machine(), once=(phase,), worker_start_s=0.0, command_s=command)
                 plan = simulate(rates, size, unit, Machines(cpus=1, workers=1))
@@ -148,6 +151,7 @@ def annotated_rows(root: Path, pictures: int, unit: int) -> Store:
     return florence2.annotate(folder, root, [f"{file}:Says_Nothing"], unit=unit, workers=0)
 
 
+TRIES = 3  # of what takes a second: a disk's own moods are as long
 FEW_IN_MANY, FEW, MANY = (256, 16), (256, 128), (1024, 128)  # pictures and unit of what rates of judging are made from
 
 
@@ -157,17 +161,18 @@ def filter_rates(
     """What judging by the shipped rules costs a picture and a unit by a clock, and what is left: the command's own."""
     took, fragments, rows, size = {}, {}, {}, {}
     name = "merge" if merging else "filter"
-    for which in ((32, 16), FEW_IN_MANY, FEW, MANY):  # the first warms up and is not counted
-        store = annotated_rows(root / f"rates-{name}-{which}", *which)
+    for number, which in enumerate(((32, 16), *(FEW_IN_MANY, FEW, MANY) * TRIES)):  # the first warms up
+        store = annotated_rows(root / f"rates-{name}-{number}", *which)
         if merging:
             florence2.filter(store, workers=0)
         before = {fragment.path for fragment in store.snapshot().fragments}
         begun = clock()
         florence2.filter(store, merging=MergeConfig() if merging else None, workers=0)
-        took[which] = clock() - begun
+        took.setdefault(which, []).append(clock() - begun)
         made = [fragment for fragment in store.snapshot().fragments if fragment.path not in before]
         fragments[which], rows[which] = len(made), sum(fragment.rows for fragment in made)
         size[which] = sum(os.path.getsize(store.root / fragment.path) for fragment in made)
+    took = {which: statistics.median(some) for which, some in took.items()}
     pictures, units = FEW[0], FEW[0] / FEW[1]
     job = max(0.0, (took[FEW_IN_MANY] - took[FEW]) / (pictures / FEW_IN_MANY[1] - units))
     more, more_units = MANY[0] - pictures, MANY[0] / MANY[1] - units

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from florence2.engine.commands import annotate
-from florence2.engine.execution.jobs import Job, Resources
+from florence2.engine.execution.context import WorkerContext
+from florence2.engine.execution.jobs import Job, JobOutcome, Resources
 from florence2.engine.execution.options import Execution
-from florence2.engine.ingest.inspection import ImageRules, InspectTask
+from florence2.engine.ingest.inspection import ImageRules
 from florence2.engine.operator import Specialist
 from florence2.engine.planning.rates import PhaseRates
 from florence2.monitoring.run_journal import RunJournal, RunSink
@@ -24,6 +25,7 @@ from florence2.records import Sample
 from florence2.store import Operator, Store, pending
 
 INSPECTING = "inspecting"
+WAIT_S = 1.0
 SAMPLE = 16  # pictures; more where a specialist's batch is larger than half of them
 
 
@@ -100,15 +102,25 @@ def measured_rates(
     return out
 
 
+@dataclass(frozen=True)
+class _Wait:
+    """A task that lasts as long as processes may be apart in starting, so that each of them is given one."""
+
+    def do(self, store: Store, context: WorkerContext) -> JobOutcome:
+        time.sleep(WAIT_S)
+        return JobOutcome()
+
+
 def worker_start_s(workers: int) -> float:
-    """Seconds until the first of so many processes of this machine is ready for work, before it loads anything."""
+    """Seconds until the last of so many processes of this machine is ready for work, before it loads anything."""
+    jobs = [Job(f"start {number}", 1, _Wait()) for number in range(workers)]
     with tempfile.TemporaryDirectory(prefix="florence2-sample-") as folder:
         store = Store(Path(folder) / "store", create=True)
         begun = time.perf_counter()
         with Execution(workers=workers).runner(store.root) as runner:
-            for _ in runner.run([Job("start", 1, InspectTask((), ImageRules()))], Resources("start")):
+            for _ in runner.run(jobs, Resources("start")):
                 pass
-            return time.perf_counter() - begun
+            return max(0.0, time.perf_counter() - begun - WAIT_S)
 
 
 def _inspecting(store: Store, noted: _Noted, pictures: int, cpu_before: float) -> PhaseRates:
