@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_mixed_targets(job, monkeypatch, scored, unscored, l
                         expected += (scored - 1) * float(log[label]) + scored * towards
                     elif label == UNSCORED:
                         expected += unscored * towards
-    assert float(found) == pytest.approx(expected, rel=1e-9)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
     assert float(parts["sequence"]) == pytest.approx(plain, rel=1e-9), "what is reported is the labels' own loss"
     assert tokens == sum(int((part.labels >= 0).sum()) for part in batch.parts)
 
@@ -85,6 +85,7 @@ def test_a_run_pulls_and_a_resumed_one_pulls_to_the_same_start(tmp_path):
                 "pull": 0.5,
                 "pull_unscored": 0.5,
                 "save_every": 1,
+                "schedule": "constant",
                 **keys,
             }
         )
