@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import random
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 SCHEME = "s3://"
 _URL = re.compile(r"s3:/{1,2}(?=[^/])")  # a Path has made one slash of two
@@ -27,11 +28,16 @@ TAKEN = ("PreconditionFailed", "412")
 CONFLICT = ("ConditionalRequestConflict", "409", "OperationAborted")  # of two puts at once: ask again
 CONFLICTS = 60  # times in a row, a second apart at the most
 ONE_OBJECT = ("AccessDenied", "403", "InvalidObjectState", "InvalidRange", "416", "MethodNotAllowed", "405")
-ATTEMPTS = 6  # at a request that is not answered, or whose answer breaks off
+BUSY = ("SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "429", "RequestTimeout")
+ATTEMPTS = 6  # of the client at a request that is not answered, together some 15 s
+PATIENCE_S = 60.0  # beyond these, with a store that has answered before; less than the least lease of a worker
+CONNECT_S = 10.0
 READ_AHEAD = 64 << 10  # bytes: the headers of small members of a tar come in one request
 DELETED_AT_ONCE = 1000  # keys of one request
 
 _clients: dict[int, Any] = {}
+_answered: set[int] = set()  # processes, this one and those it was forked from
+R = TypeVar("R")
 _lock = threading.Lock()
 
 
@@ -49,6 +55,10 @@ class ObjectFacts(NamedTuple):
 
 class NoAnswer(OSError):
     """The object store is not reached, or refuses all that is asked: it says nothing of the object."""
+
+
+class OutOfReach(NoAnswer):
+    """It may answer soon: a connection that failed, too many requests, a fault of the server."""
 
 
 class ObjectTooLarge(ValueError):
@@ -106,31 +116,30 @@ class Objects:
         more = (
             {} if length < 0 and not start else {"Range": f"bytes={start}-{start + length - 1 if length >= 0 else ''}"}
         )
-        for tried in range(1, ATTEMPTS + 1):
-            with self._explained(path):
-                found = self._client().get_object(Bucket=self.bucket, Key=self.key(path), **more)
-                if 0 <= most < found["ContentLength"]:
-                    found["Body"].close()
-                    raise ObjectTooLarge(f"has {found['ContentLength']:,} bytes, over the limit of {most:,}")
-                if (data := _body(found["Body"], last=tried == ATTEMPTS)) is not None:
-                    return data
-            _pause(tried)
-        raise AssertionError
+
+        def whole(client: Any) -> bytes:
+            found = client.get_object(Bucket=self.bucket, Key=self.key(path), **more)
+            if 0 <= most < found["ContentLength"]:
+                found["Body"].close()
+                raise ObjectTooLarge(f"has {found['ContentLength']:,} bytes, over the limit of {most:,}")
+            data: bytes = found["Body"].read()  # the client's own attempts end with the first byte
+            return data
+
+        return self._asked(path, whole)
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object over what its name holds."""
-        with self._explained(path):
-            self._client().put_object(Bucket=self.bucket, Key=self.key(path), Body=data)
+        self._asked(path, lambda client: client.put_object(Bucket=self.bucket, Key=self.key(path), Body=data))
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Write an object unless its name is taken; of several writers of one name exactly one is told True."""
         import botocore.exceptions
 
+        named: dict[str, Any] = {"Bucket": self.bucket, "Key": self.key(path), "IfNoneMatch": "*"}
         for tried in range(1, CONFLICTS + 1):
             try:
-                with self._explained(path):
-                    self._client().put_object(Bucket=self.bucket, Key=self.key(path), Body=data, IfNoneMatch="*")
-                    return True
+                self._asked(path, lambda client: client.put_object(Body=data, **named))
+                return True
             except FileExistsError:
                 return False
             except BlockingIOError:  # another put of the name is under way
@@ -144,35 +153,56 @@ class Objects:
     def facts(self, path: str = "") -> ObjectFacts | None:
         """What is known of an object without reading it; None where there is none."""
         try:
-            with self._explained(path):
-                head = self._client().head_object(Bucket=self.bucket, Key=self.key(path))
+            head = self._asked(path, lambda client: client.head_object(Bucket=self.bucket, Key=self.key(path)))
         except FileNotFoundError:
             return None
         return ObjectFacts(path, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp())
 
     def list(self, folder: str = "", below: bool = True) -> Iterator[ObjectFacts]:
         """Every object below a folder, by name; without `below` those directly in it."""
-        more = {} if below else {"Delimiter": "/"}
-        prefix = self.prefix + (f"{folder}/" if folder else "")
-        with self._explained(folder):
-            pages = self._client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, **more):
-                for row in page.get("Contents", ()):
-                    path = row["Key"].removeprefix(self.prefix)
-                    yield ObjectFacts(path, row["Size"], row["ETag"].strip('"'), row["LastModified"].timestamp())
+        wanted: dict[str, Any] = {"Bucket": self.bucket, "Prefix": self.prefix + (f"{folder}/" if folder else "")}
+        wanted |= {} if below else {"Delimiter": "/"}
+        while True:
+            page = self._asked(folder, lambda client: client.list_objects_v2(**wanted))
+            for row in page.get("Contents", ()):
+                path = row["Key"].removeprefix(self.prefix)
+                yield ObjectFacts(path, row["Size"], row["ETag"].strip('"'), row["LastModified"].timestamp())
+            if not page.get("IsTruncated"):
+                return
+            wanted["ContinuationToken"] = page["NextContinuationToken"]
 
     def copy(self, path: str, target: str) -> None:
         """Copy an object; FileNotFoundError where there is none."""
-        with self._explained(path):
-            source = {"Bucket": self.bucket, "Key": self.key(path)}
-            self._client().copy_object(Bucket=self.bucket, Key=self.key(target), CopySource=source)
+        named = {"Bucket": self.bucket, "Key": self.key(target)}
+        source = {"Bucket": self.bucket, "Key": self.key(path)}
+        self._asked(path, lambda client: client.copy_object(CopySource=source, **named))
 
     def delete(self, paths: Sequence[str]) -> None:
         """Delete objects; one that is not there is no error."""
         for start in range(0, len(paths), DELETED_AT_ONCE):
             keys = [{"Key": self.key(path)} for path in paths[start : start + DELETED_AT_ONCE]]
-            with self._explained(paths[start]):
-                self._client().delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+            named: dict[str, Any] = {"Bucket": self.bucket, "Delete": {"Objects": keys, "Quiet": True}}
+            self._asked(paths[start], lambda client, named=named: client.delete_objects(**named))
+
+    def _asked(self, path: str, request: Callable[[Any], R]) -> R:
+        """What a request gives. One that is not answered is made again for a while, where others were answered before.
+
+        An endpoint that never answered is named wrongly, or is not there, and is not waited for.
+        """
+        tried, end = 0, math.inf
+        while True:
+            try:
+                with self._explained(path):
+                    found = request(self._client())
+            except OutOfReach:
+                end = min(end, time.monotonic() + PATIENCE_S)
+                if os.getpid() not in _answered or time.monotonic() >= end:
+                    raise
+                tried += 1
+                _pause(tried)
+            else:
+                _answered.add(os.getpid())
+                return found
 
     def _client(self) -> Any:
         with _lock:
@@ -198,14 +228,15 @@ class Objects:
             if code in CONFLICT:
                 raise BlockingIOError(errno.EAGAIN, "is being written", where) from None
             what = error.response.get("Error", {}).get("Message", "") or code
-            kind = OSError if code in ONE_OBJECT else NoAnswer
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            kind = OutOfReach if status >= 500 or code in BUSY else OSError if code in ONE_OBJECT else NoAnswer
             raise kind(errno.EIO, f"refused by the object store ({code}: {what})", where) from None
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError):
             what = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
             raise NoAnswer(errno.EACCES, what, self.location(path)) from None
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError) as error:
             text = " ".join(str(error).split())[:200]
-            raise NoAnswer(errno.EIO, f"the object store gives no answer ({text})", self.location(path)) from None
+            raise OutOfReach(errno.EIO, f"the object store gives no answer ({text})", self.location(path)) from None
 
 
 class ObjectFile(io.RawIOBase):
@@ -252,22 +283,9 @@ def buffered_object(place: Any) -> io.BufferedReader:
     return io.BufferedReader(ObjectFile(place), READ_AHEAD)
 
 
-def _body(stream: Any, last: bool) -> bytes | None:
-    """What an answer holds; None where it breaks off, unless it is the `last`: the client itself does not ask again."""
-    import botocore.exceptions
-
-    try:
-        data: bytes = stream.read()
-        return data
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError):
-        if last:
-            raise
-        return None
-
-
-def _pause(tried: int, most_s: float = 20.0) -> None:
+def _pause(tried: int, most_s: float = 10.0) -> None:
     """Wait before a request is made again, longer each time, and not as long as others do."""
-    time.sleep(random.uniform(0.5, 1.0) * min(most_s, 0.1 * 2.0**tried))
+    time.sleep(random.uniform(0.5, 1.0) * min(most_s, 0.1 * 2.0 ** min(tried, 10)))
 
 
 def _new_client() -> Any:
@@ -278,6 +296,7 @@ def _new_client() -> Any:
     config = botocore.config.Config(
         retries={"mode": "standard", "max_attempts": ATTEMPTS},
         max_pool_connections=2 * THREADS,
+        connect_timeout=CONNECT_S,
         request_checksum_calculation="when_required",  # servers that are only compatible know few checksums
         response_checksum_validation="when_required",
     )

@@ -25,6 +25,12 @@ from tests.engine.doubles import Boxes, Floor, Misbehaving, folder_of, fragments
 AWAY = aws.EndpointConnectionError(endpoint_url="http://nowhere")
 
 
+def refused(code, status=400):
+    return aws.ClientError(
+        {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "x"
+    )
+
+
 class Shaky:
     """A client that fails `times` times at requests for keys that hold `part`, after `first` that it answers."""
 
@@ -51,6 +57,8 @@ class Shaky:
 def away(monkeypatch):
     """Makes requests fail for a while: which, after how many, how many of them."""
 
+    monkeypatch.setattr(object_store, "PATIENCE_S", 0.0)
+
     @contextlib.contextmanager
     def shaky(part="", first=0, times=10**9, error=AWAY):
         client = Objects._client
@@ -73,12 +81,6 @@ def pictures(bucket, tmp_path):
     for path in folder.iterdir():
         objects.put(path.name, path.read_bytes())
     return objects
-
-
-def refused(code, status=400):
-    return aws.ClientError(
-        {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "x"
-    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,8 @@ class Broken(io.BytesIO):
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(pictures, monkeypatch):
-    monkeypatch.setattr(object_store, "_pause", lambda tried: None)
+    waits = []
+    monkeypatch.setattr(object_store.time, "sleep", waits.append)
     whole, asked = pictures.get("p0000.png"), []
     client, times = pictures._client(), [3]
 
@@ -124,11 +127,44 @@ def test_an_answer_that_breaks_off_is_asked_for_again(pictures, monkeypatch):
 
     monkeypatch.setattr(Objects, "_client", lambda self: Breaking(client, None, "", 0, 0))
     assert pictures.get("p0000.png", 3, 20) == whole[3:23] and len(asked) == 4 and len({str(a) for a in asked}) == 1
-    asked.clear()
+    assert sorted(waits) == waits and len(waits) == 3
+    monkeypatch.setattr(object_store, "PATIENCE_S", 0.0)
     times[0] = 10**9
     with pytest.raises(NoAnswer, match="reset by peer"):
         pictures.get("p0000.png")
-    assert len(asked) == object_store.ATTEMPTS
+
+
+@pytest.mark.parametrize("error", [AWAY, refused("SlowDown", 503), refused("InternalError", 500)], ids=str)
+def test_a_store_that_has_answered_is_waited_for_and_another_is_not(pictures, away, monkeypatch, error):
+    waits = []
+    monkeypatch.setattr(object_store.time, "sleep", waits.append)
+    with away(times=4, error=error):
+        monkeypatch.setattr(object_store, "PATIENCE_S", 60.0)
+        assert len(list(pictures.list())) == 6 and len(waits) == 4
+    with away(times=4, error=error), pytest.raises(NoAnswer):
+        monkeypatch.setattr(object_store, "_answered", set())
+        pictures.get("p0000.png")
+    assert len(waits) == 4
+
+
+def test_keys_that_are_refused_are_not_tried_again(pictures, away, monkeypatch):
+    monkeypatch.setattr(object_store.time, "sleep", lambda seconds: pytest.fail("waited"))
+    with away(times=1, error=refused("ExpiredToken")), pytest.raises(NoAnswer, match="ExpiredToken"):
+        monkeypatch.setattr(object_store, "PATIENCE_S", 60.0)
+        pictures.get("p0000.png")
+
+
+def test_a_listing_of_several_pages_is_whole(bucket, monkeypatch):
+    objects, client = Objects(f"{bucket}/many"), Objects._client
+    for n in range(7):
+        objects.put(f"{n}", b"x")
+
+    class Short:
+        def __init__(self, real):
+            self.list_objects_v2 = lambda **more: real.list_objects_v2(MaxKeys=3, **more)
+
+    monkeypatch.setattr(Objects, "_client", lambda self: Short(client(self)))
+    assert [facts.path for facts in objects.list()] == [f"{n}" for n in range(7)]
 
 
 def test_a_name_that_is_being_written_for_ever_is_given_up(pictures, away, monkeypatch):
@@ -252,7 +288,7 @@ def test_how_a_run_stands_is_written_again_once_the_store_answers(bucket, pictur
     monkeypatch.setattr(run_journal, "EVERY_S", 0.01)
     said = []
     journal = run_journal.RunJournal(on_message=said.append)
-    with away("tmp/commands", times=3):
+    with away("tmp/commands", first=3, times=3):
         florence2.annotate(pictures.url, f"{bucket}/s", [Boxes()], workers=0, journal=journal)
     found = status(f"{bucket}/s").run
     assert found.outcome == "ended" and [phase.name for phase in found.state.phases] == ["inspecting", "boxes"]

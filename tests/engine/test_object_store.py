@@ -54,13 +54,14 @@ def test_pictures_in_an_object_store_are_listed_read_and_followed(bucket, pictur
     objects.put("notes.txt", b"words")
     objects.put(".trash/p9.png", b"x")
     objects.put("deep/no-suffix", (folder / "p0003.png").read_bytes()[:-1] + b"\0")
+    objects.put("two//parts.png", (folder / "p0005.png").read_bytes() + b"\0")
     objects.put("a.arrow", b"x")
     objects.put("a.zip", b"x")
     lines = []
     out = f"{bucket}/pictures/store"  # a store among the pictures is none of them
     annotate = lambda: florence2.annotate(objects.url, out, [Boxes()], workers=0, unit=4, on_message=lines.append)  # noqa: E731
     store = annotate()
-    assert [name for name, _, _ in view(store)] == ["no-suffix", *(f"p000{n}.png" for n in range(6))]
+    assert [name for name, _, _ in view(store)] == ["no-suffix", *(f"p000{n}.png" for n in range(6)), "parts.png"]
     for words in "notes.txt", "a.arrow (an Arrow file", "a.zip (packed":
         assert words in lines[0]
     assert ".trash/" in lines[1]
@@ -68,7 +69,7 @@ def test_pictures_in_an_object_store_are_listed_read_and_followed(bucket, pictur
     objects.put("p0001.png", (folder / "p0002.png").read_bytes())
     objects.delete(["p0004.png"])
     statuses = annotate().image_statuses()
-    assert statuses["missing"] == 2 and statuses["ok"] == 5 and statuses["rejected"] == 1  # now a copy of p0002
+    assert statuses["missing"] == 2 and statuses["ok"] == 6 and statuses["rejected"] == 1  # now a copy of p0002
     with pytest.raises(ValueError, match="no pictures found"):
         florence2.annotate(f"{bucket}/nothing", f"{bucket}/other", [Boxes()], workers=0)
     with pytest.raises(ValueError, match="is one object; name a .tar"):

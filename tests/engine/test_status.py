@@ -213,6 +213,16 @@ def test_what_is_due_after_a_compaction_and_of_several_folders(tmp_path):
     assert shown(store) == {"boxes": (7, 2), "more": (9, 0)}
 
 
+def test_pictures_that_are_gone_are_not_counted(tmp_path):
+    folder = folder_of(tmp_path, 5)
+    florence2.annotate(folder, tmp_path / "s", [Boxes()], workers=0, unit=3)
+    (folder / "p0001.png").unlink()
+    store = florence2.annotate(folder, tmp_path / "s", [Boxes(), Boxes("more")], workers=0)
+    counted = {p.name: (p.found, p.done, p.total) for p in run_states(store)[-1].phases}
+    assert counted == {"boxes": (4, 0, 4), "more": (0, 4, 4)}
+    assert {s.name: (s.done, s.due) for s in status(store).specialists} == {"boxes": (4, 0), "more": (4, 0)}
+
+
 def test_a_picture_that_became_good_later_is_due(tmp_path):
     folder = folder_of(tmp_path, 3)
     shutil.copy(folder / "p0001.png", folder / "p0009.png")  # a duplicate

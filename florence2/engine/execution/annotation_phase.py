@@ -171,6 +171,11 @@ def _earlier(
     return read <= there and (mark is None or (now is not None and mark < now) or (mark == now and read != there))
 
 
+def present(unit: Unit, start: int = 0, stop: int | None = None) -> int:
+    """How many of a unit's pictures, or of a part of them, are good now: what is counted of a phase."""
+    return sum(sample.image.id not in unit.gone for sample in unit.samples[start:stop])
+
+
 @dataclass
 class _Jobs:
     """Draws the jobs of a specialist, as large as its pace wants them when they are drawn."""
@@ -202,7 +207,7 @@ class _Jobs:
             earlier = [*before.get(unit.uid, ()), *self.undone.get(unit.uid, ())]
             more = None if lacking else self._more(unit, uid, runs, earlier, now)
             waiting = lacking or (more.inputs.unit if more else None)
-            done = len(unit.samples) - len(waiting.samples) if waiting else len(unit.samples)
+            done = present(unit) - (present(waiting) if waiting else 0)
             left -= done
             if done:
                 self.count.skip(done)
@@ -221,7 +226,7 @@ class _Jobs:
             gaps = self.session.store.pieces(named).gaps(size) if named in begun[uid] else [(0, size)]
             if not gaps:  # all pieces are there: the unit is put together by a job without pictures
                 yield self._job(inputs, uid, attempt, size, size, now)
-            held = size - sum(stop - start for start, stop in gaps)
+            held = present(lacking) - sum(present(lacking, start, stop) for start, stop in gaps)
             left -= held
             if held:
                 self.count.skip(held)
@@ -248,7 +253,8 @@ class _Jobs:
         step, (start, stop) = self.step, (task.start, task.stop)
         whole = (start, stop) == (0, len(task.inputs.unit.samples))
         key = task.uid if whole else f"{task.uid}-{start:06d}-{stop:06d}"
-        return Job(key, stop - start, task, step.name or step.specialist, step.operator.run_id)
+        counts = present(task.inputs.unit, start, stop)
+        return Job(key, counts, task, step.name or step.specialist, step.operator.run_id)
 
     def _more(
         self,

@@ -9,7 +9,7 @@ import os
 import time
 from hashlib import blake2b
 
-from florence2.object_store import Objects, is_object_url
+from florence2.object_store import SCHEME, ObjectFacts, Objects, is_object_url
 from florence2.store import Store
 
 SETTLED_NS = 2_000_000_000  # a file changed later than this before now may change again within one tick of its clock
@@ -28,8 +28,12 @@ class PictureTimes:
     def now(self, path: str) -> Stamp | None:
         """A file's stamp, None where there is none."""
         if path not in self._now and is_object_url(path):
-            self._list_objects(os.path.dirname(path))
-            self._now.setdefault(path, None)
+            if "//" in path.removeprefix(SCHEME):  # a key with an empty part, which no folder's listing shows
+                facts = Objects(path).facts()
+                self._now[path] = _stamp(facts) if facts else None
+            else:
+                self._list_objects(os.path.dirname(path))
+                self._now.setdefault(path, None)
         if path not in self._now:
             try:
                 found = os.stat(path)
@@ -41,8 +45,7 @@ class PictureTimes:
     def _list_objects(self, folder: str) -> None:
         """Note the objects of a folder: one request for a thousand of them, where each alone would need one."""
         for facts in Objects(folder).list(below=False):
-            tag = int.from_bytes(blake2b(facts.tag.encode(), digest_size=6).digest(), "big")
-            self._now[f"{folder}/{facts.path}"] = (facts.size, int(facts.modified * 1e9), tag)
+            self._now[f"{folder}/{facts.path}"] = _stamp(facts)
 
     def unchanged(self, path: str) -> bool:
         """Whether a file is as it was when the store last saw it; False where that is not known."""
@@ -59,3 +62,8 @@ class PictureTimes:
                 known[path] = stamp
         if known != self._known:
             self.store.keep_picture_times(known)
+
+
+def _stamp(facts: ObjectFacts) -> Stamp:
+    tag = int.from_bytes(blake2b(facts.tag.encode(), digest_size=6).digest(), "big")
+    return facts.size, int(facts.modified * 1e9), tag
