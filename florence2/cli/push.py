@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,6 +22,13 @@ def main(argv: Sequence[str]) -> int:
     files = uploaded(Path(args.folder))
     for file in files:
         print(f"{file.stat().st_size:>14,}  {file.name}")
+    base = local_base(Path(args.folder))
+    if base:
+        print(
+            f"the adapter's base is {base}, a folder of this machine, so whoever downloads it has to name a base; to "
+            "upload the whole model: florence2 convert BASE MERGED --adapter FOLDER, then push MERGED",
+            file=sys.stderr,
+        )
     total = sum(file.stat().st_size for file in files)
     if args.dry_run:
         print(f"{len(files)} files, {total:,} bytes, would go to {args.hub_id}; nothing was sent")
@@ -36,6 +44,17 @@ def uploaded(folder: Path) -> list[Path]:
     load(folder)
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in OF_A_RUN]
     return [file for file in files if any(fnmatch(file.name, pattern) for pattern in UPLOADED)]
+
+
+def local_base(folder: Path) -> str:
+    """The base that an adapter's folder names, where no other machine has it; "" for any other folder."""
+    from florence2.model.adapter import adapter_base
+    from florence2.predictor.checkpoints import SHIPPED_NAMES
+
+    named = adapter_base(folder)
+    if named is None or named[0] in SHIPPED_NAMES or not Path(named[0]).exists():
+        return ""
+    return named[0]
 
 
 def _upload(folder: Path, hub_id: str, files: Sequence[Path], private: bool) -> str:

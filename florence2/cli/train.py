@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         from florence2.training.dry_run import dry_run
 
-        print(json.dumps(dry_run(config, args.draw).to_json()) if args.json else dry_run(config, args.draw))
+        plan = dry_run(config, args.draw, args.restart)
+        print(json.dumps(plan.to_json()) if args.json else plan)
         return 0
     show = Live(args.json)
     with written_down(args, config, show) as progress:
@@ -139,7 +140,7 @@ class Live:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json, self.quiet = as_json, not prints_progress()
-        self.started, self.tokens, self.waited, self.first, self.loss = time.monotonic(), 0, 0.0, 0, 0.0
+        self.started, self.tokens, self.waited, self.first, self.loss = 0.0, 0, 0.0, 0, 0.0
         self.open = False
         self.journal: RunJournal | None = None
 
@@ -149,7 +150,8 @@ class Live:
         if self.as_json:
             print(json.dumps(line), flush=True)
             return
-        self.first = self.first or line["step"] - 1
+        if not self.started:  # with its first step: data may have been examined for long before it
+            self.started, self.first = time.monotonic() - line["seconds"], line["step"] - 1
         self.tokens += line["tokens"]
         self.waited += line["data_seconds"]
         if line["tokens"]:

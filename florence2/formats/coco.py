@@ -157,7 +157,7 @@ class _File:
                 if key not in by_image:
                     raise ValueError(f"{where}: image_id {validation.shown(key)} is not among the file's images")
             except ValueError as error:
-                self.problems.refuse(error)
+                self.problems.refuse(error, part=True)
                 if key in lost and "caption" not in row:
                     lost[key].add(self._label(row))
                 continue
@@ -230,7 +230,7 @@ class _File:
         except ValueError as error:
             if box is None:
                 raise
-            self.problems.refuse(error)
+            self.problems.refuse(error, part=True)
         if box is None and not polygons and mask is None:
             raise ValueError(f"{where}: has neither 'bbox' nor 'segmentation'")
         try:
@@ -239,7 +239,7 @@ class _File:
             corners = box_around(polygons, mask)
             if corners is None:
                 raise
-            self.problems.refuse(error)
+            self.problems.refuse(error, part=True)
         score = validation.number(annotation["score"], f"{where}: score") if "score" in annotation else None
         return Region(
             name, "object", corners, self.categories[category], self.space, polygons=polygons, mask=mask, score=score,

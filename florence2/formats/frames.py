@@ -90,7 +90,7 @@ class Frame:
         try:
             move = self._move([region.box for _, region in regions if region.box is not None])
         except ValueError as error:
-            lost.problems.refuse(error)
+            lost.problems.refuse(error, part=True)
             lost.add()
             return ()
         out = []

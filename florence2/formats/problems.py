@@ -24,14 +24,18 @@ class ReadProblems:
     def __init__(self, skip: bool = False) -> None:
         self.skip = skip
         self.refused: list[str] = []
+        self.parts: set[str] = set()
+        """Those of `refused` whose record stays without them, such as an object of a picture."""
         self._notes: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
-    def refuse(self, error: ValueError) -> None:
-        """A bad record: raised, or noted where the reader goes on."""
+    def refuse(self, error: ValueError, part: bool = False) -> None:
+        """A bad record, or a part of one that stays: raised, or noted where the reader goes on."""
         if not self.skip:
             raise error
         self.refused.append(str(error))
+        if part:
+            self.parts.add(str(error))
 
     @contextmanager
     def record(self) -> Iterator[None]:
@@ -65,11 +69,17 @@ class ReadProblems:
 
     def state(self) -> dict[str, Any]:
         """What was refused and noted, as plain values."""
-        return {"refused": self.refused, "notes": [[w, count, self._first[w]] for w, count in self._notes.items()]}
+        parts = sorted(self.parts)
+        return {
+            "refused": self.refused,
+            "parts": parts,
+            "notes": [[w, count, self._first[w]] for w, count in self._notes.items()],
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what another reading's `state` holds."""
         self.refused += state["refused"]
+        self.parts.update(state["parts"])
         for what, count, first in state["notes"]:
             self._notes[what] += count
             self._first.setdefault(what, first)
@@ -97,7 +107,7 @@ class LostObjects:
         try:
             yield
         except ValueError as error:
-            self.problems.refuse(error)
+            self.problems.refuse(error, part=True)
             self.add(label)
 
     def withdraw(

@@ -91,7 +91,7 @@ def _with_pair(
         error = ValueError(f"{where}: answer: {wanted} locations, of which {kept} fit {task.name}: {shown}")
         if not kept:
             raise error
-        problems.refuse(error)
+        problems.refuse(error, part=True)
     added = task.add(sample, ask, parsed, source)
     if task.storage_rule == "label" and task.output_kind == "labelled_boxes":
         claim = Coverage("exhaustive" if whole else "partial")

@@ -92,6 +92,18 @@ class Batch:
         return {"tokens": float(self.tokens), **cell_counts(self.cells)}
 
 
+@dataclass(frozen=True)
+class Failed:
+    """Why a batch could not be made, from another process: of an exception torch hands on its traceback as text."""
+
+    text: str
+    kind: type[OSError] | type[ValueError]
+
+    def error(self) -> Exception:
+        """To be raised where the batch was to come."""
+        return self.kind(self.text)
+
+
 class BatchMaker(Dataset[Batch]):
     """Makes the batch of a plan; what a worker process is given."""
 
@@ -192,6 +204,19 @@ class BatchMaker(Dataset[Batch]):
         ids = torch.tensor([[self.tokenizer.bos, self.tokenizer.eos]])
         nothing = PaddedPairs(torch.tensor([0]), ids, torch.ones_like(ids).bool(), ids, torch.full_like(ids, PADDING))
         return Batch(grey, (nothing,), {}, (), left_out)
+
+
+class InWorker(Dataset["Batch | Failed"]):
+    """A maker for a process that makes batches."""
+
+    def __init__(self, maker: BatchMaker) -> None:
+        self.maker = maker
+
+    def __getitem__(self, planned: PlannedBatch) -> Batch | Failed:
+        try:
+            return self.maker[planned]
+        except (ValueError, OSError) as error:
+            return Failed(str(error), OSError if isinstance(error, OSError) else ValueError)
 
 
 def parts_of(picked: Sequence[tuple[int, Example]], tokenizer: Tokenizer) -> Iterator[PaddedPairs]:

@@ -140,6 +140,9 @@ class TrainConfig:
     """The run's folder: checkpoints, metrics.jsonl, the config."""
     data: list[DataSource]
     """Where pairs come from: a list of sources (their keys: below)."""
+    temperature: float = 1.0
+    """Of the mixture of tasks: one with n pairs gives a number in proportion to n ** (1 / temperature), all together as
+    many as before. 1: as many as there are; above 1: rare tasks more often. Scenes are drawn by weights alone."""
     replay: DataSource | None = None
     """A source of other tasks, mixed in against forgetting; its keys are those of data[]."""
     replay_share: float = 0.2
@@ -266,6 +269,10 @@ class TrainConfig:
         _check_strategy(self)
         if not self.data:
             raise ValueError("data: expected at least one source; add `- path: FOLDER`")
+        if self.validation is not None and not self.validation:
+            raise ValueError(
+                "validation: expected at least one source; leave it out, and a share of the data is held out"
+            )
         if not self.out:
             raise ValueError("out: expected the run's folder, got nothing")
 
@@ -355,6 +362,8 @@ def _check_numbers(config: TrainConfig) -> None:
             raise ValueError(f"{key}: expected 0 to 1, got {getattr(config, key)}")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {config.seed}")
+    if config.temperature <= 0:
+        raise ValueError(f"temperature: expected above 0, got {config.temperature}")
     if not 0 < config.replay_share < 1:
         raise ValueError(f"replay_share: expected above 0 and below 1, got {config.replay_share}")
     if not 0.1 <= config.crop_scale[0] <= config.crop_scale[1] <= 10:

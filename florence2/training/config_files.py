@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from florence2.structuring import structure
 from florence2.training.config import DataSource, TrainConfig
 
 SOURCES = ("data", "validation")  # keys that list sources
+PATHS = ("out", "model", "cache_folder")
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -44,7 +46,9 @@ def from_mapping(data: Mapping[str, Any], where: str = "config") -> TrainConfig:
     if "data" not in data or "out" not in data:
         missing = "data" if "data" not in data else "out"
         raise ValueError(f"{where}: {missing}: missing; a run needs out (a folder) and data (a list of sources)")
-    values = dict(data)
+    values = {key: _at_home(value) if key in PATHS else value for key, value in data.items()}
+    if isinstance(values.get("init"), Mapping):
+        values["init"] = {key: _at_home(value) for key, value in values["init"].items()}
     for key in SOURCES:
         if values.get(key) is not None:
             values[key] = _sources(values[key], f"{where}: {key}")
@@ -96,7 +100,7 @@ def _source(data: Any, where: str) -> DataSource:
         return data
     if not isinstance(data, Mapping):
         raise ValueError(f"{where}: expected keys such as path and tasks, got {data!r:.60}")
-    values = dict(data)
+    values = {key: _at_home(value) if key in ("path", "images") else value for key, value in data.items()}
     if isinstance(values.get("tasks"), (list, tuple, str)):
         names = [values["tasks"]] if isinstance(values["tasks"], str) else values["tasks"]
         values["tasks"] = {name: 1.0 for name in names}
@@ -110,6 +114,11 @@ def _source(data: Any, where: str) -> DataSource:
     if source.prefix_suffix:
         source.format = source.format or "prefix_suffix"
     return source
+
+
+def _at_home(value: Any) -> Any:
+    """A path whose ~ is the home folder: a shell leaves it as it is within --out=~/runs."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
 def _put(data: dict[str, Any], key: str, value: Any, override: str) -> None:

@@ -6,10 +6,12 @@ make batches load (`load`: pixels and token ids); what comes for a number never 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import Any, Protocol, Union
@@ -21,7 +23,7 @@ from florence2 import sources
 from florence2.codec.tokenizer import Tokenizer
 from florence2.formats.problems import ReadProblems
 from florence2.pixels import BadImage
-from florence2.records import Sample
+from florence2.records import ImageRef, Sample
 from florence2.scenes import TRAINING_SEEDS, draw
 from florence2.sources import files
 from florence2.sources.negatives import SURVEYED, Negatives
@@ -112,8 +114,10 @@ class SampleSource:
         self._held_out: Callable[[Sample], bool] | None = None
         self._pixels: OrderedDict[tuple, np.ndarray] = OrderedDict()
         self._held = 0  # bytes of them
+        refused = self.refused = self.unread.refused
+        """What was refused when the source was opened; what a record read later loses is in `unread` again."""
+        self.unread.refused = []
         if not len(self._samples):
-            refused = self.unread.refused
             why = f" that can be read: {refused[0]} ({len(refused)} refused)" if refused else ""
             raise ValueError(f"data: {source.path}: holds no sample{why}; check the path")
 
@@ -130,6 +134,14 @@ class SampleSource:
     def repeat(self, times: float) -> None:
         """Let every pair come so many times as often."""
         self.source = dataclasses.replace(self.source, weight=self.source.weight * times)
+
+    def reweigh(self, times: Mapping[str, float]) -> None:
+        """Let the pairs of each task come so many times as often."""
+        self.tasks = self.tasks.reweighed(times)
+
+    def give(self, samples: Sequence[Sample]) -> None:
+        """Hold these records in place of its own."""
+        self._samples = samples
 
     def hold_out(self, held_out: Callable[[Sample], bool]) -> None:
         """Keep samples out of training from now on."""
@@ -192,8 +204,14 @@ class SampleSource:
         return array, sample, [fitted(sample, truths[ask], self.tokenizer, limits, tasks, rng) for ask in asks]
 
     def samples(self, most: int) -> list[Sample]:
-        found = [self._samples[number] for number in range(min(most, len(self._samples)))]
-        return [sized(sample) for sample in found if self.trained(sample)]
+        """The first `most` records that are trained and can be read, each with its picture's size."""
+        found = []
+        for number in range(min(most, len(self._samples))):
+            sample = self.sample(number)
+            if not isinstance(sample, LeftOut) and self.trained(sample):
+                with contextlib.suppress(BadImage):
+                    found.append(sized(sample))
+        return found
 
     def _picture(self, sample: Sample, move: Move | None) -> np.ndarray:
         """The picture, or a window of it, at the model's size."""
@@ -273,6 +291,12 @@ class SceneSource:
             return draw(seed, **self.options)
         except ValueError:  # a wide sign left no room for the smallest object: without it there is always room
             return draw(seed, **{**self.options, "signs": 0})
+
+
+def place_of(image: ImageRef) -> str:
+    """Where a picture lies, however its path is spelt."""
+    uri = image.uri if "://" in image.uri else os.path.abspath(image.uri)
+    return "|".join(map(str, (uri, image.member, image.offset, image.frame)))
 
 
 def validation_place(sample: Sample) -> float:

@@ -79,11 +79,12 @@ class Plan:
         return "\n".join(lines)
 
 
-def dry_run(config: TrainConfig, folder: str | Path | None = None) -> Plan:
-    """The plan of a run; with a folder, its first batch drawn there."""
+def dry_run(config: TrainConfig, folder: str | Path | None = None, restart: bool = False) -> Plan:
+    """The plan of a run; with a folder, its first batch drawn there. `restart`: as if OUT were moved aside."""
     run = RunFolder(config.out)
-    run.refuse_another(config)
-    newest = run.newest()
+    if not restart:
+        run.refuse_another(config)
+    newest = None if restart else run.newest()
     job = prepare(config, processes.Ranks(device=processes.device_of(config.device)), newest)
     job.maker.features = None
     some = min(MOST, config.batch_size)

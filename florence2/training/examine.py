@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from florence2 import sources as files_of
@@ -13,7 +13,7 @@ from florence2.pixels import BadImage, read_size
 from florence2.records import Sample
 from florence2.sources import files
 from florence2.sources.image_pixels import refuse_absent
-from florence2.training.datasets import SampleSource, SceneSource, TrainingSource, same_size, sized
+from florence2.training.datasets import SampleSource, SceneSource, TrainingSource, place_of, same_size, sized
 from florence2.training.examples import Example, LeftOut, Truth, fitted, left_out, sound
 
 WHOLE = 10_000  # samples of a set up to which all are examined
@@ -69,11 +69,19 @@ class Examination:
     pairs: int = 0
     fit: int = 0
     pairs_by_source: list[float] = field(default_factory=list)
+    pairs_by_task: list[dict[str, float]] = field(default_factory=list)
+    """The same by source and task; of scenes, which are drawn by the tasks' weights, nothing."""
     lost: Tally = field(default_factory=Tally)
+    records: list[LeftOut] = field(default_factory=list)
+    """Those of `lost` that no batch will come upon again: their reader refused them when the source was opened."""
     longest_prompt: int = 0
     longest_target: int = 0
     unsound: Tally = field(default_factory=Tally)
     """Regions and texts that are left out of their samples."""
+    evaluated: Set[str] = frozenset()
+    """The places of the pictures that are evaluated."""
+    both: int = 0
+    """Pictures among those examined that are trained on and evaluated."""
     questions: int = 0
     """Answered questions of sources that name no tasks: which prompt they are asked with is not known."""
 
@@ -89,12 +97,15 @@ class Examination:
         self.longest_target = max(self.longest_target, len(result.target_ids))
 
 
-def examine(sources: Sequence[TrainingSource], on_error: str = "skip") -> Examination:
+def examine(
+    sources: Sequence[TrainingSource], on_error: str = "skip", evaluated: Set[str] = frozenset()
+) -> Examination:
     """Examine all pairs, of large sets a random sample; ValueError where nothing or under half could be trained on.
 
-    With `on_error` raise every picture is opened, and the first that cannot be used is refused.
+    With `on_error` raise every picture is opened, and the first that cannot be used is refused. `evaluated`: the places
+    of pictures that had better not be trained on.
     """
-    found = Examination()
+    found = Examination(evaluated=evaluated)
     for number, source in enumerate(sources):
         before = found.pairs
         examined_count = (
@@ -120,10 +131,16 @@ def _samples(source: TrainingSource, found: Examination, on_error: str) -> int:
     if count > WHOLE and on_error != "raise":
         numbers = sorted(random.Random(0).sample(numbers, DRAWN))
     check = _decoded if on_error == "raise" else _opened
-    an_epoch, examined_count = 0.0, 0
-    for line in source.unread.refused:
-        found.add(LeftOut("unreadable", line.partition(": ")[0], "", "", line))
-    source.unread.refused.clear()
+    an_epoch: dict[str, float] = defaultdict(float)
+    examined_count = 0
+    for line in source.refused:
+        lost = LeftOut("unreadable", line.partition(": ")[0], "", "", line)
+        if line in source.unread.parts:
+            found.unsound.add(lost)
+        else:
+            found.add(lost)
+            found.records.append(lost)
+    source.unread.refused.clear()  # of what was read before
     for number in numbers:
         sample = source.sample(number)
         if isinstance(sample, LeftOut):
@@ -141,14 +158,18 @@ def _samples(source: TrainingSource, found: Examination, on_error: str) -> int:
         for lost in unsound:
             found.unsound.add(lost)
         truths = source.tasks.truths(sample)
+        found.both += bool(truths) and place_of(sample.image) in found.evaluated
         if not source.source.tasks and RAW.token not in source.tasks.weights:
             found.questions += sum(text.detail == "answer" for text in sample.current().texts)
         for result in examined(sample, truths, source, check):
             if isinstance(result, LeftOut) and on_error == "raise" and result.reason not in OF_TEXT:
                 raise ValueError(f"data: {result.detail}; mend it, or train with on_error: skip")
             found.add(result)
-        an_epoch += sum(source.source.weight * source.tasks.weights[task.token] for task, _, _ in truths)
-    found.pairs_by_source.append(an_epoch * count / max(1, len(numbers)))
+        for task, _, _ in truths:
+            an_epoch[task.token] += source.source.weight * source.tasks.weights[task.token]
+    times = count / max(1, len(numbers))
+    found.pairs_by_task.append({token: pairs * times for token, pairs in an_epoch.items()})
+    found.pairs_by_source.append(sum(an_epoch.values()) * times)
     return examined_count
 
 
@@ -192,4 +213,5 @@ def _scenes(source: SceneSource, found: Examination) -> int:
         for result in source.load(planned, planned.asks, random.Random(number))[2]:
             found.add(result)
     found.pairs_by_source.append(float(source.count(0) * source.pairs))
+    found.pairs_by_task.append({})
     return examined_count

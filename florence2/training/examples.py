@@ -44,6 +44,10 @@ class TaskMixture:
         found = task.truths(sample)
         return found + self.negatives.pairs(task, sample, found) if self.negatives else found
 
+    def reweighed(self, times: Mapping[str, float]) -> TaskMixture:
+        """The same tasks, each so many times as often."""
+        return replace(self, weights={token: weight * times.get(token, 1.0) for token, weight in self.weights.items()})
+
     @property
     def tasks(self) -> list[Task]:
         return [task_of(token, self.table) for token in self.weights]

@@ -78,6 +78,7 @@ def run(
         job = prepare(config, ranks, resumed)
         trainer = Trainer(job)
         if restart and ranks.first:
+            folder.refuse_needed(job.read_paths)
             aside = folder.move_aside()
             if aside is not None:
                 on_message(f"the run before was moved to {aside}")
@@ -86,20 +87,30 @@ def run(
         with folder.locked() if ranks.first else contextlib.nullcontext(), fast as stated:
             if stated and ranks.first:
                 on_message(stated)
-            if ranks.first and not restart:
+            if ranks.first:
                 folder.refuse_another(config)
+                folder.refuse_overtaken(resumed)
             return Run(job, trainer, folder, progress, on_message).run(resumed)
-    except RuntimeError as error:
-        lost = ranks.count > 1 and any(word in str(error) for word in ("gloo", "NCCL", "onnection"))
-        if not lost:
+    except (RuntimeError, MemoryError) as error:
+        what = _outside_cause(error, ranks)
+        if not what:
             raise
         reason = str(error).strip().split("\n")[0][:200]
-        raise OSError(
-            f"rank {ranks.rank}: another rank has gone ({reason}); run the same command again to go on from the newest "
-            "checkpoint"
-        ) from None
+        raise OSError(f"{what} ({reason}); run the same command again to go on from the newest checkpoint") from None
     finally:
         ranks.leave()
+
+
+def _outside_cause(error: Exception, ranks: processes.Ranks) -> str:
+    """What ended a run that is no fault of the program's; "" where nothing is known of it."""
+    text = str(error)
+    if ranks.count > 1 and any(word in text for word in ("gloo", "NCCL", "onnection")):
+        return f"rank {ranks.rank}: another rank has gone"
+    if "DataLoader worker" in text:
+        return "a process that makes batches (workers) has gone"
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return "the memory does not suffice; --dry-run estimates it, gradient_checkpointing and a smaller batch save it"
+    return ""
 
 
 @dataclass
@@ -144,6 +155,7 @@ class Run:
             job.features.on_message = self.on_message
         evaluations = Evaluations(job, trainer, self.folder, self.on_message)
         losses = Losses(self.folder, first)
+        losses.add(self.done.step, job.found.records, 0, 0)
         with _stop_asked() as stop, contextlib.closing(self._lines_writer(METRICS)) as metrics:
             over = job.ranks.any(first and evaluations.out_of_patience())
             if over:
@@ -180,6 +192,9 @@ class Run:
     ) -> str:
         """All steps that are left; why it ended before the last, empty where it did not."""
         job = self.job
+        result = self._missing_evaluation(evaluations, stop)
+        if result is not None:
+            return result
         while self.done.step < job.steps:
             if job.ranks.any(stop()):
                 return "interrupted"
@@ -202,7 +217,16 @@ class Run:
                     return result
             if step % job.config.save_every == 0 and step < job.steps:
                 self._save()
-        return ""
+        return self._missing_evaluation(evaluations, stop, ended=True) or ""
+
+    def _missing_evaluation(
+        self, evaluations: Evaluations, stop: Callable[[], bool], ended: bool = False
+    ) -> str | None:
+        """Evaluate the state at hand where that was due and was not done; why the run is to stop, if it is."""
+        ranks = self.job.ranks
+        if not ranks.any(ranks.first and evaluations.missing(self.done.step, ended)):
+            return None
+        return evaluations.evaluate(self.done.step, round(self._epoch(), 4), self._save, stop)
 
     def _step(self, batches: Sequence[Batch], waited: float) -> dict[str, Any]:
         """One step and its line; a loss that is no number stops the run, the batch kept."""
@@ -219,15 +243,14 @@ class Run:
             ) from None
         self.done = Progress(number, batches[-1].cursor, self.done.loss_before)
         ended = time.monotonic()
-        line |= {"steps": self.job.steps, "epoch": round(self._epoch(batches[-1]), 4)}
+        line |= {"steps": self.job.steps, "epoch": round(self._epoch(), 4)}
         line |= {"wall": now(), "data_seconds": started - waited, "compute_seconds": ended - started}
         return line | {"seconds": ended - waited}
 
-    def _epoch(self, batch: Batch) -> float:
+    def _epoch(self) -> float:
         """Passes over the data so far, by the pairs that were found beforehand."""
-        pairs = sum(self.job.found.pairs_by_source)
         size = self.job.config.batch_size * self.job.config.accumulate
-        return self.done.step * size / pairs if pairs else float(batch.epoch)
+        return self.done.step * size / sum(self.job.found.pairs_by_source)
 
     def _save(self) -> Path | None:
         """The checkpoint of this step, unless there is one."""

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from florence2.model.florence import Florence, blank
 from florence2.model.model_config import ModelConfig
-from florence2.training import lora, optim
+from florence2.training import lora, optim, vocabulary
 from florence2.training.batches import Batch
 from florence2.training.config import TrainConfig
 from florence2.training.features import FrozenVision
@@ -73,6 +73,9 @@ def predicted(config: TrainConfig, shape: ModelConfig, shapes: Shapes, pictures:
         lora.put_in(model, config.lora, "florence2")
         model.to("meta")
     optim.choose_trainable(model, config.strategy, config.freeze_stages)
+    if config.new_tokens and config.strategy in vocabulary.OWN_ROWS:  # the whole matrix has gradient and moments
+        for name in vocabulary.own_rows(model, len(config.new_tokens), shape.text.vocab_size):
+            model.get_parameter(name).requires_grad_(True)
     lower = optim.LOWER.get(config.precision)
     kind = torch.float64 if config.precision == "fp64" else torch.float32
     model.to(kind)

@@ -34,11 +34,16 @@ class Evaluations:
         """Whether a step is followed by an evaluation: the last one is, and each that completes an interval."""
         if not self.every:
             return False
-        pairs = sum(self.job.found.pairs_by_source)
         size = self.job.config.batch_size * self.job.config.accumulate
-        scale = size / pairs if self.unit == "epochs" and pairs else 1.0
+        scale = size / sum(self.job.found.pairs_by_source) if self.unit == "epochs" else 1.0
         done = [math.floor(number * scale / self.every + 1e-9) for number in (step - 1, step)]
         return step == self.job.steps or done[1] > done[0]
+
+    def missing(self, step: int, ended: bool = False) -> bool:
+        """Whether a step that should have been evaluated was not: the run was stopped in it, or its data `ended`."""
+        if not self.every or not step or not (ended or self.due(step)):
+            return False
+        return all(row["step"] != step for row in read_lines(self.folder.path / EVALUATIONS))
 
     def evaluate(
         self, step: int, epoch: float, save: Callable[[], Path | None], stop: Callable[[], bool]
@@ -68,12 +73,15 @@ class Evaluations:
             most = min(job.order.sources[0].limits.target, job.found.longest_target + MORE_TOKENS)
             folder = self.folder.path / FOLDER / f"step-{step:08d}"
             metrics = validation.scores(predictor, folder, most, progress)
+        failures, asks = validation.unanswered
+        if failures:
+            self.on_message(
+                f"step {step}: {failures} of {asks} validation asks cannot be answered, as their picture cannot be "
+                "read; they count as empty answers"
+            )
         metrics[LOSS] = self._loss()
         if validation.metric not in metrics:  # no question of its kind was asked
             raise ValueError(f"best.metric: {validation.metric}: expected one of {', '.join(metrics)}")
-        board = self.folder.path / "tensorboard" / "validation" if job.config.tensorboard else None
-        with closing(JsonLinesWriter(self.folder.path / EVALUATIONS, board)) as journal:
-            journal.write({"step": step, "epoch": epoch, "metrics": metrics})
         value = metrics[validation.metric]
         best = self.folder.best_facts()
         better = not best or validation.is_better(value, best["value"])
@@ -85,6 +93,11 @@ class Evaluations:
             checkpoint = save()
             assert checkpoint is not None
             self.folder.keep_best(checkpoint, {"step": step, "metric": validation.metric, "value": value})
+        board = self.folder.path / "tensorboard" / "validation" if job.config.tensorboard else None
+        with closing(
+            JsonLinesWriter(self.folder.path / EVALUATIONS, board)
+        ) as journal:  # last: until then it is missing
+            journal.write({"step": step, "epoch": epoch, "metrics": metrics})
         return "patience" if self.out_of_patience() else ""
 
     def out_of_patience(self) -> bool:

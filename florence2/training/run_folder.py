@@ -61,7 +61,7 @@ class RunFolder:
         """ValueError where OUT holds anything that this run would train over; nothing is touched."""
         self._refuse_file()
         if not (self.path / CONFIG).is_file():
-            weights = [file.name for pattern in WEIGHTS for file in self.path.glob(pattern)]
+            weights = self._weights()
             if weights or self.newest() is not None:
                 what = weights[0] if weights else CHECKPOINTS
                 raise ValueError(
@@ -105,17 +105,44 @@ class RunFolder:
             yield file
 
     def move_aside(self) -> Path | None:
-        """Rename OUT to the first free of OUT.1, OUT.2, ...; where it went, None where there was nothing. ValueError
-        where a run is under way in it."""
+        """Rename OUT to the first free of OUT.1, OUT.2, ...; where it went, None where there was no run and no weights.
+        ValueError where a run is under way in it."""
         self._refuse_file()
-        if not self.path.exists():
-            return None
         with self._alone() if (self.path / LOCK).is_file() else nullcontext():
+            if not self._holds_run():
+                return None
             number = 1
             while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
                 number += 1
             self.path.rename(aside)
         return aside
+
+    def refuse_needed(self, needed: Mapping[str, str]) -> None:
+        """ValueError where OUT would be moved aside and holds what the new run reads: `needed` paths by their keys."""
+        if not self._holds_run():
+            return
+        out, here = self.path.resolve(), Path.cwd()
+        if out in (here, *here.parents):
+            raise ValueError(f"out: {self.path}: --restart cannot move aside the folder that you are in; name another")
+        for key, path in needed.items():
+            if path and out in (Path(path).resolve(), *Path(path).resolve().parents):
+                raise ValueError(
+                    f"{key}: {path}: lies in out, which --restart would move aside; name another out, or copy it "
+                    "elsewhere first"
+                )
+
+    def refuse_overtaken(self, resumed: Path | None) -> None:
+        """ValueError where another run has saved into OUT since `resumed` was found to be its newest checkpoint."""
+        if self.newest() != resumed:
+            raise ValueError(
+                f"out: {self.path}: another run has trained into it meanwhile; run the same command again to go on"
+            )
+
+    def _weights(self) -> list[str]:
+        return [file.name for pattern in WEIGHTS for file in self.path.glob(pattern)]
+
+    def _holds_run(self) -> bool:
+        return (self.path / CONFIG).is_file() or bool(self._weights()) or self.newest() is not None
 
     def _refuse_file(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -137,6 +164,9 @@ class RunFolder:
                 shutil.rmtree(self.path / f"{BEST}{OLD}")
             else:
                 (self.path / f"{BEST}{OLD}").rename(self.path / BEST)
+        newest = self.newest()
+        if newest is not None and not self._is_published(newest):  # stopped between a save and its files in OUT
+            self._publish(newest)
         for name in (METRICS, EVALUATIONS, LEFT_OUT):
             _cut_back(self.path / name, step)
         text = yaml.safe_dump(to_mapping(config), sort_keys=False)
@@ -205,6 +235,11 @@ class RunFolder:
     def _all(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
         return sorted(p for p in self.checkpoints.glob("step-*") if not p.name.endswith(NEW))
+
+    def _is_published(self, checkpoint: Path) -> bool:
+        """Whether OUT's files are the checkpoint's own."""
+        pairs = [(file, self.path / file.name) for file in checkpoint.iterdir() if file.is_file()]
+        return all(there.is_file() and there.samefile(file) for file, there in pairs)
 
     def _publish(self, checkpoint: Path) -> None:
         """Link the checkpoint's files into OUT, each put in place whole."""

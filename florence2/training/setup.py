@@ -21,14 +21,15 @@ from florence2.model.model_config import SIZES, ModelConfig
 from florence2.predictor import checkpoints
 from florence2.records import Sample
 from florence2.training import given_weights, init, lora, optim, vocabulary
-from florence2.training.batches import Batch, BatchMaker
+from florence2.training.batches import Batch, BatchMaker, Failed, InWorker
 from florence2.training.config import DataSource, TrainConfig
-from florence2.training.datasets import SampleSource, TrainingSource, open_source
+from florence2.training.datasets import SampleSource, TrainingSource, open_source, place_of
 from florence2.training.dense import DenseHead, Vocabulary, open_head
 from florence2.training.examine import Examination, examine
 from florence2.training.examples import Limits, TaskMixture
 from florence2.training.features import FeatureCache, FrozenVision
 from florence2.training.loss import TokenLoss
+from florence2.training.mixing import weigh
 from florence2.training.moves import MoveSettings
 from florence2.training.order import Cursor, PairOrder, PlannedBatch
 from florence2.training.prefetch import made_ahead
@@ -84,6 +85,22 @@ class TrainingJob:
         return opened(self.start, self.config.new_tokens, self.config.seed)
 
     @property
+    def read_paths(self) -> dict[str, str]:
+        """Paths that the run reads from, by their keys."""
+        config, found = self.config, self.start.found if self.start else None
+        out = {"model": str(found.home), "model's base": str(found.base)} if found else {}
+        out |= {"init.language": config.init.language, "init.tower": config.init.tower}
+        named = {
+            "data": config.data,
+            "validation": config.validation or [],
+            "replay": config.sources[len(config.data) :],
+        }
+        for key, sources in named.items():
+            for number, source in enumerate(sources):
+                out |= {f"{key}[{number}].path": source.path, f"{key}[{number}].images": source.images}
+        return out
+
+    @property
     def loss(self) -> TokenLoss:
         """The loss of a target's tokens."""
         return TokenLoss(self.config.label_smoothing, self.config.soft_locations, self.tokenizer.loc0)
@@ -97,8 +114,8 @@ class TrainingJob:
         """The batches of each step after the first `done`, made ahead: planned by a thread, and by it or by the worker
         processes that the config asks for loaded. Close it to stop them."""
         workers = self.config.workers
-        loader: DataLoader[Batch] = DataLoader(
-            self.maker,
+        loader: DataLoader[Batch | Failed] = DataLoader(
+            InWorker(self.maker) if workers else self.maker,
             batch_size=None,
             sampler=_Plans(self, cursor, (self.steps - done) * self.config.accumulate),
             num_workers=workers,
@@ -108,6 +125,8 @@ class TrainingJob:
         waiting: list[Batch] = []
         with contextlib.closing(made_ahead(iter(loader), AHEAD)) as batches:
             for batch in batches:
+                if isinstance(batch, Failed):
+                    raise batch.error()
                 waiting.append(batch)
                 if len(waiting) == self.config.accumulate:
                     yield waiting
@@ -172,17 +191,16 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
     limits = limits_of(shape, config.max_target)
     for source in sources:
         source.tokenizer, source.limits = tokenizer, limits
-    found = examine(sources, config.on_error)
-    notes: list[str] = []
-    if config.replay is not None:
-        notes.append(weigh_replay(sources[-1], config.replay_share, found))
+    evaluated = {place_of(sample.image) for sample in validation.samples} if validation else set()
+    found = examine(sources, config.on_error, evaluated)
+    notes = [*weigh(config, sources, found), *notes_on(config, validation, found)]
     regularise(model, config)
     if config.lora is not None:
         torch.manual_seed(config.seed)
         lora.put_in(model, config.lora, lora.layout_of(start.found.base if start else None))
     optim.choose_trainable(model, config.strategy, config.freeze_stages)
     own_rows: dict[str, slice] = {}
-    if config.new_tokens and config.strategy in ("lora", "decoder"):  # else the whole matrix is trained
+    if config.new_tokens and config.strategy in vocabulary.OWN_ROWS:  # else the whole matrix is trained
         own_rows = vocabulary.own_rows(model, len(config.new_tokens), tokenizer.vocab_size)
         for name in own_rows:
             model.get_parameter(name).requires_grad_(True)
@@ -250,13 +268,21 @@ def open_sources(config: TrainConfig, tasks: Mapping[str, Task], shape: ModelCon
     ]
 
 
-def weigh_replay(replay: TrainingSource, share: float, found: Examination) -> str:
-    """Let the last source give that share of an epoch's pairs; a line for the screen."""
-    *others, own = found.pairs_by_source
-    wanted = share / (1 - share) * sum(others)
-    replay.repeat(wanted / own)
-    found.pairs_by_source[-1] = wanted
-    return f"replay: {wanted:.0f} pairs an epoch from {replay.source.path}, {100 * share:.0f} % of all"
+def notes_on(config: TrainConfig, validation: Validation | None, found: Examination) -> list[str]:
+    """What is to be stated of the validation before the first step."""
+    notes = []
+    if found.both:
+        notes.append(
+            f"validation: {found.both} of the pictures that are evaluated are trained on as well, so their scores say "
+            "little; name parts of the data (split: train, split: val) or other pictures"
+        )
+    if validation is not None and validation.unread:
+        notes.append(f"validation: {len(validation.unread)} samples cannot be read, such as {validation.unread[0]}")
+    named = {"validation": config.validation, "best.metric": config.best.metric}
+    given = [key for key, value in named.items() if value]
+    if validation is None and given:
+        notes.append(f"{' and '.join(given)}: nothing is evaluated; evaluate_every says how often (1e: each epoch)")
+    return notes
 
 
 def features_of(
@@ -306,6 +332,8 @@ def _leave_signals(worker: int) -> None:
 
 def named(model: str, revision: str = "") -> tuple[str, Start | None]:
     """The size of a new model and no start, or the checkpoint of one that is there."""
+    if revision and (model.startswith(NEW) or model in checkpoints.SHIPPED_NAMES or Path(model).is_dir()):
+        raise ValueError(f"revision: {revision}: goes with a hub id, {model} is none; leave it out")
     if not model.startswith(NEW):
         return "", Start(checkpoints.find(model, revision or None), model, revision)
     size = model.removeprefix(NEW)

@@ -229,7 +229,7 @@ def leave_rows(gradient: Tensor | None, rows: slice) -> None:
 
 def _whole(folder: Path) -> dict[str, Any]:
     """What progress.json says of a state whose files are as they were written; ValueError names the one that is not."""
-    again = "remove the checkpoint to go on from the one before, or --restart moves the run aside"
+    again = "its weights can be the model of another out, or --restart moves the run aside"  # older ones have no state
     try:
         facts = parse_json((folder / PROGRESS).read_text(encoding="utf-8"))
         files = facts.pop("files", {})  # a run begun before they were counted has none

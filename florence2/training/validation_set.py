@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Union
 
@@ -16,6 +17,7 @@ from florence2.evaluation import evaluate
 from florence2.evaluation.eval_items import eval_items_of
 from florence2.evaluation.metric_specs import ERRORS, metric_names, metric_spec_of
 from florence2.model.model_config import ModelConfig
+from florence2.pixels import BadImage
 from florence2.predictor.florence2 import Florence2
 from florence2.records import Sample
 from florence2.sources import in_split
@@ -40,6 +42,10 @@ class Validation:
     sources: list[SampleSource]
     tasks: list[Task]
     best: BestConfig
+    unread: Sequence[str] = ()
+    """Why samples that would have been evaluated cannot be read."""
+    unanswered: tuple[int, int] = (0, 0)
+    """Asks of the last evaluation that could not be answered, as their picture cannot be read; all of its asks."""
 
     @property
     def samples(self) -> list[Sample]:
@@ -74,6 +80,7 @@ class Validation:
         shutil.rmtree(folder, ignore_errors=True)  # of other weights, where a run was cut back
         samples = self.samples
         out: dict[str, float] = {}
+        failures, asks = 0, 0
         for task in self.tasks:
             report = evaluate(
                 model,
@@ -86,6 +93,8 @@ class Validation:
                 progress=progress,
             )
             out |= {f"{self._prefix(task)}{key}": value for key, value in report["metrics"].items()}
+            failures, asks = failures + report["failures"], asks + report["asks"]
+        self.unanswered = failures, asks
         return out
 
 
@@ -113,9 +122,9 @@ def validation_of(
 ) -> Validation | None:
     """What a config's `validation` names; else what each source keeps out of training, which it does from now on.
     None where nothing is evaluated."""
-    limit = config.validation_limit
+    limit, unread = config.validation_limit, list[str]()
     found = [
-        _kept_out(source, rule, limit)
+        _kept_out(source, rule, limit, unread)
         for source, rule in zip(sources, held_out)
         if rule is not None and isinstance(source, SampleSource)
     ]
@@ -127,7 +136,7 @@ def validation_of(
             weights = source.tasks or _all_tasks(sources)
             mixture = TaskMixture({task_of(name, tasks).token: 1.0 for name in weights}, tasks)
             whole = SampleSource(source, mixture, shape.image_size_wh)
-            chosen = _first(whole, limit, whole.trained)
+            chosen = _first(whole, limit, whole.trained, unread)
             if not chosen:
                 raise ValueError(
                     f"validation: {source.path}: split {source.split!r} holds no sample; check path and split"
@@ -135,13 +144,14 @@ def validation_of(
             found.append(_of(whole, chosen))
     if not found:
         raise ValueError("evaluate_every: scenes drawn on the fly have no part to hold out; name `validation`")
+    _tell_apart(found)
     tokens = dict.fromkeys(token for source in found for token in source.tasks.weights)
     samples = [sample for source in found for sample in source.samples(source.count(0))]
     every = [task_of(token, tasks) for token in tokens]
     asked = [task for task in every if eval_items_of(samples, task)]
     if not asked:
         raise ValueError(f"validation: {len(samples)} samples hold no truth for {', '.join(tokens)}; name others")
-    validation = Validation(found, asked, config.best)
+    validation = Validation(found, asked, config.best, unread)
     names = [*validation.names, LOSS]
     if validation.metric not in names:
         raise ValueError(f"best.metric: {validation.metric}: expected one of {', '.join(names)}")
@@ -157,7 +167,7 @@ def _rule(source: SampleSource) -> HeldOut:
     own = source.source
     if own.split == VAL:
         raise ValueError(f"evaluate_every: {own.path}: split val is trained; name `validation`")
-    if _first(source, 1, _in_val):
+    if _first(source, 1, _in_val, []):
         return VAL
     if source.count(0) > WHOLE:
         return SHARE
@@ -171,18 +181,18 @@ def _rule(source: SampleSource) -> HeldOut:
     return places[max(1, round(SHARE * len(places)))]
 
 
-def _kept_out(source: SampleSource, rule: HeldOut, limit: int) -> SampleSource:
+def _kept_out(source: SampleSource, rule: HeldOut, limit: int, unread: list[str]) -> SampleSource:
     """A source of the samples that a source keeps out of training from now on, never of its test part."""
     if rule == VAL:
         held_out = _in_val
-        chosen = _first(source, limit, held_out)
+        chosen = _first(source, limit, held_out, unread)
     else:
         share = float(rule or 0)
 
         def held_out(sample: Sample) -> bool:
             return validation_place(sample) < share and sample.split != "test"
 
-        chosen = _first(source, limit, lambda sample: held_out(sample) and _candidate(source, sample))
+        chosen = _first(source, limit, lambda sample: held_out(sample) and _candidate(source, sample), unread)
     source.hold_out(held_out)
     return _of(source, chosen)
 
@@ -195,8 +205,9 @@ def _candidate(source: SampleSource, sample: Sample) -> bool:
     return source.trained(sample) and sample.split != "test" and bool(source.tasks.truths(sample))
 
 
-def _first(source: SampleSource, limit: int, wanted: Callable[[Sample], bool]) -> list[Sample]:
-    """The first `limit` samples wanted, of a large set in random order."""
+def _first(source: SampleSource, limit: int, wanted: Callable[[Sample], bool], unread: list[str]) -> list[Sample]:
+    """The first `limit` samples wanted, each with its picture's size, of a large set in random order; why others cannot
+    be read goes to `unread`."""
     count = source.count(0)
     numbers: Sequence[int] = range(count)
     if count > WHOLE:
@@ -204,18 +215,36 @@ def _first(source: SampleSource, limit: int, wanted: Callable[[Sample], bool]) -
     out: list[Sample] = []
     for number in numbers:
         sample = source.sample(number)
-        if not isinstance(sample, LeftOut) and wanted(sample):
-            out.append(sample)
-            if len(out) == limit:
-                break
+        if isinstance(sample, LeftOut) or not wanted(sample):
+            continue
+        try:
+            out.append(sized(sample))
+        except BadImage as error:
+            unread.append(str(error))
+        if len(out) == limit:
+            break
     return out
+
+
+def _tell_apart(sources: Sequence[SampleSource]) -> None:
+    """Give pictures that are called alike, of one source or of several, names by which answers can be matched."""
+    seen: Counter[str] = Counter()
+    for source in sources:
+        samples = []
+        for sample in source.samples(source.count(0)):
+            name = sample.image.id or sample.id
+            seen[name] += 1
+            if seen[name] > 1:
+                sample = replace(sample, image=replace(sample.image, id=f"{name}#{seen[name]}"))
+            samples.append(sample)
+        source.give(samples)
 
 
 def _of(source: SampleSource, samples: Sequence[Sample]) -> SampleSource:
     """A source of these very samples, each pair once."""
     plain = DataSource(path=source.source.path)
     weights = TaskMixture(dict.fromkeys(source.tasks.weights, 1.0), source.tasks.table)
-    return SampleSource(plain, weights, source.size_wh, [sized(sample) for sample in samples])
+    return SampleSource(plain, weights, source.size_wh, samples)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from florence2.model.layouts import EMBEDDING, HEAD
 from florence2.model.model_config import with_vocab
 
 APART = 0.02  # of the rows' spread
+OWN_ROWS = ("lora", "decoder")  # strategies that train of the matrix the rows of new tokens alone
 BRACKETS = re.compile(r"[<>\[\]{}|_/-]+")
 
 

@@ -1,8 +1,10 @@
 """The config: every key checked, overrides by dotted names, shipped recipes that load."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +12,7 @@ import yaml
 from florence2 import scenes
 from florence2.cli import main
 from florence2.scenes.scene_files import write
+from florence2.training import train
 from florence2.training.config_files import RECIPES, from_mapping, read_config, to_mapping
 from tests.monitoring.test_run_journal import check_lines, figures
 from tests.training.tiny import tiny_model, tiny_run
@@ -168,3 +171,30 @@ def test_data_check_names_each_problem(tmp_path, capsys):
     assert main(args) == 1
     found = {row["id"]: row["reason"] for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert found == {rows[0]["id"]: "outside", rows[1]["id"]: "flat", rows[2]["id"]: "missing"}
+
+
+def test_the_docs_name_every_key():
+    from florence2.training import config
+
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    kinds = (config.TrainConfig, config.DataSource, config.LoraConfig, config.OptimizerConfig, config.InitConfig)
+    keys = {key for kind in (*kinds, config.ParameterGroup, config.BestConfig) for key, _, _ in config.described(kind)}
+    assert not [key for key in sorted(keys) if not re.search(rf"\b{key}\b", text)]
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    """A shell leaves it as it is in --out=~/runs."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = [{"path": "~/set", "images": "~/pictures"}]
+    config = from_mapping(
+        {"out": "~/runs/a", "model": "~/m", "init": {"tower": "~/t"}, "data": data, "replay": data[0]}
+        | {"model": "new:nano"}
+    )
+    assert config.out == f"{tmp_path}/runs/a" and config.init.tower == f"{tmp_path}/t" and config.model == "new:nano"
+    assert [(s.path, s.images) for s in config.sources] == [(f"{tmp_path}/set", f"{tmp_path}/pictures")] * 2
+
+
+@pytest.mark.parametrize("model", ["nano", "new:nano"])
+def test_a_revision_of_what_has_none_is_refused(tmp_path, model):
+    with pytest.raises(ValueError, match="revision: main: goes with a hub id"):
+        train({**tiny_run(tmp_path), "model": model, "revision": "main"})

@@ -229,3 +229,54 @@ def test_a_text_that_cannot_be_seen_is_no_caption(tmp_path):
     assert job.found.fit == 5 and job.found.unsound.counts == {"empty": 3}
     plan = dry_run(job.config)
     assert "3 empty" in plan.left_out
+
+
+def test_what_a_reader_refuses_at_once_is_named_in_the_journal(tmp_path):
+    """A broken file of a format that is read whole: no batch comes upon it again."""
+    path = toy(tmp_path)
+    names = [json.loads(line)["image"]["uri"] for line in path.read_text().splitlines()]
+    rows = [{"image": name, "prefix": "<OD>", "suffix": "star<loc_1><loc_2><loc_300><loc_400>"} for name in names]
+    lines = [*map(json.dumps, rows), json.dumps({**rows[0], "prefix": "<od>"})]
+    (path.parent / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    for steps in (2, 4):  # also where the run goes on
+        result, config, _ = run(tmp_path, path.parent / "pairs.jsonl", steps=steps)
+        (lost,) = read_lines(Path(config["out"]) / "left_out.jsonl")
+        assert lost["reason"] == "unreadable" and "write <OD>" in lost["detail"] and "1 unreadable" in result.left_out
+
+
+def test_bad_boxes_are_no_lost_pairs(tmp_path):
+    """Of a set with more bad boxes than pictures every picture is trained, without them."""
+    path = toy(tmp_path)
+    samples = list(sources.open(path))
+    images = [{"id": n, "file_name": Path(s.image.uri).name, "width": 48, "height": 48} for n, s in enumerate(samples)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, 20, 20]} for n in range(len(images))]
+    boxes += [{"id": 100 + n, "image_id": n % 8, "category_id": 9, "bbox": [4, 4, 20, 20]} for n in range(20)]
+    folder = Path(samples[0].image.uri).parent
+    data = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "star"}]}
+    (folder / "labels.json").write_text(json.dumps(data))
+    result, _, said = run(tmp_path, folder / "labels.json", steps=4)
+    assert "20 unreadable" in result.left_out and "category_id 9" in said[0] and "regions and texts" in said[0]
+    job = prepare(
+        from_mapping(tiny_run(tmp_path, data=[{"path": str(folder / "labels.json"), "tasks": ["OD"]}], dense=0))
+    )
+    assert (job.found.fit, job.found.pairs) == (8, 8)
+
+
+@pytest.mark.parametrize("more", [{"dense": 1.0}, {"evaluate_every": 4}])
+def test_what_is_read_before_the_examination_is_left_out_there_once(tmp_path, more):
+    """A line that is no JSON, a picture without size or file, a bad box: none ends the start of a run that skips."""
+
+    def change(number, row, folder):
+        if number in (2, 5, 6, 7):
+            row["regions"][0]["box"] = [20, 20, 4, 4]
+        if number == 3:
+            del row["image"]["width"], row["image"]["height"]
+            (folder / row["image"]["uri"]).unlink()
+
+    path = toy(tmp_path, 40, change)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:4], "{ not json", *lines[5:]]) + "\n")
+    job = prepare(from_mapping(tiny_run(tmp_path, data=[{"path": str(path), "tasks": ["OD"]}], **{"dense": 0, **more})))
+    assert job.found.lost.counts == {"unreadable": 1, "missing": 1}
+    source = job.order.sources[0]
+    assert job.found.unsound.counts == {"unreadable": sum(source.trained(source.sample(n)) for n in (2, 5, 6, 7))}

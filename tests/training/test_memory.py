@@ -90,3 +90,10 @@ def test_a_much_larger_batch_is_in_proportion():
     shapes = Shapes(4, ((4, 10, 20),))
     whole = predicted(config, SIZES["nano"], shapes.times(5))["step"]
     assert of_larger(config, SIZES["nano"], shapes, 5.0, 10)["step"] == pytest.approx(whole, rel=0.01)
+
+
+def test_rows_of_new_tokens_hold_the_whole_matrix():
+    small = {"image_size_wh": (384, 384)}
+    adapter, grown = (gigabytes({"strategy": "lora", **more}, **small) for more in ({}, {"new_tokens": ["<a>"]}))
+    matrix = 4 * SIZES["base"].text.vocab_size * SIZES["base"].text.d_model / 1e9
+    assert grown["moments"] - adapter["moments"] == pytest.approx(2 * matrix, rel=0.01)

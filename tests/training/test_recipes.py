@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from florence2.cli import main
-from florence2.training import read_config, step
+from florence2.training import read_config, step, train
 from florence2.training.config_files import RECIPES, from_mapping, to_mapping
 from florence2.training.dry_run import dry_run
 from florence2.training.loss import TokenLoss
@@ -90,3 +90,14 @@ def test_push_lists_and_sends_the_checkpoint_alone(tmp_path, monkeypatch, capsys
     assert "held_out.json" not in sent[1]["allow_patterns"]
     assert main(["push", str(folder), "nano", "--dry-run"]) == 1 and "expected OWNER/NAME" in capsys.readouterr().err
     assert main(["push", str(tmp_path / "no"), "a/b", "--dry-run"]) == 1
+
+
+def test_push_tells_of_a_base_that_no_one_else_has(tmp_path, capsys):
+    config = tiny_run(tmp_path, strategy="lora", dense=0, steps=1)
+    train(config)
+    assert main(["push", config["out"], "a/b", "--dry-run"]) == 0
+    found = capsys.readouterr()
+    assert (
+        "adapter_model.safetensors" in found.out and f"base is {config['model']}, a folder of this machine" in found.err
+    )
+    assert main(["push", config["model"], "a/b", "--dry-run"]) == 0 and "base" not in capsys.readouterr().err

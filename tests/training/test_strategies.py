@@ -15,6 +15,7 @@ from florence2.predictor.convert import convert
 from florence2.training import optim, train
 from florence2.training.config import LoraConfig
 from florence2.training.config_files import from_mapping
+from florence2.training.dry_run import dry_run
 from florence2.training.lora import put_in, targets_of
 from florence2.training.setup import prepare
 from florence2.training.trainer import Trainer
@@ -232,6 +233,16 @@ def test_the_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert main(["train", "--config", str(file), "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["trained"] < plan["parameters"] and plan["memory_gb"]["step"] > 0
+
+
+def test_a_dry_run_of_a_restart_plans_the_new_run(tmp_path):
+    config = tiny_run(tmp_path, steps=2)
+    train(config)
+    other = from_mapping({**config, "lr": 1e-5, "steps": 9})
+    with pytest.raises(ValueError, match="holds another run"):
+        dry_run(other)
+    plan = dry_run(other, restart=True)
+    assert plan.steps == 9 and not plan.resumes_at and not Path(config["out"] + ".1").exists()
 
 
 def test_help_lists_every_key(capsys):

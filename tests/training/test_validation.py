@@ -167,3 +167,46 @@ def test_a_run_begun_without_evaluations_holds_nothing_out_later(tmp_path):
     with pytest.raises(ValueError, match="validation"):
         train({**config, "evaluate_every": 2, "steps": 6})
     assert len(trained(prepare(from_mapping(config), resumed=RunFolder(config["out"]).newest()))) == 30
+
+
+def test_pictures_that_are_trained_and_evaluated_are_told(tmp_path):
+    path = toy(tmp_path, 30, lambda n: "val" if n < 4 else "train")
+    named = {"validation": [{"path": path, "tasks": ["OD"], "split": "val"}], "validation_limit": 30}
+    (note,) = prepare(from_mapping(run_of(tmp_path, path, **named))).notes
+    assert note.startswith("validation: 4 of the pictures that are evaluated are trained on as well")
+    config = run_of(tmp_path, path, **named)
+    config["data"][0]["split"] = "train"
+    assert not prepare(from_mapping(config)).notes
+    (note,) = prepare(from_mapping({**config, "evaluate_every": 0, "best": {"metric": "AP"}})).notes
+    assert note.startswith("validation and best.metric: nothing is evaluated")
+    with pytest.raises(ValueError, match="validation: expected at least one source"):
+        from_mapping({**config, "validation": []})
+
+
+def test_validation_pictures_that_cannot_be_read_are_told(tmp_path):
+    """One without a stated size is left out, one whose file has gone counts as an empty answer."""
+    path = Path(toy(tmp_path, 12, lambda n: "val" if n < 4 else "train"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    del rows[1]["image"]["width"], rows[1]["image"]["height"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for number in (1, 2):
+        (path.parent / rows[number]["image"]["uri"]).unlink()
+    said = []
+    config = run_of(tmp_path, str(path), validation_limit=10)
+    train(config, on_message=said.append)
+    assert any("validation: 1 samples cannot be read, such as" in line for line in said)
+    assert any("step 2: 1 of 3 validation asks cannot be answered" in line for line in said)
+
+
+def test_pictures_of_one_name_are_told_apart(tmp_path):
+    """Two sets that number their pictures alike, and a picture with two records."""
+    (tmp_path / "b").mkdir()
+    paths = [toy(folder, 12, lambda n: "val" if n < 3 else "train") for folder in (tmp_path, tmp_path / "b")]
+    lines = Path(paths[0]).read_text().splitlines()
+    double = json.loads(lines[0])
+    Path(paths[0]).write_text("\n".join([*lines, json.dumps({**double, "id": "again"})]) + "\n")
+    sources = [{"path": path, "tasks": ["OD"]} for path in paths]
+    config = tiny_run(tmp_path, data=sources, dense=0, steps=2, evaluate_every=2)
+    train(config)
+    predictions = Path(config["out"]) / "evaluations" / "step-00000002" / "OD" / "predictions.jsonl"
+    assert len(predictions.read_text().splitlines()) == 7
