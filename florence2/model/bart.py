@@ -181,7 +181,7 @@ class DecoderLayer(EncoderLayer):
 
     def step(self, x: Tensor, cache: Cache, number: int) -> Tensor:
         own = cache.own.extend(number, *self.attention.project_kv(x))
-        x = self.attention_norm(x + self.attention.attend(x, *own))
+        x = self.attention_norm(x + self.attention.attend_few(x, *own))
         packed = (
             x if cache.beam_rows is None else x[cache.beam_rows, 0]
         )  # (B, most rows, C): beams side by side as tokens
@@ -202,6 +202,8 @@ class Attention(nn.Module):
         self.v = Linear(config.d_model, config.d_model)
         self.out = Linear(config.d_model, config.d_model)
         self.dropout = config.attention_dropout
+        self.by_products = False
+        """Whether few queries are answered by two products, where that is sooner (`model.tiers`)."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         return self.attend(x, *self.project_kv(x), mask, causal)
@@ -219,23 +221,31 @@ class Attention(nn.Module):
         return out
 
     def attend_few(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The same for few queries over many keys, (B, G, M, D) in this order: in bfloat16 on a CPU as two products.
-
-        The fused kernel there brings keys and values into another order each time: five to ten times the time.
-        """
-        if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+        """The same for the few tokens of a decoding step."""
+        if not self.by_products or torch.is_grad_enabled():
             return self.attend(x, keys, values, mask)
-        q = self.split(self.q(x))
-        scores = (q * q.shape[-1] ** -0.5) @ keys.transpose(2, 3)
-        scores = scores if mask is None else scores + mask
-        x = scores.softmax(-1, dtype=torch.float32).to(x.dtype) @ values
-        out: Tensor = self.out(x.transpose(1, 2).flatten(2))
+        attended = attention_by_products(self.split(self.q(x)), keys, values, mask)
+        out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, C) by heads."""
         B, T, C = x.shape
         return x.view(B, T, self.heads, C // self.heads).transpose(1, 2)  # (B, G, T, D)
+
+
+def attention_by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention (B, G, T, D) of few queries, by two products.
+
+    The fused kernel brings bfloat16 keys and values into another order each time, on some processors at ten times the
+    cost of these.
+    """
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)  # (B, G, T, M)
+    weights = (scores if mask is None else scores + mask).softmax(
+        -1, dtype=torch.promote_types(values.dtype, torch.float32)
+    )
+    attended: Tensor = weights.to(values.dtype) @ values
+    return attended
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

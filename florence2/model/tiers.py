@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from florence2 import arguments
 from florence2.atomic_files import write_atomic
 from florence2.cache_folder import cache_folder
+from florence2.model.bart import Attention, attention_by_products
 from florence2.model.florence import Florence
 from florence2.model.linear import MANY, Bands, Linear
 from florence2.model.operators import Int8, Packed, Reordered, has_int8, has_reordered, plain
@@ -34,6 +36,9 @@ from florence2.structuring import brief, parse_json
 
 ROWS = {"one": 1, "few": 8, "many": 577}
 """What a decoding step of one answer, of a batch, and what an encoder multiplies; bands end at 3 and at 64 rows."""
+ATTENTION_ROWS = {"one": 1, "few": 8}
+"""Answers whose next token attends to a picture."""
+ATTENTION_SHAPE = (12, 591, 64)  # heads, keys, width: the published base size's
 BAND_ENDS = (3, 64, MANY)
 COST = {"many": 100, "one": 2000}  # products of this size in one detection by the base size, about
 QUICKER_TIERS = ("bfloat16", "int8")
@@ -83,12 +88,20 @@ class Speeds:
         return found.ms if found and found.error <= LARGEST_ERROR[kind.split()[0]] else float("inf")
 
     def quickest(self, dtype: str, rows: str) -> str:
-        """ "reordered" where it gains enough, by the clock and by processor time, else "plain"."""
-        if self.ms(f"{dtype} reordered", rows) == float("inf"):
-            return "plain"
-        one, other = self.kinds[dtype][rows], self.kinds[f"{dtype} reordered"][rows]
-        gain = min(one.ms / other.ms, one.cpu_ms / other.cpu_ms)
-        return "reordered" if gain >= QUICKER else "plain"
+        """ "reordered" where it gains enough, else "plain"."""
+        return "reordered" if self._gain(dtype, f"{dtype} reordered", rows) >= QUICKER else "plain"
+
+    def attends_by_products(self, dtype: str) -> bool:
+        """Whether a decoding step's attention gains enough as two products."""
+        kinds = f"{dtype} attention", f"{dtype} attention by products"
+        return min(self._gain(*kinds, rows) for rows in ATTENTION_ROWS) >= QUICKER
+
+    def _gain(self, kind: str, other: str, rows: str) -> float:
+        """How many times as fast the other is, by the clock and by processor time; 0 where it is not right."""
+        if self.ms(other, rows) == float("inf"):
+            return 0.0
+        one, two = self.kinds[kind][rows], self.kinds[other][rows]
+        return min(one.ms / two.ms, one.cpu_ms / two.cpu_ms)
 
 
 def measure(kinds: Sequence[str], threads: int | None = None, again: bool = False) -> Speeds:
@@ -120,12 +133,14 @@ def accelerate(model: Florence, quantize: str | None = None, keep: Sequence[str]
         raise ValueError(f"keep: expected some of {', '.join(GROUPS)}, got {unknown[0]!r:.40}")
     if model.device.type != "cpu":
         return {"tier": dtype, "products": {}, "why": f"on {model.device.type} the layers stay as they are"}
+    is_small = model.config.text.d_model < SMALL
+    by_products, attention_why = (False, "") if is_small or dtype == "float16" else _attention(dtype)
     if quantize:
         found = {name: "float32" if name in keep else "int8" for name in GROUPS}
         why = "asked for by quantize" + ("" if has_int8() else "; torch has no int8 product here: slow")
-    elif model.config.text.d_model < SMALL or not has_reordered(model.dtype):
+    elif is_small or not has_reordered(model.dtype):
         found = dict.fromkeys(GROUPS, "plain")
-        why = "a small model" if model.config.text.d_model < SMALL else "no reordered product here for this type"
+        why = "a small model" if is_small else "no reordered product here for this type"
     else:
         speeds = measure([dtype, f"{dtype} reordered"])
         chosen = [speeds.quickest(dtype, rows) for rows in ROWS]
@@ -135,7 +150,23 @@ def accelerate(model: Florence, quantize: str | None = None, keep: Sequence[str]
     model.packed = []
     for name, kind in found.items():
         _apply(model, name, kind)
-    return {"tier": quantize or dtype, "products": found, "why": why}
+    for layer in model.modules():
+        if isinstance(layer, Attention):
+            layer.by_products = by_products
+    attention = "two products" if by_products else "torch's own"
+    return {"tier": quantize or dtype, "products": found, "attention": attention, "why": why + attention_why}
+
+
+def _attention(dtype: str) -> tuple[bool, str]:
+    """Whether a decoding step's attention is computed by two products, and why."""
+    kinds = f"{dtype} attention", f"{dtype} attention by products"
+    speeds = measure(kinds)
+    times = [
+        f"{rows} row{'s' if rows > 1 else ''}: torch's {speeds.ms(kinds[0], name):.3g}, two products "
+        f"{speeds.ms(kinds[1], name):.3g} ms"
+        for name, rows in ATTENTION_ROWS.items()
+    ]
+    return speeds.attends_by_products(dtype), f"; attention of {', '.join(times)}"
 
 
 def check(quantize: str | None, dtype: str, device: torch.device) -> None:
@@ -286,17 +317,41 @@ def _measure(kinds: Sequence[str], threads: int) -> dict[str, dict[str, Timed]]:
     found: dict[str, dict[str, Timed]] = {kind: {} for kind in kinds}
     try:
         with torch.inference_mode():
-            for name, rows in ROWS.items():
-                x = torch.randn(rows, SHAPE[1], generator=generator)
-                expected = plain(x.double(), weight.double(), bias.double())
-                calls = {kind: _product(kind, x, weight, bias) for kind in kinds}
-                for kind, (ms, cpu_ms) in _times(calls).items():
-                    gap = calls[kind]().double() - expected
-                    error = gap.square().mean().sqrt() / expected.square().mean().sqrt()
-                    found[kind][name] = Timed(ms, cpu_ms, float(error))
+            if products := [kind for kind in kinds if _rows_of(kind) is ROWS]:
+                for name, rows in ROWS.items():
+                    x = torch.randn(rows, SHAPE[1], generator=generator)
+                    calls = {kind: _product(kind, x, weight, bias) for kind in products}
+                    _time(calls, plain(x.double(), weight.double(), bias.double()), name, found)
+            if attentions := [kind for kind in kinds if _rows_of(kind) is ATTENTION_ROWS]:
+                heads, length, width = ATTENTION_SHAPE
+                for name, rows in ATTENTION_ROWS.items():
+                    shapes = [(rows, heads, n, width) for n in (1, length, length)]
+                    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
+                    calls = {kind: _attending(kind, inputs) for kind in attentions}
+                    _time(calls, attention_by_products(*(x.double() for x in inputs)), name, found)
     finally:
         torch.set_num_threads(before)
     return found
+
+
+def _time(
+    calls: Mapping[str, Callable[[], Tensor]], expected: Tensor, name: str, found: dict[str, dict[str, Timed]]
+) -> None:
+    for kind, (ms, cpu_ms) in _times(calls).items():
+        gap = calls[kind]().double() - expected
+        error = gap.square().mean().sqrt() / expected.square().mean().sqrt()
+        found[kind][name] = Timed(ms, cpu_ms, float(error))
+
+
+def _rows_of(kind: str) -> dict[str, int]:
+    return ATTENTION_ROWS if " attention" in kind else ROWS
+
+
+def _attending(kind: str, inputs: Sequence[Tensor]) -> Callable[[], Tensor]:
+    queries, keys, values = (x.to(getattr(torch, kind.split()[0])) for x in inputs)
+    if kind.endswith("by products"):
+        return lambda: attention_by_products(queries, keys, values)
+    return lambda: F.scaled_dot_product_attention(queries, keys, values)
 
 
 def _product(kind: str, x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Tensor]:
@@ -326,7 +381,7 @@ def _measured_before(path: Path) -> dict[str, dict[str, Timed]]:
     found: dict[str, dict[str, Timed]] = {}
     try:
         for kind, rows in parse_json(path.read_text(encoding="utf-8")).items():
-            timed = {name: Timed(*(float(value) for value in rows[name])) for name in ROWS}
+            timed = {name: Timed(*(float(value) for value in rows[name])) for name in _rows_of(kind)}
             if kind.split()[0] in LARGEST_ERROR and all(map(_is_sound, timed.values())):
                 found[kind] = timed
     except (OSError, ValueError, AttributeError, TypeError, LookupError, RecursionError):
@@ -340,7 +395,8 @@ def _is_sound(timed: Timed) -> bool:
 
 def _disturbed(found: Mapping[str, Mapping[str, Timed]], kinds: Sequence[str], threads: int) -> bool:
     """Whether others used the machine: what takes far longer by the clock than by the processor is not kept."""
-    return any(row.ms > 1.5 * row.cpu_ms / threads for kind in kinds for row in [found[kind]["many"]])
+    rows = [found[kind]["many"] for kind in kinds if "many" in found[kind]]
+    return any(row.ms > 1.5 * row.cpu_ms / threads for row in rows)
 
 
 def _record(threads: int) -> Path | None:

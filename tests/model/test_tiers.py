@@ -10,6 +10,7 @@ from torch import nn
 
 from florence2.decoding.generate import Rules, generate
 from florence2.model import operators, tiers
+from florence2.model.bart import Attention
 from florence2.model.linear import MANY, MLP, Linear, product
 from florence2.model.operators import Int8, Reordered, plain
 from tests.parity.twins import IMAGE_ID, lively, tiny
@@ -172,6 +173,7 @@ def home(tmp_path, monkeypatch):
 
 def speeds_of(monkeypatch, **ms):
     """A machine on which the products take so long."""
+    ms = {f"{name}_attention{by}": 1.0 for name in ms for by in ("", "_by_products")} | ms
     kinds = {
         name.replace("_", " "): dict.fromkeys(tiers.ROWS, tiers.Timed(value, value, 0.0)) for name, value in ms.items()
     }
@@ -220,6 +222,31 @@ def test_what_is_not_quicker_or_not_right_stays_plain(monkeypatch):
     assert found.quickest("float32", "many") == "plain"
 
 
+def test_attention_by_products_gives_the_same_ids(monkeypatch):
+    monkeypatch.setattr(tiers, "SMALL", 0)
+    model = lively(tiny(), eos=1.4)
+    expected = said(model)
+    speeds_of(monkeypatch, float32=1.0, float32_reordered=1.0, float32_attention=1.0, float32_attention_by_products=0.5)
+    told = tiers.accelerate(model)
+    assert told["attention"] == "two products" and "1 row: torch's 1, two products 0.5 ms" in told["why"]
+    assert {layer.by_products for layer in model.modules() if isinstance(layer, Attention)} == {True}
+    assert said(model) == expected
+    speeds_of(monkeypatch, float32=1.0, float32_reordered=1.0)
+    assert tiers.accelerate(model)["attention"] == "torch's own"
+    assert {layer.by_products for layer in model.modules() if isinstance(layer, Attention)} == {False}
+
+
+def test_attention_is_measured(home, monkeypatch):
+    monkeypatch.setattr(tiers, "ATTENTION_SHAPE", (2, 9, 8))
+    kinds = [f"{name} attention{by}" for name in ("float32", "bfloat16") for by in ("", " by products")]
+    found = tiers.measure(kinds, 1)
+    for kind in kinds:
+        assert set(found.kinds[kind]) == set(tiers.ATTENTION_ROWS)
+        assert all(0 < row.ms < 1000 for row in found.kinds[kind].values())
+        assert found.ms(kind, "few") < 1000  # as exact as its type
+    assert tiers.measure(kinds, 1) == found
+
+
 def test_int8_is_near_and_keeps_what_it_is_told_to_keep():
     model = lively(tiny())
     expected = logits_of(model)
@@ -235,6 +262,7 @@ def test_int8_is_near_and_keeps_what_it_is_told_to_keep():
 
 def test_int8_leaves_alone_what_float32_does_sooner(monkeypatch):
     monkeypatch.setattr(tiers, "SMALL", 0)
+    speeds_of(monkeypatch, float32=1.0)
     monkeypatch.setattr(tiers, "LEAST_INT8", 32)
     model = lively(tiny())
     tiers.accelerate(model, "int8")
