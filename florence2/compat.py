@@ -9,6 +9,7 @@ gives scores, pixels and label sets besides. What these calls do not know is ref
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Union
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from florence2 import arguments
 from florence2.codec import official
 from florence2.codec.tasks import Task, ask_of, prompt_text
 from florence2.codec.tokenizer import Tokenizer
@@ -26,6 +28,7 @@ from florence2.model.model_config import ModelConfig
 from florence2.predictor import Florence2, checkpoints, images, load
 from florence2.predictor.asks import decoding_of
 
+MOST_PENALTY = 10  # exponent of an answer's length; far beyond it all floats end
 IGNORED = ("trust_remote_code", "attn_implementation", "low_cpu_mem_usage", "use_fast", "use_safetensors")
 
 
@@ -88,7 +91,11 @@ class AutoProcessor:
         _refuse("processor", other)
         if return_tensors != "pt":
             raise ValueError(f"return_tensors: expected 'pt', got {return_tensors!r:.40}")
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = (
+            [text]
+            if isinstance(text, str)
+            else arguments.items("text", text, "a prompt or a list of prompts", _is_text)
+        )
         pictures = list(images) if isinstance(images, (list, tuple)) else [images]
         if len(texts) != len(pictures) or not texts:
             raise ValueError(f"images: expected one a text, {len(texts)} in all, got {len(pictures)}")
@@ -108,7 +115,8 @@ class AutoProcessor:
     def decode(self, ids: Any, skip_special_tokens: bool = False, **other: Any) -> str:
         """The text of ids, special tokens in unless they are to be skipped."""
         _refuse("decode", other, ("clean_up_tokenization_spaces",))
-        plain = ids.tolist() if isinstance(ids, (Tensor, np.ndarray)) else list(ids)
+        given = ids.tolist() if isinstance(ids, (Tensor, np.ndarray)) else ids
+        plain = arguments.items("ids", given, "a list of whole numbers", _is_whole)
         special = self.tokenizer.special_ids if skip_special_tokens else frozenset()
         return self.tokenizer.decode([index for index in plain if index not in special])
 
@@ -194,13 +202,14 @@ class AutoModelForCausalLM:
             raise ValueError("do_sample: only deterministic decoding is built; leave it out, or False")
         config, model = self.config, self.florence2.model
         limit = config.text.max_positions
-        budget = limit if max_new_tokens is None else min(max_new_tokens, limit)
+        budget = limit if max_new_tokens is None else min(arguments.whole("max_new_tokens", max_new_tokens), limit)
         decoding = decoding_of(config, {}, [], num_beams=num_beams, max_new_tokens=budget, official=True)
         given: dict[str, Any] = {
             "early_stopping": early_stopping,
             "length_penalty": length_penalty,
             "no_repeat_ngram_size": no_repeat_ngram_size,
         }
+        _check_search(**given)
         rules = dataclasses.replace(decoding.rules, **{name: v for name, v in given.items() if v is not None})
         ids = input_ids.to(self.device)
         mask = ids != config.pad_id if attention_mask is None else attention_mask.to(self.device).bool()
@@ -218,6 +227,27 @@ Florence2Processor = AutoProcessor
 def _pixels(picture: Any) -> np.ndarray:
     """HWC uint8. A PIL image is taken as it lies, for its own width and height go into the post-processing."""
     return images.load(np.asarray(picture.convert("RGB")) if hasattr(picture, "convert") else picture)
+
+
+def _check_search(early_stopping: Any, length_penalty: Any, no_repeat_ngram_size: Any) -> None:
+    """What a search takes; None is as the checkpoint says."""
+    if early_stopping is not None and not isinstance(early_stopping, bool) and early_stopping != "never":
+        raise ValueError(f"early_stopping: expected True, False or 'never', got {early_stopping!r:.80}")
+    real = isinstance(length_penalty, numbers.Real) and not isinstance(length_penalty, bool)
+    if length_penalty is not None and not (real and abs(length_penalty) <= MOST_PENALTY):
+        raise ValueError(
+            f"length_penalty: expected a number from -{MOST_PENALTY} to {MOST_PENALTY}, got {length_penalty!r:.80}"
+        )
+    if no_repeat_ngram_size is not None:
+        arguments.whole("no_repeat_ngram_size", no_repeat_ngram_size, least=0)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _refuse(call: str, given: dict[str, Any], ignored: Sequence[str] = ()) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from florence2 import arguments
 from florence2.codec.locations import bin_widths
 from florence2.codec.tasks import TASKS, Task
 from florence2.codec.tokenizer import Tokenizer
@@ -53,7 +54,8 @@ def official(text: str, task: Task | str, size_wh: tuple[int, int], style: str =
     """{task: answer} of a text as generated, special tokens in; a task that is not official answers plain text."""
     if style not in STYLES:
         raise ValueError(f"style: expected one of {', '.join(STYLES)}, got {style!r}")
-    token = task if isinstance(task, str) else task.token
+    text = arguments.text("text", text)
+    token = task.token if isinstance(task, Task) else arguments.text("task", task)
     token = token if token.startswith("<") or not token else f"<{token}>"
     kind = KINDS[TASKS[token].output_kind] if token in TASKS else "pure_text"
     native = style == "transformers"

@@ -137,6 +137,17 @@ WRONG = {
         lambda m, p, i: p.post_process_generation("", transition_beam_score=1),
         "transition_beam_score",
     ),
+    "no prompt": (lambda m, p, i: p(text=None, images=1), "text: expected a prompt or a list"),
+    "a prompt of bytes": (lambda m, p, i: p(text=b"<OD>", images=1), "text: expected a prompt or a list"),
+    "a dictionary of no text": (lambda m, p, i: p.post_process_generation(5, "<OD>", (1, 1)), "text: expected a text"),
+    "a dictionary of no task": (lambda m, p, i: p.post_process_generation("", None, (1, 1)), "task: expected a text"),
+    "ids that are letters": (lambda m, p, i: p.decode("abc"), "ids: expected a list of whole numbers"),
+    "ids that are one": (lambda m, p, i: p.decode(5), "ids: expected a list of whole numbers"),
+    "tokens as letters": (lambda m, p, i: m.generate(**i, max_new_tokens="5"), "max_new_tokens: expected a whole"),
+    "a penalty of letters": (lambda m, p, i: m.generate(**i, length_penalty="x"), "length_penalty: expected a number"),
+    "a penalty without end": (lambda m, p, i: m.generate(**i, length_penalty=1e400), "length_penalty: expected a num"),
+    "n-grams below 0": (lambda m, p, i: m.generate(**i, no_repeat_ngram_size=-1), "no_repeat_ngram_size: expected"),
+    "an early stop of 5": (lambda m, p, i: m.generate(**i, early_stopping=5), "early_stopping: expected True, False"),
     "several devices": (lambda m, p, i: m.from_pretrained("nano", device_map={"a": 0}), "device_map"),
 }
 
