@@ -304,7 +304,10 @@ def _bands(kind: str) -> Bands:
     if len(kinds) == 1:
         packed = makers[kind](ROWS["many"])
         return () if packed is None else ((MANY, packed),)
-    return tuple((end, makers[k](rows)) for end, k, rows in zip(BAND_ENDS, kinds, ROWS.values()))
+    one, few, many = (makers[k](rows) for k, rows in zip(kinds, ROWS.values()))
+    if kinds[1] == kinds[2]:
+        few = many  # as quick for few rows, and no third copy of the weight
+    return tuple(zip(BAND_ENDS, (one, few, many)))
 
 
 def _measure(kinds: Sequence[str], threads: int) -> dict[str, dict[str, Timed]]:

@@ -18,9 +18,12 @@ from florence2.model.device import to_device
 from florence2.model.florence import Florence
 from florence2.model.tensor_files import checksum
 from florence2.predictor import batch, checkpoints
+from florence2.predictor.answer import Answer
+from florence2.predictor.batch import EncodedImage, Picture, Request
 from florence2.predictor.calibration import Calibration
 from florence2.predictor.images import ImageSource
 from florence2.predictor.prompted_model import PromptedModel
+from florence2.records import Failure
 
 NO_GATE = "the gate measures whole checkpoints on a CPU: the weights' own tier"
 CONVERTED = "the weights were converted or moved after loading: plain products"
@@ -74,6 +77,19 @@ class Florence2(PromptedModel[Florence]):
             sums.append(str(computes["products"]))
         sums += self._calibrated()
         return hashlib.blake2b("\n".join(sums).encode(), digest_size=8).hexdigest()
+
+    def answer(self, requests: Sequence[Request]) -> list[list[Answer | Failure]]:
+        self._check_mode()
+        return super().answer(requests)
+
+    def encode_images(self, images: Sequence[Picture | Failure]) -> list[EncodedImage | Failure]:
+        self._check_mode()
+        return super().encode_images(images)
+
+    def _check_mode(self) -> None:
+        """Refuse answers that dropout would make random."""
+        if self.model.training:
+            raise ValueError("model: is in training mode, where answers are drawn at random; call model.model.eval()")
 
     def vision_features(self, image: ImageSource) -> list[Tensor]:
         """The map after each stage of the tower, (1, C, H, W): for the published sizes at strides 4, 8, 16, 32.

@@ -86,6 +86,20 @@ def test_runs_of_steps_say_the_same_in_each_tier(quantize):
             assert one.token_ids == other.token_ids
 
 
+def test_a_model_in_training_mode_is_not_asked():
+    model = load("nano")
+    picture = np.zeros((60, 80, 3), np.uint8)
+    wanted = model.predict(picture, "<OD>", max_new_tokens=12)
+    model.model.train()
+    for ask in (model.predict, lambda *args, **more: list(model.predict_many([args[0]], args[1], **more))):
+        with pytest.raises(ValueError, match=r"training mode, .* call model.model.eval\(\)"):
+            ask(picture, "<OD>", max_new_tokens=12)
+    with pytest.raises(ValueError, match="training mode"):
+        model.encode_image(picture)
+    model.model.eval()
+    assert model.predict(picture, "<OD>", max_new_tokens=12).token_logprobs == wanted.token_logprobs
+
+
 def test_a_converted_model_says_so():
     model = load("nano", quantize="int8")
     identity = model.identity
