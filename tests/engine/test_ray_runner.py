@@ -6,9 +6,12 @@ One embedded Ray for the module; it takes half a minute on an idle machine, near
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -259,6 +262,17 @@ def test_a_command_runs_on_a_cluster_that_is_there(tmp_path):
 def test_a_cluster_that_is_not_reached_is_said_in_one_line(tmp_path, address):
     done = command(folder_of(tmp_path, 1), tmp_path / "s", address)
     assert done.returncode == 1 and f"--ray-address {address}" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_who_listens_and_is_no_ray_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr(ray_runner, "REACH_S", 0.3)
+    ray_runner._check_reached(ray.get_runtime_context().gcs_address)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(OSError, match="timed out"):
+        ray_runner._check_reached(f"127.0.0.1:{silent.getsockname()[1]}")
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.handle_request, daemon=True).start()
+        with pytest.raises(OSError, match="who answers there is no Ray|reset"):
+            ray_runner._check_reached(f"127.0.0.1:{other.server_port}")
 
 
 def test_a_worker_that_waits_for_room_holds_no_job(tmp_path):

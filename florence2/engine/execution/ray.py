@@ -36,6 +36,9 @@ OBJECT_STORE_BYTES = 100_000_000  # of an embedded one: jobs and outcomes are sm
 NODE_LOSS_S = 30.0  # within which Ray finds out that a node which does not answer is dead
 LOOK_AGAIN_S = 5.0  # for nodes that have come or gone
 PATIENCE_S = 15.0  # before it is said that the cluster has no room
+REACH_S = 10.0  # for a cluster to greet
+SETTINGS = b"\4"  # the kind of HTTP/2's first frame, which the server of a cluster sends to whoever greets it so
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + b"\0" * 5
 
 
 class JobActor:
@@ -236,7 +239,9 @@ def _connect(address: str | None, cpus: int | None, device: str) -> bool:
             _check_reached(address)
             ray.init(address, **quiet)
         except (RuntimeError, ValueError, OSError) as error:
-            raise OSError(f"--ray-address {address}: no Ray is reached there ({one_line(str(error), 200)})") from None
+            what = f"no Ray is reached there ({one_line(str(error), 200)})"
+            remedy = "; one that asks for a token wants RAY_AUTH_MODE=token here" if _no_token() else ""
+            raise OSError(f"--ray-address {address}: {what}{remedy}") from None
         return False
     more: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES}
     if device == "cpu":
@@ -253,13 +258,22 @@ def _connect(address: str | None, cpus: int | None, device: str) -> bool:
 
 
 def _check_reached(address: str) -> None:
-    """OSError or ValueError where nobody listens at an address: Ray itself would end this process."""
+    """OSError or ValueError where no Ray listens at an address: Ray itself would end this process, or wait for ever."""
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
     if "://" in address or not host or not port.isdigit():
         raise ValueError("expected HOST:PORT, or auto on a node of the cluster")
-    socket.create_connection((host, int(port)), timeout=10).close()
+    with socket.create_connection((host, int(port)), timeout=REACH_S) as asked:
+        if os.environ.get("RAY_USE_TLS", "0") in ("", "0"):  # else it answers to its own kind only
+            asked.sendall(GREETING)
+            if asked.recv(4, socket.MSG_WAITALL)[3:] != SETTINGS:
+                raise OSError("who answers there is no Ray")
+
+
+def _no_token() -> bool:
+    """Whether no token is sent to a cluster: to an address that is named, Ray sends one only where it is asked to."""
+    return os.environ.get("RAY_AUTH_MODE", "").lower() != "token"
 
 
 def _alive() -> set[str]:

@@ -53,6 +53,7 @@ class SupervisedWorker(ABC):
         self.since = 0.0  # when it was given the job, or last gave a sign
         self.started = 0.0  # when it began the job itself; 0 while it loads
         self.silence = 0.0  # the longest time between two signs of this job
+        self.journalled = 0  # lines in the journal of the job when it was given
 
     @abstractmethod
     def give(self, job: Job, device: str, isolate: bool, poison_images: dict[int, str]) -> None:
@@ -163,7 +164,8 @@ class Supervisor(ABC, Generic[W]):
                 return
 
     def _give(self, worker: W, job: Job, resources: Resources) -> bool:
-        tried = attempt_journal.read(self._store.journal(job.key).lines(), self.attempts)
+        lines = self._store.journal(job.key).lines()
+        tried = attempt_journal.read(lines, self.attempts)
         try:
             worker.give(job, self._device(worker, resources), *tried)
         except WorkerLost:
@@ -173,6 +175,7 @@ class Supervisor(ABC, Generic[W]):
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise unpickled(error) from None
         worker.job, worker.since, worker.started, worker.silence = job, time.monotonic(), 0.0, 0.0
+        worker.journalled = len(lines)
         return True
 
     def _patience(self, worker: W, resources: Resources) -> float:
@@ -225,13 +228,14 @@ class Supervisor(ABC, Generic[W]):
 
     def _lose(self, worker: W, todo: deque[Job], resources: Resources, cause: str) -> None:
         """Remove a dead worker; its job goes back to the front of the queue. The death counts if it had begun it."""
-        job, begun = worker.job, worker.started
+        job, begun = worker.job, self._had_begun(worker)
         waited = time.monotonic() - worker.since
         self._workers.remove(worker)
         ending = worker.end()
         if job is not None:
             todo.appendleft(job)
         if job is not None and begun:
+            self._boot_deaths = 0
             what = f"no sign of life for {waited:.0f} s, stopped" if cause == "timeout" else f"died, {ending.how}"
             if cause == "timeout" or ending.to_blame:
                 self._count_death(job, cause, ending)
@@ -244,6 +248,12 @@ class Supervisor(ABC, Generic[W]):
                 what = f"did not get ready in {self.boot_s:.0f} s" if cause == "timeout" else f"ended ({ending.how})"
                 often = f"{self._boot_deaths} times while loading"
                 raise ChildProcessError(f"{self._where}: a worker {what}, {often}; run with --workers 0 to see why")
+
+    def _had_begun(self, worker: W) -> bool:
+        """Whether a worker that is lost had begun its job: as it said, or, where that is lost with it, as it wrote."""
+        if worker.started or worker.job is None:
+            return bool(worker.started)
+        return len(self._store.journal(worker.job.key).lines()) > worker.journalled
 
     def _count_death(self, job: Job, cause: str, ending: Ending) -> None:
         tries = self._store.journal(job.key)
