@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     if base:
         print(
             f"the adapter's base is {base}, a folder of this machine, so whoever downloads it has to name a base; to "
-            "upload the whole model: florence2 convert BASE MERGED --adapter FOLDER, then push MERGED",
+            "upload the whole model: florence2 convert BASE MERGED --adapter FOLDER --to transformers, then push it",
             file=sys.stderr,
         )
     total = sum(file.stat().st_size for file in files)
