@@ -362,4 +362,6 @@ def _sync(folder: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    if "enforce fail at inline_container" in str(error):  # torch's own words for a file that it cannot write whole
+        return "the disk takes no whole state"
     return (str(error).strip().split("\n") or [""])[0][:200] or type(error).__name__

@@ -110,6 +110,28 @@ def test_peft_puts_the_adapter_on_that_very_model_and_merging_equals_it(tmp_path
         raise AssertionError("no such key")
 
 
+def test_transformers_reads_the_adapter_s_folder(tmp_path):
+    """By load_adapter on its base, and by from_pretrained of the folder alone: the logits of our merged model."""
+    transformers = pytest.importorskip("transformers")
+    config = lora_run(tmp_path, "transformers", targets=["q_proj", "v_proj", "fc2"])
+    train(config)
+    kind = transformers.Florence2ForConditionalGeneration
+    base, added = kind.from_pretrained(config["model"]).eval(), kind.from_pretrained(config["model"]).eval()
+    added.load_adapter(config["out"])
+    ours = florence2.load(config["out"]).model
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    prompt, decoder = torch.tensor([[0, 50, 60, 2]]), torch.tensor([[2, 0, 40, 41]])
+    count = ours.config.map_size_wh[0] * ours.config.map_size_wh[1] + 1
+    ids = torch.cat([torch.full((1, count), base.config.image_token_id), prompt], 1)
+    given = {"input_ids": ids, "pixel_values": pixels, "decoder_input_ids": decoder, "attention_mask": ids * 0 + 1}
+    with torch.no_grad():
+        wanted = ours(ours.encode_image(pixels), prompt, None, decoder)
+        rows = wanted.shape[-1]
+        for model in (added, kind.from_pretrained(config["out"]).eval()):
+            assert torch.allclose(model(**given).logits[..., :rows], wanted, atol=1e-5)
+        assert not torch.allclose(base(**given).logits[..., :rows], wanted, atol=1e-4)
+
+
 def test_the_adapter_at_work_equals_the_merged_one(tmp_path):
     config = lora_run(tmp_path, dora=True, rslora=True)
     train(config)
