@@ -6,6 +6,7 @@ follows from them for all pictures is the plan's arithmetic (`planning/simulatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,11 +27,13 @@ from florence2.engine.run_records import earlier_paces
 from florence2.engine.sample_run import measured_rates, sample_of, sample_size, worker_start_s
 from florence2.engine.selectors import FolderSelector, ImageSelector
 from florence2.engine.session import Session
+from florence2.monitoring.run_journal import EVERY_S
 from florence2.object_store import is_object_url, root_of
 from florence2.records import Sample
 from florence2.sources import files, hub_datasets
 from florence2.store import Store, is_store, pending
 
+OF_A_COMMAND = 10  # objects: its runs, its snapshot, the link of the chain; how it stands is one more every few seconds
 ENOUGH_S = 60.0  # of earlier runs, to be taken in place of a sample
 
 
@@ -105,10 +108,11 @@ def estimate_annotate(
     fragments = sum(phase.fragments for phase in found)
     clock += rates.command_s if found else 0.0
     size = sum(phase.bytes for phase in found) + fragments * rates.entry_bytes
-    cost = clock / 3600 * price_per_hour + fragments / 1000 * prices.per_1000_puts
+    requests = sum(phase.requests for phase in found) + math.ceil(clock / EVERY_S) + OF_A_COMMAND
+    cost = clock / 3600 * price_per_hour + requests / 1000 * prices.per_1000_puts
     month = size / 1e9 * prices.gb_month
     return RunEstimate(
-        str(src), len(samples), len(tried), due, rates, tuple(found), clock, fragments, size, fragments + 3, cost, month
+        str(src), len(samples), len(tried), due, rates, tuple(found), clock, fragments, size, requests, cost, month
     )
 
 

@@ -68,6 +68,15 @@ def test_a_dry_run_over_a_store_counts_what_is_left_and_writes_nothing(place, tm
     assert {path: store.storage.read(path) for path in store.storage.list("")} == names
 
 
+def test_requests_that_write_are_near_what_a_run_makes(bucket, tmp_path, monkeypatch):
+    folder_of(tmp_path, 24)
+    place = f"{bucket}/s"
+    plan = estimate_annotate(tmp_path / "pictures", place, [Steady()], unit=8, workers=1, sample=8)
+    florence2.annotate(tmp_path / "pictures", place, [Steady()], unit=8, workers=1)
+    left = [facts.path for facts in Objects(place).list() if not facts.path.startswith("tmp/")]
+    assert len(left) <= plan.requests < 2 * len(left)
+
+
 def test_pictures_of_another_folder_and_of_another_version_are_due(tmp_path):
     store = florence2.annotate(folder_of(tmp_path, 6), tmp_path / "s", [Steady()], workers=0)
     other = folder_of(tmp_path / "other", 3, start=50)

@@ -68,6 +68,8 @@ class PhaseEstimate:
     cpu_hours: float
     fragments: int
     bytes: float
+    requests: int
+    """That write: fragments, and what each job leaves of its own."""
     cost: float
     limit: str
     """What sets its pace: gpu, operator, decoding, processors or driver."""
@@ -182,12 +184,13 @@ def phase_estimate(
     cpu_hours = seconds * (machines.cpus if not phase.gpus else 0) / HOUR
     fragments = math.ceil(units * phase.fragments)
     rows = images * phase.rows
-    put_cost = fragments / 1000 * prices.per_1000_puts
+    requests = fragments + jobs * (1 if piece == unit else 2)  # each job leaves a line of its journal, and its piece
+    put_cost = requests / 1000 * prices.per_1000_puts
     cost = gpu_hours * prices.gpu_hour + cpu_hours * prices.cpu_hour + put_cost
     written = rows * phase.row_bytes + fragments * phase.fragment_bytes
     return PhaseEstimate(
         phase.name, round, phase.basis, workers, jobs, begins_s, seconds, gpu_hours, cpu_hours, fragments, written,
-        cost, limit,
+        requests, cost, limit,
     )  # fmt: skip
 
 
