@@ -15,7 +15,7 @@ def precision_recall_svg(panels: Mapping[str, Mapping[str, Points]]) -> str:
     """The diagrams side by side, each as wide as its largest recall; a dot where an answer keeps all of its items."""
     ways = list(dict.fromkeys(way for lines in panels.values() for way in lines))
     colours = {way: COLOURS[n % len(COLOURS)] for n, way in enumerate(ways)}
-    width, height = MARGIN + len(panels) * (SIDE + GAP), 2 * MARGIN + SIDE + 40
+    width, height = MARGIN + max(len(panels) * (SIDE + GAP), 100 * len(ways)), 2 * MARGIN + SIDE + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
         f'font-size="12"><rect width="100%" height="100%" fill="white"/>'
