@@ -180,9 +180,11 @@ class Objects:
     def delete(self, paths: Sequence[str]) -> None:
         """Delete objects; one that is not there is no error."""
         for start in range(0, len(paths), DELETED_AT_ONCE):
-            keys = [{"Key": self.key(path)} for path in paths[start : start + DELETED_AT_ONCE]]
-            named: dict[str, Any] = {"Bucket": self.bucket, "Delete": {"Objects": keys, "Quiet": True}}
-            self._asked(paths[start], lambda client, named=named: client.delete_objects(**named))
+            self._delete_at_once(paths[start : start + DELETED_AT_ONCE])
+
+    def _delete_at_once(self, paths: Sequence[str]) -> None:
+        named = {"Objects": [{"Key": self.key(path)} for path in paths], "Quiet": True}
+        self._asked(paths[0], lambda client: client.delete_objects(Bucket=self.bucket, Delete=named))
 
     def _asked(self, path: str, request: Callable[[Any], R]) -> R:
         """What a request gives. One that is not answered is made again for a while, where others were answered before.
