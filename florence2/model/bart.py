@@ -16,6 +16,7 @@ from florence2.model.cache import Cache, FixedKeys, GrowingKeys, OwnKeys
 from florence2.model.linear import FP16_LIMIT, MLP, Bands, Linear, product, span_product
 from florence2.model.model_config import TextConfig
 
+LEAST_KEYS = 100  # with fewer two products are no sooner than the fused kernel
 OFFSET = 2  # position p is row p + 2 of the table, an inheritance of BART's
 
 
@@ -222,7 +223,7 @@ class Attention(nn.Module):
 
     def attend_few(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """The same for the few tokens of a decoding step."""
-        if not self.by_products or torch.is_grad_enabled():
+        if not self.by_products or keys.shape[2] < LEAST_KEYS or torch.is_grad_enabled():
             return self.attend(x, keys, values, mask)
         attended = attention_by_products(self.split(self.q(x)), keys, values, mask)
         out: Tensor = self.out(attended.transpose(1, 2).flatten(2))

@@ -18,10 +18,10 @@ def test_two_products_are_the_fused_attention(samples, queries, masked, dtype):
     torch.manual_seed(0)
     attention = Attention(CONFIG, heads=4).to(dtype).eval()
     attention.by_products = True
-    x, memory = torch.randn(samples, queries, 32).to(dtype), torch.randn(samples, 50, 32).to(dtype)
-    mask = torch.zeros(samples, 1, 1, 50).to(dtype) if masked else None
+    x, memory = torch.randn(samples, queries, 32).to(dtype), torch.randn(samples, 120, 32).to(dtype)
+    mask = torch.zeros(samples, 1, 1, 120).to(dtype) if masked else None
     if mask is not None:
-        mask[:, ..., 40:] = float("-inf")
+        mask[:, ..., 90:] = float("-inf")
     with torch.inference_mode():
         keys, values = (part.contiguous() for part in attention.project_kv(memory))
         found, fused = (way(x, keys, values, mask) for way in (attention.attend_few, attention.attend))
