@@ -41,7 +41,8 @@ def convert(
     revision: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
 ) -> Converted:
-    """Save a checkpoint, an adapter merged, in another layout and in its own type; read it back and compare.
+    """Save a checkpoint, an adapter merged, in another layout and in its own type; read it back and compare. What is
+    merged is saved in float32 unless the base's own type holds it: float16 would round a small change away.
 
     An adapter's own folder, no base named beside it, stays an adapter of the same base, its modules named as the
     layout names them. The files appear in `folder` when they are found right; after an interruption the same call
@@ -54,7 +55,9 @@ def convert(
     aside = _begin(target, job)
     calibration = checkpoints.calibration_of(found, checkpoints.CALIBRATED_BY, found.tasks())
     stays = found.adapter if adapter is None else None
-    model, tokenizer, tasks = checkpoints.open_parts(found, found.checkpoint().dtype)
+    merged = found.adapter is not None and stays is None
+    kind = torch.float32 if merged else found.checkpoint().dtype
+    model, tokenizer, tasks = checkpoints.open_parts(found, kind)
     if stays is not None:
         _write_adapter(found, stays, aside, layout)
         if found.home == stays:
@@ -67,7 +70,7 @@ def convert(
     for file in sorted(aside.iterdir()):
         os.replace(file, target / file.name)
     aside.rmdir()  # only now it is over
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = str(checkpoints.find(target).checkpoint().dtype).removeprefix("torch.")
     return Converted(os.fspath(source), str(target), layout, dtype, compared, tokenizer.vocab_size)
 
 

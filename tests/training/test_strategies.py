@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import florence2
 from florence2.cli import main
-from florence2.model.checkpoint import load_model
+from florence2.model.checkpoint import load_model, save_model
 from florence2.predictor import checkpoints
 from florence2.predictor.convert import convert
 from florence2.training import optim, train
@@ -108,6 +108,22 @@ def test_peft_puts_the_adapter_on_that_very_model_and_merging_equals_it(tmp_path
             break
     else:
         raise AssertionError("no such key")
+
+
+def test_a_small_change_survives_merging_into_a_float16_base(tmp_path):
+    """Published checkpoints are float16, whose steps are wider than a short run's change."""
+    tiny_model(tmp_path / "start")
+    save_model(load_model(tmp_path / "start"), tmp_path / "start", dtype="float16")
+    config = lora_run(tmp_path) | {"lr": 1e-5}
+    config["model"] = str(tmp_path / "start")
+    train(config)
+    trained = checkpoints.find(config["out"]).model(torch.float32).state_dict()
+    found = convert(config["model"], tmp_path / "merged", "transformers", adapter=config["out"])
+    merged = checkpoints.find(tmp_path / "merged").model(torch.float32).state_dict()
+    assert found.dtype == "float32" and changed(config)
+    assert all(torch.equal(tensor, merged[name][: len(tensor)]) for name, tensor in trained.items() if tensor.ndim)
+    plain = convert(config["model"], tmp_path / "plain", "transformers")
+    assert plain.dtype == "float16"
 
 
 def test_transformers_reads_the_adapter_s_folder(tmp_path):
