@@ -85,7 +85,7 @@ def measured(method: Method, folder: Path, size: Size, seed: int) -> dict[str, A
     tests = tests_of(folder, size)
     asking = dict(method.asking)
     if method.by_capture:
-        known = setting.truth_of(labels)
+        known = by_picture(labels)
         share = captured(known, students.answers("nano", setting.truth_of(truth)))
         facts |= {"captured": round(share, 3), "true": round(captured(known, setting.truth_of(truth)), 3)}
         asking["more_above"] = share / 2
@@ -93,6 +93,11 @@ def measured(method: Method, folder: Path, size: Size, seed: int) -> dict[str, A
     least = by_agreement(str(made), folder, size, seed) if method.by_class else {}
     kept = above(found, least or method.least)
     return {**facts, "counts": setting.counts(tests, kept)}
+
+
+def by_picture(labels: Path) -> dict[str, Sample]:
+    """Labels by the picture's name; their ids are those of the store that they came from."""
+    return {Path(sample.image.uri).stem: sample for sample in jsonl.read(labels)}
 
 
 def captured(labels: Mapping[str, Sample], other: Mapping[str, Sample], sure: float = 0.5) -> float:
