@@ -75,7 +75,10 @@ def load_model(
     device: str | torch.device | None = None,
     adapter: str | Path | None = None,
 ) -> Florence:
-    """The model, ready to answer, an adapter merged. Without `dtype`: float32 on a CPU, elsewhere as in the file."""
+    """The model, ready to answer, an adapter merged. Without `dtype`: float32 on a CPU, elsewhere as in the file.
+
+    A torch.dtype is taken as it is: a training in float64 opens what it saved.
+    """
     place = to_device(device or "cpu")
     if os.getpid() != _PROCESS:
         torch.set_num_threads(1)  # its threads are the parent's, and a child that waits for them waits for ever
@@ -83,7 +86,15 @@ def load_model(
     model = blank(checkpoint.config)
     _check_positions(checkpoint)
     checkpoint.tensors.check()
-    kind = to_dtype(dtype) if dtype is not None else torch.float32 if place.type == "cpu" else checkpoint.dtype
+    kind = (
+        to_dtype(dtype)
+        if isinstance(dtype, str)
+        else dtype
+        if dtype is not None
+        else torch.float32
+        if place.type == "cpu"
+        else checkpoint.dtype
+    )
     state = {name: checkpoint.read(name).to(place, kind).contiguous() for name in checkpoint.names}
     if adapter is not None:
         model = blank(merge_adapter(state, checkpoint.config, Path(adapter)))

@@ -25,7 +25,7 @@ from florence2.training.examine import Tally
 from florence2.training.examples import LeftOut
 from florence2.training.periodic_evaluation import Evaluations
 from florence2.training.reload import check_reload
-from florence2.training.run_folder import LEFT_OUT, METRICS, JsonLinesWriter, RunFolder, read_lines
+from florence2.training.run_folder import LEFT_OUT, METRICS, WORKER_GONE, JsonLinesWriter, RunFolder, read_lines
 from florence2.training.setup import TrainingJob, prepare
 from florence2.training.trainer import NotFinite, Progress, Trainer, keep_batches, now
 
@@ -106,7 +106,7 @@ def _outside_cause(error: Exception, ranks: processes.Ranks) -> str:
     text = str(error)
     if ranks.count > 1 and any(word in text for word in ("gloo", "NCCL", "onnection")):
         return f"rank {ranks.rank}: another rank has gone"
-    if "DataLoader worker" in text:
+    if WORKER_GONE in text:
         return "a process that makes batches (workers) has gone"
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return "the memory does not suffice; --dry-run estimates it, gradient_checkpointing and a smaller batch save it"

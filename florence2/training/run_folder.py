@@ -39,6 +39,7 @@ CHECKPOINTS = "checkpoints"
 STATE = "state"
 BEST = "best"
 LOCK = ".lock"
+WORKER_GONE = "DataLoader worker"  # how torch begins when a process that makes batches was killed
 NEW, OLD = ".new", ".old"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "state.pt")
 
@@ -196,6 +197,8 @@ class RunFolder:
             self._publish(final)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(new, ignore_errors=True)
+            if WORKER_GONE in str(error):  # torch says so wherever the main thread happens to be
+                raise
             last = self.newest()
             last_kept = f"the checkpoint of {last.name} is kept" if last else "there is no earlier checkpoint"
             raise OSError(
