@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from florence2.model.attention import attention, attention_by_products
 from florence2.model.cache import Cache, FixedKeys, GrowingKeys, OwnKeys
 from florence2.model.linear import FP16_LIMIT, MLP, Bands, Linear, product, span_product
 from florence2.model.model_config import TextConfig
@@ -217,7 +218,7 @@ class Attention(nn.Module):
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(self.split(self.q(x)), keys, values, mask, dropout, causal)
+        x = attention(self.split(self.q(x)), keys, values, mask, dropout, causal)
         out: Tensor = self.out(x.transpose(1, 2).flatten(2))  # (B, T, C)
         return out
 
@@ -233,20 +234,6 @@ class Attention(nn.Module):
         """(B, T, C) by heads."""
         B, T, C = x.shape
         return x.view(B, T, self.heads, C // self.heads).transpose(1, 2)  # (B, G, T, D)
-
-
-def attention_by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention (B, G, T, D) of few queries, by two products.
-
-    The fused kernel brings bfloat16 keys and values into another order each time, on some processors at ten times the
-    cost of these.
-    """
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)  # (B, G, T, M)
-    weights = (scores if mask is None else scores + mask).softmax(
-        -1, dtype=torch.promote_types(values.dtype, torch.float32)
-    )
-    attended: Tensor = weights.to(values.dtype) @ values
-    return attended
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

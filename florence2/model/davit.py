@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from florence2.model.attention import attention
 from florence2.model.linear import FP16_LIMIT, MLP, Linear, is_plain
 from florence2.model.model_config import VisionConfig
 
@@ -152,7 +153,7 @@ class WindowAttention(nn.Module):
         rows, columns = (H + bottom) // S, (W + right) // S
         x = x.view(B, rows, S, columns, S, C).transpose(2, 3).reshape(-1, S * S, C)  # (windows, S*S, C)
         q, k, v = self.qkv(x).view(-1, S * S, 3, G, C // G).permute(2, 0, 3, 1, 4)  # (windows, G, S*S, D) each
-        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, S * S, C)
+        x = attention(q, k, v).transpose(1, 2).reshape(-1, S * S, C)
         x = self.out(x).view(B, rows, columns, S, S, C).transpose(2, 3).reshape(B, H + bottom, W + right, C)
         return x[:, :H, :W]
 

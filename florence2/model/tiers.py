@@ -27,7 +27,8 @@ from torch import Tensor
 from florence2 import arguments
 from florence2.atomic_files import write_atomic
 from florence2.cache_folder import cache_folder
-from florence2.model.bart import Attention, attention_by_products
+from florence2.model.attention import attention_by_products
+from florence2.model.bart import Attention
 from florence2.model.florence import Florence
 from florence2.model.linear import MANY, Bands, Linear
 from florence2.model.operators import Int8, Packed, Reordered, has_int8, has_reordered, plain
@@ -331,7 +332,8 @@ def _measure(kinds: Sequence[str], threads: int) -> dict[str, dict[str, Timed]]:
                     shapes = [(rows, heads, n, width) for n in (1, length, length)]
                     inputs = [torch.randn(shape, generator=generator) for shape in shapes]
                     calls = {kind: _attending(kind, inputs) for kind in attentions}
-                    _time(calls, attention_by_products(*(x.double() for x in inputs)), name, found)
+                    queries, keys, values = (x.double() for x in inputs)
+                    _time(calls, attention_by_products(queries, keys, values), name, found)
     finally:
         torch.set_num_threads(before)
     return found

@@ -24,7 +24,7 @@ from florence2.training.order import Cursor
 from florence2.training.pull import pull_of
 from florence2.training.run_folder import RunFolder
 from florence2.training.setup import TrainingJob, prepare
-from florence2.training.step import TrainingStep, attention
+from florence2.training.step import TrainingStep
 
 GB = 1e9
 MOST = 32  # pairs that are shown, and measured at once
@@ -145,10 +145,9 @@ def _seconds(job: TrainingJob, step: TrainingStep, pairs: int) -> tuple[float, f
         step.frozen.encode(batch.pictures)
         look = (time.monotonic() - started) / batch.picture_count
     started = time.monotonic()
-    with attention(job.model.device):
-        loss, tokens, _ = step(batch)
-        if loss.requires_grad:
-            (loss / max(1, tokens)).backward()
+    loss, tokens, _ = step(batch)
+    if loss.requires_grad:
+        (loss / max(1, tokens)).backward()
     for parameter in step.parameters():
         parameter.grad = None
     return max(1e-4, time.monotonic() - started - look * batch.picture_count), look

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from florence2.atomic_files import write_atomic
 from florence2.model.florence import Florence
@@ -27,9 +26,6 @@ from florence2.sources import files
 VERSION = "1"  # of what a file holds
 DIGEST = 32  # bytes of the checksum before the numbers
 GB = 1e9
-KERNELS = [  # for attention: all, whatever the training step around it chooses
-    *(SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH),
-]
 
 
 class FrozenVision:
@@ -46,7 +42,7 @@ class FrozenVision:
         On a CPU one after the other, so that a picture's numbers do not depend on its batch. At base that costs
         nothing; the tower of nano takes 1.4 times as long.
         """
-        with torch.no_grad(), sdpa_kernel(KERNELS):
+        with torch.no_grad():
             alone = self.model.device.type == "cpu"
             return torch.cat([self._encode(some) for some in (pictures.split(1) if alone else [pictures])])
 

@@ -1,7 +1,7 @@
 """Peak memory of a training run, predicted from its config alone: the step is traced on tensors without memory.
 
-What is traced is the model's own code, so nothing has to be kept in step with it. On a CPU attention is written out, as
-`step.attention` does there; on a GPU with fused attention less is held. Saving a checkpoint is not in it.
+What is traced is the model's own code, so nothing has to be kept in step with it, as it runs on a CPU; on a GPU
+attention is fused in every type, and less is held. Saving a checkpoint is not in it.
 
 Legend: B pictures, P pairs, L prompt tokens, T target tokens, C d_model, V vocabulary.
 """
@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -129,7 +128,7 @@ def _traced(model: Florence, shapes: Shapes, cached: bool, loss: Loss) -> tuple[
     """Bytes of a forward and backward at their peak, and those that are left of it (the gradients)."""
     model.train()
     meter = _Meter(model)
-    with sdpa_kernel(SDPBackend.MATH), meter:
+    with meter:
         _step(model, shapes, cached, loss)
     return meter.peak, meter.now
 

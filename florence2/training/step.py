@@ -6,13 +6,11 @@ parameters, so that DistributedDataParallel can wrap it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from florence2.model.bart import EncoderLayer
@@ -137,10 +135,3 @@ def _recomputed(module: nn.Module, forward: Callable[..., Tensor], *args: Tensor
     if module.training and torch.is_grad_enabled():
         return checkpoint(forward, *args, use_reentrant=False)  # type: ignore[no-any-return]
     return forward(*args)
-
-
-@contextlib.contextmanager
-def attention(device: torch.device) -> Iterator[None]:
-    """On a CPU plain matrix products beat the fused kernel on short sequences: its backward is slow (bf16: 2 times)."""
-    with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext():
-        yield

@@ -29,7 +29,7 @@ from florence2.training.batches import Batch
 from florence2.training.order import Cursor
 from florence2.training.pull import pull_of
 from florence2.training.setup import TrainingJob
-from florence2.training.step import PART, TrainingStep, attention
+from florence2.training.step import PART, TrainingStep
 from florence2.training.validation_set import validation_loss
 
 PROGRESS = "progress.json"  # beside the tensors of a state
@@ -118,18 +118,17 @@ class Trainer:
         """Gradients of the step's loss; this rank's sums of each part of it."""
         sums = dict.fromkeys((PART, *dense.PARTS), 0.0)
         self.module.train()
-        with attention(self.device):
-            for place, batch in enumerate(batches):
-                last = place == len(batches) - 1
-                with contextlib.nullcontext() if last or self.ranks.count == 1 else self.wrapped.no_sync():  # type: ignore[operator]
-                    total, _, parts = self.wrapped(batch)
-                    loss = total / max(1.0, counts["tokens"])
-                    for name, value in parts.items():
-                        sums[name] += float(value.detach())
-                        if name != PART:
-                            loss = loss + self.config.dense * value / max(1.0, counts[name])
-                    if loss.requires_grad:
-                        (loss * self.ranks.count).backward()  # the ranks' mean is taken, the sum is meant
+        for place, batch in enumerate(batches):
+            last = place == len(batches) - 1
+            with contextlib.nullcontext() if last or self.ranks.count == 1 else self.wrapped.no_sync():  # type: ignore[operator]
+                total, _, parts = self.wrapped(batch)
+                loss = total / max(1.0, counts["tokens"])
+                for name, value in parts.items():
+                    sums[name] += float(value.detach())
+                    if name != PART:
+                        loss = loss + self.config.dense * value / max(1.0, counts[name])
+                if loss.requires_grad:
+                    (loss * self.ranks.count).backward()  # the ranks' mean is taken, the sum is meant
         return sums
 
     @torch.no_grad()

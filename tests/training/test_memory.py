@@ -70,7 +70,7 @@ def test_options_that_save_memory_do():
     small = {"image_size_wh": (384, 384)}
     full = gigabytes({}, **small)["step"]
     assert gigabytes({"gradient_checkpointing": True}, **small)["step"] < 0.7 * full
-    assert gigabytes({"precision": "bf16"}, **small)["step"] < 0.6 * full
+    assert gigabytes({"precision": "bf16"}, **small)["step"] < 0.65 * full
     assert gigabytes({"strategy": "frozen_vision"}, **small)["step"] < 0.6 * full
     assert gigabytes({}, shapes=Shapes.even(4), **small)["step"] > 1.6 * full
     assert (
