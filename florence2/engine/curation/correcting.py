@@ -36,7 +36,7 @@ from florence2.records import (
 )
 from florence2.store import ImportMetadata, Operator, PictureIndex, PictureState, Store, pending
 
-NAME, VERSION = "corrected", "1"
+NAME, VERSION = human_verdicts.CORRECTED, "1"
 VERDICTS = ("kept", "rejected", "changed", "added")
 UNDONE = "undone"  # a reason; and the rule that leaves an item that nobody had judged as it was
 MADE = ("added", "changed")  # reasons of the verdicts that come with new items

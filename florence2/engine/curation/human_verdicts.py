@@ -19,6 +19,8 @@ from florence2.records import Decision, Parsed, Region, Sample, Source, Text
 from florence2.store import Operator
 
 AnyItem = Union[Region, Text]
+REVIEWED, CORRECTED = "reviewed", "corrected"  # who brings a person's word: from a file, from the page
+PEOPLES_SPACES = (REVIEWED, CORRECTED)  # the label spaces of what people say to be complete, where no set has the label
 OUTCOMES = ("deleted", "changed", "added", "confirmed")
 
 

@@ -8,15 +8,18 @@ winner.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from florence2.engine.curation import text_lines
+from florence2.engine.curation.human_verdicts import PEOPLES_SPACES
 from florence2.engine.curation.judging import dependents, with_confirmed_as_human
+from florence2.engine.curation.refusals import Refusal, refusals, said_again
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
 from florence2.engine.execution.options import Progress
@@ -31,7 +34,7 @@ from florence2.records import Decision, Region, Sample, Source, Text
 from florence2.store import Operator, Store, pending
 from florence2.structuring import structure
 
-NAME, VERSION = "merge", "3"
+NAME, VERSION = "merge", "4"
 RANKS = {"human": 0, "import": 1}
 
 
@@ -100,12 +103,15 @@ class MergeTask:
     operator: Operator
     models: frozenset[str]
     seq: int
+    since: Mapping[str, int] = field(default_factory=dict)
+    """The round of verdicts in which each student's run came."""
 
     def do(self, store: Store, context: WorkerContext) -> JobOutcome:
         """Merge, and commit the fused regions and the verdicts."""
         fused, verdicts = [], []
         for sample in self.inputs.load(store):
-            found = merge_sample(with_confirmed_as_human(sample), self.config, self.operator, self.models)
+            kept, refused = with_confirmed_as_human(sample), refusals(sample)
+            found = merge_sample(kept, self.config, self.operator, self.models, refused, self.since)
             fused.append(dataclasses.replace(sample, regions=tuple(found.regions), texts=(), groundings=()))
             round = self.operator.round
             signed = [dataclasses.replace(each, rule=NAME, round=round, seq=self.seq) for each in found.decisions]
@@ -128,7 +134,7 @@ def merge_units(
     """Merge the kept ones of these operators' annotations in every unit that lacks this work."""
     latest = max((o.round for o in reads if o.kind == "model"), default=-1)
     models = frozenset(o.run_id for o in reads if o.kind == "model" and o.round == latest)
-    runs = [o.run_id for o in reads]
+    runs, since = [o.run_id for o in reads], _since(session, reads)
 
     def jobs(count: Count) -> Iterator[Job]:
         for unit in session.units():
@@ -137,19 +143,40 @@ def merge_units(
             if session.all_done([(path, operator) for path in paths], unit):
                 count.skip(len(unit.samples))
                 continue
-            yield Job(inputs.uid(operator), len(unit.samples), MergeTask(inputs, config, operator, models, seq))
+            yield Job(inputs.uid(operator), len(unit.samples), MergeTask(inputs, config, operator, models, seq, since))
 
     complete(session, runner, jobs, Resources(NAME), Count("merging", session.count(), progress))
 
 
-def merge_sample(sample: Sample, merging: MergeConfig, operator: Operator, models: Iterable[str] = ()) -> Merged:
-    """Merge the kept items of one sample. `models` are the runs of models that annotated every picture."""
+def _since(session: Session, reads: Sequence[Operator]) -> dict[str, int]:
+    """The round of verdicts in which each student's annotations came: people have seen none of them before."""
+    students = {o.run_id for o in reads if o.kind == "model" and o.round}
+    first: dict[str, int] = {}
+    for judge in (o for o in session.operators.values() if o.kind in ("filter", "merge")):
+        for run in students & set((session.store.run(judge.run_id) or {}).get("reads") or ()):
+            first[run] = min(judge.round, first.get(run, judge.round))
+    return first
+
+
+def merge_sample(
+    sample: Sample,
+    merging: MergeConfig,
+    operator: Operator,
+    models: Iterable[str] = (),
+    refused: Sequence[Refusal] = (),
+    since: Mapping[str, int] = MappingProxyType({}),
+) -> Merged:
+    """Merge the kept items of one sample. `models` are the runs of models that annotated every picture.
+
+    `refused` is what a person took away, `since` the round of verdicts in which each student's run came.
+    """
     models = set(models)
-    out = Merged()
     ordinal = 0
-    boxed = [region for region in sample.regions if region.box is not None and not region.refines and not region.ignore]
+    out = Merged(said_again(sample, refused, since, merging.iou, lambda r: _label(r.label, merging.synonyms)))
+    again = {d.item_id for d in out.decisions}
+    boxed = [r for r in sample.regions if r.box is not None and not (r.refines or r.ignore or r.id in again)]
     if merging.contradicted:
-        out.decisions += _contradicted(sample, boxed, merging)
+        out.decisions += _contradicted(sample, boxed, merging, refused)
         contradicted = {d.item_id for d in out.decisions}
         boxed = [region for region in boxed if region.id not in contradicted]
     label_of = {r.id: _label(r.label, merging.synonyms) for r in boxed}
@@ -184,7 +211,7 @@ def merge_sample(sample: Sample, merging: MergeConfig, operator: Operator, model
     out.decisions += _repeated(sample, [r for r in alone if r.id not in judged], merging, label_of)
     if merging.unconfirmed_below is not None and models:
         out.decisions += _unconfirmed(alone, models, merging.unconfirmed_below, {d.item_id for d in out.decisions})
-    out.decisions += _texts(sample.texts)
+    out.decisions += _texts([text for text in sample.texts if text.id not in again])
     # items that refer to a superseded region follow its winner; those of any other rejected item are rejected
     moved = {d.item_id for d in out.decisions if d.status == "superseded"} & {r.id for r in sample.regions}
     gone = {d.item_id for d in out.decisions if d.status != "kept"} - moved
@@ -242,10 +269,13 @@ def _fused(cluster: Sequence[Region], image_id: str, operator: Operator, ordinal
     return fused, "fused"
 
 
-def _contradicted(sample: Sample, regions: Sequence[Region], merging: MergeConfig) -> list[Decision]:
-    """Rejections of objects that a labelled set says are not there: what the absence of a label means."""
+def _contradicted(
+    sample: Sample, regions: Sequence[Region], merging: MergeConfig, refused: Sequence[Refusal]
+) -> list[Decision]:
+    """Rejections of objects that a labelled set or a person says are not there: what the absence of a label means."""
     states = [(space, c) for space, found in sample.coverage.items() for c in found]
     listed_by = {r.label_space for r in sample.regions if _rank(r) < 2}  # sets that list objects of this picture
+    listed_by |= {r.item.label_space for r in refused if isinstance(r.item, Region)} | set(PEOPLES_SPACES)
     absent = {_label(x, merging.synonyms) for _, c in states if c.state == "negatives" for x in c.labels}
     whole = {
         _label(x, merging.synonyms) for s, c in states if c.state == "exhaustive" and s in listed_by for x in c.labels

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from florence2 import geometry
-from florence2.engine.curation.human_verdicts import AnyItem, HumanRows, PictureChanges
+from florence2.engine.curation.human_verdicts import REVIEWED, AnyItem, HumanRows, PictureChanges
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest, run_id
 from florence2.engine.session import ANNOTATORS, HUMAN, Session
@@ -25,7 +25,7 @@ from florence2.records import Coverage, Region, Sample, Text, to_json
 from florence2.sources import files
 from florence2.store import ImportMetadata, Operator, Unit, pending
 
-NAME, VERSION = "reviewed", "1"
+NAME, VERSION = REVIEWED, "1"
 SAME_PX = 0.5  # pixels that a corner may differ by, for writing and reading percents
 AGREE = 0.5  # IoU from which a box without a name is a box of the export that was moved
 RELABELLED = 0.9  # IoU from which it is one with another label
