@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,7 +14,7 @@ from florence2.engine.export import remember_export
 from florence2.engine.operator import digest
 from florence2.formats.labelstudio_writer import write_tasks
 from florence2.object_store import is_object_url
-from florence2.records import Sample
+from florence2.records import ImageRef, Sample
 from florence2.sources import files
 from florence2.store import Store
 
@@ -44,32 +44,43 @@ def write_review(
     number = store.snapshot().number
     ranked = review_order(store)
     labels: dict[str, None] = {}
-    wanted = {one.image_id: n for n, one in enumerate(ranked[:limit])}
-    samples: dict[int, Sample] = {}
-    elsewhere, texts = 0, False
+    refs: dict[str, ImageRef] = {}
+    texts = False
     for group in store.groups():
         for sample in store.group_samples(group):
             labels.update(dict.fromkeys(region.label for region in objects(sample)))
             texts |= any(region.kind == "text" for region in sample.regions)
-            if sample.image.id in wanted and not files.is_own_file(sample.image):
-                elsewhere += 1
-            elif sample.image.id in wanted:
-                samples[wanted[sample.image.id]] = sample
-    chosen = sorted(samples)
+            refs[sample.image.id] = sample.image
+    chosen, elsewhere = list[int](), 0
+    for n, one in enumerate(ranked):
+        if len(chosen) == limit:
+            break
+        if files.is_own_file(refs[one.image_id]):
+            chosen.append(n)
+        else:
+            elsewhere += 1
     if elsewhere:
         on_message(
             f"left out, as they are no files of their own or are not there: {elsewhere} pictures; "
             "export --to labelstudio copies what lies in archives and tables"
         )
     if not chosen:
-        raise ValueError(f"{store.root}: holds no picture to review: all that are good have been gone over")
+        gone_over = "all that are good have been gone over" if not elsewhere else "none left is a file of its own"
+        raise ValueError(f"{store.root}: holds no picture to review: {gone_over}")
+    samples = _chosen(store, {ranked[n].image_id: n for n in chosen})
     name = f"export-{digest(['review', number, [ranked[n].image_id for n in chosen]])}"
     out.parent.mkdir(parents=True, exist_ok=True)
     lost = write_tasks((samples[n] for n in chosen), out, lambda sample: _address(sample, image_prefix), name, labels)
-    if lost:
-        on_message("Label Studio cannot hold: " + ", ".join(f"{n} {what}" for what, n in sorted(lost.items())))
+    if +lost:
+        on_message("Label Studio cannot hold: " + ", ".join(f"{n} {what}" for what, n in sorted((+lost).items())))
     remember_export(store, name, "labelstudio", number, labels, texts, on_message)
     return [ranked[n] for n in chosen]
+
+
+def _chosen(store: Store, places: Mapping[str, int]) -> dict[int, Sample]:
+    """The samples of these pictures by their places."""
+    every = (sample for group in store.groups() for sample in store.group_samples(group))
+    return {places[sample.image.id]: sample for sample in every if sample.image.id in places}
 
 
 def _address(sample: Sample, prefix: str) -> str:

@@ -26,8 +26,8 @@ CONTROLS = {"rectanglelabels": "label", "polygonlabels": "outline", "rectangle":
 def write(samples: Iterable[Sample], path: str | Path, options: ExportOptions = PLAIN) -> Counter[str]:
     """FOLDER/tasks.json for Label Studio's import with its config.xml, the pictures in FOLDER/images; counts losses.
 
-    What people and data sets annotated becomes an annotation, all else a prediction for each source. A quad is written
-    as a polygon.
+    What people and data sets annotated becomes an annotation, all else one prediction: Label Studio shows a single one,
+    and what it does not show would come back as deleted. A quad is written as a polygon.
     """
     export = Export(Path(path), options)
     names, tasks = export_files.Names(), _Tasks(options.export_id, export.lost)
@@ -48,9 +48,10 @@ def write_tasks(
     """FILE.json, with its labelling config beside it as FILE.xml, for pictures that stay where they are; counts losses.
 
     `address` is where Label Studio finds a sample's picture; `labels` are offered beside those that the samples use.
+    All that a sample holds, people's items too, is one prediction, from which a person begins.
     """
     lost: Counter[str] = Counter()
-    tasks = _Tasks(export_id, lost)
+    tasks = _Tasks(export_id, lost, begun=False)
     for sample in samples:
         tasks.add(sample, address(sample))
     tasks.config.labels.update(dict.fromkeys(labels))
@@ -62,8 +63,9 @@ def write_tasks(
 class _Tasks:
     """Tasks as Label Studio imports them, and the config that holds what they use."""
 
-    def __init__(self, export_id: str, lost: Counter[str]) -> None:
+    def __init__(self, export_id: str, lost: Counter[str], begun: bool = True) -> None:
         self.export_id, self.lost = export_id, lost
+        self.begun = begun  # what people and data sets annotated is an annotation, not part of the prediction
         self.config = _Config()
         self.rows: list[dict[str, Any]] = []
 
@@ -71,33 +73,32 @@ class _Tasks:
         """A task for one picture."""
         size_wh = export_files.size_of(sample)
         sample = export_files.count_lost(sample, self.lost, HOLDS, words=True)
-        groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        own_rows: list[dict[str, Any]] = []
+        predicted: list[dict[str, Any]] = []
         items: tuple[Region | Text, ...] = (*sample.regions, *sample.texts)
         for item in items:
             rows = _results(item, size_wh, self.lost) if isinstance(item, Region) else _text_results(item)
-            groups.setdefault(_maker(item.source), []).extend(rows)
+            (own_rows if self.begun and _is_annotation(item.source) else predicted).extend(rows)
             self.config.add(rows)
         own = sample.id.isascii() and sample.id.isdecimal()
         task: dict[str, Any] = {"id": int(sample.id)} if own and len(sample.id) < 16 else {}
         ours = {"id": sample.id, "split": sample.split, "licence": sample.image.licence, "export": self.export_id}
         ours["coverage"] = to_json(sample).get("coverage", {})
         task["data"] = {"image": address, OURS: {key: value for key, value in ours.items() if value}}
-        task["annotations"] = [{"result": rows} for maker, rows in groups.items() if not maker]
-        task["predictions"] = [_prediction(maker, rows) for maker, rows in groups.items() if maker]
+        task["annotations"] = [{"result": own_rows}] if own_rows else []
+        task["predictions"] = [_prediction(predicted)] if predicted else []
         self.rows.append(task)
 
 
-def _maker(source: Source | None) -> tuple[str, ...]:
-    """Whose prediction an item belongs to; () where it is an annotation."""
-    if source is None or source.kind in ("human", "import"):
-        return ()
-    return (source.name, source.version)
+def _is_annotation(source: Source | None) -> bool:
+    return source is None or source.kind in ("human", "import")
 
 
-def _prediction(maker: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _prediction(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of one version in all tasks: Label Studio begins annotations with those of the version that a project has set."""
     scores = [row["score"] for row in rows if "score" in row]
     score = {"score": sum(scores) / len(scores)} if scores and len(scores) == len(rows) else {}  # it is each row's else
-    return {"model_version": " ".join(part for part in maker if part), **score, "result": rows}
+    return {"model_version": OURS, **score, "result": rows}
 
 
 def _address(prefix: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import pytest
 
@@ -99,6 +100,34 @@ def test_a_picture_goes_to_label_studio_and_what_the_person_did_comes_back(tmp_p
     assert main(["review", str(store.root), "--out", str(out), "--image-prefix", "http://x/"]) == 0
     (task,) = json.loads(out.read_text())  # what was gone over is not asked about again
     assert task["data"]["image"] == f"http://x/{pictures[0].rpartition('/')[2]}"
+
+
+def test_a_person_begins_from_all_that_is_kept(tmp_path):
+    """Label Studio shows one prediction: what another one held would come back as deleted."""
+    (path,) = folder_of(tmp_path, 1).glob("*.png")
+    human, student = Source("human", "anna"), Source("model", "student", "7", 1)
+    regions = thing("a", 1, "cat", 0.5), thing("b", 11, "dog", source=human), thing("c", 21, "cow", source=student)
+    jsonl.write([Sample("s", ImageRef(path.name, str(path)), regions=regions)], tmp_path / "in")
+    store, out = import_labels(tmp_path / "in", tmp_path / "s", workers=0), tmp_path / "tasks.json"
+    said = []
+    write_review(store, out, on_message=said.append)
+    (task,) = json.loads(out.read_text())
+    assert not task["annotations"] and len(task["predictions"]) == 1 and not said
+    task["annotations"] = [{"completed_by": 1, "result": task["predictions"][0]["result"]}]
+    out.write_text(json.dumps([task]))
+    import_labels(out, store.root, reviewed=True)
+    assert sorted(r.label for sample in store.samples() for r in sample.regions) == ["cat", "cow", "dog"]
+
+
+def test_a_limit_counts_pictures_that_can_be_written(tmp_path, store):
+    store, pictures = store
+    pathlib.Path(pictures[1]).unlink()  # the one worth most
+    said = []
+    found = write_review(store, tmp_path / "tasks.json", limit=1, on_message=said.append)
+    assert len(found) == 1 and "are not there: 1 pictures" in said[0]
+    pathlib.Path(pictures[0]).unlink()
+    with pytest.raises(ValueError, match="no picture to review: none left is a file of its own"):
+        write_review(store, tmp_path / "tasks.json")
 
 
 def test_what_cannot_be_written_is_refused(tmp_path, store):

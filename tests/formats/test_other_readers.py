@@ -170,7 +170,7 @@ def test_tasks_are_as_label_studio_documents_them(tmp_path, samples):
     for n, task in enumerate(tasks):
         assert task["data"]["image"] == f"http://h/data/local-files/?d=set/images/p%20{n}.png"
         assert len(task["annotations"]) == 1  # the person's mask
-        assert sorted(p["model_version"] for p in task["predictions"]) == ["reader", "yolox 2"]  # one a source
+        assert sorted(p["model_version"] for p in task["predictions"]) == ["florence2"]  # it shows one alone
         for group in (*task["annotations"], *task["predictions"]):
             ids = [row["id"] for row in group["result"] if row["type"] != "textarea"]
             assert len(set(ids)) == len(ids)

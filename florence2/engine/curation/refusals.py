@@ -29,7 +29,8 @@ class Refusal:
 def refusals(sample: Sample) -> list[Refusal]:
     """Of a sample with all items and verdicts what a person's last word took away."""
     last = {d.item_id: d for d in sorted(sample.decisions, key=lambda d: (d.round, d.seq))}
-    found = ((item, last.get(item.id)) for item in (*sample.regions, *sample.texts))
+    items: tuple[Region | Text, ...] = (*sample.regions, *sample.texts)
+    found = ((item, last.get(item.id)) for item in items)
     return [Refusal(i, d.round) for i, d in found if d is not None and d.rule == HUMAN and d.status != "kept"]
 
 
