@@ -1,8 +1,9 @@
 """How well a round's students agree with the labels of pictures that none of them was trained on. Knows samples only.
 
-The labels are those of everything but models, as filters and people left them before sources were merged: the same
-labels for every round, so that agreement rises as students get better and not as a store comes to hold their answers.
-Labels may be wrong: as long as their errors are not the student's own, who is right more often agrees more often.
+The labels are those of everything but models, as filters left them before sources were merged, and what people drew
+or confirmed, less what they took away: the same labels for every round, so that agreement rises as students get better
+and not as a store comes to hold their answers. Labels may be wrong: as long as their errors are not the student's own,
+who is right more often agrees more often.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from florence2.sources.splits import held_out
 
 LEAST = 10  # pictures: of fewer no measure is taken, and none is kept out of training for it
 MERGE = "merge"  # the rule, and the name of its rows
+HUMAN = "human"  # the rule of people's verdicts
+VOUCHED = (HUMAN, "import")  # kinds of sources that stand behind what they say
+NOT_THERE = ("not_listed", "verified_absent", "deleted_before")  # merging's reasons that are a person's or a set's word
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,13 @@ class Agreement:
     @property
     def value(self) -> float | None:
         """The mean over kinds; None where no label is held out."""
-        total = sum(self.labels[kind] for kind in self.by_kind)
-        return sum(value * self.labels[kind] for kind, value in self.by_kind.items()) / total if total else None
+        return self.over(self.by_kind)
+
+    def over(self, kinds: Collection[str]) -> float | None:
+        """The mean over some of the kinds."""
+        shared = [kind for kind in self.by_kind if kind in kinds]
+        total = sum(self.labels[kind] for kind in shared)
+        return sum(self.by_kind[kind] * self.labels[kind] for kind in shared) / total if total else None
 
 
 def holdout_of(image_ids: Iterable[str], share: float) -> float:
@@ -47,30 +56,79 @@ def agreement(samples: Iterable[Sample], share: float, runs: Iterable[str], aske
 
     `asked`: the storage rules of the tasks that the model was asked (label, text, brief, ...); others are not compared.
     """
-    of_round = set(runs)
-    boxes = {"object": DetectionF1(), "text": DetectionF1()}
-    words: Counter[str] = Counter()
-    pictures = texts = 0
+    return agreements(samples, share, {0: runs}, asked)[0]
+
+
+def agreements(
+    samples: Iterable[Sample], share: float, runs: Mapping[int, Iterable[str]], asked: Collection[str]
+) -> dict[int, Agreement]:
+    """The agreement of several rounds' runs with the same labels, by round."""
+    sums = {number: _Sums(set(of_round), asked) for number, of_round in runs.items()}
     for sample in samples:
-        if not held_out(sample.image.id, share):
-            continue
-        pictures += 1
-        labels = _kept(sample, lambda source: source.kind != "model" and source.name != MERGE)
-        found = _kept(sample, lambda source: source.run_id in of_round)
-        for kind, metric in boxes.items():
+        if held_out(sample.image.id, share):
+            labels = labels_of(sample)
+            for each in sums.values():
+                each.add(labels, sample)
+    return {number: each.result() for number, each in sums.items()}
+
+
+class _Sums:
+    """One round's answers beside the labels, picture by picture."""
+
+    def __init__(self, runs: set[str], asked: Collection[str]) -> None:
+        self.runs, self.asked = runs, asked
+        self.boxes = {"object": DetectionF1(), "text": DetectionF1()}
+        self.words: Counter[str] = Counter()
+        self.pictures = self.texts = 0
+
+    def add(self, labels: Sample, sample: Sample) -> None:
+        """Compare one picture's answers with its labels."""
+        found = _kept(sample, lambda item: item.source.run_id in self.runs)
+        self.pictures += 1
+        for kind, metric in self.boxes.items():
             metric.update(*([r for r in s.regions if r.kind == kind and not r.refines] for s in (labels, found)))
-        texts += sum(text.detail in asked for text in labels.texts)
-        words += _words(*([t for t in s.texts if t.detail in asked] for s in (labels, found)))
-    counts = {kind: sum(row[0] for row in metric.rows) for kind, metric in boxes.items()}
-    kinds = [("objects", "label", "object"), ("lines", "text", "text")]
-    by_kind, numbers = dict[str, float](), dict[str, int]()
-    for name, rule, kind in kinds:
-        if rule in asked and counts[kind]:
-            by_kind[name], numbers[name] = boxes[kind].compute()["labelled_F1"], counts[kind]
-    if words["true"]:
-        numbers["texts"] = texts
-        by_kind["texts"] = f1(ratio(words["shared"], words["found"]), ratio(words["shared"], words["true"]))
-    return Agreement(pictures, by_kind, numbers)
+        self.texts += sum(text.detail in self.asked for text in labels.texts)
+        self.words += _words(*([t for t in s.texts if t.detail in self.asked] for s in (labels, found)))
+
+    def result(self) -> Agreement:
+        """The agreement over all pictures."""
+        counts = {kind: sum(row[0] for row in metric.rows) for kind, metric in self.boxes.items()}
+        by_kind, numbers = dict[str, float](), dict[str, int]()
+        for name, rule, kind in (("objects", "label", "object"), ("lines", "text", "text")):
+            if rule in self.asked and counts[kind]:
+                by_kind[name], numbers[name] = self.boxes[kind].compute()["labelled_F1"], counts[kind]
+        if self.words["true"]:
+            numbers["texts"] = self.texts
+            shared = self.words["shared"]
+            by_kind["texts"] = f1(ratio(shared, self.words["found"]), ratio(shared, self.words["true"]))
+        return Agreement(self.pictures, by_kind, numbers)
+
+
+def labels_of(sample: Sample) -> Sample:
+    """What the answers of a picture are held against.
+
+    An item that merging replaced is the label that it was, unless what stands in its place is a person's or a set's, or
+    was taken away or confirmed by a person: then that is the label.
+    """
+    last = {d.item_id: d for d in sample.decisions}
+    peoples = {d.item_id: d.status for d in sample.decisions if d.rule == HUMAN}
+    items: tuple[Region | Text, ...] = (*sample.regions, *sample.texts)
+    vouched = {item.id for item in items if item.source and item.source.kind in VOUCHED}
+
+    def counts(item: Region | Text) -> bool:
+        if peoples.get(item.id) == "kept" or item.id in vouched:
+            return True
+        verdict, seen = last.get(item.id), set[str]()
+        if verdict is not None and verdict.rule == MERGE and verdict.reason in NOT_THERE:
+            return False
+        while verdict is not None and verdict.status == "superseded" and verdict.by_id not in ("", *seen):
+            if verdict.by_id in peoples or verdict.by_id in vouched:
+                return False
+            seen.add(verdict.by_id)
+            verdict = last.get(verdict.by_id)
+        return item.source.kind != "model" and item.source.name != MERGE  # type: ignore[union-attr]
+
+    return _kept(sample, counts)
 
 
 def _kept(sample: Sample, wanted: Callable[[Any], bool]) -> Sample:
@@ -78,7 +136,7 @@ def _kept(sample: Sample, wanted: Callable[[Any], bool]) -> Sample:
     verdicts = {d.item_id: d.status for d in sample.decisions if d.rule != MERGE}
 
     def counts(item: Region | Text) -> bool:
-        return bool(item.source and wanted(item.source)) and verdicts.get(item.id, "kept") == "kept"
+        return bool(item.source and verdicts.get(item.id, "kept") == "kept" and wanted(item))
 
     regions, texts = tuple(filter(counts, sample.regions)), tuple(filter(counts, sample.texts))
     return dataclasses.replace(sample, regions=regions, texts=texts, groundings=(), decisions=())

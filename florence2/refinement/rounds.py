@@ -32,7 +32,16 @@ from florence2.monitoring.run_journal import RunJournal
 from florence2.refinement.agreement import Agreement
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.replay import OWN, with_replay
-from florence2.refinement.stopping import Holdout, agreement_of, checked_share, ending, measured, share_of, stop_of
+from florence2.refinement.stopping import (
+    Holdout,
+    agreement_of,
+    checked_share,
+    ending,
+    measured,
+    share_at,
+    share_of,
+    stop_of,
+)
 from florence2.refinement.student_asks import StudentAsks, asks_of
 from florence2.refinement.students import TrainedStudent, TrainFunction, train_student
 from florence2.store import COMMIT_TRIES, Snapshot, Store
@@ -138,10 +147,10 @@ def refine(
         asks = _asks(store, before, table, recipe, labels)
         learned = with_replay(recipe, replay, start, recipe.get("source", {}).get("tasks") or asks.tasks)
         parts = [FoldSelector(n, folds) for n in range(folds)]
-        begins = [(_previous(store, before, number, part) if from_previous else None) or start for part in parts]
+        again = not from_previous or _knows_held_out(store, before, number, share, on_message)
+        begins = [start if again else _previous(store, before, number, part) or start for part in parts]
         if len(trained[number]) < COMMIT_TRIES:
-            given = learned, seed, train, shown, share
-            trained[number].append(_trained(store, before, zip(parts, begins), *given))
+            trained[number].append(_trained(store, before, zip(parts, begins), learned, seed, train, shown, share))
         students = trained[number][-1]  # of a little earlier where others commit all the time, who are made to wait now
         held = Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
         after = annotate_round(
@@ -260,7 +269,12 @@ def _asks(
 
 def _with_tasks(recipe: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
     """The recipe with the tasks that students learn of the store."""
-    source = dict(recipe.get("source", {}))
+    source = recipe.get("source", {})
+    if not isinstance(source, Mapping):
+        raise ValueError(f"refine: source: expected keys of a source, such as {{open_end: true}}, got {source!r}")
+    source = dict(source)
+    if wrong := sorted({"path", "format", "snapshot", "fold", "holdout"} & set(source)):
+        raise ValueError(f"refine: source.{wrong[0]} is set by the rounds themselves; leave it out")
     if tasks and "tasks" in source:
         raise ValueError("refine: tasks are named both by --tasks and in the recipe's source; name them once")
     return {**recipe, "source": {**source, "tasks": dict.fromkeys(tasks, 1.0)}} if tasks else dict(recipe)
@@ -283,6 +297,20 @@ def _previous(store: Store, snapshot: Snapshot, number: int, fold: FoldSelector)
         gone = f"its folder {folder} is gone" if folder else "nothing names it"
         raise ValueError(f"{store.root}: the student of round {number - 1} cannot be found: {gone}; --from-scratch")
     return str(folder)
+
+
+def _knows_held_out(
+    store: Store, snapshot: Snapshot, number: int, share: float, on_message: Callable[[str], None] | None
+) -> bool:
+    """Whether the students of the round before were trained on pictures that are held out now."""
+    if number == 1 or share_at(store, snapshot, number - 1) >= share:
+        return False
+    if on_message:
+        on_message(
+            f"round {number}: students begin from the start, since those of round {number - 1} were trained on "
+            "pictures that are held out now"
+        )
+    return True
 
 
 def _facts(store: Store, ended: Snapshot, number: int) -> Mapping[str, Any] | None:

@@ -1,6 +1,7 @@
 """When refinement is over: the agreement that a round ends with, kept in its snapshot, beside that of earlier rounds.
 
-What one command measured, the next reads: the same command on a store that stopped does nothing.
+What one command measured, the next reads: the same command on a store that stopped does nothing. Where it measures, it
+holds earlier rounds' answers against the same labels of the same pictures, whatever was asked or judged since then.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.session import Session
 from florence2.records import Sample
-from florence2.refinement.agreement import Agreement, agreement, holdout_of
+from florence2.refinement.agreement import Agreement, agreements, holdout_of
 from florence2.store import Snapshot, Store
 
 
@@ -57,27 +58,44 @@ def measured(session: Session, number: int, holdout: Holdout, newest: tuple[int,
         for unit in session.units()
         for sample in UnitInputs.of(unit, live, list(session.operators), last).load(session.store)
     )
-    runs = {o.run_id for o in session.operators.values() if o.kind == "model" and o.round == number}
-    found = agreement(samples, holdout.share, runs, holdout.asked)
+    rounds = [number, *(n for n in range(1, number) if share_at(session.store, session.base, n) >= holdout.share)]
+    students = [o for o in session.live() if o.kind == "model"]
+    runs = {n: {o.run_id for o in students if o.round == n} for n in rounds}
+    found = agreements(samples, holdout.share, runs, holdout.asked)
+    now = found.pop(number)
     facts: dict[str, Any] = {
         "holdout": {
             "share": holdout.share,
-            "pictures": found.pictures,
-            "agreement": dict(found.by_kind),
-            "labels": dict(found.labels),
+            "pictures": now.pictures,
+            "agreement": dict(now.by_kind),
+            "labels": dict(now.labels),
         }
     }
-    best: tuple[float, int] | None = None
-    for earlier in range(1, number):
-        ended = ending(session.store, session.base, earlier)
-        before = agreement_of(ended) if ended is not None else None
-        if before is not None and before.value is not None:
-            best = max(best or (before.value, -earlier), (before.value, -earlier))
-    if best is not None and found.value is not None and found.value <= best[0]:
+    best: tuple[float, float, int] | None = None  # how much better an earlier round was, its value and number
+    for earlier, then in sorted(found.items()):
+        kinds = _measured_kinds(session, earlier)
+        mine, theirs = now.over(kinds), then.over(kinds)
+        if mine is not None and theirs is not None:
+            best = max(best or (theirs - mine, theirs, -earlier), (theirs - mine, theirs, -earlier))
+    if best is not None and best[0] >= 0:
+        lead, value, earlier = best
         facts["stopped"] = (
-            f"agreement with held-out labels, {found.value:.3f}, is not above the {best[0]:.3f} of round {-best[1]}"
+            f"agreement with held-out labels, {value - lead:.3f}, is not above the {value:.3f} of round {-earlier}"
         )
     return facts
+
+
+def share_at(store: Store, snapshot: Snapshot, number: int) -> float:
+    """The share of pictures that a round's students were not trained on."""
+    ended = ending(store, snapshot, number)
+    return float((ended.phase.get("holdout") or {}).get("share", 0.0)) if ended is not None else 0.0
+
+
+def _measured_kinds(session: Session, number: int) -> set[str]:
+    """The kinds of labels that a round's students were asked for."""
+    ended = ending(session.store, session.base, number)
+    then = agreement_of(ended) if ended is not None else None
+    return set(then.by_kind) if then is not None else set()
 
 
 def ending(store: Store, snapshot: Snapshot, number: int) -> Snapshot | None:

@@ -8,7 +8,7 @@ import florence2
 from florence2.cli import main
 from florence2.records import Decision, ImageRef, Region, Sample, Source, Text
 from florence2.refinement import refine
-from florence2.refinement.agreement import agreement, holdout_of
+from florence2.refinement.agreement import agreement, holdout_of, labels_of
 from florence2.refinement.stopping import agreement_of, stop_of
 from florence2.sources.splits import fold_of, held_out
 from florence2.training.config import DataSource, TrainConfig
@@ -85,6 +85,41 @@ def test_agreement_is_f1_beside_the_labels_that_no_model_made(samples, expected)
     found = agreement(samples, 0.1, ["m1"], {"label", "brief"})
     assert found.by_kind == pytest.approx(expected) and found.pictures == sum(s.id == HELD for s in samples)
     assert set(found.labels) == set(expected) and (found.value is None) == (not expected)
+
+
+DRAWN = region("h", DOG, "cow", Source("human", "ada"))
+OF_SET = region("i", CAT, "cat", Source("import", "coco"))
+MERGED = region("m", CAT, "cat", FUSED)
+
+
+@pytest.mark.parametrize(
+    "regions, decisions, expected",
+    [
+        # the merged box was deleted, or given another name: what it was made of is no label any more
+        ([LABELS[0], MERGED], [("a", "superseded", "merge", "m"), ("m", "rejected", "human", "")], set()),
+        (
+            [LABELS[0], MERGED, DRAWN],
+            [("a", "superseded", "merge", "m"), ("m", "superseded", "human", "h"), ("h", "kept", "human", "")],
+            {"h"},
+        ),
+        # it was confirmed: one label, not two; so is a student's that a person confirmed
+        ([LABELS[0], MERGED], [("a", "superseded", "merge", "m"), ("m", "kept", "human", "")], {"m"}),
+        ([region("c", CAT, "cat", STUDENT)], [("c", "kept", "human", "")], {"c"}),
+        # what a person's or a set's box stands in place of; what a student's stands in place of
+        ([LABELS[1], DRAWN], [("b", "superseded", "merge", "h")], {"h"}),
+        ([LABELS[0], OF_SET], [("a", "superseded", "merge", "i")], {"i"}),
+        ([LABELS[0], region("c", CAT, "cat", STUDENT)], [("a", "superseded", "merge", "c")], {"a"}),
+    ],
+)  # fmt: skip
+def test_a_persons_word_on_what_was_merged_counts(regions, decisions, expected):
+    decisions = tuple(Decision(i, status, rule, by_id=by) for i, status, rule, by in decisions)
+    assert {r.id for r in labels_of(sample(*regions, decisions=decisions)).regions} == expected
+
+
+def test_what_is_known_to_be_absent_is_no_label():
+    verdict = Decision("a", "rejected", "merge", "not_listed")
+    assert not labels_of(sample(LABELS[0], decisions=(verdict,))).regions
+    assert labels_of(sample(LABELS[0], decisions=(dataclasses.replace(verdict, reason="unconfirmed"),))).regions
 
 
 def test_kinds_are_weighed_by_their_labels():
@@ -167,6 +202,42 @@ def test_new_labels_lift_a_stop(store):
     run(store, 5, trainer)
     florence2.annotate(store.root, None, [Boxes("more")], workers=0)
     assert [done.number for done in run(store, 3, trainer)] == [3]
+
+
+def test_a_larger_share_is_of_students_that_did_not_see_it(store):
+    """Those of the round before were trained on it: they begin anew, and its agreement is no measure for them."""
+    trainer, said = FakeTraining(), []
+    run(store, 1, trainer)
+    (second,) = run(store, 2, trainer, holdout=0.5, on_message=said.append)
+    assert {call["model"] for call in trainer.calls} == {"nano"} and "begin from the start" in said[-1]
+    assert second.agreement.value == 1.0 and not second.stopped  # 1.0 as the first: not compared
+    (third,) = run(store, 3, trainer, holdout=0.4)  # a smaller share they have not seen either
+    assert all("students" in call["model"] for call in trainer.calls[4:]) and "of round 1" in third.stopped
+
+
+def test_rounds_are_compared_on_the_labels_as_they_are_now(store):
+    """After the first round half of the labels are others: what it agreed on then is no measure for the second."""
+    trainer = FakeTraining()
+    run(store, 1, trainer)
+    florence2.annotate(store.root, None, [Boxes("more", shift=15.0)], workers=0)
+    (second,) = run(store, 2, trainer, open_student=Learned)
+    assert second.agreement.value == pytest.approx(2 / 3)  # 1.0 in the first, of the labels there were
+    assert "0.667, is not above the 0.667 of round 1" in second.stopped
+
+
+def test_kinds_that_an_earlier_round_was_not_asked_for_are_not_compared(store):
+    trainer = FakeTraining()
+    run(store, 1, trainer, open_student=Learned)
+    (second,) = run(store, 2, trainer, tasks=["OD", "CAPTION"], open_student=Learned)
+    assert set(second.agreement.by_kind) == {"objects", "texts"} and "1.000, is not above the 1.000" in second.stopped
+
+
+@pytest.mark.parametrize("key", ["path", "fold", "holdout", "snapshot"])
+def test_what_rounds_set_themselves_is_refused_in_a_recipe(store, key):
+    with pytest.raises(ValueError, match=f"source.{key} is set by the rounds themselves"):
+        run(store, 1, FakeTraining(), tasks=(), recipe={"source": {key: None}})
+    with pytest.raises(ValueError, match="source: expected keys of a source"):
+        run(store, 1, FakeTraining(), tasks=(), recipe={"source": 3})
 
 
 @pytest.mark.parametrize("share", [-0.1, 0.6, "much"])

@@ -7,7 +7,7 @@ import pytest
 from florence2.cli import main
 from florence2.engine.curation.correcting import AnnotationChange, Correction, correct
 from florence2.engine.curation.merging import MergeConfig, merge_sample
-from florence2.engine.curation.refusals import Refusal
+from florence2.engine.curation.taken_away import Refusal
 from florence2.records import Coverage, ImageRef, Sample, Source, Text
 from tests.engine.test_merge import AWAY, MAKER, NEAR, region
 from tests.refinement.test_refine import loop  # noqa: F401 (a fixture)

@@ -19,7 +19,7 @@ import numpy as np
 from florence2.engine.curation import text_lines
 from florence2.engine.curation.human_verdicts import PEOPLES_SPACES
 from florence2.engine.curation.judging import dependents, with_confirmed_as_human
-from florence2.engine.curation.refusals import Refusal, refusals, said_again
+from florence2.engine.curation.taken_away import Refusal, refusals, said_again
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
 from florence2.engine.execution.options import Progress
