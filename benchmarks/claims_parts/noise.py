@@ -16,6 +16,7 @@ from claims_parts.controls import REPLAY, tests_of
 from claims_parts.setting import NOISES, Results, Size
 from florence2.engine.specialists.simulated import Noise
 from florence2.refinement import refine
+from florence2.refinement.stopping import agreement_of, ending, stop_of
 from florence2.store import Store
 
 ROUNDS = 2
@@ -75,16 +76,18 @@ def after_round(name: str, noise: Noise, folder: Path, size: Size, seed: int, nu
     recipe = {
         **students.recipe(size.long, size.lr, size.batch), **REPLAY, "source": {"tasks": {"OD": 1.0}},
     }  # fmt: skip
-    done = refine(store, number, recipe={**recipe, **students.replayed()}, seed=seed, workers=0, holdout=0.1)
-    if not done:
+    refine(store, number, recipe={**recipe, **students.replayed()}, seed=seed, workers=0, holdout=0.1)
+    ended = ending(store, store.snapshot(), number)  # done now, or by a run that was interrupted before it was measured
+    if ended is None:
         return {"counts": None, "stopped": True}
     tests = tests_of(folder, size)
-    each = [setting.counts(tests, students.answers(student.folder, tests)) for student in done[-1].students]
+    folders = [str(store.student_folder(key)) for key in ended.phase["students"]]
+    each = [setting.counts(tests, students.answers(folder, tests)) for folder in folders]
     both = [[sum(values) for values in zip(*rows)] for rows in zip(*each)]
-    held = done[-1].agreement
+    held = agreement_of(ended)
     return {
         "counts": both,
         "agreement": held and held.value,
-        "stopped": done[-1].stopped,
-        "labels": setting.counts(setting.truth_of(truth), setting.kept(store)),
+        "stopped": stop_of(ended),
+        "labels": setting.counts(setting.truth_of(truth), setting.kept(store, ended.number)),
     }

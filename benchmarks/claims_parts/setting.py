@@ -21,6 +21,7 @@ from florence2.engine.specialists.simulated import Noise, Simulated
 from florence2.formats import jsonl
 from florence2.metrics.detection import DetectionF1
 from florence2.records import Sample
+from florence2.refinement.stopping import ending
 from florence2.store import Store
 
 EVERY = 3  # every third scene has kinds that nano never saw
@@ -63,7 +64,8 @@ class Results:
 
     def of(self, piece: str) -> list[dict[str, Any]]:
         file = self._file(piece)
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        lines = file.read_text().splitlines() if file.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]  # one that a kill or a full disk cut is none
 
     def once(self, piece: str, arm: str, seed: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The line of an arm, made where it is not there yet."""
@@ -72,8 +74,11 @@ class Results:
                 return line
         line = {"arm": arm, "seed": seed, **make()}
         self.made += 1
-        with open(self._file(piece), "a", encoding="utf-8") as out:
-            out.write(json.dumps(line) + "\n")
+        file = self._file(piece)
+        text = file.read_text() if file.is_file() else ""
+        cut = bool(text) and not text.endswith("\n")
+        with open(file, "a", encoding="utf-8") as out:
+            out.write("\n" * cut + json.dumps(line) + "\n")
         return line
 
     def _file(self, piece: str) -> Path:
@@ -116,7 +121,10 @@ class Numbered(Simulated):
 
 
 def kept(store: Store, snapshot: int | None = None) -> dict[str, Sample]:
-    """The current view by picture name."""
+    """The view of a snapshot by picture name; unless named, the one that filters left, whatever rounds came after."""
+    if snapshot is None:
+        first = ending(store, store.snapshot(), 1)
+        snapshot = store.snapshot().number if first is None else first.parent
     return {Path(sample.image.uri).stem: sample for sample in store.samples(snapshot)}
 
 

@@ -63,7 +63,8 @@ def main(argv: Sequence[str]) -> int:
         print(describe(counts, reasons))
         for line in proposals(store, merging):
             print(line)
-        print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 refine {store.root} --rounds 1")
+        had = max((o.round for o in store.snapshot().operators if o.kind == "model"), default=0)
+        print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 refine {store.root} --rounds {had + 1}")
     return 0
 
 

@@ -7,6 +7,7 @@ colour; what both views hold is grey.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -96,9 +97,10 @@ def difference(store: Store, before: Snapshot, after: Snapshot, pictures: int) -
     """Compare the kept items of two snapshots picture by picture."""
     out = Difference()
     old = {sample.image.id: sample for sample in store.samples(before.number)}
-    for whole in store.samples(after.number, view="all"):
+    gone = (Sample(then.id, then.image) for then in _rest(old))  # pictures that the second view has not
+    for whole in itertools.chain(store.samples(after.number, view="all"), gone):
         now = whole.current()
-        then = old.get(whole.image.id, Sample(whole.id, whole.image))
+        then = old.pop(whole.image.id, Sample(whole.id, whole.image))
         out.pictures += 1
         out.changes += of_sample(then, now)
         change = PictureChange(then, now, whole, tuple(_missing(then, now)), tuple(_missing(now, then)))
@@ -110,6 +112,11 @@ def difference(store: Store, before: Snapshot, after: Snapshot, pictures: int) -
         out.new.update((_maker(item), _arrival(item, change)) for item in change.new)
         out.shown = sorted([*out.shown, change], key=lambda c: -c.weight)[:pictures]
     return out
+
+
+def _rest(old: dict[str, Sample]) -> Iterator[Sample]:
+    """What is left of the samples by the time it is asked for."""
+    yield from list(old.values())
 
 
 def _missing(one: Sample, other: Sample) -> Iterator[Item]:

@@ -53,6 +53,20 @@ def test_a_later_round_that_agrees_changes_little(store):
     assert not found.gone and not found.new and found.changes.boxes == 24
 
 
+def test_pictures_that_one_view_alone_has_are_counted_in_either_order(tmp_path, monkeypatch):
+    """Taken in after the first round: from the second to the first they went."""
+    monkeypatch.setattr("florence2.refinement.rounds.weights_of", lambda start: "weights")
+    given = {"rules": [Floor(0.0)], "workers": 0, "train": FakeTraining(), "open_student": Learned, "tasks": ["OD"]}
+    store = florence2.annotate(folder_of(tmp_path, 4), tmp_path / "s", [Boxes()], workers=0)
+    refine(store, 1, **given)
+    florence2.annotate(folder_of(tmp_path, 6, start=4), store.root, [Boxes()], workers=0)
+    refine(store, 2, **given)
+    first, second = (snapshot_of(store, number) for number in (1, 2))
+    there, back = difference(store, first, second, 9), difference(store, second, first, 9)
+    assert there.pictures == back.pictures == 10
+    assert there.changes.added == back.changes.removed == 6 and sum(back.gone.values()) >= 6
+
+
 def test_the_page_draws_both_views_and_says_what_became_of_each(store, tmp_path):
     page = tmp_path / "page.html"
     assert main([str(store.root), "--out", str(page), "--rounds", "0", "1", "--pictures", "3"]) == 0

@@ -1,0 +1,62 @@
+"""What the benchmark of the claims keeps: results that are found again, labels as they were before any round."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import florence2
+from florence2.refinement import refine
+from tests.engine.doubles import Boxes, Floor, folder_of
+from tests.refinement.test_refine import FakeTraining, Learned
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from claims_parts import noise, setting
+
+    return noise, setting
+
+
+@pytest.fixture
+def refined(tmp_path, monkeypatch):
+    monkeypatch.setattr("florence2.refinement.rounds.weights_of", lambda start: "weights")
+    store = florence2.annotate(folder_of(tmp_path, 12), tmp_path / "s", [Boxes()], workers=0)
+    given = {"rules": [Floor(0.35)], "workers": 0, "train": FakeTraining(), "open_student": Learned, "tasks": ["OD"]}
+    return store, refine(store, 1, **given)[0]
+
+
+def test_labels_are_those_before_any_round(parts, refined):
+    _, setting = parts
+    store, done = refined
+    makers = [
+        {r.source.name for s in setting.kept(store, n).values() for r in s.regions} for n in (None, done.snapshot)
+    ]
+    assert makers[0] == {"boxes"} != makers[1]
+
+
+def test_a_round_that_was_done_and_not_measured_is_measured(parts, refined, tmp_path, monkeypatch):
+    """As after a kill between the two; only one that was not done has stopped."""
+    noise, setting = parts
+    store, done = refined
+    monkeypatch.setattr(noise, "labelled", lambda *given: (store, tmp_path))
+    monkeypatch.setattr(noise, "refine", lambda *given, **more: [])
+    monkeypatch.setattr(noise, "tests_of", lambda *given: {})
+    monkeypatch.setattr(noise.setting, "truth_of", lambda truth: {})
+    asked = []
+    monkeypatch.setattr(noise.students, "answers", lambda folder, tests: asked.append(folder) or {})
+    monkeypatch.setattr(noise.setting, "counts", lambda *given: [[1, 1, 2]])
+    found = noise.after_round("independent", None, tmp_path, setting.SIZES["quick"], 0, 1)
+    assert found["counts"] == [[2, 2, 4]] and asked == [student.folder for student in done.students]
+    assert noise.after_round("independent", None, tmp_path, setting.SIZES["quick"], 0, 2)["stopped"] is True
+
+
+def test_a_line_that_was_cut_is_passed_over(parts, tmp_path):
+    _, setting = parts
+    results = setting.Results(tmp_path, dataclasses.replace(setting.SIZES["quick"]))
+    results.once("noise", "a", 0, lambda: {"counts": [[1, 1, 1]]})
+    file = tmp_path / "noise-quick.jsonl"
+    file.write_text(file.read_text() + '{"arm": "b", "counts": [[1')
+    results.once("noise", "b", 0, lambda: {"counts": [[0, 1, 1]]})
+    assert [(line["arm"], line["counts"]) for line in results.of("noise")] == [("a", [[1, 1, 1]]), ("b", [[0, 1, 1]])]
