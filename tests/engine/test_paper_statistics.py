@@ -73,6 +73,8 @@ def test_places_of_boxes():
     assert sum(grounded.sides) == 2 and grounded.sides[BINS // 2] == 1  # half of the picture's side
     assert grounded.centres[2][2] == 1 and grounded.centres[5][6] == 1
     assert grounded.aspects[BINS // 2] == 1 and others.sides[-1] == 1
+    told = sum(r.box is not None and not r.refines for sample in SAMPLES for r in sample.regions)
+    assert sum(others.sides) == told  # as the table counts them: a region with a text, whether a phrase names it or not
     wide = Spatial()
     wide.add((0, 40, 100, 90), (100, 100))
     assert wide.aspects[int((1 / ASPECTS + 1) / 2 * BINS)] == 1  # log2 of 2 is 1
@@ -96,3 +98,11 @@ def test_the_command_prints_both_columns(tmp_path, capsys):
     assert main(["data", "stats", str(tmp_path / "set"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["paper"]["table"]
     assert rows[0]["fld5b"]["tokens"] == FLD5B["text", "brief"].tokens == 7.95
+
+
+def test_an_outline_of_a_box_and_what_a_reference_alone_names_are_no_further_places():
+    box, outline = Region("r", box=(0, 0, 50, 50), label="cat"), Region("m", box=(0, 0, 50, 50), refines="r")
+    referred = Grounding("g", "", "the cat", (), ("r",))
+    image = ImageRef("i", width=100, height=100)
+    found = paper_statistics([Sample("i", image, regions=(box, outline), groundings=(referred,))])
+    assert set(found.spatial) == {"region-text"} and sum(found.spatial["region-text"].sides) == 1

@@ -126,11 +126,15 @@ def paper_statistics(samples: Iterable[Sample]) -> PaperStatistics:
         for text in sample.texts:
             if text.detail in DETAILS:
                 _keep(texts[DETAILS[text.detail]], sample.image.id + text.id, text.text)
-        grounded = {name for grounding in sample.groundings for name in grounding.region_ids}
+        told = {text.id for text in sample.texts if text.detail in DETAILS}
+        grounded = {
+            name for grounding in sample.groundings if grounding.text_id in told for name in grounding.region_ids
+        }
         for region in sample.regions:
-            if region.box is not None:
-                family = "text-phrase-region" if region.id in grounded else "region-text"
-                spatial[family].add(region.box, sample.image.size_wh)
+            if region.box is not None and not region.refines:
+                spatial["region-text"].add(region.box, sample.image.size_wh)
+            if region.box is not None and region.id in grounded:
+                spatial["text-phrase-region"].add(region.box, sample.image.size_wh)
     out = PaperStatistics({key: _row(key, sums[key]) for key in FLD5B if key in sums})
     out.spatial = {name: one for name, one in spatial.items() if any(one.sides)}
     out.semantic, out.measured, out.unparsed = _measured(texts)
