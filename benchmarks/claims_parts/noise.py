@@ -1,18 +1,21 @@
 """Three kinds of errors, and what refinement makes of each: errors that are independent average out by construction.
 
-The labels of the tests are made by the same specialists as those that students are taught, so that both are measured on
-the same pictures. A student alone is asked about the tests; after a round the two of its folds count together.
+The labels of the tests are made by the same specialists as those that students are taught, and judged by the same
+filters, so that both are measured on the same pictures. A student alone is asked about the tests: as it is, judged by
+its score as filters judge a source, and in four views besides; beside it one of the truth of the same pictures. After a
+round the two of its folds count together.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from claims_parts import setting, students
 from claims_parts.controls import REPLAY, tests_of
+from claims_parts.methods import above
 from claims_parts.setting import NOISES, Results, Size
 from florence2.engine.specialists.simulated import Noise
 from florence2.refinement import refine
@@ -20,13 +23,25 @@ from florence2.refinement.stopping import agreement_of, ending, stop_of
 from florence2.store import Store
 
 ROUNDS = 2
+LEAST = 0.3  # the shipped floor of a score
+ASKED: Mapping[str, tuple[dict[str, Any], float]] = {
+    "": ({}, 0.0),
+    ", scores from 0.3": ({}, LEAST),
+    ", four views, scores from 0.3": ({"views": True}, LEAST),
+}  # how, and the score below which an answer is left out
 
 
 def run(results: Results, folder: Path, seeds: Sequence[int], more: Callable[[], bool]) -> None:
     """Every kind of errors: first one student of all labels, then the rounds; the first seed of each first."""
+    alone = {
+        f"a student of {what}{how}": functools.partial(one_student, asked, of_truth=what == "the truth")
+        for what in ("them", "the truth")
+        for how, asked in ASKED.items()
+        if how or what == "them"
+    }
     for seed in seeds:
         for name, noise in NOISES.items():
-            for arm, make in (("labels", labels), ("a student of them", one_student)):
+            for arm, make in {"labels": labels, **alone}.items():
                 if not more():
                     return
                 given = functools.partial(make, name, noise, folder, results.size, seed)
@@ -34,10 +49,11 @@ def run(results: Results, folder: Path, seeds: Sequence[int], more: Callable[[],
     for seed in seeds:
         for name, noise in NOISES.items():
             for number in range(1, ROUNDS + 1):
-                if not more():
-                    return
-                make = functools.partial(after_round, name, noise, folder, results.size, seed, number)
-                results.once("noise", f"{name}: students of round {number}", seed, make)
+                for how, asked in ASKED.items():
+                    if not more():
+                        return
+                    make = functools.partial(after_round, asked, name, noise, folder, results.size, seed, number)
+                    results.once("noise", f"{name}: students of round {number}{how}", seed, make)
 
 
 def labelled(name: str, noise: Noise, folder: Path, size: Size, seed: int, tests: bool = False) -> tuple[Store, Path]:
@@ -58,35 +74,47 @@ def labels(name: str, noise: Noise, folder: Path, size: Size, seed: int) -> dict
     return {"counts": setting.counts(tests_of(folder, size), setting.kept(store))}
 
 
-def one_student(name: str, noise: Noise, folder: Path, size: Size, seed: int) -> dict[str, Any]:
-    """A student of all the labels, by the default recipe."""
+def one_student(
+    asked: tuple[dict[str, Any], float],
+    name: str,
+    noise: Noise,
+    folder: Path,
+    size: Size,
+    seed: int,
+    of_truth: bool = False,
+) -> dict[str, Any]:
+    """A student of all the labels, or of the truth of their pictures, by the default recipe; trained once."""
     store, truth = labelled(name, noise, folder, size, seed)
-    kept = setting.kept(store)
-    file = "filtered" if name == "independent" else f"filtered-{name.replace(' ', '-')}"
-    taught = setting.labels_file(truth.parent / f"{file}.jsonl", list(kept.values()))
+    kept = setting.truth_of(truth) if of_truth else setting.kept(store)
+    file = "truth" if of_truth else "filtered" if name == "independent" else f"filtered-{name.replace(' ', '-')}"
+    taught = truth.parent / f"{file}.jsonl"
+    if not of_truth:
+        setting.labels_file(taught, list(kept.values()))
     made, facts = students.trained(folder, taught, size.long, size.lr, size.batch, seed, **REPLAY)
     tests = tests_of(folder, size)
-    found = setting.counts(tests, students.answers(str(made), tests))
+    how, least = asked
+    found = setting.counts(tests, above(students.answers(str(made), tests, **how), least))
     return {**facts, "counts": found, "labels": setting.counts(setting.truth_of(truth), kept)}
 
 
-def after_round(name: str, noise: Noise, folder: Path, size: Size, seed: int, number: int) -> dict[str, Any]:
+def after_round(
+    asked: tuple[dict[str, Any], float], name: str, noise: Noise, folder: Path, size: Size, seed: int, number: int
+) -> dict[str, Any]:
     """The students of a round on the tests, and the merged labels of the store's own pictures."""
     store, truth = labelled(name, noise, folder, size, seed)
     recipe = {
         **students.recipe(size.long, size.lr, size.batch), **REPLAY, "source": {"tasks": {"OD": 1.0}},
     }  # fmt: skip
     refine(store, number, recipe={**recipe, **students.replayed()}, seed=seed, workers=0, holdout=0.1)
-    ended = ending(store, store.snapshot(), number)  # done now, or by a run that was interrupted before it was measured
+    ended = ending(store, store.snapshot(), number)
     if ended is None:
-        return {"counts": None, "stopped": True}
-    tests = tests_of(folder, size)
+        return {"counts": None, "stopped": stop_of(store.snapshot())}
+    tests, (how, least) = tests_of(folder, size), asked
     folders = [str(store.student_folder(key)) for key in ended.phase["students"]]
-    each = [setting.counts(tests, students.answers(folder, tests)) for folder in folders]
-    both = [[sum(values) for values in zip(*rows)] for rows in zip(*each)]
+    each = [setting.counts(tests, above(students.answers(one, tests, **how), least)) for one in folders]
     held = agreement_of(ended)
     return {
-        "counts": both,
+        "counts": [[sum(values) for values in zip(*rows)] for rows in zip(*each)],
         "agreement": held and held.value,
         "stopped": stop_of(ended),
         "labels": setting.counts(setting.truth_of(truth), setting.kept(store, ended.number)),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from florence2.atomic_files import write_atomic
 from florence2.engine.operator import digest
 from florence2.engine.specialists.specialist_predictor import SpecialistPredictor
 from florence2.engine.specialists.student import StudentSpecialist
@@ -55,7 +56,7 @@ def trained(
             raise KeyboardInterrupt
         loss = [round(result.loss_before, 3), round(result.loss_after, 3)]
         made = {"steps": steps, "lr": lr, "loss": loss, "cpu_seconds": round(time.process_time() - began)}
-        facts.write_text(json.dumps(made))
+        write_atomic(facts, json.dumps(made))
     return out, json.loads(facts.read_text())
 
 

@@ -42,7 +42,9 @@ def beside(piece: str, arm: str) -> str:
         return f"{arm.partition(': ')[0]}: labels"
     if piece == "methods":
         plain = f"{arm.split(';')[0]}"
-        return f"{plain}; scores from 0.3" if arm.endswith("; scores from 0.3") and "views" in arm else plain
+        if arm.endswith("; scores from 0.3") and "views" in arm:
+            return f"{plain}; scores from 0.3"
+        return arm.partition("; more above")[0] if "; more above" in arm else plain
     return {"controls": "nano as it is", "bootstrapping": arm.replace("nano", "nothing")}.get(piece, "")
 
 
