@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
             from_previous=not args.from_scratch,
             replay=args.replay,
             holdout=args.holdout,
+            views=args.views,
             **runner_of(args),
             device=args.device,
             progress=bars,
@@ -125,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="share of the pictures that no student is trained on; refinement stops with the first round whose answers "
         "agree no better with their labels (0.1; 0: none, nothing stops)",
+    )
+    parser.add_argument(
+        "--views",
+        action="store_true",
+        help="look for objects in four views of each picture: better labels, at four times the cost of annotating",
     )
     parser.add_argument("--recipe", metavar="FILE.yaml", help="keys of train for the students")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one key of train: steps=300")

@@ -6,6 +6,7 @@ that memorised it. A round ends with one snapshot; interrupted, it goes on where
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def refine(
     from_previous: bool = True,
     replay: str = OWN,
     holdout: float = 0.1,
+    views: bool = False,
     workers: int | None = None,
     device: str = "auto",
     runner: str = "local",
@@ -126,6 +128,7 @@ def refine(
     the start's own data ("own", where known: of the models that come with the package), a path, or "none"; with it
     students train longer. `holdout`: a share of the pictures, by hash, that no student is trained on; the first round
     whose answers agree no better with their labels is the last (0, or fewer than ten pictures: nothing stops).
+    `views`: students look for objects in four views of each picture, which takes four times as long.
     """
     rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
     seed, holdout = arguments.whole("seed", seed, least=0), checked_share(holdout)
@@ -144,7 +147,7 @@ def refine(
         if number > rounds or (holdout and stop_of(before)):
             return None
         share = share_of(store.samples(before.number), holdout)
-        asks = _asks(store, before, table, recipe, labels)
+        asks = dataclasses.replace(_asks(store, before, table, recipe, labels), views=views)
         learned = with_replay(recipe, replay, start, recipe.get("source", {}).get("tasks") or asks.tasks)
         parts = [FoldSelector(n, folds) for n in range(folds)]
         again = not from_previous or _knows_held_out(store, before, number, share, on_message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,14 +22,16 @@ from florence2.records import Parsed, Sample
 
 @dataclass(frozen=True)
 class StudentAsks:
-    """The tasks a student is asked, and the labels that its boxes may have (none: any)."""
+    """The tasks a student is asked, the labels that its boxes may have (none: any), whether in views of a picture."""
 
     tasks: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    views: bool = False
 
     def card(self, folder: str | Path) -> str:
         """Write the student's card beside its weights, under a name that says what it holds."""
-        settings = {"specialist": "student", "model": ".", "tasks": list(self.tasks), "labels": list(self.labels)}
+        settings: dict[str, Any] = {"specialist": "student", "model": "."}
+        settings |= {"tasks": list(self.tasks), "labels": list(self.labels), **({"views": True} if self.views else {})}
         path = Path(folder) / f"asks-{digest(settings)}.yaml"
         if not path.is_file():
             write_atomic(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

@@ -297,6 +297,10 @@ def test_nano_adds_no_caption_and_no_label_to_a_store_of_boxes(tmp_path):
     (operator,) = (o for o in store.snapshot().operators if o.kind == "model")
     card = store.run(operator.run_id)["starts"][-1]["with"]
     assert resolve_specialist(card).config == {"tasks": ["<OD>"], "labels": ["Ding"]}
+    refine(store, 2, folds=1, rules=[], merging=None, train=as_nano, views=True, workers=0)
+    (second,) = (o for o in store.snapshot().operators if o.kind == "model" and o.round == 2)
+    card = store.run(second.run_id)["starts"][-1]["with"]
+    assert resolve_specialist(card).config == {"tasks": ["<OD>"], "labels": ["Ding"], "views": True}
 
 
 def test_nano_is_shown_its_own_scenes_beside_the_labels(loop):
