@@ -125,10 +125,9 @@ def refine(
     among it. Their objects have one of `labels`; unless named, one that a kept annotation has. `rules` are as for
     `filter`; None: those the store was last judged by. `merging` None keeps the sources' items side by side.
     `from_previous`: a later student starts from the one before. `replay` is shown beside the labels against forgetting:
-    the start's own data ("own", where known: of the models that come with the package), a path, or "none"; with it
-    students train longer. `holdout`: a share of the pictures, by hash, that no student is trained on; the first round
-    whose answers agree no better with their labels is the last (0, or fewer than ten pictures: nothing stops).
-    `views`: students look for objects in four views of each picture, which takes four times as long.
+    "own", the start's own data where known, a path, or "none"; with it students train longer. `holdout`: a share of the
+    pictures, by hash, that no student is trained on; the first round whose answers agree no better with their labels is
+    the last (0, or fewer than ten: nothing stops). `views`: students look at four views of a picture, four times as long.
     """
     rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
     seed, holdout = arguments.whole("seed", seed, least=0), checked_share(holdout)
@@ -156,9 +155,8 @@ def refine(
             trained[number].append(_trained(store, before, zip(parts, begins), learned, seed, train, shown, share))
         students = trained[number][-1]  # of a little earlier where others commit all the time, who are made to wait now
         held = Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
-        after = annotate_round(
-            store, number, students, rules, merging, execution, open_student or asks.card, before, held
-        )
+        opened = open_student or asks.card
+        after = annotate_round(store, number, students, rules, merging, execution, opened, before, held)
         changed = changes(store.samples(before.number), store.samples(after.number))
         return Round(number, after.number, tuple(students), changed, agreement_of(after), stop_of(after))
 
