@@ -127,7 +127,7 @@ def refine(
     `from_previous`: a later student starts from the one before. `replay` is shown beside the labels against forgetting:
     "own", the start's own data where known, a path, or "none"; with it students train longer. `holdout`: a share of the
     pictures, by hash, that no student is trained on; the first round whose answers agree no better with their labels is
-    the last (0, or fewer than ten: nothing stops). `views`: of each picture, at four times the cost.
+    the last (0, or fewer than ten: nothing stops). `views`: four of each picture are looked at, at four times the cost.
     """
     rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
     seed, holdout = arguments.whole("seed", seed, least=0), checked_share(holdout)
