@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from claims_parts import setting
 
+OF_THEM, OF_TRUTH = "a student of them", "a student of the truth"
 
-def show(piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+
+def show(title: str, piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Print a piece's table; its figures by arm."""
-    print(f"\n## {piece}\n")
+    print(f"\n## {title}\n")
     if any("metrics" in line for line in lines):
         return metrics_of(lines)
     groups = piece != "real"  # its pictures have no kinds that were withheld
@@ -25,8 +28,10 @@ def show(piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for arm, found in arms.items():
         other = beside(piece, arm)
         figures[arm] = row = {**figures_of(found), **difference_of(found, arms.get(other, []), other)}
+        row |= recovered(arms, arm, other)
         low, high = row.get("difference_interval", (0.0, 0.0))
         how = f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f})" if "difference" in row else ""
+        how += f", {row['recovered']:.0%} of the truth's" if "recovered" in row else ""
         seeds = ", ".join(f"{value:.3f}" for value in row["by_seed"])
         parts = f" ({row['seen']:.3f}, {row['unseen']:.3f})" if groups else ""
         print(
@@ -60,6 +65,21 @@ def difference_of(found: Sequence[dict[str, Any]], other: Sequence[dict[str, Any
     mean = float(np.mean([setting.f1(a.sum(0)) - setting.f1(b.sum(0)) for a, b in zip(*tables)]))
     low, high = setting.interval(one - two)
     return {"beside": name, "difference": round(mean, 4), "difference_interval": [round(low, 4), round(high, 4)]}
+
+
+def recovered(arms: Mapping[str, Sequence[dict[str, Any]]], arm: str, labels: str) -> dict[str, float]:
+    """What share of the gain over the labels that a student of the truth has one of the labels has, by seeds of all."""
+    best = re.sub(f"{OF_THEM}|students of round \\d", OF_TRUTH, arm)
+    if best == arm or best not in arms or labels not in arms:
+        return {}
+    by_seed = [{line["seed"]: _f1(line) for line in arms[name]} for name in (labels, arm, best)]
+    seeds = set.intersection(*map(set, by_seed))
+    low, own, high = (sum(values[seed] for seed in seeds) for values in by_seed)
+    return {"recovered": round((own - low) / (high - low), 4)} if seeds and high > low else {}
+
+
+def _f1(line: Mapping[str, Any]) -> float:
+    return float(setting.f1(np.asarray(line["counts"], float).sum(0)))
 
 
 def metrics_of(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
