@@ -79,6 +79,16 @@ def test_fifty_losses_agree_between_one_two_and_four_ranks_also_resumed(tmp_path
     assert losses(one)[-1] < losses(one)[0]
 
 
+def test_in_fp32_fifty_losses_agree_between_one_two_and_four_ranks(tmp_path):
+    one, two, four = (config_of(tmp_path, name) for name in ("one", "two", "four"))
+    train(one)
+    forked(two, 2)
+    forked(four, 4)
+    assert len(losses(one)) == 50
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert losses(four) == pytest.approx(losses(one), rel=1e-4)
+
+
 def test_in_fp32_they_agree_too_with_evaluations_and_dense_loss(tmp_path):
     more = {"steps": 12, "dense": 1.0, "ema": 0.9}
     source = {"path": "scenes:count=64,objects=1-2,signs=0", "tasks": ["OD"], "pairs": 1}
