@@ -95,10 +95,12 @@ def metrics_of(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def by_arm(lines: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The lines of each arm, arms of one kind of errors or one set together."""
     out = defaultdict(list)
     for line in lines:
         out[line["arm"]].append(line)
-    return dict(out)
+    kinds = list(dict.fromkeys(arm.partition(": ")[0] for arm in out))
+    return {arm: out[arm] for arm in sorted(out, key=lambda arm: kinds.index(arm.partition(": ")[0]))}
 
 
 def figures_of(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
