@@ -45,11 +45,11 @@ def test_a_round_that_was_done_and_not_measured_is_measured(parts, refined, tmp_
     monkeypatch.setattr(noise, "tests_of", lambda *given: {})
     monkeypatch.setattr(noise.setting, "truth_of", lambda truth: {})
     asked = []
-    monkeypatch.setattr(noise.students, "answers", lambda folder, tests: asked.append(folder) or {})
+    monkeypatch.setattr(noise.students, "answers", lambda folder, tests, **how: asked.append(folder) or {})
     monkeypatch.setattr(noise.setting, "counts", lambda *given: [[1, 1, 2]])
-    found = noise.after_round("independent", None, tmp_path, setting.SIZES["quick"], 0, 1)
+    found = noise.after_round(({}, 0.0), "independent", None, tmp_path, setting.SIZES["quick"], 0, 1)
     assert found["counts"] == [[2, 2, 4]] and asked == [student.folder for student in done.students]
-    assert noise.after_round("independent", None, tmp_path, setting.SIZES["quick"], 0, 2)["stopped"] is True
+    assert noise.after_round(({}, 0.0), "independent", None, tmp_path, setting.SIZES["quick"], 0, 2)["counts"] is None
 
 
 def test_a_line_that_was_cut_is_passed_over(parts, tmp_path):
