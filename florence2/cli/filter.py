@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     from florence2.engine.commands import filter
     from florence2.engine.curation.filters.rules import open_chain, to_yaml
     from florence2.engine.curation.merging import MergeConfig, settings
+    from florence2.refinement.rounds import done_rounds
 
     if args.show:
         print(to_yaml(open_chain(args.rules)), end="")
@@ -63,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
         print(describe(counts, reasons))
         for line in proposals(store, merging):
             print(line)
-        had = max((o.round for o in store.snapshot().operators if o.kind == "model"), default=0)
-        print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 refine {store.root} --rounds {had + 1}")
+        again = done_rounds(store.snapshot()) + 1
+        print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 refine {store.root} --rounds {again}")
     return 0
 
 

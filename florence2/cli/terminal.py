@@ -13,7 +13,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but the tab and th
 
 
 def printable(text: str) -> str:
-    """The text with each control character as \\uXXXX."""
+    """The text with each control character as its escape: \\u001b for the one that begins a terminal's commands."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

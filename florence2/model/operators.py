@@ -10,6 +10,7 @@ packs anew. A change is known by the weight's place in memory and its version; o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any
 
@@ -22,7 +23,7 @@ BLOCK = 128  # rows of an int8 product at a time: what it writes stays in the pr
 LARGEST_INT8 = 127
 
 
-class Packed:
+class Packed(ABC):
     """A weight (N, K) in another form; called with x (..., K), the weight and its bias (N,) or None, gives (..., N)."""
 
     types: tuple[torch.dtype, ...] = ()
@@ -51,12 +52,13 @@ class Packed:
         if self.made is not None and self.made.sample != _sample(weight):
             self.made = None
 
+    @abstractmethod
     def pack(self, weight: Tensor) -> Any:
-        raise NotImplementedError
+        """The other form of a weight (N, K)."""
 
+    @abstractmethod
     def multiply(self, x: Tensor, form: Any, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
         """x (R, K) by the packed weight."""
-        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "made": None}
