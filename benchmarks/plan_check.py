@@ -38,7 +38,7 @@ from florence2.engine.ingest.inspection import ImageRules, InspectTask
 from florence2.engine.planning.bottlenecks import bottlenecks
 from florence2.engine.planning.rates import DEFAULT, PhaseRates, Rates, read_rates, write_rates
 from florence2.engine.planning.simulation import Machines, simulate
-from florence2.engine.sample_run import measured_rates
+from florence2.engine.sample_run import measured_rates, worker_start_s
 from florence2.engine.specialists import as_specialist
 from florence2.records import ImageRef, Sample
 from florence2.store import Fragment, Operator, Snapshot, Store
@@ -193,16 +193,18 @@ def filter_rates(
     return phase, max(0.0, took[FEW] - seconds * pictures - job * units)
 
 
-def jobs_a_second(count: int = 2000) -> tuple[float, float]:
-    """How many empty jobs one process hands out and hears of, in two workers; and seconds until the first is done."""
+def jobs_a_second(count: int = 2000) -> float:
+    """How many empty jobs one process hands out and hears of, in two workers, once they are there."""
     task = InspectTask((), ImageRules())
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "s", create=True)
-        begun, first = time.perf_counter(), 0.0
         with Execution(workers=2).runner(store.root) as runner:
-            for _ in runner.run((Job(f"j{n}", 1, task) for n in range(count)), Resources("x")):
-                first = first or time.perf_counter() - begun
-        return (count - 1) / (time.perf_counter() - begun - first), first
+            outcomes = iter(runner.run((Job(f"j{n}", 1, task) for n in range(count)), Resources("x")))
+            next(outcomes)
+            begun = time.perf_counter()
+            for _ in outcomes:
+                pass
+            return (count - 1) / (time.perf_counter() - begun)
 
 
 def snapshot_costs(count: int = 100_000) -> dict[str, float]:
@@ -296,7 +298,7 @@ def shipped() -> Rates:
         ocr = as_specialist("rapidocr")
         inspect, text = measured_rates(scene_samples(root / "scenes", 24), [("rapidocr", ocr)])
         (judging, command), (merging, _) = (filter_rates(root, merge, time.process_time) for merge in (False, True))
-    jobs, first = jobs_a_second()
+    jobs = jobs_a_second()
     where = f"seconds of a processor, {os.cpu_count()} at a load of {os.getloadavg()[0]:.0f}"
     rules = len(list(open_chain(None)))
     inspect = dataclasses.replace(inspect, basis=f"measured: 24 scenes of 640 pixels, {where}")
@@ -316,7 +318,7 @@ def shipped() -> Rates:
     return Rates(
         (inspect, text, *once, judging, merging),
         (*each_round, judging, merging),
-        worker_start_s=first,
+        worker_start_s=worker_start_s(2),
         command_s=command,
         driver_job_s=1 / jobs,
         entry_basis=f"measured: 100,000 fragments, {where}; {jobs:.0f} jobs a second",
@@ -368,8 +370,7 @@ def main() -> None:
     args = parser.parse_args()
     sizes, workers, units = ([int(n) for n in text.split(",")] for text in (args.sizes, args.workers, args.units))
     if args.what == "machine":
-        jobs, first = jobs_a_second()
-        print(json.dumps({"jobs_a_second": jobs, "worker_start_s": first, **snapshot_costs()}))
+        print(json.dumps({"jobs_a_second": jobs_a_second(), "worker_start_s": worker_start_s(2), **snapshot_costs()}))
         return
     if args.what == "plot":
         found = (json.loads(line) for path in args.files for line in Path(path).read_text().splitlines())

@@ -86,15 +86,9 @@ def load_model(
     model = blank(checkpoint.config)
     _check_positions(checkpoint)
     checkpoint.tensors.check()
-    kind = (
-        to_dtype(dtype)
-        if isinstance(dtype, str)
-        else dtype
-        if dtype is not None
-        else torch.float32
-        if place.type == "cpu"
-        else checkpoint.dtype
-    )
+    if dtype is None:
+        dtype = torch.float32 if place.type == "cpu" else checkpoint.dtype
+    kind = to_dtype(dtype) if isinstance(dtype, str) else dtype
     state = {name: checkpoint.read(name).to(place, kind).contiguous() for name in checkpoint.names}
     if adapter is not None:
         model = blank(merge_adapter(state, checkpoint.config, Path(adapter)))
