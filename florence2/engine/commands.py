@@ -16,7 +16,7 @@ from florence2.engine import trust
 from florence2.engine.curation.filters.rules import open_chain
 from florence2.engine.curation.human_verdicts import OUTCOMES
 from florence2.engine.curation.judging import judge
-from florence2.engine.curation.merging import MergeConfig, merge, merged_otherwise
+from florence2.engine.curation.merging import MergeConfig, corrected_before, merge, merged_otherwise
 from florence2.engine.curation.reviewing import review
 from florence2.engine.execution.annotation_phase import AnnotationReport, run_steps
 from florence2.engine.execution.context import resolve_specialist
@@ -176,6 +176,7 @@ def filter(
         if merging is not None:
             if merged_otherwise(session, merging, round):
                 round = judge(session, runs, chain, progress, again=True)
+        if merging is not None or corrected_before(session, round):
             merge(session, runs, merging, round, progress)
     session.finish({"phase": "filter" if merging is None else "merge", "round": round})
     return store

@@ -17,7 +17,7 @@ from florence2 import arguments
 from florence2.codec.tasks import Task, task_of
 from florence2.engine.commands import chain_of, filter
 from florence2.engine.curation.judging import judge, recorded_chain
-from florence2.engine.curation.merging import MergeConfig, merge
+from florence2.engine.curation.merging import MergeConfig, corrected_before, merge
 from florence2.engine.execution.annotation_phase import run_specialist
 from florence2.engine.execution.context import resolve_specialist
 from florence2.engine.execution.jobs import ATTEMPTS
@@ -202,7 +202,7 @@ def annotate_round(
             round = judge(session, runs, chain, execution.progress)
         else:
             round = session.newest_round("decisions") + 1
-        if merging is not None:
+        if merging is not None or corrected_before(session, round):
             merge(session, runs, merging, round, execution.progress)
     made: dict[str, Any] = {"folds": len(students), "students": [Path(student.folder).name for student in students]}
     if holdout is not None:

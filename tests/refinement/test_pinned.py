@@ -4,11 +4,14 @@ import json
 
 import pytest
 
+import florence2
 from florence2.cli import main
 from florence2.engine.curation.correcting import AnnotationChange, Correction, correct
-from florence2.engine.curation.merging import MergeConfig, merge_sample
+from florence2.engine.curation.merging import MergeConfig, merge_sample, side_by_side
 from florence2.engine.curation.taken_away import Refusal
 from florence2.records import Coverage, ImageRef, Sample, Source, Text
+from florence2.refinement.rounds import MERGING
+from tests.engine.doubles import Floor
 from tests.engine.test_merge import AWAY, MAKER, NEAR, region
 from tests.refinement.test_refine import loop  # noqa: F401 (a fixture)
 
@@ -17,22 +20,29 @@ def boxes(sample):
     return [r for r in sample.regions if r.kind == "object"]
 
 
-def test_a_box_rejected_on_the_page_does_not_come_back_with_a_student(loop):  # noqa: F811
+@pytest.mark.parametrize("merging", [MERGING, None], ids=["merged", "side by side"])
+def test_a_box_rejected_on_the_page_does_not_come_back_with_a_student(loop, merging):  # noqa: F811
     """The picture is not said to be complete: only what was rejected is known to be wrong."""
     store, _, run = loop
-    run(rounds=1)
+    run(rounds=1, merging=merging)
     first, second, *_ = (s for s in store.samples() if boxes(s))
     for sample in (first, second):
         shown = [AnnotationChange("rejected", r.id) for r in boxes(sample)] + [
             AnnotationChange("rejected", t.id) for t in sample.texts
         ]
         correct(store, [Correction("Ada", sample.image.id, tuple(shown))])
-    run(rounds=2)
+    run(rounds=2, merging=merging)
     now = {s.image.id: s for s in store.samples()}
     assert not boxes(now[first.image.id]) and not boxes(now[second.image.id])
     assert not now[first.image.id].texts and sum(bool(boxes(s)) for s in now.values()) > 2
     verdicts = [d.reason for s in store.samples(view="all") if s.image.id == first.image.id for d in s.decisions]
     assert "deleted_before" in verdicts
+    judged = florence2.filter(store, [Floor(0.3)], workers=0)  # judged again by other rules, nothing merged
+    now = {s.image.id: s for s in judged.samples()}
+    assert not boxes(now[first.image.id]) and not boxes(now[second.image.id]) and not now[first.image.id].texts
+    before = len(store.snapshots())
+    florence2.filter(store, [Floor(0.3)], workers=0)
+    assert len(store.snapshots()) == before and store.verify() == []
 
 
 def test_pictures_gone_over_in_label_studio_stay_as_they_were_left(loop, tmp_path):  # noqa: F811
@@ -57,6 +67,14 @@ def test_pictures_gone_over_in_label_studio_stay_as_they_were_left(loop, tmp_pat
     reviewed = {task["data"]["florence2"]["id"] for task in tasks}
     now = {s.image.id: [(r.label, r.box) for r in boxes(s)] for s in store.samples()}
     assert {name: now[name] for name in reviewed} == {name: left[name] for name in reviewed}
+
+
+def test_side_by_side_a_complete_picture_gets_no_more_boxes():
+    whole = {"reviewed": (Coverage("exhaustive", ("cat",)),), "set": (Coverage("exhaustive", ("dog",)),)}
+    regions = region("x", "a"), region("d", "a", "dog"), region("y", "student", box=AWAY), region("z", "human", "bird")
+    sample = Sample("s", ImageRef("i", width=100, height=100), regions=regions, coverage=whole)
+    verdicts = {d.item_id: d.reason for d in side_by_side(sample, [], {}).decisions}
+    assert verdicts == {"x": "not_listed", "y": "not_listed"}
 
 
 @pytest.mark.parametrize("space", ["reviewed", "corrected"])

@@ -8,6 +8,7 @@ winner.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,14 +20,14 @@ import numpy as np
 from florence2.engine.curation import text_lines
 from florence2.engine.curation.human_verdicts import PEOPLES_SPACES
 from florence2.engine.curation.judging import dependents, with_confirmed_as_human
-from florence2.engine.curation.taken_away import Refusal, refusals, said_again
+from florence2.engine.curation.taken_away import Refusal, contradicted, refusals, said_again
 from florence2.engine.execution.context import WorkerContext
 from florence2.engine.execution.jobs import Job, JobOutcome, Resources, Runner
 from florence2.engine.execution.options import Progress
 from florence2.engine.execution.phase import Count, complete
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import OperatorInput, annotation_id, digest, run_id
-from florence2.engine.session import Session, inputs_of
+from florence2.engine.session import HUMAN, Session, inputs_of
 from florence2.formats import documents
 from florence2.geometry import as_boxes, iou
 from florence2.labels import fold_label
@@ -70,10 +71,15 @@ class Merged:
     regions: list[Region] = field(default_factory=list)
 
 
-def merge(session: Session, runner: Runner, merging: MergeConfig, round: int, progress: Progress | None = None) -> None:
-    """Merge the kept annotations of every unit; the verdicts belong to `round` and come after its filters'."""
+def merge(
+    session: Session, runner: Runner, merging: MergeConfig | None, round: int, progress: Progress | None = None
+) -> None:
+    """Merge the kept annotations of every unit; the verdicts belong to `round` and come after its filters'.
+
+    Without `merging` sources stay side by side: what people took away and a student says again is rejected, no more.
+    """
     operator, live, seq = _planned(session, merging, round)
-    facts = {"config": asdict(merging), "reads": [o.run_id for o in live], "seq": seq}
+    facts = {"config": merging and asdict(merging), "reads": [o.run_id for o in live], "seq": seq}
     session.start(operator, facts, {})
     merge_units(session, runner, merging, operator, live, seq, progress)
 
@@ -84,12 +90,19 @@ def merged_otherwise(session: Session, merging: MergeConfig, round: int) -> bool
     return any(o.kind == "merge" and o.round == round and o.run_id != operator.run_id for o in session.base.operators)
 
 
-def _planned(session: Session, merging: MergeConfig, round: int) -> tuple[Operator, list[Operator], int]:
+def corrected_before(session: Session, round: int) -> bool:
+    """Whether a student may say again what a person took away, and no merging of that round has seen to it."""
+    kinds = {(o.kind, o.round) for o in session.base.operators}
+    students = any(o.kind == "model" and o.round for o in session.live())
+    return students and any(kind == HUMAN for kind, _ in kinds) and ("merge", round) not in kinds
+
+
+def _planned(session: Session, merging: MergeConfig | None, round: int) -> tuple[Operator, list[Operator], int]:
     """The merge of a round, the operators whose annotations it reads, and its place among the round's verdicts."""
     live = [o for o in session.live() if o.kind != "merge" or o.round < round]
     filters = [o for o in session.operators.values() if o.kind == "filter" and o.round == round]
     reads = [*inputs_of(live), *(OperatorInput(o.fingerprint, round) for o in filters)]
-    made_by = digest([NAME, VERSION, asdict(merging), sorted((r.fingerprint, r.round) for r in reads)])
+    made_by = digest([NAME, VERSION, merging and asdict(merging), sorted((r.fingerprint, r.round) for r in reads)])
     operator = Operator(run_id(made_by, round), NAME, VERSION, made_by, round, "merge", ("region_text/object",))
     return operator, live, 1 + len(filters)
 
@@ -99,7 +112,7 @@ class MergeTask:
     """A unit in which sources are to be merged; `models` are the runs of models that annotated every picture."""
 
     inputs: UnitInputs
-    config: MergeConfig
+    config: MergeConfig | None
     operator: Operator
     models: frozenset[str]
     seq: int
@@ -111,7 +124,10 @@ class MergeTask:
         fused, verdicts = [], []
         for sample in self.inputs.load(store):
             kept, refused = with_confirmed_as_human(sample), refusals(sample)
-            found = merge_sample(kept, self.config, self.operator, self.models, refused, self.since)
+            if self.config is None:
+                found = side_by_side(kept, refused, self.since)
+            else:
+                found = merge_sample(kept, self.config, self.operator, self.models, refused, self.since)
             fused.append(dataclasses.replace(sample, regions=tuple(found.regions), texts=(), groundings=()))
             round = self.operator.round
             signed = [dataclasses.replace(each, rule=NAME, round=round, seq=self.seq) for each in found.decisions]
@@ -125,7 +141,7 @@ class MergeTask:
 def merge_units(
     session: Session,
     runner: Runner,
-    config: MergeConfig,
+    config: MergeConfig | None,
     operator: Operator,
     reads: Sequence[Operator],
     seq: int,
@@ -158,6 +174,16 @@ def _since(session: Session, reads: Sequence[Operator]) -> dict[str, int]:
     return first
 
 
+def side_by_side(sample: Sample, refused: Sequence[Refusal], since: Mapping[str, int]) -> Merged:
+    """Nothing merged: rejections of what people took away or left no room for, and of what depends on it."""
+    least, spaces = MergeConfig.iou, {s: c for s, c in sample.coverage.items() if s in PEOPLES_SPACES}
+    out = said_again(sample, refused, since, least, fold_label)
+    ids = {d.item_id for d in out}
+    boxed = [r for r in sample.regions if r.box is not None and not (r.refines or r.ignore or r.id in ids)]
+    out += contradicted(dataclasses.replace(sample, coverage=spaces), boxed, refused, least, fold_label)
+    return Merged(out + dependents(sample, {d.item_id for d in out}))
+
+
 def merge_sample(
     sample: Sample,
     merging: MergeConfig,
@@ -172,14 +198,15 @@ def merge_sample(
     """
     models = set(models)
     ordinal = 0
-    out = Merged(said_again(sample, refused, since, merging.iou, lambda r: _label(r.label, merging.synonyms)))
+    named = functools.partial(_label, synonyms=merging.synonyms)
+    out = Merged(said_again(sample, refused, since, merging.iou, named))
     again = {d.item_id for d in out.decisions}
     boxed = [r for r in sample.regions if r.box is not None and not (r.refines or r.ignore or r.id in again)]
     if merging.contradicted:
-        out.decisions += _contradicted(sample, boxed, merging, refused)
-        contradicted = {d.item_id for d in out.decisions}
-        boxed = [region for region in boxed if region.id not in contradicted]
-    label_of = {r.id: _label(r.label, merging.synonyms) for r in boxed}
+        out.decisions += contradicted(sample, boxed, refused, merging.iou, named)
+        absent = {d.item_id for d in out.decisions}
+        boxed = [region for region in boxed if region.id not in absent]
+    label_of = {r.id: named(r.label) for r in boxed}
     replaced, _ = text_lines.settle([r for r in boxed if r.kind == "text"], _source, _rank)
     places = {r.id: r for r in boxed}
     for loser, winner_id in replaced.items():
@@ -267,41 +294,6 @@ def _fused(cluster: Sequence[Region], image_id: str, operator: Operator, ordinal
         if np.allclose(parent.box or (), fused.box or (), atol=1e-3) and parent.score == fused.score:
             return parent, "agrees"
     return fused, "fused"
-
-
-def _contradicted(
-    sample: Sample, regions: Sequence[Region], merging: MergeConfig, refused: Sequence[Refusal]
-) -> list[Decision]:
-    """Rejections of objects that a labelled set or a person says are not there: what the absence of a label means."""
-    states = [(space, c) for space, found in sample.coverage.items() for c in found]
-    listed_by = {r.label_space for r in sample.regions if _rank(r) < 2}  # sets that list objects of this picture
-    listed_by |= {r.item.label_space for r in refused if isinstance(r.item, Region)} | set(PEOPLES_SPACES)
-    absent = {_label(x, merging.synonyms) for _, c in states if c.state == "negatives" for x in c.labels}
-    whole = {
-        _label(x, merging.synonyms) for s, c in states if c.state == "exhaustive" and s in listed_by for x in c.labels
-    }
-    listed: dict[str, list[Region]] = {}
-    for region in sample.regions:
-        if _rank(region) < 2 and region.box is not None:
-            listed.setdefault(_label(region.label, merging.synonyms), []).append(region)
-    out = []
-    for region in regions:
-        label = _label(region.label, merging.synonyms)
-        if _rank(region) < 2 or region.kind != "object" or label not in absent | whole or label in absent & set(listed):
-            continue
-        known = listed.get(label, [])
-        best = max((_covered(region, r) if r.ignore else _overlap(region, r) for r in known), default=0.0)
-        if label in absent or best < merging.iou:
-            reason = "verified_absent" if label in absent else "not_listed"
-            out.append(Decision(region.id, "rejected", NAME, reason, best, merging.iou))
-    return out
-
-
-def _covered(region: Region, crowd: Region) -> float:
-    """The share of a region that lies in a crowd, which represents any number of objects."""
-    (x1, y1, x2, y2), (a1, b1, a2, b2) = region.box or (0.0,) * 4, crowd.box or (0.0,) * 4
-    inside = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
-    return inside / max((x2 - x1) * (y2 - y1), 1e-9)
 
 
 def _conflicts(

@@ -1,5 +1,6 @@
-"""What a person took away stays away: what a later run says again of the same place is rejected. Knows samples only.
+"""What is known not to be there: what a person took away, and what a labelled set or a person leaves no room for.
 
+What a later run says again of the same place is rejected. Knows samples only.
 Only students that came after the person's verdict are meant: of two boxes that were there a person may have deleted
 either one.
 """
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Union
 
+from florence2.engine.curation.human_verdicts import PEOPLES_SPACES
 from florence2.engine.session import HUMAN
 from florence2.geometry import iou
 from florence2.labels import fold_spaces
@@ -39,7 +41,7 @@ def said_again(
     refused: Sequence[Refusal],
     since: Mapping[str, int],
     least: float,
-    label_of: Callable[[Region], str],
+    label_of: Callable[[str], str],
 ) -> list[Decision]:
     """Rejections of kept items that say what a person took away before.
 
@@ -64,6 +66,46 @@ def said_again(
     return out
 
 
+def contradicted(
+    sample: Sample,
+    regions: Sequence[Region],
+    refused: Sequence[Refusal],
+    least: float,
+    label_of: Callable[[str], str],
+) -> list[Decision]:
+    """Rejections of objects that a labelled set or a person says are not there: what the absence of a label means.
+
+    `least`: the IoU from which two boxes are of one object.
+    """
+    states = [(space, c) for space, found in sample.coverage.items() for c in found]
+    listed_by = {r.label_space for r in sample.regions if _vouched(r)}  # sets that list objects of this picture
+    listed_by |= {r.item.label_space for r in refused if isinstance(r.item, Region)} | set(PEOPLES_SPACES)
+    absent = {label_of(x) for _, c in states if c.state == "negatives" for x in c.labels}
+    whole = {label_of(x) for s, c in states if c.state == "exhaustive" and s in listed_by for x in c.labels}
+    listed: dict[str, list[Region]] = {}
+    for region in sample.regions:
+        if _vouched(region) and region.box is not None:
+            listed.setdefault(label_of(region.label), []).append(region)
+    out = []
+    for region in regions:
+        label = label_of(region.label)
+        if _vouched(region) or region.kind != "object" or label not in absent | whole or label in absent & set(listed):
+            continue
+        known = listed.get(label, [])
+        best = max((_covered(region, r) if r.ignore else _overlap(region, r) for r in known), default=0.0)
+        if label in absent or best < least:
+            reason = "verified_absent" if label in absent else "not_listed"
+            out.append(Decision(region.id, "rejected", "", reason, best, least))
+    return out
+
+
+def _covered(region: Region, crowd: Region) -> float:
+    """The share of a region that lies in a crowd, which represents any number of objects."""
+    (x1, y1, x2, y2), (a1, b1, a2, b2) = region.box or (0.0,) * 4, crowd.box or (0.0,) * 4
+    inside = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
+    return inside / max((x2 - x1) * (y2 - y1), 1e-9)
+
+
 def _vouched(item: Region | Text) -> bool:
     """Whether a person or a data set stands behind an item."""
     return item.source is not None and item.source.kind in (HUMAN, "import")
@@ -73,8 +115,8 @@ def _first(item: Region | Text, since: Mapping[str, int]) -> int:
     return since.get(item.source.run_id, -1) if item.source is not None else -1
 
 
-def _alike(one: Region, other: Region, label_of: Callable[[Region], str]) -> bool:
-    return one.kind == other.kind and label_of(one) == label_of(other)
+def _alike(one: Region, other: Region, label_of: Callable[[str], str]) -> bool:
+    return one.kind == other.kind and label_of(one.label) == label_of(other.label)
 
 
 def _overlap(one: Region, other: Region) -> float:

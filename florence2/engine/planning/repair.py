@@ -142,9 +142,9 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
     elif operator.kind == "filter":
         _judge_again(session, here, operator, facts, makers, execution.progress)
     elif operator.kind == "merge":
-        config = dict(facts["config"], synonyms=tuple(map(tuple, facts["config"]["synonyms"])))
-        reads = _of(session, facts["reads"])
-        merge_units(session, here, MergeConfig(**config), operator, reads, facts["seq"], execution.progress)
+        reads, config = _of(session, facts["reads"]), facts["config"]
+        merging = config and MergeConfig(**dict(config, synonyms=tuple(map(tuple, config["synonyms"]))))
+        merge_units(session, here, merging, operator, reads, facts["seq"], execution.progress)
     elif operator.kind == revision.NAME:
         revision.revise_again(session, operator, facts)
     elif operator.kind == "recomputed":
