@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="end after so many new arms")
     parser.add_argument("--table", action="store_true", help="compute nothing; show what is there")
     parser.add_argument("--real", action="append", default=[], metavar="NAME=PATH", help="a real set of boxes")
-    parser.add_argument("--plot", type=Path, help="an SVG of the arms that have an F1")
+    parser.add_argument("--plot", type=Path, help="an SVG of the arms")
     args = parser.parse_args()
     pieces = {**PIECES, "real": functools.partial(real.run, dict(pair.split("=", 1) for pair in args.real))}
     made: list[Results] = []

@@ -25,6 +25,7 @@ REGION = {"OD": 3.0, "DENSE_REGION_CAPTION": 1.0, "REGION_TO_CATEGORY": 1.0, "CA
 PIXEL = {"REFERRING_EXPRESSION_SEGMENTATION": 1.0, "REGION_TO_SEGMENTATION": 1.0}
 TRANSFER = ("CAPTION", "OD", "CAPTION_TO_PHRASE_GROUNDING", "REFERRING_EXPRESSION_SEGMENTATION")
 STEPS = {"quick": (4, 6, 6), "small": (100, 400, 200), "full": (400, 3000, 1000)}  # warming, pre-training, transfer
+DRAWS = 200  # resamples of the test scenes
 SCENES = "objects=1-3,min_side=0.15,signs=0"
 
 
@@ -36,6 +37,8 @@ class Arm:
     tasks: Mapping[str, float]
     scenes: int = 100_000
     keys: Mapping[str, Any] = field(default_factory=dict)
+    beside: str = ""
+    """The arm that it is compared with."""
     transfer: bool = False
     """Whether it is transferred before it is asked."""
     random: bool = False
@@ -43,17 +46,19 @@ class Arm:
 
 
 ALL = {**IMAGE, **REGION, **PIXEL}
+UNBOUNDED = "all tasks, unbounded scenes"
 ARMS = (
     Arm("image", IMAGE, transfer=True),
-    Arm("image+region", {**IMAGE, **REGION}, transfer=True),
-    Arm("image+region+pixel", ALL, transfer=True),
-    Arm("all tasks, 300 scenes", ALL, 300),
-    Arm("all tasks, 3,000 scenes", ALL, 3000),
-    Arm("all tasks, unbounded scenes", ALL),
-    Arm("all tasks, frozen tower", ALL, keys={"strategy": "frozen_vision"}),
-    Arm("all tasks, random start", ALL, random=True),
-    Arm("all tasks, the size small", ALL, keys={"model": "new:small"}, random=True),
+    Arm("image+region", {**IMAGE, **REGION}, transfer=True, beside="image"),
+    Arm("image+region+pixel", ALL, transfer=True, beside="image+region"),
+    Arm("all tasks, 300 scenes", ALL, 300, beside=UNBOUNDED),
+    Arm("all tasks, 3,000 scenes", ALL, 3000, beside=UNBOUNDED),
+    Arm(UNBOUNDED, ALL),
+    Arm("all tasks, frozen tower", ALL, keys={"strategy": "frozen_vision"}, beside=UNBOUNDED),
+    Arm("all tasks, random start", ALL, random=True, beside=UNBOUNDED),
+    Arm("all tasks, the size small", ALL, keys={"model": "new:small"}, random=True, beside="all tasks, random start"),
 )
+BESIDE = {arm.name: arm.beside for arm in ARMS if arm.beside}
 
 
 def run(results: Results, folder: Path, seeds: Sequence[int], more: Callable[[], bool]) -> None:
@@ -66,7 +71,7 @@ def run(results: Results, folder: Path, seeds: Sequence[int], more: Callable[[],
 
 
 def measured(arm: Arm, folder: Path, size: Size, seed: int) -> dict[str, Any]:
-    """The main metrics of the four tasks on held-out scenes."""
+    """The main metrics of the four tasks on held-out scenes, and of resamples of them, the same ones for every arm."""
     warming, steps, transfer = STEPS[size.name]
     root = folder / "pretraining" / f"{size.name}-{seed}"
     model = str(root / arm.name.replace(" ", "-"))
@@ -77,11 +82,14 @@ def measured(arm: Arm, folder: Path, size: Size, seed: int) -> dict[str, Any]:
         model = trained(Path(f"{model}-transferred"), model, tasks, 2000, transfer, seed, size, first=500_000_000)
     opened = florence2.load(model)
     data = f"scenes:count={size.tests},seed={scenes.TRAINING_SEEDS + 7_000_000},{SCENES}"
-    out = {}
+    metrics, draws = {}, {}
     for task in TRANSFER:
-        scores = evaluate(opened, data, task, f"{model}-scores/{task}", grey=False, resamples=0)
-        out[task] = round(float(scores["metrics"][scores["main"]]), 4)
-    return {"steps": steps, "metrics": out}
+        folder = Path(f"{model}-scores/{task}")
+        scores = evaluate(opened, data, task, folder, grey=False, resamples=DRAWS)
+        main = scores["main"]
+        metrics[task] = round(float(scores["metrics"][main]), 4)
+        draws[task] = [round(v, 4) for v in json.loads((folder / "resamples.json").read_text())["scores"][main]]
+    return {"steps": steps, "metrics": metrics, "draws": draws}
 
 
 def trained(

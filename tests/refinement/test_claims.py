@@ -60,3 +60,18 @@ def test_a_line_that_was_cut_is_passed_over(parts, tmp_path):
     file.write_text(file.read_text() + '{"arm": "b", "counts": [[1')
     results.once("noise", "b", 0, lambda: {"counts": [[0, 1, 1]]})
     assert [(line["arm"], line["counts"]) for line in results.of("noise")] == [("a", [[1, 1, 1]]), ("b", [[0, 1, 1]])]
+
+
+def test_a_difference_of_metrics_is_of_the_same_resamples(parts, capsys):
+    """Scores of two arms are unsure together, and one is better in every resample, over the seeds of both."""
+    from claims_parts import tables
+
+    wide = [0.2, 0.4, 0.6, 0.8] * 25
+    lines = [
+        {"arm": arm, "seed": seed, "metrics": {"OD": 0.5 + more}, "draws": {"OD": [value + more for value in wide]}}
+        for arm, more, seeds in (("image", 0.0, (0, 1)), ("image+region", 0.05, (0, 1, 2)))
+        for seed in seeds
+    ]
+    row = tables.show("pretraining", "pretraining", lines)["image+region"]["OD"]
+    assert row["difference"] == 0.05 and row["difference_interval"] == [0.05, 0.05] and len(row["by_seed"]) == 3
+    assert row["interval"] == pytest.approx([0.25, 0.85]) and "+0.050" in capsys.readouterr().out
