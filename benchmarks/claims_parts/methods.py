@@ -52,6 +52,7 @@ METHODS = (
     Method("replay; more above 0.5", REPLAY, {"more_above": 0.5}),
     Method("replay; random order", source(item_order="random")),
     Method("replay; end not scored", source(open_end=True)),
+    Method("replay; end not scored; four views; scores from 0.3", source(open_end=True), {"views": True}, least=0.3),
     Method("replay; end not scored; more above half of c", source(open_end=True), by_capture=True),
     Method("replay; labels below 0.6 not scored", source(unsure_below=0.6)),
     Method("replay; scores by label", REPLAY, by_class=True),
