@@ -9,6 +9,7 @@ from florence2.cli import main
 from florence2.engine.curation.correcting import AnnotationChange, Correction, correct
 from florence2.engine.curation.merging import MergeConfig, merge_sample, side_by_side
 from florence2.engine.curation.taken_away import Refusal
+from florence2.engine.planning.repair import repair
 from florence2.records import Coverage, ImageRef, Sample, Source, Text
 from florence2.refinement.rounds import MERGING
 from tests.engine.doubles import Floor
@@ -43,6 +44,10 @@ def test_a_box_rejected_on_the_page_does_not_come_back_with_a_student(loop, merg
     before = len(store.snapshots())
     florence2.filter(store, [Floor(0.3)], workers=0)
     assert len(store.snapshots()) == before and store.verify() == []
+    (
+        store.root / [f.path for f in store.snapshot().fragments if "decisions" in f.path and "merge" in f.path][-1]
+    ).unlink()
+    assert len(store.verify()) == 1 and repair(store, store.verify(), workers=0) == [] and store.verify() == []
 
 
 def test_pictures_gone_over_in_label_studio_stay_as_they_were_left(loop, tmp_path):  # noqa: F811
