@@ -84,11 +84,11 @@ def measured(arm: Arm, folder: Path, size: Size, seed: int) -> dict[str, Any]:
     data = f"scenes:count={size.tests},seed={scenes.TRAINING_SEEDS + 7_000_000},{SCENES}"
     metrics, draws = {}, {}
     for task in TRANSFER:
-        folder = Path(f"{model}-scores/{task}")
-        scores = evaluate(opened, data, task, folder, grey=False, resamples=DRAWS)
+        scored = Path(f"{model}-scores/{task}")
+        scores = evaluate(opened, data, task, scored, grey=False, resamples=DRAWS)
         main = scores["main"]
         metrics[task] = round(float(scores["metrics"][main]), 4)
-        draws[task] = [round(v, 4) for v in json.loads((folder / "resamples.json").read_text())["scores"][main]]
+        draws[task] = [round(v, 4) for v in json.loads((scored / "resamples.json").read_text())["scores"][main]]
     return {"steps": steps, "metrics": metrics, "draws": draws}
 
 

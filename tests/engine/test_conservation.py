@@ -107,7 +107,7 @@ def test_nothing_is_lost_or_doubled(kinds, made, judged, changed, unit, batch):
     live("", kinds, made, judged, changed, unit, batch)
 
 
-@settings(few, max_examples=1)
+@settings(few, max_examples=2)
 @given(*lives)
 def test_nothing_is_lost_or_doubled_in_an_object_store(bucket, kinds, made, judged, changed, unit, batch):
     live(f"{bucket}/{os.urandom(4).hex()}", kinds, made, judged, changed, unit, batch)
