@@ -12,6 +12,10 @@ os.environ["XDG_CONFIG_HOME"] = _configuration.name  # what tests trust is none 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.fsync = lambda handle: os.fstat(handle) and None  # no test cuts the power; thousands of files wait for the disk
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Side by side each has its share of the cores: threads that wait for one another on busy cores take four times as long.
+_share = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, str(_share))
 
 
 @pytest.fixture(scope="session")
