@@ -95,3 +95,15 @@ def test_while_a_library_is_loaded(monkeypatch, capsys, as_error):
     monkeypatch.setattr(importlib, "import_module", load)
     assert main(["verify", "x"]) == 130
     assert capsys.readouterr().err == "florence2 verify: interrupted; run the same command again to go on\n"
+
+
+@pytest.mark.parametrize(
+    "own, spins", [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_the_command_lets_threads_sleep_soon_unless_the_user_says_otherwise(own, spins):
+    code = "import atexit, os; atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT')))\n"
+    code += "import sys; sys.argv[1:] = ['--version']\nfrom florence2.cli import script\nscript()"
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {**{k: v for k, v in os.environ.items() if k not in names}, **own}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == str(spins)
