@@ -299,13 +299,16 @@ def _grouped(items: Iterable[K], key: Callable[[K], str]) -> dict[str, list[K]]:
 
 
 def _if_any(task: Task, sample: Sample, regions: Sequence[Region]) -> Pairs:
-    """One pair; with no regions only where the sample states that all of it was searched and nothing is there."""
+    """One pair; with no regions only where the sample states that all of it was searched and nothing is there, not even
+    what is ignored (a crowd, lines that nobody can read)."""
     states = {space: {coverage.state for coverage in states} for space, states in sample.coverage.items()}
     spaces = {space for space, found in states.items() if "exhaustive" in found and "partial" not in found}
     searched = (
         "text" in spaces if task.output_kind == "quads" else spaces - {"text"} and task.storage_rule != "description"
     )
-    return [(Ask(task.token), Parsed(regions=tuple(regions)))] if regions or searched else []
+    kind = "text" if task.output_kind == "quads" else "object"
+    empty = searched and not any(region.ignore and region.kind == kind for region in sample.regions)
+    return [(Ask(task.token), Parsed(regions=tuple(regions)))] if regions or empty else []
 
 
 def _content(task: Task, parsed: Parsed) -> str:

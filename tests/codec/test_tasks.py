@@ -243,6 +243,17 @@ def test_nothing_is_a_truth_only_where_it_was_looked_for():
     assert pair == (Ask("<OPEN_VOCABULARY_DETECTION>", text="zebra"), Parsed())
 
 
+@pytest.mark.parametrize("name, kind", [("OD", "object"), ("REGION_PROPOSAL", "object"), ("OCR_WITH_REGION", "text")])
+def test_where_all_is_ignored_nothing_is_not_the_truth(name, kind):
+    looked = {"text" if kind == "text" else "set": (Coverage("exhaustive"),)}
+    task, crowd = TASKS[f"<{name}>"], Region("r0", kind, (0, 0, 90, 90), "cat", ignore=True)
+    assert task.truths(sample(coverage=looked)) == [(Ask(task.token), Parsed())]
+    assert task.truths(sample(coverage=looked, regions=(crowd,))) == []
+    other = Region("r1", kind, (1, 2, 30, 40), "dog")
+    ((_, parsed),) = task.truths(sample(coverage=looked, regions=(crowd, other)))
+    assert len(parsed.regions) == 1
+
+
 ADDED = [  # what a specialist may say of a bare sample comes back as the truth
     ("CAPTION", Ask(), Parsed(texts=(Text("t0", "a dog"),))),
     ("OCR", Ask(), Parsed(texts=(Text("t0", "a\nb"),))),
