@@ -4,8 +4,9 @@
      "images": ["a.jpg"], "objects": {"ref": ["the red car"], "bbox": [[10, 20, 50, 90]]}}
 
 Tags take the objects in order. References with their boxes are a grounded caption, or objects where nothing else is
-given; boxes alone answer what a question refers to; a text about one box describes it. Boxes are pixels, or with
-bbox_type norm1 (norm1000) fractions (thousandths) of the picture.
+given; boxes alone answer what a question refers to; a text about one box describes it: the words around the tags of
+such a question are not kept, which is noted. Boxes are pixels, or with bbox_type norm1 (norm1000) fractions
+(thousandths) of the picture.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from florence2.sources.prompt_pairs import Collected, files_of, rows_of, with_pa
 
 SOURCE = Source("import", "swift")
 _TAG = re.compile(r"(<ref-object>|<bbox>)")
+_SPOKEN = re.compile(r"\w")
 _SCALES = {"real": 0.0, "norm1": 1.0, "norm1000": 1000.0}
 
 Segment = tuple[str, Any]  # ("text" | "ref" | "box", what it is)
@@ -143,6 +145,10 @@ def _with_turn(
     refs = [value for kind, value in asked if kind == "ref"]
     boxes = [value for kind, value in asked if kind == "box"]
     words = "".join(value for kind, value in answer if kind != "box").strip()
+    if ("box" in kinds or boxes) and _SPOKEN.search("".join(value for kind, value in asked if kind == "text")):
+        problems.note(
+            "a question about boxes is asked by the task that its objects belong to, not in its own words", where
+        )
     if "box" in kinds and "ref" in kinds:
         return _grounded(sample, answer)
     if "box" in kinds:

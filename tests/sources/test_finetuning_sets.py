@@ -154,6 +154,18 @@ def test_swift_boxes_of_what_was_asked_for_and_texts_about_a_box(tmp_path):
     assert sample.regions[1].description == "a dog that sleeps"
 
 
+def test_swift_words_around_boxes_are_stated_to_be_left_out(tmp_path):
+    swift(tmp_path, "<image>Find <ref-object>", "<bbox>", objects={"ref": ["cat"], "bbox": [CAT]})
+    problems = ReadProblems(skip=True)
+    list(sources.open(tmp_path, problems=problems))
+    (note,) = problems.notes()
+    assert "train.jsonl" in note and "not in its own words" in note
+    swift(tmp_path / "b", "<image><ref-object>", "<bbox>", objects={"ref": ["cat"], "bbox": [CAT]})
+    problems = ReadProblems(skip=True)
+    list(sources.open(tmp_path / "b", problems=problems))
+    assert not problems.notes()
+
+
 def test_swift_version_2_and_plain_turns(tmp_path):
     picture(tmp_path / "a.jpg")
     objects = json.dumps([{"caption": "cat", "bbox": [0.0625, 0.25, 0.5, 0.75], "bbox_type": "norm1", "image": 0}])
