@@ -90,7 +90,7 @@ def dry_run(config: TrainConfig, folder: str | Path | None = None, restart: bool
     some = min(MOST, config.batch_size)
     batch = job.maker[next(job.order.batches(some, Cursor()))]
     pictures = sum(source.count(0) for source in job.order.sources)
-    memory = of_larger(config, job.model.config, Shapes.of(batch), config.batch_size / some, pictures)
+    memory = of_larger(config, job.model.config, Shapes.of(batch), config.batch_size / some, pictures, job.head)
     with products.float32_products(config.fast_fp32, job.model.device, config.precision):
         seconds, look = measured(job, config.batch_size)
     pairs = sum(job.found.pairs_by_source)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -26,6 +27,7 @@ from florence2.model.model_config import ModelConfig
 from florence2.training import lora, optim, vocabulary
 from florence2.training.batches import Batch
 from florence2.training.config import TrainConfig
+from florence2.training.dense import DenseHead
 from florence2.training.features import FrozenVision
 from florence2.training.loss import TokenLoss
 from florence2.training.step import TrainingStep, recompute_layers
@@ -60,8 +62,14 @@ class Shapes:
         return cls(math.ceil(pairs / asks), ((pairs, prompt, target),))
 
 
-def predicted(config: TrainConfig, shape: ModelConfig, shapes: Shapes, pictures: int | None = None) -> dict[str, int]:
-    """Bytes by kind at a run's peak, `shapes` being one rank's share of a forward.
+def predicted(
+    config: TrainConfig,
+    shape: ModelConfig,
+    shapes: Shapes,
+    pictures: int | None = None,
+    head: DenseHead | None = None,
+) -> dict[str, int]:
+    """Bytes by kind at a run's peak, `shapes` being one rank's share of a forward, `head` that of the dense loss.
 
     `weights`: the model, its lower copy, its average. `moments`: the optimiser's. `step`: what the forward holds and
     the backward adds, gradients among it. `features`: what is kept of a frozen tower, of so many pictures, or at the
@@ -84,15 +92,18 @@ def predicted(config: TrainConfig, shape: ModelConfig, shapes: Shapes, pictures:
     if lower is not None:
         computing = copy.deepcopy(model).to(lower)
         weights += sum(p.nbytes for p in computing.parameters())
-    if config.pull or config.pull_unscored:
-        weights += sum(p.nbytes for p in computing.parameters())
+    if head is not None:
+        head = copy.deepcopy(head).to("meta", kind)
+        trained += sum(p.nbytes for p in head.parameters())
+        weights += sum(p.nbytes for p in head.parameters())
     if config.gradient_checkpointing:
         recompute_layers(computing)
-    cached = config.cache_features != "off"
+    cached, pulled = config.cache_features != "off", bool(config.pull or config.pull_unscored)
     loss: Loss = TokenLoss(config.label_smoothing, config.soft_locations)
-    if config.pull or config.pull_unscored:
+    if pulled:
+        weights += sum(p.nbytes for p in computing.parameters())
         loss = functools.partial(_pulled, loss)
-    peak, left = _traced(computing, shapes, cached, loss)
+    peak, left = _traced(computing, shapes, cached, loss, head, pulled)
     each = math.prod(FrozenVision(model).shape) * (2 if config.cache_dtype == "bf16" else 4)
     kept = min(config.cache_gb * 1e9, math.inf if pictures is None else pictures * each)
     gradients = trained if lower is None else 3 * trained // 2  # two bytes each, then four
@@ -106,13 +117,18 @@ def predicted(config: TrainConfig, shape: ModelConfig, shapes: Shapes, pictures:
 
 
 def of_larger(
-    config: TrainConfig, shape: ModelConfig, shapes: Shapes, factor: float, pictures: int | None = None
+    config: TrainConfig,
+    shape: ModelConfig,
+    shapes: Shapes,
+    factor: float,
+    pictures: int | None = None,
+    head: DenseHead | None = None,
 ) -> dict[str, int]:
     """`predicted` of a batch so many times as large as `shapes`; over twice in proportion: every part adds the same."""
     if factor <= 2:
-        return predicted(config, shape, shapes.times(factor), pictures)
-    found = predicted(config, shape, shapes, pictures)
-    twice = predicted(config, shape, shapes.times(2), pictures)
+        return predicted(config, shape, shapes.times(factor), pictures, head)
+    found = predicted(config, shape, shapes, pictures, head)
+    twice = predicted(config, shape, shapes.times(2), pictures, head)
     return {**found, "step": round(found["step"] + (factor - 1) * (twice["step"] - found["step"]))}
 
 
@@ -124,17 +140,37 @@ def _pulled(loss: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
     return total - (wanted * logits.log_softmax(-1)).sum(), plain
 
 
-def _traced(model: Florence, shapes: Shapes, cached: bool, loss: Loss) -> tuple[int, int]:
+def _traced(
+    model: Florence, shapes: Shapes, cached: bool, loss: Loss, head: DenseHead | None, pulled: bool
+) -> tuple[int, int]:
     """Bytes of a forward and backward at their peak, and those that are left of it (the gradients)."""
     model.train()
     meter = _Meter(model)
     with meter:
-        _step(model, shapes, cached, loss)
+        thoughts = _thoughts(model, shapes) if pulled else []
+        _step(model, shapes, cached, loss, head)
+        thoughts.clear()
     return meter.peak, meter.now
 
 
-def _step(model: Florence, shapes: Shapes, cached: bool, loss: Loss) -> None:
-    dtype, config, step = model.dtype, model.config, TrainingStep(model, loss=loss)
+@torch.no_grad()
+def _thoughts(model: Florence, shapes: Shapes) -> list[Tensor]:
+    """What the start of a run that is pulled to it thinks of a batch: computed first and held to the step's end."""
+    pixels = torch.empty(shapes.pictures, 3, *model.config.image_size_wh[::-1], dtype=model.dtype, device="meta")
+    return [_states(model, model.projector(model.vision_tower(pixels)), part) for part in shapes.parts]
+
+
+def _states(model: Florence, features: Tensor, part: tuple[int, int, int]) -> Tensor:
+    """The last states of a part, (pairs, target tokens, C)."""
+    pairs, prompt, target = part
+    ids = torch.empty(pairs, prompt, dtype=torch.long, device="meta")
+    memory, _ = model.read(features[torch.empty(pairs, dtype=torch.long, device="meta")], ids, None)
+    targets = torch.empty(pairs, target, dtype=torch.long, device="meta")
+    return model.language.target_states(memory, None, targets)
+
+
+def _step(model: Florence, shapes: Shapes, cached: bool, loss: Loss, head: DenseHead | None) -> None:
+    dtype, config, step = model.dtype, model.config, TrainingStep(model, head, loss)
     frozen = step.frozen
     if frozen.tower and cached:
         seen = torch.empty(shapes.pictures, *frozen.shape, dtype=dtype, device="meta")
@@ -148,15 +184,15 @@ def _step(model: Florence, shapes: Shapes, cached: bool, loss: Loss) -> None:
         seen = model.vision_tower(pixels)
     features = seen if frozen.projector else model.projector(seen)
     total = torch.zeros((), device="meta")
-    for pairs, prompt, target in shapes.parts:
-        ids = torch.empty(pairs, prompt, dtype=torch.long, device="meta")
-        place = torch.empty(pairs, dtype=torch.long, device="meta")
-        memory, _ = model.read(features[place], ids, None)
-        states = model.language.target_states(
-            memory, None, torch.empty(pairs, target, dtype=torch.long, device="meta")
-        ).flatten(0, 1)
+    for part in shapes.parts:
+        states = _states(model, features, part).flatten(0, 1)
         labels = torch.empty(len(states), dtype=torch.long, device="meta")
         total = total + step.token_losses(states, labels)[0]
+    if head is not None:  # of every cell; what is taken of objects' middles alone is little
+        cells = head(seen.to(torch.promote_types(dtype, torch.float32)))
+        for each in (cells["place"][..., 0], cells["letter"]):
+            total = total + binary_cross_entropy_with_logits(each, torch.zeros_like(each), reduction="sum")
+        total = total + cells["label"].sum() + cells["word"].sum()
     if total.requires_grad:
         total.backward()
 
