@@ -169,7 +169,8 @@ class Run:
                 check_reload(self.folder.path, trainer, job)
         if job.features is not None and job.features.damaged:
             self.on_message(f"{job.features.damaged} files of kept features were damaged and computed anew")
-        after = trainer.probe(job.first(PROBE))
+        with trainer.averaged():
+            after = trainer.probe(job.first(PROBE))
         return TrainResult(
             str(self.folder.path),
             self.done.step,

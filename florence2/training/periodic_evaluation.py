@@ -73,13 +73,13 @@ class Evaluations:
             most = min(job.order.sources[0].limits.target, job.found.longest_target + MORE_TOKENS)
             folder = self.folder.path / FOLDER / f"step-{step:08d}"
             metrics = validation.scores(predictor, folder, most, progress)
+            metrics[LOSS] = self._loss()
         failures, asks = validation.unanswered
         if failures:
             self.on_message(
                 f"step {step}: {failures} of {asks} validation asks cannot be answered, as their picture cannot be "
                 "read; they count as empty answers"
             )
-        metrics[LOSS] = self._loss()
         if validation.metric not in metrics:  # no question of its kind was asked
             raise ValueError(f"best.metric: {validation.metric}: expected one of {', '.join(metrics)}")
         value = metrics[validation.metric]
@@ -109,7 +109,7 @@ class Evaluations:
         return sum(row["step"] > best for row in read_lines(self.folder.path / EVALUATIONS)) >= patience
 
     def _loss(self) -> float:
-        """Mean sequence loss over the validation's pairs by the training weights."""
+        """Mean sequence loss over the validation's pairs by the weights at hand, in the run's precision."""
         validation, maker = self.job.validation, self.job.maker
         assert validation is not None
         for source in validation.sources:

@@ -140,7 +140,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[Florence]:
-        """The model with the weights that are saved, for as long as the context lasts."""
+        """The model and its lower copy with the weights that are saved, for as long as the context lasts."""
         training = self.model.training
         own = {n: p.detach().clone() for n, p in self.parameters.items() if n in self.weights.average}
         self._assign(self.weights.average)
@@ -154,6 +154,8 @@ class Trainer:
     def _assign(self, tensors: dict[str, Tensor]) -> None:
         for name, tensor in tensors.items():
             self.parameters[name].copy_(tensor)
+        if tensors:
+            self.weights.publish_masters()
 
     def write(self, folder: Path, progress: Progress) -> None:
         """The weights as a checkpoint that `load` opens, and the state to go on from."""

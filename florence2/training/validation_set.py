@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -178,7 +179,15 @@ def _rule(source: SampleSource) -> HeldOut:
         raise ValueError(
             f"evaluate_every: {own.path}: {len(places)} samples are too few to hold one out; name `validation`"
         )
-    return places[max(1, round(SHARE * len(places)))]
+    share = places[max(1, round(SHARE * len(places)))]
+    if share == places[0]:  # pictures of one name go together, all or none
+        share = next((place for place in places if place > share), share)
+    if not 0 < bisect_left(places, share) <= max(1, len(places) // 4):
+        raise ValueError(
+            f"evaluate_every: {own.path}: {len(places)} samples have {len(set(places))} names of pictures, "
+            "by which a share is held out, too few for it; name `validation`"
+        )
+    return share
 
 
 def _kept_out(source: SampleSource, rule: HeldOut, limit: int, unread: list[str]) -> SampleSource:
@@ -193,6 +202,12 @@ def _kept_out(source: SampleSource, rule: HeldOut, limit: int, unread: list[str]
             return validation_place(sample) < share and sample.split != "test"
 
         chosen = _first(source, limit, lambda sample: held_out(sample) and _candidate(source, sample), unread)
+    if not chosen:
+        raise ValueError(
+            f"evaluate_every: {source.source.path}: no sample can be held out"
+            + (f" ({unread[0]})" if unread else " by its picture's name")
+            + "; name `validation`"
+        )
     source.hold_out(held_out)
     return _of(source, chosen)
 

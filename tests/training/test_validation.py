@@ -44,6 +44,46 @@ def test_a_share_is_held_out_by_hash(tmp_path):
     assert {sample.id for sample in again.validation.samples} == held
 
 
+def named(tmp_path, names):
+    """A set of pictures in folders of their own, so called."""
+    path = Path(toy(tmp_path, len(names)))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, (row, name) in enumerate(zip(rows, names)):
+        to = path.parent / str(number) / name
+        to.parent.mkdir()
+        (path.parent / row["image"]["uri"]).rename(to)
+        row["image"]["uri"] = f"{number}/{name}"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_pictures_of_one_name_are_held_out_together_or_that_is_refused(tmp_path):
+    names = ["a.png", "a.png", "b.png", "b.png"] + [f"{n}.png" for n in range(16)]
+    job = prepare(from_mapping(run_of(tmp_path, named(tmp_path, names), validation_limit=60)))
+
+    def called(ids):
+        return {names[int(name.split("-")[1])] for name in ids}
+
+    held = {sample.id for sample in job.validation.samples}
+    assert held and not called(held) & called(trained(job)) and len(held) + len(trained(job)) == len(names)
+    alike = named(tmp_path / "b", ["front.png", "back.png"] * 6)
+    with pytest.raises(ValueError, match="12 samples have 2 names of pictures, by which .* name `validation`"):
+        prepare(from_mapping(run_of(tmp_path, alike)))
+
+
+def test_the_loss_is_that_of_the_averaged_weights_which_are_saved(tmp_path):
+    path = toy(tmp_path)
+    own = {"validation": [{"path": path, "tasks": ["OD"]}], "best": {"metric": "loss"}}
+    config = run_of(tmp_path, path, evaluate_every=4, ema=0.9, lr=0.05, schedule="constant", **own)
+    result = train(config)
+    (row,) = read_lines(Path(config["out"]) / "evaluations.jsonl")
+    again = {**config, "model": config["out"], "out": str(tmp_path / "again"), "lr": 1e-12, "steps": 1}
+    after = train({**again, "evaluate_every": 1})
+    (other,) = read_lines(Path(again["out"]) / "evaluations.jsonl")
+    assert row["metrics"]["loss"] == pytest.approx(other["metrics"]["loss"], rel=1e-5)
+    assert after.loss_before == pytest.approx(result.loss_after, rel=1e-5)
+
+
 def test_without_evaluation_nothing_is_held_out(tmp_path):
     assert len(trained(prepare(from_mapping(run_of(tmp_path, toy(tmp_path), evaluate_every=0))))) == 30
 
