@@ -18,7 +18,7 @@ from typing import NoReturn
 from florence2.cli.terminal import Printable, printable
 from florence2.labels import one_line
 
-# OpenMP's own 300,000 keep threads that share busy cores from one another; on free ones these cost one step in a hundred.
+# OpenMP's own 300,000 keep threads that share busy cores from one another; on free cores this many cost nothing.
 SPINS = "20000"
 
 # command -> its one-line summary; the module is florence2.cli.<command> ("import" is in import_, "-" is "_")
