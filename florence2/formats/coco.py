@@ -157,9 +157,10 @@ class _File:
                 if key not in by_image:
                     raise ValueError(f"{where}: image_id {validation.shown(key)} is not among the file's images")
             except ValueError as error:
-                self.problems.refuse(error, part=True)
                 if key in lost and "caption" not in row:
-                    lost[key].add(self._label(row))
+                    lost[key].refuse(error, self._label(row))
+                else:
+                    self.problems.refuse(error, part=True)
                 continue
             by_image[key].append((where, row))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from florence2 import geometry, pixels
-from florence2.formats.problems import LostObjects
+from florence2.formats.problems import LostObjects, picture_key
 from florence2.records import Box, ImageRef, Polygon, Region
 
 ROUNDING = 1.0  # pixels by which a stated size may be off
@@ -85,13 +85,13 @@ class Frame:
 
         One that lies wholly outside or is inside out is refused; of one whose mask is of another size the box stays.
         """
+        lost.on(picture_key(str(self.picture)))
         if not regions:
             return ()
         try:
             move = self._move([region.box for _, region in regions if region.box is not None])
         except ValueError as error:
-            lost.problems.refuse(error, part=True)
-            lost.add()
+            lost.refuse(error)
             return ()
         out = []
         for where, region in regions:

@@ -24,8 +24,9 @@ class ReadProblems:
     def __init__(self, skip: bool = False) -> None:
         self.skip = skip
         self.refused: list[str] = []
-        self.parts: set[str] = set()
-        """Those of `refused` whose record stays without them, such as an object of a picture."""
+        self.parts: dict[str, str] = {}
+        """Those of `refused` whose record stays without them, such as an object of a picture: the picture that lost it
+        by `picture_key`, "" where it is not known."""
         self._notes: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
@@ -35,7 +36,7 @@ class ReadProblems:
             raise error
         self.refused.append(str(error))
         if part:
-            self.parts.add(str(error))
+            self.parts.setdefault(str(error), "")
 
     @contextmanager
     def record(self) -> Iterator[None]:
@@ -69,10 +70,9 @@ class ReadProblems:
 
     def state(self) -> dict[str, Any]:
         """What was refused and noted, as plain values."""
-        parts = sorted(self.parts)
         return {
             "refused": self.refused,
-            "parts": parts,
+            "parts": self.parts,
             "notes": [[w, count, self._first[w]] for w, count in self._notes.items()],
         }
 
@@ -90,16 +90,37 @@ class ReadProblems:
             LOG.warning("%s", line)
 
 
+def picture_key(uri: str, member: str = "") -> str:
+    """What a picture is called where the labels that it lost are noted."""
+    return f"{uri}#{member}"
+
+
 class LostObjects:
     """The labels of one picture's objects that could not be read; "" for one whose label is not known."""
 
     def __init__(self, problems: ReadProblems) -> None:
         self.problems = problems
         self.labels: list[str] = []
+        self._lines: list[str] = []
+        self._picture = ""
+
+    def on(self, picture: str) -> None:
+        """Say whose objects they are, by `picture_key`; what was said first holds."""
+        self._picture = self._picture or picture
+        if self.problems.skip:
+            self.problems.parts.update(dict.fromkeys(self._lines, self._picture))
 
     def add(self, label: str = "") -> None:
         """Note one that was left out."""
         self.labels.append(label)
+
+    def refuse(self, error: ValueError, label: str = "") -> None:
+        """One of this label cannot be read, or, without a label, any number of them."""
+        self.problems.refuse(error, part=True)
+        self.add(label)
+        self._lines.append(str(error))
+        if self._picture:
+            self.on(self._picture)
 
     @contextmanager
     def object(self, label: str = "") -> Iterator[None]:
@@ -107,8 +128,7 @@ class LostObjects:
         try:
             yield
         except ValueError as error:
-            self.problems.refuse(error, part=True)
-            self.add(label)
+            self.refuse(error, label)
 
     def withdraw(
         self, coverage: Mapping[str, Sequence[Coverage]], space: str, kept: Sequence[Region]

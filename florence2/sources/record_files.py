@@ -36,7 +36,7 @@ from florence2.structuring import parse_json
 LOG = logging.getLogger(__name__)
 LARGE = 16 << 20  # bytes of label files above which a set is kept as records
 CHUNK = 1 << 24  # bytes of a file scanned at a time
-FORM = 2  # of what is kept; another one is made anew
+FORM = 3  # of what is kept; another one is made anew
 BY_POSITION = ("jsonl", "store", "scenes", "parquet")  # formats that are read a record at a time as they are
 _CODE = "import sys; sys.path[:] = {path!r}; from florence2.sources.record_files import serve; serve()"
 

@@ -22,7 +22,7 @@ from florence2.formats import validation
 from florence2.formats.frames import Frame
 from florence2.formats.lookup import files_in
 from florence2.formats.parts import part_of
-from florence2.formats.problems import LostObjects, ReadProblems
+from florence2.formats.problems import LostObjects, ReadProblems, picture_key
 from florence2.records import Coverage, ImageRef, Region, Sample, Source, Text
 from florence2.sources import tables
 from florence2.sources.prompt_pairs import with_pair
@@ -144,6 +144,7 @@ class RowLabels:
             image = dataclasses.replace(image, width=size_wh[0], height=size_wh[1])
             if row.get("objects") is not None:
                 frame, lost = Frame(Path(image.uri), where, size_wh, size_wh), LostObjects(self.problems)
+                lost.on(picture_key(image.uri, image.member))
                 regions = frame.place(self._objects(row["objects"], where, lost), lost)
                 coverage = lost.withdraw({SPACE: (Coverage("exhaustive"),)}, SPACE, regions)
         sample = Sample(sample.id, image, tuple(texts), regions, split=sample.split, coverage=coverage)

@@ -74,6 +74,8 @@ class Batch:
     cursor: Cursor = field(default_factory=Cursor)
     epoch: int = 0
     seen: tuple[Seen, ...] = ()
+    spare: bool = False
+    """Its pairs are in the place of those of which none could be used; they come again, and are counted then."""
 
     @property
     def picture_count(self) -> int:
@@ -132,8 +134,7 @@ class BatchMaker(Dataset[Batch]):
         """The batch; where none of its pairs can be used the spare ones, and a grey picture that asks nothing."""
         made = self._make(planned.pairs)
         if not made.examples and planned.spare:
-            spare = self._make(planned.spare)
-            made = replace(spare, left_out=(*made.left_out, *spare.left_out))
+            made = replace(self._make(planned.spare), left_out=made.left_out, spare=True)
         if not made.examples:
             made = self._blank(made.left_out)
         left_out = (*planned.left_out, *made.left_out)

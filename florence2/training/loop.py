@@ -27,10 +27,10 @@ from florence2.training.periodic_evaluation import Evaluations
 from florence2.training.reload import check_reload
 from florence2.training.run_folder import LEFT_OUT, METRICS, WORKER_GONE, JsonLinesWriter, RunFolder, read_lines
 from florence2.training.setup import TrainingJob, prepare
-from florence2.training.trainer import NotFinite, Progress, Trainer, keep_batches, now
+from florence2.training.trainer import MET, NotFinite, Progress, Trainer, keep_batches, now
 
 PROBE = 4  # batches whose loss is measured before and after
-JUDGED = 200  # pairs after which a run that leaves out more than half of them stops
+JUDGED = 200  # pairs after which, at the latest, a run that leaves out more than half of them stops
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,8 @@ class Run:
     on_message: OnMessage
     done: Progress = field(default_factory=Progress)
     saved: int = -1
+    learnt: bool = False
+    """Whether any step yet, also before the run was resumed, had a token to learn from: else nothing is saved."""
 
     def run(self, resumed: Path | None) -> TrainResult:
         """From the state of a checkpoint, or from the start, to the last step or a stop."""
@@ -131,7 +133,7 @@ class Run:
         job, trainer, first = self.job, self.trainer, self.job.ranks.first
         if resumed is not None:
             self.done = trainer.resume(resumed)
-            self.saved = self.done.step
+            self.saved, self.learnt = self.done.step, True
         else:
             self.done = Progress(loss_before=trainer.probe(job.first(PROBE)))
         if first:
@@ -154,7 +156,7 @@ class Run:
         if job.features is not None:
             job.features.on_message = self.on_message
         evaluations = Evaluations(job, trainer, self.folder, self.on_message)
-        losses = Losses(self.folder, first)
+        losses = Losses(self.folder, first, sum(job.found.pairs_by_source))
         losses.add(self.done.step, job.found.records, 0, 0)
         with _stop_asked() as stop, contextlib.closing(self._lines_writer(METRICS)) as metrics:
             over = job.ranks.any(first and evaluations.out_of_patience())
@@ -164,6 +166,9 @@ class Run:
                 with contextlib.closing(job.stream(self.done.step, self.done.cursor)) as stream:
                     why = self._steps(stream, metrics, losses, evaluations, stop)
             interrupted = why == "interrupted"
+            if not interrupted:
+                losses.refuse_half(ended=True)
+                self._refuse_nothing(losses)
             self._save()
             if not interrupted and first:
                 check_reload(self.folder.path, trainer, job)
@@ -205,20 +210,31 @@ class Run:
                 break
             line = self._step(batches, waited)
             lost = [one for batch in batches for one in batch.left_out]
-            losses.add(self.done.step, lost, line["pairs"], line["left_out"])
+            losses.add(self.done.step, lost, line.pop(MET), line["left_out"])
             if job.ranks.first:
                 metrics.write(line)
                 if self.progress is not None:
                     self.progress(line)
-            losses.refuse_half()
+            self.learnt = self.learnt or line["tokens"] > 0
             step = self.done.step
+            losses.refuse_half(ended=step == job.steps)
             if evaluations.due(step):
+                self._refuse_nothing(losses)
                 result = evaluations.evaluate(step, line["epoch"], self._save, stop)
                 if result is not None:
                     return result
             if step % job.config.save_every == 0 and step < job.steps:
                 self._save()
+        self._refuse_nothing(losses)
         return self._missing_evaluation(evaluations, stop, ended=True) or ""
+
+    def _refuse_nothing(self, losses: Losses) -> None:
+        """ValueError where the run is to be evaluated or has ended, and no step had anything to learn from."""
+        if not self.learnt:
+            raise ValueError(
+                f"data: after {self.done.step} steps no pair could be trained on: "
+                f"{str(losses.tally) or 'no token of any target is scored'}; {losses.tally.advice()}"
+            )
 
     def _missing_evaluation(
         self, evaluations: Evaluations, stop: Callable[[], bool], ended: bool = False
@@ -254,8 +270,8 @@ class Run:
         return self.done.step * size / sum(self.job.found.pairs_by_source)
 
     def _save(self) -> Path | None:
-        """The checkpoint of this step, unless there is one."""
-        if self.done.step == self.saved or not self.job.ranks.first:
+        """The checkpoint of this step, unless there is one, or nothing was learnt yet."""
+        if self.done.step == self.saved or not self.learnt or not self.job.ranks.first:
             return self.folder.newest()
         done = self.done
         checkpoint = self.folder.save(done.step, lambda where: self.trainer.write(where, done), self.job.config.keep)
@@ -270,11 +286,12 @@ class Run:
 
 
 class Losses:
-    """What was left out so far: counted, named in OUT/left_out.jsonl, each pair once."""
+    """What was left out so far: counted, named in OUT/left_out.jsonl, each pair once. `epoch`: pairs of one."""
 
-    def __init__(self, folder: RunFolder, first: bool) -> None:
+    def __init__(self, folder: RunFolder, first: bool, epoch: float) -> None:
         self.tally, self._seen = Tally(), set[int]()
         self._pairs = self._lost = 0
+        self._epoch = max(1.0, epoch)
         self._file = folder.path / LEFT_OUT if first else None
         for row in read_lines(self._file) if self._file else []:
             row.pop("step")
@@ -289,12 +306,18 @@ class Losses:
                 for one in new:
                     journal.write({"step": step, **vars(one)})
 
-    def refuse_half(self) -> None:
-        """ValueError where more than half of the pairs since the start had to be left out."""
-        if self._pairs + self._lost >= JUDGED and self._lost > self._pairs:
+    def refuse_half(self, ended: bool = False) -> None:
+        """ValueError where more than half of the pairs since the start had to be left out: judged from JUDGED pairs on,
+        as soon as every pair of the set was met, and when the run has `ended`."""
+        met = self._pairs + self._lost
+        epochs, rest = divmod(met, self._epoch)
+        if met < JUDGED and epochs:  # the lost of one more epoch that has begun may all have come first
+            more = self._lost - min(rest, self._epoch / 2) > epochs * self._epoch / 2
+        else:
+            more = (met >= JUDGED or ended) and self._lost > self._pairs
+        if more:
             raise ValueError(
-                f"data: {self._lost} of {self._lost + self._pairs} pairs could not be trained on: {self.tally}; "
-                f"{self.tally.advice()}"
+                f"data: {self._lost} of {met} pairs could not be trained on: {self.tally}; {self.tally.advice()}"
             )
 
     def _new(self, lost: LeftOut) -> bool:
@@ -303,7 +326,8 @@ class Losses:
         if key in self._seen:
             return False
         self._seen.add(key)
-        self.tally.add(lost)
+        if lost.pairs:  # else a region or text of a sample that stays
+            self.tally.add(lost)
         return True
 
 

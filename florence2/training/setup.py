@@ -25,7 +25,7 @@ from florence2.training.batches import Batch, BatchMaker, Failed, InWorker
 from florence2.training.config import DataSource, TrainConfig
 from florence2.training.datasets import SampleSource, TrainingSource, open_source, place_of
 from florence2.training.dense import DenseHead, Vocabulary, open_head
-from florence2.training.examine import Examination, examine
+from florence2.training.examine import Examination, Tally, examine
 from florence2.training.examples import Limits, TaskMixture
 from florence2.training.features import FeatureCache, FrozenVision
 from florence2.training.loss import TokenLoss
@@ -43,6 +43,7 @@ from florence2.training.validation_set import HeldOut, Validation, held_out_of, 
 NEW = "new:"
 QUOTED = re.compile(r'"[^"]*"')
 GB = 1e9
+BLANK = 40  # batches that ask nothing, one after the other, where the run begins: more are no chance
 AHEAD = 4  # batches made before they are asked for
 SURVEYED = 3000  # samples that are read for texts and labels before the run
 
@@ -135,11 +136,23 @@ class TrainingJob:
             yield waiting
 
     def first(self, count: int) -> Iterator[Batch]:
-        """The first batches of the run, whole on every rank."""
-        for number, planned in enumerate(self.order.batches(self.config.batch_size, Cursor())):
-            if number == count:
+        """The first batches of the run that ask anything, whole on every rank; ValueError where a run of BLANK ones
+        asks nothing."""
+        blank, lost = 0, Tally()
+        for planned in self.order.batches(self.config.batch_size, Cursor()):
+            batch = self.maker[planned]
+            for one in batch.left_out:
+                lost.add(one)
+            if batch.tokens:
+                yield batch
+                count, blank = count - 1, 0
+            else:
+                blank += 1
+            if not count:
                 return
-            yield self.maker[planned]
+            if blank == BLANK:
+                why = str(lost) or "no token of them is scored"
+                raise ValueError(f"data: {BLANK} batches hold no pair that can be trained on: {why}; {lost.advice()}")
 
 
 class _Plans:

@@ -34,6 +34,7 @@ from florence2.training.validation_set import validation_loss
 
 PROGRESS = "progress.json"  # beside the tensors of a state
 MOMENTS = ("exp_avg", "exp_avg_sq")
+MET = "met"  # pairs of a step, without those in the place of others
 COUNTS = "steps"  # of each parameter, in the parameters' order
 
 
@@ -68,7 +69,7 @@ class Trainer:
         self.device = self.model.device
 
     def step(self, number: int, batches: Sequence[Batch]) -> dict[str, Any]:
-        """One step over the accumulated batches of all ranks; the line for metrics.jsonl.
+        """One step over the accumulated batches of all ranks; the line for metrics.jsonl, and MET beside it.
 
         NotFinite where the loss or the gradient is no number: the weights then are those of the step before.
         """
@@ -78,6 +79,7 @@ class Trainer:
         )  # resuming changes nothing
         own = {"left_out": float(sum(lost.pairs for batch in batches for lost in batch.left_out))}
         own |= {"pairs": float(sum(batch.pairs for batch in batches))}
+        own |= {MET: float(sum(batch.pairs for batch in batches if not batch.spare))}
         own |= {"pictures": float(sum(batch.picture_count for batch in batches if batch.pairs))}
         for batch in batches:
             for name, value in batch.counts().items():
@@ -107,6 +109,7 @@ class Trainer:
             "loss": loss,
             "tokens": int(counts["tokens"]),
             "pairs": int(counts["pairs"]),
+            MET: int(counts[MET]),
             "pictures": int(counts["pictures"]),
             "left_out": int(counts["left_out"]),
             **parts,
