@@ -100,7 +100,7 @@ def _left_out(rows: list[dict[str, Any]]) -> Section:
     counts = Counter[str]()
     for row in rows:
         counts[row["reason"]] += row["pairs"]
-    facts = tiles([(reason, count, "pairs") for reason, count in counts.most_common()])
+    facts = tiles([(reason, count, "pairs") for reason, count in counts.most_common() if count])
     named = [[row["reason"], row["task"], row["image"] or row["id"], row["detail"]] for row in rows[:NAMED]]
     return Section("Left out", join([facts, table(["reason", "task", "picture", "what is wrong"], named)]))
 

@@ -218,8 +218,7 @@ class Run:
             self.learnt = self.learnt or line["tokens"] > 0
             step = self.done.step
             losses.refuse_half(ended=step == job.steps)
-            if evaluations.due(step):
-                self._refuse_nothing(losses)
+            if self.learnt and evaluations.due(step):
                 result = evaluations.evaluate(step, line["epoch"], self._save, stop)
                 if result is not None:
                     return result
@@ -229,7 +228,7 @@ class Run:
         return self._missing_evaluation(evaluations, stop, ended=True) or ""
 
     def _refuse_nothing(self, losses: Losses) -> None:
-        """ValueError where the run is to be evaluated or has ended, and no step had anything to learn from."""
+        """ValueError where the run has ended and no step had anything to learn from."""
         if not self.learnt:
             raise ValueError(
                 f"data: after {self.done.step} steps no pair could be trained on: "

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from florence2 import sources
+from florence2.training import train
 from florence2.training.config_files import from_mapping
 from florence2.training.dry_run import dry_run
 from florence2.training.loop import Losses
@@ -116,6 +117,20 @@ def test_a_run_without_a_token_publishes_nothing(tmp_path, undecoded, monkeypatc
     with pytest.raises(ValueError, match="after . steps no pair could be trained on.*truncated"):
         run(tmp_path, toy(tmp_path, 12, cut(12)), steps=3, **more)
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_first_step_that_learns_nothing_is_not_evaluated_and_the_run_goes_on(tmp_path, undecoded):
+    path = toy(tmp_path, 12)
+    more = {"batch_size": 1, "evaluate_every": 1, "steps": 5, "save_every": 1}
+    planned = next(prepare(config_of(tmp_path, path, **more)).order.batches(1, Cursor()))
+    for group in (*planned.pairs, *planned.spare):
+        file = Path(group.picture.sample.image.uri)
+        file.write_bytes(file.read_bytes()[:300])
+    config = config_of(tmp_path, path, **more)
+    train(config)
+    rows = read_lines(Path(config.out) / "metrics.jsonl")
+    assert [bool(row["tokens"]) for row in rows] == [False, True, True, True, True]
+    assert [row["step"] for row in read_lines(Path(config.out) / "evaluations.jsonl")] == [2, 3, 4, 5]
 
 
 def test_a_pair_is_left_out_once_also_where_the_spare_ones_fail(tmp_path, undecoded):
