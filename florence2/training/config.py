@@ -19,6 +19,7 @@ AUGMENTS = ("none", "default")
 STRATEGIES = ("full", "frozen_vision", "decoder", "lora")
 SPLITS = ("train", "val", "test")
 CACHES = ("off", "memory", "disk")
+ROWS = (260, 2**20 - 1024)  # of a new vocabulary: 4 specials and 256 bytes are always there
 
 
 @dataclass
@@ -34,7 +35,8 @@ class DataSource:
     answers: str = "all"
     """Of several answers to one question (captions of one picture): all, a pair each; or the first."""
     weight: float = 1.0
-    """How often each pair of this source comes in an epoch; a fraction takes that share of them."""
+    """How often each pair of this source comes in an epoch; a fraction takes that share of them, and an epoch that it
+    leaves empty is passed over."""
     split: str = ""
     """train, val or test; empty: the whole."""
     format: str = ""
@@ -49,7 +51,8 @@ class DataSource:
     """Questions about what is not there, so many for one about what is; of OPEN_VOCABULARY_DETECTION,
     CAPTION_TO_PHRASE_GROUNDING and of region tasks (empty regions), where coverage says what is absent."""
     epochs: tuple[int, int] | None = None
-    """First and last epoch (from 0, both included) that use this source; a curriculum is made of such spans."""
+    """First and last epoch (from 0, both included) that use this source; a curriculum is made of such spans.
+    Each epoch of the run has to have a source."""
     snapshot: int | None = None
     """Of a store the snapshot that is read; absent: the newest."""
     fold: tuple[int, int] | None = None
@@ -160,7 +163,7 @@ class TrainConfig:
     """Tokens of your own, appended to the vocabulary for prompts and answers; old ids stay. With lora and decoder their
     rows alone are trained of the matrix."""
     vocab_size: int = 1536
-    """Rows of a new model's vocabulary before the 1,024 added tokens."""
+    """Rows of a new model's vocabulary before the 1,024 added tokens; refused where the vocabulary is given."""
     steps: int = 1000
     """Steps of the optimiser in all; a resumed run may raise it."""
     epochs: float = 0.0
@@ -357,6 +360,8 @@ def _check_numbers(config: TrainConfig) -> None:
     for key in (*not_negative, "label_smoothing", "soft_locations", *counts):
         if (getattr(config, key) or 0) < 0:
             raise ValueError(f"{key}: expected at least 0, got {getattr(config, key)}")
+    if not ROWS[0] <= config.vocab_size <= ROWS[1]:
+        raise ValueError(f"vocab_size: expected {ROWS[0]} to {ROWS[1]} rows, got {config.vocab_size}")
     for key in ("flip", "crop", "crop_keep", "pull", "pull_unscored"):
         if not 0 <= getattr(config, key) <= 1:
             raise ValueError(f"{key}: expected 0 to 1, got {getattr(config, key)}")
@@ -397,6 +402,8 @@ def _check_strategy(config: TrainConfig) -> None:
         config.lora = LoraConfig()
     if (config.init.language or config.init.tower) and not config.model.startswith("new:"):
         raise ValueError("init: goes with a new model (model: new:base); leave out one of the two")
+    if config.vocab_size != TrainConfig.vocab_size and (not config.model.startswith("new:") or config.init.language):
+        raise ValueError("vocab_size: goes with a new model (model: new:base) without init.language; leave it out")
     if config.cache_folder and config.cache_features != "disk":
         raise ValueError("cache_folder: goes with cache_features: disk; leave out one of the two")
     if config.freeze_stages and config.strategy != "full":
