@@ -204,7 +204,8 @@ class BatchMaker(Dataset[Batch]):
         grey = torch.full((1, height, width, 3), 128, dtype=torch.uint8)
         ids = torch.tensor([[self.tokenizer.bos, self.tokenizer.eos]])
         nothing = PaddedPairs(torch.tensor([0]), ids, torch.ones_like(ids).bool(), ids, torch.full_like(ids, PADDING))
-        return Batch(grey, (nothing,), {}, (), left_out)
+        seen = (Seen(place=0),) if self.features is not None else ()
+        return Batch(grey, (nothing,), {}, (), left_out, seen=seen)
 
 
 class InWorker(Dataset["Batch | Failed"]):

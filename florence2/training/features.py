@@ -7,6 +7,7 @@ as absent and is written anew. Knows no loss and no batch.
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from florence2.sources import files
 VERSION = "1"  # of what a file holds
 DIGEST = 32  # bytes of the checksum before the numbers
 GB = 1e9
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
 
 
 class FrozenVision:
@@ -129,6 +131,20 @@ class FeatureCache:
 
     # on disk
 
+    def make_folder(self) -> None:
+        """Make the folder of the files before the run; ValueError where that cannot be, except for a full disk."""
+        if self.folder is None:
+            return
+        try:
+            (self.folder / self.name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise ValueError(
+                    f"cache_folder: {self.folder}: cannot be made ({error.strerror}); name a folder that can be "
+                    "written, or give cache_features: memory"
+                ) from None
+            self._give_up(self.folder, error)
+
     def key(self, image: ImageRef) -> str:
         """The name of a picture among all: its bytes, its frame, its stated size; "" where nothing is kept on disk."""
         if self.folder is None:
@@ -147,6 +163,8 @@ class FeatureCache:
             data = file.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
         body = memoryview(data)[DIGEST:]
         if len(body) != self.bytes_each or blake2b(body, digest_size=DIGEST).digest() != data[:DIGEST]:
             raise ValueError(f"{file}: damaged: expected {self.bytes_each} bytes and their checksum")
@@ -162,8 +180,11 @@ class FeatureCache:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(file, blake2b(body, digest_size=DIGEST).digest() + body)
         except OSError as error:
-            self.on_message(f"{file}: cannot be written ({error.strerror}); no more features are kept on disk")
-            self.folder = None
+            self._give_up(file, error)
+
+    def _give_up(self, path: Path, error: OSError) -> None:
+        self.on_message(f"{path}: cannot be written ({error.strerror}); no more features are kept on disk")
+        self.folder = None
 
     def _file(self, key: str) -> Path:
         assert self.folder is not None
