@@ -126,11 +126,18 @@ class Run:
     saved: int = -1
     learnt: bool = False
     """Whether any step yet, also before the run was resumed, had a token to learn from: else nothing is saved."""
+    stepping: bool = False
+    """In the middle of a step, whose state is not to be saved."""
 
     def run(self, resumed: Path | None) -> TrainResult:
         """From the state of a checkpoint, or from the start, to the last step or a stop."""
         started = time.monotonic()
         job, trainer, first = self.job, self.trainer, self.job.ranks.first
+        for note in job.notes if first else ():
+            self.on_message(note)
+        if job.features is not None:  # before the first pictures are looked at
+            job.features.on_message = self.on_message
+            job.features.make_folder()
         if resumed is not None:
             self.done = trainer.resume(resumed)
             self.saved, self.learnt = self.done.step, True
@@ -151,10 +158,6 @@ class Run:
                 "tasks: [DocVQA] (the prompt is <DocVQA> and the question), [VQA] or [PROMPT] (the question alone) "
                 "to the source"
             )
-        for note in job.notes if first else ():
-            self.on_message(note)
-        if job.features is not None:
-            job.features.on_message = self.on_message
         evaluations = Evaluations(job, trainer, self.folder, self.on_message)
         losses = Losses(self.folder, first, sum(job.found.pairs_by_source))
         losses.add(self.done.step, job.found.records, 0, 0)
@@ -164,7 +167,11 @@ class Run:
                 why = "patience"
             else:
                 with contextlib.closing(job.stream(self.done.step, self.done.cursor)) as stream:
-                    why = self._steps(stream, metrics, losses, evaluations, stop)
+                    try:
+                        why = self._steps(stream, metrics, losses, evaluations, stop)
+                    except Exception:
+                        self._save_last()
+                        raise
             interrupted = why == "interrupted"
             if not interrupted:
                 losses.refuse_half(ended=True)
@@ -205,8 +212,10 @@ class Run:
             if job.ranks.any(stop()):
                 return "interrupted"
             waited = time.monotonic()
-            batches = next(stream, None)
+            batches = self._next(stream)
             if batches is None:  # the last epoch is over
+                if job.ranks.first:
+                    self.on_message(f"data: all pairs are met after {self.done.step} of {job.steps} steps")
                 break
             line = self._step(batches, waited)
             lost = [one for batch in batches for one in batch.left_out]
@@ -235,6 +244,19 @@ class Run:
                 f"{str(losses.tally) or 'no token of any target is scored'}; {losses.tally.advice()}"
             )
 
+    def _next(self, stream: Iterator[Sequence[Batch]]) -> Sequence[Batch] | None:
+        """The next step's batches, None after the last. Where a rank cannot make its own all end, the state saved."""
+        batches, failed = None, None
+        try:
+            batches = next(stream, None)
+        except Exception as error:
+            failed = error
+        if self.job.ranks.any(failed is not None):
+            self._save_last()
+            self.job.ranks.wait()
+            raise failed or OSError(f"rank {self.job.ranks.rank}: another rank cannot make its batch, and says why")
+        return batches
+
     def _missing_evaluation(
         self, evaluations: Evaluations, stop: Callable[[], bool], ended: bool = False
     ) -> str | None:
@@ -246,7 +268,7 @@ class Run:
 
     def _step(self, batches: Sequence[Batch], waited: float) -> dict[str, Any]:
         """One step and its line; a loss that is no number stops the run, the batch kept."""
-        started, number = time.monotonic(), self.done.step + 1
+        started, number, self.stepping = time.monotonic(), self.done.step + 1, True
         try:
             line = self.trainer.step(number, batches)
         except NotFinite as error:
@@ -257,7 +279,7 @@ class Run:
             raise NotFinite(
                 f"{self.folder.path}: {error}; the batch is kept in {kept}; {last_kept}; lower lr or clip"
             ) from None
-        self.done = Progress(number, batches[-1].cursor, self.done.loss_before)
+        self.done, self.stepping = Progress(number, batches[-1].cursor, self.done.loss_before), False
         ended = time.monotonic()
         line |= {"steps": self.job.steps, "epoch": round(self._epoch(), 4)}
         line |= {"wall": now(), "data_seconds": started - waited, "compute_seconds": ended - started}
@@ -265,8 +287,7 @@ class Run:
 
     def _epoch(self) -> float:
         """Passes over the data so far, by the pairs that were found beforehand."""
-        size = self.job.config.batch_size * self.job.config.accumulate
-        return self.done.step * size / sum(self.job.found.pairs_by_source)
+        return self.done.cursor.met / sum(self.job.found.pairs_by_source)
 
     def _save(self) -> Path | None:
         """The checkpoint of this step, unless there is one, or nothing was learnt yet."""
@@ -276,6 +297,12 @@ class Run:
         checkpoint = self.folder.save(done.step, lambda where: self.trainer.write(where, done), self.job.config.keep)
         self.saved = done.step
         return checkpoint
+
+    def _save_last(self) -> None:
+        """Save the last whole step before an error ends the run; a save that fails too is not what is to be said."""
+        if self.done.step and not self.stepping:
+            with contextlib.suppress(Exception):
+                self._save()
 
     def _lines_writer(self, name: str) -> JsonLinesWriter:
         if not self.job.ranks.first:

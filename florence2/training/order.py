@@ -22,6 +22,7 @@ from florence2.training.examples import LeftOut
 BLOCK = 1024  # pictures whose pairs are shuffled together
 HELD = 2  # blocks that are held, as the first is read for the loss before the first step as well
 STRETCH = 16  # pictures that are read one after the other
+EMPTY = 100  # epochs in a row of which small weights may leave nothing
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Cursor:
     block: int = 0
     group: int = 0
     pair: int = 0  # within the group
+    met: int = field(default=0, compare=False)
+    """Pairs of the whole stream before it."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,11 @@ class PairOrder:
             yield _cut(waiting, size, lost)
 
     def stream(self, start: Cursor, epochs: int = 0) -> Iterator[tuple[PlannedPairs, Cursor] | LeftOut]:
-        """Groups of pairs, each with the place where it begins, and what cannot be read."""
-        cursor = start
-        while not epochs or cursor.epoch < epochs:
+        """Groups of pairs, each with the place where it begins, and what cannot be read. It ends after the last epoch
+        in which a source is used; an epoch that small weights leave without a pair is passed over."""
+        cursor, met, empty = start, start.met, 0
+        end = min([e for e in (epochs, self._end()) if e], default=0)
+        while not end or cursor.epoch < end:
             order = self.pictures(cursor.epoch)
             any_pair = cursor.block > 0
             for block in range(cursor.block, -(-len(order) // BLOCK)):
@@ -105,13 +110,21 @@ class PairOrder:
                     if asks:
                         yield (
                             PlannedPairs(group.epoch, group.source, group.picture, asks),
-                            Cursor(cursor.epoch, block, number, first),
+                            Cursor(cursor.epoch, block, number, first, met),
                         )
-            if not any_pair:
+                        met += len(asks)
+            empty = 0 if any_pair else empty + 1
+            if empty == EMPTY:
                 raise ValueError(
-                    f"data: no pair in epoch {cursor.epoch}; check the paths, the tasks and the epochs of the sources"
+                    f"data: no pair in {EMPTY} epochs in a row, up to epoch {cursor.epoch}; raise the weights of the "
+                    "sources and of their tasks, and check the paths"
                 )
             cursor = Cursor(cursor.epoch + 1)
+
+    def _end(self) -> int:
+        """The first epoch from which on no source is used; 0: there is none."""
+        spans = [source.source.epochs for source in self.sources]
+        return 0 if None in spans else max(span[1] + 1 for span in spans if span)
 
     def pictures(self, epoch: int) -> np.ndarray:
         """(pictures, 2) int32: source and number of every picture of an epoch, stretches in random order."""
@@ -176,7 +189,7 @@ def _cut(waiting: list[tuple[PlannedPairs, Cursor]], size: int, lost: list[LeftO
     left_out = tuple(lost)
     lost.clear()
     last, place = taken[-1]
-    after = Cursor(place.epoch, place.block, place.group, place.pair + len(last.asks))
+    after = Cursor(place.epoch, place.block, place.group, place.pair + len(last.asks), place.met + len(last.asks))
     pairs = tuple(p for p, _ in taken)
     return PlannedBatch(pairs, tuple(p for p, _ in spare), left_out, after, pairs[0].epoch)
 
@@ -186,7 +199,7 @@ def _take(waiting: list[tuple[PlannedPairs, Cursor]], size: int) -> list[tuple[P
     while waiting and size:
         pairs, place = waiting.pop(0)
         if len(pairs.asks) > size:
-            rest = Cursor(place.epoch, place.block, place.group, place.pair + size)
+            rest = Cursor(place.epoch, place.block, place.group, place.pair + size, place.met + size)
             waiting.insert(0, (PlannedPairs(pairs.epoch, pairs.source, pairs.picture, pairs.asks[size:]), rest))
             pairs = PlannedPairs(pairs.epoch, pairs.source, pairs.picture, pairs.asks[:size])
         size -= len(pairs.asks)

@@ -37,6 +37,7 @@ EVALUATIONS = "evaluations.jsonl"
 LEFT_OUT = "left_out.jsonl"
 CHECKPOINTS = "checkpoints"
 STATE = "state"
+PROGRESS = "progress.json"  # beside the tensors of a state
 BEST = "best"
 LOCK = ".lock"
 WORKER_GONE = "DataLoader worker"  # how torch begins when a process that makes batches was killed
@@ -292,6 +293,15 @@ def remembered_of(checkpoint: Path) -> list[Any] | None:
     """What the run of a checkpoint holds out, by source; None where it was begun before that was written down."""
     file = checkpoint.parent.parent / HELD_OUT_FILE
     return documents.read_json(file) if file.is_file() else None
+
+
+def progress_of(checkpoint: Path, size: int) -> tuple[int, int]:
+    """The step of a checkpoint and the pairs met until then; where that was not written down, steps of `size`."""
+    step = int(checkpoint.name.rpartition("-")[2])
+    try:
+        return step, int(documents.read_json(checkpoint / STATE / PROGRESS)["cursor"]["met"])
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged one is refused when the state is taken over
+        return step, step * size
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ from florence2.training.moves import MoveSettings
 from florence2.training.order import Cursor, PairOrder, PlannedBatch
 from florence2.training.prefetch import made_ahead
 from florence2.training.ranks import Ranks, device_of
-from florence2.training.run_folder import remembered_of
+from florence2.training.run_folder import progress_of, remembered_of
 from florence2.training.samples import holds_prompts
 from florence2.training.step import recompute_layers
 from florence2.training.unscored import ListRules
@@ -206,7 +206,9 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
         source.tokenizer, source.limits = tokenizer, limits
     evaluated = {place_of(sample.image) for sample in validation.samples} if validation else set()
     found = examine(sources, config.on_error, evaluated)
-    notes = [*weigh(config, sources, found), *notes_on(config, validation, found)]
+    notes = weigh(config, sources, found)
+    steps = steps_of(config, found, resumed)
+    notes += notes_on(config, validation, found, steps)
     regularise(model, config)
     if config.lora is not None:
         torch.manual_seed(config.seed)
@@ -237,7 +239,6 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None, resumed: Path | Non
         features=features,
     )
     order = PairOrder(sources, config.seed)
-    steps = steps_of(config, found)
     return TrainingJob(
         config, model, tokenizer, tasks, order, maker, head, steps, found, validation, held_out, start, features,
         own_rows, notes, ranks,
@@ -281,9 +282,15 @@ def open_sources(config: TrainConfig, tasks: Mapping[str, Task], shape: ModelCon
     ]
 
 
-def notes_on(config: TrainConfig, validation: Validation | None, found: Examination) -> list[str]:
-    """What is to be stated of the validation before the first step."""
+def notes_on(config: TrainConfig, validation: Validation | None, found: Examination, steps: int) -> list[str]:
+    """What is to be stated of the validation and of the rate before the first step."""
     notes = []
+    if config.warmup_steps > steps:
+        reached = 100 * steps / config.warmup_steps
+        notes.append(
+            f"warmup_steps: {config.warmup_steps} are more than the run's {steps} steps: the rate rises to "
+            f"{reached:.2g} % of lr"
+        )
     if found.both:
         notes.append(
             f"validation: {found.both} of the pictures that are evaluated are trained on as well, so their scores say "
@@ -371,11 +378,35 @@ def limits_of(shape: ModelConfig, max_target: int | None) -> Limits:
     return Limits(most - 1 - width * height, min(max_target or most, most))
 
 
-def steps_of(config: TrainConfig, found: Examination) -> int:
-    """Steps in all: as configured, or those of so many epochs."""
+def steps_of(config: TrainConfig, found: Examination, resumed: Path | None = None) -> int:
+    """Steps in all: as configured, or of so many epochs those that are done and those for the pairs that were not met
+    until then: a run that ended with a short batch has met fewer than its steps hold."""
+    refuse_unused_epoch(config, found)
     if not config.epochs:
         return config.steps
-    return max(1, math.ceil(round(found_pairs(config, found)) / (config.batch_size * config.accumulate)))
+    size = config.batch_size * config.accumulate
+    done, met = progress_of(resumed, size) if resumed else (0, 0)
+    left = max(0, round(found_pairs(config, found)) - met)
+    return max(1, done + math.ceil(left / size))
+
+
+def refuse_unused_epoch(config: TrainConfig, found: Examination) -> None:
+    """ValueError where the run would come to an epoch in which no source is used, by the epochs that they name."""
+    spans = [source.epochs for source in config.sources if source.epochs is not None]
+    if len(spans) < len(config.sources):  # one is used in every epoch
+        return
+    size, pairs, epoch = config.batch_size * config.accumulate, 0.0, 0
+    while epoch < config.epochs if config.epochs else round(pairs) <= (config.steps - 1) * size:
+        used = [n for n, (first, last) in zip(found.pairs_by_source, spans) if first <= epoch <= last]
+        if not used:
+            steps = math.ceil(round(pairs) / size)
+            asked = f"epochs: {config.epochs:g}" if config.epochs else f"steps: {config.steps}"
+            most = f"epochs: {epoch}" if config.epochs else f"steps: {steps}"
+            raise ValueError(
+                f"data: no source is used in epoch {epoch} (counted from 0), and {asked} goes on to it; widen the "
+                f"epochs of a source{f', or give {most}' if epoch else ''}"
+            )
+        pairs, epoch = pairs + sum(used), epoch + 1
 
 
 def found_pairs(config: TrainConfig, found: Examination) -> float:

@@ -28,11 +28,11 @@ from florence2.training import dense, lora, optim
 from florence2.training.batches import Batch
 from florence2.training.order import Cursor
 from florence2.training.pull import pull_of
+from florence2.training.run_folder import PROGRESS, STATE, progress_of
 from florence2.training.setup import TrainingJob
 from florence2.training.step import PART, TrainingStep
 from florence2.training.validation_set import validation_loss
 
-PROGRESS = "progress.json"  # beside the tensors of a state
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MET = "met"  # pairs of a step, without those in the place of others
 COUNTS = "steps"  # of each parameter, in the parameters' order
@@ -172,7 +172,7 @@ class Trainer:
         save_tasks(self.job.tasks, folder)
         if self.job.head is not None:
             dense.save_head(self.job.head, folder)
-        state = folder / "state"
+        state = folder / STATE
         state.mkdir()
         with _alone():
             dcp.save(self._state(), checkpoint_id=state, no_dist=True)
@@ -191,7 +191,7 @@ class Trainer:
 
     def resume(self, checkpoint: Path) -> Progress:
         """Take over the state of a checkpoint, saved by any number of ranks."""
-        folder = checkpoint / "state"
+        folder = checkpoint / STATE
         if not (folder / PROGRESS).is_file():
             raise ValueError(f"{checkpoint}: holds no state to go on from; --restart moves the run aside")
         facts = _whole(folder)
@@ -208,7 +208,8 @@ class Trainer:
             for name in self.weights.average:
                 self.weights.average[name].copy_(state[f"average.{name}"])
         self.weights.publish_masters()
-        return Progress(facts["step"], Cursor(**facts["cursor"]), facts["loss_before"])
+        _, met = progress_of(checkpoint, self.config.batch_size * self.config.accumulate)
+        return Progress(facts["step"], Cursor(**{**facts["cursor"], "met": met}), facts["loss_before"])
 
     def _state(self) -> dict[str, Tensor]:
         """Every tensor that a resumed run needs, by name; moments that are not there yet are zeros."""

@@ -11,8 +11,11 @@ from florence2.formats import jsonl
 from florence2.model.image import preprocess
 from florence2.model.tower_input import normalise
 from florence2.scenes.scene_files import write
+from florence2.training import train
 from florence2.training.config_files import from_mapping
+from florence2.training.dry_run import dry_run
 from florence2.training.order import Cursor
+from florence2.training.run_folder import read_lines
 from florence2.training.setup import prepare
 from tests.training.tiny import tiny_config, tiny_run
 
@@ -163,3 +166,68 @@ def test_training_sees_the_pixels_that_inference_sees(tmp_path):
     config = tiny_config(1000)
     for picture, row in zip(batch.pictures, normalise(batch.pictures, config), strict=True):
         assert np.array_equal(row.numpy(), preprocess(picture.numpy(), config))
+
+
+def test_epochs_that_small_weights_leave_empty_are_passed_over(tmp_path):
+    thin = {"path": toy_set(tmp_path), "tasks": ["OD"], "weight": 0.02}
+    made = job(tmp_path, data=[thin]).order
+    found = list(made.stream(Cursor(), 60))
+    epochs = {place.epoch for _, place in found}
+    assert 0 < len(epochs) < 20 and len(found) == sum(made.count(epoch) for epoch in range(60))
+    none = job(tmp_path, data=[{**thin, "weight": 1e-12}]).order
+    with pytest.raises(ValueError, match="no pair in 100 epochs in a row, up to epoch 99; raise the weights"):
+        next(none.batches(4, Cursor()))
+
+
+def test_the_stream_ends_with_the_epochs_of_its_sources(tmp_path):
+    path = toy_set(tmp_path)
+    spans = [{"path": path, "tasks": ["OD"], "epochs": [0, 1]}, {"path": path, "tasks": ["CAPTION"], "epochs": [1, 2]}]
+    made = job(tmp_path, data=spans, steps=2).order
+    assert Counter(key[0] for batch in made.batches(4, Cursor()) for key in pairs_of(batch.pairs)) == {
+        0: 6,
+        1: 12,
+        2: 6,
+    }
+
+
+def test_a_cursor_knows_how_many_pairs_are_before_it(tmp_path):
+    source = {"path": toy_set(tmp_path), "tasks": ["OD", "REGION_TO_CATEGORY"], "pairs": 3}
+    made = job(tmp_path, data=[source]).order
+    met, whole = 0, list(made.batches(5, Cursor(), epochs=2))
+    for batch in whole:
+        met += len(pairs_of(batch.pairs))
+        assert batch.cursor.met == met
+    assert met == made.count(0) + made.count(1)
+    assert [batch.cursor.met for batch in made.batches(5, whole[2].cursor, epochs=2)][-1] == met
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"steps": 30}, "no source is used in epoch 3 .*steps: 30 goes on to it; .*or give steps: 5"),
+    ({"steps": 6}, "no source is used in epoch 3 .*or give steps: 5"),
+    ({"epochs": 3.5}, "no source is used in epoch 3 .*epochs: 3.5 goes on to it; .*or give epochs: 3"),
+    ({"span": [1, 9], "steps": 1}, "no source is used in epoch 0 .*widen the epochs of a source$"),
+])  # fmt: skip
+def test_a_run_that_would_outlast_its_sources_is_refused_before_its_first_step(tmp_path, change, said):
+    """Six pairs an epoch for three epochs: four batches of four, and one of two."""
+    source = {"path": toy_set(tmp_path), "tasks": ["OD"], "epochs": change.get("span", [0, 2])}
+    more = {key: value for key, value in change.items() if key != "span"}
+    config = tiny_run(tmp_path, data=[source], dense=0, **{"batch_size": 4, "steps": 5, **more})
+    for made in (train, lambda config: dry_run(from_mapping(config))):
+        with pytest.raises(ValueError, match=said):
+            made(config)
+    assert not (tmp_path / "out").exists()
+    if "steps" in more and "span" not in change:
+        assert train({**config, "steps": 5}).steps == 5
+        assert [row["pairs"] for row in read_lines(tmp_path / "out" / "metrics.jsonl")] == [4, 4, 4, 4, 2]
+
+
+def test_a_run_whose_pairs_are_fewer_than_expected_ends_and_says_so(tmp_path):
+    """Half of six pairs are expected in an epoch; of this one fewer are drawn."""
+    source = {"path": toy_set(tmp_path), "tasks": ["OD"], "weight": 0.5}
+    more = {"data": [source], "dense": 0, "batch_size": 1, "epochs": 1}
+    seed, count = next(
+        (seed, count) for seed in range(20) if 0 < (count := job(tmp_path, **more, seed=seed).order.count(0)) < 3
+    )
+    said = []
+    result = train(tiny_run(tmp_path, **more, seed=seed), on_message=said.append)
+    assert result.steps == count and f"data: all pairs are met after {count} of 3 steps" in said

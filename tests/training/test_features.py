@@ -27,8 +27,8 @@ def run_of(tmp_path, name="out", **changes):
         write(tmp_path / "toy", (scenes.draw(seed, signs=0) for seed in range(PICTURES)))
     data = [{"path": str(truth), "tasks": ["OD", "CAPTION"]}]
     return tiny_run(
-        tmp_path, data=data, out=str(tmp_path / name), strategy="frozen_vision", dense=0, steps=6, batch_size=4,
-        lr=1e-3, **changes,
+        tmp_path, data=data, out=str(tmp_path / name), strategy="frozen_vision", dense=0, lr=1e-3,
+        **{"steps": 6, "batch_size": 4, **changes},
     )  # fmt: skip
 
 
@@ -184,3 +184,53 @@ def test_the_small_sets_recipe_keeps_features_and_estimates_its_time(tmp_path, c
     assert main([*args, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["seconds_a_picture"] > 0 and not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_of_which_no_picture_can_be_read_is_passed_over(tmp_path, workers):
+    """Of two pictures in a row that are truncated neither the pair nor its spare is left."""
+    config = run_of(tmp_path, cache_features="memory", batch_size=1, epochs=3, workers=workers)
+    config["data"][0]["tasks"] = ["OD"]
+    for picture in sorted((tmp_path / "toy" / "images").iterdir())[:3]:
+        picture.write_bytes(picture.read_bytes()[:-300])
+    assert train(config).steps == 3 * PICTURES
+    rows = [json.loads(line) for line in (Path(config["out"]) / "metrics.jsonl").read_text().splitlines()]
+    assert any(not row["pairs"] for row in rows) and sum(row["pictures"] for row in rows) >= 3 * 3
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_run(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    where = {"cache_features": "disk", "cache_folder": str(tmp_path / "file" / "kept")}
+    config = run_of(tmp_path, **where)
+    with pytest.raises(ValueError, match="cache_folder: .*kept: cannot be made .*name a folder") as refused:
+        train(config)
+    assert "\n" not in str(refused.value) and not (Path(config["out"]) / "config.yaml").exists()
+    assert train({**config, "cache_folder": str(tmp_path / "kept")}).steps == 6
+
+
+@pytest.mark.parametrize("where", ["write_atomic", "Path.mkdir"])
+def test_a_full_disk_is_stated_once_and_the_run_goes_on(tmp_path, monkeypatch, encoded, where):
+    before = Path.mkdir
+
+    def full(path, *args, **kwargs):
+        if where == "write_atomic" or "kept" in str(path):
+            raise OSError(28, "No space left on device")
+        return before(path, *args, **kwargs)
+
+    monkeypatch.setattr(f"florence2.training.features.{where}", full)
+    said = messages(run_of(tmp_path, cache_features="disk", cache_folder=str(tmp_path / "kept")))
+    assert said.count("No space left on device); no more features are kept on disk") == 1
+    assert said.index("and kept in memory and in") < said.index("no more features are kept on disk")
+    assert sum(encoded) == PICTURES  # the memory serves all the same
+
+
+def test_a_file_that_cannot_be_read_is_computed_anew(tmp_path):
+    where = {"cache_features": "disk", "cache_folder": str(tmp_path / "kept")}
+    first, second = run_of(tmp_path, "first", **where), run_of(tmp_path, "second", **where)
+    train(first)
+    file = sorted((tmp_path / "kept").rglob("*.features"))[0]
+    file.unlink()
+    file.mkdir()
+    said = messages(second)
+    assert "1 files of kept features were damaged" in said and "no more features are kept on disk" in said
+    assert losses(second) == losses(first)

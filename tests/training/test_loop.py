@@ -160,3 +160,11 @@ def test_another_runs_state_is_refused(tmp_path):
     train(config)
     with pytest.raises(ValueError, match="another run"):
         train({**config, "strategy": "decoder", "steps": 2})
+
+
+def test_a_warm_up_longer_than_the_run_is_stated(tmp_path):
+    noted = prepare(from_mapping(tiny_run(tmp_path, warmup_steps=12))).notes
+    assert any(
+        "warmup_steps: 12 are more than the run's 6 steps: the rate rises to 50 % of lr" in note for note in noted
+    )
+    assert not prepare(from_mapping(tiny_run(tmp_path, warmup_steps=6))).notes

@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 import florence2
+from florence2 import scenes
+from florence2.scenes.scene_files import write
 from florence2.training import train
-from florence2.training.run_folder import read_lines
+from florence2.training.run_folder import RunFolder, read_lines
 from tests.training.tiny import tiny_run
 
 
@@ -42,18 +44,20 @@ def _rank(config, rank, ranks, port):
     train(config)
 
 
-def forked(config, ranks):
+def forked(config, ranks, rank_of=_rank):
     """The ranks as children of this process, which has loaded all that they need, by torchrun's variables."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = multiprocessing.get_context("fork").Process
-    children = [start(target=_rank, args=(config, rank, ranks, port)) for rank in range(ranks)]
+    children = [start(target=rank_of, args=(config, rank, ranks, port)) for rank in range(ranks)]
     for child in children:
         child.start()
     for child in children:
         child.join(280)
-    assert [child.exitcode for child in children] == [0] * ranks
+    codes = [child.exitcode for child in children]
+    assert codes == [0] * ranks or rank_of is not _rank
+    return codes
 
 
 def losses(config):
@@ -128,3 +132,38 @@ def test_a_rank_that_dies_ends_all_with_a_reason(tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode != 0 and "exitcode: -9" in error.replace("exitcode  : -9", "exitcode: -9")
     florence2.load(config["out"])
+
+
+def test_a_rank_without_a_pair_goes_on_with_kept_features(tmp_path):
+    """Seven pairs in batches of two: the last one is of one rank alone."""
+    truth = write(tmp_path / "toy", (scenes.draw(seed, signs=0, size=48) for seed in range(7)))
+    source = {"path": str(truth), "tasks": ["OD"]}
+    more = {"strategy": "frozen_vision", "cache_features": "memory", "steps": 1, "epochs": 1, "batch_size": 2}
+    one, two = (config_of(tmp_path, name, data=[source], **more, accumulate=1) for name in ("one", "two"))
+    train(one)
+    forked(two, 2)
+    assert len(losses(one)) == 4 and losses(two) == pytest.approx(losses(one), rel=1e-4)
+
+
+def _rank_that_fails(config, rank, ranks, port):
+    from florence2.training.batches import BatchMaker
+
+    make, made = BatchMaker.__getitem__, []
+
+    def broken(self, planned):
+        made.append(planned)
+        if len(made) == 20:  # after those of the loss before the first step
+            raise ValueError("a picture has gone")
+        return make(self, planned)
+
+    if rank == 1:
+        BatchMaker.__getitem__ = broken
+    _rank(config, rank, ranks, port)
+
+
+def test_where_a_rank_cannot_make_its_batch_all_end_and_the_last_step_is_saved(tmp_path):
+    config = config_of(tmp_path, "broken", save_every=1000)
+    assert forked(config, 2, _rank_that_fails) == [1, 1]
+    done = [row["step"] for row in read_lines(Path(config["out"]) / "metrics.jsonl")]
+    assert done and RunFolder(config["out"]).newest().name == f"step-{done[-1]:08d}"
+    forked({**config, "steps": done[-1] + 1}, 2)

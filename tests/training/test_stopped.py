@@ -1,5 +1,6 @@
 """A run that is stopped between two of its acts, or overtaken by another, goes on as if nothing had happened."""
 
+import json
 import os
 import signal
 import time
@@ -10,6 +11,8 @@ import torch
 
 import florence2
 from florence2.training import train
+from florence2.training.config_files import from_mapping
+from florence2.training.dry_run import dry_run
 from florence2.training.run_folder import RunFolder, read_lines
 from tests.training.test_validation import run_of, toy
 from tests.training.tiny import tiny_run
@@ -165,6 +168,8 @@ def test_what_breaks_the_making_of_batches_off_is_one_line(tmp_path, workers):
     with pytest.raises(ValueError, match="does not exist") as refused:
         train(config, progress=remove)
     assert len(str(refused.value).splitlines()) == 1 and "Traceback" not in str(refused.value)
+    done = [row["step"] for row in read_lines(Path(config["out"]) / "metrics.jsonl")]
+    assert RunFolder(config["out"]).newest().name == f"step-{done[-1]:08d}", "what was trained is not lost"
 
 
 def test_a_worker_that_is_killed_ends_the_run_in_one_line(tmp_path):
@@ -210,3 +215,69 @@ def test_the_live_line_counts_from_the_first_step(capsys, monkeypatch):
         live({"step": step, "steps": 400, "loss": 1.0, "tokens": 10, "data_seconds": 0.5, "seconds": 2.0})
     text = capsys.readouterr().err
     assert "step 100/400" in text and "5 tokens/s" in text and "data 25 %" in text and "10.0 min left" in text
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_more_epochs_of_a_run_that_ended_with_a_short_batch_meet_every_pair(tmp_path, accumulate):
+    source = {"path": toy(tmp_path, 7), "tasks": ["OD"]}
+    config = tiny_run(tmp_path, data=[source], dense=0, batch_size=2, epochs=1, accumulate=accumulate)
+    first = train(config).steps
+    again = {**config, "epochs": 2}
+    assert dry_run(from_mapping(again)).steps == train(again).steps == 2 * first
+    rows = read_lines(Path(config["out"]) / "metrics.jsonl")
+    size = 2 * accumulate
+    assert [row["pairs"] for row in rows] == 2 * [*[size] * (7 // size), 7 % size]
+    assert rows[first - 1]["epoch"] == 1 and rows[-1]["epoch"] == 2 and rows[-1]["lr"] > 0
+    assert train(again).steps == 2 * first  # nothing is left
+
+
+def test_a_state_that_does_not_say_how_many_pairs_were_met_goes_on(tmp_path):
+    source = {"path": toy(tmp_path, 8), "tasks": ["OD"]}
+    config = tiny_run(tmp_path, data=[source], dense=0, batch_size=2, epochs=1)
+    train(config)
+    file = RunFolder(config["out"]).newest() / "state" / "progress.json"
+    facts = json.loads(file.read_text())
+    assert facts["cursor"].pop("met") == 8
+    file.write_text(json.dumps(facts))
+    assert train({**config, "epochs": 2}).steps == 8
+
+
+def test_an_error_outside_a_step_leaves_the_last_step_saved(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("no such metric")
+
+    monkeypatch.setattr("florence2.training.periodic_evaluation.Evaluations._evaluate", broken)
+    config = run_of(tmp_path, toy(tmp_path), save_every=100)
+    with pytest.raises(ValueError, match="no such metric"):
+        train(config)
+    assert RunFolder(config["out"]).newest().name == "step-00000002"
+    monkeypatch.undo()
+    assert train(config).steps == 4 and evaluated(config) == [2, 4]
+
+
+def test_an_error_within_a_step_saves_no_half_of_it(tmp_path, monkeypatch):
+    from florence2.training.optim import Weights
+
+    def broken(self, step):
+        raise RuntimeError("in mid-step")
+
+    monkeypatch.setattr(Weights, "publish", broken)
+    config = tiny_run(tmp_path, save_every=1)
+    with pytest.raises(RuntimeError, match="in mid-step"):
+        train(config)
+    assert RunFolder(config["out"]).newest() is None
+
+
+def test_what_cannot_be_saved_after_an_error_does_not_hide_it(tmp_path, monkeypatch):
+    def broken(self, stream):
+        if self.done.step == 2:
+            raise ValueError("the first error")
+        return next(stream)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("florence2.training.loop.Run._next", broken)
+    monkeypatch.setattr(RunFolder, "save", full)
+    with pytest.raises(ValueError, match="the first error"):
+        train(tiny_run(tmp_path, save_every=100))
