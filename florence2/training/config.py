@@ -163,7 +163,7 @@ class TrainConfig:
     """Tokens of your own, appended to the vocabulary for prompts and answers; old ids stay. With lora and decoder their
     rows alone are trained of the matrix."""
     vocab_size: int = 1536
-    """Rows of a new model's vocabulary before the 1,024 added tokens; refused where the vocabulary is given."""
+    """Rows of a new model's vocabulary before the 1,024 added tokens; any other keeps its own."""
     steps: int = 1000
     """Steps of the optimiser in all; a resumed run may raise it."""
     epochs: float = 0.0
@@ -402,8 +402,6 @@ def _check_strategy(config: TrainConfig) -> None:
         config.lora = LoraConfig()
     if (config.init.language or config.init.tower) and not config.model.startswith("new:"):
         raise ValueError("init: goes with a new model (model: new:base); leave out one of the two")
-    if config.vocab_size != TrainConfig.vocab_size and (not config.model.startswith("new:") or config.init.language):
-        raise ValueError("vocab_size: goes with a new model (model: new:base) without init.language; leave it out")
     if config.cache_folder and config.cache_features != "disk":
         raise ValueError("cache_folder: goes with cache_features: disk; leave out one of the two")
     if config.freeze_stages and config.strategy != "full":

@@ -283,8 +283,11 @@ def open_sources(config: TrainConfig, tasks: Mapping[str, Task], shape: ModelCon
 
 
 def notes_on(config: TrainConfig, validation: Validation | None, found: Examination, steps: int) -> list[str]:
-    """What is to be stated of the validation and of the rate before the first step."""
+    """What is to be stated of the validation, and of keys without their effect, before the first step."""
     notes = []
+    given = config.init.language if config.model.startswith(NEW) else config.model
+    if given and config.vocab_size != TrainConfig.vocab_size:
+        notes.append(f"vocab_size: {config.vocab_size} changes nothing: the vocabulary is that of {given}")
     if config.warmup_steps > steps:
         reached = 100 * steps / config.warmup_steps
         notes.append(
@@ -299,9 +302,9 @@ def notes_on(config: TrainConfig, validation: Validation | None, found: Examinat
     if validation is not None and validation.unread:
         notes.append(f"validation: {len(validation.unread)} samples cannot be read, such as {validation.unread[0]}")
     named = {"validation": config.validation, "best.metric": config.best.metric}
-    given = [key for key, value in named.items() if value]
-    if validation is None and given:
-        notes.append(f"{' and '.join(given)}: nothing is evaluated; evaluate_every says how often (1e: each epoch)")
+    idle = [key for key, value in named.items() if value]
+    if validation is None and idle:
+        notes.append(f"{' and '.join(idle)}: nothing is evaluated; evaluate_every says how often (1e: each epoch)")
     return notes
 
 

@@ -89,8 +89,6 @@ def test_overrides_make_what_is_not_there(tmp_path):
     ({"evaluate_every": "often"}, "evaluate_every: expected steps"),
     ({"model": "new:nano", "vocab_size": -5}, "vocab_size: expected 260 to 1047552 rows, got -5"),
     ({"model": "new:nano", "vocab_size": 10**20}, "vocab_size: expected 260 to"),
-    ({"vocab_size": 900}, "vocab_size: goes with a new model"),
-    ({"model": "new:nano", "vocab_size": 900, "init": {"language": "x"}}, "vocab_size: .*without init.language"),
     ({"patience": 2}, "give evaluate_every"),
     ({"on_error": "stop"}, "expected one of skip, raise"),
     ({"strategy": "head"}, "expected one of full"),

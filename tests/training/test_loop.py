@@ -168,3 +168,12 @@ def test_a_warm_up_longer_than_the_run_is_stated(tmp_path):
         "warmup_steps: 12 are more than the run's 6 steps: the rate rises to 50 % of lr" in note for note in noted
     )
     assert not prepare(from_mapping(tiny_run(tmp_path, warmup_steps=6))).notes
+
+
+def test_a_vocabulary_size_that_changes_nothing_is_stated(tmp_path):
+    """A recipe of a new model whose second stage names the first one's goes on with it."""
+    config = tiny_run(tmp_path, vocab_size=900)
+    (note,) = prepare(from_mapping(config)).notes
+    assert note == f"vocab_size: 900 changes nothing: the vocabulary is that of {config['model']}"
+    again = from_mapping({**config, "model": "new:nano", "dense": 0})
+    assert not prepare(again).notes
