@@ -169,13 +169,14 @@ class Run:
                 with contextlib.closing(job.stream(self.done.step, self.done.cursor)) as stream:
                     try:
                         why = self._steps(stream, metrics, losses, evaluations, stop)
+                    except Unfit:
+                        raise
                     except Exception:
                         self._save_last()
                         raise
             interrupted = why == "interrupted"
             if not interrupted:
                 losses.refuse_half(ended=True)
-                self._refuse_nothing(losses)
             self._save()
             if not interrupted and first:
                 check_reload(self.folder.path, trainer, job)
@@ -237,9 +238,9 @@ class Run:
         return self._missing_evaluation(evaluations, stop, ended=True) or ""
 
     def _refuse_nothing(self, losses: Losses) -> None:
-        """ValueError where the run has ended and no step had anything to learn from."""
+        """Unfit where the run has ended and no step had anything to learn from."""
         if not self.learnt:
-            raise ValueError(
+            raise Unfit(
                 f"data: after {self.done.step} steps no pair could be trained on: "
                 f"{str(losses.tally) or 'no token of any target is scored'}; {losses.tally.advice()}"
             )
@@ -311,6 +312,10 @@ class Run:
         return JsonLinesWriter(self.folder.path / name, board)
 
 
+class Unfit(ValueError):
+    """Data that a run is not to train on: what it made of them is not saved."""
+
+
 class Losses:
     """What was left out so far: counted, named in OUT/left_out.jsonl, each pair once. `epoch`: pairs of one."""
 
@@ -333,7 +338,7 @@ class Losses:
                     journal.write({"step": step, **vars(one)})
 
     def refuse_half(self, ended: bool = False) -> None:
-        """ValueError where more than half of the pairs since the start had to be left out: judged from JUDGED pairs on,
+        """Unfit where more than half of the pairs since the start had to be left out: judged from JUDGED pairs on,
         as soon as every pair of the set was met, and when the run has `ended`."""
         met = self._pairs + self._lost
         epochs, rest = divmod(met, self._epoch)
@@ -342,7 +347,7 @@ class Losses:
         else:
             more = (met >= JUDGED or ended) and self._lost > self._pairs
         if more:
-            raise ValueError(
+            raise Unfit(
                 f"data: {self._lost} of {met} pairs could not be trained on: {self.tally}; {self.tally.advice()}"
             )
 
