@@ -2,8 +2,9 @@
 
 The labels of the tests are made by the same specialists as those that students are taught, and judged by the same
 filters, so that both are measured on the same pictures. A student alone is asked about the tests: as it is, judged by
-its score as filters judge a source, and in four views besides; beside it one of the truth of the same pictures. After a
-round the two of its folds count together.
+its score as filters judge a source, and in four views besides; beside it one that was taught the labels without the
+ends of their lists, which may go on, and one of the truth of the same pictures. After a round the two of its folds
+count together.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from claims_parts import setting, students
@@ -29,13 +31,17 @@ ASKED: Mapping[str, tuple[dict[str, Any], float]] = {
     ", scores from 0.3": ({}, LEAST),
     ", four views, scores from 0.3": ({"views": True}, LEAST),
 }  # how, and the score below which an answer is left out
+OPEN = {"source": {"open_end": True}}  # the end of a list that may go on is not scored
 
 
 def run(results: Results, folder: Path, seeds: Sequence[int], more: Callable[[], bool]) -> None:
     """Every kind of errors: first one student of all labels, then the rounds; the first seed of each first."""
+    taught: Mapping[str, dict[str, Any]] = {
+        "them": {}, "them, ends not scored": {"keys": OPEN}, "the truth": {"of_truth": True},
+    }  # fmt: skip
     alone = {
-        f"a student of {what}{how}": functools.partial(one_student, asked, of_truth=what == "the truth")
-        for what in ("them", "the truth")
+        f"a student of {what}{how}": functools.partial(one_student, asked, **kind)
+        for what, kind in taught.items()
         for how, asked in ASKED.items()
         if how or what == "them"
     }
@@ -82,6 +88,7 @@ def one_student(
     size: Size,
     seed: int,
     of_truth: bool = False,
+    keys: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """A student of all the labels, or of the truth of their pictures, by the default recipe; trained once."""
     store, truth = labelled(name, noise, folder, size, seed)
@@ -90,7 +97,7 @@ def one_student(
     taught = truth.parent / f"{file}.jsonl"
     if not of_truth:
         setting.labels_file(taught, list(kept.values()))
-    made, facts = students.trained(folder, taught, size.long, size.lr, size.batch, seed, **REPLAY)
+    made, facts = students.trained(folder, taught, size.long, size.lr, size.batch, seed, **REPLAY, **keys)
     tests = tests_of(folder, size)
     how, least = asked
     found = setting.counts(tests, above(students.answers(str(made), tests, **how), least))

@@ -70,7 +70,7 @@ def difference_of(found: Sequence[dict[str, Any]], other: Sequence[dict[str, Any
 
 def recovered(arms: Mapping[str, Sequence[dict[str, Any]]], arm: str, labels: str) -> dict[str, float]:
     """What share of the gain over the labels that a student of the truth has one of the labels has, by seeds of all."""
-    best = re.sub(f"{OF_THEM}|students of round \\d", OF_TRUTH, arm)
+    best = re.sub(f"{OF_THEM}(, ends not scored)?|students of round \\d", OF_TRUTH, arm)
     if best == arm or best not in arms or labels not in arms:
         return {}
     by_seed = [{line["seed"]: _f1(line) for line in arms[name]} for name in (labels, arm, best)]
