@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROW = 0.28  # inches
+OF_F1 = ": F1"
 
 
 def plot(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], out: Path) -> None:
@@ -22,9 +23,16 @@ def plot(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], out: Path) -> N
         raise ValueError("no arm is there yet; run a piece first")
     rows = [len(arms) for arms in shown.values()]
     figure, panels = pyplot.subplots(
-        len(shown), 1, figsize=(8, ROW * sum(rows) + 0.8 * len(rows)), height_ratios=rows, squeeze=False,
+        len(shown), 1, figsize=(10, ROW * sum(rows) + 0.8 * len(rows)), height_ratios=rows, squeeze=False,
         layout="constrained",
     )  # fmt: skip
+    ends = [
+        end
+        for piece, arms in shown.items()
+        if piece.endswith(OF_F1)
+        for row in arms.values()
+        for end in row["interval"]
+    ]
     for (panel,), (piece, arms) in zip(panels, shown.items()):
         places = range(len(arms), 0, -1)
         for place, row in zip(places, arms.values()):
@@ -36,8 +44,8 @@ def plot(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], out: Path) -> N
         panel.set_title(f"{piece}, 95 % interval, a dash a seed", loc="left", fontsize=9)
         panel.set_ylim(0.3, len(arms) + 0.7)
         panel.grid(axis="x", alpha=0.3)
-        if piece.endswith(": F1") and panel is not panels[0, 0]:
-            panel.sharex(panels[0, 0])
+        if piece.endswith(OF_F1):  # of one scale
+            panel.set_xlim(min(ends) - 0.01, max(ends) + 0.01)
     figure.savefig(out, metadata={"Date": None})
 
 
@@ -46,7 +54,7 @@ def panels_of(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[st
     out: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     for piece, arms in figures.items():
         if arms and all("interval" in row for row in arms.values()):
-            out[f"{piece}: F1"] = arms
+            out[f"{piece}{OF_F1}"] = arms
         elif arms:
             for task in next(iter(arms.values())):
                 out[f"{piece}: {task}"] = {arm: row[task] for arm, row in arms.items()}
