@@ -18,7 +18,8 @@ from typing import NoReturn
 from florence2.cli.terminal import Printable, printable
 from florence2.labels import one_line
 
-# OpenMP's own 300,000 keep threads that share busy cores from one another; on free cores this many cost nothing.
+# How often a waiting thread looks before it sleeps. OpenMP's own 300,000 keep threads that share busy cores from one
+# another; on free cores this many cost nothing.
 SPINS = "20000"
 
 # command -> its one-line summary; the module is florence2.cli.<command> ("import" is in import_, "-" is "_")
@@ -72,9 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def script() -> NoReturn:
     """What the installed command runs: ends at once after Ctrl-C, and without a word where it is pressed again."""
-    if (
-        "OMP_WAIT_POLICY" not in os.environ
-    ):  # before torch is loaded: how long a thread spins for others (docs/speed.md)
+    if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded; docs/speed.md
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     signal.signal(signal.SIGINT, _interrupted)
     try:

@@ -157,7 +157,8 @@ def _traced(
 def _thoughts(model: Florence, shapes: Shapes) -> list[Tensor]:
     """What the start of a run that is pulled to it thinks of a batch: computed first and held to the step's end."""
     pixels = torch.empty(shapes.pictures, 3, *model.config.image_size_wh[::-1], dtype=model.dtype, device="meta")
-    return [_states(model, model.projector(model.vision_tower(pixels)), part) for part in shapes.parts]
+    features = model.projector(model.vision_tower(pixels))
+    return [_states(model, features, part) for part in shapes.parts]
 
 
 def _states(model: Florence, features: Tensor, part: tuple[int, int, int]) -> Tensor:
