@@ -131,6 +131,23 @@ def test_what_was_given_as_an_object_is_made_again_when_it_is_given_again(tmp_pa
     assert repair(store, store.verify(), [Boxes()], [Floor(0.5)], workers=0) == [] and fragments(store) == before
 
 
+def test_what_lost_its_start_is_named_and_what_needs_none_is_made_again(full, tmp_path):
+    store = Store(shutil.copytree(full / "s", tmp_path / "s"))
+    kinds = {o.run_id: o.kind for o in store.snapshot().operators}
+    runs = {f.path: kinds[f.run_id] for f in store.snapshot().fragments if f.run_id in kinds}
+    started = {path for path in victims(store) if runs[path] in ("images", "import", "specialist")}
+    for path in [*store.root.glob("runs/*/*.json"), *(store.root / path for path in set(victims(store)) - started)]:
+        path.unlink()
+    left = repair(store, store.verify(), workers=0)
+    assert left and all(d.path.startswith("runs/") for d in left) and store.verify() == []
+    for path in started:
+        (store.root / path).unlink()
+    told = []
+    left = repair(store, store.verify(), workers=0, on_message=told.append)
+    assert {d.path for d in left} == started and {runs[path] for path in started} == {"images", "import", "specialist"}
+    assert all("on what it was started is lost with runs/" in line and "\n" not in line for line in told)
+
+
 def test_an_import_is_made_again_from_its_file_while_that_says_the_same(full):
     store = Store(full / "s")
     before, told = fragments(store), []

@@ -17,17 +17,17 @@ def main():
     parser.add_argument("--count", type=int, default=0, help="attempts of each part, in place of a time")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    failed = False
+    found_in = []
     print(f"{'part':<15}{'target':<24}{'tried':>9}{'faults':>9}")
     for part in args.parts:
         tried, faults = run(part, args.seed, 0 if args.count else args.seconds / len(args.parts), args.count)
         for target, count in sorted(tried.items()):
             found = sum(attempt.target == target for attempt in faults)
             print(f"{part:<15}{target:<24}{count:>9}{found:>9}")
-        for attempt in faults[:20]:
-            print(f"{part}: {attempt.target}: {attempt.name}: {attempt.fault}", file=sys.stderr)
-        failed |= bool(faults)
-    return int(failed)
+        found_in += [(part, attempt) for attempt in faults[:20]]
+    for part, attempt in found_in:  # last, where a log that is cut still has them
+        print(f"{part}: {attempt.target}: {attempt.name}: {attempt.fault}"[:2000])
+    return int(bool(found_in))
 
 
 if __name__ == "__main__":

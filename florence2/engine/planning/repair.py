@@ -30,6 +30,9 @@ from florence2.object_store import root_of
 from florence2.store import Damage, Damaged, Fragment, Missing, Operator, Snapshot, Store
 
 
+FOLLOWING = ("filter", "merge", "recomputed", revision.NAME, HUMAN)  # kinds that need nothing of how they were started
+
+
 class Unrepairable(ValueError):
     """A fragment whose maker cannot be run again from here, and why."""
 
@@ -127,6 +130,9 @@ def _again(session: Session, operator: Operator, paths: frozenset[str], makers: 
     facts = session.store.run(operator.run_id)
     if facts is None:
         raise Unrepairable(f"{operator.name}: runs/{operator.run_id}.json is missing or damaged; run its command again")
+    if not facts["starts"] and operator.kind not in FOLLOWING:
+        lost = f"on what it was started is lost with runs/{operator.run_id}/"
+        raise Unrepairable(f"{operator.name}: {lost}; run its command again")
     here = Execution(workers=0).runner(session.store.root, session.store.restoring)
     if operator.kind == "images":
         _take_in_again(session, facts, execution)
