@@ -29,7 +29,6 @@ from florence2.formats.problems import ReadProblems
 from florence2.object_store import root_of
 from florence2.store import Damage, Damaged, Fragment, Missing, Operator, Snapshot, Store
 
-
 FOLLOWING = ("filter", "merge", "recomputed", revision.NAME, HUMAN)  # kinds that need nothing of how they were started
 
 
