@@ -1,7 +1,8 @@
 """What a student is shown beside a store's labels, so that it does not forget what its start knew.
 
 A start that is fine-tuned on some labels alone forgets: even clean truth makes it worse with more steps, and noisy
-labels more so. Shown as much of its own training data, it gains with steps (docs/claims.md).
+labels more so. Shown as much of its own training data, it gains with steps. Where these are not known, ends of lists
+are not taught but what the start thinks of them, which brings most of that (docs/claims.md).
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ OWN_DATA: Mapping[str, str] = {  # of the starts that come with the package: sce
     "nano_256": "scenes:objects=1-8,min_side=0.08,max_side=0.5,signs=0.3,count=20000",
 }
 REPLAYED: Mapping[str, Any] = {"steps": 1000, "replay_share": 0.5}  # of students with replay, unless a recipe says
+PULLED: Mapping[str, Any] = {"pull_unscored": 1.0}  # of those of a start whose data are not known
 
 
 def with_replay(recipe: Mapping[str, Any], replay: str, start: str, tasks: Iterable[str]) -> dict[str, Any]:
     """A recipe with a source that is replayed, of these tasks (with their weights, where they have any).
 
     The source is `own`, that of the start where it is known; `none`; or a path. A recipe that names its own `replay`
-    (or null) is left as it is.
+    (or null) is left as it is. `own` of a start whose data are not known: ends of lists that may go on are the start's.
     """
     if replay not in (OWN, NONE) and "replay" in recipe:
         raise ValueError("refine: replay is named both by --replay and in the recipe; name it once")
     path = OWN_DATA.get(start, "") if replay == OWN else "" if replay == NONE else located(replay)
-    if not path or "replay" in recipe:
+    if "replay" in recipe or replay == NONE:
         return dict(recipe)
+    if not path:
+        kept = recipe.get("cache_features", "off") not in ("off", False)  # features that pull cannot do with
+        open_end = {"open_end": True, **recipe.get("source", {})}
+        return dict(recipe) if kept else {**PULLED, **recipe, "source": open_end}
     weights = dict(tasks) if isinstance(tasks, Mapping) else dict.fromkeys(tasks, 1.0)
     return {**REPLAYED, **recipe, "replay": {"path": path, "tasks": weights}}
 

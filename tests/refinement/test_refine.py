@@ -330,6 +330,24 @@ def test_what_is_replayed(loop, more, replay, steps):
     assert (trainer.calls[0].get("replay"), trainer.calls[0]["steps"]) == (replay, steps)
 
 
+@pytest.mark.parametrize(
+    "more, pulled, open_end",
+    [
+        ({"start": "elsewhere"}, 1.0, True),
+        ({"start": "elsewhere", "recipe": {"source": {"open_end": False}, "pull_unscored": 0.5}}, 0.5, False),
+        ({"start": "elsewhere", "recipe": {"cache_features": "memory"}}, None, None),
+        ({"start": "elsewhere", "replay": "none"}, None, None),
+        ({"start": "elsewhere", "replay": "scenes:50"}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_ends_of_lists_are_the_starts_where_its_data_are_not_known(loop, more, pulled, open_end):
+    _, trainer, run = loop
+    run(**more)
+    call = trainer.calls[0]
+    assert (call.get("pull_unscored"), call["data"][0].get("open_end")) == (pulled, open_end)
+
+
 def test_replay_that_is_not_there_or_named_twice_is_refused(loop):
     _, _, run = loop
     with pytest.raises(ValueError, match="replay: .*gone: does not exist; expected own, none, or the path"):
