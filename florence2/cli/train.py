@@ -23,8 +23,8 @@ def main(argv: Sequence[str]) -> int:
     if args.help_keys:
         print(_parser().format_help() + "\n" + help_of_keys())
         return 0
-    if not args.config:
-        _parser().error("the following arguments are required: --config")
+    if not args.config and not overrides:
+        _parser().error("expected --config, or keys of one: --model=nano --data.0.path=FOLDER --out=FOLDER")
 
     from florence2.training import read_config, train
 
@@ -99,7 +99,7 @@ def prints_progress() -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="florence2 train",
-        description="Train a model as a YAML config says. The same command again goes on where it stopped.",
+        description="Train a model as a YAML config or the keys given say. The same command again goes on where it stopped.",
         epilog="Any key can be changed: --steps=500 --lr=1e-4 --data.0.path=FOLDER. Shipped recipes open by bare name. "
         "Several ranks: torchrun --nproc-per-node N -m florence2 train --config FILE.",
         add_help=False,

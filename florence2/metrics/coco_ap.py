@@ -19,6 +19,7 @@ from florence2.labels import fold_label
 from florence2.metrics.detection import region_box
 from florence2.records import Region
 
+UNDEFINED = -1.0  # where there is no object, as pycocotools has it
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 MOST = (1, 10, 100)  # boxes a picture
 THRESHOLDS = 10  # of IoU
@@ -79,7 +80,7 @@ class CocoDetection:
         """
         if rows is None:
             if not self.truth:
-                return dict.fromkeys(KEYS, -1.0)
+                return dict.fromkeys(KEYS, UNDEFINED)
             evaluation = self._evaluated()
             with contextlib.redirect_stdout(io.StringIO()):
                 evaluation.accumulate()
@@ -195,7 +196,7 @@ def _curve(rows: list[dict[str, Any]], place: dict[int, int]) -> tuple[np.ndarra
 
 def _weighed(curves: dict[str, _Curves], weights: np.ndarray) -> dict[str, float]:
     """The numbers as pycocotools accumulates them, each picture counted `weights` times."""
-    out = dict.fromkeys(KEYS, -1.0)
+    out = dict.fromkeys(KEYS, UNDEFINED)
     for size, own in curves.items():
         truth = own.truth @ weights
         there = truth > 0

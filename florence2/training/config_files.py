@@ -17,16 +17,30 @@ PATHS = ("out", "model", "cache_folder")
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The config of a YAML file, or of a shipped recipe by its bare name, with `--key.sub=value` overrides."""
-    file = find_recipe(path)
-    data = documents.read_settings(file)
-    for override in overrides:
+def read_config(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The config of a YAML file, or of a shipped recipe by its bare name, with `--key.sub=value` overrides.
+
+    None: the overrides alone. `--key value`, in two words, is the same as `--key=value`.
+    """
+    file = None if path is None else find_recipe(path)
+    data = documents.read_settings(file) if file else {}
+    for override in _in_one_word(overrides):
         key, equals, value = override.removeprefix("--").partition("=")
         if not override.startswith("--") or not equals:
             raise ValueError(f"{override!r}: expected --key=value or --key.sub=value")
         _put(data, key, documents.parse_setting(value, override), override)
-    return from_mapping(data, str(file))
+    return from_mapping(data, str(file or "the command line"))
+
+
+def _in_one_word(overrides: Sequence[str]) -> list[str]:
+    """Overrides with the value that follows a key as a word of its own put behind it."""
+    out: list[str] = []
+    for word in overrides:
+        if out and out[-1].startswith("--") and "=" not in out[-1] and not word.startswith("--"):
+            out[-1] += f"={word}"
+        else:
+            out.append(word)
+    return out
 
 
 def find_recipe(path: str | Path) -> Path:

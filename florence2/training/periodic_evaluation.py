@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from florence2.metrics.coco_ap import UNDEFINED
 from florence2.predictor.florence2 import Florence2
 from florence2.training.order import Cursor, PairOrder
 from florence2.training.run_folder import EVALUATIONS, JsonLinesWriter, RunFolder, read_lines
@@ -84,11 +85,9 @@ class Evaluations:
             raise ValueError(f"best.metric: {validation.metric}: expected one of {', '.join(metrics)}")
         value = metrics[validation.metric]
         best = self.folder.best_facts()
-        better = not best or validation.is_better(value, best["value"])
-        self.on_message(
-            f"step {step}: {validation.metric} {value:.4f}"
-            + (" (the best)" if better else f" (best {best['value']:.4f})")
-        )
+        better = value != UNDEFINED and (not best or validation.is_better(value, best["value"]))
+        how = "the best" if better else f"best {best['value']:.4f}" if best else "undefined: no object is held out"
+        self.on_message(f"step {step}: {validation.metric} {value:.4f} ({how})")
         if better:
             checkpoint = save()
             assert checkpoint is not None

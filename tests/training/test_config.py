@@ -62,6 +62,15 @@ def test_overrides_make_what_is_not_there(tmp_path):
             read_config(file, [override])
 
 
+def test_keys_alone_are_a_config_and_a_value_may_be_a_word_of_its_own():
+    config = read_config(None, ["--data.0.path", "x", "--out=o", "--lr", "1e-5", "--data.0.tasks={OD: 2}"])
+    assert (config.data[0].path, config.out, config.lr, config.data[0].tasks) == ("x", "o", 1e-5, {"OD": 2})
+    with pytest.raises(ValueError, match="the command line: data: missing"):
+        read_config(None, ["--out=o"])
+    with pytest.raises(ValueError, match="'stray': expected --key=value"):
+        read_config(None, ["--out=o", "stray"])
+
+
 @pytest.mark.parametrize("change, said", [
     ({"learning_rate": 1}, "learning_rate: unknown key"),
     ({"lora": {"rank": 8}}, "lora: goes with strategy lora"),

@@ -250,3 +250,12 @@ def test_pictures_of_one_name_are_told_apart(tmp_path):
     train(config)
     predictions = Path(config["out"]) / "evaluations" / "step-00000002" / "OD" / "predictions.jsonl"
     assert len(predictions.read_text().splitlines()) == 7
+
+
+def test_what_is_undefined_is_not_the_best(tmp_path):
+    """AP of held-out pictures without an object is -1, in every evaluation."""
+    path = write(tmp_path / "empty", (scenes.draw(n, objects=(0, 0), signs=0, size=48) for n in range(30)))
+    said = []
+    train(run_of(tmp_path, str(path), best={"metric": "AP"}), on_message=said.append)
+    assert sum("AP -1.0000 (undefined: no object is held out)" in line for line in said) == 2
+    assert not (tmp_path / "out" / "best").exists()
