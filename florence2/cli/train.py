@@ -99,7 +99,7 @@ def prints_progress() -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="florence2 train",
-        description="Train a model as a YAML config or the keys given say. The same command again goes on where it stopped.",
+        description="Train a model as a config says, or keys alone. The same command again goes on where it stopped.",
         epilog="Any key can be changed: --steps=500 --lr=1e-4 --data.0.path=FOLDER. Shipped recipes open by bare name. "
         "Several ranks: torchrun --nproc-per-node N -m florence2 train --config FILE.",
         add_help=False,
