@@ -21,10 +21,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from florence2.atomic_files import replacing
-from florence2.geometry import box_area
+from florence2.geometry import box_area, region_box
 from florence2.labels import fold_label
 from florence2.model.tensor_files import save_ordered
-from florence2.records import Region, Sample
+from florence2.records import Box, Region, Sample
 
 TEXT = "<text>"  # the label of every text region; what it reads is left to the letters
 LETTERS = tuple(chr(c) for c in range(33, 127))
@@ -69,8 +69,8 @@ def words_of(region: Region) -> list[str]:
 
 
 def cell_targets(sample: Sample, vocabulary: Vocabulary, side: int) -> dict[str, np.ndarray]:
-    """What each of side*side cells should say: `label` (-1: nothing here, -2: unknown), `box` (x, y, w, h in cells),
-    `words` and `letters` as multi-hot bytes."""
+    """What each of side*side cells should say: `object` (1; 0: nothing; -1: not scored, something ignored is here),
+    `label` (-1: none that is known), `box` (x, y, w, h in cells), `words` and `letters` as multi-hot bytes."""
     index = {name: i for i, name in enumerate(vocabulary.labels)}
     word_index = {name: i for i, name in enumerate(vocabulary.words)}
     out: dict[str, np.ndarray] = {
@@ -82,9 +82,13 @@ def cell_targets(sample: Sample, vocabulary: Vocabulary, side: int) -> dict[str,
     }
     scale = side / np.array(sample.image.size_wh * 2, np.float32)
     centres = np.arange(side) + 0.5
-    regions = [r for r in sample.current().regions if r.box is not None and not r.ignore]
-    for region in sorted(regions, key=lambda r: -box_area(r.box)):  # the smaller one is written last and wins its cells
-        x1, y1, x2, y2 = np.asarray(region.box, np.float32) * scale
+    placed = [(region, box) for region in sample.current().regions if (box := region_box(region)) is not None]
+    for box in (box for region, box in placed if region.ignore):
+        x1, y1, x2, y2 = np.asarray(box, np.float32) * scale
+        out["object"][np.ix_((centres > y1) & (centres < y2), (centres > x1) & (centres < x2))] = -1
+    regions = [(region, box) for region, box in placed if not region.ignore]
+    for region, box in sorted(regions, key=lambda r: -box_area(r[1])):  # the smaller one is last and wins its cells
+        x1, y1, x2, y2 = np.asarray(box, np.float32) * scale
         cx, cy = np.clip((x1 + x2) / 2, 0, side - 1e-3), np.clip((y1 + y2) / 2, 0, side - 1e-3)
         columns = (abs(centres - cx) < 0.75) | (np.arange(side) == int(cx))
         rows = (abs(centres - cy) < 0.75) | (np.arange(side) == int(cy))
@@ -97,7 +101,7 @@ def cell_targets(sample: Sample, vocabulary: Vocabulary, side: int) -> dict[str,
             if word in word_index:
                 out["words"][..., word_index[word]][cells] = 1
         if region.kind == "text":
-            _write_letters(region, out["letters"], scale[:2], side)
+            _write_letters(region, box, out["letters"], scale[:2], side)
     return out
 
 
@@ -109,7 +113,8 @@ def cell_counts(cells: Mapping[str, Tensor]) -> dict[str, float]:
     known = float((here & (cells["label"] >= 0)).sum())
     middles = float(here.sum())
     letters = float(cells["letters"].sum(dtype=torch.int64))
-    return {"object": float(here.numel()), "letter": letters, "box": middles, "label": known, "word": middles}
+    scored = float((cells["object"] >= 0).sum())
+    return {"object": scored, "letter": letters, "box": middles, "label": known, "word": middles}
 
 
 class DenseHead(nn.Module):
@@ -137,8 +142,9 @@ class DenseHead(nn.Module):
         """The weighted parts of the loss, each a sum that is to be divided by its count in `cell_counts`."""
         outputs = self(feature_map)
         here = targets["object"] > 0  # (B, S, S)
-        objectness = F.binary_cross_entropy_with_logits(outputs["place"][..., 0], here.float(), reduction="sum")
-        written = F.binary_cross_entropy_with_logits(outputs["letter"], targets["letters"].float(), reduction="sum")
+        scored = (targets["object"] >= 0).float()
+        objectness = _cross_entropy(outputs["place"][..., 0], here.float(), scored)
+        written = _cross_entropy(outputs["letter"], targets["letters"].float(), scored[..., None])
         parts = {"object": 8 * objectness, "letter": 0.3 * written}
         if bool(here.any()):
             predicted, true = self.boxes(outputs["place"])[here], targets["box"][here]
@@ -215,9 +221,13 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return (middle + F.smooth_l1_loss(a[:, 2:].log(), b[:, 2:].log(), reduction="sum")) / 2
 
 
-def _write_letters(region: Region, letters: np.ndarray, scale: np.ndarray, side: int) -> None:
+def _cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="sum")
+
+
+def _write_letters(region: Region, box: Box, letters: np.ndarray, scale: np.ndarray, side: int) -> None:
     """Mark each letter in the cell where it lies, letters spread evenly along the line."""
-    x1, y1, x2, y2 = region.box or (0.0, 0.0, 0.0, 0.0)
+    x1, y1, x2, y2 = box
     quad = np.asarray(region.quad or (x1, y1, x2, y1, x2, y2, x1, y2), np.float32).reshape(4, 2)
     start, end = (quad[0] + quad[3]) / 2, (quad[1] + quad[2]) / 2
     for i, letter in enumerate(region.label):
