@@ -48,6 +48,15 @@ def main() -> None:
     parser.add_argument("--real", action="append", default=[], metavar="NAME=PATH", help="a real set of boxes")
     parser.add_argument("--plot", type=Path, help="an SVG of the arms")
     args = parser.parse_args()
+    try:
+        measure(args)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"claims: {error}\n")
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Compute what was asked for and is not there, and show it; ValueError says in one line what cannot be."""
+    checked(args)
     pieces = {**PIECES, "real": functools.partial(real.run, dict(pair.split("=", 1) for pair in args.real))}
     made: list[Results] = []
     figures, sizes = {}, {}
@@ -61,6 +70,22 @@ def main() -> None:
     if args.plot:
         plots.plot(figures, args.plot)
     print(json.dumps({"benchmark": "claims", "sizes": sizes, **figures}))
+
+
+def checked(args: argparse.Namespace) -> None:
+    """ValueError names what is asked for and cannot be."""
+    if args.quick and args.size not in (None, "quick"):
+        raise ValueError(f"--quick is a size of its own; leave out it or --size {args.size}")
+    if args.seeds is not None and args.seeds < 1 or args.limit is not None and args.limit < 0:
+        raise ValueError("expected --seeds of at least 1 and --limit of at least 0")
+    if args.plot and (args.plot.suffix != ".svg" or not args.plot.parent.is_dir()):
+        raise ValueError(f"--plot {args.plot}: expected a file.svg in a folder that is there")
+    if args.table and not args.out.is_dir():
+        raise ValueError(f"--out {args.out}: no such folder; nothing was computed there")
+    for pair in args.real:
+        name, equals, path = pair.partition("=")
+        if not name or not equals or not Path(path).exists():
+            raise ValueError(f"--real {pair}: expected NAME=PATH of a data set that is there")
 
 
 def allowance(made: Sequence[Results], limit: int | None) -> Callable[[], bool]:

@@ -65,7 +65,11 @@ class Results:
     def of(self, piece: str) -> list[dict[str, Any]]:
         file = self._file(piece)
         lines = file.read_text().splitlines() if file.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]  # one that a kill or a full disk cut is none
+        return [
+            _result(line, f"{file}, line {number}")
+            for number, line in enumerate(lines, 1)
+            if line.endswith("}")  # one that a kill or a full disk cut is none
+        ]
 
     def once(self, piece: str, arm: str, seed: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The line of an arm, made where it is not there yet."""
@@ -83,6 +87,17 @@ class Results:
 
     def _file(self, piece: str) -> Path:
         return self.folder / f"{piece}-{self.size.name}.jsonl"
+
+
+def _result(line: str, where: str) -> dict[str, Any]:
+    """One line of results; ValueError names one that is none."""
+    try:
+        found = json.loads(line)
+        if {"arm", "seed"} <= found.keys() and {"counts", "metrics"} & found.keys():
+            return dict(found)
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(f"{where}: no result of an arm; take the line out, and it is computed again")
 
 
 def drawn(folder: Path, first: int, count: int, **options: Any) -> Path:

@@ -19,10 +19,10 @@ def show(title: str, piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, A
     print(f"\n## {title}\n")
     if any("metrics" in line for line in lines):
         return metrics_of(lines)
-    groups = piece != "real"  # its pictures have no kinds that were withheld
+    groups = piece not in ("real", "regions")  # their pictures have no kinds that were withheld
     head = " (scenes without, with unseen kinds)" if groups else ""
-    print(f"| arm | seeds | F1{head} | interval | beside | difference | by seed |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"| arm | seeds | labels taught, or of a round | F1{head} | interval | beside | difference | by seed |")
+    print("|---|---|---|---|---|---|---|---|")
     figures = {}
     arms = by_arm([line for line in lines if line["counts"]])
     for arm, found in arms.items():
@@ -35,7 +35,8 @@ def show(title: str, piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, A
         seeds = ", ".join(f"{value:.3f}" for value in row["by_seed"])
         parts = f" ({row['seen']:.3f}, {row['unseen']:.3f})" if groups else ""
         print(
-            f"| {arm} | {len(found)} | {row['all']:.3f}{parts} "
+            f"| {arm} | {len(found)} | {'' if row['labels'] is None else format(row['labels'], '.3f')} "
+            f"| {row['all']:.3f}{parts} "
             f"| {row['interval'][0]:.3f}-{row['interval'][1]:.3f} | {row.get('beside', '')} | {how} | {seeds} |"
         )
     return figures

@@ -16,7 +16,7 @@ from florence2.scenes import MORE_FONTS, TRAINING_SEEDS, draw, draw_page
 
 PREFIX = "scenes:"
 KEYS = ("count", "seed", "objects", "min_side", "max_side", "size", "clutter", "signs", "withheld", "pages",
-        "letters", "repeats", "stretch", "corners", "fonts")  # fmt: skip
+        "letters", "repeats", "stretch", "corners", "kinds", "fonts")  # fmt: skip
 PAGE_KEYS = frozenset(("size", "withheld", "fonts"))  # those that a page may have beside pages
 
 
@@ -71,6 +71,8 @@ def _value(key: str, value: str) -> Any:
         if value != "more":
             raise ValueError
         return MORE_FONTS
+    if key == "kinds":
+        return tuple(value.split("/"))
     if key in ("withheld", "pages"):
         return bool(int(value))
     return float(value) if key in ("min_side", "max_side", "clutter", "signs", "letters", "repeats") else int(value)
@@ -90,5 +92,5 @@ def _text(key: str, value: Any) -> str:
     if key == "fonts":
         return "more"
     if isinstance(value, tuple):
-        return ("x" if key == "size" else "-").join(map(str, value))
+        return {"size": "x", "kinds": "/"}.get(key, "-").join(map(str, value))
     return str(int(value)) if isinstance(value, bool) else str(value)

@@ -75,3 +75,32 @@ def test_a_difference_of_metrics_is_of_the_same_resamples(parts, capsys):
     row = tables.show("pretraining", "pretraining", lines)["image+region"]["OD"]
     assert row["difference"] == 0.05 and row["difference_interval"] == [0.05, 0.05] and len(row["by_seed"]) == 3
     assert row["interval"] == pytest.approx([0.25, 0.85]) and "+0.050" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (["--real", "bccd"], "--real bccd: expected NAME=PATH"),
+        (["--plot", "x.png"], "--plot x.png: expected a file.svg"),
+        (["--table", "--out", "/nowhere"], "--out /nowhere: no such folder"),
+        (["--quick", "--size", "small"], "--quick is a size of its own"),
+        (["--seeds", "0"], "expected --seeds of at least 1"),
+        (["--limit", "-1"], "--limit of at least 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line(parts, monkeypatch, capsys, asked, said):
+    import claims
+
+    monkeypatch.setattr("sys.argv", ["claims.py", *asked])
+    with pytest.raises(SystemExit) as ended:
+        claims.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1 and line.startswith("claims: ") and said in line
+
+
+@pytest.mark.parametrize("line", ["garbage}", '{"arm": "a", "seed": 0}', "[1, {}"])
+def test_a_line_that_is_no_result_is_named(parts, tmp_path, line):
+    _, setting = parts
+    (tmp_path / "noise-quick.jsonl").write_text('{"arm": "a", "seed": 0, "counts": [[1, 1, 1]]}\n' + line + "\n")
+    with pytest.raises(ValueError, match="noise-quick.jsonl, line 2: no result of an arm"):
+        setting.Results(tmp_path, setting.SIZES["quick"]).of("noise")

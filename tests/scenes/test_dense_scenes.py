@@ -65,6 +65,20 @@ def test_a_scenes_reference_draws_it_again():
         assert dataclasses.replace(drawn, image=sample.image) == sample
 
 
+def test_kinds_are_chosen_from_where_named():
+    spec = "scenes:count=8,seed=3,objects=1-3,signs=0,kinds=star/house"
+    samples = list(read(spec))
+    assert {region.label for sample in samples for region in sample.regions} == {"star", "house"}
+    assert all(pixels(sample.image.uri).shape == (128, 128, 3) for sample in samples)
+    assert parse(samples[0].image.uri)["kinds"] == ("star", "house")
+
+
+@pytest.mark.parametrize("key", ["kinds=dragon", "kinds="])
+def test_an_unknown_kind_is_refused(key):
+    with pytest.raises(ValueError, match="kind '.*': expected some of circle"):
+        list(read(f"scenes:count=1,{key}"))
+
+
 @pytest.mark.parametrize("key", ["corners=2", "stretch=0-1", "fonts=all", "letters=x"])
 def test_what_cannot_be_drawn_is_refused(key):
     with pytest.raises(ValueError, match=key.partition("=")[0]):
