@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from florence2.store import layout, sealed
@@ -67,7 +67,37 @@ def read_one(storage: Storage, path: str) -> dict[str, Any]:
     found = Chain(storage).read(path, remedy)
     if (of := found.get("run_id")) not in (None, run_id := layout.run_of(path)):
         raise Damaged(f"{storage.location(path)}: damaged (it is the record of run {of!r:.60}, not {run_id}); {remedy}")
+    if {"facts", "start"} <= found.keys() and not _is_start(path):
+        raise Damaged(f"{storage.location(path)}: damaged (it is the record of a start of the run); {remedy}")
+    if not {"facts", "start"} <= found.keys() and _is_start(path):
+        raise Damaged(f"{storage.location(path)}: damaged (it is the record of no start of the run); {remedy}")
     return found
+
+
+def _is_start(path: str) -> bool:
+    return path.startswith(f"{layout.RUNS}/") and path.count("/") > 1
+
+
+def recorded(storage: Storage, run_ids: Iterable[str], known: Iterable[str]) -> set[str]:
+    """The records that there must have been, whether or not a link of the chain says so.
+
+    What each of these runs is, and its first start; what any run is that has a start; and every start before another
+    one, that is there or was once `known`.
+    """
+    starts = {layout.run_starts(run_id): 1 for run_id in run_ids if not _holds_starts(storage, run_id)}
+    for path in filter(_is_start, [*storage.list(layout.RUNS), *known]):
+        folder = path.rpartition("/")[0]
+        starts[folder] = max(starts.get(folder, 0), layout.number_of(path))
+    out = {layout.run(run_id) for run_id in run_ids} | {f"{folder}.json" for folder in starts}
+    return out | {layout.numbered(f, n, ".json") for f, last in starts.items() for n in range(1, last + 1)}
+
+
+def _holds_starts(storage: Storage, run_id: str) -> bool:
+    """Whether a record is one of an earlier version of the store, with the run's starts in it."""
+    try:
+        return bool(read_one(storage, layout.run(run_id)).get("starts"))
+    except ValueError:
+        return False
 
 
 def restore(storage: Storage, path: str, sha256: str | None) -> bool:

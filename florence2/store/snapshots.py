@@ -109,7 +109,7 @@ def read(storage: Storage, number: int | None = None) -> Snapshot:
         raise ValueError(f"{storage.location()}: no snapshot {number}; {span}")
     data = Chain(storage).read(path, remedy(storage, number))
     parent = data.get("parent") or 0
-    if parent != number - 1 and not _follows(storage, number, parent):
+    if parent != number - 1 and not ("undo" in (data.get("phase") or ()) and _follows(storage, number, parent)):
         raise Damaged(f"{storage.location(path)}: damaged (it follows {parent}); {remedy(storage, number)}")
     try:
         return Snapshot(

@@ -38,7 +38,8 @@ def verify(storage: Storage) -> list[Damage]:
     found = [Damage(path, cause) for path, cause in Chain(storage).damage()]
     hashes = Chain(storage).known()
     wanted: dict[str, Fragment] = {}
-    recorded: set[str] = set()
+    run_ids: set[str] = set()
+    there = set(range(1, max([Chain(storage).newest_known(), *snapshots.numbers(storage)]) + 1))
     for number in snapshots.numbers(storage):
         try:
             snapshot = snapshots.read(storage, number)
@@ -47,8 +48,11 @@ def verify(storage: Storage) -> list[Damage]:
             continue
         for fragment in snapshot.fragments:
             wanted.setdefault(fragment.path, fragment)
-        recorded.update(layout.run(operator.run_id) for operator in snapshot.operators)
-    records = recorded | {path for path, sha256 in hashes.items() if sha256} | set(storage.list(layout.RUNS))
+        run_ids.update(operator.run_id for operator in snapshot.operators)
+        there.difference_update(range(snapshot.parent + 1, number))  # given up by an undo
+    recorded = set(map(layout.snapshot, there)) | runs.recorded(storage, run_ids, hashes)
+    given_up = {path for path, sha256 in hashes.items() if sha256 is None}
+    records = (recorded - given_up) | (hashes.keys() - given_up) | set(storage.list(layout.RUNS))
     known = {damage.path for damage in found}
     found += [Damage(p, cause) for p in sorted(records - known) if (cause := _check_json(storage, p, hashes.get(p)))]
     found += [Damage(path, cause, f) for path, f in wanted.items() if (cause := check(storage, f))]
@@ -92,18 +96,20 @@ def mend_json(storage: Storage, damaged: Sequence[Damage]) -> list[tuple[Damage,
     chain, out = Chain(storage), list[tuple[Damage, str]]()
     links = [damage for damage in damaged if damage.path.startswith(layout.CHAIN)]
     records = [d for d in damaged if d.path.startswith(layout.RUNS) and d.path.count("/") == 1]
+    lost_files = {damage.path for damage in damaged if damage not in links}
 
     def is_lost(link: Damage) -> bool:
-        return link.path in dict(chain.damage()) and not chain.restore(link.path)
+        return link.path in dict(chain.damage()) and not chain.restore(link.path, lost_files)
 
     lost = [link for link in links if is_lost(link)]
     for record in records:
-        if not runs.restore(storage, record.path, chain.known().get(record.path)):
+        if runs.restore(storage, record.path, chain.known().get(record.path)):
+            lost_files.remove(record.path)
+        else:
             out.append((record, "no start of the run says what it was; run its command again"))
-    for link in lost:
-        if is_lost(link):
-            chain.substitute(link.path, {damage.path for damage in damaged})
-            out.append((link, "what it named is lost with it; one over what is there takes its place"))
+    lost = [link for link in lost if is_lost(link)]
+    chain.substitute([link.path for link in lost], lost_files)
+    out += [(link, "what it named is lost with it; one over what is there takes its place") for link in lost]
     for damage in (damage for damage in damaged if damage not in links and damage not in records):
         if damage.snapshot:
             out.append((damage, snapshots.remedy(storage, damage.snapshot)))

@@ -313,3 +313,45 @@ def test_what_is_lost_with_a_link_of_the_chain_is_named_and_the_other_links_stay
         before = store.snapshot().number
         (store.root / "snapshots" / f"{before:06d}.json").unlink()
         assert [d.path for d in store.verify()] == [f"snapshots/{before:06d}.json"]  # the chain holds on
+
+
+@pytest.mark.parametrize(
+    "deeds",
+    [
+        {"chain/000001.json": "flip", "snapshots/000001.json": None, "snapshots/000004.json": None},
+        {"chain/000003.json": None, "chain/000005.json": "flip", "snapshots/000003.json": None},
+        {"chain/000003.json": "flip", "snapshots/000003.json": "snapshots/000002.json", "snapshots/000002.json": None},
+        {"chain/{filter}.json": "flip", "runs/{filtered}/000001.json": None},  # a snapshot names the run
+        {"chain/000001.json": None, "runs/{read}/000001.json": None},  # there is a second start
+        {"chain/000001.json": "flip", "runs/{read}.json": "runs/{read}/000001.json"},
+        {"chain/000001.json": "chain/000004.json", "chain/{last}.json": "flip"},  # of the last link no other one speaks
+        {"chain/000001.json": "flip", "chain/{last}.json": "flip", "runs/{read}/000002.json": "flip"},
+        {"chain/{last}.json": "flip", "runs/{filtered}/000001.json": "flip"},
+        {"chain/000004.json": "chain/000003.json", "chain/000005.json": "chain/000004.json"},
+        {"chain/{last}.json": "chain/000003.json", "chain/000005.json": None},
+        {"chain/{last}.json": "chain/000005.json", "chain/000005.json": "flip"},
+    ],
+)
+def test_damage_to_links_and_what_they_name_is_named_and_no_other_file_changes(full, tmp_path, deeds):
+    store = Store(shutil.copytree(full / "s", tmp_path / "s"))
+    before = {p.relative_to(store.root).as_posix(): p.read_bytes() for p in store.root.rglob("*.json")}
+    links = {path: json.loads(data)["files"] for path, data in before.items() if path.startswith("chain/")}
+    filtered = next(o.run_id for o in store.snapshot().operators if o.kind == "merge")
+    names = {"last": f"{len(links):06d}", "filtered": filtered}
+    names["filter"] = next(path[6:12] for path, files in links.items() if f"runs/{filtered}.json" in files)
+    names["read"] = next(p.split("/")[1] for p in before if p.startswith("runs/") and p.endswith("/000002.json")
+                         and p.replace("2.json", "1.json") in links["chain/000001.json"])  # fmt: skip
+    deeds = {path.format(**names): by and by.format(**names) for path, by in deeds.items()}
+    for path, by in deeds.items():
+        if by is None:
+            (store.root / path).unlink()
+        elif by == "flip":
+            flip(store.root / path)
+        else:
+            (store.root / path).write_bytes(before[by])
+    assert {d.path for d in store.verify()} == set(deeds)
+    said = []
+    left = {d.path for d in repair(store, store.verify(), workers=0, on_message=said.append)}
+    after = {path: (store.root / path).read_bytes() for path in before if (store.root / path).exists()}
+    assert {path for path in before if before[path] != after.get(path)} <= left <= set(deeds) and len(said) == len(left)
+    assert {d.path for d in store.verify()} == {path for path in left if path.startswith("snapshots/")}

@@ -110,12 +110,40 @@ def reading_faults(out, held):
     return faults
 
 
-def _known(before, damaged):
-    """The files of which another says what they hold: not fragments that only lost snapshots name."""
-    snapshots = [json.loads(data) for path, data in before.items()
-                 if path.startswith("snapshots/") and path not in damaged]  # fmt: skip
+def _known(before, there):
+    """The files of which another one that is left in `there` says what they hold, and those of which one says at least
+    that they were: not fragments that only lost snapshots name, nor records that are lost with all that speaks of them.
+
+    A deleted record whose link is lost too leaves no trace but these: a later one of the same kind, a snapshot's number
+    in a link, a run's name in a snapshot, a start of a run. And a last link, which no other one says the hash of,
+    cannot be made again with a record that has left no trace.
+    """
+    whole = {
+        path: json.loads(data) for path, data in before.items() if path.endswith(".json") and there.get(path) == data
+    }
+    snapshots = [body for path, body in whole.items() if path.startswith("snapshots/")]
+    links = [body for path, body in whole.items() if path.startswith("chain/")]
+    started = {operator["run_id"] for snapshot in snapshots for operator in snapshot["operators"]}
+    said = {name for link in links for name in link["files"]}
+    left = said | {path for path in there if path.startswith(("snapshots/", "runs/"))}
+    left |= {f"snapshots/{link['snapshot']:06d}.json" for link in links}
+    left |= {path for run in started for path in (f"runs/{run}.json", f"runs/{run}/000001.json")}
+
+    def has_left_a_trace(path):
+        folder, stem = path.rsplit("/", 1)
+        if path.startswith("runs/") and path.count("/") == 1:
+            return path in left or any(other.startswith(f"{path.removesuffix('.json')}/") for other in left)
+        if path not in there or path.startswith("snapshots/"):
+            return any(other.rsplit("/", 1)[0] == folder and other >= path for other in left)
+        starts = [data for other, data in before.items() if other != path and other.rsplit("/", 1)[0] == folder]
+        return path in said or there[path] not in starts  # two starts of one second are equal to the byte
+
     named = {fragment["path"] for snapshot in snapshots for fragment in snapshot["fragments"]}
-    return named | {path for path in before if path.endswith(".json")}
+    named |= {path for path in before if path.startswith("chain/")}
+    named |= {path for path in before if path.startswith(("snapshots/", "runs/")) and has_left_a_trace(path)}
+    last = max(path for path in before if path.startswith("chain/"))
+    as_it_was = named if json.loads(before[last])["files"].keys() <= named else named - {last}
+    return as_it_was, named
 
 
 def repair_fault(out, before, damaged):
@@ -125,8 +153,8 @@ def repair_fault(out, before, damaged):
         with limited(20_000_000, faults):
             store = Store(out)
             named = [damage.path for damage in store.verify()]
-            known = _known(before, damaged)
-            faults += [f"verify does not name {path}" for path in damaged if path not in named and path in known]
+            known, noticed = _known(before, content(out))
+            faults += [f"verify does not name {path}" for path in damaged if path not in named and path in noticed]
             left = repair(store, store.verify(), workers=0, on_message=said.append)
             after, named = content(out), {damage.path for damage in left}
             changed = {path for path in before if after.get(path) != before[path]}
