@@ -143,7 +143,7 @@ class Chain:
         """(path, "missing" or "changed") of every link that is not whole, or not the one its neighbours know."""
         found: dict[int, str] = {}
         whole: dict[int, _Hashes] = {0: _Hashes(None, "", None)}  # before the first there is none
-        for number in range(1, self._last() + 1):
+        for number in layout.up_to(map(layout.number_of, self.storage.list(layout.CHAIN))):
             try:
                 data = self.storage.read(layout.chain(number))
                 link, sha256 = _link(data), hashlib.sha256(data).hexdigest()

@@ -6,6 +6,7 @@ Paths are relative to the store's root, with forward slashes, whatever lies behi
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 IMAGES, ANNOTATIONS, DECISIONS, FAILURES = TABLES = ("images", "annotations", "decisions", "failures")
 SNAPSHOTS, RUNS, CHAIN, ATTEMPTS, COMPACT, STUDENTS, TEMPORARY = (
@@ -82,6 +83,16 @@ def number_of(path: str) -> int:
     """The number in the name of a snapshot, a link of the chain or a numbered record; 0 where it has none."""
     stem = path.rsplit("/", 1)[-1].split(".")[0]
     return int(stem) if stem.isdecimal() else 0
+
+
+def up_to(numbers: Iterable[int]) -> list[int]:
+    """Numbers, and those that there must have been before each; of a gap the last 1,000, as a stranger's may be any."""
+    out: list[int] = []
+    last = 0
+    for number in sorted(numbers):
+        out.extend(range(max(last + 1, number - 1000), number + 1))
+        last = max(last, number)
+    return out
 
 
 def images(unit: str) -> str:

@@ -84,12 +84,18 @@ def recorded(storage: Storage, run_ids: Iterable[str], known: Iterable[str]) -> 
     What each of these runs is, and its first start; what any run is that has a start; and every start before another
     one, that is there or was once `known`.
     """
-    starts = {layout.run_starts(run_id): 1 for run_id in run_ids if not _holds_starts(storage, run_id)}
+    starts: dict[str, set[int]] = {}
     for path in filter(_is_start, [*storage.list(layout.RUNS), *known]):
-        folder = path.rpartition("/")[0]
-        starts[folder] = max(starts.get(folder, 0), layout.number_of(path))
-    out = {layout.run(run_id) for run_id in run_ids} | {f"{folder}.json" for folder in starts}
-    return out | {layout.numbered(f, n, ".json") for f, last in starts.items() for n in range(1, last + 1)}
+        starts.setdefault(layout.run_of(path), set()).add(layout.number_of(path))
+    for run_id in run_ids:
+        if run_id not in starts:
+            starts[run_id] = set() if _holds_starts(storage, run_id) else {1}
+    out = {layout.run(run_id) for run_id in starts}
+    return out | {
+        layout.numbered(layout.run_starts(run_id), number, ".json")
+        for run_id, numbers in starts.items()
+        for number in layout.up_to(numbers)
+    }
 
 
 def _holds_starts(storage: Storage, run_id: str) -> bool:

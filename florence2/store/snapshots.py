@@ -109,7 +109,7 @@ def read(storage: Storage, number: int | None = None) -> Snapshot:
         raise ValueError(f"{storage.location()}: no snapshot {number}; {span}")
     data = Chain(storage).read(path, remedy(storage, number))
     parent = data.get("parent") or 0
-    if parent != number - 1 and not ("undo" in (data.get("phase") or ()) and _follows(storage, number, parent)):
+    if parent != number - 1 and not (_is_undo(data) and _follows(storage, number, parent)):
         raise Damaged(f"{storage.location(path)}: damaged (it follows {parent}); {remedy(storage, number)}")
     try:
         return Snapshot(
@@ -134,6 +134,11 @@ def _earlier(value: Any, number: int) -> int:
     if type(value) is not int or not 0 <= value < number:
         raise TypeError(f"expected the number of an earlier snapshot, got {value!r:.40}")
     return value
+
+
+def _is_undo(data: Mapping[str, Any]) -> bool:
+    """Whether a snapshot says it was written by an undo, which alone can follow one that is not the one before."""
+    return type(data.get("parent")) is int and isinstance(data.get("phase"), Mapping) and "undo" in data["phase"]
 
 
 def _follows(storage: Storage, number: int, parent: int) -> bool:

@@ -39,7 +39,7 @@ def verify(storage: Storage) -> list[Damage]:
     hashes = Chain(storage).known()
     wanted: dict[str, Fragment] = {}
     run_ids: set[str] = set()
-    there = set(range(1, max([Chain(storage).newest_known(), *snapshots.numbers(storage)]) + 1))
+    there = set(layout.up_to([Chain(storage).newest_known(), *snapshots.numbers(storage)]))
     for number in snapshots.numbers(storage):
         try:
             snapshot = snapshots.read(storage, number)
@@ -49,7 +49,8 @@ def verify(storage: Storage) -> list[Damage]:
         for fragment in snapshot.fragments:
             wanted.setdefault(fragment.path, fragment)
         run_ids.update(operator.run_id for operator in snapshot.operators)
-        there.difference_update(range(snapshot.parent + 1, number))  # given up by an undo
+        if snapshot.parent < number - 1:  # an undo gave up what is between
+            there = {other for other in there if not snapshot.parent < other < number}
     recorded = set(map(layout.snapshot, there)) | runs.recorded(storage, run_ids, hashes)
     given_up = {path for path, sha256 in hashes.items() if sha256 is None}
     records = (recorded - given_up) | (hashes.keys() - given_up) | set(storage.list(layout.RUNS))

@@ -153,6 +153,39 @@ def test_a_stranger_s_sealed_record_of_another_shape_is_named_and_refused(store,
         store.run(run) if "runs" in where else store.snapshot()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"parent": "x", "phase": {"undo": 1}},
+        {"parent": 1, "phase": 7},
+        {"parent": 0, "phase": {"phase": "annotate"}},  # only an undo leaves others out
+    ],
+)
+def test_a_sealed_snapshot_that_follows_no_other_is_refused_in_a_line(store, said):
+    shutil.rmtree(store.root / "chain")
+    (store.root / "snapshots" / "000002.json").unlink()
+    path = store.root / "snapshots" / "000003.json"
+    path.write_bytes(sealed.seal({**sealed.unseal(path.read_bytes()), **said}))
+    with pytest.raises(sealed.Damaged, match="000003.json: damaged .it follows .*florence2 undo"):
+        store.snapshot()
+    assert {d.path for d in store.verify()} == {"snapshots/000002.json", "snapshots/000003.json"}
+
+
+def test_numbers_that_only_a_stranger_writes_are_not_counted_up_to(store):
+    """One would have thousands of millions looked for; a store has some thousands of each at most."""
+    run = store.snapshot().operators[0].run_id
+    for folder in ("snapshots", "chain", f"runs/{run}"):
+        shutil.copy(store.root / folder / "000001.json", store.root / folder / "9999999999.json")
+    assert len(store.verify()) < 4000
+    (store.root / "chain" / "9999999999.json").unlink()
+    link = store.root / "chain" / "000003.json"
+    for key, value in (("snapshot", 10**10), ("files", [1]), ("previous", {}), ("snapshot", "7")):
+        link.write_bytes(sealed.seal({**sealed.unseal(link.read_bytes()), key: value}))
+        assert "chain/000003.json" in {d.path for d in store.verify()} or key == "snapshot"
+        with pytest.raises(ValueError, match=r"florence2 (verify|undo)"):
+            store.counts()
+
+
 def test_compacted_files_whose_small_ones_nobody_knows_are_named_and_the_rest_is_mended(store):
     flip(store.root / store.paths("annotations")[0], 200)
     flip(store.root / "snapshots" / "000002.json", 200)

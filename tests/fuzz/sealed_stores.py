@@ -44,7 +44,6 @@ def attempts(seed):
         store = florence2.annotate(folder_of(base, 3), base / "whole", [Boxes()], workers=0, unit=2)
         florence2.filter(store, [Floor(0.5)])
         store.compact(rows=4)
-        shutil.rmtree(store.root / "chain")  # of a store that has none nothing is known
         (base / "victim.parquet").write_bytes(b"precious")
         outside, number = files(base), 0
         while True:
@@ -72,7 +71,10 @@ def files(base):
 
 def change(rng, out, base):
     """Change one value of a file, and seal it; what was done."""
-    file = rng.choice(sorted([*out.glob("snapshots/*.json"), *out.glob("runs/**/*.json")]))
+    files = [*out.glob("snapshots/*.json"), *out.glob("runs/**/*.json"), *out.glob("chain/*.json")]
+    file = rng.choice(sorted(files))
+    if file.parent.name != "chain":
+        shutil.rmtree(out / "chain")  # of a store that has none nothing is known
     data = json.loads(file.read_bytes())
     data.pop("sha256")
     fragments, operators = data.get("fragments", ()), data.get("operators", ())
