@@ -110,7 +110,7 @@ def read(storage: Storage, number: int | None = None) -> Snapshot:
     data = Chain(storage).read(path, remedy(storage, number))
     parent = data.get("parent") or 0
     if parent != number - 1 and not (_is_undo(data) and _follows(storage, number, parent)):
-        raise Damaged(f"{storage.location(path)}: damaged (it follows {parent}); {remedy(storage, number)}")
+        raise Damaged(f"{storage.location(path)}: damaged (it follows {brief(parent)}); {remedy(storage, number)}")
     try:
         return Snapshot(
             number=number,
