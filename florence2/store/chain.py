@@ -31,12 +31,17 @@ class _Hashes(NamedTuple):
     instead_of: str | None
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a value can be the number of a snapshot, 0 for none: their names have six digits."""
+    return type(value) is int and 0 <= value < 10**6
+
+
 def _link(data: bytes) -> dict[str, Any]:
     """What a link says; ValueError where it is none: a stranger's may say anything under a right seal."""
     found = sealed.unseal(data)
     files = found.get("files")
     hashes = [found.get("previous"), found.get(INSTEAD), *(files.values() if isinstance(files, dict) else [files])]
-    right = type(found.get("snapshot")) is int and isinstance(files, dict) and "previous" in found
+    right = _is_number(found.get("snapshot")) and isinstance(files, dict) and "previous" in found
     if not right or not all(value is None or isinstance(value, str) for value in hashes):
         raise ValueError("it is no link of the chain")
     return found

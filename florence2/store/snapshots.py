@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,11 +113,15 @@ def read(storage: Storage, number: int | None = None) -> Snapshot:
     if parent != number - 1 and not (_is_undo(data) and _follows(storage, number, parent)):
         raise Damaged(f"{storage.location(path)}: damaged (it follows {brief(parent)}); {remedy(storage, number)}")
     try:
+        fragments = tuple(_fragment(entry) for entry in data["fragments"])
+        operators = tuple(_operator(entry) for entry in data.get("operators", ()))
+        _no_twice([fragment.path for fragment in fragments])
+        _no_twice([operator.run_id for operator in operators])
         return Snapshot(
             number=number,
             parent=data["parent"] or 0,
-            fragments=tuple(_fragment(entry) for entry in data["fragments"]),
-            operators=tuple(_operator(entry) for entry in data.get("operators", ())),
+            fragments=fragments,
+            operators=operators,
             phase=_mapping(data.get("phase", {})),
             compacts=_earlier(data.get("compacts", 0), number),
         )
@@ -128,6 +133,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"expected an object, got {value!r:.40}")
     return value
+
+
+def _no_twice(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise TypeError(f"it names {brief(twice)} twice")
 
 
 def _earlier(value: Any, number: int) -> int:
@@ -282,7 +293,7 @@ def _undo_once(storage: Storage, to: int | None) -> Snapshot:
 def _newest_whole(storage: Storage, last: int) -> tuple[Snapshot, list[str]]:
     """The newest snapshot up to `last` that can be read, and the paths of those after it."""
     lost: list[str] = []
-    for number in range(last, 0, -1):
+    for number in reversed(layout.up_to([*numbers(storage), last])):
         try:
             return read(storage, number), lost
         except ValueError:
@@ -317,7 +328,8 @@ def _back(storage: Storage, newest_: Snapshot, to: int | None, lost: bool) -> Sn
 
 def _ended(storage: Storage, made: Snapshot) -> Snapshot:
     """Seal an undo, and give up the snapshots between it and its parent: they could not be read."""
-    lost = [layout.snapshot(number) for number in range(made.parent + 1, made.number)]
+    between = layout.up_to([made.parent, made.number])[:-1]
+    lost = [layout.snapshot(number) for number in between if number > made.parent]
     Chain(storage).extend(made.number, given_up=lost)
     for path in lost:
         storage.discard(path)

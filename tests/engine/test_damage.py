@@ -181,11 +181,27 @@ def test_numbers_that_only_a_stranger_writes_are_not_counted_up_to(store):
     assert len(store.verify()) < 4000
     (store.root / "chain" / "9999999999.json").unlink()
     link = store.root / "chain" / "000003.json"
+    good = sealed.unseal(link.read_bytes())
     for key, value in (("snapshot", 10**10), ("files", [1]), ("previous", {}), ("snapshot", "7")):
-        link.write_bytes(sealed.seal({**sealed.unseal(link.read_bytes()), key: value}))
-        assert "chain/000003.json" in {d.path for d in store.verify()} or key == "snapshot"
-        with pytest.raises(ValueError, match=r"florence2 (verify|undo)"):
-            store.counts()
+        link.write_bytes(sealed.seal({**good, key: value}))
+        assert "chain/000003.json" in {d.path for d in store.verify()}
+        for command in (store.counts, store.undo):
+            with pytest.raises(ValueError, match="000003.json.* florence2 verify"):
+                command()
+    for folder in ("snapshots", f"runs/{run}"):
+        (store.root / folder / "9999999999.json").unlink()
+    link.write_bytes(sealed.seal({**good, "snapshot": 10**6 - 2}))
+    assert store.undo().number == 10**6 - 1 and store.counts()
+
+
+@pytest.mark.parametrize("of", ["fragments", "operators"])
+def test_a_sealed_snapshot_that_names_one_twice_is_refused(store, of):
+    shutil.rmtree(store.root / "chain")
+    path = store.root / "snapshots" / "000003.json"
+    said = sealed.unseal(path.read_bytes())
+    path.write_bytes(sealed.seal({**said, of: [*said[of], said[of][1]]}))
+    with pytest.raises(sealed.Damaged, match="000003.json: not a snapshot .it names .* twice.*florence2 undo"):
+        store.snapshot()
 
 
 def test_compacted_files_whose_small_ones_nobody_knows_are_named_and_the_rest_is_mended(store):
