@@ -39,7 +39,8 @@ def read(storage: Storage, run_id: str) -> dict[str, Any] | None:
         return None
     found = read_one(storage, path)
     earlier, reads = found.get("starts", []), found.get("reads", [])
-    if not isinstance(earlier, list) or not isinstance(reads, list):
+    runs_read = isinstance(reads, list) and all(isinstance(run, str) for run in reads)
+    if not isinstance(earlier, list) or not runs_read:
         raise _damaged(storage, path)
     found["starts"] = [*(_start(storage, path, one) for one in earlier), *(_read_start(storage, one) for one in starts)]
     return found

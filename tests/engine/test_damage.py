@@ -136,6 +136,7 @@ def test_a_stranger_s_snapshot_names_no_file_outside_its_store(store, where):
         ("runs/{run}.json", "starts", 7),
         ("runs/{run}.json", "starts", [7]),
         ("runs/{run}.json", "reads", "all"),
+        ("runs/{run}.json", "reads", [[]]),
         ("runs/{run}/000001.json", "start", [1]),
         ("snapshots/000003.json", "phase", [1]),
         ("snapshots/000003.json", "compacts", "2"),
