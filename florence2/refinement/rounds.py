@@ -16,7 +16,7 @@ from typing import Any
 from florence2 import arguments
 from florence2.codec.tasks import Task, task_of
 from florence2.engine.commands import chain_of, filter
-from florence2.engine.curation.judging import judge, recorded_chain
+from florence2.engine.curation.judging import distinct, judge, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, corrected_before, merge
 from florence2.engine.execution.annotation_phase import run_specialist
 from florence2.engine.execution.context import resolve_specialist
@@ -131,6 +131,7 @@ def refine(
     """
     rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
     seed, holdout = arguments.whole("seed", seed, least=0), checked_share(holdout)
+    rules = None if rules is None else distinct(chain_of(rules))  # read now, not after hours of training
     store = store if isinstance(store, Store) else Store(store)
     journal = begin_run(journal, store, "refine")
     execution = Execution(workers, None, ATTEMPTS, device, progress, on_message, runner, ray_address, journal)

@@ -354,3 +354,19 @@ def test_replay_that_is_not_there_or_named_twice_is_refused(loop):
         run(replay="gone")
     with pytest.raises(ValueError, match="name it once"):
         run(replay="scenes:50", recipe={"replay": {"path": "x"}})
+
+
+@pytest.mark.parametrize(
+    "rules, match",
+    [
+        ("gone.yaml", "gone.yaml"),
+        ({"unheard": {}}, "filters: unknown rule 'unheard'"),
+        ([Floor(0.1), Floor(0.2)], "the rule 'floor' is named twice"),
+    ],
+)
+def test_rules_that_cannot_be_opened_are_refused_before_anything_is_trained(loop, rules, match):
+    store, trainer, run = loop
+    florence2.filter(store, [Floor(0.35)])
+    with pytest.raises((ValueError, OSError), match=match):
+        run(rules=rules)
+    assert not trainer.calls and len(store.snapshots()) == 2

@@ -77,9 +77,7 @@ def judge(
     """Judge every unit by a chain of filters; returns the round of the verdicts, a new one where asked to `again`."""
     if not filters:
         raise ValueError("filter: got no rules; name at least one")
-    names = [f.spec.name for f in filters]
-    if len(set(names)) != len(names):
-        raise ValueError(f"filter: the rule {max(names, key=names.count)!r} is named twice; name each once")
+    distinct(filters)
     live = session.live()
     if not live:
         raise ValueError(f"{session.store.root}: has no annotations to judge; run florence2 annotate first")
@@ -91,6 +89,14 @@ def judge(
         session.start(operator, {"config": dict(item.config) if item else {}, "reads": runs}, {})
     judge_units(session, runner, steps, runs, progress)
     return round
+
+
+def distinct(filters: Sequence[Filter]) -> Sequence[Filter]:
+    """Filters of which no two have the same name; ValueError else."""
+    names = [f.spec.name for f in filters]
+    if len(set(names)) != len(names):
+        raise ValueError(f"filter: the rule {max(names, key=names.count)!r} is named twice; name each once")
+    return filters
 
 
 def judge_units(
