@@ -12,11 +12,14 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from florence2.metrics.detection import DetectionF1, f1, ratio
 from florence2.records import Region, Sample, Text
 from florence2.sources.splits import held_out
+
+Name = TypeVar("Name")
 
 LEAST = 10  # pictures: of fewer no measure is taken, and none is kept out of training for it
 MERGE = "merge"  # the rule, and the name of its rows
@@ -60,16 +63,24 @@ def agreement(samples: Iterable[Sample], share: float, runs: Iterable[str], aske
 
 
 def agreements(
-    samples: Iterable[Sample], share: float, runs: Mapping[int, Iterable[str]], asked: Collection[str]
-) -> dict[int, Agreement]:
-    """The agreement of several rounds' runs with the same labels, by round."""
-    sums = {number: _Sums(set(of_round), asked) for number, of_round in runs.items()}
+    samples: Iterable[Sample],
+    share: float,
+    runs: Mapping[Name, Iterable[str]],
+    asked: Collection[str],
+    without: Mapping[Name, Collection[str]] = MappingProxyType({}),
+) -> dict[Name, Agreement]:
+    """The agreement of several sets of runs with the same labels, by their names.
+
+    `without`: the ids of pictures that are not counted, by the same names.
+    """
+    sums = {name: _Sums(set(of_name), asked) for name, of_name in runs.items()}
     for sample in samples:
         if held_out(sample.image.id, share):
             labels = labels_of(sample)
-            for each in sums.values():
-                each.add(labels, sample)
-    return {number: each.result() for number, each in sums.items()}
+            for name, each in sums.items():
+                if sample.image.id not in without.get(name, ()):
+                    each.add(labels, sample)
+    return {name: each.result() for name, each in sums.items()}
 
 
 class _Sums:

@@ -1,19 +1,21 @@
 """When refinement is over: the agreement that a round ends with, kept in its snapshot, beside that of earlier rounds.
 
 What one command measured, the next reads: the same command on a store that stopped does nothing. Where it measures, it
-holds earlier rounds' answers against the same labels of the same pictures, whatever was asked or judged since then.
+holds earlier rounds' answers against the same labels of the same pictures, whatever was asked or judged since then:
+those that both rounds' students were asked about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.session import Session
 from florence2.records import Sample
-from florence2.refinement.agreement import Agreement, agreements, holdout_of
+from florence2.refinement.agreement import LEAST, Agreement, agreements, holdout_of
+from florence2.sources.splits import held_out
 from florence2.store import Snapshot, Store
 
 
@@ -58,11 +60,20 @@ def measured(session: Session, number: int, holdout: Holdout, newest: tuple[int,
         for unit in session.units()
         for sample in UnitInputs.of(unit, live, list(session.operators), last).load(session.store)
     )
-    rounds = [number, *(n for n in range(1, number) if share_at(session.store, session.base, n) >= holdout.share)]
+    earlier = [n for n in range(1, number) if share_at(session.store, session.base, n) >= holdout.share]
     students = [o for o in session.live() if o.kind == "model"]
-    runs = {n: {o.run_id for o in students if o.round == n} for n in rounds}
-    found = agreements(samples, holdout.share, runs, holdout.asked)
-    now = found.pop(number)
+    runs = {n: {o.run_id for o in students if o.round == n} for n in (number, *earlier)}
+    unasked = _unasked(session, holdout.share, {n: runs[n] for n in earlier})
+    # each earlier round's answers and this one's, of the pictures that both were asked about; and all of this one's
+    pairs = [(number, number), *((whose, n) for n in earlier for whose in (number, n))]
+    found = agreements(
+        samples,
+        holdout.share,
+        {pair: runs[pair[0]] for pair in pairs},
+        holdout.asked,
+        {pair: unasked.get(pair[1], set()) for pair in pairs},
+    )
+    now = found[number, number]
     facts: dict[str, Any] = {
         "holdout": {
             "share": holdout.share,
@@ -72,17 +83,29 @@ def measured(session: Session, number: int, holdout: Holdout, newest: tuple[int,
         }
     }
     best: tuple[float, float, int] | None = None  # how much better an earlier round was, its value and number
-    for earlier, then in sorted(found.items()):
-        kinds = _measured_kinds(session, earlier)
-        mine, theirs = now.over(kinds), then.over(kinds)
-        if mine is not None and theirs is not None:
-            best = max(best or (theirs - mine, theirs, -earlier), (theirs - mine, theirs, -earlier))
+    for n in earlier:
+        kinds = _measured_kinds(session, n)
+        mine, theirs = found[number, n].over(kinds), found[n, n].over(kinds)
+        if mine is not None and theirs is not None and found[n, n].pictures >= LEAST:
+            best = max(best or (theirs - mine, theirs, -n), (theirs - mine, theirs, -n))
     if best is not None and best[0] >= 0:
-        lead, value, earlier = best
+        lead, value, n = best[0], best[1], -best[2]
+        both = f", of the {found[n, n].pictures} pictures that both were asked about" if unasked[n] else ""
         facts["stopped"] = (
-            f"agreement with held-out labels, {value - lead:.3f}, is not above the {value:.3f} of round {-earlier}"
+            f"agreement with held-out labels, {value - lead:.3f}, is not above the {value:.3f} of round {n}{both}"
         )
     return facts
+
+
+def _unasked(session: Session, share: float, runs: Mapping[int, Collection[str]]) -> dict[int, set[str]]:
+    """The held-out pictures that a round's students were never asked about, since they came later; by round."""
+    asked = {n: {unit for run in of_round for unit in session.of_run(run)} for n, of_round in runs.items()}
+    out: dict[int, set[str]] = {n: set() for n in runs}
+    for unit in session.units() if runs else ():
+        for n in runs:
+            if unit.uid not in asked[n]:
+                out[n].update(s.image.id for s in unit.samples if held_out(s.image.id, share))
+    return out
 
 
 def share_at(store: Store, snapshot: Snapshot, number: int) -> float:

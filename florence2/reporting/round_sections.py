@@ -28,6 +28,11 @@ from florence2.store import Snapshot, Store
 LINES = 14  # of one picture's changes in words
 GREY = (150, 150, 150)
 
+AGREEMENT = (
+    "What each round's answers agreed on with the labels of held-out pictures, as both were when it ended. "
+    "Whether a round was the last was decided on what it and an earlier one were both asked about."
+)
+
 
 @dataclass
 class PictureChange:
@@ -67,7 +72,7 @@ def round_sections(store: Store, first: int, second: int, load: Load, pictures: 
     )
     return [
         Section("Changes", _counts(found), lead),
-        Section("Rounds", _rounds(store), "What each round's answers agreed on with the labels of held-out pictures."),
+        Section("Rounds", _rounds(store), AGREEMENT),
         *_why(found),
         Section(
             "Pictures",
@@ -173,8 +178,9 @@ def _rounds(store: Store) -> Html:
             found = agreement_of(ended)
             value = found.value if found else None
             kinds = ", ".join(f"{name} {value:.3f}" for name, value in found.by_kind.items()) if found else ""
-            rows.append([number, ended.number, value, kinds, stop_of(ended)])
-    header = ("round", "snapshot", "agreement", "of what", "why it was the last")
+            pictures, why = found.pictures if found else None, stop_of(ended) if number == _last(store) else ""
+            rows.append([number, ended.number, value, kinds, pictures, why])
+    header = ("round", "snapshot", "agreement", "of what", "held-out pictures", "why it was the last")
     return table(header, rows) if rows else element("p", "No round yet.")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import florence2
 from florence2.cli import main
-from florence2.records import Decision, ImageRef, Region, Sample, Source, Text
+from florence2.records import Decision, ImageRef, Parsed, Region, Sample, Source, Text
 from florence2.refinement import refine
 from florence2.refinement.agreement import agreement, holdout_of, labels_of
 from florence2.refinement.stopping import agreement_of, stop_of
@@ -223,6 +223,30 @@ def test_rounds_are_compared_on_the_labels_as_they_are_now(store):
     (second,) = run(store, 2, trainer, open_student=Learned)
     assert second.agreement.value == pytest.approx(2 / 3)  # 1.0 in the first, of the labels there were
     assert "0.667, is not above the 0.667 of round 1" in second.stopped
+
+
+def test_rounds_are_compared_on_the_pictures_that_both_were_asked_about(store, tmp_path):
+    """Pictures that came after a round are none that it missed; those where it found nothing are."""
+    trainer = FakeTraining()
+    run(store, 1, trainer)
+    florence2.annotate(folder_of(tmp_path / "more", 30, start=40), store.root, [Boxes()], workers=0)
+    (second,) = run(store, 2, trainer, open_student=Learned)  # as good as the first, and no better
+    held = [s.image.id for s in store.samples() if held_out(s.image.id, 0.4)]
+    assert second.agreement.value == 1.0 and second.agreement.pictures == len(held)
+    both = len([s for s in store.samples(snapshot=3) if held_out(s.image.id, 0.4)])
+    assert f"1.000 of round 1, of the {both} pictures that both were asked about" in second.stopped
+
+
+def test_pictures_on_which_a_round_found_nothing_are_compared(store):
+    class Blind(Learned):
+        def one(self, sample, image):
+            return Parsed()
+
+    trainer = FakeTraining()
+    run(store, 1, trainer, open_student=Blind)
+    (second,) = run(store, 2, trainer, open_student=Learned)
+    (third,) = run(store, 3, trainer, open_student=Blind)
+    assert not second.stopped and "0.000, is not above the 1.000 of round 2" in third.stopped
 
 
 def test_kinds_that_an_earlier_round_was_not_asked_for_are_not_compared(store):

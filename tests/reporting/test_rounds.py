@@ -8,6 +8,7 @@ import florence2
 from florence2.cli.report import main
 from florence2.records import Parsed
 from florence2.refinement import refine
+from florence2.refinement.stopping import stop_of
 from florence2.reporting import report
 from florence2.reporting.round_sections import difference, snapshot_of
 from tests.engine.doubles import Boxes, Floor, folder_of
@@ -76,6 +77,20 @@ def test_the_page_draws_both_views_and_says_what_became_of_each(store, tmp_path)
     text = read(document).text
     assert "before round 1" in text and "after round 1" in text
     assert "- thing" in text and "superseded: outscored (merge" in text and "+ ding 0.95: student, round 1" in text
+
+
+def test_the_table_of_rounds_says_of_when_its_values_are_and_why_the_last_was_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr("florence2.refinement.rounds.weights_of", lambda start: "weights")
+    given = {"rules": [Floor(0.0)], "workers": 0, "train": FakeTraining(), "open_student": Learned, "tasks": ["OD"]}
+    store = florence2.annotate(folder_of(tmp_path, 40), tmp_path / "s", [Boxes()], workers=0)
+    refine(store, 2, holdout=0.4, **given)  # the second is as good as the first: the last
+    assert stop_of(store.snapshot())
+    page = read(report(store.root, tmp_path / "page.html", rounds=(0, 2)).read_text()).text
+    assert page.count("is not above") == 1 and "as both were when it ended" in page
+    assert "held-out pictures" in page
+    florence2.annotate(store.root, None, [Boxes("more")], workers=0)
+    refine(store, 3, holdout=0.0, **given)
+    assert "is not above" not in read(report(store.root, tmp_path / "page.html", rounds=(0, 3)).read_text()).text
 
 
 @pytest.mark.parametrize(
