@@ -16,7 +16,7 @@ from typing import Any
 from florence2 import arguments
 from florence2.codec.tasks import Task, task_of
 from florence2.engine.commands import chain_of, filter
-from florence2.engine.curation.judging import distinct, judge, recorded_chain
+from florence2.engine.curation.judging import distinct, is_judged, judge, recorded_chain
 from florence2.engine.curation.merging import MergeConfig, corrected_before, merge
 from florence2.engine.execution.annotation_phase import run_specialist
 from florence2.engine.execution.context import resolve_specialist
@@ -135,31 +135,30 @@ def refine(
     store = store if isinstance(store, Store) else Store(store)
     journal = begin_run(journal, store, "refine")
     execution = Execution(workers, None, ATTEMPTS, device, progress, on_message, runner, ray_address, journal)
-    _judged(store, rules, execution)
     table, shown = StudentSpecialist(start).tasks, _training_shown(execution)
     recipe = _with_tasks(recipe or {}, [task_of(name, table).token for name in tasks])
-    trained = defaultdict[int, list[list[TrainedStudent]]](list)
+    parts, trained = [FoldSelector(n, folds) for n in range(folds)], defaultdict[int, list[list[TrainedStudent]]](list)
+
+    def over(at: Snapshot) -> bool:
+        return done_rounds(at) >= rounds or bool(holdout and stop_of(at))
 
     @retry_when_stale  # students of a snapshot that another command has followed meanwhile are not what the round is of
     def next_round() -> Round | None:
-        before = store.snapshot()
-        number = done_rounds(before) + 1
-        if number > rounds or (holdout and stop_of(before)):
+        if over(store.snapshot()) or over(before := _judged(store, rules, execution)):
             return None
+        number = done_rounds(before) + 1
         share = share_of(store.samples(before.number), holdout)
         asks = dataclasses.replace(_asks(store, before, table, recipe, labels), views=views)
         learned = with_replay(recipe, replay, start, recipe.get("source", {}).get("tasks") or asks.tasks)
-        parts = [FoldSelector(n, folds) for n in range(folds)]
         again = not from_previous or _knows_held_out(store, before, number, share, on_message)
         begins = [start if again else _previous(store, before, number, part) or start for part in parts]
         if len(trained[number]) < COMMIT_TRIES:
             trained[number].append(_trained(store, before, zip(parts, begins), learned, seed, train, shown, share))
         students = trained[number][-1]  # of a little earlier where others commit all the time, who are made to wait now
         held = Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
-        opened = open_student or asks.card
-        after = annotate_round(store, number, students, rules, merging, execution, opened, before, held)
-        changed = changes(store.samples(before.number), store.samples(after.number))
-        return Round(number, after.number, tuple(students), changed, agreement_of(after), stop_of(after))
+        card = open_student or asks.card
+        after = annotate_round(store, number, students, rules, merging, execution, card, before, held)
+        return _round(store, number, students, before, after)
 
     return list(_each(next_round, on_round))
 
@@ -170,6 +169,12 @@ def _each(next_round: Callable[[], Round | None], on_round: Callable[[Round], No
         if on_round:
             on_round(done)
         yield done
+
+
+def _round(store: Store, number: int, students: Sequence[TrainedStudent], before: Snapshot, after: Snapshot) -> Round:
+    """What a round did between two snapshots."""
+    changed = changes(store.samples(before.number), store.samples(after.number))
+    return Round(number, after.number, tuple(students), changed, agreement_of(after), stop_of(after))
 
 
 def annotate_round(
@@ -244,18 +249,30 @@ def _trained(
     return [train_student(store, before.number, part, begin, weights_of(begin), *given) for part, begin in parts]
 
 
-def _judged(store: Store, rules: Rules, execution: Execution) -> None:
-    """Judge a store that was never judged: a student learns from what filters keep."""
-    if not any(o.kind == "filter" for o in store.snapshot().operators) and (rules is None or chain_of(rules)):
-        filter(
-            store,
-            rules,
-            runner=execution.kind,
-            ray_address=execution.ray_address,
-            progress=execution.progress,
-            on_message=execution.on_message,
-            journal=execution.journal,
-        )
+def _judged(store: Store, rules: Sequence[Filter] | None, execution: Execution) -> Snapshot:
+    """Judge what was not judged yet, by the rules given or the store's own: a student learns from what filters keep.
+
+    Returns the store's newest snapshot. ValueError where its own rules cannot be opened.
+    """
+    before = store.snapshot()
+    session = Session(store, before)
+    chain = recorded_chain(session) if rules is None else rules
+    if not chain or is_judged(session, chain):
+        return before
+    if any(o.kind == "filter" for o in before.operators):
+        whose = "the store's own rules" if rules is None else "the rules given"
+        execution.message(f"labels that were not judged by {whose} are judged by them before a student learns them")
+    filter(
+        store,
+        chain,
+        workers=execution.workers,
+        runner=execution.kind,
+        ray_address=execution.ray_address,
+        progress=execution.progress,
+        on_message=execution.on_message,
+        journal=execution.journal,
+    )
+    return store.snapshot()
 
 
 def _asks(

@@ -91,6 +91,22 @@ def judge(
     return round
 
 
+def is_judged(session: Session, filters: Sequence[Filter]) -> bool:
+    """Whether the newest judging was by these filters, of all annotations; people's later ones need none."""
+    judged = [o for o in session.base.operators if o.kind == "filter"]
+    newest = max((o.round for o in judged), default=-1)
+    records = (session.store.run(o.run_id) or {} for o in judged if o.round == newest)
+    read = {run for record in records for run in record.get("reads", ())}
+    live = [o for o in session.live() if o.kind != HUMAN or o.run_id in read]
+    round, chain, _ = _round_of(session, filters, live)
+    steps = [o for o in chain if round or o.name != REOPEN]
+    return all(
+        session.names(pending.path("decisions", o, UnitInputs.of(unit).uid(o)))
+        for unit in session.units()
+        for o in steps
+    )
+
+
 def distinct(filters: Sequence[Filter]) -> Sequence[Filter]:
     """Filters of which no two have the same name; ValueError else."""
     names = [f.spec.name for f in filters]
