@@ -110,8 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folds", type=int, default=2, metavar="K", help="parts, each annotated by the others' student (2)"
     )
-    parser.add_argument("--start", default="nano", metavar="MODEL", help="what the first students start from (nano)")
-    parser.add_argument("--from-scratch", action="store_true", help="later students start from MODEL too")
+    parser.add_argument(
+        "--start", metavar="MODEL", help="what the first students start from (that of the rounds before, else nano)"
+    )
+    parser.add_argument("--from-scratch", action="store_true", help="students of later rounds start from MODEL too")
     parser.add_argument(
         "--replay",
         default="own",

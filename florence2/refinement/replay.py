@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+DEFAULT = "nano"
 OWN, NONE = "own", "none"
 OWN_DATA: Mapping[str, str] = {  # of the starts that come with the package: scenes like those they were trained on
     "nano": "scenes:objects=1-3,min_side=0.15,signs=0.3,count=20000",
@@ -18,6 +19,17 @@ OWN_DATA: Mapping[str, str] = {  # of the starts that come with the package: sce
 }
 REPLAYED: Mapping[str, Any] = {"steps": 1000, "replay_share": 0.5}  # of students with replay, unless a recipe says
 PULLED: Mapping[str, Any] = {"pull_unscored": 1.0}  # of those of a start whose data are not known
+
+
+def named(start: str) -> str:
+    """A start as every working directory reads it; the folder of one that comes with the package is that one."""
+    from florence2.predictor import checkpoints  # brings torch
+
+    if start in checkpoints.SHIPPED_NAMES or not Path(start).exists():
+        return start
+    folder = Path(start).resolve()
+    shipped = folder.parent == checkpoints.SHIPPED.resolve() and folder.name in checkpoints.SHIPPED_NAMES
+    return folder.name if shipped else str(folder)
 
 
 def with_replay(recipe: Mapping[str, Any], replay: str, start: str, tasks: Iterable[str]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from florence2.engine.specialists.student import StudentSpecialist
 from florence2.monitoring.run_journal import RunJournal
 from florence2.refinement.agreement import Agreement
 from florence2.refinement.changes import Changes, changes
-from florence2.refinement.replay import OWN, with_replay
+from florence2.refinement.replay import DEFAULT, OWN, OWN_DATA, named, with_replay
 from florence2.refinement.stopping import (
     Holdout,
     agreement_of,
@@ -95,7 +95,7 @@ def refine(
     store: str | Path | Store,
     rounds: int = 1,
     folds: int = 2,
-    start: str = "nano",
+    start: str | None = None,
     *,
     recipe: Mapping[str, Any] | None = None,
     tasks: Sequence[str] = (),
@@ -121,13 +121,14 @@ def refine(
     """Refine a store until it has had `rounds` rounds; returns those that were done now.
 
     `recipe` holds keys of `train` for the students. `tasks` are those that they learn, and are asked where the picture
-    alone is enough; unless named, they learn what the kept annotations can train and are asked the student's own tasks
-    among it. Their objects have one of `labels`; unless named, one that a kept annotation has. `rules` are as for
-    `filter`; None: those the store was last judged by. `merging` None keeps the sources' items side by side.
-    `from_previous`: a later student starts from the one before. `replay` is shown beside the labels against forgetting:
-    "own", the start's own data where known, a path, or "none"; with it students train longer. `holdout`: a share of the
-    pictures, by hash, that no student is trained on; the first round whose answers agree no better with their labels is
-    the last (0, or fewer than ten: nothing stops). `views`: four of each picture are looked at, at four times the cost.
+    alone is enough; unless named, those of the student's own that the kept annotations can train. Their objects have
+    one of `labels`; unless named, one that a kept annotation has. `rules` are as for `filter`; None: those the store
+    was last judged by. `merging` None keeps the sources' items side by side. `start`: what the first students start
+    from; None: that of the rounds before, else nano. `from_previous`: a later student starts from the one before.
+    `replay` is shown beside the labels against forgetting: "own", the start's own data where known, a path, or "none";
+    with it students train longer. `holdout`: a share of the pictures, by hash, that no student is trained on; the first
+    round that agrees no better with their labels is the last (0, or fewer than ten: nothing stops). `views`: four of
+    each picture are looked at, at four times the cost.
     """
     rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
     seed, holdout = arguments.whole("seed", seed, least=0), checked_share(holdout)
@@ -135,29 +136,28 @@ def refine(
     store = store if isinstance(store, Store) else Store(store)
     journal = begin_run(journal, store, "refine")
     execution = Execution(workers, None, ATTEMPTS, device, progress, on_message, runner, ray_address, journal)
-    table, shown = StudentSpecialist(start).tasks, _training_shown(execution)
-    recipe = _with_tasks(recipe or {}, [task_of(name, table).token for name in tasks])
-    parts, trained = [FoldSelector(n, folds) for n in range(folds)], defaultdict[int, list[list[TrainedStudent]]](list)
-
-    def over(at: Snapshot) -> bool:
-        return done_rounds(at) >= rounds or bool(holdout and stop_of(at))
+    parts, shown = [FoldSelector(n, folds) for n in range(folds)], _training_shown(execution)
+    trained = defaultdict[int, list[list[TrainedStudent]]](list)
 
     @retry_when_stale  # students of a snapshot that another command has followed meanwhile are not what the round is of
     def next_round() -> Round | None:
-        if over(store.snapshot()) or over(before := _judged(store, rules, execution)):
+        if _is_over(before := store.snapshot(), rounds, holdout):
             return None
-        number = done_rounds(before) + 1
-        share = share_of(store.samples(before.number), holdout)
-        asks = dataclasses.replace(_asks(store, before, table, recipe, labels), views=views)
-        learned = with_replay(recipe, replay, start, recipe.get("source", {}).get("tasks") or asks.tasks)
+        begin = _start_of(store, before, start, from_previous)
+        table, taught = _taught(begin, recipe or {}, tasks)
+        if _is_over(before := _judged(store, rules, execution), rounds, holdout):
+            return None
+        number, share = done_rounds(before) + 1, share_of(store.samples(before.number), holdout)
+        asks = dataclasses.replace(_asks(store, before, table, taught, labels), views=views)
+        learned = with_replay(taught, replay, begin, taught.get("source", {}).get("tasks") or asks.tasks)
         again = not from_previous or _knows_held_out(store, before, number, share, on_message)
-        begins = [start if again else _previous(store, before, number, part) or start for part in parts]
+        begins = [begin if again else _previous(store, before, number, part) or begin for part in parts]
         if len(trained[number]) < COMMIT_TRIES:
             trained[number].append(_trained(store, before, zip(parts, begins), learned, seed, train, shown, share))
         students = trained[number][-1]  # of a little earlier where others commit all the time, who are made to wait now
         held = Holdout(share, frozenset(table[token].storage_rule for token in asks.tasks)) if share else None
         card = open_student or asks.card
-        after = annotate_round(store, number, students, rules, merging, execution, card, before, held)
+        after = annotate_round(store, number, students, rules, merging, execution, card, before, held, begin)
         return _round(store, number, students, before, after)
 
     return list(_each(next_round, on_round))
@@ -187,9 +187,11 @@ def annotate_round(
     open_student: OpenStudent | None = None,
     before: Snapshot | None = None,
     holdout: Holdout | None = None,
+    start: str | None = None,
 ) -> Snapshot:
     """Have each student annotate its fold, judge all, merge: one snapshot. The students' rows carry round `number`.
 
+    `start`, what students came from in the first place, is noted for the rounds that follow.
     StaleBase where another command ended since the snapshot `before` (the newest).
     """
     session = Session(store, before, execution.journal)
@@ -211,6 +213,8 @@ def annotate_round(
         if merging is not None or corrected_before(session, round):
             merge(session, runs, merging, round, execution.progress)
     made: dict[str, Any] = {"folds": len(students), "students": [Path(student.folder).name for student in students]}
+    if start is not None:
+        made["start"] = {"model": start, "weights_sha256": weights_of(start)}
     if holdout is not None:
         made |= measured(session, number, holdout, (number, round))
     return session.finish({"phase": "refine", "round": number, **made})
@@ -240,6 +244,40 @@ def done_rounds(snapshot: Snapshot) -> int:
 def weights_of(start: str) -> str:
     """The hash of a student's starting weights."""
     return resolve_specialist(student_name(start)).weights_sha256
+
+
+def _is_over(snapshot: Snapshot, rounds: int, holdout: float) -> bool:
+    """Whether a store has had its rounds, or has stopped."""
+    return done_rounds(snapshot) >= rounds or bool(holdout and stop_of(snapshot))
+
+
+def _start_of(store: Store, snapshot: Snapshot, start: str | None, goes_on: bool) -> str:
+    """What the next round's students come from in the first place: as given, else that of the round before.
+
+    ValueError where the next students go on from those of another start.
+    """
+    number = done_rounds(snapshot)
+    ended = ending(store, snapshot, number) if number else None
+    known = ended.phase.get("start") if ended is not None else None  # stores of before did not note it
+    given = start if start is None else named(start)
+    if not known or known["model"] == given:
+        return given or DEFAULT
+    if given is None:
+        return str(known["model"])
+    if weights_of(given) == known["weights_sha256"]:
+        return str(known["model"]) if known["model"] in OWN_DATA else given
+    if goes_on:
+        raise ValueError(
+            f"{store.root}: the students of round {number} came from {known['model']}, not from {given}; leave out "
+            "--start to go on from them, or begin anew with --from-scratch"
+        )
+    return given
+
+
+def _taught(start: str, recipe: Mapping[str, Any], tasks: Sequence[str]) -> tuple[Mapping[str, Task], dict[str, Any]]:
+    """The start's table of tasks, and the recipe with those that students learn."""
+    table = StudentSpecialist(start).tasks
+    return table, _with_tasks(recipe, [task_of(name, table).token for name in tasks])
 
 
 def _trained(

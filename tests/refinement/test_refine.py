@@ -425,3 +425,59 @@ def test_what_a_person_did_since_is_no_reason_to_judge_again(loop):
 
 def phases(store):
     return [store.snapshot(number).phase["phase"] for number in store.snapshots()]
+
+
+SHIPPED = Path(florence2.__file__).parent / "weights"
+
+
+def recipe_of(call):
+    return call.get("replay"), call["steps"], call.get("pull_unscored"), call["data"][0].get("open_end")
+
+
+@pytest.mark.parametrize("start", ["elsewhere", "nano", "nano_256"])
+def test_a_later_command_teaches_as_the_first_whether_it_names_the_start_or_not(loop, start):
+    _, trainer, run = loop
+    run(start=start)
+    run(rounds=2)
+    run(rounds=3, start=start)
+    assert len(trainer.calls) == 6 and all("students" in call["model"] for call in trainer.calls[2:])
+    assert all(recipe_of(call) == recipe_of(trainer.calls[0]) for call in trainer.calls)
+
+
+def test_another_start_than_that_of_the_students_is_refused_unless_all_begin_anew(loop):
+    _, trainer, run = loop
+    run(start="elsewhere")
+    with pytest.raises(
+        ValueError, match="round 1 came from elsewhere, not from nano; leave out --start .*--from-scratch"
+    ):
+        run(rounds=2, start="nano")
+    assert len(trainer.calls) == 2
+    run(rounds=2, start="nano", from_previous=False)
+    run(rounds=3)
+    assert [call["model"] for call in trainer.calls[2:4]] == ["nano"] * 2 and trainer.calls[4]["replay"]
+    with pytest.raises(ValueError, match="round 3 came from nano, not from elsewhere"):
+        run(rounds=4, start="elsewhere")
+
+
+def test_what_begins_anew_without_a_start_begins_with_that_of_the_rounds_before(loop):
+    _, trainer, run = loop
+    run(start="elsewhere")
+    run(rounds=2, from_previous=False)
+    assert {call["model"] for call in trainer.calls} == {"elsewhere"}
+
+
+def test_the_folder_of_a_shipped_start_is_that_start(loop, tmp_path):
+    _, trainer, run = loop
+    (tmp_path / "link").symlink_to(SHIPPED / "nano")
+    run(start=str(tmp_path / "link"))
+    run(rounds=2, start="nano")
+    run(rounds=3, start=str(SHIPPED / "nano"))
+    assert all(call["replay"]["path"].startswith("scenes:") and call["steps"] == 1000 for call in trainer.calls)
+
+
+def test_a_copy_of_the_students_start_is_that_start(loop, tmp_path):
+    _, trainer, run = loop
+    run()
+    shutil.copytree(SHIPPED / "nano", tmp_path / "nano")
+    run(rounds=2, start=str(tmp_path / "nano"))
+    assert all(recipe_of(call) == recipe_of(trainer.calls[0]) for call in trainer.calls)
