@@ -38,6 +38,11 @@ class Agreement:
     labels: Mapping[str, int]
 
     @property
+    def is_measure(self) -> bool:
+        """Whether it is of as many pictures as a measure needs."""
+        return self.pictures >= LEAST
+
+    @property
     def value(self) -> float | None:
         """The mean over kinds; None where no label is held out."""
         return self.over(self.by_kind)

@@ -14,7 +14,7 @@ from typing import Any
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.session import Session
 from florence2.records import Sample
-from florence2.refinement.agreement import LEAST, Agreement, agreements, holdout_of
+from florence2.refinement.agreement import Agreement, agreements, holdout_of
 from florence2.sources.splits import held_out
 from florence2.store import Snapshot, Store
 
@@ -86,7 +86,7 @@ def measured(session: Session, number: int, holdout: Holdout, newest: tuple[int,
     for n in earlier:
         kinds = _measured_kinds(session, n)
         mine, theirs = found[number, n].over(kinds), found[n, n].over(kinds)
-        if mine is not None and theirs is not None and found[n, n].pictures >= LEAST:
+        if mine is not None and theirs is not None and found[n, n].is_measure:
             best = max(best or (theirs - mine, theirs, -n), (theirs - mine, theirs, -n))
     if best is not None and best[0] >= 0:
         lead, value, n = best[0], best[1], -best[2]
