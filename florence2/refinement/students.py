@@ -7,12 +7,13 @@ started from and the seed. The same training gives other bits with other threads
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from florence2.engine.operator import digest
 from florence2.engine.selectors import FoldSelector
@@ -23,7 +24,8 @@ from florence2.store import Store, sha256_of
 from florence2.structuring import structure
 
 FACTS = "student.json"
-RESUME_ONLY = ("checkpoints", "dense.safetensors", ".lock")  # of a run: what only going on with it would need
+LOCK = ".lock"
+RESUME_ONLY = ("checkpoints", "dense.safetensors", LOCK)  # of a run: what only going on with it would need
 
 # the student's training, for what a recipe does not say; keys are those of `train`
 RECIPE: Mapping[str, Any] = {
@@ -106,19 +108,52 @@ def train_student(
             if not (folder / FACTS).is_file():  # nor has another process trained it meanwhile
                 source = _source(store, snapshot, fold, holdout)
                 return _trained(store, source, start, settings, seed, train or _trainer(progress), aside, key)
+            shutil.rmtree(aside, ignore_errors=True)
     facts = documents.read_object(folder / FACTS)
     stated = {**facts, "folder": str(folder), "fold": fold.fold, "found": True}
     return structure(TrainedStudent, stated, str(folder / FACTS))
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process trains in a folder; one that was killed waits for nobody and is not waited for."""
+def _alone(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Wait until no other process trains in a folder; one that was killed waits for nobody and is not waited for.
+
+    False where one does and is not waited for.
+    """
     import fcntl
 
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(folder / LOCK, "w", encoding="utf-8")
+        except FileNotFoundError:  # another process removed the folder meanwhile
+            continue
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            if _is_at(file, folder / LOCK):
+                yield True
+                return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file still is the one at a path: its folder may have been removed and made again."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folders of trainings in which nothing was made, and of which none goes on."""
+    for each in folder.glob("student-*"):
+        if {path.name for path in each.glob("*")} <= {LOCK}:
+            with _alone(each, wait=False) as free:
+                if free and {path.name for path in each.glob("*")} == {LOCK}:
+                    shutil.rmtree(each, ignore_errors=True)
 
 
 def _source(store: Store, snapshot: int, fold: FoldSelector, holdout: float) -> dict[str, Any]:
@@ -164,6 +199,7 @@ def _trained(
     (made / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     store.keep_student(key, made)
     shutil.rmtree(aside, ignore_errors=True)
+    _remove_empty(aside.parent)
     return TrainedStudent(str(store.student_folder(key)), number, **facts)
 
 
