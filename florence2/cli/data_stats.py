@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from florence2 import arguments
 from florence2.labels import fold_spaces
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def stats(args: argparse.Namespace) -> int:
     from florence2.engine.curation.statistics import of_samples, statistics
     from florence2.store import Store, is_store
 
+    arguments.whole("--labels", args.labels, least=1)
     (path,) = args.paths if len(args.paths) == 1 else [None]
     if path is None:
         raise ValueError(f"stats: expected one PATH, got {len(args.paths)}")
@@ -140,7 +142,12 @@ def _parser() -> argparse.ArgumentParser:
         "florence2 data", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("action", choices=("duplicates", "stats"))
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a store, a folder in a known format, or of pictures")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a store or a folder in a known format; for duplicates a folder of pictures, too",
+    )
     parser.add_argument("--bits", type=int, default=4, metavar="N",
                         help="of 64 bits of a hash: pictures so near are compared by pixels (4; to 7)")  # fmt: skip
     parser.add_argument("--labels", type=int, default=20, metavar="N", help="how many labels stats shows (20)")

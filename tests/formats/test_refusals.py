@@ -11,6 +11,7 @@ from florence2 import pixels, sources
 from florence2.cli import main
 from florence2.engine.commands import import_labels
 from florence2.formats.problems import ReadProblems
+from tests.engine.doubles import folder_of
 
 PNG = pixels.encode(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
 
@@ -119,6 +120,21 @@ def test_every_bad_record_is_named_and_the_good_ones_come(tmp_path, make, capsys
     assert said[1 : 1 + len(places)] == [f"left out: {line}" for line in refused]
     with pytest.raises(ValueError, match=re.escape(places[0])):
         import_labels(root, tmp_path / "t", workers=0)
+
+
+@pytest.mark.parametrize("count", ["0", "-1"])
+def test_stats_of_no_labels_are_refused(tmp_path, capsys, count):
+    assert main(["data", "stats", str(tmp_path), f"--labels={count}"]) == 1
+    assert f"--labels: expected a whole number of at least 1, got {count}" in capsys.readouterr().err
+
+
+def test_the_help_of_stats_promises_no_folder_of_pictures(tmp_path, capsys):
+    folder_of(tmp_path, 2)
+    assert main(["data", "stats", str(tmp_path / "pictures")]) == 1  # labels are what it counts
+    with pytest.raises(SystemExit):
+        main(["data", "stats", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "a store or a folder in a known format; for duplicates a folder of pictures, too" in shown
 
 
 def test_duplicates_and_stats_of_any_source(tmp_path, capsys):
