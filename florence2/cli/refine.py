@@ -23,11 +23,13 @@ def main(argv: Sequence[str]) -> int:
     from florence2.cli.progress import ProgressBars
     from florence2.formats import label_names
     from florence2.refinement import refine
-    from florence2.refinement.rounds import MERGING
+    from florence2.refinement.rounds import MERGING, done_rounds
+    from florence2.store import Store
 
     with ProgressBars(args.quiet) as bars:
         trusted(args, args.store, bars.on_message)
         bars.journal = journal_of(args.log, args.metrics, bars.on_message)
+        had = done_rounds(Store(args.store).snapshot())
 
         def show(done: Any) -> None:
             if args.json:
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
             args.folds,
             args.start,
             recipe=recipe_of(args.recipe, args.set),
-            tasks=[name.strip() for name in args.tasks.split(",")] if args.tasks else (),
+            tasks=() if args.tasks is None else _tasks_of(args.tasks),
             labels=() if args.labels is None else label_names.of_option(args.labels),
             rules=args.rules,
             merging=None if args.no_merge else MERGING,
@@ -66,23 +68,35 @@ def main(argv: Sequence[str]) -> int:
             journal=bars.journal,
         )
     if not rounds and not args.json:
-        print(_why_nothing(args.store, args.rounds))
+        print(_why_nothing(args.store, args.rounds, had))
     return 0
 
 
-def _why_nothing(store: str, rounds: int) -> str:
-    """Why no round was done: refinement stopped, or there were so many."""
+def _why_nothing(store: str, rounds: int, had: int) -> str:
+    """Why no round was done: refinement stopped, or there were so many; `had` when the command began."""
     from florence2.refinement.rounds import done_rounds
     from florence2.refinement.stopping import stop_of
     from florence2.store import Store
 
     newest = Store(store).snapshot()
-    if (why := stop_of(newest)) and done_rounds(newest) < rounds:
+    done = done_rounds(newest)
+    meanwhile = " by another command meanwhile" if had < min(done, rounds) else ""
+    if (why := stop_of(newest)) and done < rounds:
         return (
-            f"{store}: stopped after round {done_rounds(newest)}: {why}; go on in spite of it with --holdout 0, or go "
+            f"{store}: stopped after round {done}{meanwhile}: {why}; go on in spite of it with --holdout 0, or go "
             "back to an earlier round with florence2 undo"
         )
-    return f"{store}: has had {rounds} rounds already; ask for more with --rounds {rounds + 1}"
+    already = f", the last{meanwhile}" if meanwhile else " already"
+    return (
+        f"{store}: has had {done} {'round' if done == 1 else 'rounds'}{already}; ask for more with --rounds {done + 1}"
+    )
+
+
+def _tasks_of(given: str) -> list[str]:
+    names = [name.strip() for name in given.split(",")]
+    if not all(names):
+        raise ValueError(f"--tasks {given!r}: expected names of tasks, such as OD,CAPTION")
+    return names
 
 
 def recipe_of(path: str | None, settings: Sequence[str]) -> dict[str, Any]:

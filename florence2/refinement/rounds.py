@@ -7,7 +7,7 @@ that memorised it. A round ends with one snapshot; interrupted, it goes on where
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from florence2.engine.run_records import begin_run, recorded
 from florence2.engine.selectors import FoldSelector
 from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.specialists.student import StudentSpecialist
+from florence2.labels import fold_label, one_line
 from florence2.monitoring.run_journal import RunJournal
 from florence2.refinement.agreement import Agreement
 from florence2.refinement.changes import Changes, changes
@@ -144,7 +145,7 @@ def refine(
         if _is_over(before := store.snapshot(), rounds, holdout):
             return None
         begin = _start_of(store, before, start, from_previous)
-        table, taught = _taught(begin, recipe or {}, tasks)
+        table, taught = _taught(store, before, begin, recipe or {}, tasks, labels)
         if _is_over(before := _judged(store, rules, execution), rounds, holdout):
             return None
         number, share = done_rounds(before) + 1, share_of(store.samples(before.number), holdout)
@@ -274,10 +275,19 @@ def _start_of(store: Store, snapshot: Snapshot, start: str | None, goes_on: bool
     return given
 
 
-def _taught(start: str, recipe: Mapping[str, Any], tasks: Sequence[str]) -> tuple[Mapping[str, Task], dict[str, Any]]:
-    """The start's table of tasks, and the recipe with those that students learn."""
+def _taught(
+    store: Store,
+    snapshot: Snapshot,
+    start: str,
+    recipe: Mapping[str, Any],
+    tasks: Sequence[str],
+    labels: Sequence[str],
+) -> tuple[Mapping[str, Task], dict[str, Any]]:
+    """The start's table of tasks, and the recipe with those that students learn; ValueError for unknown names."""
     table = StudentSpecialist(start).tasks
-    return table, _with_tasks(recipe, [task_of(name, table).token for name in tasks])
+    taught = _with_tasks(recipe, [task_of(name, table).token for name in tasks])
+    _refuse_unheard(store, snapshot, labels)
+    return table, taught
 
 
 def _trained(
@@ -322,6 +332,24 @@ def _asks(
         return asks_of(store.samples(snapshot.number), table, tasks, labels)
     except ValueError as error:
         raise ValueError(f"{store.root}: snapshot {snapshot.number}: {error}") from None
+
+
+def _refuse_unheard(store: Store, snapshot: Snapshot, labels: Sequence[str]) -> None:
+    """ValueError for a label that no object of the store has, whatever became of it: no student can learn it there."""
+    lacking, found = {fold_label(label): label for label in labels}, Counter[str]()
+    for group in store.groups(snapshot):
+        if not lacking:
+            return
+        for row in store.judged(group):
+            if (row.family, row.kind) == ("region_text", "object") and row.text:
+                lacking.pop(fold_label(row.text), None)
+                found[row.text] += 1
+    if lacking:
+        has = ", ".join(one_line(label, 40) for label, _ in found.most_common(10)) or "none"
+        raise ValueError(
+            f"{store.root}: labels: {next(iter(lacking.values()))!r}: no object of the store has this label; its "
+            f"labels are {has}{', ...' if len(found) > 10 else ''}"
+        )
 
 
 def _with_tasks(recipe: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:

@@ -73,5 +73,5 @@ def test_each_half_was_annotated_by_the_student_that_never_saw_it(refined):
 def test_the_round_is_not_done_again(refined, capsys):
     store, start, done = refined
     assert main(["refine", str(store.root), "--rounds", "1", "--start", str(start), "--quiet"]) == 0
-    assert "has had 1 rounds already" in capsys.readouterr().out
+    assert "has had 1 round already" in capsys.readouterr().out
     assert store.snapshot().number == done["snapshot"]

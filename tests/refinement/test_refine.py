@@ -1,5 +1,6 @@
 """The loop with a trainer and a student made by hand: what is trained on what, who annotates what, what a round did."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -9,6 +10,7 @@ import pytest
 
 import florence2
 from florence2 import scenes
+from florence2.cli import main
 from florence2.codec.tasks import TASKS
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.correcting import AnnotationChange, Correction, correct
@@ -23,10 +25,11 @@ from florence2.formats import jsonl
 from florence2.monitoring.run_journal import RunJournal
 from florence2.monitoring.run_log import RunLog
 from florence2.records import ImageRef, Parsed, Region, Sample, Text
-from florence2.refinement import refine
+from florence2.refinement import refine, students
 from florence2.refinement.changes import Changes, of_sample
 from florence2.refinement.rounds import Round
 from florence2.refinement.student_asks import asks_of
+from florence2.refinement.students import _alone
 from florence2.store import Store
 from tests.engine.doubles import Boxes, Floor, folder_of, fragments
 from tests.monitoring.test_run_journal import check_lines
@@ -481,3 +484,82 @@ def test_a_copy_of_the_students_start_is_that_start(loop, tmp_path):
     shutil.copytree(SHIPPED / "nano", tmp_path / "nano")
     run(rounds=2, start=str(tmp_path / "nano"))
     assert all(recipe_of(call) == recipe_of(trainer.calls[0]) for call in trainer.calls)
+
+
+def test_a_label_that_the_store_has_nowhere_is_refused_and_one_that_was_rejected_is_not(loop):
+    store, trainer, run = loop
+    with pytest.raises(
+        ValueError, match="labels: 'unicorn': no object of the store has this label; its labels are thing$"
+    ):
+        run(labels=["thing", "unicorn"])
+    assert not trainer.calls and len(store.snapshots()) == 1
+    florence2.annotate(store.root, None, [Boxes("more", label="dog")], workers=0)
+    florence2.filter(store, [Without("dog")])
+    assert len(run(labels=["Thing", "dog"], rules=[Without("dog")])) == 1
+
+
+class Without(Floor):
+    """Rejects the regions of a label."""
+
+    def __init__(self, label):
+        super().__init__(0.0)
+        self.label = label
+
+    def judge(self, sample):
+        return [florence2.Decision(r.id, "rejected", "", "label") for r in sample.regions if r.label == self.label]
+
+
+def test_tasks_of_no_name_are_refused(loop, capsys):
+    store, _, _ = loop
+    for given in ("", "OD,,CAPTION"):
+        assert main(["refine", str(store.root), "--tasks", given, "--quiet"]) == 1
+        assert f"--tasks {given!r}: expected names of tasks" in capsys.readouterr().err
+
+
+def test_a_command_that_another_was_faster_than_says_so(loop, monkeypatch, capsys):
+    store, _, run = loop
+
+    def other(*args, **more):
+        run(rounds=1)
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr("florence2.refinement.refine", other, raising=False)
+        assert main(["refine", str(store.root), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "has had 1 round, the last by another command meanwhile; ask for more with --rounds 2" in said
+    assert main(["refine", str(store.root), "--quiet"]) == 0
+    assert "has had 1 round already; ask for more with --rounds 2" in capsys.readouterr().out
+
+
+def test_folders_of_trainings_in_which_nothing_was_made_do_not_stay(loop):
+    """Those of a killed run, and one where another process kept the student meanwhile; not one that is made in."""
+    store, trainer, run = loop
+    for name, content in (("killed", ()), ("locked", (".lock",)), ("begun", (".lock", "run"))):
+        (store.root / "tmp" / f"student-{name}").mkdir(parents=True)
+        for file in content:
+            (store.root / "tmp" / f"student-{name}" / file).touch()
+    held = store.root / "tmp" / "student-held"
+    with _alone(held):
+        run()
+        assert sorted(p.name for p in (store.root / "tmp").glob("student-*")) == ["student-begun", "student-held"]
+    with _alone(held, wait=False) as free:
+        assert free
+
+
+def test_a_student_that_another_process_kept_meanwhile_leaves_no_folder(loop, monkeypatch):
+    store, trainer, run = loop
+    alone = students._alone
+
+    @contextlib.contextmanager
+    def slow(folder, wait=True):
+        if not trainer.calls and wait:
+            with monkeypatch.context() as patch:  # the other process, all of whose students are kept first
+                patch.setattr(students, "_alone", alone)
+                run(rounds=1)
+        with alone(folder, wait) as free:
+            yield free
+
+    monkeypatch.setattr(students, "_alone", slow)
+    run(rounds=1)
+    assert len(trainer.calls) == 2 and not list((store.root / "tmp").glob("student-*"))
