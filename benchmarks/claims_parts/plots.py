@@ -41,7 +41,7 @@ def plot(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], out: Path) -> N
             panel.plot(row["by_seed"], [place] * len(row["by_seed"]), "|", color="0.2")
             panel.plot([row["all"]], [place], "o", color="tab:blue", markersize=5)
         panel.set_yticks(list(places), [f"{name} ({len(row['by_seed'])})" for name, row in arms.items()])
-        panel.set_title(f"{piece}, 95 % interval, a dash a seed", loc="left", fontsize=9)
+        panel.set_title(f"{piece} (95 %, a dash a seed)", loc="left", fontsize=9)
         panel.set_ylim(0.3, len(arms) + 0.7)
         panel.grid(axis="x", alpha=0.3)
         if piece.endswith(OF_F1):  # of one scale
