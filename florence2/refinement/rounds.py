@@ -298,7 +298,7 @@ def _trained(
 
 
 def _judged(store: Store, rules: Sequence[Filter] | None, execution: Execution) -> Snapshot:
-    """Judge what was not judged yet, by the rules given or the store's own: a student learns from what filters keep.
+    """Judge a store that was never judged: a student learns from what filters keep. What came since is told.
 
     Returns the store's newest snapshot. ValueError where its own rules cannot be opened.
     """
@@ -309,7 +309,8 @@ def _judged(store: Store, rules: Sequence[Filter] | None, execution: Execution) 
         return before
     if any(o.kind == "filter" for o in before.operators):
         whose = "the store's own rules" if rules is None else "the rules given"
-        execution.message(f"labels that were not judged by {whose} are judged by them before a student learns them")
+        execution.message(f"labels that {whose} did not judge yet are taught as they are; florence2 filter judges them")
+        return before
     filter(
         store,
         chain,

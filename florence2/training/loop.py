@@ -91,7 +91,7 @@ def run(
                 folder.refuse_another(config)
                 folder.refuse_overtaken(resumed)
             return Run(job, trainer, folder, progress, on_message).run(resumed)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         what = _outside_cause(error, ranks)
         if not what:
             raise
@@ -104,6 +104,8 @@ def run(
 def _outside_cause(error: Exception, ranks: processes.Ranks) -> str:
     """What ended a run that is no fault of the program's; "" where nothing is known of it."""
     text = str(error)
+    if isinstance(error, OSError) and WORKER_GONE not in text:  # torch's saving makes one of what it was told meanwhile
+        return ""
     if ranks.count > 1 and any(word in text for word in ("gloo", "NCCL", "onnection")):
         return f"rank {ranks.rank}: another rank has gone"
     if WORKER_GONE in text:

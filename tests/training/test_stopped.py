@@ -281,3 +281,12 @@ def test_what_cannot_be_saved_after_an_error_does_not_hide_it(tmp_path, monkeypa
     monkeypatch.setattr(RunFolder, "save", full)
     with pytest.raises(ValueError, match="the first error"):
         train(tiny_run(tmp_path, save_every=100))
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, OSError])
+def test_a_worker_that_is_gone_is_told_wherever_torch_says_so(tmp_path, kind):
+    def fail(line):
+        raise kind("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    with pytest.raises(OSError, match=r"a process that makes batches \(workers\) has gone .*run the same command"):
+        train(tiny_run(tmp_path, steps=2), progress=fail)
