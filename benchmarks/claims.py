@@ -8,9 +8,9 @@ rounds), methods (each alone), regions (which text describes a region), bootstra
 examples), pretraining (granularity, scaling, parts), real (labels of real sets spoilt likewise; asked for by
 `--real NAME=PATH`). Each arm is a student trained on labels of drawn scenes and asked about others; its answers' counts
 are one JSON line in DIR (runs/claims), and what is there is not computed again: interrupted, the same command goes on.
-Unless a size is named, noise is measured at full and the other pieces at small: about nine hours of one core for three
-seeds. `--limit` ends after so many new arms. Intervals are of paired resamples of the test pictures, over all seeds.
-Last line JSON.
+Unless a size is named, noise and real are measured at full and the other pieces at small: about nine hours of one core
+for three seeds. `--limit` ends after so many new arms. Intervals are of paired resamples of the test pictures, over
+all seeds. Last line JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from claims_parts import bootstrapping, controls, methods, noise, plots, pretraining, real, regions, tables
 from claims_parts.setting import SIZES, Results
 
-SIZE = {"noise": "full"}  # of a piece where none is named; of others
+SIZE = {"noise": "full", "real": "full"}  # of a piece where none is named; of others
 OTHERS = "small"
 PIECES = {
     "controls": controls.run,
@@ -39,7 +39,7 @@ PIECES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--piece", action="append", choices=[*PIECES, "real"], help="(all)")
-    parser.add_argument("--size", choices=list(SIZES), help="of everything (noise full, the others small)")
+    parser.add_argument("--size", choices=list(SIZES), help="of everything (noise and real full, the others small)")
     parser.add_argument("--quick", action="store_true", help="the same as --size quick")
     parser.add_argument("--out", type=Path, default=Path("runs/claims"))
     parser.add_argument("--seeds", type=int, help="repetitions (those of the size)")

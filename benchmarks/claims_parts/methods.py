@@ -59,6 +59,8 @@ METHODS = (
     Method("replay; names that the folds doubt not scored", source(unsure_names_below=0.01), folds=True),
     Method("replay; pull 0.3", {**REPLAY, "pull": 0.3}),
     Method("replay; end not scored, pulled", {**source(open_end=True), "pull_unscored": 1.0}),
+    Method("replay; dense", {**REPLAY, "dense": 1.0}),
+    Method("replay; dense; four views; scores from 0.3", {**REPLAY, "dense": 1.0}, {"views": True}, least=0.3),
     Method("no replay"),
     Method("no replay; pull 0.3", {"pull": 0.3}),
     Method("no replay; pull 0.7", {"pull": 0.7}),

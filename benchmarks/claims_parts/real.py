@@ -1,8 +1,8 @@
 """A real set: its labels thinned and spoilt as drawn ones are, and a student of them beside them on its test part.
 
 The student starts from nano_256, by the recipe `detection`: nothing of nano's own training is like such pictures, so
-nothing is replayed. Beside it a student of the true labels, and one whose answer goes on where the labels' holes taught
-it to end. The labels of the test part are made by the same specialist and filters.
+nothing is replayed. Beside it a student of the true labels; both are asked as students of drawn scenes are. The labels
+of the test part are made by the same specialist and filters.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from claims_parts import setting, students
-from claims_parts.methods import captured
+from claims_parts.methods import above
+from claims_parts.noise import ASKED
 from claims_parts.setting import Results, Size
 from florence2 import sources
 from florence2.engine.specialists.simulated import Noise
@@ -73,7 +74,13 @@ def labels(name: str, data: str, folder: Path, size: Size, seed: int) -> dict[st
 
 
 def student(
-    name: str, data: str, folder: Path, size: Size, seed: int, of_truth: bool = False, by_capture: bool = False
+    asked: tuple[dict[str, Any], float],
+    name: str,
+    data: str,
+    folder: Path,
+    size: Size,
+    seed: int,
+    of_truth: bool = False,
 ) -> dict[str, Any]:
     """A student of the specialist's labels, or of the truth, on the test part."""
     file = truth_of(name, data, folder, "train")
@@ -82,18 +89,16 @@ def student(
         file = setting.labels_file(file.parent / f"filtered-{seed}.jsonl", list(taught.values()))
     keys = {**RECIPE, "flip": FLIPPED.get(name, 0.0)}
     made, facts = students.trained(folder, file, STEPS[size.name], RATE, BATCH, seed, "nano_256", **keys)
-    asking = {}
-    if by_capture:
-        own = students.answers(made.as_posix(), true(name, data, folder, "train"))
-        facts["captured"] = round(captured(taught, own), 3)
-        asking["more_above"] = facts["captured"] / 2
-    found = students.answers(made.as_posix(), true(name, data, folder), **asking)
-    return {**facts, "counts": setting.counts(true(name, data, folder), found)}
+    tests, (how, least) = true(name, data, folder), asked
+    found = above(students.answers(made.as_posix(), tests, **how), least)
+    return {**facts, "counts": setting.counts(tests, found)}
 
 
 ARMS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "labels": labels,
-    "a student of them": student,
-    "a student of the truth": functools.partial(student, of_truth=True),
-    "a student of them, more above half of c": functools.partial(student, by_capture=True),
+    **{
+        f"a student of {what}{how}": functools.partial(student, asked, of_truth=of_truth)
+        for what, of_truth in {"them": False, "the truth": True}.items()
+        for how, asked in ASKED.items()
+    },
 }

@@ -49,7 +49,7 @@ def beside(piece: str, arm: str) -> str:
     if piece == "methods":
         plain = f"{arm.split(';')[0]}"
         if arm.endswith("; scores from 0.3") and "views" in arm:
-            trained_otherwise = "not scored" in arm
+            trained_otherwise = "not scored" in arm or "dense" in arm
             return f"{plain}; four views; scores from 0.3" if trained_otherwise else f"{plain}; scores from 0.3"
         return arm.partition("; more above")[0] if "; more above" in arm else plain
     return {"controls": "nano as it is", "bootstrapping": arm.replace("nano", "nothing")}.get(piece, "")
