@@ -65,11 +65,20 @@ class Results:
     def of(self, piece: str) -> list[dict[str, Any]]:
         file = self._file(piece)
         lines = file.read_text().splitlines() if file.is_file() else []
-        return [
-            _result(line, f"{file}, line {number}")
-            for number, line in enumerate(lines, 1)
-            if line.endswith("}")  # one that a kill or a full disk cut is none
-        ]
+        out: dict[tuple[str, int], dict[str, Any]] = {}
+        for number, line in enumerate(map(str.strip, lines), 1):
+            if not line.endswith("}"):
+                continue  # one that a kill or a full disk cut
+            result, where = _result(line, f"{file}, line {number}"), f"{file}, line {number}"
+            key = result["arm"], result["seed"]
+            if key in out:
+                raise ValueError(f"{where}: arm {key[0]!r} of seed {key[1]} is there already; take one of the two out")
+            size = _size(result)
+            other = next((_size(one) for one in out.values() if one["arm"] == key[0] and _size(one)), size)
+            if size and size != other:
+                raise ValueError(f"{where}: {size}, another seed of this arm {other}; take the wrong one out")
+            out[key] = result
+        return list(out.values())
 
     def once(self, piece: str, arm: str, seed: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The line of an arm, made where it is not there yet."""
@@ -93,11 +102,37 @@ def _result(line: str, where: str) -> dict[str, Any]:
     """One line of results; ValueError names one that is none."""
     try:
         found = json.loads(line)
-        if {"arm", "seed"} <= found.keys() and {"counts", "metrics"} & found.keys():
+        if _is_result(found):
             return dict(found)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, KeyError):
         pass
     raise ValueError(f"{where}: no result of an arm; take the line out, and it is computed again")
+
+
+def _is_result(found: dict[str, Any]) -> bool:
+    """Whether a line names its arm and seed, and holds counts of pictures or metrics with their resamples."""
+    named = isinstance(found["arm"], str) and type(found["seed"]) is int
+    if "metrics" in found:
+        numbers = [*found["metrics"].values(), *(value for values in found["draws"].values() for value in values)]
+        return named and found["metrics"].keys() == found["draws"].keys() and all(map(_is_number, numbers))
+    tables = [found["counts"], found.get("labels")]
+    return named and all(table is None or _is_counts(table) for table in tables)
+
+
+def _size(found: Mapping[str, Any]) -> str:
+    """What a result was counted on, in words; nothing where its arm could not be measured."""
+    if "metrics" in found:
+        return ", ".join(f"{len(draws)} resamples of {task}" for task, draws in found["draws"].items())
+    return f"counts of {len(found['counts'])} pictures" if found["counts"] else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_counts(table: Any) -> bool:
+    """Of every picture: right, found, true."""
+    return bool(table) and all(len(row) == 3 and all(type(value) is int for value in row) for row in table)
 
 
 def drawn(folder: Path, first: int, count: int, **options: Any) -> Path:

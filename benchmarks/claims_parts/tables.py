@@ -59,9 +59,15 @@ def difference_of(found: Sequence[dict[str, Any]], other: Sequence[dict[str, Any
     """The mean difference from another arm over the seeds of both, its interval over the same resamples of pictures."""
     theirs = {line["seed"]: line for line in other}
     pairs = [(line, theirs[line["seed"]]) for line in found if line["seed"] in theirs]
-    pairs = [(a, b) for a, b in pairs if a is not b and len(a["counts"]) == len(b["counts"])]
+    pairs = [(a, b) for a, b in pairs if a is not b]
     if not pairs:
         return {}
+    for a, b in pairs:
+        if len(a["counts"]) != len(b["counts"]):
+            raise ValueError(
+                f"{a['arm']!r} was counted on {len(a['counts'])} pictures and {name!r} on {len(b['counts'])}; "
+                "take the line of the wrong one out, and it is computed again"
+            )
     tables = [[np.asarray(line["counts"], float) for line in side] for side in zip(*pairs)]
     one, two = (setting.resampled(side).mean(1) for side in tables)
     mean = float(np.mean([setting.f1(a.sum(0)) - setting.f1(b.sum(0)) for a, b in zip(*tables)]))
@@ -70,9 +76,13 @@ def difference_of(found: Sequence[dict[str, Any]], other: Sequence[dict[str, Any
 
 
 def recovered(arms: Mapping[str, Sequence[dict[str, Any]]], arm: str, labels: str) -> dict[str, float]:
-    """What share of the gain over the labels that a student of the truth has one of the labels has, by seeds of all."""
+    """What share of the gain over the labels that a student of the truth has one of the labels has, by seeds of all;
+    none where that gain is not told from nothing."""
     best = re.sub(f"{OF_THEM}(, ends not scored)?|students of round \\d", OF_TRUTH, arm)
     if best == arm or best not in arms or labels not in arms:
+        return {}
+    gain = difference_of(arms[best], arms[labels], labels)
+    if not gain or gain["difference_interval"][0] <= 0:
         return {}
     by_seed = [{line["seed"]: _f1(line) for line in arms[name]} for name in (labels, arm, best)]
     seeds = set.intersection(*map(set, by_seed))
@@ -86,7 +96,12 @@ def _f1(line: Mapping[str, Any]) -> float:
 
 def metrics_of(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Print the main metrics of several tasks by arm: the mean over seeds, its interval, that of the difference."""
-    tasks, arms = list(lines[0]["metrics"]), by_arm(lines)
+    tasks, arms = list(lines[0].get("metrics", ())), by_arm(lines)
+    for line in lines:
+        if list(line.get("metrics", ())) != tasks:
+            raise ValueError(
+                f"arm {line['arm']!r} of seed {line['seed']}: expected metrics of {tasks}; take its line out"
+            )
     print(f"| arm | seeds | beside | {' | '.join(tasks)} |\n|---|---|---{'|---' * len(tasks)}|")
     figures: dict[str, Any] = {}
     for arm, found in arms.items():

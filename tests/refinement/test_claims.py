@@ -98,9 +98,70 @@ def test_what_cannot_be_measured_is_said_in_one_line(parts, monkeypatch, capsys,
     assert ended.value.code == 1 and line.startswith("claims: ") and said in line
 
 
-@pytest.mark.parametrize("line", ["garbage}", '{"arm": "a", "seed": 0}', "[1, {}"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "garbage}",
+        '{"arm": "a", "seed": 0}',
+        "[1, {}",
+        '{"arm": "a", "seed": "1", "counts": [[1, 1, 1]]}',
+        '{"arm": ["a"], "seed": 1, "counts": [[1, 1, 1]]}',
+        '{"arm": "a", "seed": 1, "counts": [["1", 1, 1]]}',
+        '{"arm": "a", "seed": 1, "counts": [[1, 1]]}',
+        '{"arm": "a", "seed": 1, "counts": []}',
+        '{"arm": "a", "seed": 1, "counts": [[1, 1, 1]], "labels": 5}',
+        '{"arm": "a", "seed": 1, "metrics": {"OD": 0.1}}',
+        '{"arm": "a", "seed": 1, "metrics": {"OD": 0.1}, "draws": {"OD": ["a"]}}',
+    ],
+)
 def test_a_line_that_is_no_result_is_named(parts, tmp_path, line):
     _, setting = parts
     (tmp_path / "noise-quick.jsonl").write_text('{"arm": "a", "seed": 0, "counts": [[1, 1, 1]]}\n' + line + "\n")
     with pytest.raises(ValueError, match="noise-quick.jsonl, line 2: no result of an arm"):
         setting.Results(tmp_path, setting.SIZES["quick"]).of("noise")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ('{"arm": "a", "seed": 0, "counts": [[1, 1, 1], [1, 1, 1]]}', "line 2: arm 'a' of seed 0 is there already"),
+        ('{"arm": "a", "seed": 1, "counts": [[1, 1, 1]]}', "line 2: counts of 1 pictures, another seed"),
+    ],
+)
+def test_a_result_that_is_there_or_counted_on_other_pictures_is_named(parts, tmp_path, line, said):
+    """It is not averaged in as one more seed."""
+    _, setting = parts
+    (tmp_path / "noise-quick.jsonl").write_text(
+        '{"arm": "a", "seed": 0, "counts": [[1, 1, 1], [0, 1, 1]]}\n' + line + "\n"
+    )
+    with pytest.raises(ValueError, match=said):
+        setting.Results(tmp_path, setting.SIZES["quick"]).of("noise")
+
+
+def test_a_line_that_ends_in_a_blank_counts(parts, tmp_path):
+    _, setting = parts
+    (tmp_path / "noise-quick.jsonl").write_text('{"arm": "a", "seed": 0, "counts": [[1, 1, 1]]}  \r\n')
+    assert len(setting.Results(tmp_path, setting.SIZES["quick"]).of("noise")) == 1
+
+
+def test_arms_of_unlike_pictures_are_not_compared(parts):
+    from claims_parts import tables
+
+    lines = [
+        {"arm": "a: labels", "seed": 0, "counts": [[1, 1, 1]] * 2}, {"arm": "a: x", "seed": 0, "counts": [[1, 1, 1]]},
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="'a: x' was counted on 1 pictures and 'a: labels' on 2"):
+        tables.show("noise", "noise", lines)
+    mixed = [{"arm": "a", "seed": 0, "metrics": {"OD": 0.1}, "draws": {"OD": [0.1]}}, *lines]
+    with pytest.raises(ValueError, match="'a: labels' of seed 0: expected metrics of"):
+        tables.show("pretraining", "pretraining", mixed)
+
+
+@pytest.mark.parametrize("truth, shown", [([[9, 10, 10]] * 20, 0.5), ([[6, 10, 10], [4, 10, 10]] * 10, None)])
+def test_a_share_of_a_gain_is_of_one_that_is_there(parts, truth, shown):
+    """Where a student of the truth is not told from the labels, a share of its gain is nothing."""
+    from claims_parts import tables
+
+    counts = {"labels": [[5, 10, 10]] * 20, "a student of them": [[7, 10, 10]] * 20, "a student of the truth": truth}
+    lines = [{"arm": f"a: {name}", "seed": 0, "counts": rows} for name, rows in counts.items()]
+    assert tables.show("noise", "noise", lines)["a: a student of them"].get("recovered") == shown
