@@ -14,7 +14,6 @@ from typing import Any
 from florence2 import arguments, sources
 from florence2.engine import trust
 from florence2.engine.curation.filters.rules import open_chain
-from florence2.engine.curation.human_verdicts import OUTCOMES
 from florence2.engine.curation.judging import judge
 from florence2.engine.curation.merging import MergeConfig, corrected_before, merge, merged_otherwise
 from florence2.engine.curation.reviewing import review
@@ -261,13 +260,9 @@ def _import_review(
     if not given.pictures:
         raise ValueError(f"{src}: holds no picture that a person went over; in Label Studio a task is to be submitted")
     session = Session(Store(out))
-    counts = review(session, given, format, {"reviewed": os.path.abspath(src)}, skip_bad)
-    session.finish({"phase": "review", "round": 0, "counts": dict(counts)})
-    lines = problems.summary()
-    if counts["unknown"]:
-        lines.append(f"{counts['unknown']} pictures are none of the store's and are left out")
-    found = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES)
-    for line in (*lines, f"reviewed: {counts['pictures']} pictures; {found}") if on_message else ():
+    report = review(session, given, format, {"reviewed": os.path.abspath(src)}, skip_bad)
+    session.finish({"phase": "review", "round": 0, "counts": dict(report.counts)})
+    for line in (*problems.summary(), *report.lines()) if on_message else ():
         on_message(line)  # type: ignore[misc]
     return session.store
 

@@ -210,12 +210,12 @@ class _File:
                     texts.append(Text(name, words, source=_source(annotation)))
                 continue
             with lost.object(self._label(annotation)):
-                regions.append((where, self._region(annotation, where, name)))
+                regions.append((where, self._region(annotation, where, name, lost)))
             if annotation.get("keypoints"):
                 self.problems.note("key points are left out", where)
         return texts, regions
 
-    def _region(self, annotation: Record, where: str, name: str) -> Region:
+    def _region(self, annotation: Record, where: str, name: str, lost: LostObjects) -> Region:
         """An object; of one whose outline is bad the box stays, and the other way round."""
         if "segments_info" in annotation:
             raise ValueError(f"{where}: panoptic segments are not read; give the instances file instead")
@@ -231,7 +231,7 @@ class _File:
         except ValueError as error:
             if box is None:
                 raise
-            self.problems.refuse(error, part=True)
+            lost.part(error)
         if box is None and not polygons and mask is None:
             raise ValueError(f"{where}: has neither 'bbox' nor 'segmentation'")
         try:
@@ -240,7 +240,7 @@ class _File:
             corners = box_around(polygons, mask)
             if corners is None:
                 raise
-            self.problems.refuse(error, part=True)
+            lost.part(error)
         score = validation.number(annotation["score"], f"{where}: score") if "score" in annotation else None
         return Region(
             name, "object", corners, self.categories[category], self.space, polygons=polygons, mask=mask, score=score,

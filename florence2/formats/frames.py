@@ -138,11 +138,12 @@ class Frame:
             size = (region.mask.width, region.mask.height)
             wanted = self.size_wh if all(self.size_wh) else size
             if move is not None or size != wanted:
-                with lost.problems.record():
-                    raise ValueError(
+                lost.part(
+                    ValueError(
                         f"{where}: its mask is of a picture of {size[0]} x {size[1]}, {self.picture.name} is "
                         f"{wanted[0]} x {wanted[1]}; the mask is not taken"
                     )
+                )
                 region = dataclasses.replace(region, mask=None)
         if move is not None:
             region = moved(region, move)

@@ -11,7 +11,7 @@ verdicts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,15 +51,24 @@ def is_labelstudio(path: Path) -> bool:
     return start.startswith(b"[") and (start[1:].strip() in (b"", b"]") or b'"data"' in start)
 
 
-def read(
-    path: str | Path,
-    images: str | Path | None = None,
-    problems: ReadProblems | None = None,
-    *,
-    reviewed: bool = False,
-) -> Iterator[Sample]:
-    """The samples of an export file, or of every one in a folder; `reviewed`: of tasks that a person completed."""
-    path, problems = Path(path), problems or ReadProblems()
+def read(path: str | Path, images: str | Path | None = None, problems: ReadProblems | None = None) -> Iterator[Sample]:
+    """The samples of an export file, or of every one in a folder."""
+    return (sample for _, _, sample in _tasks(Path(path), images, problems or ReadProblems(), lambda task: task))
+
+
+def read_completed(
+    path: Path, images: str | Path | None, problems: ReadProblems
+) -> Iterator[tuple[str, Mapping[str, Any], Sample]]:
+    """Of each task that a person completed its place, itself with their last annotation alone, and its sample."""
+    return _tasks(path, images, problems, _completed)
+
+
+def _tasks(
+    path: Path,
+    images: str | Path | None,
+    problems: ReadProblems,
+    chosen: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
+) -> Iterator[tuple[str, Mapping[str, Any], Sample]]:
     files = [p for p in files_in(path, (".json",)) if is_labelstudio(p)] if path.is_dir() else [path]
     seen: dict[Any, str] = {}
     for file in files:
@@ -77,10 +86,10 @@ def read(
                 name = str(validation.ident(validation.record(task, where).get("id", n), f"{where}: id"))
                 where = f"{file}: task {validation.shown(task.get('id', n))}"
                 validation.once(seen, name, where)
-                task = _completed(task) if reviewed else task
+                task = chosen(task)
                 if task is None:
                     continue
-                yield _sample(task, where, name, lookup, problems)
+                yield where, task, _sample(task, where, name, lookup, problems)
 
 
 def _completed(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -104,10 +113,10 @@ def _sample(task: Mapping[str, Any], where: str, name: str, lookup: Lookup, prob
     if url is None:
         raise ValueError(f"{where}: data: expected an 'image' with a path or address")
     validation.word(url, f"{where}: data: image")
-    speakers = list(_speakers(task, where, problems))
+    lost = LostObjects(problems)
+    speakers = list(_speakers(task, where, lost))
     picture = lookup.picture(_local_name(url, where), f"{where}: data: image")
     frame = _frame(picture, speakers, where, problems)
-    lost = LostObjects(problems)
     texts: list[Text] = []
     regions: list[tuple[str, Region]] = []
     for speaker in speakers:
@@ -139,14 +148,15 @@ class _Speaker:
     ours: bool
 
 
-def _speakers(task: Mapping[str, Any], where: str, problems: ReadProblems) -> Iterator[_Speaker]:
+def _speakers(task: Mapping[str, Any], where: str, lost: LostObjects) -> Iterator[_Speaker]:
+    problems = lost.problems
     for key in ("annotations", "predictions"):
         for n, entry in enumerate(validation.rows(task, key, where, optional=True)):
             place = f"{where}: {key}[{n}]"
             if isinstance(entry, int):
                 problems.note(f"{key} are ids alone, which hold nothing", place)
                 continue
-            with problems.record():
+            with lost.object():  # all that it holds
                 entry = validation.record(entry, place)
                 if _cancelled(entry, f"{place}: was_cancelled"):
                     problems.note("cancelled annotations are left out", place)
@@ -200,7 +210,7 @@ class _Results:
     def read(self, texts: list[Text], regions: list[tuple[str, Region]]) -> None:
         """Add the texts and regions."""
         for n, result in enumerate(self.speaker.results):
-            with self.lost.object() if self._is_shape(result) else self.problems.record():
+            with self.lost.object() if self._is_of_region(result) else self.problems.record():
                 self._result(result, f"{self.where}: result {n}", f"{len(regions)}-{n}")
         for key, text, name, more, placed in self.words:
             if key in self.shapes:
@@ -223,8 +233,13 @@ class _Results:
             taken.add(name)
             regions.append((place, replace(region, id=name)))
 
-    def _is_shape(self, result: Any) -> bool:
-        return _kind(result) in SHAPES or _kind(result) in OTHER_SHAPES
+    def _is_of_region(self, result: Any) -> bool:
+        """Whether a region lacks something without this result: its shape, its label or its words."""
+        kind = _kind(result)
+        if kind == "textarea":
+            value = result.get("value")
+            return not isinstance(value, Mapping) or "x" in value or "points" in value
+        return kind in SHAPES or kind in OTHER_SHAPES or kind in ("labels", "")
 
     def _result(self, result: Any, where: str, name: str) -> None:
         kind = validation.word(validation.field(result, "type", where), f"{where}: type")

@@ -27,6 +27,8 @@ class ReadProblems:
         self.parts: dict[str, str] = {}
         """Those of `refused` whose record stays without them, such as an object of a picture: the picture that lost it
         by `picture_key`, "" where it is not known."""
+        self.incomplete: set[str] = set()
+        """The pictures, by `picture_key`, of which an object, or a part of one, was left out."""
         self._notes: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
@@ -107,17 +109,25 @@ class LostObjects:
     def on(self, picture: str) -> None:
         """Say whose objects they are, by `picture_key`; what was said first holds."""
         self._picture = self._picture or picture
+        if self.labels or self._lines:
+            self.problems.incomplete.add(self._picture)
         if self.problems.skip:
             self.problems.parts.update(dict.fromkeys(self._lines, self._picture))
 
     def add(self, label: str = "") -> None:
         """Note one that was left out."""
         self.labels.append(label)
+        if self._picture:
+            self.on(self._picture)
 
     def refuse(self, error: ValueError, label: str = "") -> None:
         """One of this label cannot be read, or, without a label, any number of them."""
-        self.problems.refuse(error, part=True)
+        self.part(error)
         self.add(label)
+
+    def part(self, error: ValueError) -> None:
+        """A part of one that stays without it, such as its outline, cannot be read."""
+        self.problems.refuse(error, part=True)
         self._lines.append(str(error))
         if self._picture:
             self.on(self._picture)

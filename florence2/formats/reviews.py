@@ -1,12 +1,13 @@
 """Files that a person has gone over: an export of ours in Label Studio or COCO, with all that ties it to the export.
 
 What such a file holds of a picture is complete. Of Label Studio only tasks count that a person completed and did not
-cancel (the last such annotation, no predictions); of COCO every picture that a file with categories lists.
+cancel (the last such annotation, no predictions); of COCO every picture that a file with categories lists. A picture
+of which something could not be read is not `whole`: what it lacks may be that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from florence2.formats import coco, documents, labelstudio
 from florence2.formats.export_files import MAPPING
 from florence2.formats.labelstudio_writer import OURS
 from florence2.formats.lookup import matching
-from florence2.formats.problems import ReadProblems
+from florence2.formats.problems import ReadProblems, picture_key
 from florence2.records import Sample
 
 FORMATS = ("labelstudio", "coco")
@@ -26,6 +27,10 @@ class Reviewed:
     """One picture as a person left it; what the export called it, where the file still says so."""
 
     sample: Sample
+    ann_ids: Mapping[str, str]
+    """The annotation of the export that each item was, by its id in the file."""
+    whole: bool = True
+    """Whether all that the file holds of it was read."""
     image_id: str = ""
     sha256: str = ""
     uri: str = ""
@@ -33,15 +38,17 @@ class Reviewed:
 
 @dataclass(frozen=True)
 class Review:
-    """The pictures of a reviewer's file, the export it came from, and the annotation that each item was, by its id."""
+    """The pictures of a reviewer's file, and the export it came from."""
 
     pictures: tuple[Reviewed, ...]
     export_id: str
-    ann_ids: Mapping[str, str]
+    adrift: frozenset[str] = frozenset()
+    """Annotations of the export that the file gives to no picture of its own: they were not deleted."""
 
 
 def read(path: Path, format: str, images: str | Path | None = None, problems: ReadProblems | None = None) -> Review:
     """A reviewer's file, or the files of a folder."""
+    problems = problems or ReadProblems()
     if format not in FORMATS:
         raise ValueError(f"{path}: --reviewed reads {' and '.join(FORMATS)}, got {format}; export in one of these")
     if format == "labelstudio":
@@ -49,26 +56,25 @@ def read(path: Path, format: str, images: str | Path | None = None, problems: Re
     return _coco(path, images, problems)
 
 
-def _labelstudio(path: Path, images: str | Path | None, problems: ReadProblems | None) -> Review:
-    ids: dict[str, str] = {}
+def _labelstudio(path: Path, images: str | Path | None, problems: ReadProblems) -> Review:
     exports: list[str] = []
-    for file in _files(path, labelstudio.is_labelstudio):
-        for task in _rows(documents.read_json(file)):
-            data = task.get("data")
-            ours = data.get(OURS) if isinstance(data, Mapping) else None
-            exports += [ours["export"]] if isinstance(ours, Mapping) and isinstance(ours.get("export"), str) else []
-            for annotation in _rows(task.get("annotations")):
-                for result in _rows(annotation.get("result")):
-                    meta = result.get("meta")
-                    more = meta.get(OURS) if isinstance(meta, Mapping) else None
-                    if isinstance(more, Mapping) and isinstance(more.get("id"), str):
-                        ids[str(result.get("id"))] = more["id"]
-    samples = labelstudio.read(path, images, problems, reviewed=True)
-    return Review(tuple(Reviewed(sample, image_id=sample.id) for sample in samples), _newest(exports), ids)
+    pictures: list[Reviewed] = []
+    for _, task, sample in labelstudio.read_completed(path, images, problems):
+        ours = task["data"].get(OURS)
+        exports += [ours["export"]] if isinstance(ours, Mapping) and isinstance(ours.get("export"), str) else []
+        ids: dict[str, str] = {}
+        for annotation in _rows(task["annotations"]):
+            for result in _rows(annotation.get("result")):
+                meta = result.get("meta")
+                more = meta.get(OURS) if isinstance(meta, Mapping) else None
+                if isinstance(more, Mapping) and isinstance(more.get("id"), str):
+                    ids[str(result.get("id"))] = more["id"]
+        pictures.append(Reviewed(sample, ids, _whole(sample, problems), image_id=sample.id))
+    return Review(tuple(pictures), _newest(exports))
 
 
-def _coco(path: Path, images: str | Path | None, problems: ReadProblems | None) -> Review:
-    ids: dict[str, str] = {}
+def _coco(path: Path, images: str | Path | None, problems: ReadProblems) -> Review:
+    adrift: set[str] = set()
     exports: list[str] = []
     pictures: list[Reviewed] = []
     for file in _files(path, coco.is_coco):
@@ -77,16 +83,41 @@ def _coco(path: Path, images: str | Path | None, problems: ReadProblems | None) 
             continue  # captions: no word about objects
         info = data.get("info")
         exports += [info["florence2_export"]] if isinstance(info, Mapping) and "florence2_export" in info else []
-        ids |= {
+        ids = {
             str(r.get("id")): r["ann_id"] for r in _rows(data.get("annotations")) if isinstance(r.get("ann_id"), str)
         }
         sums = {str(row.get("id")): str(row.get("sha256") or "") for row in _rows(data.get("images"))}
         mapping = file.with_name(MAPPING)
         uris = documents.read_json(mapping) if mapping.is_file() else {}
-        for sample in coco.read(file, images, problems):
+        samples = list(coco.read(file, images, problems))
+        adrift |= _adrift(file, data, {region.id for sample in samples for region in sample.regions})
+        for sample in samples:
             uri = str(uris.get(f"images/{sample.image.id}", ""))
-            pictures.append(Reviewed(sample, sha256=sums.get(sample.id, ""), uri=uri))
-    return Review(tuple(pictures), _newest(exports), ids)
+            whole = _whole(sample, problems)
+            pictures.append(Reviewed(sample, ids, whole, sha256=sums.get(sample.id, ""), uri=uri))
+    return Review(tuple(pictures), _newest(exports), frozenset(adrift))
+
+
+def _adrift(file: Path, data: Mapping[str, Any], taken: Collection[str]) -> set[str]:
+    """The exported annotations that a file gives to no picture of its own; ValueError for a new one."""
+    pictures = {str(row.get("id")) for row in _rows(data.get("images"))}
+    out: set[str] = set()
+    for n, row in enumerate(data.get("annotations") or ()):
+        if isinstance(row, Mapping):
+            if "caption" in row or str(row.get("image_id")) in pictures or str(row.get("id", f"a{n}")) in taken:
+                continue
+            if isinstance(row.get("ann_id"), str):
+                out.add(row["ann_id"])
+                continue
+        raise ValueError(
+            f"{file}: annotations[{n}]: is of no picture of the file, and what a reviewed picture lacks counts as "
+            "deleted; correct its image_id, or take it out"
+        )
+    return out
+
+
+def _whole(sample: Sample, problems: ReadProblems) -> bool:
+    return picture_key(sample.image.uri) not in problems.incomplete
 
 
 def _files(path: Path, fits: Any) -> list[Path]:

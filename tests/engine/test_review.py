@@ -247,3 +247,107 @@ def test_a_mask_goes_with_its_box(tmp_path):
     (tmp_path / "out/instances.json").write_text(json.dumps(data))
     import_labels(tmp_path / "out", store.root, reviewed=True)
     assert first(Store(store.root)).regions == ()
+
+
+def left_alone(sample):
+    return {state.state for states in sample.coverage.values() for state in states} != {"exhaustive"}
+
+
+def submitted(out, person=7):
+    """Tasks whose predictions a person took over as they are, and submitted."""
+    tasks = json.loads((out / "tasks.json").read_text())
+    for task in tasks:
+        rows = [row for p in task["predictions"] for row in p["result"]]
+        task["annotations"] = [{"result": rows, "completed_by": person}]
+    return tasks
+
+
+def boxed(task, label):
+    rows = task["annotations"][0]["result"]
+    return next(row for row in rows if row["value"].get("rectanglelabels") == [label])
+
+
+def as_ellipse(row):
+    row.update(type="ellipselabels", value={"x": 9, "y": 9, "radiusX": 4, "radiusY": 4, "ellipselabels": ["cow"]})
+
+
+def in_two_parts(row):
+    """An outline in two parts, of which one cannot be read."""
+    row.update(type="polygonlabels", value={"points": [[1, 1], [9, 1], [9, 9]], "polygonlabels": ["cow"]})
+    part = {**row, "id": "p", "meta": {"florence2": {"part_of": row["id"]}}, "value": {"points": [[1, 1]]}}
+    return [part]
+
+
+UNREADABLE = [  # what became of the cow, whether it takes --skip-bad, what the message names
+    (as_ellipse, False, "ellipselabels are left out"),
+    (lambda row: row.update(image_rotation=90), True, "image_rotation: 90"),
+    (lambda row: row["value"].update(x=float("nan")), True, "expected a finite number"),
+    (lambda row: row["value"].update(rectanglelabels="cow"), True, "expected a list"),
+    (in_two_parts, True, "points: expected at least 3"),
+    (lambda row: [7], True, "expected an object"),
+]
+
+
+@pytest.mark.parametrize(("damage", "skip", "named"), UNREADABLE)
+def test_what_cannot_be_read_of_labelstudio_was_not_deleted(tmp_path, store, damage, skip, named):
+    export_labels(store, "labelstudio", tmp_path / "out")
+    before = labels(first(store))
+    tasks = submitted(tmp_path / "out")
+    tasks[0]["annotations"][0]["result"] += damage(boxed(tasks[0], "cow")) or []
+    tasks[1]["annotations"][0]["result"].remove(boxed(tasks[1], "cow"))
+    (tmp_path / "out/tasks.json").write_text(json.dumps(tasks))
+    lines = []
+    if skip:
+        with pytest.raises(ValueError, match=named):
+            import_labels(tmp_path / "out", store.root, reviewed=True)
+    import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=skip, on_message=lines.append)
+    found = list(store.samples())
+    assert labels(found[0]) == before and left_alone(found[0])
+    assert "cow" not in {row[0] for row in labels(found[1])} and not left_alone(found[1])
+    assert named in "".join(lines)
+    assert any(line.startswith("1 pictures stay as they were") and "images/p0000.png" in line for line in lines)
+    assert lines[-1].startswith("reviewed: 2 pictures; 1 deleted, 0 changed, 0 added")
+
+
+def test_an_annotation_that_cannot_be_read_deletes_nothing(tmp_path, store):
+    export_labels(store, "labelstudio", tmp_path / "out")
+    before = labels(first(store))
+    tasks = submitted(tmp_path / "out")
+    tasks[0]["annotations"][0]["result"] = "none"
+    (tmp_path / "out/tasks.json").write_text(json.dumps(tasks))
+    import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True)
+    assert labels(first(store)) == before and left_alone(first(store))
+
+
+UNREADABLE_ROWS = [  # what became of the cow in COCO, what the message names
+    ({"category_id": 999}, "category_id 999 is not among"),
+    ({"bbox": [1, 2, None, 4]}, "expected a number"),
+    ({"image_id": 999}, "image_id 999 is not among"),
+    ({"segmentation": [[1, 2, 3]]}, "at least three x, y pairs"),
+]
+
+
+@pytest.mark.parametrize(("damage", "named"), UNREADABLE_ROWS)
+def test_what_cannot_be_read_of_coco_was_not_deleted(tmp_path, store, damage, named):
+    export_labels(store, "coco", tmp_path / "out")
+    before = labels(first(store))
+    data = json.loads((tmp_path / "out/instances.json").read_text())
+    data["annotations"][0]["bbox"][0] += 3  # nor is what can be read of the picture half of a review
+    data["annotations"][2].update(damage)
+    (tmp_path / "out/instances.json").write_text(json.dumps(data))
+    lines = []
+    import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True, on_message=lines.append)
+    found = list(store.samples())
+    assert labels(found[0]) == before and left_alone(found[0]) and not left_alone(found[1])
+    assert named in "".join(lines) and "1 pictures stay as they were" in "".join(lines)
+
+
+def test_a_new_annotation_of_no_picture_is_refused(tmp_path, store):
+    """It may be of any picture, which would be complete without it."""
+    export_labels(store, "coco", tmp_path / "out")
+    data = json.loads((tmp_path / "out/instances.json").read_text())
+    data["annotations"].append({**data["annotations"][0], "id": 77, "image_id": 999})
+    data["annotations"][-1].pop("ann_id")
+    (tmp_path / "out/instances.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"annotations\[12\]: is of no picture of the file"):
+        import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True)

@@ -2,7 +2,8 @@
 
 A file is complete for the labels of its export (else for all that it uses): what the export held of them and the file
 lacks was deleted. A person's verdicts have the rule `human`; filters do not judge what it keeps, nor reopen what it
-rejects. The pictures reviewed become exhaustive for these labels.
+rejects. The pictures reviewed become exhaustive for these labels. A picture of which the file holds something that
+cannot be read stays as it was: what it seems to lack may be that.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from florence2 import geometry
-from florence2.engine.curation.human_verdicts import REVIEWED, AnyItem, HumanRows, PictureChanges
+from florence2.engine.curation.human_verdicts import OUTCOMES, REVIEWED, AnyItem, HumanRows, PictureChanges
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest, run_id
 from florence2.engine.session import ANNOTATORS, HUMAN, Session
@@ -29,6 +30,7 @@ NAME, VERSION = REVIEWED, "1"
 SAME_PX = 0.5  # pixels that a corner may differ by, for writing and reading percents
 AGREE = 0.5  # IoU from which a box without a name is a box of the export that was moved
 RELABELLED = 0.9  # IoU from which it is one with another label
+SHOWN = 20  # pictures that a line of the report names
 HOLDS = frozenset(("texts", "regions", "split", "licence", "source"))
 
 
@@ -49,17 +51,49 @@ class Scope:
         return item.label in self.labels
 
 
+@dataclasses.dataclass
+class ReviewReport:
+    """What came of a reviewer's file: counts of pictures, and of items deleted, changed, added and confirmed.
+
+    Of the pictures of the file that nothing was entered of: those that the store does not hold, and those that stay as
+    they were, by their names.
+    """
+
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    unknown: list[str] = dataclasses.field(default_factory=list)
+    unread: list[str] = dataclasses.field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The report for the screen, the sum last."""
+        out = []
+        if self.unknown:
+            out.append(f"{len(self.unknown)} pictures are none of the store's and are left out")
+        if self.unread:
+            out.append(
+                f"{len(self.unread)} pictures stay as they were, as not all that the file holds of them can be read: "
+                f"{_names(self.unread)}; correct that and import the file again"
+            )
+        found = ", ".join(f"{self.counts[outcome]} {outcome}" for outcome in OUTCOMES)
+        return [*out, f"reviewed: {self.counts['pictures']} pictures; {found}"]
+
+
+def _names(found: Sequence[str]) -> str:
+    return ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+
+
 def review(
     session: Session, given: Review, format: str, origin: Mapping[str, str], skip_bad: bool = False
-) -> Counter[str]:
-    """Enter a reviewer's file; counts of pictures, and of items deleted, changed, added and confirmed."""
-    pictures, unknown = _placed(session, given)
+) -> ReviewReport:
+    """Enter a reviewer's file."""
+    report = ReviewReport()
+    pictures = _placed(session, given, report)
+    unknown = report.unknown
     if unknown and not skip_bad:
         raise ValueError(
             f"{origin['reviewed']}: {unknown[0]} is none of the store's pictures ({len(unknown)} in all are not); "
             "name the store that was exported, or leave them out with --skip-bad"
         )
-    counts: Counter[str] = Counter(pictures=len(pictures), unknown=len(unknown))
+    report.counts["unknown"] = len(unknown)
     made_by = digest([NAME, VERSION, format, given.export_id, sorted(map(_import_metadata, pictures.values()))])
     operator, facts = _operator(session, made_by)
     scope = _scope(session, given, facts["snapshot"], pictures)
@@ -74,14 +108,19 @@ def review(
         for sample in session.samples(unit, facts["reads"], operator, facts["seq"]):
             one = pictures[sample.image.id]
             before = exported.get(sample.image.id, Sample(sample.id, sample.image))
-            rows.add(sample, _compared(sample, before, one.sample, given.ann_ids, scope))
-        counts += rows.counts
-        _put(session, operator, unit, rows, scope)
-    return counts
+            if not one.whole or given.adrift.intersection(item.id for item in before.items()):
+                report.unread.append(one.sample.image.id)
+                continue
+            rows.add(sample, _compared(sample, before, one.sample, one.ann_ids, scope))
+        if rows.images:
+            report.counts += rows.counts
+            report.counts["pictures"] += len(rows.images)
+            _put(session, operator, unit, rows, scope)
+    return report
 
 
-def _placed(session: Session, given: Review) -> tuple[dict[str, Reviewed], list[str]]:
-    """The file's pictures by the store's ids of them, and the names of those that it does not hold."""
+def _placed(session: Session, given: Review, report: ReviewReport) -> dict[str, Reviewed]:
+    """The file's pictures by the store's ids of them; the names of those that it does not hold are noted."""
     by: dict[str, dict[str, str]] = {"sha256": {}, "uri": {}, "name": {}}
     ids, twice = set(), set()
     for row in session.store.images(session.base.number):
@@ -93,16 +132,15 @@ def _placed(session: Session, given: Review) -> tuple[dict[str, Reviewed], list[
         for key, value in (("sha256", row.image.sha256), ("uri", files.name_of(row.image)), ("name", name)):
             by[key][value] = row.id
     out: dict[str, Reviewed] = {}
-    unknown = []
     for one in given.pictures:
         name = one.sample.image.id.replace("\\", "/").rpartition("/")[2]
         found = one.image_id if one.image_id in ids else by["sha256"].get(one.sha256) or by["uri"].get(one.uri)
         found = found or (by["name"].get(name) if name not in twice else None)
         if found is None:
-            unknown.append(one.sample.image.id)
+            report.unknown.append(one.sample.image.id)
         else:
             out[found] = one
-    return out, unknown
+    return out
 
 
 def _import_metadata(one: Reviewed) -> str:
