@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ class Reviewed:
     """The annotation of the export that each item was, by its id in the file."""
     whole: bool = True
     """Whether all that the file holds of it was read."""
+    where: str = ""
+    """Its entry in the file."""
+    export: str = ""
+    """The export that the entry comes from, by its name in the store."""
+    submitted: datetime | None = None
+    """When the person saved it last, where the file says so."""
     image_id: str = ""
     sha256: str = ""
     uri: str = ""
@@ -59,17 +66,21 @@ def read(path: Path, format: str, images: str | Path | None = None, problems: Re
 def _labelstudio(path: Path, images: str | Path | None, problems: ReadProblems) -> Review:
     exports: list[str] = []
     pictures: list[Reviewed] = []
-    for _, task, sample in labelstudio.read_completed(path, images, problems):
+    for where, task, sample in labelstudio.read_completed(path, images, problems):
         ours = task["data"].get(OURS)
-        exports += [ours["export"]] if isinstance(ours, Mapping) and isinstance(ours.get("export"), str) else []
+        export = ours["export"] if isinstance(ours, Mapping) and isinstance(ours.get("export"), str) else ""
+        exports += [export] if export else []
         ids: dict[str, str] = {}
+        submitted = None
         for annotation in _rows(task["annotations"]):
+            submitted = _time(annotation.get("updated_at"))
             for result in _rows(annotation.get("result")):
                 meta = result.get("meta")
                 more = meta.get(OURS) if isinstance(meta, Mapping) else None
                 if isinstance(more, Mapping) and isinstance(more.get("id"), str):
                     ids[str(result.get("id"))] = more["id"]
-        pictures.append(Reviewed(sample, ids, _whole(sample, problems), image_id=sample.id))
+        whole = _whole(sample, problems)
+        pictures.append(Reviewed(sample, ids, whole, where, export, submitted, image_id=sample.id))
     return Review(tuple(pictures), _newest(exports))
 
 
@@ -82,7 +93,9 @@ def _coco(path: Path, images: str | Path | None, problems: ReadProblems) -> Revi
         if not isinstance(data, Mapping) or not data.get("categories"):
             continue  # captions: no word about objects
         info = data.get("info")
-        exports += [info["florence2_export"]] if isinstance(info, Mapping) and "florence2_export" in info else []
+        export = info.get("florence2_export") if isinstance(info, Mapping) else ""
+        export = export if isinstance(export, str) else ""
+        exports += [export] if export else []
         ids = {
             str(r.get("id")): r["ann_id"] for r in _rows(data.get("annotations")) if isinstance(r.get("ann_id"), str)
         }
@@ -93,8 +106,8 @@ def _coco(path: Path, images: str | Path | None, problems: ReadProblems) -> Revi
         adrift |= _adrift(file, data, {region.id for sample in samples for region in sample.regions})
         for sample in samples:
             uri = str(uris.get(f"images/{sample.image.id}", ""))
-            whole = _whole(sample, problems)
-            pictures.append(Reviewed(sample, ids, whole, sha256=sums.get(sample.id, ""), uri=uri))
+            whole, where = _whole(sample, problems), f"{file}: image {sample.id}"
+            pictures.append(Reviewed(sample, ids, whole, where, export, sha256=sums.get(sample.id, ""), uri=uri))
     return Review(tuple(pictures), _newest(exports), frozenset(adrift))
 
 
@@ -118,6 +131,15 @@ def _adrift(file: Path, data: Mapping[str, Any], taken: Collection[str]) -> set[
 
 def _whole(sample: Sample, problems: ReadProblems) -> bool:
     return picture_key(sample.image.uri) not in problems.incomplete
+
+
+def _time(text: Any) -> datetime | None:
+    """A point in time as Label Studio writes it (2026-03-01T10:00:00.123456Z); None for what is none."""
+    try:
+        time = datetime.fromisoformat(text.replace("Z", "+00:00")) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return time.replace(tzinfo=timezone.utc) if time and time.tzinfo is None else time
 
 
 def _files(path: Path, fits: Any) -> list[Path]:

@@ -10,6 +10,7 @@ from florence2.cli import main
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.merging import MergeConfig
 from florence2.engine.export import export_labels
+from florence2.engine.review_tasks import write_review
 from florence2.formats import jsonl
 from florence2.records import ImageRef, Region, Sample, Source, Text
 from florence2.store import Store
@@ -351,3 +352,54 @@ def test_a_new_annotation_of_no_picture_is_refused(tmp_path, store):
     (tmp_path / "out/instances.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"annotations\[12\]: is of no picture of the file"):
         import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True)
+
+
+def test_two_entries_of_a_picture_are_one_or_refused(tmp_path, store):
+    export_labels(store, "labelstudio", tmp_path / "out")
+    before = labels(first(store))
+    tasks = submitted(tmp_path / "out")[:1]
+    tasks[0]["id"] = 1
+    tasks.append({**json.loads(json.dumps(tasks[0])), "id": 99})
+    file = tmp_path / "out/tasks.json"
+    file.write_text(json.dumps(tasks))
+    lines = []
+    import_labels(tmp_path / "out", store.root, reviewed=True, on_message=lines.append)
+    assert lines == ["reviewed: 1 pictures; 0 deleted, 0 changed, 0 added, 5 confirmed"]
+    tasks[1]["annotations"][0]["result"] = []
+    file.write_text(json.dumps(tasks))
+    with pytest.raises(ValueError, match=r"tasks.json: task 99: differs from .*tasks.json: task 1, .*p0000.png"):
+        import_labels(tmp_path / "out", store.root, reviewed=True)
+    import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True, on_message=lines.append)
+    assert labels(first(store)) == before
+    assert "1 pictures stay as they were, as entries of the file differ on them: images/p0000.png (" in lines[1]
+
+
+def test_a_coco_picture_under_two_numbers_is_refused(tmp_path, store):
+    export_labels(store, "coco", tmp_path / "out")
+    data = json.loads((tmp_path / "out/instances.json").read_text())
+    data["images"].append({**data["images"][0], "id": 55})
+    data["annotations"][0]["image_id"] = 55
+    (tmp_path / "out/instances.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"instances.json: image 55: differs from .*instances.json: image 1, "):
+        import_labels(tmp_path / "out", store.root, reviewed=True)
+
+
+@pytest.mark.parametrize("newer", [0, 1])
+def test_of_two_exports_in_one_project_the_later_submission_holds(tmp_path, store, newer):
+    tasks = []
+    for n, name in enumerate(("a", "b")):
+        write_review(store, tmp_path / f"{name}.json", limit=2 + n)
+        tasks.append(json.loads((tmp_path / f"{name}.json").read_text())[0])
+        rows = [row for row in tasks[n]["predictions"][0]["result"] if n or row["value"].get("rectanglelabels")]
+        if n == 0:
+            rows = [row for row in rows if row["value"]["rectanglelabels"] != ["cow"]]
+        at = f"2026-03-0{2 if n == newer else 1}T10:00:00.000000Z"
+        tasks[n].update(id=n, annotations=[{"result": rows, "completed_by": 1, "updated_at": at}])
+    assert tasks[0]["data"]["image"] == tasks[1]["data"]["image"]
+    (tmp_path / "r.json").write_text(json.dumps(tasks))
+    lines = []
+    import_labels(tmp_path / "r.json", store.root, reviewed=True, on_message=lines.append)
+    name = tasks[0]["data"]["image"].rpartition("/")[2]
+    (found,) = [sample for sample in store.samples() if sample.image.uri.endswith(name)]
+    assert ("cow" in {row[0] for row in labels(found)}) == (newer == 1)
+    assert any("the one submitted last was taken: " in line for line in lines)

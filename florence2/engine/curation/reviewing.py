@@ -55,13 +55,15 @@ class Scope:
 class ReviewReport:
     """What came of a reviewer's file: counts of pictures, and of items deleted, changed, added and confirmed.
 
-    Of the pictures of the file that nothing was entered of: those that the store does not hold, and those that stay as
-    they were, by their names.
+    By their names the pictures that nothing was entered of, as the store does not hold them, not all of them could be
+    read, or two entries differ on them; and those of which the later of two entries was entered.
     """
 
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
     unknown: list[str] = dataclasses.field(default_factory=list)
     unread: list[str] = dataclasses.field(default_factory=list)
+    disputed: list[str] = dataclasses.field(default_factory=list)
+    later: list[str] = dataclasses.field(default_factory=list)
 
     def lines(self) -> list[str]:
         """The report for the screen, the sum last."""
@@ -72,6 +74,16 @@ class ReviewReport:
             out.append(
                 f"{len(self.unread)} pictures stay as they were, as not all that the file holds of them can be read: "
                 f"{_names(self.unread)}; correct that and import the file again"
+            )
+        if self.disputed:
+            out.append(
+                f"{len(self.disputed)} pictures stay as they were, as entries of the file differ on them: "
+                f"{_names(self.disputed)}; take out all but one of each and import the file again"
+            )
+        if self.later:
+            out.append(
+                f"{len(self.later)} pictures are in the file with entries of several exports that differ; the one "
+                f"submitted last was taken: {_names(self.later)}"
             )
         found = ", ".join(f"{self.counts[outcome]} {outcome}" for outcome in OUTCOMES)
         return [*out, f"reviewed: {self.counts['pictures']} pictures; {found}"]
@@ -86,7 +98,8 @@ def review(
 ) -> ReviewReport:
     """Enter a reviewer's file."""
     report = ReviewReport()
-    pictures = _placed(session, given, report)
+    pictures = {image: _the_one(found, report, skip_bad) for image, found in _placed(session, given, report).items()}
+    pictures = {image: one for image, one in pictures.items() if one is not None}
     unknown = report.unknown
     if unknown and not skip_bad:
         raise ValueError(
@@ -119,8 +132,8 @@ def review(
     return report
 
 
-def _placed(session: Session, given: Review, report: ReviewReport) -> dict[str, Reviewed]:
-    """The file's pictures by the store's ids of them; the names of those that it does not hold are noted."""
+def _placed(session: Session, given: Review, report: ReviewReport) -> dict[str, list[Reviewed]]:
+    """The file's entries by the store's ids of their pictures; the names of those that it does not hold are noted."""
     by: dict[str, dict[str, str]] = {"sha256": {}, "uri": {}, "name": {}}
     ids, twice = set(), set()
     for row in session.store.images(session.base.number):
@@ -131,7 +144,7 @@ def _placed(session: Session, given: Review, report: ReviewReport) -> dict[str, 
         twice |= {name} if name in by["name"] else set()
         for key, value in (("sha256", row.image.sha256), ("uri", files.name_of(row.image)), ("name", name)):
             by[key][value] = row.id
-    out: dict[str, Reviewed] = {}
+    out: dict[str, list[Reviewed]] = {}
     for one in given.pictures:
         name = one.sample.image.id.replace("\\", "/").rpartition("/")[2]
         found = one.image_id if one.image_id in ids else by["sha256"].get(one.sha256) or by["uri"].get(one.uri)
@@ -139,8 +152,43 @@ def _placed(session: Session, given: Review, report: ReviewReport) -> dict[str, 
         if found is None:
             report.unknown.append(one.sample.image.id)
         else:
-            out[found] = one
+            out.setdefault(found, []).append(one)
     return out
+
+
+def _the_one(entries: Sequence[Reviewed], report: ReviewReport, skip_bad: bool) -> Reviewed | None:
+    """What the entries of a picture say: all the same, or what was submitted last if each is of another export.
+
+    Where they differ otherwise: None with `skip_bad`, else ValueError.
+    """
+    first, last = entries[0], entries[-1]
+    same = all(_alike(first.sample, one.sample) for one in entries[1:])
+    times = {one.submitted: one for one in entries if one.submitted is not None}
+    if len({one.export for one in entries}) == len(times) == len(entries):
+        last = times[max(times)]
+    elif not same and skip_bad:
+        report.disputed.append(f"{first.sample.image.id} ({', '.join(one.where for one in entries)})")
+        return None
+    elif not same:
+        other = next(one for one in entries if not _alike(first.sample, one.sample))
+        raise ValueError(
+            f"{other.where}: differs from {first.where}, and both are of {first.sample.image.id}; take one of them "
+            "out, or leave the picture as it was with --skip-bad"
+        )
+    if not same:
+        report.later.append(last.sample.image.id)
+    return dataclasses.replace(last, whole=all(one.whole for one in entries))
+
+
+def _alike(a: Sample, b: Sample) -> bool:
+    """Whether two entries say the same of a picture."""
+    left = _items(b)
+    for item in _items(a):
+        found = next((n for n, other in enumerate(left) if _same(item, other)), None)
+        if found is None:
+            return False
+        left.pop(found)
+    return not left
 
 
 def _import_metadata(one: Reviewed) -> str:
