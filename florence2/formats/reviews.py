@@ -45,10 +45,9 @@ class Reviewed:
 
 @dataclass(frozen=True)
 class Review:
-    """The pictures of a reviewer's file, and the export it came from."""
+    """The pictures of a reviewer's file."""
 
     pictures: tuple[Reviewed, ...]
-    export_id: str
     adrift: frozenset[str] = frozenset()
     """Annotations of the export that the file gives to no picture of its own: they were not deleted."""
 
@@ -64,12 +63,10 @@ def read(path: Path, format: str, images: str | Path | None = None, problems: Re
 
 
 def _labelstudio(path: Path, images: str | Path | None, problems: ReadProblems) -> Review:
-    exports: list[str] = []
     pictures: list[Reviewed] = []
     for where, task, sample in labelstudio.read_completed(path, images, problems):
         ours = task["data"].get(OURS)
         export = ours["export"] if isinstance(ours, Mapping) and isinstance(ours.get("export"), str) else ""
-        exports += [export] if export else []
         ids: dict[str, str] = {}
         submitted = None
         for annotation in _rows(task["annotations"]):
@@ -81,12 +78,11 @@ def _labelstudio(path: Path, images: str | Path | None, problems: ReadProblems) 
                     ids[str(result.get("id"))] = more["id"]
         whole = _whole(sample, problems)
         pictures.append(Reviewed(sample, ids, whole, where, export, submitted, image_id=sample.id))
-    return Review(tuple(pictures), _newest(exports))
+    return Review(tuple(pictures))
 
 
 def _coco(path: Path, images: str | Path | None, problems: ReadProblems) -> Review:
     adrift: set[str] = set()
-    exports: list[str] = []
     pictures: list[Reviewed] = []
     for file in _files(path, coco.is_coco):
         data = documents.read_json(file)
@@ -95,7 +91,6 @@ def _coco(path: Path, images: str | Path | None, problems: ReadProblems) -> Revi
         info = data.get("info")
         export = info.get("florence2_export") if isinstance(info, Mapping) else ""
         export = export if isinstance(export, str) else ""
-        exports += [export] if export else []
         ids = {
             str(r.get("id")): r["ann_id"] for r in _rows(data.get("annotations")) if isinstance(r.get("ann_id"), str)
         }
@@ -108,7 +103,7 @@ def _coco(path: Path, images: str | Path | None, problems: ReadProblems) -> Revi
             uri = str(uris.get(f"images/{sample.image.id}", ""))
             whole, where = _whole(sample, problems), f"{file}: image {sample.id}"
             pictures.append(Reviewed(sample, ids, whole, where, export, sha256=sums.get(sample.id, ""), uri=uri))
-    return Review(tuple(pictures), _newest(exports), frozenset(adrift))
+    return Review(tuple(pictures), frozenset(adrift))
 
 
 def _adrift(file: Path, data: Mapping[str, Any], taken: Collection[str]) -> set[str]:
@@ -149,8 +144,3 @@ def _files(path: Path, fits: Any) -> list[Path]:
 def _rows(value: Any) -> Iterator[Mapping[str, Any]]:
     """The objects of a list; what is none has been refused, or is, by the reader."""
     return (row for row in (value if isinstance(value, list) else ()) if isinstance(row, Mapping))
-
-
-def _newest(exports: list[str]) -> str:
-    """The export that most of a file comes from."""
-    return max(exports, key=exports.count) if exports else ""

@@ -403,3 +403,23 @@ def test_of_two_exports_in_one_project_the_later_submission_holds(tmp_path, stor
     (found,) = [sample for sample in store.samples() if sample.image.uri.endswith(name)]
     assert ("cow" in {row[0] for row in labels(found)}) == (newer == 1)
     assert any("the one submitted last was taken: " in line for line in lines)
+
+
+def test_tasks_of_two_exports_are_each_compared_with_their_own(tmp_path, store):
+    """What came between the two exports was deleted of the pictures of the second alone."""
+    export_labels(store, "labelstudio", tmp_path / "a")
+    later = [Sample(s.id, s.image, regions=(thing("h", 1.0, "hen", source=OTHER),)) for s in store.samples()]
+    jsonl.write(later, tmp_path / "more")
+    import_labels(tmp_path / "more", store.root, workers=0)
+    export_labels(store, "labelstudio", tmp_path / "b")
+    tasks = [*submitted(tmp_path / "a")[:2], submitted(tmp_path / "b")[2]]
+    tasks[2]["annotations"][0]["result"] = []
+    (tmp_path / "a/tasks.json").write_text(json.dumps(tasks))
+    lines = []
+    import_labels(tmp_path / "a", store.root, reviewed=True, on_message=lines.append)
+    found = list(store.samples())
+    assert lines[-1].startswith("reviewed: 3 pictures; 5 deleted, 0 changed, 0 added")
+    assert [("hen", 1, "specialist") in labels(sample) for sample in found] == [True, True, False]
+    assert labels(found[2]) == []
+    known = [{label for states in s.coverage.values() for state in states for label in state.labels} for s in found]
+    assert ["hen" in labels for labels in known] == [False, False, True]

@@ -1,9 +1,9 @@
 """A reviewer's changes: what a person deleted, changed, added or left as it was in an export comes back as verdicts.
 
-A file is complete for the labels of its export (else for all that it uses): what the export held of them and the file
-lacks was deleted. A person's verdicts have the rule `human`; filters do not judge what it keeps, nor reopen what it
-rejects. The pictures reviewed become exhaustive for these labels. A picture of which the file holds something that
-cannot be read stays as it was: what it seems to lack may be that.
+A picture of the file is complete for the labels of its export (else for all that the file uses): what the export held
+of them and the file lacks was deleted. A person's verdicts have the rule `human`; filters do not judge what it keeps,
+nor reopen what it rejects. The pictures reviewed become exhaustive for these labels. A picture of which the file holds
+something that cannot be read stays as it was: what it seems to lack may be that.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ HOLDS = frozenset(("texts", "regions", "split", "licence", "source"))
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
-    """What a reviewer's file covers: labels, whether texts of the picture too, and the label space."""
+    """What a reviewer's pictures of one export cover: what it held of them, which labels, and their label spaces."""
 
-    snapshot: int
+    exported: Mapping[str, Sample]
     labels: frozenset[str]
     spaces: Mapping[str, str]
 
@@ -49,6 +49,13 @@ class Scope:
         if item.kind == "text":  # words are complete where the person's annotation holds any
             return any(region.kind == "text" for region in reviewed.regions)
         return item.label in self.labels
+
+    def coverage(self) -> dict[str, tuple[Coverage, ...]]:
+        """What a person's review means for the absence of labels."""
+        out: dict[str, list[str]] = {}
+        for label in sorted(self.labels):
+            out.setdefault(self.spaces.get(label, NAME), []).append(label)
+        return {space: (Coverage("exhaustive", tuple(labels)),) for space, labels in out.items()}
 
 
 @dataclasses.dataclass
@@ -107,10 +114,10 @@ def review(
             "name the store that was exported, or leave them out with --skip-bad"
         )
     report.counts["unknown"] = len(unknown)
-    made_by = digest([NAME, VERSION, format, given.export_id, sorted(map(_import_metadata, pictures.values()))])
+    exports = "+".join(sorted({one.export for one in pictures.values()} - {""}))
+    made_by = digest([NAME, VERSION, format, exports, sorted(map(_import_metadata, pictures.values()))])
     operator, facts = _operator(session, made_by)
-    scope = _scope(session, given, facts["snapshot"], pictures)
-    exported = {s.image.id: s for s in session.store.samples(scope.snapshot) if s.image.id in pictures}
+    scopes = _scopes(session, facts["snapshot"], pictures)
     session.start(operator, {"format": format, **facts}, origin)
     for unit in list(session.units()):
         chosen = [sample for sample in unit.samples if sample.image.id in pictures]
@@ -120,7 +127,8 @@ def review(
         rows = HumanRows(operator, facts["seq"], format)
         for sample in session.samples(unit, facts["reads"], operator, facts["seq"]):
             one = pictures[sample.image.id]
-            before = exported.get(sample.image.id, Sample(sample.id, sample.image))
+            scope = scopes[one.export]
+            before = scope.exported.get(sample.image.id, Sample(sample.id, sample.image))
             if not one.whole or given.adrift.intersection(item.id for item in before.items()):
                 report.unread.append(one.sample.image.id)
                 continue
@@ -128,7 +136,7 @@ def review(
         if rows.images:
             report.counts += rows.counts
             report.counts["pictures"] += len(rows.images)
-            _put(session, operator, unit, rows, scope)
+            _put(session, operator, unit, rows, {image: scopes[pictures[image].export] for image in rows.images})
     return report
 
 
@@ -208,18 +216,27 @@ def _operator(session: Session, made_by: str) -> tuple[Operator, dict[str, Any]]
     return operator, {"seq": seq, "reads": reads, "snapshot": session.base.number}
 
 
-def _scope(session: Session, given: Review, newest: int, pictures: Mapping[str, Reviewed]) -> Scope:
-    """The export that the store remembers; else the store as it is, and all labels that the file uses."""
-    known = session.store.run(given.export_id) if given.export_id else None
-    snapshot = known["snapshot"] if known else newest
+def _scopes(session: Session, newest: int, pictures: Mapping[str, Reviewed]) -> dict[str, Scope]:
+    """The scope of each export: as the store remembers it, else the store as it is and all labels that are used."""
+    of_export: dict[str, dict[str, Reviewed]] = {}
+    for image, one in pictures.items():
+        of_export.setdefault(one.export, {})[image] = one
+    return {export: _scope(session, export, newest, found) for export, found in of_export.items()}
+
+
+def _scope(session: Session, export: str, newest: int, pictures: Mapping[str, Reviewed]) -> Scope:
+    known = session.store.run(export) if export else None
     used = {region.label for one in pictures.values() for region in one.sample.regions if region.kind == "object"}
-    labels = frozenset(known["labels"]) if known else frozenset(used)
     spaces: dict[str, Counter[str]] = {}
-    for sample in session.store.samples(snapshot):
+    exported: dict[str, Sample] = {}
+    for sample in session.store.samples(known["snapshot"] if known else newest):
+        if sample.image.id in pictures:
+            exported[sample.image.id] = sample
         for region in sample.regions:
             if region.kind == "object" and region.label_space:
                 spaces.setdefault(region.label, Counter())[region.label_space] += 1
-    return Scope(snapshot, labels | used, {label: found.most_common(1)[0][0] for label, found in spaces.items()})
+    labels = frozenset(known["labels"] if known else ()) | used
+    return Scope(exported, labels, {label: found.most_common(1)[0][0] for label, found in spaces.items()})
 
 
 def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, str], scope: Scope) -> PictureChanges:
@@ -320,13 +337,9 @@ def _parts(region: Region) -> list[Sequence[float]]:
     return [geometry.box_quad(region.box)] if region.box is not None else []
 
 
-def _put(session: Session, operator: Operator, unit: Unit, rows: HumanRows, scope: Scope) -> None:
-    """Commit a unit's rows, with what a person's review means for the absence of labels."""
-    coverage: dict[str, list[str]] = {}
-    for label in sorted(scope.labels):
-        coverage.setdefault(scope.spaces.get(label, NAME), []).append(label)
-    whole = {space: (Coverage("exhaustive", tuple(labels)),) for space, labels in coverage.items()}
-    metadata = {image: ImportMetadata("", whole) for image in rows.images} if whole else {}
+def _put(session: Session, operator: Operator, unit: Unit, rows: HumanRows, scopes: Mapping[str, Scope]) -> None:
+    """Commit a unit's rows, with what a person's review of each picture means for the absence of labels."""
+    metadata = {image: ImportMetadata("", scope.coverage()) for image, scope in scopes.items() if scope.labels}
     inputs = UnitInputs.of(unit)
     uid = inputs.uid(operator)
     if session.all_done(
