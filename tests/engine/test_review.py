@@ -423,3 +423,37 @@ def test_tasks_of_two_exports_are_each_compared_with_their_own(tmp_path, store):
     assert labels(found[2]) == []
     known = [{label for states in s.coverage.values() for state in states for label in state.labels} for s in found]
     assert ["hen" in labels for labels in known] == [False, False, True]
+
+
+@pytest.mark.parametrize("to", ["labelstudio", "coco"])
+@pytest.mark.parametrize("label", ["dog", "hen"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_copy_that_kept_the_name_of_its_original_is_added(tmp_path, store, to, label, before):
+    """As Label Studio copies a region with its meta: the original, moved by less, stays what it was."""
+    export_labels(store, to, tmp_path / "out")
+    if to == "labelstudio":
+        file, tasks = tmp_path / "out/tasks.json", submitted(tmp_path / "out")
+        rows, dog = tasks[0]["annotations"][0]["result"], boxed(tasks[0], "dog")
+        copy = {**json.loads(json.dumps(dog)), "id": "copy"}
+        copy["value"].update(y=40, rectanglelabels=[label])
+        dog["value"]["x"] += 5  # 2 pixels of 40
+        data = tasks
+    else:
+        file = tmp_path / "out/instances.json"
+        data = json.loads(file.read_text())
+        rows, dog = data["annotations"], data["annotations"][1]
+        data["categories"].append({"id": 99, "name": "hen"})
+        copy = {**json.loads(json.dumps(dog)), "id": 77}
+        copy["bbox"][1] = 12
+        copy["category_id"] = 99 if label == "hen" else dog["category_id"]
+        dog["bbox"][0] += 2
+    rows.insert(0 if before else len(rows), copy)
+    file.write_text(json.dumps(data))
+    lines = []
+    import_labels(tmp_path / "out", store.root, reviewed=True, on_message=lines.append)
+    assert "; 0 deleted, 1 changed, 1 added" in lines[-1]
+    mine = [row for row in labels(first(store)) if row[2] == "human"]
+    assert mine == sorted([("dog", 13, "human"), (label, 11, "human")])
+    changed = next(d for d in first(store, view="all").decisions if d.status == "superseded")
+    moved = next(r for r in first(store).regions if r.box and round(r.box[0]) == 13)
+    assert changed.by_id == moved.id

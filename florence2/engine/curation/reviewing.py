@@ -246,8 +246,7 @@ def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, s
     left = {item.id: item for item in _items(held) if _exportable(item)}
     current = {item.id: item for item in _items(now.current())}
     items = _items(reviewed)
-    named = {n: left[ids[item.id]] for n, item in enumerate(items) if ids.get(item.id) in left}
-    named = {n: old for n, old in named.items() if type(old) is type(items[n])}
+    named = _named(items, left, ids)
     for old in named.values():
         left.pop(old.id, None)
     for n, item in enumerate(items):
@@ -266,6 +265,24 @@ def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, s
         if winner is not None and scope.covers(gone, reviewed):
             out.deleted.append(winner)
     return out
+
+
+def _named(items: Sequence[AnyItem], left: Mapping[str, AnyItem], ids: Mapping[str, str]) -> dict[int, AnyItem]:
+    """The exported item that each of the file's is by name: of several of one name, as tools copy it too, the nearest.
+
+    By the places of `items`.
+    """
+    nearest: dict[str, tuple[float, bool, int]] = {}
+    for n, item in enumerate(items):
+        old = left.get(ids.get(item.id, ""))
+        if isinstance(item, Region) and isinstance(old, Region):
+            box, theirs = geometry.region_box(item), geometry.region_box(old)
+            away = float(np.abs(np.subtract(box, theirs)).max()) if box and theirs else 0.0
+            found = (away, item.label != old.label, n)
+            nearest[old.id] = min(found, nearest.get(old.id, found))
+        elif isinstance(item, Text) and isinstance(old, Text):
+            nearest.setdefault(old.id, (0.0, False, n))
+    return {n: left[name] for name, (_, _, n) in nearest.items()}
 
 
 def _items(sample: Sample) -> list[AnyItem]:
