@@ -457,3 +457,42 @@ def test_a_copy_that_kept_the_name_of_its_original_is_added(tmp_path, store, to,
     changed = next(d for d in first(store, view="all").decisions if d.status == "superseded")
     moved = next(r for r in first(store).regions if r.box and round(r.box[0]) == 13)
     assert changed.by_id == moved.id
+
+
+EMPTY = [  # what a person made of the cow in Label Studio, and of the caption; what the refusal names
+    ({"width": 0}, None, "expected a shape with an area, got the box"),
+    ({"height": 0.0}, None, "expected a shape with an area, got the box"),
+    ({"rectanglelabels": ["  "]}, None, "expected a label, got none"),
+    ({"rectanglelabels": []}, None, "expected a label, got none"),
+    ({}, [" "], "expected a text, got none"),
+]
+
+
+@pytest.mark.parametrize(("value", "caption", "named"), EMPTY)
+def test_what_is_no_annotation_is_refused_and_deletes_nothing(tmp_path, store, value, caption, named):
+    export_labels(store, "labelstudio", tmp_path / "out")
+    before, count = labels(first(store)), len(store.snapshots())
+    tasks = submitted(tmp_path / "out")
+    boxed(tasks[0], "cow")["value"].update(value)
+    if caption:
+        tasks[0]["annotations"][0]["result"][-1]["value"]["text"] = caption
+    tasks[1]["annotations"][0]["result"].remove(boxed(tasks[1], "cow"))
+    (tmp_path / "out/tasks.json").write_text(json.dumps(tasks))
+    with pytest.raises(ValueError, match=rf"tasks.json: task 0: (region|text) \w+: {named}"):
+        import_labels(tmp_path / "out", store.root, reviewed=True)
+    assert len(store.snapshots()) == count
+    lines = []
+    import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True, on_message=lines.append)
+    found = list(store.samples())
+    assert labels(found[0]) == before and left_alone(found[0]) and found[0].texts[0].text == "a cat"
+    assert named in lines[0] and "1 pictures stay as they were" in lines[1]
+    assert lines[-1].startswith("reviewed: 2 pictures; 1 deleted, 0 changed, 0 added")
+
+
+def test_a_coco_box_without_an_area_is_refused(tmp_path, store):
+    export_labels(store, "coco", tmp_path / "out")
+    data = json.loads((tmp_path / "out/instances.json").read_text())
+    data["annotations"][2]["bbox"][2] = 0
+    (tmp_path / "out/instances.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"instances.json: image 1: region 3: expected a shape with an area"):
+        import_labels(tmp_path / "out", store.root, reviewed=True)

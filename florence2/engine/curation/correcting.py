@@ -44,7 +44,6 @@ LETTERS = 20_000  # of a label or text
 NAME_LETTERS = 100
 CHANGES = 20_000  # in one correction
 POINTS = 20_000  # of one outline
-LEAST_AREA = 1e-6  # of a shape, in square pixels
 
 
 class CorrectionRefused(ValueError):
@@ -333,7 +332,7 @@ def _shaped(region: Region, change: AnnotationChange, where: str, size_wh: tuple
     except ValueError as error:
         raise CorrectionRefused(field, str(error)) from None
     outlines = bare.polygons or ((bare.quad,) if bare.quad else (geometry.box_quad(bare.box or ()),))
-    if sum(map(geometry.convex_area, outlines)) < LEAST_AREA:
+    if not human_verdicts.has_area(outlines):
         given = list(box or quad or polygons[0])
         raise CorrectionRefused(
             field, f"expected a shape with an area inside the picture of {size_wh[0]} x {size_wh[1]}, got {given!r:.80}"

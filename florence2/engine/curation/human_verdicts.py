@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Union
 
 import numpy as np
 
+from florence2 import geometry
 from florence2.engine.execution.provenance import attach_provenance
 from florence2.engine.session import HUMAN
 from florence2.records import Decision, Parsed, Region, Sample, Source, Text
@@ -21,6 +22,7 @@ from florence2.store import Operator
 AnyItem = Union[Region, Text]
 REVIEWED, CORRECTED = "reviewed", "corrected"  # who brings a person's word: from a file, from the page
 PEOPLES_SPACES = (REVIEWED, CORRECTED)  # the label spaces of what people say to be complete, where no set has the label
+LEAST_AREA = 1e-6  # of a person's shape, in square pixels
 OUTCOMES = ("deleted", "changed", "added", "confirmed")
 
 
@@ -50,11 +52,11 @@ class HumanRows:
 
     def add(self, now: Sample, found: PictureChanges) -> list[str]:
         """Note what a person did to a picture; the ids of the new items, in order."""
-        self.images.append(now.image.id)
         regions = tuple(_fresh(item, old, n) for n, (item, old) in enumerate(found.new) if isinstance(item, Region))
         texts = tuple(_fresh(item, old, n) for n, (item, old) in enumerate(found.new) if isinstance(item, Text))
         bare = Sample(now.id, now.image, now.texts, now.regions, now.groundings)  # what a new item may refer to
         signed = attach_provenance(Parsed(texts, regions), bare, self.source, self.fingerprint)
+        self.images.append(now.image.id)
         self.annotated.append(signed)
         ids = {item.id: new.id for item, new in zip((*regions, *texts), signed.items())}
         verdicts = [Decision(item.id, "rejected", HUMAN, "deleted") for item in found.deleted]
@@ -80,6 +82,11 @@ def _fresh(item: Any, old: AnyItem | None, number: int) -> Any:
     """A person's item as it is stored: what it takes over from the one it replaces is its label space."""
     space = {"label_space": old.label_space} if isinstance(old, Region) else {}
     return dataclasses.replace(item, id=f"n{number}", score=None, **space)
+
+
+def has_area(outlines: Iterable[Sequence[float]]) -> bool:
+    """Whether a shape that a person drew is one: together its outlines hold something."""
+    return sum(map(geometry.convex_area, outlines)) >= LEAST_AREA
 
 
 def _shape(item: AnyItem) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from florence2 import geometry
-from florence2.engine.curation.human_verdicts import OUTCOMES, REVIEWED, AnyItem, HumanRows, PictureChanges
+from florence2.engine.curation.human_verdicts import OUTCOMES, REVIEWED, AnyItem, HumanRows, PictureChanges, has_area
 from florence2.engine.inputs import UnitInputs
 from florence2.engine.operator import digest, run_id
 from florence2.engine.session import ANNOTATORS, HUMAN, Session
@@ -69,6 +69,8 @@ class ReviewReport:
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
     unknown: list[str] = dataclasses.field(default_factory=list)
     unread: list[str] = dataclasses.field(default_factory=list)
+    refused: list[str] = dataclasses.field(default_factory=list)
+    """What of those that could not be read is no annotation, a line each."""
     disputed: list[str] = dataclasses.field(default_factory=list)
     later: list[str] = dataclasses.field(default_factory=list)
 
@@ -77,6 +79,7 @@ class ReviewReport:
         out = []
         if self.unknown:
             out.append(f"{len(self.unknown)} pictures are none of the store's and are left out")
+        out += [f"left out: {line}" for line in self.refused[:SHOWN]]
         if self.unread:
             out.append(
                 f"{len(self.unread)} pictures stay as they were, as not all that the file holds of them can be read: "
@@ -105,8 +108,9 @@ def review(
 ) -> ReviewReport:
     """Enter a reviewer's file."""
     report = ReviewReport()
-    pictures = {image: _the_one(found, report, skip_bad) for image, found in _placed(session, given, report).items()}
-    pictures = {image: one for image, one in pictures.items() if one is not None}
+    placed = _placed(session, given, report)
+    chosen = {image: _the_one(found, report, skip_bad) for image, found in placed.items()}
+    pictures = {image: one for image, one in chosen.items() if one is not None}
     unknown = report.unknown
     if unknown and not skip_bad:
         raise ValueError(
@@ -118,12 +122,12 @@ def review(
     made_by = digest([NAME, VERSION, format, exports, sorted(map(_import_metadata, pictures.values()))])
     operator, facts = _operator(session, made_by)
     scopes = _scopes(session, facts["snapshot"], pictures)
-    session.start(operator, {"format": format, **facts}, origin)
+    found: list[tuple[Unit, HumanRows]] = []  # of the whole file before any is written: a refusal enters nothing
     for unit in list(session.units()):
-        chosen = [sample for sample in unit.samples if sample.image.id in pictures]
-        if not chosen:
+        taken = tuple(sample for sample in unit.samples if sample.image.id in pictures)
+        if not taken:
             continue
-        unit = dataclasses.replace(unit, samples=tuple(chosen))
+        unit = dataclasses.replace(unit, samples=taken)
         rows = HumanRows(operator, facts["seq"], format)
         for sample in session.samples(unit, facts["reads"], operator, facts["seq"]):
             one = pictures[sample.image.id]
@@ -132,11 +136,20 @@ def review(
             if not one.whole or given.adrift.intersection(item.id for item in before.items()):
                 report.unread.append(one.sample.image.id)
                 continue
-            rows.add(sample, _compared(sample, before, one.sample, one.ann_ids, scope))
+            try:
+                rows.add(sample, _compared(sample, before, one.sample, one.ann_ids, scope))
+            except ValueError as error:
+                if not skip_bad:
+                    raise ValueError(f"{one.where}: {error}") from None
+                report.refused.append(f"{one.where}: {error}")
+                report.unread.append(one.sample.image.id)
         if rows.images:
-            report.counts += rows.counts
-            report.counts["pictures"] += len(rows.images)
-            _put(session, operator, unit, rows, {image: scopes[pictures[image].export] for image in rows.images})
+            found.append((unit, rows))
+    session.start(operator, {"format": format, **facts}, origin)
+    for unit, rows in found:
+        report.counts += rows.counts
+        report.counts["pictures"] += len(rows.images)
+        _put(session, operator, unit, rows, {image: scopes[pictures[image].export] for image in rows.images})
     return report
 
 
@@ -259,6 +272,7 @@ def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, s
         if known is not None and _same(item, known):
             out.confirmed.append(known)
         else:
+            _check(item)
             out.new.append((item, known))
     for gone in left.values():
         winner = current.get(_winner(gone.id, now))
@@ -283,6 +297,21 @@ def _named(items: Sequence[AnyItem], left: Mapping[str, AnyItem], ids: Mapping[s
         elif isinstance(item, Text) and isinstance(old, Text):
             nearest.setdefault(old.id, (0.0, False, n))
     return {n: left[name] for name, (_, _, n) in nearest.items()}
+
+
+def _check(item: AnyItem) -> None:
+    """ValueError for what is no annotation, of what a person changed or added: as on the correcting page."""
+    if isinstance(item, Text):
+        if not item.text.strip():
+            raise ValueError(f"text {item.id}: expected a text, got none")
+        return
+    if item.kind == "object" and not item.label.strip():
+        raise ValueError(f"region {item.id}: expected a label, got none; give it one, or delete it")
+    box = geometry.region_box(item)
+    shapes = [shape for shape in (item.polygons, (item.quad,), (geometry.box_quad(box),) if box else ()) if any(shape)]
+    if box is None or not all(map(has_area, shapes)):
+        shown = [round(side, 2) for side in box or ()]
+        raise ValueError(f"region {item.id}: expected a shape with an area, got the box {shown}; draw it, or delete it")
 
 
 def _items(sample: Sample) -> list[AnyItem]:
