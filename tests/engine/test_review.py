@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 import florence2
@@ -12,6 +13,7 @@ from florence2.engine.curation.merging import MergeConfig
 from florence2.engine.export import export_labels
 from florence2.engine.review_tasks import write_review
 from florence2.formats import jsonl
+from florence2.geometry import encode_rle
 from florence2.records import ImageRef, Region, Sample, Source, Text
 from florence2.store import Store
 from tests.engine.doubles import Floor, folder_of
@@ -496,3 +498,23 @@ def test_a_coco_box_without_an_area_is_refused(tmp_path, store):
     (tmp_path / "out/instances.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"instances.json: image 1: region 3: expected a shape with an area"):
         import_labels(tmp_path / "out", store.root, reviewed=True)
+
+
+@pytest.mark.parametrize("to", ["labelstudio", "coco"])
+@pytest.mark.parametrize("shape", ["polygons", "mask"])
+def test_a_box_with_an_outline_that_was_left_as_it_was_is_confirmed(tmp_path, to, shape):
+    mask = np.zeros((30, 40), bool)
+    mask[3:19, 2:8] = True
+    outline = {"mask": encode_rle(mask), "box": None} if shape == "mask" else {"polygons": ((1, 2, 9, 2, 9, 20),)}
+    finer = dataclasses.replace(thing("m", 1.0, "cat"), refines="b", score=None, **outline)
+    picture = str(folder_of(tmp_path, 1) / "p0000.png")
+    jsonl.write([Sample("s", ImageRef("p", picture), regions=(thing("b", 1.0, "cat"), finer))], tmp_path / "in")
+    store = import_labels(tmp_path / "in", tmp_path / "s", workers=0)
+    before = first(store).regions
+    export_labels(store, to, tmp_path / "out")
+    if to == "labelstudio":
+        (tmp_path / "out/tasks.json").write_text(json.dumps(submitted(tmp_path / "out")))
+    lines = []
+    import_labels(tmp_path / "out", store.root, reviewed=True, on_message=lines.append)
+    assert lines[-1] == "reviewed: 1 pictures; 0 deleted, 0 changed, 0 added, 1 confirmed"
+    assert first(store).regions == before

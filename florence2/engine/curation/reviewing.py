@@ -255,9 +255,9 @@ def _scope(session: Session, export: str, newest: int, pictures: Mapping[str, Re
 def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, str], scope: Scope) -> PictureChanges:
     """The file's items beside those of the export, as they are now."""
     out = PictureChanges()
-    held = export_files.count_lost(before, Counter(), HOLDS, words=True)
+    held, holds = (export_files.count_lost(sample, Counter(), HOLDS, words=True) for sample in (before, now))
     left = {item.id: item for item in _items(held) if _exportable(item)}
-    current = {item.id: item for item in _items(now.current())}
+    current = {item.id: item for item in _items(holds)}  # as they would be exported now: a box with its outline
     items = _items(reviewed)
     named = _named(items, left, ids)
     for old in named.values():
