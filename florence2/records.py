@@ -177,7 +177,7 @@ class Sample:
     def current(self) -> Sample:
         """The sample with only what the last verdict on each item keeps (kept where there is none).
 
-        What leaned on a superseded region leans on its winner.
+        What leaned on a superseded region leans on its winner; what refined it (a mask its box) is called as that is.
         """
         last = {d.item_id: d for d in sorted(self.decisions, key=lambda d: (d.round, d.seq))}
 
@@ -191,10 +191,16 @@ class Sample:
                 name = last[name].by_id
             return name
 
-        regions = tuple(
-            dataclasses.replace(r, refines=stands_for(r.refines)) if r.refines in last else r
-            for r in keep(self.regions)
-        )
+        labels = {region.id: region.label for region in self.regions}
+
+        def leaning(region: Region) -> Region:
+            winner = stands_for(region.refines)
+            if winner == region.refines:
+                return region
+            renamed = region.label == labels.get(region.refines) and winner in labels
+            return dataclasses.replace(region, refines=winner, label=labels[winner] if renamed else region.label)
+
+        regions = tuple(leaning(r) if r.refines in last else r for r in keep(self.regions))
         present = {region.id for region in regions}
         groundings = []
         for grounding in keep(self.groundings):

@@ -156,6 +156,7 @@ def test_what_is_only_relabelled_keeps_its_mask_and_what_is_moved_loses_it(store
     masked = index.state(index.ids[0]).sample.regions[4].id
     outcome, index = one(store, index, changes=[AnnotationChange("changed", items["dog"].id, label="wolf")])
     assert {r.id: r.refines for r in current(store).regions}[masked] == outcome.ann_ids[0]
+    assert {r.label for r in current(store).regions if outcome.ann_ids[0] in (r.id, r.refines)} == {"wolf"}
     moved, index = one(
         store, index, changes=[AnnotationChange("changed", outcome.ann_ids[0], box=(12.0, 2.0, 20.0, 20.0))]
     )

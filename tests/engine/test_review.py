@@ -518,3 +518,35 @@ def test_a_box_with_an_outline_that_was_left_as_it_was_is_confirmed(tmp_path, to
     import_labels(tmp_path / "out", store.root, reviewed=True, on_message=lines.append)
     assert lines[-1] == "reviewed: 1 pictures; 0 deleted, 0 changed, 0 added, 1 confirmed"
     assert first(store).regions == before
+
+
+@pytest.mark.parametrize("outlined", [False, True])
+@pytest.mark.parametrize("to", ["labelstudio", "coco"])
+def test_what_was_renamed_does_not_come_back_under_its_old_name(tmp_path, to, outlined):
+    """Neither as what described it nor as its outline, which is one of the new name."""
+    house = thing("b", 1.0, "house")
+    described = thing("d", 1.0, "house", refines="b", description="an old house")
+    outline = ((1.0, 2.0, 9.0, 2.0, 9.0, 20.0),)
+    finer = [thing("m", 1.0, "house", refines="b", polygons=outline)] if outlined else []
+    picture = str(folder_of(tmp_path, 1) / "p0000.png")
+    jsonl.write([Sample("s", ImageRef("p", picture), regions=(house, described, *finer))], tmp_path / "in")
+    store = import_labels(tmp_path / "in", tmp_path / "s", workers=0)
+    export_labels(store, to, tmp_path / "out")
+    if to == "labelstudio":
+        file, data = tmp_path / "out/tasks.json", submitted(tmp_path / "out")
+        (row,) = data[0]["annotations"][0]["result"]
+        row["value"][row["type"]] = ["barn"]
+    else:
+        file = tmp_path / "out/instances.json"
+        data = json.loads(file.read_text())
+        data["categories"][0]["name"] = "barn"
+    file.write_text(json.dumps(data))
+    import_labels(tmp_path / "out", store.root, reviewed=True)
+    florence2.filter(store, [Floor(0.01)], merging=MergeConfig())
+    assert {region.label for region in first(store).regions} == {"barn"}
+    assert not any(region.description for region in first(store).regions)
+    export_labels(store, "coco", tmp_path / "again")
+    data = json.loads((tmp_path / "again/instances.json").read_text())
+    (row,) = data["annotations"]
+    assert {c["id"]: c["name"] for c in data["categories"]}[row["category_id"]] == "barn"
+    assert row["segmentation"] == ([list(outline[0])] if outlined else [])

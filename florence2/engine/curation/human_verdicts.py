@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Union
 
 import numpy as np
@@ -66,7 +66,7 @@ class HumanRows:
             if old is not None:
                 verdicts.append(Decision(old.id, "superseded", HUMAN, "changed", by_id=ids[f"n{n}"]))
         same = {old.id for item, old in found.new if old is not None and _shape(item) == _shape(old)}
-        verdicts += _details(now.current(), [verdict for verdict in verdicts if verdict.item_id not in same])
+        verdicts += _details(now.current(), verdicts, same)
         self.counts.update(deleted=len(found.deleted), confirmed=len(found.confirmed))
         self.counts.update("added" if old is None else "changed" for _, old in found.new)
         self.judge(now.image.id, verdicts)
@@ -79,9 +79,16 @@ class HumanRows:
 
 
 def _fresh(item: Any, old: AnyItem | None, number: int) -> Any:
-    """A person's item as it is stored: what it takes over from the one it replaces is its label space."""
-    space = {"label_space": old.label_space} if isinstance(old, Region) else {}
-    return dataclasses.replace(item, id=f"n{number}", score=None, **space)
+    """A person's item as it is stored: what it takes over from the one it replaces is its label space.
+
+    A description of what is called otherwise now is no longer true.
+    """
+    more: dict[str, Any] = {}
+    if isinstance(old, Region):
+        more["label_space"] = old.label_space
+        if item.label != old.label and item.description == old.description:
+            more["description"] = ""
+    return dataclasses.replace(item, id=f"n{number}", score=None, **more)
 
 
 def has_area(outlines: Iterable[Sequence[float]]) -> bool:
@@ -93,13 +100,17 @@ def _shape(item: AnyItem) -> Any:
     return (item.box, item.quad, item.polygons, item.mask) if isinstance(item, Region) else None
 
 
-def _details(sample: Sample, verdicts: Sequence[Decision]) -> list[Decision]:
-    """What refined an item that is gone goes with it: a mask its box. Under another label it stays as it is."""
+def _details(sample: Sample, verdicts: Sequence[Decision], renamed: Collection[str]) -> list[Decision]:
+    """What refined an item that is gone goes with it: a mask its box.
+
+    Where the item is only `renamed`, its outline stays, under the new label; a description, of the old one, goes.
+    """
     gone = {verdict.item_id: verdict for verdict in verdicts if verdict.status != "kept"}
     return [
         dataclasses.replace(gone[region.refines], item_id=region.id)
         for region in sample.regions
         if region.refines in gone and region.id not in gone
+        if region.refines not in renamed or (region.description and not region.polygons and region.mask is None)
     ]
 
 
