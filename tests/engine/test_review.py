@@ -143,9 +143,12 @@ def test_the_whole_round_trip(tmp_path, store, to, edit, keep_ids):
 def test_the_same_file_again_adds_nothing(tmp_path, store):
     export_labels(store, "labelstudio", tmp_path / "out")
     edit_labelstudio(tmp_path / "out")
+    lines = []
     for _ in range(2):
-        import_labels(tmp_path / "out", store.root, reviewed=True)
+        import_labels(tmp_path / "out", store.root, reviewed=True, on_message=lines.append)
         assert len(store.snapshots()) == 2 and labels(first(store)) == EDITED
+    assert lines[0].startswith("reviewed: 1 pictures; 2 deleted") and len(lines) == 2
+    assert lines[1] == "reviewed: 1 pictures; entered before: nothing is added, what came since stands"
 
 
 def test_a_second_review_of_what_was_reviewed(tmp_path, store):
@@ -550,3 +553,18 @@ def test_what_was_renamed_does_not_come_back_under_its_old_name(tmp_path, to, ou
     (row,) = data["annotations"]
     assert {c["id"]: c["name"] for c in data["categories"]}[row["category_id"]] == "barn"
     assert row["segmentation"] == ([list(outline[0])] if outlined else [])
+
+
+def test_a_file_entered_again_after_a_later_one_says_that_nothing_is_added(tmp_path, store):
+    export_labels(store, "labelstudio", tmp_path / "out")
+    file, tasks = tmp_path / "out/tasks.json", submitted(tmp_path / "out")
+    boxed(tasks[0], "dog")["value"]["x"] += 5
+    early = json.dumps(tasks)
+    boxed(tasks[0], "dog")["value"]["x"] += 5
+    lines = []
+    for text in (early, json.dumps(tasks), early):
+        file.write_text(text)
+        import_labels(tmp_path / "out", store.root, reviewed=True, on_message=lines.append)
+    assert ["1 changed" in line for line in lines] == [True, True, False]
+    assert lines[2] == "reviewed: 3 pictures; entered before: nothing is added, what came since stands"
+    assert ("dog", 15, "human") in labels(first(store)) and len(store.snapshots()) == 3

@@ -73,6 +73,8 @@ class ReviewReport:
     """What of those that could not be read is no annotation, a line each."""
     disputed: list[str] = dataclasses.field(default_factory=list)
     later: list[str] = dataclasses.field(default_factory=list)
+    before: bool = False
+    """Whether the same file was entered before: nothing was added."""
 
     def lines(self) -> list[str]:
         """The report for the screen, the sum last."""
@@ -95,6 +97,9 @@ class ReviewReport:
                 f"{len(self.later)} pictures are in the file with entries of several exports that differ; the one "
                 f"submitted last was taken: {_names(self.later)}"
             )
+        if self.before:
+            pictures = self.counts["pictures"]
+            return [*out, f"reviewed: {pictures} pictures; entered before: nothing is added, what came since stands"]
         found = ", ".join(f"{self.counts[outcome]} {outcome}" for outcome in OUTCOMES)
         return [*out, f"reviewed: {self.counts['pictures']} pictures; {found}"]
 
@@ -145,11 +150,15 @@ def review(
                 report.unread.append(one.sample.image.id)
         if rows.images:
             found.append((unit, rows))
+    if not found:
+        return report
+    report.before = any(old.run_id == operator.run_id for old in session.base.operators)
     session.start(operator, {"format": format, **facts}, origin)
     for unit, rows in found:
         report.counts += rows.counts
         report.counts["pictures"] += len(rows.images)
-        _put(session, operator, unit, rows, {image: scopes[pictures[image].export] for image in rows.images})
+        covered = {image: scopes[pictures[image].export] for image in rows.images}
+        report.before &= not _put(session, operator, unit, rows, covered)
     return report
 
 
@@ -383,15 +392,19 @@ def _parts(region: Region) -> list[Sequence[float]]:
     return [geometry.box_quad(region.box)] if region.box is not None else []
 
 
-def _put(session: Session, operator: Operator, unit: Unit, rows: HumanRows, scopes: Mapping[str, Scope]) -> None:
-    """Commit a unit's rows, with what a person's review of each picture means for the absence of labels."""
+def _put(session: Session, operator: Operator, unit: Unit, rows: HumanRows, scopes: Mapping[str, Scope]) -> bool:
+    """Commit a unit's rows, with what a person's review of each picture means for the absence of labels.
+
+    Returns whether any of it was not there.
+    """
     metadata = {image: ImportMetadata("", scope.coverage()) for image, scope in scopes.items() if scope.labels}
     inputs = UnitInputs.of(unit)
     uid = inputs.uid(operator)
     if session.all_done(
         [(pending.path(table, operator, uid), operator) for table in ("decisions", "annotations")], unit
     ):
-        return
+        return False
     annotations = pending.annotations_of(operator, uid, unit.uid, rows.annotated, metadata=metadata)
     for found in (pending.decisions_of(operator, uid, unit.uid, rows.decisions), annotations):
         session.add(session.store.put_all([found]))
+    return True
