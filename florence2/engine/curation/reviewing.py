@@ -26,7 +26,7 @@ from florence2.records import Coverage, Region, Sample, Text, to_json
 from florence2.sources import files
 from florence2.store import ImportMetadata, Operator, Unit, pending
 
-NAME, VERSION = REVIEWED, "1"
+NAME, VERSION = REVIEWED, "2"
 SAME_PX = 0.5  # pixels that a corner may differ by, for writing and reading percents
 AGREE = 0.5  # IoU from which a box without a name is a box of the export that was moved
 RELABELLED = 0.9  # IoU from which it is one with another label
