@@ -110,7 +110,8 @@ def _adrift(file: Path, data: Mapping[str, Any], taken: Collection[str]) -> set[
     """The exported annotations that a file gives to no picture of its own; ValueError for a new one."""
     pictures = {str(row.get("id")) for row in _rows(data.get("images"))}
     out: set[str] = set()
-    for n, row in enumerate(data.get("annotations") or ()):
+    annotations = data.get("annotations")
+    for n, row in enumerate(annotations if isinstance(annotations, list) else ()):
         if isinstance(row, Mapping):
             if "caption" in row or str(row.get("image_id")) in pictures or str(row.get("id", f"a{n}")) in taken:
                 continue

@@ -359,6 +359,15 @@ def test_a_new_annotation_of_no_picture_is_refused(tmp_path, store):
         import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True)
 
 
+@pytest.mark.parametrize("value", [5, None, "none", {"a": 1}])
+def test_a_coco_file_whose_annotations_are_no_list_is_refused_in_words(tmp_path, store, value):
+    export_labels(store, "coco", tmp_path / "out")
+    data = json.loads((tmp_path / "out/instances.json").read_text())
+    (tmp_path / "out/instances.json").write_text(json.dumps({**data, "annotations": value}))
+    with pytest.raises(ValueError, match="holds no picture that a person went over"):
+        import_labels(tmp_path / "out", store.root, "coco", reviewed=True, skip_bad=True)
+
+
 def test_two_entries_of_a_picture_are_one_or_refused(tmp_path, store):
     export_labels(store, "labelstudio", tmp_path / "out")
     before = labels(first(store))

@@ -7,8 +7,9 @@ import pytest
 
 from florence2 import pixels, sources
 from florence2.codec.tasks import TASKS
-from florence2.formats import coco, jsonl, openimages
-from florence2.records import Coverage
+from florence2.formats import coco, jsonl, labelstudio, openimages
+from florence2.formats.problems import ReadProblems
+from florence2.records import Coverage, ImageRef, Region, Sample
 
 
 def lvis(root, **changes):
@@ -132,3 +133,25 @@ def test_open_images_of_version_7(tmp_path):
 def test_a_bad_row_is_named(tmp_path, box, message):
     with pytest.raises(ValueError, match=message):
         list(openimages.read(open_images(tmp_path, box)))
+
+
+@pytest.mark.parametrize("damaged", ["annotation", "words", "label"])
+def test_labelstudio_claims_no_coverage_where_a_region_lost_its_words_or_all_were_lost(tmp_path, damaged):
+    cat = Region("r", box=(1.0, 2.0, 9.0, 8.0), label="cat", label_space="things")
+    whole = {"things": (Coverage("exhaustive", ("cat",)),)}
+    labelstudio.write([Sample("s", ImageRef("a.png", width=64, height=48), regions=(cat,), coverage=whole)], tmp_path)
+    file = tmp_path / "tasks.json"
+    tasks = json.loads(file.read_text())
+    (annotation,) = tasks[0]["annotations"]
+    (row,) = annotation["result"]
+    assert next(labelstudio.read(file)).coverage == whole
+    if damaged == "annotation":
+        annotation["result"] = "none"
+    elif damaged == "words":
+        annotation["result"].append({**row, "type": "textarea", "value": {**row["value"], "text": [None]}})
+    else:
+        annotation["result"].append({**row, "type": "labels", "value": {"labels": "cat"}})
+    file.write_text(json.dumps(tasks))
+    problems = ReadProblems(skip=True)
+    (sample,) = labelstudio.read(file, problems=problems)
+    assert len(problems.refused) == 1 and sample.coverage == {"things": (Coverage("partial"),)}
