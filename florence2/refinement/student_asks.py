@@ -17,6 +17,7 @@ from florence2.atomic_files import write_atomic
 from florence2.codec.tasks import Task, task_of
 from florence2.engine.operator import digest
 from florence2.engine.specialists.student import GROUNDING, TASKS, closed
+from florence2.labels import fold_label
 from florence2.records import Parsed, Sample
 
 
@@ -43,6 +44,7 @@ def asks_of(
 ) -> StudentAsks:
     """What the kept annotations of these samples can train a student for; `tasks` and `labels` are a user's choice.
 
+    A label named in other letter case or white space than the annotations have is asked as they have it.
     ValueError where they can train none of the tasks, or not one that was named.
     """
     named = [task_of(name, table) for name in tasks]
@@ -68,8 +70,18 @@ def asks_of(
             f"{', '.join(task.name for task in can)}: each needs an input, so that a student can be asked none of a "
             "picture alone; name a task such as OD or CAPTION as well"
         )
-    held = tuple(labels) or tuple(sorted(found))
+    held = _as_learned(labels, sorted(found)) if labels else tuple(sorted(found))
     return StudentAsks(tuple(asked), held if any(closed(table[token]) for token in asked) else ())
+
+
+def _as_learned(labels: Sequence[str], learned: Sequence[str]) -> tuple[str, ...]:
+    """Labels as a student learns to write them: one that annotations have nowhere as named becomes each that folds to
+    the same; one that they have in no spelling stays."""
+    out: dict[str, None] = {}
+    for label in labels:
+        same = [each for each in learned if fold_label(each) == fold_label(label)]
+        out.update(dict.fromkeys([label] if label in same or not same else same))
+    return tuple(out)
 
 
 def _says(parsed: Parsed) -> bool:

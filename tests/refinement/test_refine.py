@@ -236,6 +236,7 @@ def kept(*items):
 
 CAT = Region("1", box=(0, 0, 10, 10), label="cat")
 DOG = Region("2", box=(5, 5, 20, 20), label="dog")
+UPPER = dataclasses.replace(CAT, label="CAT")
 LINE = Region("3", kind="text", box=(0, 0, 9, 9), quad=(0, 0, 9, 0, 9, 9, 0, 9), label="EXIT")
 BRIEF = Text("4", "a cat", detail="brief")
 
@@ -248,6 +249,9 @@ BRIEF = Text("4", "a cat", detail="brief")
         ([kept(LINE)], (), (), (("<OCR_WITH_REGION>",), ())),  # what is written is no set of labels
         ([kept(CAT, BRIEF)], ("CAPTION",), (), (("<CAPTION>",), ())),
         ([kept(CAT)], (), ("cat", "lynx"), (("<OD>",), ("cat", "lynx"))),  # a user's own set
+        ([kept(CAT), kept(DOG)], (), ("DOG", "Lynx"), (("<OD>",), ("dog", "Lynx"))),  # as what is learnt has it
+        ([kept(CAT), kept(UPPER)], (), ("cat",), (("<OD>",), ("cat",))),  # had as it is named: no other spelling
+        ([kept(CAT), kept(UPPER)], (), ("Cat", "CAT "), (("<OD>",), ("CAT", "cat"))),  # had in two others: both
         ([kept(CAT)], ("OD", "REGION_TO_CATEGORY"), (), (("<OD>",), ("cat",))),  # learnt, and not asked of a picture
     ],
 )
