@@ -52,8 +52,7 @@ def changes(before: Iterable[Sample], after: Iterable[Sample]) -> Changes:
 
 def of_sample(before: Sample, after: Sample) -> Changes:
     """The changes of one picture: pairs of the same label first, then pairs of the same place."""
-    old = [r for r in before.regions if r.box is not None]
-    new = [r for r in after.regions if r.box is not None]
+    old, new = ([r for r in s.regions if r.box is not None and not r.refines] for s in (before, after))
     moved = relabelled = 0
     free_old, free_new = set(range(len(old))), set(range(len(new)))
     overlaps = iou([r.box for r in old], [r.box for r in new]) if old and new else np.zeros((len(old), len(new)))

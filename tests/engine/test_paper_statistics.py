@@ -7,6 +7,7 @@ import pytest
 from florence2.cli import main
 from florence2.engine.curation import paper_statistics as numbers
 from florence2.engine.curation.paper_statistics import ASPECTS, BINS, FLD5B, Row, Spatial, paper_statistics
+from florence2.engine.curation.statistics import of_samples
 from florence2.engine.text.parser import Parser
 from florence2.formats import jsonl
 from florence2.records import Grounding, ImageRef, Region, Sample, Text
@@ -73,8 +74,8 @@ def test_places_of_boxes():
     assert sum(grounded.sides) == 2 and grounded.sides[BINS // 2] == 1  # half of the picture's side
     assert grounded.centres[2][2] == 1 and grounded.centres[5][6] == 1
     assert grounded.aspects[BINS // 2] == 1 and others.sides[-1] == 1
-    told = sum(r.box is not None and not r.refines for sample in SAMPLES for r in sample.regions)
-    assert sum(others.sides) == told  # as the table counts them: a region with a text, whether a phrase names it or not
+    told = paper_statistics(SAMPLES).rows["region-text", "phrase"].regions
+    assert sum(others.sides) == told == 3  # objects with a text, whether a phrase names them or not; no lines of text
     wide = Spatial()
     wide.add((0, 40, 100, 90), (100, 100))
     assert wide.aspects[int((1 / ASPECTS + 1) / 2 * BINS)] == 1  # log2 of 2 is 1
@@ -106,3 +107,29 @@ def test_an_outline_of_a_box_and_what_a_reference_alone_names_are_no_further_pla
     image = ImageRef("i", width=100, height=100)
     found = paper_statistics([Sample("i", image, regions=(box, outline), groundings=(referred,))])
     assert set(found.spatial) == {"region-text"} and sum(found.spatial["region-text"].sides) == 1
+
+
+def test_what_refines_a_region_is_a_text_of_it_and_no_further_object():
+    """As `crops` describes regions, and as masks come."""
+    regions = (
+        boxed("r", (0, 0, 10, 10)),
+        boxed("s", (50, 50, 100, 100), "dog", description="a dog"),
+        Region("line", "text", (0, 0, 9, 9), "SALE"),
+    )
+    bare = [picture("i", regions=regions)]
+    more = (
+        boxed("r1", (0, 0, 10, 10), refines="r", description="a small black cat"),
+        boxed("r2", (0, 0, 10, 10), refines="r", description="another text"),
+        boxed("s1", (50, 50, 100, 100), "dog", refines="s", polygons=((50, 50, 100, 50, 100, 100),)),
+        Region("line1", "text", (0, 0, 9, 9), "SALE", refines="line", description="a sign in a window"),
+    )
+    full = [picture("i", regions=regions + more)]
+    plain, found = of_samples(bare), of_samples(full)
+    assert (found.labels, found.box_shares) == (plain.labels, plain.box_shares)
+    assert [(row.kind, row.annotations, row.regions, row.words) for row in found.rows] == [
+        ("object", 2, 2, 6),  # four words of the text that came first, and two of its own
+        ("text", 1, 1, 5),
+    ]
+    paper, before = paper_statistics(full), paper_statistics(bare)
+    assert paper.rows == before.rows | {("region-text", "brief"): Row(1, None, 2, 2.0, 3.0)}
+    assert paper.spatial == before.spatial and sum(paper.spatial["region-text"].sides) == 2

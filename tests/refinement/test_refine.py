@@ -212,6 +212,11 @@ def test_changes_pair_labels_before_places():
     assert of_sample(before, after) == Changes(4 - 1, added=1, removed=1, relabelled=1, texts=1, texts_changed=1)
 
 
+def test_what_refines_a_box_is_no_box_that_came():
+    described = dataclasses.replace(CAT, id="c", refines=CAT.id, description="a small cat")
+    assert of_sample(kept(CAT), kept(CAT, described)) == Changes(boxes=1)
+
+
 def test_nothing_kept_cannot_be_learned_from(loop):
     _, _, run = loop
     with pytest.raises(ValueError, match="keeps nothing to train"):

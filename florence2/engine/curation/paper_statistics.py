@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from florence2.records import Box, Sample
+from florence2.engine.curation.statistics import described
+from florence2.records import Box, Region, Sample
 
 MEASURED = 500
 BINS = 20
@@ -130,9 +131,10 @@ def paper_statistics(samples: Iterable[Sample]) -> PaperStatistics:
         grounded = {
             name for grounding in sample.groundings if grounding.text_id in told for name in grounding.region_ids
         }
-        for region in sample.regions:
-            if region.box is not None and not region.refines:
+        for region in _objects(sample):
+            if region.box is not None and (region.label or region.description):
                 spatial["region-text"].add(region.box, sample.image.size_wh)
+        for region in sample.regions:
             if region.box is not None and region.id in grounded:
                 spatial["text-phrase-region"].add(region.box, sample.image.size_wh)
     out = PaperStatistics({key: _row(key, sums[key]) for key in FLD5B if key in sums})
@@ -149,7 +151,7 @@ def _annotations(sample: Sample) -> Iterator[tuple[tuple[str, str], int, int, in
     for text in sample.texts:
         if text.detail in DETAILS:
             yield ("text", DETAILS[text.detail]), _tokens(text.text), 0, 0
-    objects = [region for region in sample.regions if region.kind == "object" and not region.refines]
+    objects = _objects(sample)
     for kind, words in (
         ("phrase", [region.label for region in objects if region.label]),
         ("brief", [region.description for region in objects if region.description]),
@@ -162,6 +164,10 @@ def _annotations(sample: Sample) -> Iterator[tuple[tuple[str, str], int, int, in
             regions = sum(len(grounding.region_ids) for grounding in phrases)
             words_each = sum(_tokens(one.phrase) * len(one.region_ids) for one in phrases)
             yield ("text-phrase-region", DETAILS[text.detail]), _tokens(text.text), regions, words_each
+
+
+def _objects(sample: Sample) -> list[Region]:
+    return [region for region in described(sample.regions) if region.kind == "object"]
 
 
 def _row(key: tuple[str, str], sums: _Sums) -> Row:

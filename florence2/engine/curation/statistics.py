@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from florence2.engine.ingest.duplicates import duplicates, of_store
-from florence2.records import Sample
+from florence2.records import Region, Sample
 from florence2.store import Store
 
 
@@ -95,7 +95,7 @@ def of_samples(samples: Iterable[Sample]) -> Statistics:
         details = {text.id: text.detail for text in sample.texts}
         for text in sample.texts:
             count(sample, "text", text.detail, len(text.text.split()), 0)
-        for region in sample.regions:
+        for region in described(sample.regions):
             count(sample, "region_text", region.kind, len((region.description or region.label).split()), 1)
             if region.kind == "object":
                 out.labels[region.label] += 1
@@ -108,6 +108,16 @@ def of_samples(samples: Iterable[Sample]) -> Statistics:
         row.images = len(seen[key])
     out.rows = [rows[key] for key in sorted(rows)]
     return out
+
+
+def described(regions: Iterable[Region]) -> list[Region]:
+    """The regions that refine no other: a text of one that has none, from what refines it, is its description."""
+    texts = dict[str, str]()
+    for region in (regions := list(regions)):
+        if region.refines and region.description:
+            texts.setdefault(region.refines, region.description)
+    whole = (region for region in regions if not region.refines)
+    return [replace(region, description=region.description or texts.get(region.id, "")) for region in whole]
 
 
 def _share(sample: Sample, box: tuple[float, float, float, float] | None) -> float:
