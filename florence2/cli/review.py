@@ -15,7 +15,7 @@ examples:
 A picture's worth is the number of its annotations that are probably to be corrected: objects that sources dispute,
 scores near the threshold that kept or rejected them, and a little for rare labels. Pictures that a person went over
 are left out. tasks.xml beside the tasks is the labelling config. In Label Studio the pictures come from local storage
-with / as its root, or from a server of yours with --image-prefix.
+with / as its root, or with --image-prefix from a server of yours: of the folder that holds all pictures of the store.
 """
 
 
@@ -26,7 +26,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("store", help="the store's folder")
     out.add_argument("--out", required=True, metavar="TASKS.json", help="the file to write")
     out.add_argument("--limit", type=int, metavar="N", help="at most so many pictures (all)")
-    out.add_argument("--image-prefix", default="", metavar="URL", help="what comes before a picture's name")
+    out.add_argument(
+        "--image-prefix",
+        default="",
+        metavar="URL",
+        help="what comes before a picture's path under the folder that holds them all",
+    )
     out.add_argument("--json", action="store_true", help="print one JSON object")
     return out
 

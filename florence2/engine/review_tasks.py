@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -31,8 +31,8 @@ def write_review(
     """Write OUT.json with the tasks of the pictures worth most, their predictions, and OUT.xml with the config.
 
     Pictures stay where they are: a task names the file by its path, as Label Studio's local storage does, or with
-    `image_prefix` by its name behind the prefix. A picture in an archive or a table is left out, with a message.
-    Returns the pictures in the order written.
+    `image_prefix` by its path under the folder that holds all pictures of the store, which a message names. A picture
+    in an archive or a table is left out, with a message. Returns the pictures in the order written.
     """
     store = store if isinstance(store, Store) else Store(store)
     out = Path(arguments.path("out", out))
@@ -67,10 +67,17 @@ def write_review(
     if not chosen:
         gone_over = "all that are good have been gone over" if not elsewhere else "none left is a file of its own"
         raise ValueError(f"{store.root}: holds no picture to review: {gone_over}")
+    served = _served(store, refs.values()) if image_prefix else ""
     samples = _chosen(store, {ranked[n].image_id: n for n in chosen})
     name = f"export-{digest(['review', number, [ranked[n].image_id for n in chosen]])}"
     out.parent.mkdir(parents=True, exist_ok=True)
-    lost = write_tasks((samples[n] for n in chosen), out, lambda sample: _address(sample, image_prefix), name, labels)
+    lost = write_tasks(
+        (samples[n] for n in chosen), out, lambda sample: _address(sample, image_prefix, served), name, labels
+    )
+    if served:
+        on_message(
+            f"--image-prefix {image_prefix}: pictures are named by their paths under {served}; serve that folder"
+        )
     if +lost:
         on_message("Label Studio cannot hold: " + ", ".join(f"{n} {what}" for what, n in sorted((+lost).items())))
     remember_export(store, name, "labelstudio", number, labels, texts, on_message)
@@ -83,8 +90,26 @@ def _chosen(store: Store, places: Mapping[str, int]) -> dict[int, Sample]:
     return {places[sample.image.id]: sample for sample in every if sample.image.id in places}
 
 
-def _address(sample: Sample, prefix: str) -> str:
-    place = files.absolute_of(files.path_of(sample.image.uri))
+def _served(store: Store, refs: Iterable[ImageRef]) -> str:
+    """The folder that holds all pictures of a store that are files of their own, whichever of them are written."""
+    places = {os.path.dirname(_place(ref)) for ref in refs if not ref.member and ref.offset < 0}
+    roots = {"/".join(place.split("/")[:3]) if is_object_url(place) else "this machine" for place in places}
+    if len(roots) > 1:
+        found = " and on ".join(sorted(roots))
+        raise ValueError(
+            f"{store.root}: --image-prefix: expected all pictures in one folder, got some on {found}; leave it out"
+        )
+    served = os.path.commonpath(places)
+    return served if "this machine" in roots else served.replace(":/", "://", 1)  # two slashes are one to commonpath
+
+
+def _place(ref: ImageRef) -> str:
+    return files.absolute_of(files.path_of(ref.uri))
+
+
+def _address(sample: Sample, prefix: str, served: str) -> str:
+    place = _place(sample.image)
     if prefix:
-        return prefix + ("" if prefix.endswith(("/", "=")) else "/") + quote(os.path.basename(place))
-    return place if is_object_url(place) else LOCAL + quote(place.lstrip("/"))
+        below = os.path.relpath(place, served)
+        return prefix + ("" if prefix.endswith(("/", "=")) else "/") + quote(below, errors="surrogateescape")
+    return place if is_object_url(place) else LOCAL + quote(place.lstrip("/"), errors="surrogateescape")

@@ -6,13 +6,15 @@ import pathlib
 
 import pytest
 
+import florence2
 from florence2.cli import main
+from florence2.engine import review_tasks
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.review_order import review_order, worth
 from florence2.engine.review_tasks import write_review
 from florence2.formats import jsonl
 from florence2.records import Coverage, Decision, ImageRef, Region, Sample, Source
-from tests.engine.doubles import folder_of
+from tests.engine.doubles import Boxes, folder_of, picture
 
 ONE, OTHER = Source("specialist", "one"), Source("specialist", "other")
 KNOWN = {"one": {"cat", "dog"}, "other": {"cat", "dog"}}
@@ -117,6 +119,46 @@ def test_a_person_begins_from_all_that_is_kept(tmp_path):
     out.write_text(json.dumps([task]))
     import_labels(out, store.root, reviewed=True)
     assert sorted(r.label for sample in store.samples() for r in sample.regions) == ["cat", "cow", "dog"]
+
+
+def test_two_pictures_of_one_name_have_two_addresses_under_the_folder_that_is_served(tmp_path, capsys):
+    names = ["a/1.png", "b/1.png", "b/deep/x y.png", "b/\udcff.png"]
+    for n, name in enumerate(names):
+        picture(tmp_path / "sub", name, n)
+    store = florence2.annotate(tmp_path / "sub", tmp_path / "s", [Boxes()], workers=0)
+    out = tmp_path / "tasks.json"
+    assert main(["review", str(store.root), "--out", str(out), "--image-prefix", "http://h:8080"]) == 0
+    assert f"under {tmp_path / 'sub'}; serve that folder" in capsys.readouterr().err
+    tasks = json.loads(out.read_text())
+    expected = {f"http://h:8080/{name}" for name in ("a/1.png", "b/1.png", "b/deep/x%20y.png", "b/%FF.png")}
+    assert {task["data"]["image"] for task in tasks} == expected
+    assert main(["review", str(store.root), "--out", str(out), "--limit", "1", "--image-prefix", "http://h:8080"]) == 0
+    (task,) = json.loads(out.read_text())
+    assert task["data"]["image"] in expected  # whichever pictures are written, the same folder is served
+    task["annotations"] = [{"completed_by": 7, "result": []}]
+    out.write_text(json.dumps([task]))
+    assert main(["import", str(out), "--out", str(store.root), "--reviewed"]) == 0
+    assert "1 deleted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "uris, served",
+    [
+        (["/a/b/1.png", "/a/c/1.png"], "/a"),
+        (["/a/b/1.png"], "/a/b"),
+        (["s3://set/b/1.png", "s3://set/c/d/1.png"], "s3://set"),
+    ],
+)
+def test_the_folder_that_is_served(store, uris, served):
+    store, _ = store
+    assert review_tasks._served(store, [ImageRef(uri, uri) for uri in uris]) == served
+
+
+@pytest.mark.parametrize("uris", [["/a/1.png", "s3://set/1.png"], ["s3://set/1.png", "s3://other/1.png"]])
+def test_pictures_that_no_one_folder_holds_have_no_prefix(store, uris):
+    store, _ = store
+    with pytest.raises(ValueError, match="--image-prefix: expected all pictures in one folder, got some on"):
+        review_tasks._served(store, [ImageRef(uri, uri) for uri in uris])
 
 
 def test_a_limit_counts_pictures_that_can_be_written(tmp_path, store):
