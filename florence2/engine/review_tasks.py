@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from florence2 import arguments
@@ -12,12 +13,15 @@ from florence2.atomic_files import check_replaceable
 from florence2.engine.curation.review_order import ReviewPicture, objects, review_order
 from florence2.engine.export import remember_export
 from florence2.engine.operator import digest
-from florence2.formats.labelstudio_writer import write_tasks
+from florence2.formats.labelstudio_writer import OURS, write_tasks
 from florence2.object_store import is_object_url
 from florence2.records import ImageRef, Sample
 from florence2.sources import files
 from florence2.store import Store
+from florence2.structuring import parse_json
 
+TASKS = "tasks of an earlier review"
+CONFIG = b'<View>\n  <Image name="image" value="$image" />'  # how its labelling config begins
 LOCAL = "/data/local-files/?d="  # how Label Studio's local storage names a file, from the root of the disk
 
 
@@ -38,7 +42,7 @@ def write_review(
     out = Path(arguments.path("out", out))
     if out.suffix != ".json":
         raise ValueError(f"--out {out}: expected the name of a .json file")
-    check_replaceable(out, b'[{"', "tasks of an earlier review")
+    _check_replaceable(out)
     if limit is not None and limit < 1:
         raise ValueError(f"--limit {limit}: expected at least 1")
     number = store.snapshot().number
@@ -88,6 +92,31 @@ def _chosen(store: Store, places: Mapping[str, int]) -> dict[int, Sample]:
     """The samples of these pictures by their places."""
     every = (sample for group in store.groups() for sample in store.group_samples(group))
     return {places[sample.image.id]: sample for sample in every if sample.image.id in places}
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse to write over what is no earlier review, or holds what a person did; FileExistsError."""
+    check_replaceable(out, b'[{"', TASKS)
+    check_replaceable(out.with_suffix(".xml"), CONFIG, "the labelling config of an earlier review")
+    if not out.exists() or not (content := out.read_bytes()):
+        return
+    try:
+        rows = parse_json(content)
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list) or not all(map(_is_ours, rows)):
+        raise FileExistsError(f"{out}: exists and is not {TASKS}; name another file")
+    if any(row.get(key) for row in rows for key in ("annotations", "drafts")):
+        raise FileExistsError(
+            f"{out}: holds what people annotated; name another file (florence2 import --reviewed takes it into a store)"
+        )
+
+
+def _is_ours(row: Any) -> bool:
+    """Whether a task names the export that it is of."""
+    data = row.get("data") if isinstance(row, Mapping) else None
+    ours = data.get(OURS) if isinstance(data, Mapping) else None
+    return isinstance(ours, Mapping) and isinstance(ours.get("export"), str)
 
 
 def _served(store: Store, refs: Iterable[ImageRef]) -> str:

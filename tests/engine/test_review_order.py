@@ -99,6 +99,7 @@ def test_a_picture_goes_to_label_studio_and_what_the_person_did_comes_back(tmp_p
     assert "1 deleted" in capsys.readouterr().err
     kept = {sample.image.uri: len(sample.regions) for sample in store.samples()}
     assert kept == {pictures[0]: 1, pictures[1]: 0, pictures[2]: 1}
+    out = tmp_path / "more.json"
     assert main(["review", str(store.root), "--out", str(out), "--image-prefix", "http://x/"]) == 0
     (task,) = json.loads(out.read_text())  # what was gone over is not asked about again
     assert task["data"]["image"] == f"http://x/{pictures[0].rpartition('/')[2]}"
@@ -170,6 +171,46 @@ def test_a_limit_counts_pictures_that_can_be_written(tmp_path, store):
     pathlib.Path(pictures[0]).unlink()
     with pytest.raises(ValueError, match="no picture to review: none left is a file of its own"):
         write_review(store, tmp_path / "tasks.json")
+
+
+def emptied(path):
+    """A file of tasks as a person left it who deleted all that a picture held."""
+    tasks = json.loads(path.read_text())
+    tasks[-1]["annotations"] = [{"completed_by": 7, "result": []}]
+    return json.dumps(tasks)
+
+
+@pytest.mark.parametrize(
+    "suffix, content, match",
+    [
+        (".json", lambda path: '[{"id": 7, "mine": true}]', "exists and is not tasks of an earlier review"),
+        (
+            ".json",
+            lambda path: '[{"data": {"image": "x.png"}, "annotations": []}]',
+            "is not tasks of an earlier review",
+        ),
+        (".json", lambda path: path.read_text()[:-1], "is not tasks of an earlier review"),  # torn
+        (".json", emptied, "holds what people annotated; name another file"),
+        (
+            ".json",
+            lambda path: path.read_text().replace('"annotations": []', '"drafts": [{}]'),
+            "what people annotated",
+        ),
+        (".xml", lambda path: "<a/>", "exists and is not the labelling config of an earlier review"),
+        (".xml", lambda path: '<View>\n  <Image name="image" value="$image"/>\n', "is not the labelling config"),
+    ],
+)
+def test_only_an_earlier_review_that_nobody_worked_on_is_written_over(tmp_path, store, suffix, content, match):
+    store, _ = store
+    out = tmp_path / "tasks.json"
+    write_review(store, out)
+    write_review(store, out, limit=1)  # nobody worked on it
+    there = out.with_suffix(suffix)
+    mine = content(there)
+    there.write_text(mine)
+    with pytest.raises(FileExistsError, match=match):
+        write_review(store, out)
+    assert there.read_text() == mine
 
 
 def test_what_cannot_be_written_is_refused(tmp_path, store):
