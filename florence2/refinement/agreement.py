@@ -99,7 +99,7 @@ class _Sums:
 
     def add(self, labels: Sample, sample: Sample) -> None:
         """Compare one picture's answers with its labels."""
-        found = _kept(sample, lambda item: item.source.run_id in self.runs)
+        found = _kept(sample, lambda item: item.source.run_id in self.runs, (MERGE, HUMAN))  # as it was said
         self.pictures += 1
         for kind, metric in self.boxes.items():
             metric.update(*([r for r in s.regions if r.kind == kind and not r.refines] for s in (labels, found)))
@@ -147,9 +147,9 @@ def labels_of(sample: Sample) -> Sample:
     return _kept(sample, counts)
 
 
-def _kept(sample: Sample, wanted: Callable[[Any], bool]) -> Sample:
-    """The items of some sources that no rule but merging took away."""
-    verdicts = {d.item_id: d.status for d in sample.decisions if d.rule != MERGE}
+def _kept(sample: Sample, wanted: Callable[[Any], bool], but: Collection[str] = (MERGE,)) -> Sample:
+    """The items of some sources that no rule but these took away."""
+    verdicts = {d.item_id: d.status for d in sample.decisions if d.rule not in but}
 
     def counts(item: Region | Text) -> bool:
         return bool(item.source and verdicts.get(item.id, "kept") == "kept" and wanted(item))

@@ -116,6 +116,25 @@ def test_a_persons_word_on_what_was_merged_counts(regions, decisions, expected):
     assert {r.id for r in labels_of(sample(*regions, decisions=decisions)).regions} == expected
 
 
+@pytest.mark.parametrize(
+    "decisions, expected",
+    [
+        ([], 2 / 4),  # one of two answers is right, of two labels
+        ([("d", "rejected", "human", "")], 2 / 4),  # a person deleted it: it was said all the same
+        ([("d", "rejected", "low", ""), ("d", "kept", "human", "")], 2 / 4),  # of three labels; it was not said
+        ([("c", "superseded", "human", "h"), ("h", "kept", "human", "")], 2 / 5),  # changed: one more label, not found
+        ([("d", "rejected", "low", "")], 2 / 3),  # a filter's verdict is on the answers of every round
+    ],
+)
+def test_what_a_student_said_counts_as_said_whatever_a_person_made_of_it(decisions, expected):
+    """Else an earlier round gets better by corrections, and the next one, which nobody has corrected, stops."""
+    answers = region("c", CAT, "cat", STUDENT), region("d", FAR, "cow", STUDENT)
+    drawn = [DRAWN] if any(i == "h" for i, *_ in decisions) else []
+    verdicts = tuple(Decision(i, status, rule, by_id=by) for i, status, rule, by in decisions)
+    found = agreement([sample(*LABELS, *answers, *drawn, decisions=verdicts)], 0.1, ["m1"], {"label"})
+    assert found.by_kind == {"objects": pytest.approx(expected)}
+
+
 def test_what_is_known_to_be_absent_is_no_label():
     verdict = Decision("a", "rejected", "merge", "not_listed")
     assert not labels_of(sample(LABELS[0], decisions=(verdict,))).regions
