@@ -138,7 +138,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--holdout",
         type=float,
-        default=0.1,
         metavar="SHARE",
         help="share of the pictures that no student is trained on; refinement stops with the first round whose answers "
         "agree no better with their labels (0.1; 0: none, nothing stops)",

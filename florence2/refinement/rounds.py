@@ -31,7 +31,7 @@ from florence2.engine.session import Session, retry_when_stale
 from florence2.engine.specialists.student import StudentSpecialist
 from florence2.labels import fold_label, one_line
 from florence2.monitoring.run_journal import RunJournal
-from florence2.refinement.agreement import Agreement
+from florence2.refinement.agreement import LEAST, Agreement
 from florence2.refinement.changes import Changes, changes
 from florence2.refinement.replay import DEFAULT, OWN, OWN_DATA, named, with_replay
 from florence2.refinement.stopping import (
@@ -106,7 +106,7 @@ def refine(
     seed: int = 0,
     from_previous: bool = True,
     replay: str = OWN,
-    holdout: float = 0.1,
+    holdout: float | None = None,
     views: bool = False,
     workers: int | None = None,
     device: str = "auto",
@@ -128,11 +128,11 @@ def refine(
     from; None: that of the rounds before, else nano. `from_previous`: a later student starts from the one before.
     `replay` is shown beside the labels against forgetting: "own", the start's own data where known, a path, or "none";
     with it students train longer. `holdout`: a share of the pictures, by hash, that no student is trained on; the first
-    round that agrees no better with their labels is the last (0, or fewer than ten: nothing stops). `views`: four of
-    each picture are looked at, at four times the cost.
+    round that agrees no better with their labels is the last (0, or fewer than ten: nothing stops; None: a tenth).
+    `views`: four of each picture are looked at, at four times the cost.
     """
     rounds, folds = arguments.whole("rounds", rounds, least=1), arguments.whole("folds", folds, least=1)
-    seed, holdout = arguments.whole("seed", seed, least=0), checked_share(holdout)
+    seed, wished, holdout = arguments.whole("seed", seed, least=0), holdout is not None, checked_share(holdout)
     rules = None if rules is None else distinct(chain_of(rules))  # read now, not after hours of training
     store = store if isinstance(store, Store) else Store(store)
     journal = begin_run(journal, store, "refine")
@@ -148,7 +148,7 @@ def refine(
         table, taught = _taught(store, before, begin, recipe or {}, tasks, labels)
         if _is_over(before := _judged(store, rules, execution), rounds, holdout):
             return None
-        number, share = done_rounds(before) + 1, share_of(store.samples(before.number), holdout)
+        number, share = done_rounds(before) + 1, _share(store, before, holdout, wished, execution)
         asks = dataclasses.replace(_asks(store, before, table, taught, labels), views=views)
         learned = with_replay(taught, replay, begin, taught.get("source", {}).get("tasks") or asks.tasks)
         again = not from_previous or _knows_held_out(store, before, number, share, on_message)
@@ -322,6 +322,17 @@ def _judged(store: Store, rules: Sequence[Filter] | None, execution: Execution) 
         journal=execution.journal,
     )
     return store.snapshot()
+
+
+def _share(store: Store, snapshot: Snapshot, holdout: float, wished: bool, execution: Execution) -> float:
+    """The share of pictures that is held out; where a wish for it cannot be met, that is told."""
+    share = share_of(store.samples(snapshot.number), holdout)
+    if wished and holdout and not share:
+        execution.message(
+            f"a share of {holdout:g} of the pictures, by hash, is fewer than the {LEAST} that a measure takes: none is "
+            "held out, and nothing stops"
+        )
+    return share
 
 
 def _asks(

@@ -18,6 +18,8 @@ from florence2.refinement.agreement import Agreement, agreements, holdout_of
 from florence2.sources.splits import held_out
 from florence2.store import Snapshot, Store
 
+TENTH = 0.1
+
 
 @dataclass(frozen=True)
 class Holdout:
@@ -27,8 +29,10 @@ class Holdout:
     asked: frozenset[str]
 
 
-def checked_share(holdout: float) -> float:
-    """A share as given; ValueError where it would leave too little to learn from."""
+def checked_share(holdout: float | None) -> float:
+    """A share as given, else a tenth; ValueError where it would leave too little to learn from."""
+    if holdout is None:
+        return TENTH
     if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0 <= holdout <= 0.5:
         raise ValueError(f"holdout: expected a share of 0 to 0.5, got {holdout!r}")
     return float(holdout)

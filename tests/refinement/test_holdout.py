@@ -216,6 +216,21 @@ def test_without_a_share_it_goes_on(store):
     assert third.number == 3 and third.agreement is None and "holdout" not in trainer.calls[-1]["data"][0]
 
 
+def test_a_share_that_was_asked_for_and_is_too_few_pictures_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("florence2.refinement.rounds.weights_of", lambda start: "weights")
+    few = florence2.annotate(folder_of(tmp_path, 12), tmp_path / "few", [Boxes()], workers=0)
+    said = []
+    run(few, 1, FakeTraining(), holdout=None, on_message=said.append)  # where nobody asked it is no news
+    run(few, 2, FakeTraining(), holdout=0, on_message=said.append)
+    assert not said
+    (done,) = run(few, 3, FakeTraining(), holdout=0.5, on_message=said.append)
+    assert not done.stopped and done.agreement is None
+    assert said == [
+        "a share of 0.5 of the pictures, by hash, is fewer than the 10 that a measure takes: none is held out, and "
+        "nothing stops"
+    ]
+
+
 def test_new_labels_lift_a_stop(store):
     trainer = FakeTraining()
     run(store, 5, trainer)
