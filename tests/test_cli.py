@@ -42,6 +42,11 @@ def test_exit_codes(argv, code, word, capsys):
     assert err.count("\n") <= 1
 
 
+def test_the_command_is_named_once(capsys):
+    assert main(["serve"]) == 1
+    assert capsys.readouterr().err.startswith("florence2 serve: expected a MODEL")
+
+
 CLASSES = {
     "Answer", "Ask", "BadImage", "Coverage", "Decision", "Failure", "Florence2", "Grounding", "ImageRef", "Parsed",
     "Region", "Rle", "Sample", "Source", "Store", "Text",

@@ -110,12 +110,13 @@ def _run(name: str, rest: list[str]) -> int:
     except (ValueError, OSError, ImportError) as error:
         if _PRESSED.is_set():  # a library that was being loaded made an error of its own of it
             return _refuse(f"florence2 {name}: interrupted; run the same command again to go on", 130)
+        told = one_line(error, 1000).removeprefix(f"{name}: ")  # as Python functions of the same name begin theirs
         if not isinstance(error, ImportError):
-            return _refuse(f"florence2 {name}: {one_line(error, 1000)}", 1)
+            return _refuse(f"florence2 {name}: {told}", 1)
         from florence2.cli.extras import remedy
 
         advice = f"; {remedy(error.name)}" if error.name else ""
-        return _refuse(f"florence2 {name}: {one_line(error, 1000)}{advice}", 1)
+        return _refuse(f"florence2 {name}: {told}{advice}", 1)
 
 
 def _usage() -> str:
