@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     from florence2.engine.curation.filters.rules import open_chain, to_yaml
     from florence2.engine.curation.merging import MergeConfig, settings
     from florence2.refinement.rounds import done_rounds
+    from florence2.refinement.stopping import stop_of
 
     if args.show:
         print(to_yaml(open_chain(args.rules)), end="")
@@ -64,8 +65,10 @@ def main(argv: Sequence[str]) -> int:
         print(describe(counts, reasons))
         for line in proposals(store, merging):
             print(line)
-        again = done_rounds(store.snapshot()) + 1
-        print(f"{store.root}: snapshot {counts['snapshot']}; next: florence2 refine {store.root} --rounds {again}")
+        newest = store.snapshot()
+        more = f"next: florence2 refine {store.root} --rounds {done_rounds(newest) + 1}"
+        why = stop_of(newest)
+        print(f"{store.root}: snapshot {counts['snapshot']}; {f'refinement stopped: {why}' if why else more}")
     return 0
 
 

@@ -209,6 +209,19 @@ def test_refinement_stops_where_agreement_no_longer_rises_and_says_so(store, cap
     assert "stopped after round 2: agreement" in capsys.readouterr().out and store.snapshots() == before
 
 
+def test_filter_sends_nobody_to_a_refinement_that_stopped(store, capsys):
+    florence2.filter(store.root, workers=0)
+    run(store, 5, FakeTraining(), rules=None)
+    stopped = store.snapshot()
+    assert main(["filter", str(store.root), "--workers", "0", "--quiet"]) == 0
+    assert stop_of(stopped) and store.snapshot() == stopped
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"{store.root}: snapshot {stopped.number}; refinement stopped: {stop_of(stopped)}"
+    run(store, 3, FakeTraining(), rules=None, holdout=0)
+    assert main(["filter", str(store.root), "--workers", "0", "--quiet"]) == 0
+    assert capsys.readouterr().out.endswith(f"; next: florence2 refine {store.root} --rounds 4\n")
+
+
 def test_without_a_share_it_goes_on(store):
     trainer = FakeTraining()
     run(store, 5, trainer)
