@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
@@ -24,7 +25,9 @@ class Changes:
     moved: int = 0
     relabelled: int = 0
     texts: int = 0  # after
-    texts_changed: int = 0
+    texts_changed: int = 0  # one in place of another of its length and question
+    texts_added: int = 0
+    texts_removed: int = 0
 
     def __add__(self, other: Changes) -> Changes:
         return Changes(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
@@ -32,7 +35,7 @@ class Changes:
     @property
     def nothing(self) -> bool:
         """Whether nothing changed."""
-        return not (self.added or self.removed or self.moved or self.relabelled or self.texts_changed)
+        return all(getattr(self, f.name) == 0 for f in fields(self) if f.name not in ("boxes", "texts"))
 
     def to_json(self) -> dict[str, int]:
         """As plain values."""
@@ -63,17 +66,24 @@ def of_sample(before: Sample, after: Sample) -> Changes:
             free_new.discard(j)
             relabelled += old[i].label != new[j].label
             moved += _moved(old[i], new[j])
-    new_texts = {(t.detail, t.question, t.text) for t in after.texts}
-    old_texts = {(t.detail, t.question, t.text) for t in before.texts}
+    came, went = _texts(after) - _texts(before), _texts(before) - _texts(after)
+    added, removed = (Counter((detail, question) for detail, question, _ in texts) for texts in (came, went))
+    changed = (added & removed).total()
     return Changes(
         boxes=len(new),
         added=len(free_new),
         removed=len(free_old),
         moved=moved,
         relabelled=relabelled,
-        texts=len(new_texts),
-        texts_changed=max(len(new_texts - old_texts), len(old_texts - new_texts)),
+        texts=len(_texts(after)),
+        texts_changed=changed,
+        texts_added=added.total() - changed,
+        texts_removed=removed.total() - changed,
     )
+
+
+def _texts(sample: Sample) -> set[tuple[str, str, str]]:
+    return {(text.detail, text.question, text.text) for text in sample.texts}
 
 
 def _moved(a: Region, b: Region) -> bool:

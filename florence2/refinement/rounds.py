@@ -81,7 +81,8 @@ class Round:
         what = (
             f"{c.added} added, {c.removed} removed, {c.moved} moved; {c.relabelled} labels and {c.texts_changed} texts"
         )
-        out.append(f"round {self.number}: boxes {what} changed" + (" (no effect)" if c.nothing else ""))
+        texts = f"; texts {c.texts_added} added, {c.texts_removed} removed" if c.texts_added or c.texts_removed else ""
+        out.append(f"round {self.number}: boxes {what} changed{texts}" + (" (no effect)" if c.nothing else ""))
         if self.agreement is not None and self.agreement.value is not None:
             kinds = ", ".join(f"{name} {value:.3f}" for name, value in self.agreement.by_kind.items())
             out.append(

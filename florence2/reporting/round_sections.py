@@ -164,7 +164,9 @@ def _counts(found: Difference) -> Html:
             ("boxes removed", c.removed, ""),
             ("boxes moved", c.moved, ""),
             ("labels changed", c.relabelled, ""),
-            ("texts changed", c.texts_changed, f"{c.texts:,} after"),
+            ("texts added", c.texts_added, f"{c.texts:,} after"),
+            ("texts removed", c.texts_removed, ""),
+            ("texts changed", c.texts_changed, ""),
         ]
     )
 

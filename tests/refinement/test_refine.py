@@ -142,7 +142,9 @@ def test_the_view_is_merged_and_the_round_says_what_changed(loop):
         assert [t.source.name for t in sample.texts] == ["boxes", "student"]  # captions stand side by side
         assert sample.texts[1].text == "a better text"
     changed = done.changes
-    assert (changed.boxes, changed.moved, changed.texts_changed) == (12, 12 - changed.added, 12) and not changed.nothing
+    assert (changed.boxes, changed.moved) == (12, 12 - changed.added) and not changed.nothing
+    assert (changed.texts, changed.texts_added, changed.texts_removed, changed.texts_changed) == (24, 12, 0, 0)
+    assert done.lines()[-1].endswith("0 labels and 0 texts changed; texts 12 added, 0 removed")
     assert "loss 2.000 -> 0.500" in done.lines()[0] and "(no effect)" not in done.lines()[-1]
 
 
@@ -210,6 +212,26 @@ def test_changes_pair_labels_before_places():
     before = sample(("cat", (0, 0, 10, 10)), ("dog", (0, 0, 10, 11)), ("old", (50, 50, 60, 60)))
     after = sample(("dog", (0, 0, 10, 11)), ("cow", (0, 0, 10, 10)), ("new", (80, 80, 90, 90)), text="y")
     assert of_sample(before, after) == Changes(4 - 1, added=1, removed=1, relabelled=1, texts=1, texts_changed=1)
+
+
+@pytest.mark.parametrize(
+    "before, after, expected",
+    [
+        ("a", "ab", Changes(texts=2, texts_added=1)),  # beside what was there: that did not change
+        ("ab", "b", Changes(texts=1, texts_removed=1)),
+        ("ab", "bcd", Changes(texts=3, texts_changed=1, texts_added=1)),  # one in place of another, and one more
+        ("aA", "bB", Changes(texts=2, texts_changed=2)),
+        ("a", "aB", Changes(texts=2, texts_added=1)),
+        ("a", "B", Changes(texts=1, texts_added=1, texts_removed=1)),  # of another length: it replaces nothing
+    ],
+)
+def test_texts_that_came_beside_others_changed_none(before, after, expected):
+    """Of letters: a small one is a brief text, a capital a detailed one."""
+    texts = [
+        [Text(name, name, "detailed" if name.isupper() else "brief") for name in names] for names in (before, after)
+    ]
+    found = of_sample(*(kept(*each) for each in texts))
+    assert found == expected and not found.nothing
 
 
 def test_what_refines_a_box_is_no_box_that_came():
