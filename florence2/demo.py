@@ -105,7 +105,8 @@ class PhaseScores:
     """The phase that `gain` compares with."""
     gain: float | None = None
     kept: int | None = None
-    rejected: dict[str, int] = field(default_factory=dict)
+    not_kept: dict[str, int] = field(default_factory=dict)
+    """Of each reason: what was rejected, and what was superseded, as boxes are that were fused."""
     pictures: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """Of each drawn scene: boxes right, kept, true."""
 
@@ -265,8 +266,8 @@ class Truth:
             pictures[Path(sample.image.uri).name] = right, len(predicted), len(truths)
         scores = {group: metric.compute() for group, metric in groups.items()}
         accuracy = max(0.0, 1 - letters.compute()["CER"]) if pages else None
-        kept, rejected = (None, {}) if store is None else tally(store, snapshot)
-        return PhaseScores(name, scores, accuracy, kept=kept, rejected=rejected, pictures=pictures)
+        kept, not_kept = (None, {}) if store is None else tally(store, snapshot)
+        return PhaseScores(name, scores, accuracy, kept=kept, not_kept=not_kept, pictures=pictures)
 
 
 def paired_lines(truth: Sample, found: Sample) -> tuple[str, str]:
@@ -280,14 +281,14 @@ def paired_lines(truth: Sample, found: Sample) -> tuple[str, str]:
 
 
 def tally(store: Store, snapshot: int | None = None) -> tuple[int, dict[str, int]]:
-    """How many annotations a snapshot keeps, and how many it rejects for each reason, the most frequent first."""
-    kept, rejected = 0, Counter[str]()
+    """How many annotations a snapshot keeps, and how many not for each reason, the most frequent first."""
+    kept, not_kept = 0, Counter[str]()
     for row in store.tally(snapshot):
         if row["status"] == "kept":
             kept += row["count"]
         else:
-            rejected[row["reason"] or row["rule"]] += row["count"]
-    return kept, dict(rejected.most_common())
+            not_kept[row["reason"] or row["rule"]] += row["count"]
+    return kept, dict(not_kept.most_common())
 
 
 def students_own(sample: Sample) -> Sample:
@@ -365,12 +366,12 @@ def claims_section(claims: list[Claim], rows: list[PhaseScores], store: Store) -
 
 def write_page(out: Path, rows: list[PhaseScores], claims: list[Claim], rounds: list[str], store: Store) -> Path:
     """The report: what got better, the table by phase, the rounds, every task on one held-out scene, the store."""
-    header = ["phase", "kept", "rejected", *(f"{g} {m}" for g in GROUPS for m in ("P", "R", "F1")), "text", "effect"]
+    header = ["phase", "kept", "not kept", *(f"{g} {m}" for g in GROUPS for m in ("P", "R", "F1")), "text", "effect"]
     body = [
         [
             row.name,
             row.kept,
-            ", ".join(f"{reason} {count:,}" for reason, count in row.rejected.items()) or None,
+            ", ".join(f"{reason} {count:,}" for reason, count in row.not_kept.items()) or None,
             *(row.scores[g][m] for g in GROUPS for m in ("precision", "recall", "F1")),
             row.text_accuracy,
             row.effect or None,

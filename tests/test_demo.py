@@ -3,12 +3,15 @@
 import contextlib
 import io
 import json
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from florence2 import demo
 from florence2.cli import main
+from florence2.cli.demo import _print
 from florence2.store import Store
 
 PHASES = {  # the rows of its table, and the phase that each is compared with
@@ -66,11 +69,11 @@ def test_every_phase_is_in_the_table(outcome):
             assert row["gain"] == pytest.approx(scores["all"]["F1"] - rows[row["beside"]]["scores"]["all"]["F1"])
     # simulated specialists err as they were told to; filters reject wrong boxes; RapidOCR reads the pages
     specialists, filtered, merged = rows["specialists"], rows["filtered"], rows["merged"]
-    assert specialists["scores"]["known"]["F1"] > 0.5 and specialists["rejected"] == {}
-    assert filtered["kept"] + sum(filtered["rejected"].values()) == specialists["kept"] > filtered["kept"]
+    assert specialists["scores"]["known"]["F1"] > 0.5 and specialists["not_kept"] == {}
+    assert filtered["kept"] + sum(filtered["not_kept"].values()) == specialists["kept"] > filtered["kept"]
     assert filtered["scores"]["all"]["precision"] > specialists["scores"]["all"]["precision"]
     assert filtered["text_accuracy"] > 0.9
-    assert merged["kept"] > 0 and merged["rejected"]["fused"] > 0
+    assert merged["kept"] > 0 and merged["not_kept"]["fused"] > 0
     assert rows["nano, not trained further"]["scores"]["withheld"]["F1"] == 0  # kinds it was never shown
 
 
@@ -102,6 +105,20 @@ def test_the_page_is_written(quick, outcome):
     headings = Headings(page).found
     assert headings[0] == "What got better, and what did not" and {"By phase", "Rounds", "Every task"} < set(headings)
     assert all(name in page for name in PHASES)
+    heads = re.findall("<th[^>]*>([^<]*)</th>", page)
+    assert heads[heads.index("phase") :][:3] == [
+        "phase",
+        "kept",
+        "not kept",
+    ]  # not "rejected": fused boxes are among them
+
+
+def test_the_printed_table_names_what_was_fused_as_not_kept(capsys):
+    scores = {group: {"precision": 1.0, "recall": 1.0, "F1": 1.0} for group in demo.GROUPS}
+    row = demo.PhaseScores("merged", scores, kept=2, not_kept={"fused": 4})
+    _print(demo.DemoResult([row], [], [], Path("page"), Path("store"), 0.0), demo.GROUPS)
+    printed = capsys.readouterr().out
+    assert "not kept" in printed and "fused 4" in printed and "rejected" not in printed
 
 
 def test_each_claim_is_what_the_rows_and_their_pictures_support(outcome):

@@ -45,15 +45,15 @@ def _print(outcome: Any, groups: Sequence[str]) -> None:
     from rich.table import Table
 
     table = Table(title="Right name and IoU 0.5, on drawn pictures (precision recall F1)", title_justify="left")
-    for name in ("phase", *groups, "text", "kept", "rejected", "effect on F1"):
+    for name in ("phase", *groups, "text", "kept", "not kept", "effect on F1"):
         table.add_column(
-            name, no_wrap=name in groups, justify="left" if name in ("phase", "rejected", "effect on F1") else "right"
+            name, no_wrap=name in groups, justify="left" if name in ("phase", "not kept", "effect on F1") else "right"
         )
     for row in outcome.rows:
         scores = (" ".join(f"{row.scores[g][m]:.2f}" for m in ("precision", "recall", "F1")) for g in groups)
-        rejected = ", ".join(f"{reason} {count:,}" for reason, count in row.rejected.items())
+        not_kept = ", ".join(f"{reason} {count:,}" for reason, count in row.not_kept.items())
         text = "" if row.text_accuracy is None else f"{row.text_accuracy:.2f}"
         kept = "" if row.kept is None else f"{row.kept:,}"
-        table.add_row(row.name, *scores, text, kept, rejected, row.effect)
+        table.add_row(row.name, *scores, text, kept, not_kept, row.effect)
     console = Console(file=raw(sys.stdout), highlight=False)
     Console(file=raw(sys.stdout), width=max(console.width, 132), highlight=False).print(table)

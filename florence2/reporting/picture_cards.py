@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -214,8 +215,9 @@ def _listing(sample: Sample, verdicts: dict[str, Decision], facets: Facets) -> H
         story = " \u00b7 ".join([region.label or region.description or region.kind, *_story(region, verdict)])
         status = verdict.status if verdict else "kept"
         rows.append(element("li", story, class_=status, data_f=facets.of(region, verdict)))
-    dropped = sum(verdicts[r.id].status != "kept" for r in sample.regions if r.id in verdicts)
-    summary = f"{len(sample.regions)} regions" + (f", {dropped} rejected" if dropped else "")
+    counts = Counter(verdicts[r.id].status for r in sample.regions if r.id in verdicts)
+    gone = (f", {counts[status]} {status}" for status in ("rejected", "superseded") if counts[status])
+    summary = f"{len(sample.regions)} regions{''.join(gone)}"
     return element("details", element("summary", summary), element("ul", *rows, class_="small"))
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from florence2 import sources
 from florence2.cli.report import main
-from florence2.records import Decision, Parsed, Region
+from florence2.records import Decision, ImageRef, Parsed, Region, Sample
 from florence2.reporting import answer_card, report, store_sections, stores, surveys
-from florence2.reporting.picture_cards import PER_PAGE, verdict_words
+from florence2.reporting.picture_cards import PER_PAGE, sample_card, verdict_words
 from tests.reporting.making import EVIL, make_store
 from tests.reporting.test_page import read
 
@@ -154,6 +154,17 @@ def driven(document, tmp_path, script):
 def set_to(name, value):
     event = 'new Event("input",{bubbles:true})'
     return f'{{const f=document.querySelector(".by-{name}");f.value={value};f.dispatchEvent({event})}}'
+
+
+def test_a_card_counts_what_was_superseded_apart_from_what_was_rejected():
+    regions = tuple(Region(name, box=(0, 0, 9, 9), label="cat") for name in "abcd")
+    verdicts = [("a", "superseded", "fused"), ("b", "superseded", "fused"), ("c", "rejected", "low_score")]
+    decisions = tuple(Decision(name, status, "rule", reason) for name, status, reason in verdicts)
+    image = ImageRef("i", width=16, height=16)
+    card = sample_card(
+        Sample("i", image, (), regions, decisions=decisions), lambda ref: np.zeros((16, 16, 3), np.uint8)
+    )
+    assert "<summary>4 regions, 1 rejected, 2 superseded</summary>" in str(card)
 
 
 def test_many_pictures_are_leafed_through_searched_and_filtered(tmp_path):
