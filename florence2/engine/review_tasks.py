@@ -104,7 +104,8 @@ def _check_replaceable(out: Path) -> None:
         rows = parse_json(content)
     except ValueError:
         rows = None
-    if not isinstance(rows, list) or not all(map(_is_ours, rows)):
+    beside = out.with_suffix(".xml").exists()  # an export's config has another name
+    if not beside or not isinstance(rows, list) or not all(map(_is_ours, rows)):
         raise FileExistsError(f"{out}: exists and is not {TASKS}; name another file")
     if any(row.get(key) for row in rows for key in ("annotations", "drafts")):
         raise FileExistsError(

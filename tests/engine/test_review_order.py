@@ -11,6 +11,7 @@ from florence2.cli import main
 from florence2.engine import review_tasks
 from florence2.engine.commands import import_labels
 from florence2.engine.curation.review_order import review_order, worth
+from florence2.engine.export import export_labels
 from florence2.engine.review_tasks import write_review
 from florence2.formats import jsonl
 from florence2.records import Coverage, Decision, ImageRef, Region, Sample, Source
@@ -211,6 +212,13 @@ def test_only_an_earlier_review_that_nobody_worked_on_is_written_over(tmp_path, 
     with pytest.raises(FileExistsError, match=match):
         write_review(store, out)
     assert there.read_text() == mine
+
+
+def test_the_tasks_of_an_export_are_not_written_over(tmp_path):
+    store = florence2.annotate(folder_of(tmp_path, 1), tmp_path / "s", [Boxes()], workers=0)
+    export_labels(store, "labelstudio", tmp_path / "export")
+    with pytest.raises(FileExistsError, match="tasks.json: exists and is not tasks of an earlier review"):
+        write_review(store, tmp_path / "export" / "tasks.json")
 
 
 def test_what_cannot_be_written_is_refused(tmp_path, store):
