@@ -292,10 +292,9 @@ def tally(store: Store, snapshot: int | None = None) -> tuple[int, dict[str, int
 
 
 def students_own(sample: Sample) -> Sample:
-    """What students found in a picture and no rule rejected, whatever merging made of it."""
-    rejected = {d.item_id for d in sample.decisions if d.status == "rejected" and d.rule != "merge"}
-    regions = (r for r in sample.regions if r.source and r.source.kind == "model" and r.id not in rejected)
-    return dataclasses.replace(sample, regions=tuple(regions), texts=(), groundings=(), decisions=())
+    """What students answered, whatever rules and merging made of it: as nano and the control's students are counted."""
+    regions = tuple(r for r in sample.regions if r.source and r.source.kind == "model")
+    return dataclasses.replace(sample, regions=regions, texts=(), groundings=(), decisions=())
 
 
 def untrained(truth: Truth, model: str = "nano", batch: int = 64) -> list[Sample]:
