@@ -12,6 +12,7 @@ import pytest
 from florence2 import demo
 from florence2.cli import main
 from florence2.cli.demo import _print
+from florence2.records import Decision, ImageRef, Region, Sample, Source
 from florence2.store import Store
 
 PHASES = {  # the rows of its table, and the phase that each is compared with
@@ -138,3 +139,13 @@ def test_a_folder_that_no_demo_wrote_is_left_alone(tmp_path, capsys):
     assert main(["demo", "--quick", "--out", str(tmp_path)]) == 1
     assert "holds files that no demo wrote" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_students_answers_are_counted_as_it_gave_them():
+    """The control's students and nano are judged by nothing: what a rule rejected or merging replaced counts here too."""
+    by, box = Source("model", "student"), (0.0, 0.0, 9.0, 9.0)
+    regions = [Region(name, "object", box, "fish", source=by) for name in ("low", "fused", "kept")]
+    regions.append(Region("taught", "object", box, "fish", source=Source("specialist", "simulated")))
+    verdicts = (Decision("low", "rejected", "score", "low_score"), Decision("fused", "superseded", "merge", "fused"))
+    sample = Sample("a", ImageRef("a", "a.png", width=10, height=10), regions=tuple(regions), decisions=verdicts)
+    assert [region.id for region in demo.students_own(sample).regions] == ["low", "fused", "kept"]
