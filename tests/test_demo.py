@@ -142,7 +142,7 @@ def test_a_folder_that_no_demo_wrote_is_left_alone(tmp_path, capsys):
 
 
 def test_a_students_answers_are_counted_as_it_gave_them():
-    """The control's students and nano are judged by nothing: what a rule rejected or merging replaced counts here too."""
+    """As nano and the control are: what a rule rejected or merging replaced counts here too."""
     by, box = Source("model", "student"), (0.0, 0.0, 9.0, 9.0)
     regions = [Region(name, "object", box, "fish", source=by) for name in ("low", "fused", "kept")]
     regions.append(Region("taught", "object", box, "fish", source=Source("specialist", "simulated")))
