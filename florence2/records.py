@@ -197,8 +197,11 @@ class Sample:
             winner = stands_for(region.refines)
             if winner == region.refines:
                 return region
-            renamed = region.label == labels.get(region.refines) and winner in labels
-            return dataclasses.replace(region, refines=winner, label=labels[winner] if renamed else region.label)
+            if region.label != labels.get(region.refines) or winner not in labels or labels[winner] == region.label:
+                return dataclasses.replace(region, refines=winner)
+            outlined = bool(region.polygons) or region.mask is not None
+            said = "" if outlined else region.description  # of what has another name now
+            return dataclasses.replace(region, refines=winner, label=labels[winner], description=said)
 
         regions = tuple(leaning(r) if r.refines in last else r for r in keep(self.regions))
         present = {region.id for region in regions}

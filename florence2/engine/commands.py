@@ -261,7 +261,8 @@ def _import_review(
         raise ValueError(f"{src}: holds no picture that a person went over; in Label Studio a task is to be submitted")
     session = Session(Store(out))
     report = review(session, given, format, {"reviewed": os.path.abspath(src)}, skip_bad)
-    session.finish({"phase": "review", "round": 0, "counts": dict(report.counts)})
+    if report.counts["pictures"]:
+        session.finish({"phase": "review", "round": 0, "counts": dict(report.counts)})
     for line in (*problems.summary(), *report.lines()) if on_message else ():
         on_message(line)  # type: ignore[misc]
     return session.store

@@ -50,6 +50,8 @@ class Review:
     pictures: tuple[Reviewed, ...]
     adrift: frozenset[str] = frozenset()
     """Annotations of the export that the file gives to no picture of its own: they were not deleted."""
+    homeless: bool = False
+    """Whether the file has others of no picture: what one of its pictures lacks may be one of these."""
 
 
 def read(path: Path, format: str, images: str | Path | None = None, problems: ReadProblems | None = None) -> Review:
@@ -77,12 +79,13 @@ def _labelstudio(path: Path, images: str | Path | None, problems: ReadProblems) 
                 if isinstance(more, Mapping) and isinstance(more.get("id"), str):
                     ids[str(result.get("id"))] = more["id"]
         whole = _whole(sample, problems)
+        problems.incomplete.discard(picture_key(sample.image.uri))  # another entry of the picture may be whole
         pictures.append(Reviewed(sample, ids, whole, where, export, submitted, image_id=sample.id))
     return Review(tuple(pictures))
 
 
 def _coco(path: Path, images: str | Path | None, problems: ReadProblems) -> Review:
-    adrift: set[str] = set()
+    adrift, homeless = set[str](), False
     pictures: list[Reviewed] = []
     for file in _files(path, coco.is_coco):
         data = documents.read_json(file)
@@ -98,31 +101,29 @@ def _coco(path: Path, images: str | Path | None, problems: ReadProblems) -> Revi
         mapping = file.with_name(MAPPING)
         uris = documents.read_json(mapping) if mapping.is_file() else {}
         samples = list(coco.read(file, images, problems))
-        adrift |= _adrift(file, data, {region.id for sample in samples for region in sample.regions})
+        astray = list(_astray(data, {region.id for sample in samples for region in sample.regions}))
+        adrift.update(name for name in astray if name)
+        homeless |= "" in astray
         for sample in samples:
             uri = str(uris.get(f"images/{sample.image.id}", ""))
             whole, where = _whole(sample, problems), f"{file}: image {sample.id}"
             pictures.append(Reviewed(sample, ids, whole, where, export, sha256=sums.get(sample.id, ""), uri=uri))
-    return Review(tuple(pictures), frozenset(adrift))
+    return Review(tuple(pictures), frozenset(adrift), homeless)
 
 
-def _adrift(file: Path, data: Mapping[str, Any], taken: Collection[str]) -> set[str]:
-    """The exported annotations that a file gives to no picture of its own; ValueError for a new one."""
+def _astray(data: Mapping[str, Any], taken: Collection[str]) -> Iterator[str]:
+    """Of the annotations that a file gives to no picture of its own: what they were in the export, "" for others."""
     pictures = {str(row.get("id")) for row in _rows(data.get("images"))}
-    out: set[str] = set()
     annotations = data.get("annotations")
     for n, row in enumerate(annotations if isinstance(annotations, list) else ()):
-        if isinstance(row, Mapping):
-            if "caption" in row or str(row.get("image_id")) in pictures or str(row.get("id", f"a{n}")) in taken:
-                continue
-            if isinstance(row.get("ann_id"), str):
-                out.add(row["ann_id"])
-                continue
-        raise ValueError(
-            f"{file}: annotations[{n}]: is of no picture of the file, and what a reviewed picture lacks counts as "
-            "deleted; correct its image_id, or take it out"
-        )
-    return out
+        if not isinstance(row, Mapping):
+            yield ""
+        elif (
+            "caption" not in row
+            and str(row.get("image_id")) not in pictures
+            and str(row.get("id", f"a{n}")) not in taken
+        ):
+            yield row["ann_id"] if isinstance(row.get("ann_id"), str) else ""
 
 
 def _whole(sample: Sample, problems: ReadProblems) -> bool:

@@ -348,15 +348,25 @@ def test_what_cannot_be_read_of_coco_was_not_deleted(tmp_path, store, damage, na
     assert named in "".join(lines) and "1 pictures stay as they were" in "".join(lines)
 
 
-def test_a_new_annotation_of_no_picture_is_refused(tmp_path, store):
-    """It may be of any picture, which would be complete without it."""
+def test_a_new_annotation_of_no_picture_deletes_nothing(tmp_path, store):
+    """It may be what a listed picture lacks; pictures that lack nothing are entered."""
     export_labels(store, "coco", tmp_path / "out")
     data = json.loads((tmp_path / "out/instances.json").read_text())
-    data["annotations"].append({**data["annotations"][0], "id": 77, "image_id": 999})
-    data["annotations"][-1].pop("ann_id")
+    data["images"] = data["images"][:2]
+    for annotation in data["annotations"]:
+        annotation.pop("ann_id")
     (tmp_path / "out/instances.json").write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"annotations\[12\]: is of no picture of the file"):
-        import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True)
+    with pytest.raises(ValueError, match="is not among the file's images"):
+        import_labels(tmp_path / "out", store.root, reviewed=True)
+    lines = []
+    import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True, on_message=lines.append)
+    assert "reviewed: 2 pictures; 0 deleted" in lines[-1]
+    data["annotations"][0]["image_id"] = 999
+    (tmp_path / "out/instances.json").write_text(json.dumps(data))
+    before = labels(first(store))
+    import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True, on_message=lines.append)
+    assert "1 pictures stay as they were" in lines[-2] and "0 deleted" in lines[-1]
+    assert labels(first(store)) == before
 
 
 @pytest.mark.parametrize("value", [5, None, "none", {"a": 1}])
@@ -419,6 +429,41 @@ def test_of_two_exports_in_one_project_the_later_submission_holds(tmp_path, stor
     assert any("the one submitted last was taken: " in line for line in lines)
 
 
+def test_of_two_exports_only_the_one_that_is_taken_is_to_be_readable(tmp_path, store):
+    tasks = []
+    for n, name in enumerate(("a", "b")):
+        write_review(store, tmp_path / f"{name}.json", limit=2 + n)
+        tasks.append(json.loads((tmp_path / f"{name}.json").read_text())[0])
+        rows = [row for row in tasks[n]["predictions"][0]["result"] if row["value"].get("rectanglelabels")]
+        at = f"2026-03-0{1 + n}T10:00:00.000000Z"
+        tasks[n].update(id=n, annotations=[{"result": rows, "completed_by": 1, "updated_at": at}])
+    for broken, entered in ((0, 1), (1, 0)):
+        given = json.loads(json.dumps(tasks))
+        as_ellipse(boxed(given[broken], "dog"))
+        (tmp_path / "r.json").write_text(json.dumps(given))
+        lines = []
+        import_labels(tmp_path / "r.json", store.root, reviewed=True, on_message=lines.append)
+        assert f"reviewed: {entered} pictures" in lines[-1]
+        assert any("stay as they were" in line for line in lines) == (not entered)
+        assert any("submitted last was taken" in line for line in lines) == bool(entered)
+
+
+def test_tasks_of_many_exports_read_a_snapshot_once(tmp_path, store, monkeypatch):
+    tasks = []
+    for n in range(3):
+        write_review(store, tmp_path / f"{n}.json", limit=n + 1)
+        tasks.append(json.loads((tmp_path / f"{n}.json").read_text())[n])
+        rows = tasks[n]["predictions"][0]["result"]
+        tasks[n].update(id=n, annotations=[{"result": rows, "completed_by": 1}])
+    (tmp_path / "r.json").write_text(json.dumps(tasks))
+    read, samples = [], Store.samples
+    monkeypatch.setattr(
+        Store, "samples", lambda self, *given, **more: read.append(given) or samples(self, *given, **more)
+    )
+    import_labels(tmp_path / "r.json", store.root, reviewed=True)
+    assert len(read) == 1
+
+
 def test_tasks_of_two_exports_are_each_compared_with_their_own(tmp_path, store):
     """What came between the two exports was deleted of the pictures of the second alone."""
     export_labels(store, "labelstudio", tmp_path / "a")
@@ -474,12 +519,38 @@ def test_a_copy_that_kept_the_name_of_its_original_is_added(tmp_path, store, to,
 
 
 EMPTY = [  # what a person made of the cow in Label Studio, and of the caption; what the refusal names
-    ({"width": 0}, None, "expected a shape with an area, got the box"),
-    ({"height": 0.0}, None, "expected a shape with an area, got the box"),
+    ({"width": 0}, None, "expected a shape with an area, got its box"),
+    ({"height": 0.0}, None, "expected a shape with an area, got its box"),
     ({"rectanglelabels": ["  "]}, None, "expected a label, got none"),
     ({"rectanglelabels": []}, None, "expected a label, got none"),
     ({}, [" "], "expected a text, got none"),
 ]
+
+
+@pytest.mark.parametrize("to", ["labelstudio", "coco"])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_stands_where_another_was_moved_from_is_added(tmp_path, store, to, last, moved):
+    """A copy that lost its name, or a new box, at the place that the original left; where it did not, it is one."""
+    export_labels(store, to, tmp_path / "out")
+    if to == "labelstudio":
+        file, data = tmp_path / "out/tasks.json", submitted(tmp_path / "out")
+        rows, dog = data[0]["annotations"][0]["result"], boxed(data[0], "dog")
+        copy = {key: value for key, value in {**dog, "id": "new"}.items() if key != "meta"}
+        dog["value"] = {**dog["value"], "y": 55.0, "height": 40.0} if moved else dog["value"]
+    else:
+        file = tmp_path / "out/instances.json"
+        data = json.loads(file.read_text())
+        category = next(c["id"] for c in data["categories"] if c["name"] == "dog")
+        rows, dog = data["annotations"], next(a for a in data["annotations"] if a["category_id"] == category)
+        copy = {key: value for key, value in {**dog, "id": 900}.items() if key != "ann_id"}
+        dog["bbox"] = [11.0, 14.0, 8.0, 12.0] if moved else dog["bbox"]
+    rows.insert(len(rows) if last else 0, copy)
+    file.write_text(json.dumps(data))
+    lines, before = [], sum(len(labels(sample)) for sample in store.samples())
+    import_labels(tmp_path / "out", store.root, reviewed=True, on_message=lines.append)
+    assert f"0 deleted, {int(moved)} changed, {int(moved)} added, " in lines[-1]
+    assert sum(len(labels(sample)) for sample in store.samples()) == before + moved
 
 
 @pytest.mark.parametrize(("value", "caption", "named"), EMPTY)
@@ -532,14 +603,15 @@ def test_a_box_with_an_outline_that_was_left_as_it_was_is_confirmed(tmp_path, to
     assert first(store).regions == before
 
 
-@pytest.mark.parametrize("outlined", [False, True])
+@pytest.mark.parametrize("outlined", ["", "alone", "described"])
 @pytest.mark.parametrize("to", ["labelstudio", "coco"])
 def test_what_was_renamed_does_not_come_back_under_its_old_name(tmp_path, to, outlined):
     """Neither as what described it nor as its outline, which is one of the new name."""
     house = thing("b", 1.0, "house")
     described = thing("d", 1.0, "house", refines="b", description="an old house")
     outline = ((1.0, 2.0, 9.0, 2.0, 9.0, 20.0),)
-    finer = [thing("m", 1.0, "house", refines="b", polygons=outline)] if outlined else []
+    told = "an old house" if outlined == "described" else ""
+    finer = [thing("m", 1.0, "house", refines="b", polygons=outline, description=told)] if outlined else []
     picture = str(folder_of(tmp_path, 1) / "p0000.png")
     jsonl.write([Sample("s", ImageRef("p", picture), regions=(house, described, *finer))], tmp_path / "in")
     store = import_labels(tmp_path / "in", tmp_path / "s", workers=0)
@@ -560,6 +632,7 @@ def test_what_was_renamed_does_not_come_back_under_its_old_name(tmp_path, to, ou
     export_labels(store, "coco", tmp_path / "again")
     data = json.loads((tmp_path / "again/instances.json").read_text())
     (row,) = data["annotations"]
+    assert "an old house" not in json.dumps(data)
     assert {c["id"]: c["name"] for c in data["categories"]}[row["category_id"]] == "barn"
     assert row["segmentation"] == ([list(outline[0])] if outlined else [])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Scope:
     """What a reviewer's pictures of one export cover: what it held of them, which labels, and their label spaces."""
 
     exported: Mapping[str, Sample]
-    labels: frozenset[str]
+    labels: Collection[str]
     spaces: Mapping[str, str]
 
     def covers(self, item: AnyItem, reviewed: Sample) -> bool:
@@ -142,7 +142,11 @@ def review(
                 report.unread.append(one.sample.image.id)
                 continue
             try:
-                rows.add(sample, _compared(sample, before, one.sample, one.ann_ids, scope))
+                changes = _compared(sample, before, one.sample, one.ann_ids, scope)
+                if given.homeless and changes.deleted:
+                    report.unread.append(one.sample.image.id)
+                    continue
+                rows.add(sample, changes)
             except ValueError as error:
                 if not skip_bad:
                     raise ValueError(f"{one.where}: {error}") from None
@@ -205,9 +209,11 @@ def _the_one(entries: Sequence[Reviewed], report: ReviewReport, skip_bad: bool) 
             f"{other.where}: differs from {first.where}, and both are of {first.sample.image.id}; take one of them "
             "out, or leave the picture as it was with --skip-bad"
         )
-    if not same:
+    else:  # one says what all say
+        last = dataclasses.replace(last, whole=all(one.whole for one in entries))
+    if not same and last.whole:
         report.later.append(last.sample.image.id)
-    return dataclasses.replace(last, whole=all(one.whole for one in entries))
+    return last
 
 
 def _alike(a: Sample, b: Sample) -> bool:
@@ -240,25 +246,30 @@ def _operator(session: Session, made_by: str) -> tuple[Operator, dict[str, Any]]
 
 def _scopes(session: Session, newest: int, pictures: Mapping[str, Reviewed]) -> dict[str, Scope]:
     """The scope of each export: as the store remembers it, else the store as it is and all labels that are used."""
-    of_export: dict[str, dict[str, Reviewed]] = {}
-    for image, one in pictures.items():
-        of_export.setdefault(one.export, {})[image] = one
-    return {export: _scope(session, export, newest, found) for export, found in of_export.items()}
+    used: dict[str, set[str]] = {}
+    for one in pictures.values():
+        objects = {region.label for region in one.sample.regions if region.kind == "object"}
+        used.setdefault(one.export, set()).update(objects)
+    known = {export: (session.store.run(export) or {}) if export else {} for export in used}
+    of_export = {export: run.get("snapshot", newest) for export, run in known.items()}
+    held = {snapshot: _held(session, snapshot, pictures) for snapshot in set(of_export.values())}
+    return {
+        export: Scope(held[of_export[export]][0], labels.union(run.get("labels", ())), held[of_export[export]][1])
+        for (export, labels), run in zip(used.items(), known.values())
+    }
 
 
-def _scope(session: Session, export: str, newest: int, pictures: Mapping[str, Reviewed]) -> Scope:
-    known = session.store.run(export) if export else None
-    used = {region.label for one in pictures.values() for region in one.sample.regions if region.kind == "object"}
+def _held(session: Session, snapshot: int, images: Collection[str]) -> tuple[dict[str, Sample], dict[str, str]]:
+    """What a snapshot held of some pictures, and the label space that most of the objects of a label have in it."""
     spaces: dict[str, Counter[str]] = {}
     exported: dict[str, Sample] = {}
-    for sample in session.store.samples(known["snapshot"] if known else newest):
-        if sample.image.id in pictures:
+    for sample in session.store.samples(snapshot):
+        if sample.image.id in images:
             exported[sample.image.id] = sample
         for region in sample.regions:
             if region.kind == "object" and region.label_space:
                 spaces.setdefault(region.label, Counter())[region.label_space] += 1
-    labels = frozenset(known["labels"] if known else ()) | used
-    return Scope(exported, labels, {label: found.most_common(1)[0][0] for label, found in spaces.items()})
+    return exported, {label: found.most_common(1)[0][0] for label, found in spaces.items()}
 
 
 def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, str], scope: Scope) -> PictureChanges:
@@ -271,14 +282,23 @@ def _compared(now: Sample, before: Sample, reviewed: Sample, ids: Mapping[str, s
     named = _named(items, left, ids)
     for old in named.values():
         left.pop(old.id, None)
-    for n, item in enumerate(items):
+    claimed: dict[str, bool] = {}  # the current items that one of the file's is, and whether it is as it was
+    for n in sorted(range(len(items)), key=lambda n: n not in named):
+        item = items[n]
         found = named.get(n) or _closest(item, left.values())
         if found is None:
             known = _closest(item, current.values(), exact=True)
         else:
             left.pop(found.id, None)
             known = current.get(_winner(found.id, now), found)  # rejected since: the person's verdict restores it
-        if known is not None and _same(item, known):
+        same = known is not None and _same(item, known)
+        if known is not None and known.id in claimed:
+            if same and claimed[known.id]:
+                continue  # drawn twice at one place
+            known, same = None, False
+        if known is not None:
+            claimed[known.id] = same
+        if known is not None and same:
             out.confirmed.append(known)
         else:
             _check(item)
@@ -316,11 +336,17 @@ def _check(item: AnyItem) -> None:
         return
     if item.kind == "object" and not item.label.strip():
         raise ValueError(f"region {item.id}: expected a label, got none; give it one, or delete it")
+    if item.kind == "text" and not item.label.strip():
+        raise ValueError(f"region {item.id}: expected the words at this place, got none; write them, or delete it")
     box = geometry.region_box(item)
-    shapes = [shape for shape in (item.polygons, (item.quad,), (geometry.box_quad(box),) if box else ()) if any(shape)]
-    if box is None or not all(map(has_area, shapes)):
+    named = {"outline": item.polygons, "quad": (item.quad,), "box": (geometry.box_quad(box),) if box else ()}
+    flat = next((name for name, shape in named.items() if any(shape) and not has_area(shape)), "" if box else "box")
+    if flat:
         shown = [round(side, 2) for side in box or ()]
-        raise ValueError(f"region {item.id}: expected a shape with an area, got the box {shown}; draw it, or delete it")
+        raise ValueError(
+            f"region {item.id}: expected a shape with an area, got its {flat} without one (in {shown}); draw it "
+            "anew, or delete it"
+        )
 
 
 def _items(sample: Sample) -> list[AnyItem]:
