@@ -4,8 +4,8 @@ Places are percents of the picture. `annotations` are a human's, `predictions` a
 one region: a plain shape with a textarea is a word that was read, a labelled one keeps its label, and the textarea
 describes it. Brush masks (their own run lengths), choices, relations and other controls have no place in a Sample and
 are counted. What Label Studio has no field for goes into each result's `meta` and the task's `data`, under `florence2`;
-it comes back where nobody has worked on the annotation since. Lost in writing: masks (outlines stay), groundings,
-verdicts.
+it comes back where nobody has worked on the annotation since; which outline a shape is a part of comes back always.
+Lost in writing: masks (outlines stay), groundings, verdicts.
 """
 
 from __future__ import annotations
@@ -203,6 +203,8 @@ class _Results:
         self.frame, self.speaker, self.where, self.lost = frame, speaker, where, lost
         self.problems = lost.problems
         self.shapes: dict[str, tuple[str, Region]] = {}
+        self.parts: list[tuple[str, str, str, Region]] = []  # of outlines: the export's id of the whole, key, where
+        self.wholes: dict[str, str] = {}  # the export's id of a shape -> its key, which is another in some annotations
         self.labelled: set[str] = set()  # shapes that carry their label: a textarea describes these
         self.labels: dict[str, str] = {}
         self.words: list[tuple[str, str, str, Mapping[str, Any], bool]] = []
@@ -212,6 +214,7 @@ class _Results:
         for n, result in enumerate(self.speaker.results):
             with self.lost.object() if self._is_of_region(result) else self.problems.record():
                 self._result(result, f"{self.where}: result {n}", f"{len(regions)}-{n}")
+        self._join()
         for key, text, name, more, placed in self.words:
             if key in self.shapes:
                 self._describe(key, text, name)
@@ -289,21 +292,40 @@ class _Results:
         label = self._label(value, kind, where)
         shape = _region(SHAPES[kind], value, where, self.frame.size_wh)
         score = validation.number(result["score"], where) if result.get("score") is not None else self.speaker.score
-        base = self.shapes.get(str(more.pop("part_of", "")))
-        if base is not None:  # a further part of an outline
-            outline = (*base[1].polygons, *shape.get("polygons", ()))
-            joined = replace(base[1], polygons=outline, box=geometry.polygon_box(*outline))
-            self.shapes[base[1].id] = (base[0], joined)
-            return
-        if label:
-            self.labelled.add(key)
         own: dict[str, Any] = {k: more[k] for k in ("label_space", "description", "ignore", "source") if k in more}
         fields: dict[str, Any] = {"label_space": SPACE, "source": self.speaker.source, "score": score, **own, **shape}
         region = Region(key, "object", label=label, **fields)
         validation.strings(region, where)
+        named = _ours(result)
+        if isinstance(named.get("part_of"), str) and region.polygons:
+            self.parts.append((named["part_of"], key, where, region))
+            return
+        self._add(key, where, region)
+        if isinstance(named.get("id"), str):
+            self.wholes.setdefault(named["id"], key)
+
+    def _add(self, key: str, where: str, region: Region) -> None:
         if key in self.shapes:
             raise ValueError(f"{where}: duplicate id {validation.brief(key)}; another shape of this annotation has it")
+        if region.label:
+            self.labelled.add(key)
         self.shapes[key] = (where, region)
+
+    def _join(self) -> None:
+        """Further parts of outlines, joined to these; what a person made a thing of its own is a region."""
+        described = {key for key, *_ in self.words}
+        for name, key, where, region in self.parts:
+            kept = name in self.shapes  # the ids of the export: a part under another one is a copy
+            whole = name if kept else self.wholes.get(name, "")
+            label = region.label or self.labels.get(key, "")
+            place, base = self.shapes.get(whole, ("", region))
+            alike = label == (base.label or self.labels.get(whole, "")) and base.polygons and key not in described
+            if not place or not alike or (kept and not key.startswith(f"{name}:")):
+                with self.lost.object():
+                    self._add(key, where, region)
+                continue
+            outline = (*base.polygons, *region.polygons)
+            self.shapes[whole] = (place, replace(base, polygons=outline, box=geometry.polygon_box(*outline)))
 
     def _describe(self, key: str, text: str, name: str) -> None:
         """Words on a shape: what is read there, or a remark on an object that has a label of its own."""
@@ -332,13 +354,17 @@ def _local_name(url: str, where: str) -> str:
     return unquote(parsed.path).lstrip("/") if parsed.scheme or url.startswith("/data/") else url
 
 
-def _more(result: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What a result of ours holds in its `meta` beside Label Studio's own fields."""
+def _ours(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a result of an export of ours holds in its `meta`, as it is."""
     meta = result.get("meta")
     own = meta.get(OURS) if isinstance(meta, Mapping) else None
-    if not isinstance(own, Mapping):
-        return {}
-    kinds = {"label_space": str, "description": str, "ignore": bool, "question": str, "part_of": str, "score": float}
+    return own if isinstance(own, Mapping) else {}
+
+
+def _more(result: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a result of ours holds in its `meta` beside Label Studio's own fields."""
+    own = _ours(result)
+    kinds = {"label_space": str, "description": str, "ignore": bool, "question": str, "score": float}
     out = {key: value for key, value in own.items() if key in kinds and isinstance(value, kinds[key])}
     if "source" in own:
         try:
