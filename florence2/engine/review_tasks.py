@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,9 @@ from florence2.atomic_files import check_replaceable
 from florence2.engine.curation.review_order import ReviewPicture, objects, review_order
 from florence2.engine.export import remember_export
 from florence2.engine.operator import digest
-from florence2.formats.labelstudio_writer import OURS, write_tasks
+from florence2.formats import documents
+from florence2.formats.export_files import xml_text
+from florence2.formats.labelstudio_writer import OURS, config_of, write_tasks
 from florence2.object_store import is_object_url
 from florence2.records import ImageRef, Sample
 from florence2.sources import files
@@ -42,7 +44,7 @@ def write_review(
     out = Path(arguments.path("out", out))
     if out.suffix != ".json":
         raise ValueError(f"--out {out}: expected the name of a .json file")
-    _check_replaceable(out)
+    _check_replaceable(out, store)
     if limit is not None and limit < 1:
         raise ValueError(f"--limit {limit}: expected at least 1")
     number = store.snapshot().number
@@ -94,23 +96,44 @@ def _chosen(store: Store, places: Mapping[str, int]) -> dict[int, Sample]:
     return {places[sample.image.id]: sample for sample in every if sample.image.id in places}
 
 
-def _check_replaceable(out: Path) -> None:
+def _check_replaceable(out: Path, store: Store) -> None:
     """Refuse to write over what is no earlier review, or holds what a person did; FileExistsError."""
     check_replaceable(out, b'[{"', TASKS)
-    check_replaceable(out.with_suffix(".xml"), CONFIG, "the labelling config of an earlier review")
-    if not out.exists() or not (content := out.read_bytes()):
-        return
-    try:
-        rows = parse_json(content)
-    except ValueError:
-        rows = None
-    beside = out.with_suffix(".xml").exists()  # an export's config has another name
-    if not beside or not isinstance(rows, list) or not all(map(_is_ours, rows)):
-        raise FileExistsError(f"{out}: exists and is not {TASKS}; name another file")
-    if any(row.get(key) for row in rows for key in ("annotations", "drafts")):
+    beside = out.with_suffix(".xml")  # an export's config has another name
+    check_replaceable(beside, CONFIG, "the labelling config of an earlier review")
+    content, config = (file.read_bytes() if file.exists() else b"" for file in (out, beside))
+    rows: Any = []
+    if content:
+        try:
+            rows = parse_json(content)
+        except ValueError:
+            rows = None
+        if not beside.exists() or not isinstance(rows, list) or not all(map(_is_ours, rows)):
+            raise FileExistsError(f"{out}: exists and is not {TASKS}; name another file")
+        if any(row.get(key) for row in rows for key in ("annotations", "drafts")):
+            raise FileExistsError(
+                f"{out}: holds what people annotated; name another file "
+                "(florence2 import --reviewed takes it into a store)"
+            )
+    if config and not _as_written(beside, config, rows, store):
         raise FileExistsError(
-            f"{out}: holds what people annotated; name another file (florence2 import --reviewed takes it into a store)"
+            f"{beside}: is not the labelling config that florence2 review wrote for {out.name} from this store, and "
+            "may be a person's work; name another file"
         )
+
+
+def _as_written(file: Path, config: bytes, tasks: Sequence[Mapping[str, Any]], store: Store) -> bool:
+    """Whether nobody changed the labelling config of these tasks: it offers their export's labels, in our words."""
+    exports = {task["data"][OURS]["export"] for task in tasks}
+    known = store.run(exports.pop()) if len(exports) == 1 else None
+    if known is None or "labels" not in known:
+        return False
+    try:
+        offered = [node.get("value", "") for node in documents.read_xml(file).findall("RectangleLabels/Label")]
+        written = config_of(tasks, offered)
+    except (ValueError, KeyError, TypeError, AttributeError):  # no XML, or no tasks of ours any more
+        return False
+    return config == written.encode() and {*offered} - {""} == {*map(xml_text, known["labels"])}
 
 
 def _is_ours(row: Any) -> bool:

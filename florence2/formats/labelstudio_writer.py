@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -54,10 +54,20 @@ def write_tasks(
     tasks = _Tasks(export_id, lost, begun=False)
     for sample in samples:
         tasks.add(sample, address(sample))
-    tasks.config.labels.update(dict.fromkeys(labels))
+    tasks.config.offer(labels)
     write_atomic(file.with_suffix(".xml"), tasks.config.xml())
     write_atomic(file, json.dumps(tasks.rows, ensure_ascii=False))
     return lost
+
+
+def config_of(tasks: Iterable[Mapping[str, Any]], labels: Iterable[str]) -> str:
+    """The config that `write_tasks` put beside these tasks of its own; `labels` are those offered, in their order."""
+    config = _Config()
+    for task in tasks:
+        for prediction in task["predictions"]:
+            config.add(prediction["result"])
+    config.offer(labels)
+    return config.xml()
 
 
 class _Tasks:
@@ -119,9 +129,13 @@ class _Config:
         """Note what the results of an item use."""
         for row in results:
             self.used[row["from_name"]] = row["type"]
-            self.labels.update(dict.fromkeys(row["value"].get(row["type"], ()) if "labels" in row["type"] else ()))
+            self.offer(row["value"].get(row["type"], ()) if "labels" in row["type"] else ())
             if row["type"] == "textarea" and len(row["value"]) > 1:
                 self.words.add(row["from_name"])
+
+    def offer(self, labels: Iterable[str]) -> None:
+        """Labels to choose from."""
+        self.labels.update(dict.fromkeys(map(xml_text, labels)))
 
     def xml(self) -> str:
         """The config as Label Studio reads it."""
@@ -130,7 +144,7 @@ class _Config:
         for tag, name in (("RectangleLabels", "label"), ("PolygonLabels", "outline")):
             node = ElementTree.SubElement(root, tag, name=name, toName="image")
             for label in self.labels:
-                ElementTree.SubElement(node, "Label", value=xml_text(label))
+                ElementTree.SubElement(node, "Label", value=label)
         for name in self.used:
             if name in ("rectangle", "polygon"):
                 ElementTree.SubElement(root, name.capitalize(), name=name, toName="image")

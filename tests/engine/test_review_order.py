@@ -14,7 +14,7 @@ from florence2.engine.curation.review_order import review_order, worth
 from florence2.engine.export import export_labels
 from florence2.engine.review_tasks import write_review
 from florence2.formats import jsonl
-from florence2.records import Coverage, Decision, ImageRef, Region, Sample, Source
+from florence2.records import Coverage, Decision, ImageRef, Region, Sample, Source, Text
 from tests.engine.doubles import Boxes, folder_of, picture
 
 ONE, OTHER = Source("specialist", "one"), Source("specialist", "other")
@@ -212,6 +212,53 @@ def test_only_an_earlier_review_that_nobody_worked_on_is_written_over(tmp_path, 
     with pytest.raises(FileExistsError, match=match):
         write_review(store, out)
     assert there.read_text() == mine
+
+
+EDITS = [  # what a person does to the labelling config
+    lambda text: text + "<!-- mine -->\n",
+    lambda text: text.replace("</RectangleLabels>", '  <Label value="hen" />\n  </RectangleLabels>'),
+    lambda text: text.replace('    <Label value="dog" />\n', '    <Label value="dog" />\n    <Label value="hen" />\n'),
+    lambda text: text.replace('    <Label value="dog" />\n', ""),
+    lambda text: text.replace('value="dog"', 'value="dog" hotkey="d"'),
+    lambda text: text.replace("</View>", '  <Choices name="q" toName="image" />\n</View>'),
+    lambda text: text[:-9],  # torn
+]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_labelling_config_that_a_person_edited_is_not_written_over(tmp_path, store, edit):
+    store, _ = store
+    out, config = tmp_path / "tasks.json", tmp_path / "tasks.xml"
+    write_review(store, out)
+    before, mine = out.read_bytes(), edit(config.read_text())
+    assert mine != config.read_text()
+    config.write_text(mine)
+    with pytest.raises(FileExistsError, match="tasks.xml: is not the labelling config that florence2 review wrote"):
+        write_review(store, out)
+    assert config.read_text() == mine and out.read_bytes() == before
+    out.unlink()  # whose config it is can no longer be known
+    with pytest.raises(FileExistsError, match="may be a person's work; name another file"):
+        write_review(store, out)
+
+
+def test_a_config_that_nobody_edited_is_written_over_whatever_it_holds(tmp_path):
+    """Words, texts, outlines, what has no label, and labels that XML must escape or cannot hold."""
+    path = next(folder_of(tmp_path, 1).glob("*.png"))
+    regions = (
+        thing("a", 1, 'a "b" & <c>'),
+        thing("b", 11, "x\x01"),
+        thing("c", 21, "x\ufffd"),
+        thing("d", 21, "strasse \u00df\n2", polygons=((1.0, 2.0, 9.0, 2.0, 9.0, 20.0),)),
+        thing("f", 1, "", description="a red car"),
+        Region("e", "text", (1.0, 2.0, 9.0, 20.0), "EXIT", source=ONE),
+    )
+    texts = Text("t0", "a room", source=ONE), Text("t1", "a large room", "detailed", source=ONE)
+    jsonl.write([Sample("s", ImageRef(path.name, str(path)), texts, regions)], tmp_path / "in")
+    store, out = import_labels(tmp_path / "in", tmp_path / "s", workers=0), tmp_path / "tasks.json"
+    write_review(store, out)
+    first = out.with_suffix(".xml").read_bytes()
+    write_review(store, out)
+    assert out.with_suffix(".xml").read_bytes() == first and b"perRegion" in first
 
 
 def test_the_tasks_of_an_export_are_not_written_over(tmp_path):
