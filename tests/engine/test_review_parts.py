@@ -1,4 +1,4 @@
-"""An outline in several parts, each a shape of its own in Label Studio, as a person left it there."""
+"""Shapes of Label Studio that are no region each: parts of an outline, and what a Sample cannot hold."""
 
 import json
 
@@ -129,3 +129,11 @@ def test_parts_that_a_person_drew_come_back_as_one(tmp_path):
     lines = []
     import_labels(tmp_path / "out", store.root, reviewed=True, on_message=lines.append)
     assert lines[-1] == "reviewed: 1 pictures; 0 deleted, 0 changed, 0 added, 1 confirmed"
+
+
+@pytest.mark.parametrize("kind", ["keypointlabels", "ellipselabels", "brushlabels"])
+def test_a_picture_with_a_shape_that_a_sample_cannot_hold_stays_as_it_was(tmp_path, kind):
+    store, tasks, rows = exported(tmp_path)
+    rows[:] = [{"id": "k", "type": kind, "value": {"x": 9, "y": 9, "width": 1, kind: ["cat"]}}]
+    found, line = returned(tmp_path, store, tasks, rows)
+    assert found == [WHOLE] and line.startswith("reviewed: 0 pictures")
