@@ -650,3 +650,20 @@ def test_a_file_entered_again_after_a_later_one_says_that_nothing_is_added(tmp_p
     assert ["1 changed" in line for line in lines] == [True, True, False]
     assert lines[2] == "reviewed: 3 pictures; entered before: nothing is added, what came since stands"
     assert ("dog", 15, "human") in labels(first(store)) and len(store.snapshots()) == 3
+
+
+def test_a_line_whose_words_were_emptied_is_refused(tmp_path):
+    """Deleted it would be gone; without words it is no annotation of a person's."""
+    picture = str(folder_of(tmp_path, 1) / "p0000.png")
+    line = Region("l", "text", quad=(1.0, 2.0, 20.0, 2.0, 20.0, 9.0, 1.0, 9.0), label="TOTAL 12.30", source=MODEL)
+    jsonl.write([Sample("s", ImageRef("p", picture), regions=(line,))], tmp_path / "in")
+    store = import_labels(tmp_path / "in", tmp_path / "s", workers=0)
+    export_labels(store, "labelstudio", tmp_path / "out")
+    tasks = submitted(tmp_path / "out")
+    words = next(row for row in tasks[0]["annotations"][0]["result"] if row["type"] == "textarea")
+    words["value"]["text"] = [""]
+    (tmp_path / "out/tasks.json").write_text(json.dumps(tasks))
+    with pytest.raises(ValueError, match="expected the words at this place, got none"):
+        import_labels(tmp_path / "out", store.root, reviewed=True)
+    import_labels(tmp_path / "out", store.root, reviewed=True, skip_bad=True)
+    assert [region.label for region in first(store).regions] == ["TOTAL 12.30"]
