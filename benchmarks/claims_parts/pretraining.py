@@ -62,6 +62,7 @@ ARMS = (
     Arm("image", IMAGE, transfer=True),
     Arm("image+region", {**IMAGE, **REGION}, transfer=True, beside="image"),
     Arm("image+region+pixel", ALL, transfer=True, beside="image+region"),
+    Arm("all tasks, 30 scenes", ALL, 30, beside=UNBOUNDED),
     Arm("all tasks, 300 scenes", ALL, 300, beside=UNBOUNDED),
     Arm("all tasks, 3,000 scenes", ALL, 3000, beside=UNBOUNDED),
     Arm(UNBOUNDED, ALL),
