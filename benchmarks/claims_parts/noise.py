@@ -125,4 +125,5 @@ def after_round(
         "agreement": held and held.value,
         "stopped": stop_of(ended),
         "labels": setting.counts(setting.truth_of(truth), setting.kept(store, ended.number)),
+        "filtered": setting.counts(setting.truth_of(truth), setting.kept(store)),
     }

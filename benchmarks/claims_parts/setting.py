@@ -115,7 +115,7 @@ def _is_result(found: dict[str, Any]) -> bool:
     if "metrics" in found:
         numbers = [*found["metrics"].values(), *(value for values in found["draws"].values() for value in values)]
         return named and found["metrics"].keys() == found["draws"].keys() and all(map(_is_number, numbers))
-    tables = [found["counts"], found.get("labels")]
+    tables = [found["counts"], found.get("labels"), found.get("filtered")]
     return named and all(table is None or _is_counts(table) for table in tables)
 
 

@@ -39,7 +39,38 @@ def show(title: str, piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, A
             f"| {row['all']:.3f}{parts} "
             f"| {row['interval'][0]:.3f}-{row['interval'][1]:.3f} | {row.get('beside', '')} | {how} | {seeds} |"
         )
+    rounds(arms)
     return figures
+
+
+def rounds(arms: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """Print what each round made of the labels of the store's own pictures, and of its students beside those before."""
+    found = [match for match in map(re.compile(r"(.*): students of round (\d+)(.*)").fullmatch, arms) if match]
+    if not found or not all("filtered" in line for match in found for line in arms[match[0]]):
+        return
+    print(
+        "\n| errors | round | asked | seeds | labels before | labels | difference | students | from the round before |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for errors, number, asked in (match.groups() for match in found):
+        past = {line["seed"]: line for line in arms.get(f"{errors}: students of round {int(number) - 1}{asked}", [])}
+        now = arms[f"{errors}: students of round {number}{asked}"]
+        now = [line for line in now if number == "1" or line["seed"] in past]
+        before = [dict(line, counts=past[line["seed"]]["labels"] if past else line["filtered"]) for line in now]
+        after = [dict(line, counts=line["labels"]) for line in now]
+        if now:
+            f1s = [float(np.mean([_f1(line) for line in lines])) for lines in (before, after, now)]
+            changed = [_shown(difference_of(*sides, "")) for sides in ((after, before), (now, list(past.values())))]
+            print(
+                f"| {errors} | {number} | {asked.lstrip(', ') or 'as they are'} | {len(now)} | {f1s[0]:.3f} "
+                f"| {f1s[1]:.3f} | {changed[0]} | {f1s[2]:.3f} | {changed[1]} |"
+            )
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    if "difference" not in row:
+        return ""
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(row["difference"], *row["difference_interval"])
 
 
 def beside(piece: str, arm: str) -> str:

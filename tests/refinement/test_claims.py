@@ -165,3 +165,21 @@ def test_a_share_of_a_gain_is_of_one_that_is_there(parts, truth, shown):
     counts = {"labels": [[5, 10, 10]] * 20, "a student of them": [[7, 10, 10]] * 20, "a student of the truth": truth}
     lines = [{"arm": f"a: {name}", "seed": 0, "counts": rows} for name, rows in counts.items()]
     assert tables.show("noise", "noise", lines)["a: a student of them"].get("recovered") == shown
+
+
+def test_rounds_are_compared_with_what_they_began_from(parts, capsys):
+    """The labels of the first with those that filters left, of the second with the first's; students likewise."""
+    from claims_parts import tables
+
+    def line(number, right, labels):
+        filtered = [[4, 10, 10]] * 20
+        arm = f"by size: students of round {number}, scores from 0.3"
+        return {"arm": arm, "seed": 0, "counts": [[right, 10, 10]] * 20, "labels": labels, "filtered": filtered}
+
+    tables.show("noise", "noise", [line(1, 5, [[7, 10, 10]] * 20), line(2, 6, [[6, 10, 10]] * 20)])
+    rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith("| by size | ")]
+    assert rows == [
+        "| by size | 1 | scores from 0.3 | 1 | 0.400 | 0.700 | +0.300 (+0.300 to +0.300) | 0.500 |  |",
+        "| by size | 2 | scores from 0.3 | 1 | 0.700 | 0.600 | -0.100 (-0.100 to -0.100) | 0.600 "
+        "| +0.100 (+0.100 to +0.100) |",
+    ]
