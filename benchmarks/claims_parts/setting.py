@@ -69,7 +69,8 @@ class Results:
         for number, line in enumerate(map(str.strip, lines), 1):
             if not line.endswith("}"):
                 continue  # one that a kill or a full disk cut
-            result, where = _result(line, f"{file}, line {number}"), f"{file}, line {number}"
+            where = f"{file}, line {number}"
+            result = _result(line, where)
             key = result["arm"], result["seed"]
             if key in out:
                 raise ValueError(f"{where}: arm {key[0]!r} of seed {key[1]} is there already; take one of the two out")

@@ -29,8 +29,7 @@ def show(title: str, piece: str, lines: Sequence[dict[str, Any]]) -> dict[str, A
         other = beside(piece, arm)
         figures[arm] = row = {**figures_of(found), **difference_of(found, arms.get(other, []), other)}
         row |= recovered(arms, arm, other)
-        low, high = row.get("difference_interval", (0.0, 0.0))
-        how = f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f})" if "difference" in row else ""
+        how = _shown(row)
         how += f", {row['recovered']:.0%} of the truth's" if "recovered" in row else ""
         seeds = ", ".join(f"{value:.3f}" for value in row["by_seed"])
         parts = f" ({row['seen']:.3f}, {row['unseen']:.3f})" if groups else ""
@@ -68,6 +67,7 @@ def rounds(arms: Mapping[str, Sequence[dict[str, Any]]]) -> None:
 
 
 def _shown(row: Mapping[str, Any]) -> str:
+    """A difference and its interval; nothing where there is none."""
     if "difference" not in row:
         return ""
     return "{:+.3f} ({:+.3f} to {:+.3f})".format(row["difference"], *row["difference_interval"])
@@ -142,7 +142,7 @@ def metrics_of(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for row in figures[arm].values():
             cell = f"{row['all']:.3f} ({row['interval'][0]:.3f} to {row['interval'][1]:.3f})"
             if "difference" in row:
-                cell += ", {:+.3f} ({:+.3f} to {:+.3f})".format(row["difference"], *row["difference_interval"])
+                cell += f", {_shown(row)}"
             cells.append(cell)
         print(f"| {arm} | {len(found)} | {other} | {' | '.join(cells)} |")
     return figures

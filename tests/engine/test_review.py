@@ -518,15 +518,6 @@ def test_a_copy_that_kept_the_name_of_its_original_is_added(tmp_path, store, to,
     assert changed.by_id == moved.id
 
 
-EMPTY = [  # what a person made of the cow in Label Studio, and of the caption; what the refusal names
-    ({"width": 0}, None, "expected a shape with an area, got its box"),
-    ({"height": 0.0}, None, "expected a shape with an area, got its box"),
-    ({"rectanglelabels": ["  "]}, None, "expected a label, got none"),
-    ({"rectanglelabels": []}, None, "expected a label, got none"),
-    ({}, [" "], "expected a text, got none"),
-]
-
-
 @pytest.mark.parametrize("to", ["labelstudio", "coco"])
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("moved", [False, True])
@@ -551,6 +542,15 @@ def test_what_stands_where_another_was_moved_from_is_added(tmp_path, store, to, 
     import_labels(tmp_path / "out", store.root, reviewed=True, on_message=lines.append)
     assert f"0 deleted, {int(moved)} changed, {int(moved)} added, " in lines[-1]
     assert sum(len(labels(sample)) for sample in store.samples()) == before + moved
+
+
+EMPTY = [  # what a person made of the cow in Label Studio, and of the caption; what the refusal names
+    ({"width": 0}, None, "expected a shape with an area, got its box"),
+    ({"height": 0.0}, None, "expected a shape with an area, got its box"),
+    ({"rectanglelabels": ["  "]}, None, "expected a label, got none"),
+    ({"rectanglelabels": []}, None, "expected a label, got none"),
+    ({}, [" "], "expected a text, got none"),
+]
 
 
 @pytest.mark.parametrize(("value", "caption", "named"), EMPTY)
